@@ -1,0 +1,1 @@
+"""Files to tensors, and the whole job: Criteo data, generators, runs, the command."""

@@ -1,0 +1,59 @@
+"""Installs the packages `tf_dlrm` and `pipelines` and the command `tf-dlrm`."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "([^"]+)"', (ROOT / "tf_dlrm" / "version.py").read_text()
+).group(1)
+
+setup(
+    name="tf-dlrm",
+    version=VERSION,
+    description="DLRM for TensorFlow and Keras 3: row-sparse, sharded, servable.",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(
+        include=["tf_dlrm", "tf_dlrm.*", "pipelines", "pipelines.*"]
+    ),
+    install_requires=[
+        "tensorflow>=2.21",
+        "keras>=3.15.1",
+        "tensorboard>=2.21",
+        "tensorflow-recommenders>=0.7.7",
+        "numpy>=1.26",
+        "pandas>=2.2",
+        "pyarrow>=17",
+        "rich>=13",
+        "tyro>=0.9",
+        # TensorFlow's summary writers import pkg_resources on some versions.
+        "setuptools<81",
+    ],
+    extras_require={
+        "test": [
+            "pytest>=8",
+            "scikit-learn>=1.5",
+            "polars>=1",
+            "ruff>=0.8",
+            "nbclient>=0.10",
+            "nbformat>=5",
+            "ipykernel>=6",
+            "matplotlib>=3.8",
+        ],
+        "notebooks": ["jupyterlab>=4", "matplotlib>=3.8"],
+        "profile": ["xprof>=2.20"],
+        "bench": ["torch>=2.6", "torchrec>=1", "keras-rs>=0.2"],
+        "serving": ["tensorflow-serving-api>=2.19", "openvino>=2025.0"],
+    },
+    entry_points={"console_scripts": ["tf-dlrm = pipelines.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

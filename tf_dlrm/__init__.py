@@ -1,0 +1,24 @@
+"""DLRM, Facebook's deep learning recommendation model, for TensorFlow and Keras 3."""
+
+import keras as _keras
+
+if _keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "tf_dlrm needs Keras' TensorFlow backend. Set KERAS_BACKEND=tensorflow before "
+        f"importing. Received: {_keras.backend.backend()}"
+    )
+
+from tf_dlrm import layers, metrics, optimizers
+from tf_dlrm.features import EmbeddingTable, FeatureSpec
+from tf_dlrm.model import DLRM
+from tf_dlrm.version import __version__
+
+__all__ = [
+    "DLRM",
+    "EmbeddingTable",
+    "FeatureSpec",
+    "__version__",
+    "layers",
+    "metrics",
+    "optimizers",
+]

@@ -1,0 +1,255 @@
+"""What goes into a model: `EmbeddingTable` and `FeatureSpec`. Plain data, no tensors."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+COMBINERS = ("sum", "mean", "sqrtn")
+NUM_CRITEO_INTEGERS = 13
+NUM_CRITEO_CATEGORICALS = 26
+
+
+def _check_name(kind: str, name: Any) -> str:
+    if not isinstance(name, str) or not name or "/" in name:
+        raise ValueError(
+            f"{kind} must be a non-empty string without '/'. Received: {name!r}"
+        )
+    return name
+
+
+def _check_count(argument: str, value: Any, table: str) -> int:
+    is_count = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not is_count or int(value) < 1:
+        raise ValueError(
+            f"`{argument}` of table '{table}' must be a positive integer. "
+            f"Received: {argument}={value!r}"
+        )
+    return int(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingTable:
+    """One embedding table and the sparse features that read it.
+
+    Args:
+        name: Name of the table, unique in its `FeatureSpec`.
+        vocabulary_size: Number of rows; ids are `0 .. vocabulary_size - 1`.
+        embedding_dim: Width of a row.
+        combiner: How the rows of a bag become one vector: `"sum"` is Σwx,
+            `"mean"` is Σwx / Σw, `"sqrtn"` is Σwx / sqrt(Σw²), where w is 1
+            without weights. An empty bag gives zeros.
+        initializer: Keras initializer (object, name or config) called with the
+            table's shape. `None` is the paper's: uniform in
+            `±1 / sqrt(vocabulary_size)`.
+        features: Names of the features that look rows up here. `None`: the one
+            feature that is named as the table.
+
+    Raises:
+        ValueError: If an argument breaks a rule above; the message names it.
+
+    Example:
+
+    >>> import tf_dlrm
+    >>> table = tf_dlrm.EmbeddingTable("C1", vocabulary_size=1461, embedding_dim=16)
+    >>> table.features
+    ('C1',)
+
+    Reference:
+        Naumov et al. 2019, arXiv 1906.00091, section 2.1.
+    """
+
+    name: str
+    vocabulary_size: int
+    embedding_dim: int
+    combiner: str = "sum"
+    initializer: Any = None
+    features: Sequence[str] | None = None
+
+    def __post_init__(self):
+        _check_name("`name` of an EmbeddingTable", self.name)
+        sizes = {
+            argument: _check_count(argument, getattr(self, argument), self.name)
+            for argument in ("vocabulary_size", "embedding_dim")
+        }
+        if self.combiner not in COMBINERS:
+            raise ValueError(
+                f"`combiner` of table '{self.name}' must be one of {COMBINERS}. "
+                f"Received: combiner={self.combiner!r}"
+            )
+        features = (self.name,) if self.features is None else self.features
+        if isinstance(features, str) or not features:
+            raise ValueError(
+                f"`features` of table '{self.name}' must be a non-empty sequence of "
+                f"names, or None. Received: features={features!r}"
+            )
+        for feature in features:
+            _check_name(f"A feature of table '{self.name}'", feature)
+        initializer = self.initializer
+        if initializer is not None:
+            initializer = keras.initializers.get(initializer)
+        values = {**sizes, "features": tuple(features), "initializer": initializer}
+        for field, value in values.items():
+            object.__setattr__(self, field, value)
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of values in the table."""
+        return self.vocabulary_size * self.embedding_dim
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as JSON-safe values."""
+        config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        config["features"] = list(self.features)
+        if self.initializer is not None:
+            config["initializer"] = keras.initializers.serialize(self.initializer)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "EmbeddingTable":
+        """Makes a table from `get_config()`."""
+        return cls(**config)
+
+    def __eq__(self, other):
+        if not isinstance(other, EmbeddingTable):
+            return NotImplemented
+        return self.get_config() == other.get_config()
+
+    def __hash__(self):
+        return hash((self.name, self.vocabulary_size, self.embedding_dim))
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSpec:
+    """The columns of a model: dense features and embedding tables, in order.
+
+    Args:
+        dense: Names of the dense (real-valued) features, in the order of the
+            columns of `dense_features`.
+        tables: The `EmbeddingTable`s. The columns of `sparse_features` are their
+            features, table by table.
+
+    Raises:
+        ValueError: If a table or a feature is named twice, or there is no
+            dense feature or no table.
+
+    Example:
+
+    >>> import tf_dlrm
+    >>> spec = tf_dlrm.FeatureSpec(
+    ...     dense=("age",),
+    ...     tables=(tf_dlrm.EmbeddingTable("country", 200, 8),
+    ...             tf_dlrm.EmbeddingTable("item", 10_000, 8,
+    ...                                    features=("clicked", "shown"))))
+    >>> spec.sparse_features
+    ('country', 'clicked', 'shown')
+    >>> tf_dlrm.FeatureSpec.from_json(spec.to_json()) == spec
+    True
+    """
+
+    dense: Sequence[str]
+    tables: Sequence[EmbeddingTable]
+
+    def __post_init__(self):
+        if isinstance(self.dense, str) or not self.dense:
+            raise ValueError(
+                "`dense` must be a non-empty sequence of feature names. "
+                f"Received: dense={self.dense!r}"
+            )
+        if isinstance(self.tables, EmbeddingTable) or not self.tables:
+            raise ValueError(
+                "`tables` must be a non-empty sequence of EmbeddingTable. "
+                f"Received: tables={self.tables!r}"
+            )
+        for table in self.tables:
+            if not isinstance(table, EmbeddingTable):
+                raise TypeError(
+                    "`tables` must hold tf_dlrm.EmbeddingTable objects. "
+                    f"Received: {table!r}"
+                )
+        object.__setattr__(self, "dense", tuple(self.dense))
+        object.__setattr__(self, "tables", tuple(self.tables))
+        for feature in self.dense:
+            _check_name("A name in `dense`", feature)
+        _check_unique("table", [table.name for table in self.tables])
+        _check_unique("feature", [*self.dense, *self.sparse_features])
+
+    @property
+    def sparse_features(self) -> tuple[str, ...]:
+        """Names of the sparse features, in the order of their columns."""
+        return tuple(name for table in self.tables for name in table.features)
+
+    @property
+    def num_dense(self) -> int:
+        """Number of dense features."""
+        return len(self.dense)
+
+    @property
+    def num_sparse(self) -> int:
+        """Number of sparse features; several may read one table."""
+        return len(self.sparse_features)
+
+    @classmethod
+    def criteo(
+        cls,
+        vocabulary_sizes: Sequence[int],
+        embedding_dim: int = 16,
+        combiner: str = "sum",
+    ) -> "FeatureSpec":
+        """The columns of Criteo's click logs: I1 .. I13 and one table each for C1 .. C26.
+
+        Args:
+            vocabulary_sizes: 26 numbers of rows.
+            embedding_dim: Width of all tables.
+            combiner: How the rows of a multi-hot bag are pooled.
+
+        Raises:
+            ValueError: If there are not 26 sizes.
+        """
+        sizes = list(vocabulary_sizes)
+        if len(sizes) != NUM_CRITEO_CATEGORICALS:
+            raise ValueError(
+                "`vocabulary_sizes` must have one size for each of the "
+                f"{NUM_CRITEO_CATEGORICALS} categorical columns C1 .. C26. "
+                f"Received: {len(sizes)} sizes"
+            )
+        return cls(
+            dense=[f"I{i}" for i in range(1, NUM_CRITEO_INTEGERS + 1)],
+            tables=[
+                EmbeddingTable(f"C{i}", size, embedding_dim, combiner)
+                for i, size in enumerate(sizes, start=1)
+            ],
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as JSON-safe values."""
+        return {
+            "dense": list(self.dense),
+            "tables": [table.get_config() for table in self.tables],
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FeatureSpec":
+        """Makes a spec from `get_config()`."""
+        tables = [EmbeddingTable.from_config(table) for table in config["tables"]]
+        return cls(dense=config["dense"], tables=tables)
+
+    def to_json(self) -> str:
+        """Returns the spec as JSON text."""
+        return json.dumps(self.get_config(), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> "FeatureSpec":
+        """Makes a spec from `to_json()`."""
+        return cls.from_config(json.loads(text))
+
+
+def _check_unique(kind: str, names: Sequence[str]) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"Each {kind} must be named once in a FeatureSpec. Received twice: "
+            f"{', '.join(repeated)}"
+        )

@@ -1,0 +1,172 @@
+"""What a batch is: every accepted form of the features becomes one `Batch`."""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tf_dlrm.features import FeatureSpec
+
+PACKED_KEYS = ("dense_features", "sparse_features", "sparse_weights")
+
+
+class Batch(NamedTuple):
+    """Features in one form.
+
+    Attributes:
+        dense: float32 `(B, num_dense)`.
+        ids: int32/int64 `(B, num_sparse)`, `(B, num_sparse, L)` padded with -1, or
+            ragged `(B, num_sparse, None)`.
+        weights: float32 shaped as `ids`, or `None`.
+    """
+
+    dense: tf.Tensor
+    ids: Any
+    weights: Any
+
+
+def standardize_features(features, spec: FeatureSpec) -> Batch:
+    """Turns a dict of features into a `Batch`.
+
+    Args:
+        features: `{"dense_features", "sparse_features"[, "sparse_weights"]}`, or a
+            dict with one entry for each feature of the spec: dense ones `(B,)` or
+            `(B, 1)`, ids `(B,)`, `(B, 1)`, `(B, L)` padded with -1, or ragged
+            `(B, None)`. Further entries are ignored in this second form.
+        spec: The columns of the model.
+
+    Raises:
+        TypeError: If this is not a dict.
+        ValueError: If entries are missing or have a wrong shape.
+    """
+    refuse_frame(features)
+    if not isinstance(features, dict):
+        raise TypeError(
+            "Features must be a dict with 'dense_features' and 'sparse_features', or "
+            f"one entry for each feature. Received: {type(features).__name__}"
+        )
+    if any(key in features for key in PACKED_KEYS):
+        batch = _from_packed(features)
+    else:
+        batch = _from_columns(features, spec)
+    shape = batch.dense.shape
+    if shape.rank != 2 or shape[1] not in (spec.num_dense, None):
+        raise ValueError(
+            f"'dense_features' must be (batch, {spec.num_dense}). Received shape: "
+            f"{shape}"
+        )
+    return batch
+
+
+def _from_packed(features):
+    unknown = sorted(set(features) - set(PACKED_KEYS))
+    missing = sorted(set(PACKED_KEYS[:2]) - set(features))
+    if unknown or missing:
+        raise ValueError(
+            f"Features in packed form have the keys {PACKED_KEYS} (the last is "
+            f"optional). Missing: {missing}, not known: {unknown}"
+        )
+    dense = tf.cast(tf.convert_to_tensor(features["dense_features"]), tf.float32)
+    return Batch(dense, features["sparse_features"], features.get("sparse_weights"))
+
+
+def _from_columns(features, spec):
+    missing = [n for n in (*spec.dense, *spec.sparse_features) if n not in features]
+    if missing:
+        raise ValueError(
+            f"Features are missing: {', '.join(missing)}. Received: "
+            f"{', '.join(map(str, features))}"
+        )
+    dense = []
+    for name in spec.dense:
+        column = tf.cast(tf.convert_to_tensor(features[name]), tf.float32)
+        if column.shape.rank not in (1, 2) or column.shape[1:] not in ([], [1]):
+            raise ValueError(
+                f"Dense feature '{name}' must be (batch,) or (batch, 1). Received "
+                f"shape: {column.shape}"
+            )
+        dense.append(tf.reshape(column, (-1,)))
+    ids = [_bag_column(name, features[name]) for name in spec.sparse_features]
+    return Batch(tf.stack(dense, axis=1), _stack_bags(ids), None)
+
+
+def _bag_column(name, column):
+    """One feature's ids as `(B, L)` or ragged `(B, None)`."""
+    if isinstance(column, tf.RaggedTensor):
+        if column.ragged_rank != 1 or column.flat_values.shape.rank != 1:
+            raise ValueError(
+                f"Sparse feature '{name}' must be ragged (batch, None). Received "
+                f"shape: {column.shape}"
+            )
+        return column
+    column = tf.convert_to_tensor(column)
+    if column.shape.rank == 1:
+        column = column[:, None]
+    if column.shape.rank != 2:
+        raise ValueError(
+            f"Sparse feature '{name}' must be (batch,), (batch, 1), (batch, length) "
+            f"or ragged (batch, None). Received shape: {column.shape}"
+        )
+    return column
+
+
+def _stack_bags(columns):
+    """Puts F features side by side: (B, F), (B, F, L) or ragged (B, F, None)."""
+    if any(column.dtype.is_floating for column in columns):
+        raise TypeError(
+            "Ids must be int32 or int64: float32 changes ids above 2^24 without a word."
+        )
+    columns = [tf.cast(column, tf.int64) for column in columns]
+    if any(isinstance(column, tf.RaggedTensor) for column in columns):
+        # As ragged, -1 stands for no id in the dense columns beside.
+        columns = [
+            c
+            if isinstance(c, tf.RaggedTensor)
+            else tf.ragged.boolean_mask(c, tf.not_equal(c, -1))
+            for c in columns
+        ]
+        bags = tf.ragged.stack(columns, axis=1).values
+        return tf.RaggedTensor.from_uniform_row_length(
+            bags, len(columns), nrows=columns[0].nrows()
+        )
+    lengths = [column.shape[1] for column in columns]
+    if all(length == 1 for length in lengths):
+        return tf.concat(columns, axis=1)
+    longest = tf.reduce_max([tf.shape(column)[1] for column in columns])
+    padded = [
+        tf.pad(c, ((0, 0), (0, longest - tf.shape(c)[1])), constant_values=-1)
+        for c in columns
+    ]
+    return tf.stack(padded, axis=1)
+
+
+def refuse_frame(x) -> None:
+    """Raises for a DataFrame, which Keras would turn into one float32 matrix.
+
+    Raises:
+        TypeError: With the way to go.
+    """
+    if type(x).__name__ in ("DataFrame", "LazyFrame"):
+        raise TypeError(
+            "A DataFrame as input would become one float32 matrix and change ids "
+            "above 2^24. Use pipelines.from_dataframe(frame, model.spec), or pass a "
+            "dict of its columns."
+        )
+
+
+def standardize_labels(y):
+    """Labels as float32 `(B, 1)`, the shape of the predictions.
+
+    With equal shapes Keras leaves the prediction's tensor alone, and so finds the
+    logit behind it.
+
+    Raises:
+        ValueError: If there are none, or the shape is another.
+    """
+    if y is None:
+        raise ValueError("Labels are needed: data must be (features, label).")
+    y = tf.convert_to_tensor(y)
+    if y.shape.rank not in (1, 2) or y.shape[1:] not in ([], [1]):
+        raise ValueError(
+            f"Labels must be (batch,) or (batch, 1). Received shape: {y.shape}"
+        )
+    return tf.reshape(tf.cast(y, tf.float32), (-1, 1))

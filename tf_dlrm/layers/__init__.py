@@ -1,0 +1,17 @@
+"""Layers of the model: MLPs, interactions and embedding tables."""
+
+from tf_dlrm.layers.embedding_collection import EmbeddingCollection
+from tf_dlrm.layers.interactions import (
+    CatInteraction,
+    CrossInteraction,
+    DotInteraction,
+)
+from tf_dlrm.layers.mlp import MLP
+
+__all__ = [
+    "MLP",
+    "CatInteraction",
+    "CrossInteraction",
+    "DotInteraction",
+    "EmbeddingCollection",
+]

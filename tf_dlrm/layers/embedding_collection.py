@@ -1,0 +1,378 @@
+"""`EmbeddingCollection`: all tables of a model on one device, fused by width."""
+
+import collections
+import random
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm import rows as row_ops
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.layers import bags
+from tf_dlrm.layers.fused_table import FusedTable
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class EmbeddingCollection(keras.layers.Layer):
+    """Embedding tables with pooling and exact row-sparse updates.
+
+    Tables of equal width are rows of one variable, so that a batch costs one gather,
+    one reduction and one update however many tables there are. Nothing here ever
+    reads a table densely.
+
+    This is the *embedding contract*, all that `tf_dlrm.DLRM` asks of its embedding
+    layer: calling it, `build_optimizer`, `apply_gradients`, `get_table`,
+    `set_table`, `get_state`, `set_state`. Inside a `DLRM` the tables are updated by
+    their own row-sparse optimizer. Inside any other `keras.Model` they are ordinary
+    trainable weights whose gradient holds each touched row once, which stock Keras
+    optimizers handle correctly, if slowly.
+
+    Args:
+        tables: The `EmbeddingTable`s; the features are theirs in this order.
+        seed: Integer for the initial values; `None` draws one from Python's
+            `random`, which `keras.utils.set_random_seed` seeds.
+
+    Call arguments:
+        ids: int32/int64 `(batch, F)`, `-1` for no id; `(batch, F, L)` padded with
+            -1; or a `tf.RaggedTensor` `(batch, F, None)`.
+        weights: float32 factors shaped as the ids, or `None`.
+
+    Returns:
+        float32 `(batch, F, embedding_dim)`; where widths differ, a list of F
+        tensors `(batch, width of the feature)`.
+
+    Raises:
+        ValueError, TypeError: For tables, ids or weights that break the rules above.
+        tf.errors.InvalidArgumentError: For an id outside its table. In an exported
+            model, and under XLA, such an id counts as no id instead; never is
+            another table's row read.
+
+    Example:
+
+    >>> import numpy as np, tf_dlrm
+    >>> layer = tf_dlrm.layers.EmbeddingCollection(
+    ...     [tf_dlrm.EmbeddingTable("C1", 100, 8),
+    ...      tf_dlrm.EmbeddingTable("C2", 50, 8)])
+    >>> layer(np.array([[3, 4], [99, -1]])).shape
+    TensorShape([2, 2, 8])
+
+    Reference:
+        Naumov et al. 2019, arXiv 1906.00091, section 2.1; pooling as
+        `tf.nn.embedding_lookup_sparse`.
+    """
+
+    def __init__(self, tables: Sequence[EmbeddingTable], seed=None, **kwargs):
+        kwargs.setdefault("autocast", False)  # ids and weights arrive as they are
+        super().__init__(**kwargs)
+        self.supports_jit = False  # range checks vanish under XLA
+        self.tables = tuple(
+            EmbeddingTable.from_config(table) if isinstance(table, dict) else table
+            for table in tables
+        )
+        if not self.tables:
+            raise ValueError("`tables` must hold at least one EmbeddingTable.")
+        self.seed = random.randint(1, 10**9) if seed is None else int(seed)
+        self.features = [(f, table) for table in self.tables for f in table.features]
+        self.num_features = len(self.features)
+        by_width = collections.defaultdict(list)
+        for table in self.tables:
+            by_width[table.embedding_dim].append(table)
+        self._fused = [
+            FusedTable(width, tables, self.tables) for width, tables in by_width.items()
+        ]
+        self._of_table = {t.name: fused for fused in self._fused for t in fused.tables}
+        self._iterations = None
+        self._optimizers = []
+
+    # Weights
+
+    def build(self, input_shape=None):
+        if self.built:
+            return
+        for fused in self._fused:
+            with tf.init_scope():
+                # Zeros first, rows after: random numbers for a whole table at once
+                # would take its memory three times over.
+                weight = self.add_weight(
+                    shape=(fused.num_rows + 1, fused.width),
+                    initializer="zeros",
+                    dtype="float32",
+                    autocast=False,
+                    name=f"tables_{fused.width}",
+                )
+                fused.variable = weight.value
+                for table in fused.tables:
+                    self._initialize(fused, table)
+        self.built = True
+
+    def _initialize(self, fused, table):
+        first, size = fused.first_row[table.name], table.vocabulary_size
+        if table.initializer is not None:
+            values = table.initializer((size, table.embedding_dim), dtype="float32")
+            make_block = lambda a, b: values[a:b]  # noqa: E731
+        else:
+            limit = size**-0.5
+            seed = (self.seed + zlib.crc32(table.name.encode())) % (1 << 31)
+
+            def make_block(a, b):
+                shape = (b - a, table.embedding_dim)
+                return tf.random.stateless_uniform(shape, (seed, a), -limit, limit)
+
+        row_ops.write_range(fused.variable, first, size, make_block)
+
+    def get_table(self, name: str) -> np.ndarray:
+        """Returns a copy of a table: float32 `(vocabulary_size, embedding_dim)`."""
+        fused, table = self._find(name)
+        return row_ops.read_range(
+            fused.variable, fused.first_row[name], table.vocabulary_size
+        )
+
+    def set_table(self, name: str, rows) -> None:
+        """Overwrites a table with `(vocabulary_size, embedding_dim)` values.
+
+        Raises:
+            ValueError: If there is no such table or the shape differs.
+        """
+        fused, table = self._find(name)
+        shape = (table.vocabulary_size, table.embedding_dim)
+        _write_checked(name, fused.variable, fused.first_row[name], shape, rows)
+
+    def _find(self, name):
+        self.build()
+        if name not in self._of_table:
+            raise ValueError(
+                f"There is no table '{name}'. Tables: {', '.join(self._of_table)}"
+            )
+        fused = self._of_table[name]
+        return fused, fused.by_name[name]
+
+    # Forward
+
+    def call(self, ids, weights=None):
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        ids = self.check_ids(ids)
+        pooled = [
+            lookup.pool(
+                row_ops.gather_for_any_optimizer(
+                    fused.variable, lookup.rows, fused.null_row
+                )
+            )
+            for fused, lookup in self._lookups(ids, weights)
+        ]
+        return self._in_feature_order(pooled)
+
+    def lookup(self, ids, weights=None):
+        """The forward pass without the range check: an id out of range is no id.
+
+        What an exported model runs, with nothing that only a training program needs.
+        """
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        return self._in_feature_order(
+            [
+                lookup.pool(row_ops.gather(fused.variable, lookup.rows))
+                for fused, lookup in self._lookups(ids, weights)
+            ]
+        )
+
+    def check_ids(self, ids):
+        """Returns the ids, or raises `InvalidArgumentError` naming table and value."""
+        return bags.check_ids(
+            ids,
+            [table.vocabulary_size for _, table in self.features],
+            [feature for feature, _ in self.features],
+            [table.name for _, table in self.features],
+        )
+
+    def _lookups(self, ids, weights):
+        for fused in self._fused:
+            group = (ids, weights)
+            if len(self._fused) > 1:
+                group = bags.select_features(
+                    ids, weights, fused.columns, self.num_features
+                )
+            yield fused, fused.lookup(*group)
+
+    def _in_feature_order(self, pooled):
+        if len(self._fused) == 1:
+            return pooled[0]
+        result = [None] * self.num_features
+        for fused, vectors in zip(self._fused, pooled):
+            for i, column in enumerate(fused.columns):
+                result[column] = vectors[:, i, :]
+        return result
+
+    def compute_output_spec(self, ids, weights=None):
+        shapes = [(ids.shape[0], table.embedding_dim) for _, table in self.features]
+        if len(self._fused) > 1:
+            return [keras.KerasTensor(shape, "float32") for shape in shapes]
+        shape = (ids.shape[0], self.num_features, self._fused[0].width)
+        return keras.KerasTensor(shape, "float32")
+
+    # Training
+
+    def build_optimizer(self, optimizer) -> None:
+        """Creates optimizer state; what an earlier optimizer had is dropped.
+
+        Args:
+            optimizer: A `tf_dlrm.optimizers` object for all tables, or a dict of
+                table name to such an object, which must name every table.
+
+        Raises:
+            ValueError: If a dict names an unknown table or leaves one out.
+        """
+        self.build()
+        if not isinstance(optimizer, dict):
+            optimizer = dict.fromkeys(self._of_table, optimizer)
+        unknown = sorted(set(optimizer) - set(self._of_table))
+        missing = sorted(set(self._of_table) - set(optimizer))
+        if unknown or missing:
+            raise ValueError(
+                "The optimizers by table must name each table once. Received unknown "
+                f"tables: {unknown}, no optimizer for: {missing}"
+            )
+        self._optimizers = list({id(o): o for o in optimizer.values()}.values())
+        for each in self._optimizers:
+            each.build()
+        self._iterations = tf.Variable(
+            0, dtype=tf.int64, trainable=False, name="iterations"
+        )
+        for fused in self._fused:
+            fused.build_optimizer({t.name: optimizer[t.name] for t in fused.tables})
+
+    @property
+    def iterations(self):
+        """Number of updates applied so far: int64 `tf.Variable`, `None` before
+        `build_optimizer`."""
+        return self._iterations
+
+    def apply_gradients(self, gradients, ids, weights=None, learning_rate=None):
+        """Updates the rows that a batch looked up. O(values in the batch).
+
+        Args:
+            gradients: Gradient of the loss with respect to what calling this layer
+                with the same ids and weights returned, in the same structure.
+            ids: As in the call.
+            weights: As in the call.
+            learning_rate: For optimizers that follow the model's, float scalar.
+
+        Raises:
+            RuntimeError: Before `build_optimizer`, or under several replicas.
+        """
+        if self._iterations is None:
+            raise RuntimeError(
+                "The tables have no optimizer: call `build_optimizer` (a DLRM's "
+                "`compile` does)."
+            )
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise RuntimeError(
+                "EmbeddingCollection trains on one device; several replicas need a "
+                "sharded collection."
+            )
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        rates = {
+            id(o): o.current_learning_rate(self._iterations, learning_rate)
+            for o in self._optimizers
+        }
+        step = tf.cast(self._iterations.assign_add(1), tf.float32)
+        for fused, lookup in self._lookups(ids, weights):
+            pooled = gradients
+            if len(self._fused) > 1:
+                pooled = tf.stack([gradients[c] for c in fused.columns], axis=1)
+            rows, values = lookup.unpool(tf.cast(pooled, tf.float32))
+            fused.update(rows, values, rates, step)
+
+    # State and serialization: by logical table, so that neither the fusion nor a
+    # placement shows in a file.
+
+    def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:
+        """Returns the optimizer's state by logical table.
+
+        Args:
+            tables: Names; `None` for all. One at a time bounds the memory.
+
+        Returns:
+            `{"iterations": int, "slots": {table: {slot: (vocabulary_size, width)}}}`,
+            with no slots before `build_optimizer`.
+        """
+        names = list(self._of_table) if tables is None else tables
+        slots = {name: self._find(name)[0].read_slots(name) for name in names}
+        iterations = 0 if self._iterations is None else int(self._iterations.numpy())
+        return {"iterations": iterations, "slots": slots}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Sets what `get_state` returned, of the same optimizers.
+
+        Raises:
+            ValueError: If a table, slot or shape is not one of this collection's.
+        """
+        if self._iterations is None:
+            raise ValueError("Call `build_optimizer` before `set_state`.")
+        for name, slots in state["slots"].items():
+            fused, table = self._find(name)
+            for slot, values in slots.items():
+                variable, first = fused.find_slot(name, slot)
+                shape = (table.vocabulary_size, int(variable.shape[1]))
+                _write_checked(f"{name}/{slot}", variable, first, shape, values)
+        self._iterations.assign(state["iterations"])
+
+    def save_own_variables(self, store):
+        self.build()
+        for name in self._of_table:
+            store[f"table:{name}"] = self.get_table(name)
+            for slot, values in self.get_state([name])["slots"][name].items():
+                store[f"slot:{name}:{slot}"] = values
+        if self._iterations is not None:
+            store["iterations"] = np.asarray(self._iterations.numpy())
+        for i, optimizer in enumerate(self._optimizers):
+            if isinstance(optimizer.learning_rate, float):
+                store[f"learning_rate:{i}"] = np.asarray(optimizer.learning_rate)
+
+    def load_own_variables(self, store):
+        keys = set(store.keys())
+        absent = [n for n in self._of_table if f"table:{n}" not in keys]
+        if absent:
+            raise ValueError(
+                f"The file holds no rows of table(s) {', '.join(absent)}. It holds: "
+                f"{', '.join(sorted(k for k in keys if k.startswith('table:')))}"
+            )
+        for name in self._of_table:
+            self.set_table(name, store[f"table:{name}"])
+        if self._iterations is None or "iterations" not in keys:
+            return
+        for name, fused in self._of_table.items():
+            slots = {s: store[f"slot:{name}:{s}"] for s in fused.slot_names(name)}
+            self.set_state({"iterations": 0, "slots": {name: slots}})
+        self._iterations.assign(int(np.asarray(store["iterations"])))
+        for i, optimizer in enumerate(self._optimizers):
+            if f"learning_rate:{i}" in keys:
+                optimizer.learning_rate = float(np.asarray(store[f"learning_rate:{i}"]))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "tables": [table.get_config() for table in self.tables],
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        tables = [EmbeddingTable.from_config(table) for table in config.pop("tables")]
+        return cls(tables, **config)
+
+
+def _write_checked(what, variable, first, shape, values):
+    values = np.asarray(values) if not hasattr(values, "shape") else values
+    if tuple(values.shape) != shape:
+        raise ValueError(
+            f"'{what}' has shape {shape}. Received values of shape "
+            f"{tuple(values.shape)}"
+        )
+    row_ops.write_range(variable, first, shape[0], lambda a, b: values[a:b])

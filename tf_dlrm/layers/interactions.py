@@ -1,0 +1,233 @@
+"""How the dense vector and the embeddings meet: dot products, concatenation, DCN-v2."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+# Shapes: B batch, N vectors of a row (1 dense + F embeddings), D width, P pairs.
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class DotInteraction(keras.layers.Layer):
+    """Second-order interaction: dot products of all pairs of vectors.
+
+    With z_0 the bottom MLP's output and z_1 .. z_F the pooled embeddings, the output
+    is z_0 followed by z_i · z_j for the strict lower triangle in row-major order:
+    (1,0), (2,0), (2,1), (3,0), ...
+
+    Args:
+        self_interaction: Whether the diagonal z_i · z_i is in the triangle too.
+
+    Call arguments:
+        inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors, in the
+            order z_0, z_1, ...; or one `(batch, F + 1, D)` tensor.
+
+    Returns:
+        `(batch, D + (F + 1) F / 2)` float tensor; with self interaction
+        `(batch, D + (F + 2)(F + 1) / 2)`.
+
+    Example:
+
+    >>> import numpy as np, tf_dlrm
+    >>> dense, pooled = np.ones((2, 4), "float32"), np.ones((2, 3, 4), "float32")
+    >>> tf_dlrm.layers.DotInteraction()([dense, pooled]).shape
+    TensorShape([2, 10])
+
+    Reference:
+        Naumov et al. 2019, arXiv 1906.00091, section 2.3. TFRS' and keras-rs' layers
+        of this name leave z_0 out of the output.
+    """
+
+    def __init__(self, self_interaction: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.self_interaction = bool(self_interaction)
+
+    def call(self, inputs):
+        z = stack_vectors(inputs)  # (B, N, D)
+        dots = _triangle_of_gram(z, self.self_interaction)  # (B, P)
+        return ops.concatenate([z[:, 0, :], dots], axis=1)
+
+    def compute_output_shape(self, input_shape):
+        batch, num_vectors, width = _stacked_shape(input_shape)
+        extra = 1 if self.self_interaction else -1
+        return (batch, width + num_vectors * (num_vectors + extra) // 2)
+
+    def get_config(self):
+        return {**super().get_config(), "self_interaction": self.self_interaction}
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class CatInteraction(keras.layers.Layer):
+    """No interaction: all vectors side by side, for the top MLP to combine.
+
+    Call arguments:
+        inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors (widths may
+            differ), or one `(batch, n, D)` tensor.
+
+    Returns:
+        `(batch, sum of all widths)` float tensor.
+
+    Reference:
+        The `cat` option of Naumov et al. 2019, arXiv 1906.00091.
+    """
+
+    def call(self, inputs):
+        return flatten_vectors(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return _flat_shape(input_shape)
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class CrossInteraction(keras.layers.Layer):
+    """Cross network of DCN-v2 over all vectors side by side.
+
+    With x_0 the concatenation, layer l computes
+    `x_{l+1} = x_0 * (W_l x_l + b_l) + x_l`; with `rank`, `W_l = U_l V_l` of that
+    rank.
+
+    Args:
+        num_layers: Number of cross layers.
+        rank: Rank of the kernels; `None` for full matrices.
+
+    Call arguments:
+        inputs: As for `CatInteraction`.
+
+    Returns:
+        `(batch, sum of all widths)` float tensor.
+
+    Raises:
+        ValueError: If `num_layers` or `rank` is not a positive integer.
+
+    Reference:
+        Wang et al. 2021, arXiv 2008.13535, equations 1 and 2 (the low-rank form
+        without experts), as used by MLPerf DLRM-v2.
+    """
+
+    def __init__(self, num_layers: int = 3, rank: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        if num_layers < 1 or (rank is not None and rank < 1):
+            raise ValueError(
+                "`num_layers` and `rank` must be positive integers (rank may be "
+                f"None). Received: num_layers={num_layers}, rank={rank}"
+            )
+        self.num_layers, self.rank = int(num_layers), rank and int(rank)
+
+    def build(self, input_shape):
+        width = _flat_shape(input_shape)[-1]
+        self.kernels, self.projections, self.biases = [], [], []
+        for i in range(self.num_layers):
+            if self.rank:
+                self.projections.append(
+                    self.add_weight(
+                        shape=(width, self.rank),
+                        initializer="glorot_normal",
+                        name=f"projection_{i}",
+                    )
+                )
+            self.kernels.append(
+                self.add_weight(
+                    shape=(self.rank or width, width),
+                    initializer="glorot_normal",
+                    name=f"kernel_{i}",
+                )
+            )
+            self.biases.append(
+                self.add_weight(shape=(width,), initializer="zeros", name=f"bias_{i}")
+            )
+        self.built = True
+
+    def call(self, inputs):
+        first = ops.cast(flatten_vectors(inputs), self.compute_dtype)
+        x = first
+        for i in range(self.num_layers):
+            projected = ops.matmul(x, self.projections[i]) if self.rank else x
+            x = first * (ops.matmul(projected, self.kernels[i]) + self.biases[i]) + x
+        return x
+
+    def compute_output_shape(self, input_shape):
+        return _flat_shape(input_shape)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "rank": self.rank,
+        }
+
+
+def stack_vectors(inputs):
+    """Stacks `(B, D)` and `(B, n, D)` tensors to one `(B, N, D)` tensor."""
+    if not isinstance(inputs, (list, tuple)):
+        return inputs
+    parts = [x if len(x.shape) == 3 else ops.expand_dims(x, 1) for x in inputs]
+    widths = {int(x.shape[-1]) for x in parts}
+    if len(widths) > 1:
+        raise ValueError(
+            "Dot interaction needs vectors of one width; give features of other "
+            "widths an MLP (`feature_mlp_dims`), or use interaction='cat'. Received "
+            f"widths: {[int(x.shape[-1]) for x in parts]}"
+        )
+    return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def flatten_vectors(inputs):
+    """Puts `(B, D)` and `(B, n, D)` tensors side by side: `(B, sum of widths)`."""
+    inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    parts = [
+        x
+        if len(x.shape) == 2
+        else ops.reshape(x, (-1, int(x.shape[1]) * int(x.shape[2])))
+        for x in inputs
+    ]
+    return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+
+
+def _shapes(input_shape):
+    """A list of shapes, whether one shape or a list of them was given."""
+    one = isinstance(input_shape[0], int) or input_shape[0] is None
+    return [tuple(input_shape)] if one else [tuple(s) for s in input_shape]
+
+
+def _stacked_shape(input_shape):
+    shapes = _shapes(input_shape)
+    count = sum(1 if len(shape) == 2 else shape[1] for shape in shapes)
+    return shapes[0][0], count, shapes[0][-1]
+
+
+def _flat_shape(input_shape):
+    shapes = _shapes(input_shape)
+    width = sum(s[1] if len(s) == 2 else s[1] * s[2] for s in shapes)
+    return (shapes[0][0], width)
+
+
+def _triangle_of_gram(z, with_diagonal):
+    """Row-major lower triangle of `z zᵀ` for each row of the batch: (B, P)."""
+    n = int(z.shape[1])
+    i, j = np.tril_indices(n, 0 if with_diagonal else -1)
+    num_pairs = len(i)
+    pair_places = tf.constant(i * n + j, tf.int32)
+    # Where each entry of the symmetric (n, n) gradient finds its pair; the place
+    # after the last pair holds 0, for entries that are no pair.
+    places = np.full((n, n), num_pairs, np.int32)
+    places[i, j] = places[j, i] = np.arange(num_pairs)
+    gram_places = tf.constant(places.reshape(-1))
+    diagonal = tf.constant(2.0 * np.eye(n) + (1.0 - np.eye(n)), z.dtype)
+
+    # The gradient of gather(z zᵀ) by the rules is a scatter and two products. It is
+    # S z with S symmetric, which takes a gather and one product.
+    @tf.custom_gradient
+    def triangle(z):
+        gram = tf.reshape(tf.matmul(z, z, transpose_b=True), (-1, n * n))
+
+        def gradient(upstream):
+            padded = tf.pad(upstream, ((0, 0), (0, 1)))
+            s = tf.reshape(tf.gather(padded, gram_places, axis=1), (-1, n, n))
+            return tf.matmul(s * diagonal if with_diagonal else s, z)
+
+        return tf.gather(gram, pair_places, axis=1), gradient
+
+    if not num_pairs:
+        return z[:, 0, :0]
+    return triangle(z)

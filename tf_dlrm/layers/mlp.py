@@ -1,0 +1,139 @@
+"""The MLP of DLRM: fully connected layers with the initial values of the paper's code."""
+
+from collections.abc import Sequence
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class MLP(keras.layers.Layer):
+    """A stack of dense layers: DLRM's bottom and top networks.
+
+    With `n` inputs and `m` outputs a kernel starts normal with variance
+    `2 / (m + n)` and its bias normal with variance `1 / m`, as in the paper's code.
+
+    Args:
+        dims: Width of each layer, for example `(512, 256, 64, 16)`.
+        activation: Activation between layers.
+        final_activation: Activation after the last layer; `None` for a linear
+            output such as a logit.
+        dropout: Share of values set to zero after each activation but the last,
+            in training.
+        batch_normalization: Whether each layer but the last is followed by batch
+            normalization, before its activation.
+
+    Call arguments:
+        inputs: `(batch, n)` float tensor.
+        training: Whether dropout and batch statistics are active.
+
+    Returns:
+        `(batch, dims[-1])` float tensor of the layer's compute dtype.
+
+    Raises:
+        ValueError: If `dims` is empty or holds something other than positive
+            integers, or `dropout` is outside `[0, 1)`.
+
+    Example:
+
+    >>> import numpy as np, tf_dlrm
+    >>> mlp = tf_dlrm.layers.MLP((32, 8), final_activation="relu")
+    >>> mlp(np.zeros((4, 13), "float32")).shape
+    TensorShape([4, 8])
+
+    Reference:
+        Naumov et al. 2019, arXiv 1906.00091, section 2.2.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        activation="relu",
+        final_activation=None,
+        dropout: float = 0.0,
+        batch_normalization: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.dims = check_dims("dims", dims)
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(
+                f"`dropout` must be at least 0 and below 1. Received: {dropout}"
+            )
+        self.activation = keras.activations.get(activation)
+        self.final_activation = keras.activations.get(final_activation)
+        self.dropout = float(dropout)
+        self.batch_normalization = bool(batch_normalization)
+        # The dense layers by themselves, in order: what interop and people read.
+        self.dense_layers = [
+            keras.layers.Dense(
+                dim,
+                kernel_initializer=keras.initializers.VarianceScaling(
+                    scale=1.0, mode="fan_avg", distribution="untruncated_normal"
+                ),
+                bias_initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
+                dtype=self.dtype_policy,
+                name=f"dense_{i}",
+            )
+            for i, dim in enumerate(self.dims)
+        ]
+        self.normalizations = [
+            keras.layers.BatchNormalization(dtype=self.dtype_policy, name=f"norm_{i}")
+            for i in range(len(self.dims) - 1)
+            if self.batch_normalization
+        ]
+        self.dropouts = [
+            keras.layers.Dropout(
+                self.dropout, dtype=self.dtype_policy, name=f"dropout_{i}"
+            )
+            for i in range(len(self.dims) - 1)
+            if self.dropout
+        ]
+
+    def build(self, input_shape):
+        for i, (layer, dim) in enumerate(zip(self.dense_layers, self.dims)):
+            layer.build(input_shape)
+            input_shape = (input_shape[0], dim)
+            if i < len(self.normalizations):
+                self.normalizations[i].build(input_shape)
+            if i < len(self.dropouts):
+                self.dropouts[i].build(input_shape)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        x = inputs
+        for i, layer in enumerate(self.dense_layers):
+            x = layer(x)
+            if i == len(self.dims) - 1:
+                return self.final_activation(x)
+            if self.normalizations:
+                x = self.normalizations[i](x, training=training)
+            x = self.activation(x)
+            if self.dropouts:
+                x = self.dropouts[i](x, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.dims[-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "dims": list(self.dims),
+            "activation": keras.activations.serialize(self.activation),
+            "final_activation": keras.activations.serialize(self.final_activation),
+            "dropout": self.dropout,
+            "batch_normalization": self.batch_normalization,
+        }
+
+
+def check_dims(argument: str, dims) -> tuple[int, ...]:
+    """Returns `dims` as a tuple of ints, or raises naming `argument`."""
+    try:
+        values = tuple(int(dim) for dim in dims)
+    except (TypeError, ValueError):
+        values = ()
+    if not values or any(dim < 1 for dim in values) or values != tuple(dims):
+        raise ValueError(
+            f"`{argument}` must be a non-empty sequence of positive integers. "
+            f"Received: {argument}={dims!r}"
+        )
+    return values

@@ -1,0 +1,18 @@
+"""Exact row-sparse optimizers: a step costs what the rows of the batch cost."""
+
+from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.factory import check_dense_optimizer, from_keras, get
+from tf_dlrm.optimizers.sparse_adagrad import RowWiseAdagrad, SparseAdagrad
+from tf_dlrm.optimizers.sparse_adam import SparseAdam
+from tf_dlrm.optimizers.sparse_sgd import SparseSGD
+
+__all__ = [
+    "RowWiseAdagrad",
+    "SparseAdagrad",
+    "SparseAdam",
+    "SparseOptimizer",
+    "SparseSGD",
+    "check_dense_optimizer",
+    "from_keras",
+    "get",
+]

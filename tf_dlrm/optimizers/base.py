@@ -1,0 +1,114 @@
+"""What all row-sparse optimizers share: learning rate, slots, serialization."""
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+
+class SparseOptimizer:
+    """Base class of optimizers that update only the rows a batch touched.
+
+    A subclass names its slots and writes one method, `update`.
+
+    Args:
+        learning_rate: Float, `keras.optimizers.schedules.LearningRateSchedule`, or
+            `None` to follow the learning rate of the model's optimizer. Read live
+            at every step: assigning `optimizer.learning_rate = 0.01` acts at once.
+
+    Raises:
+        ValueError: If `learning_rate` is neither.
+    """
+
+    def __init__(self, learning_rate=None):
+        self._variable = None
+        self._value = None
+        if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            self._value = learning_rate
+        elif learning_rate is not None:
+            self.learning_rate = learning_rate
+
+    @property
+    def learning_rate(self):
+        """The learning rate now: a float, a schedule, or `None` if it follows."""
+        if self._variable is not None:
+            return float(self._variable.numpy())
+        return self._value
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+            raise ValueError(
+                "`learning_rate` must be a float, a Keras LearningRateSchedule or "
+                f"None. Received: learning_rate={value!r}"
+            )
+        if isinstance(self._value, keras.optimizers.schedules.LearningRateSchedule):
+            raise ValueError(
+                "The learning rate of this optimizer is a schedule and cannot be set."
+            )
+        self._value = float(value)
+        if self._variable is not None:
+            self._variable.assign(self._value)
+
+    def build(self) -> None:
+        """Creates the learning rate's variable, so that compiled steps read it live."""
+        if isinstance(self._value, float) and self._variable is None:
+            self._variable = tf.Variable(
+                self._value, trainable=False, dtype=tf.float32, name="learning_rate"
+            )
+
+    def current_learning_rate(self, iterations, followed):
+        """The learning rate of step `iterations`, as a float32 scalar tensor.
+
+        Args:
+            iterations: Steps done so far, int64 scalar.
+            followed: The learning rate of the model's optimizer, or `None`.
+
+        Raises:
+            ValueError: If this optimizer has none and none is given to follow.
+        """
+        if isinstance(self._value, keras.optimizers.schedules.LearningRateSchedule):
+            return tf.cast(self._value(iterations), tf.float32)
+        if self._variable is not None:
+            return self._variable.read_value()
+        if followed is None:
+            raise ValueError(
+                f"{type(self).__name__} has no learning rate: give it one, or train "
+                "it beside a Keras optimizer whose rate it can follow."
+            )
+        return tf.cast(followed, tf.float32)
+
+    def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
+        """Slot variables for rows of this width: name to (width, initial value)."""
+        return {}
+
+    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
+        """Applies one step.
+
+        Args:
+            table: `tf.Variable` `(total rows, D)`.
+            slots: Name to `tf.Variable` `(slot rows, width)`.
+            rows: `(V,)` rows of `table`, repeated as they came.
+            gradients: `(V, D)` float32.
+            learning_rate: float32 scalar tensor.
+            step: Number of this step, from 1; float32 scalar tensor.
+            to_slot_rows: Function from unique rows to their rows in the slots.
+        """
+        raise TypeError(f"{type(self).__name__} must define `update`.")
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments as JSON-safe values."""
+        rate = self.learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            rate = keras.optimizers.schedules.serialize(rate)
+        return {"learning_rate": rate}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]):
+        """Makes an optimizer from `get_config()`."""
+        config = dict(config)
+        if isinstance(config.get("learning_rate"), dict):
+            config["learning_rate"] = keras.optimizers.schedules.deserialize(
+                config["learning_rate"]
+            )
+        return cls(**config)

@@ -1,0 +1,137 @@
+"""Optimizers by name or config, and the row-sparse counterpart of a Keras optimizer."""
+
+import keras
+
+from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.sparse_adagrad import RowWiseAdagrad, SparseAdagrad
+from tf_dlrm.optimizers.sparse_adam import SparseAdam
+from tf_dlrm.optimizers.sparse_sgd import SparseSGD
+
+_BY_NAME = {
+    "sgd": SparseSGD,
+    "sparse_sgd": SparseSGD,
+    "adagrad": SparseAdagrad,
+    "sparse_adagrad": SparseAdagrad,
+    "row_wise_adagrad": RowWiseAdagrad,
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adam": SparseAdam,
+    "sparse_adam": SparseAdam,
+}
+# Options that would act on rows without a gradient, or on all variables at once, in
+# the value that turns them off.
+_NEVER = {
+    "use_ema": False,
+    "gradient_accumulation_steps": None,
+    "loss_scale_factor": None,
+}
+_DENSE_ONLY = {
+    "weight_decay": None,
+    "clipnorm": None,
+    "clipvalue": None,
+    "global_clipnorm": None,
+    "momentum": 0.0,
+    "amsgrad": False,
+}
+
+
+def get(identifier) -> SparseOptimizer:
+    """Returns the row-sparse optimizer of an object, name, config or Keras optimizer.
+
+    Args:
+        identifier: A `SparseOptimizer`; a name (`"sgd"`, `"adagrad"`,
+            `"row_wise_adagrad"`, `"adam"`, also with `sparse_` in front), which
+            follows the learning rate of the model's optimizer; a config made by
+            `keras.saving.serialize_keras_object`; or a Keras `SGD`, `Adagrad` or
+            `Adam` object, whose counterpart keeps its learning rate.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(identifier, SparseOptimizer):
+        return identifier
+    if isinstance(identifier, dict):
+        return get(keras.saving.deserialize_keras_object(identifier))
+    if isinstance(identifier, keras.optimizers.Optimizer):
+        rate = identifier.get_config()["learning_rate"]
+        if isinstance(rate, dict):
+            rate = keras.optimizers.schedules.deserialize(rate)
+        return from_keras(identifier, learning_rate=rate)
+    key = str(identifier).lower()
+    if key in _BY_NAME:
+        return _BY_NAME[key](learning_rate=None)
+    names = {cls.__name__.lower(): cls for cls in _BY_NAME.values()}
+    if key in names:
+        return names[key](learning_rate=None)
+    raise ValueError(
+        "`embedding_optimizer` must be a tf_dlrm.optimizers object, one of "
+        f"{sorted(_BY_NAME)}, or a Keras SGD, Adagrad or Adam. Received: {identifier!r}"
+    )
+
+
+def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
+    """Returns the row-sparse counterpart of a Keras `SGD`, `Adagrad` or `Adam`.
+
+    Args:
+        optimizer: The Keras optimizer.
+        learning_rate: As of `SparseOptimizer`; by default it follows `optimizer`.
+
+    Raises:
+        ValueError: If the optimizer, or an option that it sets, has no counterpart
+            that is exact on rows.
+    """
+    kind = type(optimizer)
+    fix = (
+        "Give the tables an optimizer of their own with "
+        "compile(..., embedding_optimizer=tf_dlrm.optimizers...); the Keras optimizer "
+        "then trains the MLPs only."
+    )
+    if kind not in (
+        keras.optimizers.SGD,
+        keras.optimizers.Adagrad,
+        keras.optimizers.Adam,
+    ):
+        raise ValueError(
+            f"{kind.__name__} has no row-sparse counterpart (SGD, Adagrad and Adam "
+            f"have). {fix}"
+        )
+    for option, off in {**_NEVER, **_DENSE_ONLY}.items():
+        value = getattr(optimizer, option, off)
+        if value != off and value is not None:
+            raise ValueError(
+                f"`{option}={value}` of {kind.__name__} acts on rows that are not in "
+                f"the batch, or on all variables at once. {fix}"
+            )
+    if kind is keras.optimizers.SGD:
+        return SparseSGD(learning_rate)
+    if kind is keras.optimizers.Adagrad:
+        return SparseAdagrad(
+            learning_rate,
+            initial_accumulator_value=optimizer.initial_accumulator_value,
+            epsilon=optimizer.epsilon,
+        )
+    return SparseAdam(
+        learning_rate,
+        beta_1=optimizer.beta_1,
+        beta_2=optimizer.beta_2,
+        epsilon=optimizer.epsilon,
+    )
+
+
+def check_dense_optimizer(optimizer) -> None:
+    """Refuses options that no mixture of dense and row-sparse updates can honour.
+
+    Raises:
+        ValueError: For moving averages, gradient accumulation and loss scaling.
+    """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "Loss scaling (`mixed_float16`) is not supported; use `mixed_bfloat16`, "
+            "which needs none."
+        )
+    for option, off in _NEVER.items():
+        value = getattr(optimizer, option, off)
+        if value != off and value is not None:
+            raise ValueError(
+                f"`{option}={value}` of {type(optimizer).__name__} is not supported: "
+                "it would treat the MLPs and the embedding tables differently."
+            )

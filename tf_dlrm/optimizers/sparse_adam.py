@@ -1,0 +1,65 @@
+"""Adam on the touched rows (lazy Adam)."""
+
+import keras
+import tensorflow as tf
+
+from tf_dlrm import rows as row_ops
+from tf_dlrm.optimizers.base import SparseOptimizer
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class SparseAdam(SparseOptimizer):
+    """Lazy Adam: moments decay only when their row is touched.
+
+    Equals `torch.optim.SparseAdam`: the bias correction counts all steps, untouched
+    rows keep their values and moments. It equals dense Adam where every row is
+    touched at every step; elsewhere dense Adam moves all rows of all tables at
+    every step, which no table of this size can afford.
+
+    Args:
+        learning_rate: See `SparseOptimizer`.
+        beta_1: Decay of the first moment.
+        beta_2: Decay of the second moment.
+        epsilon: Small number added to the root of the second moment.
+
+    Reference:
+        Kingma and Ba 2014, arXiv 1412.6980, section 2 (last paragraph).
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-7,
+    ):
+        super().__init__(learning_rate)
+        for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
+            if not 0.0 <= value < 1.0:
+                raise ValueError(f"`{name}` must be in [0, 1). Received: {value}")
+        self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
+        self.epsilon = float(epsilon)
+
+    def slots(self, embedding_dim):
+        return {"momentum": (embedding_dim, 0.0), "velocity": (embedding_dim, 0.0)}
+
+    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
+        rows, gradients = row_ops.sum_repeated(rows, gradients)
+        slot_rows = to_slot_rows(rows)
+        momentum = row_ops.gather(slots["momentum"], slot_rows)
+        momentum += (1.0 - self.beta_1) * (gradients - momentum)
+        velocity = row_ops.gather(slots["velocity"], slot_rows)
+        velocity += (1.0 - self.beta_2) * (tf.square(gradients) - velocity)
+        row_ops.replace(slots["momentum"], slot_rows, momentum)
+        row_ops.replace(slots["velocity"], slot_rows, velocity)
+        correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        change = momentum / (tf.sqrt(velocity) + self.epsilon)
+        row_ops.subtract(table, rows, learning_rate * correction * change)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }

@@ -1,0 +1,96 @@
+"""What `model.summary()` prints: tables, MLPs, parameters and bytes by part."""
+
+import math
+
+MAX_TABLES = 30
+
+
+def format_bytes(num_bytes: float) -> str:
+    """`num_bytes` for people: 512 B, 6.4 MB, 2.2 GB (powers of 1000)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+def lines(model, width: int = 80):
+    """Yields the lines of a model's summary.
+
+    Args:
+        model: A `DLRM`.
+        width: Characters in a line.
+    """
+    spec = model.spec
+    rule = "-" * width
+    yield f'DLRM "{model.name}": {spec.num_dense} dense features, {spec.num_sparse} sparse'
+    yield rule
+    yield from _table_lines(spec.tables, width)
+    yield rule
+    yield _row(("Part", "Shape", "Parameters", "Bytes"), width)
+    num_table = sum(table.num_parameters for table in spec.tables)
+    parts = [
+        ("embedding tables", f"{len(spec.tables)} tables", num_table),
+        ("bottom MLP", _mlp_shape(spec.num_dense, model.bottom_mlp), model.bottom_mlp),
+        *((f"MLP of {n}", _mlp_shape("", m), m) for n, m in model.feature_mlps.items()),
+        ("interaction", _interaction_shape(model), model.interaction),
+        ("top MLP", _mlp_shape("", model.top_mlp), model.top_mlp),
+    ]
+    total = 0
+    for name, shape, counted in parts:
+        count = counted if isinstance(counted, int) else _count(counted)
+        total += count
+        yield _row((name, shape, f"{count:,}", format_bytes(4 * count)), width)
+    yield rule
+    yield _row(("Total", "", f"{total:,}", format_bytes(4 * total)), width)
+    yield from _optimizer_lines(model, width)
+
+
+def _table_lines(tables, width):
+    yield _row(("Table", "Rows x width", "Pooling", "Bytes"), width)
+    largest = sorted(tables, key=lambda table: -table.num_parameters)[:MAX_TABLES]
+    kept = {table.name for table in largest}
+    for table in (table for table in tables if table.name in kept):
+        readers = (
+            "" if len(table.features) == 1 else f" ({len(table.features)} features)"
+        )
+        shape = f"{table.vocabulary_size:,} x {table.embedding_dim}"
+        size = format_bytes(4 * table.num_parameters)
+        yield _row((table.name + readers, shape, table.combiner, size), width)
+    rest = [table for table in tables if table.name not in kept]
+    if rest:
+        size = format_bytes(4 * sum(table.num_parameters for table in rest))
+        yield _row((f"and {len(rest)} smaller tables", "", "", size), width)
+
+
+def _optimizer_lines(model, width):
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return
+    tables = model.embedding_optimizer
+    tables = tables.values() if isinstance(tables, dict) else [tables]
+    names = ", ".join(dict.fromkeys(type(each).__name__ for each in tables))
+    yield _row((f"Optimizers: {type(optimizer).__name__}, tables {names}",), width)
+
+
+def _mlp_shape(num_inputs, mlp) -> str:
+    return " > ".join(str(dim) for dim in (num_inputs, *mlp.dims) if dim != "")
+
+
+def _interaction_shape(model) -> str:
+    name = type(model.interaction).__name__
+    return f"{name} of {model.spec.num_sparse + 1} vectors"
+
+
+def _count(layer) -> int:
+    return sum(math.prod(variable.shape) for variable in layer.weights)
+
+
+def _row(cells, width) -> str:
+    if len(cells) == 1:
+        return cells[0]
+    name, shape, *numbers = cells
+    numbers = "".join(f"{number:>16}" for number in numbers)
+    left = width - len(numbers)
+    name_width = max(20, left // 2)
+    return f"{name:<{name_width}}{shape:<{left - name_width}}{numbers}"

@@ -1,0 +1,1 @@
+"""Training: the row-sparse step, metrics, callbacks, the adapter to Keras."""

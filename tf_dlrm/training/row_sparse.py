@@ -1,0 +1,181 @@
+"""Training with row-sparse tables inside stock Keras: compile, the step, serialization.
+
+The step looks rows up outside of the tape, watches the pooled vectors, and hands their
+gradient to the embedding layer. So no gradient of a table's shape ever exists, and a
+layer whose tables live elsewhere works in the same way.
+"""
+
+import keras
+import tensorflow as tf
+
+from tf_dlrm import optimizers
+from tf_dlrm.inputs import refuse_frame, standardize_labels
+from tf_dlrm.training import keras_hooks
+
+
+class RowSparseTraining:
+    """Mix-in for a `keras.Model` that trains an embedding layer by row-sparse steps.
+
+    The model has `embedding` (see the embedding contract at `EmbeddingCollection`),
+    `standardize(features)` and `score(dense, pooled, training)`, and is built.
+    """
+
+    def compile(
+        self,
+        optimizer="adagrad",
+        loss="binary_crossentropy",
+        metrics=None,
+        embedding_optimizer=None,
+        jit_compile="auto",
+        **kwargs,
+    ):
+        """Configures training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: Optimizer of the dense layers: name or Keras optimizer.
+            loss: Loss of `(batch, 1)` probabilities.
+            metrics: Keras metrics, such as `tf_dlrm.metrics.ClickAUC()`.
+            embedding_optimizer: Optimizer of the tables: a `tf_dlrm.optimizers`
+                object or name, or a dict of table name to such (tables not named
+                get the default). `None` is the row-sparse counterpart of
+                `optimizer`, which must then be a plain SGD, Adagrad or Adam, and
+                follows its learning rate. SGD and Adagrad equal their dense
+                originals; `"adam"` is lazy on the tables
+                (`tf_dlrm.optimizers.SparseAdam` says how it differs).
+            jit_compile: Whether the dense part of the training step (MLPs,
+                interaction, loss, gradients, their update) is compiled by XLA. The
+                tables never are: range checks vanish there. `"auto"` is `False`.
+            **kwargs: As of `keras.Model.compile`.
+
+        Raises:
+            ValueError: If an optimizer, or one of its options, cannot train tables
+                exactly; the message names it.
+        """
+        optimizer = keras.optimizers.get(optimizer)
+        optimizers.check_dense_optimizer(optimizer)
+        xla = jit_compile is True and not kwargs.get("run_eagerly", False)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            metrics=metrics,
+            jit_compile=False,
+            **kwargs,
+        )
+        self._jit_compile_argument = jit_compile
+        self.embedding_optimizer = self._resolve(embedding_optimizer, optimizer)
+        self.embedding.build_optimizer(self.embedding_optimizer)
+        # Now, not at the first step: Keras would build it for the tables as well.
+        self.optimizer.build(self.dense_variables)
+        self._dense_step_function = self._dense_step
+        if xla:
+            self._dense_step_function = tf.function(
+                self._dense_step, jit_compile=True, reduce_retracing=True
+            )
+
+    def _resolve(self, embedding_optimizer, optimizer):
+        if embedding_optimizer is None:
+            return optimizers.from_keras(optimizer)
+        if not isinstance(embedding_optimizer, dict) or _is_config(embedding_optimizer):
+            return optimizers.get(embedding_optimizer)
+        named = {k: optimizers.get(v) for k, v in embedding_optimizer.items()}
+        tables = [table.name for table in self.spec.tables]
+        unnamed = [name for name in tables if name not in named]
+        if unnamed:
+            named.update(dict.fromkeys(unnamed, optimizers.from_keras(optimizer)))
+        return named
+
+    @property
+    def dense_variables(self):
+        """The trainable variables that `optimizer` updates: all but the tables."""
+        tables = {id(variable) for variable in self.embedding.variables}
+        return [v for v in self.trainable_variables if id(v) not in tables]
+
+    def train_step(self, data):
+        """One step on `(features, label[, sample_weight])`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        batch = self.standardize(x)
+        y = standardize_labels(y)
+        # All waits for the batch: at the end of a dataset of unknown length there is
+        # none, and a step begun all the same would count in `iterations`.
+        with tf.control_dependencies([batch.dense, y]):
+            learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
+            pooled = self.embedding(batch.ids, weights=batch.weights)
+            loss, y_pred, gradients = self._dense_step_function(
+                batch.dense, pooled, y, sample_weight
+            )
+            if self.embedding.trainable:
+                self.embedding.apply_gradients(
+                    gradients,
+                    batch.ids,
+                    weights=batch.weights,
+                    learning_rate=learning_rate,
+                )
+        self._track_loss(loss, y)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _dense_step(self, dense, pooled, y, sample_weight):
+        """Everything between the lookup and the update of the tables."""
+        variables = self.dense_variables
+        with tf.GradientTape() as tape:
+            tape.watch(pooled)
+            y_pred = self.score(dense, pooled, training=True)
+            loss = self.compute_loss(
+                y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+            )
+        pooled_gradients, gradients = tape.gradient(
+            loss, (pooled, [variable.value for variable in variables])
+        )
+        self.optimizer.apply(gradients, variables)
+        return loss, y_pred, pooled_gradients
+
+    def test_step(self, data):
+        """Loss and metrics of `(features, label[, sample_weight])`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y = standardize_labels(y)
+        y_pred = self(x, training=False)
+        loss = self.compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
+        )
+        self._track_loss(loss, y)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def _track_loss(self, loss, y):
+        tracker = keras_hooks.loss_tracker(self)
+        tracker.update_state(loss, sample_weight=tf.shape(y)[0])
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`; refuses a DataFrame, naming the way to go."""
+        validation = kwargs.get("validation_data")
+        for part in (x, *(validation if isinstance(validation, tuple) else ())):
+            refuse_frame(part)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.evaluate`; refuses a DataFrame, naming the way to go."""
+        refuse_frame(x)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`; refuses a DataFrame, naming the way to go."""
+        refuse_frame(x)
+        return super().predict(x, *args, **kwargs)
+
+    # The compile arguments are saved with the model, the tables' optimizer too.
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        config = super().get_compile_config()
+        config["jit_compile"] = self._jit_compile_argument
+        config["embedding_optimizer"] = keras.saving.serialize_keras_object(
+            self.embedding_optimizer
+        )
+        return config
+
+    def compile_from_config(self, config):
+        arguments = keras.saving.deserialize_keras_object(config)
+        self.compile(**arguments)
+
+
+def _is_config(mapping) -> bool:
+    return "class_name" in mapping
