@@ -1,4 +1,4 @@
-"""What goes into a model: `EmbeddingTable` and `FeatureSpec`. Plain data, no tensors."""
+"""What goes into a model: `EmbeddingTable` and `FeatureSpec`. Data, no tensors."""
 
 import dataclasses
 import json
@@ -198,7 +198,7 @@ class FeatureSpec:
         embedding_dim: int = 16,
         combiner: str = "sum",
     ) -> "FeatureSpec":
-        """The columns of Criteo's click logs: I1 .. I13 and one table each for C1 .. C26.
+        """Criteo's click logs: integers I1 .. I13 and a table for each of C1 .. C26.
 
         Args:
             vocabulary_sizes: 26 numbers of rows.

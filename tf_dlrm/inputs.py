@@ -42,7 +42,8 @@ def standardize_features(features, spec: FeatureSpec) -> Batch:
     if not isinstance(features, dict):
         raise TypeError(
             "Features must be a dict with 'dense_features' and 'sparse_features', or "
-            f"one entry for each feature. Received: {type(features).__name__}"
+            "one entry for each feature (pipelines.from_dataframe makes them of a "
+            f"DataFrame). Received: {type(features).__name__}"
         )
     if any(key in features for key in PACKED_KEYS):
         batch = _from_packed(features)
@@ -78,15 +79,24 @@ def _from_columns(features, spec):
         )
     dense = []
     for name in spec.dense:
-        column = tf.cast(tf.convert_to_tensor(features[name]), tf.float32)
-        if column.shape.rank not in (1, 2) or column.shape[1:] not in ([], [1]):
+        column = tf.cast(_with_rank(features[name]), tf.float32)
+        if column.shape.rank not in (1, 2) or column.shape[1:] not in ([], [1], [None]):
             raise ValueError(
                 f"Dense feature '{name}' must be (batch,) or (batch, 1). Received "
                 f"shape: {column.shape}"
             )
-        dense.append(tf.reshape(column, (-1,)))
+        dense.append(tf.reshape(column, (tf.shape(column)[0],)))
     ids = [_bag_column(name, features[name]) for name in spec.sparse_features]
     return Batch(tf.stack(dense, axis=1), _stack_bags(ids), None)
+
+
+def _with_rank(column):
+    """A column as a tensor; Keras shuffles pandas Series without a static shape."""
+    column = tf.convert_to_tensor(column)
+    if column.shape.rank is None:
+        column = tf.reshape(column, (tf.shape(column)[0], -1))
+        column = tf.ensure_shape(column, (None, None))
+    return column
 
 
 def _bag_column(name, column):
@@ -98,7 +108,7 @@ def _bag_column(name, column):
                 f"shape: {column.shape}"
             )
         return column
-    column = tf.convert_to_tensor(column)
+    column = _with_rank(column)
     if column.shape.rank == 1:
         column = column[:, None]
     if column.shape.rank != 2:
@@ -165,8 +175,10 @@ def standardize_labels(y):
     if y is None:
         raise ValueError("Labels are needed: data must be (features, label).")
     y = tf.convert_to_tensor(y)
-    if y.shape.rank not in (1, 2) or y.shape[1:] not in ([], [1]):
+    if y.shape.rank is not None and (
+        y.shape.rank not in (1, 2) or y.shape[1:] not in ([], [1], [None])
+    ):
         raise ValueError(
             f"Labels must be (batch,) or (batch, 1). Received shape: {y.shape}"
         )
-    return tf.reshape(tf.cast(y, tf.float32), (-1, 1))
+    return tf.reshape(tf.cast(y, tf.float32), (tf.shape(y)[0], 1))

@@ -23,7 +23,8 @@ def lines(model, width: int = 80):
     """
     spec = model.spec
     rule = "-" * width
-    yield f'DLRM "{model.name}": {spec.num_dense} dense features, {spec.num_sparse} sparse'
+    columns = f"{spec.num_dense} dense features, {spec.num_sparse} sparse"
+    yield f'DLRM "{model.name}": {columns}'
     yield rule
     yield from _table_lines(spec.tables, width)
     yield rule
@@ -90,7 +91,7 @@ def _row(cells, width) -> str:
     if len(cells) == 1:
         return cells[0]
     name, shape, *numbers = cells
-    numbers = "".join(f"{number:>16}" for number in numbers)
+    numbers = "".join(f"{number:>14}" for number in numbers)
     left = width - len(numbers)
-    name_width = max(20, left // 2)
+    name_width = max(18, left // 2 - 4)
     return f"{name:<{name_width}}{shape:<{left - name_width}}{numbers}"

@@ -266,11 +266,11 @@ def check_ids(ids, sizes, feature_names, table_names):
         place = tf.boolean_mask(feature, outside)[0]
         message = tf.strings.join(
             [
-                "Id out of range: feature '",
+                "Id out of range: feature ",
                 tf.gather(tf.constant(feature_names), place),
-                "' of table '",
+                " of table ",
                 tf.gather(tf.constant(table_names), place),
-                "' received id ",
+                " received id ",
                 tf.strings.as_string(value),
                 ", but ids must be at least 0 and below its vocabulary_size ",
                 tf.strings.as_string(tf.gather(tf.constant(sizes, tf.int64), place)),

@@ -2,6 +2,7 @@
 
 import collections
 import random
+import warnings
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -87,6 +88,10 @@ class EmbeddingCollection(keras.layers.Layer):
         self._of_table = {t.name: fused for fused in self._fused for t in fused.tables}
         self._iterations = None
         self._optimizers = []
+        self._load_error = None
+        # Now, not at the first call: Keras makes that call in a scratch graph, where
+        # no variable of this size should be born, and every size is known already.
+        self.build()
 
     # Weights
 
@@ -94,19 +99,18 @@ class EmbeddingCollection(keras.layers.Layer):
         if self.built:
             return
         for fused in self._fused:
-            with tf.init_scope():
-                # Zeros first, rows after: random numbers for a whole table at once
-                # would take its memory three times over.
-                weight = self.add_weight(
-                    shape=(fused.num_rows + 1, fused.width),
-                    initializer="zeros",
-                    dtype="float32",
-                    autocast=False,
-                    name=f"tables_{fused.width}",
-                )
-                fused.variable = weight.value
-                for table in fused.tables:
-                    self._initialize(fused, table)
+            # Zeros first, rows after: random numbers for a whole table at once would
+            # take its memory three times over.
+            weight = self.add_weight(
+                shape=(fused.num_rows + 1, fused.width),
+                initializer="zeros",
+                dtype="float32",
+                autocast=False,
+                name=f"tables_{fused.width}",
+            )
+            fused.variable = weight.value
+            for table in fused.tables:
+                self._initialize(fused, table)
         self.built = True
 
     def _initialize(self, fused, table):
@@ -142,7 +146,6 @@ class EmbeddingCollection(keras.layers.Layer):
         _write_checked(name, fused.variable, fused.first_row[name], shape, rows)
 
     def _find(self, name):
-        self.build()
         if name not in self._of_table:
             raise ValueError(
                 f"There is no table '{name}'. Tables: {', '.join(self._of_table)}"
@@ -226,7 +229,6 @@ class EmbeddingCollection(keras.layers.Layer):
         Raises:
             ValueError: If a dict names an unknown table or leaves one out.
         """
-        self.build()
         if not isinstance(optimizer, dict):
             optimizer = dict.fromkeys(self._of_table, optimizer)
         unknown = sorted(set(optimizer) - set(self._of_table))
@@ -280,7 +282,7 @@ class EmbeddingCollection(keras.layers.Layer):
             id(o): o.current_learning_rate(self._iterations, learning_rate)
             for o in self._optimizers
         }
-        step = tf.cast(self._iterations.assign_add(1), tf.float32)
+        step = self._iterations.assign_add(1)
         for fused, lookup in self._lookups(ids, weights):
             pooled = gradients
             if len(self._fused) > 1:
@@ -323,7 +325,6 @@ class EmbeddingCollection(keras.layers.Layer):
         self._iterations.assign(state["iterations"])
 
     def save_own_variables(self, store):
-        self.build()
         for name in self._of_table:
             store[f"table:{name}"] = self.get_table(name)
             for slot, values in self.get_state([name])["slots"][name].items():
@@ -335,16 +336,37 @@ class EmbeddingCollection(keras.layers.Layer):
                 store[f"learning_rate:{i}"] = np.asarray(optimizer.learning_rate)
 
     def load_own_variables(self, store):
-        keys = set(store.keys())
+        try:
+            self._load(store, set(store.keys()))
+        except ValueError as error:
+            # Keras tries a second, empty place in the file and would report that one.
+            self._load_error = self._load_error or error
+            raise self._load_error from None
+        self._load_error = None
+
+    def _load(self, store, keys):
         absent = [n for n in self._of_table if f"table:{n}" not in keys]
         if absent:
+            held = sorted(k.partition(":")[2] for k in keys if k.startswith("table:"))
             raise ValueError(
-                f"The file holds no rows of table(s) {', '.join(absent)}. It holds: "
-                f"{', '.join(sorted(k for k in keys if k.startswith('table:')))}"
+                f"The file holds no rows of table(s) {', '.join(absent)}. Its tables: "
+                f"{', '.join(held) or 'none'}"
             )
         for name in self._of_table:
             self.set_table(name, store[f"table:{name}"])
         if self._iterations is None or "iterations" not in keys:
+            return
+        wanted = {
+            f"slot:{name}:{slot}"
+            for name, fused in self._of_table.items()
+            for slot in fused.slot_names(name)
+        }
+        if wanted != {key for key in keys if key.startswith("slot:")}:
+            warnings.warn(
+                "The file holds the state of another optimizer of the tables: their "
+                "optimizer starts afresh.",
+                stacklevel=2,
+            )
             return
         for name, fused in self._of_table.items():
             slots = {s: store[f"slot:{name}:{s}"] for s in fused.slot_names(name)}

@@ -1,4 +1,4 @@
-"""The MLP of DLRM: fully connected layers with the initial values of the paper's code."""
+"""The MLP of DLRM: dense layers with the initial values of the paper's code."""
 
 from collections.abc import Sequence
 

@@ -91,7 +91,7 @@ class SparseOptimizer:
             rows: `(V,)` rows of `table`, repeated as they came.
             gradients: `(V, D)` float32.
             learning_rate: float32 scalar tensor.
-            step: Number of this step, from 1; float32 scalar tensor.
+            step: Number of this step, from 1; int64 scalar tensor.
             to_slot_rows: Function from unique rows to their rows in the slots.
         """
         raise TypeError(f"{type(self).__name__} must define `update`.")

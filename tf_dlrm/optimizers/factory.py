@@ -121,13 +121,8 @@ def check_dense_optimizer(optimizer) -> None:
     """Refuses options that no mixture of dense and row-sparse updates can honour.
 
     Raises:
-        ValueError: For moving averages, gradient accumulation and loss scaling.
+        ValueError: For moving averages, gradient accumulation and loss scaling, by name.
     """
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            "Loss scaling (`mixed_float16`) is not supported; use `mixed_bfloat16`, "
-            "which needs none."
-        )
     for option, off in _NEVER.items():
         value = getattr(optimizer, option, off)
         if value != off and value is not None:

@@ -52,7 +52,10 @@ class SparseAdam(SparseOptimizer):
         velocity += (1.0 - self.beta_2) * (tf.square(gradients) - velocity)
         row_ops.replace(slots["momentum"], slot_rows, momentum)
         row_ops.replace(slots["velocity"], slot_rows, velocity)
+        # float64: 1 - 0.999 loses four digits in float32.
+        step = tf.cast(step, tf.float64)
         correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        correction = tf.cast(correction, tf.float32)
         change = momentum / (tf.sqrt(velocity) + self.epsilon)
         row_ops.subtract(table, rows, learning_rate * correction * change)
 

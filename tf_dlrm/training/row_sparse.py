@@ -51,6 +51,11 @@ class RowSparseTraining:
             ValueError: If an optimizer, or one of its options, cannot train tables
                 exactly; the message names it.
         """
+        if self.compute_dtype == "float16":
+            raise ValueError(
+                "`mixed_float16` needs loss scaling, which the tables' row-sparse "
+                "updates do not support. Use `mixed_bfloat16`, which needs none."
+            )
         optimizer = keras.optimizers.get(optimizer)
         optimizers.check_dense_optimizer(optimizer)
         xla = jit_compile is True and not kwargs.get("run_eagerly", False)
@@ -95,11 +100,11 @@ class RowSparseTraining:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = self.standardize(x)
         y = standardize_labels(y)
-        # All waits for the batch: at the end of a dataset of unknown length there is
-        # none, and a step begun all the same would count in `iterations`.
-        with tf.control_dependencies([batch.dense, y]):
+        pooled = self.embedding(batch.ids, weights=batch.weights)
+        # All waits for a batch whose ids are in range. At the end of a dataset of
+        # unknown length there is none, and a step begun all the same would count.
+        with tf.control_dependencies(tf.nest.flatten(pooled)):
             learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
-            pooled = self.embedding(batch.ids, weights=batch.weights)
             loss, y_pred, gradients = self._dense_step_function(
                 batch.dense, pooled, y, sample_weight
             )

@@ -1,0 +1,237 @@
+"""Each optimizer against its formula in float64, on some rows with repeats."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_dlrm import EmbeddingTable, optimizers
+from tf_dlrm.layers import EmbeddingCollection
+
+VOCABULARY, WIDTH, STEPS = 12, 3, 5
+
+
+def dense_sgd(table, g, state, step):
+    table -= 0.1 * g
+
+
+def dense_adagrad(inside):
+    def update(table, g, state, step):
+        a = state.setdefault("a", np.full_like(table, 0.1 if inside else 0.0))
+        a += g**2
+        root = np.sqrt(a + 1e-7) if inside else np.sqrt(a) + 1e-7
+        table -= np.where(g != 0, 0.1 * g / np.maximum(root, 1e-30), 0.0)
+
+    return update
+
+
+def row_wise_adagrad(table, g, state, step):
+    a = state.setdefault("a", np.zeros((len(table), 1)))
+    a += (g**2).mean(axis=1, keepdims=True)
+    table -= np.where(g != 0, 0.1 * g / (np.sqrt(a) + 1e-8), 0.0)
+
+
+def lazy_adam(table, g, state, step):
+    m = state.setdefault("m", np.zeros_like(table))
+    v = state.setdefault("v", np.zeros_like(table))
+    rows = np.abs(g).sum(1) > 0
+    m[rows] = 0.9 * m[rows] + 0.1 * g[rows]
+    v[rows] = 0.999 * v[rows] + 0.001 * g[rows] ** 2
+    m_hat, v_hat = m / (1 - 0.9**step), v / (1 - 0.999**step)
+    # torch.optim.SparseAdam adds epsilon to the uncorrected root.
+    root = np.sqrt(v_hat) + 1e-7 / np.sqrt(1 - 0.999**step)
+    table[rows] -= 0.1 * (m_hat / root)[rows]
+
+
+CASES = {
+    "sgd": (lambda: optimizers.SparseSGD(0.1), dense_sgd),
+    "adagrad": (lambda: optimizers.SparseAdagrad(0.1), dense_adagrad(True)),
+    "adagrad_torch": (
+        lambda: optimizers.SparseAdagrad(
+            0.1, initial_accumulator_value=0.0, epsilon_outside_root=True
+        ),
+        dense_adagrad(False),
+    ),
+    "row_wise": (lambda: optimizers.RowWiseAdagrad(0.1), row_wise_adagrad),
+    "adam": (lambda: optimizers.SparseAdam(0.1), lazy_adam),
+}
+
+
+def batches():
+    """Ids with many repeats, and gradients of size about 1."""
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        ids = rng.integers(0, VOCABULARY // 2, (6, 1)) * 2
+        yield ids, rng.normal(size=(6, 1, WIDTH)).astype("float32")
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("case", CASES)
+def test_equals_float64(case, graph):
+    make, update = CASES[case]
+    layer = EmbeddingCollection([EmbeddingTable("t", VOCABULARY, WIDTH)])
+    layer.build_optimizer(make())
+    expected, state = layer.get_table("t").astype(np.float64), {}
+    apply = tf.function(layer.apply_gradients) if graph else layer.apply_gradients
+    for step, (ids, gradients) in enumerate(batches(), start=1):
+        apply(tf.constant(gradients), tf.constant(ids))
+        dense = np.zeros_like(expected)
+        np.add.at(dense, ids[:, 0], gradients[:, 0].astype(np.float64))
+        update(expected, dense, state, step)
+    np.testing.assert_allclose(layer.get_table("t"), expected, atol=2e-6)
+    assert int(layer.iterations) == STEPS
+
+
+@pytest.mark.parametrize("case", ["adagrad_torch", "adam"])
+def test_equals_torch(case):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    layer = EmbeddingCollection([EmbeddingTable("t", VOCABULARY, WIDTH)])
+    layer.build_optimizer(CASES[case][0]())
+    bag = torch.nn.EmbeddingBag(VOCABULARY, WIDTH, mode="sum", sparse=True)
+    bag.weight.data = torch.tensor(layer.get_table("t"))
+    other = {
+        "adagrad_torch": lambda p: torch.optim.Adagrad(p, lr=0.1, eps=1e-7),
+        "adam": lambda p: torch.optim.SparseAdam(list(p), lr=0.1, eps=1e-7),
+    }[case](bag.parameters())
+    for ids, gradients in batches():
+        layer.apply_gradients(tf.constant(gradients), tf.constant(ids))
+        other.zero_grad()
+        out = bag(torch.tensor(ids))
+        (out * torch.tensor(gradients[:, 0])).sum().backward()
+        other.step()
+    np.testing.assert_allclose(
+        layer.get_table("t"), bag.weight.detach().numpy(), atol=2e-6
+    )
+
+
+def test_adam_equals_keras_where_every_row_is_touched():
+    rng = np.random.default_rng(1)
+    layer = EmbeddingCollection([EmbeddingTable("t", 4, WIDTH)])
+    layer.build_optimizer(optimizers.from_keras(keras.optimizers.Adam(0.05)))
+    dense = keras.Variable(layer.get_table("t"))
+    adam = keras.optimizers.Adam(0.05)
+    for _ in range(4):
+        g = rng.normal(size=(4, 1, WIDTH)).astype("float32")
+        layer.apply_gradients(
+            tf.constant(g), tf.range(4)[:, None], learning_rate=adam.learning_rate
+        )
+        adam.apply([tf.constant(g[:, 0])], [dense])
+    # Keras corrects the bias in float32: 1 - 0.999**t has four digits left.
+    np.testing.assert_allclose(layer.get_table("t"), dense.numpy(), atol=1e-5)
+
+
+def test_optimizers_by_table_equal_each_alone():
+    """Tables of one width, interleaved optimizers, ragged bags with missing ids."""
+    rng = np.random.default_rng(2)
+    names = ["a", "b", "c", "d"]
+    by_table = dict(zip(names, ["sgd", "adagrad", "row_wise", "adagrad"]))
+    tables = [EmbeddingTable(name, 5 + i, WIDTH) for i, name in enumerate(names)]
+    made = {case: CASES[case][0]() for case in set(by_table.values())}
+    mixed = EmbeddingCollection(tables)
+    mixed.build_optimizer({name: made[case] for name, case in by_table.items()})
+    alone = {}
+    for table in tables:
+        alone[table.name] = EmbeddingCollection([table])
+        alone[table.name].build_optimizer(CASES[by_table[table.name]][0]())
+        alone[table.name].set_table(table.name, mixed.get_table(table.name))
+    for _ in range(3):
+        ids = rng.integers(-1, 5, (7, 4, 2))
+        g = rng.normal(size=(7, 4, WIDTH)).astype("float32")
+        mixed.apply_gradients(tf.constant(g), tf.constant(ids))
+        for i, name in enumerate(names):
+            one = (tf.constant(g[:, i : i + 1]), tf.constant(ids[:, i : i + 1]))
+            alone[name].apply_gradients(*one)
+    for name in names:
+        np.testing.assert_allclose(
+            mixed.get_table(name), alone[name].get_table(name), atol=1e-6
+        )
+        for slot, values in alone[name].get_state()["slots"][name].items():
+            np.testing.assert_allclose(
+                mixed.get_state([name])["slots"][name][slot], values, atol=1e-6
+            )
+
+
+def test_learning_rate_is_read_live():
+    layer = EmbeddingCollection([EmbeddingTable("t", 2, 1, initializer="zeros")])
+    optimizer = optimizers.SparseSGD(1.0)
+    layer.build_optimizer(optimizer)
+    apply = tf.function(layer.apply_gradients)
+    batch = tf.ones((1, 1, 1)), tf.zeros((1, 1), tf.int32)
+    apply(*batch)
+    optimizer.learning_rate = 0.25
+    apply(*batch)
+    assert layer.get_table("t")[0, 0] == -1.25
+
+
+def test_schedule_counts_steps():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5])
+    layer = EmbeddingCollection([EmbeddingTable("t", 2, 1, initializer="zeros")])
+    layer.build_optimizer(optimizers.SparseSGD(schedule))
+    apply = tf.function(layer.apply_gradients)
+    for _ in range(3):
+        apply(tf.ones((1, 1, 1)), tf.zeros((1, 1), tf.int32))
+    assert layer.get_table("t")[0, 0] == -2.0
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_config_round_trip(case):
+    optimizer = CASES[case][0]()
+    config = keras.saving.serialize_keras_object(optimizer)
+    again = keras.saving.deserialize_keras_object(config)
+    assert type(again) is type(optimizer)
+    assert again.get_config() == optimizer.get_config()
+
+
+def test_config_round_trip_of_a_schedule():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    config = keras.saving.serialize_keras_object(optimizers.SparseAdam(schedule))
+    again = keras.saving.deserialize_keras_object(config)
+    assert float(again.learning_rate(10)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    "optimizer, word",
+    [
+        (keras.optimizers.Adam(weight_decay=0.1), "weight_decay=0.1"),
+        (keras.optimizers.Adam(amsgrad=True), "amsgrad=True"),
+        (keras.optimizers.Adam(clipnorm=1.0), "clipnorm=1.0"),
+        (keras.optimizers.SGD(clipvalue=1.0), "clipvalue=1.0"),
+        (keras.optimizers.SGD(global_clipnorm=1.0), "global_clipnorm=1.0"),
+        (keras.optimizers.SGD(momentum=0.9), "momentum=0.9"),
+        (keras.optimizers.SGD(use_ema=True), "use_ema=True"),
+        (keras.optimizers.SGD(gradient_accumulation_steps=2), "gradient_accum"),
+        (keras.optimizers.SGD(loss_scale_factor=2.0), "loss_scale_factor"),
+        (keras.optimizers.RMSprop(), "RMSprop has no row-sparse counterpart"),
+        (keras.optimizers.AdamW(), "AdamW has no row-sparse counterpart"),
+    ],
+)
+def test_options_that_cannot_be_exact_are_refused_by_name(optimizer, word):
+    with pytest.raises(ValueError, match=word):
+        optimizers.from_keras(optimizer)
+
+
+def test_get_by_name_object_and_config():
+    assert isinstance(optimizers.get("row_wise_adagrad"), optimizers.RowWiseAdagrad)
+    assert isinstance(optimizers.get("RowWiseAdagrad"), optimizers.RowWiseAdagrad)
+    assert optimizers.get("adam").learning_rate is None
+    from_object = optimizers.get(keras.optimizers.SGD(0.5))
+    assert from_object.learning_rate == 0.5
+    with pytest.raises(ValueError, match="`embedding_optimizer` must be"):
+        optimizers.get("lion")
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: optimizers.SparseSGD("fast"), "`learning_rate` must be"),
+        (lambda: optimizers.SparseAdam(beta_1=1.0), "`beta_1`"),
+        (lambda: optimizers.SparseAdagrad(epsilon=-1.0), "`epsilon`"),
+        (
+            lambda: optimizers.RowWiseAdagrad(initial_accumulator_value=-1),
+            "`initial_accumulator_value`",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
