@@ -11,6 +11,7 @@ if _keras.backend.backend() != "tensorflow":
 from tf_dlrm import layers, metrics, optimizers
 from tf_dlrm.features import EmbeddingTable, FeatureSpec
 from tf_dlrm.model import DLRM
+from tf_dlrm.serving import export_saved_model
 from tf_dlrm.version import __version__
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "EmbeddingTable",
     "FeatureSpec",
     "__version__",
+    "export_saved_model",
     "layers",
     "metrics",
     "optimizers",

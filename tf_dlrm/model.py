@@ -223,6 +223,17 @@ class DLRM(RowSparseTraining, keras.Model):
         for line in summary.lines(self, width=line_length or 80):
             (print_fn or print)(line)
 
+    def export(self, *args, **kwargs):
+        """Refused: Keras' export would write a signature that is wrong for bags.
+
+        Raises:
+            ValueError: Always, naming `tf_dlrm.export_saved_model`.
+        """
+        raise ValueError(
+            "Keras' export loses raggedness (padding is looked up as id 0) and writes "
+            "each weight twice. Use tf_dlrm.export_saved_model(model, base_dir)."
+        )
+
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         return {

@@ -121,7 +121,7 @@ def check_dense_optimizer(optimizer) -> None:
     """Refuses options that no mixture of dense and row-sparse updates can honour.
 
     Raises:
-        ValueError: For moving averages, gradient accumulation and loss scaling, by name.
+        ValueError: For moving averages, gradient accumulation, loss scaling; by name.
     """
     for option, off in _NEVER.items():
         value = getattr(optimizer, option, off)

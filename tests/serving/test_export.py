@@ -1,0 +1,168 @@
+"""Export: signatures, sizes, versions, refusals, equality after reload."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_dlrm
+from tf_dlrm import EmbeddingTable, FeatureSpec, layers
+
+SIZES = (500, 7, 30)
+
+
+def make_model(**kwargs):
+    tables = [EmbeddingTable(f"C{i}", size, 8, "mean") for i, size in enumerate(SIZES)]
+    spec = FeatureSpec(("I0", "I1"), tables)
+    bottom = layers.MLP((8, 8), final_activation="relu", dropout=0.1)
+    return tf_dlrm.DLRM(spec, bottom, (8, 1), **kwargs)
+
+
+def make_features(hotness, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = np.stack([rng.integers(-1, n, (9, hotness)) for n in SIZES], axis=1)
+    return {
+        "dense_features": rng.normal(size=(9, 2)).astype("float32"),
+        "sparse_features": ids,
+    }
+
+
+def serve(path, features, signature="serving_default"):
+    function = tf.saved_model.load(str(path)).signatures[signature]
+    return function(**{k: tf.constant(v) for k, v in features.items()})
+
+
+@pytest.mark.parametrize("hotness", [1, 3])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_reload_equals_the_model(hotness, policy, tmp_path):
+    model = make_model(dtype=policy)
+    model.compile("adagrad")
+    features = make_features(hotness)
+    model.fit(features, np.ones(9), verbose=0)
+    path = tf_dlrm.export_saved_model(model, tmp_path / "ctr", max_hotness=hotness)
+    assert path == str(tmp_path / "ctr" / "1")
+    out = serve(path, features)
+    assert list(out) == ["probabilities"]
+    expected = model.predict(features, verbose=0)
+    np.testing.assert_allclose(out["probabilities"], expected, atol=1e-6)
+    described = json.loads(
+        (pathlib.Path(path) / "assets.extra/tf_dlrm.json").read_text()
+    )
+    assert described["max_hotness"] == hotness
+    assert described["features"] == model.spec.get_config()
+
+
+def test_ids_out_of_range_count_as_none(tmp_path):
+    model = make_model()
+    path = tf_dlrm.export_saved_model(model, tmp_path, max_hotness=2)
+    features = make_features(2)
+    bad = np.array(features["sparse_features"])
+    bad[0, 1], bad[1, 2], bad[2, 0] = [7, -5], [1 << 40, 3], [-(1 << 40), 500]
+    outside = (bad < 0) | (bad >= np.array(SIZES)[:, None])
+    expected = serve(path, features | {"sparse_features": np.where(outside, -1, bad)})
+    got = serve(path, features | {"sparse_features": bad})
+    np.testing.assert_array_equal(got["probabilities"], expected["probabilities"])
+
+
+def test_each_weight_once_and_nothing_else(tmp_path):
+    tables = [EmbeddingTable(f"C{i}", 20_000, 16) for i in range(3)]
+    model = tf_dlrm.DLRM(FeatureSpec(("I0",), tables), (8, 16), (8, 1))
+    model.compile("adam")
+    model.fit(
+        {"dense_features": np.ones((4, 1)), "sparse_features": np.ones((4, 3), int)},
+        np.ones(4),
+        verbose=0,
+    )
+    path = pathlib.Path(tf_dlrm.export_saved_model(model, tmp_path))
+    written = sum(f.stat().st_size for f in (path / "variables").glob("*.data*"))
+    weights = 4 * sum(int(np.prod(w.shape)) for w in model.weights)
+    assert weights <= written <= 1.05 * weights
+
+
+def test_versions_count_up_and_are_never_overwritten(tmp_path):
+    model = make_model()
+    (tmp_path / "notes").mkdir()
+    paths = [tf_dlrm.export_saved_model(model, tmp_path) for _ in range(2)]
+    paths.append(tf_dlrm.export_saved_model(model, tmp_path, version=7))
+    paths.append(tf_dlrm.export_saved_model(model, tmp_path))
+    assert [pathlib.Path(p).name for p in paths] == ["1", "2", "7", "8"]
+    with pytest.raises(FileExistsError, match="Version 7 .* never overwritten"):
+        tf_dlrm.export_saved_model(model, tmp_path, version=7)
+    assert {p.name for p in tmp_path.iterdir()} == {"1", "2", "7", "8", "notes"}
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    model = make_model()
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        tf_dlrm.export_saved_model(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_does_not_repeat_itself_is_not_put_in_place(tmp_path, monkeypatch):
+    model = make_model()
+    load = tf.saved_model.load
+
+    def load_changed(path):
+        loaded = load(path)
+        loaded.weights[0].assign_add(tf.ones_like(loaded.weights[0]))
+        return loaded
+
+    monkeypatch.setattr(tf.saved_model, "load", load_changed)
+    with pytest.raises(RuntimeError, match="differs from the model by"):
+        tf_dlrm.export_saved_model(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["table", "kernel"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(where, value, tmp_path):
+    model = make_model()
+    if where == "table":
+        rows = model.embedding.get_table("C0")
+        rows[-1, -1] = value
+        model.embedding.set_table("C0", rows)
+    else:
+        kernel = model.top_mlp.dense_layers[0].kernel
+        kernel.assign(np.full(kernel.shape, value))
+    with pytest.raises(ValueError, match="is not finite"):
+        tf_dlrm.export_saved_model(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"version": 0}, "`version` must be"),
+        ({"version": "3"}, "`version` must be"),
+        ({"max_hotness": 0}, "`max_hotness` must be"),
+    ],
+)
+def test_mistakes_are_named(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        tf_dlrm.export_saved_model(make_model(), tmp_path, **arguments)
+
+
+def test_keras_export_points_here():
+    with pytest.raises(ValueError, match="tf_dlrm.export_saved_model"):
+        make_model().export("anywhere")
+
+
+def test_the_directory_can_be_moved(tmp_path):
+    model = make_model()
+    features = make_features(1)
+    path = tf_dlrm.export_saved_model(model, tmp_path / "a")
+    shutil.move(path, tmp_path / "b")
+    np.testing.assert_allclose(
+        serve(tmp_path / "b", features)["probabilities"],
+        model.predict(features, verbose=0),
+        atol=1e-6,
+    )

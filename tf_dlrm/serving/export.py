@@ -1,0 +1,155 @@
+"""`export_saved_model`: a DLRM as a SavedModel that TensorFlow Serving can load."""
+
+import json
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm import rows as row_ops
+from tf_dlrm.serving import versions
+from tf_dlrm.serving.signatures import PROBABILITIES, ServingModule
+from tf_dlrm.version import __version__
+
+# Bounds of what a reloaded model may differ by: the same graph, other kernels.
+_TOLERANCE = 1e-6
+_NUM_REPLAYED = 16
+
+
+def export_saved_model(
+    model, base_dir, version: int | None = None, preprocessor=None, max_hotness: int = 1
+) -> str:
+    """Writes the model to `base_dir/<version>` for TensorFlow Serving.
+
+    The directory is written beside, loaded again, compared with the model on
+    generated rows, and only then renamed into place: a version is whole or absent.
+
+    Args:
+        model: A `DLRM`.
+        base_dir: Directory of the model's versions, such as `"saved_models/ctr"`.
+        version: Positive integer; `None` for the one after the largest there.
+        preprocessor: A `pipelines.criteo.Parser`, to serve raw lines with the
+            vocabulary of the training; or `None`.
+        max_hotness: Length L to which `serving_default` takes bags padded with -1.
+            Static, so that the server can batch requests.
+
+    Returns:
+        The path of the version directory. Signatures in it, all with the output
+        `probabilities` float32 `(B, 1)`:
+
+        - `serving_default`: `dense_features` float32 `(B, num_dense)`, transformed;
+          `sparse_features` int64 `(B, num_sparse, max_hotness)`. An id of -1, or
+          outside of its table, is no id.
+        - `serving_tsv` (with a preprocessor): `lines` string `(B,)`, raw TSV with or
+          without the label.
+
+    Raises:
+        ValueError: If a weight is not finite, an argument is out of range, or the
+            preprocessor's vocabulary is not the model's.
+        FileExistsError: If the version exists.
+        RuntimeError: If the written model does not repeat the model's predictions.
+
+    Example:
+
+    ```python
+    path = tf_dlrm.export_saved_model(model, "saved_models/ctr", preprocessor=parser)
+    served = tf.saved_model.load(path).signatures["serving_tsv"]
+    served(lines=tf.constant(["0\\t1\\t..."]))["probabilities"]
+    ```
+    """
+    if isinstance(max_hotness, bool) or int(max_hotness) < 1:
+        raise ValueError(
+            f"`max_hotness` must be a positive integer. Received: {max_hotness!r}"
+        )
+    version = versions.choose_version(base_dir, version)
+    _check_finite(model)
+    if preprocessor is not None:
+        _check_vocabulary(model.spec, preprocessor)
+        preprocessor = preprocessor.for_serving()
+    module = ServingModule(model, int(max_hotness), preprocessor)
+    with versions.staged_directory(base_dir, version) as staging:
+        tf.saved_model.save(module, str(staging), signatures=module.functions)
+        _write_description(model, staging, module, int(max_hotness))
+        _replay(model, staging, int(max_hotness))
+    return str(pathlib.Path(base_dir) / str(version))
+
+
+def _check_finite(model):
+    for variable in model.variables:
+        if not variable.dtype.startswith(("float", "bfloat")):
+            continue
+        if not _is_finite(variable.value):
+            raise ValueError(
+                f"Weight '{variable.path}' is not finite (NaN or infinity); a model "
+                "like this is not exported."
+            )
+
+
+def _is_finite(variable) -> bool:
+    if variable.shape.rank != 2:
+        return bool(tf.reduce_all(tf.math.is_finite(variable)))
+    # Block by block: a table may be most of the memory.
+    return all(
+        bool(tf.reduce_all(tf.math.is_finite(row_ops.gather(variable, tf.range(a, b)))))
+        for a, b in row_ops.block_ranges(*variable.shape)
+    )
+
+
+def _check_vocabulary(spec, preprocessor):
+    widths = {table.embedding_dim for table in spec.tables}
+    made = preprocessor.spec(embedding_dim=max(widths))
+
+    def sizes(of):
+        return {f: t.vocabulary_size for t in of.tables for f in t.features}
+
+    got, expected = sizes(made), sizes(spec)
+    wrong = [name for name in expected if got.get(name) != expected[name]]
+    if wrong or made.num_dense != spec.num_dense:
+        name = (wrong or ["dense"])[0]
+        raise ValueError(
+            "The preprocessor's vocabulary does not match the model: feature "
+            f"'{name}' has {expected.get(name, spec.num_dense)} ids in the model and "
+            f"{got.get(name, made.num_dense)} in the vocabulary ({len(wrong)} of "
+            f"{len(expected)} features differ)."
+        )
+
+
+def _write_description(model, staging, module, max_hotness):
+    """`assets.extra/tf_dlrm.json`: what a person or a client needs to know."""
+    folder = staging / "assets.extra"
+    folder.mkdir()
+    description = {
+        "tf_dlrm": __version__,
+        "tensorflow": tf.__version__,
+        "max_hotness": max_hotness,
+        "signatures": sorted(module.functions),
+        "dtype_policy": model.dtype_policy.name,
+        "features": model.spec.get_config(),
+    }
+    text = json.dumps(description, indent=2)
+    (folder / "tf_dlrm.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _replay(model, staging, max_hotness):
+    """Loads what was written and compares it with the model on generated rows."""
+    rng = np.random.default_rng(0)
+    spec = model.spec
+    dense = rng.exponential(size=(_NUM_REPLAYED, spec.num_dense)).astype("float32")
+    sizes = [table.vocabulary_size for table in spec.tables for _ in table.features]
+    ids = np.stack(
+        [rng.integers(-1, n, (_NUM_REPLAYED, max_hotness)) for n in sizes], axis=1
+    )
+    # The graph of the model, as `predict` runs it: eager kernels round differently.
+    predict = tf.function(lambda x: model(x, training=False))
+    features = {"dense_features": tf.constant(dense), "sparse_features": ids}
+    expected = predict(features).numpy()
+    signature = tf.saved_model.load(str(staging)).signatures["serving_default"]
+    got = signature(
+        dense_features=tf.constant(dense), sparse_features=tf.constant(ids, tf.int64)
+    )[PROBABILITIES].numpy()
+    difference = float(np.abs(got - expected).max())
+    if not difference <= _TOLERANCE:
+        raise RuntimeError(
+            f"The exported model differs from the model by {difference:.2g} on "
+            f"generated rows (allowed: {_TOLERANCE}); it was not put in place."
+        )
