@@ -1,0 +1,148 @@
+"""Criteo's text format, written fast: label, 13 integers, 26 hexadecimal values.
+
+Rows are laid out in a byte matrix with fields of fixed width, and the unused bytes
+are dropped in one pass at the end. That is several times faster than a CSV writer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+RANK_BITS = 27  # the other 5 of 32 bits number the feature
+
+_HEX_OF_16_BITS = np.frombuffer(
+    "".join(f"{value:04x}" for value in range(1 << 16)).encode(), np.uint32
+)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finalizer of MurmurHash3: a bijection of uint32."""
+    values = values ^ (values >> np.uint32(16))
+    values *= np.uint32(0x85EBCA6B)
+    values ^= values >> np.uint32(13)
+    values *= np.uint32(0xC2B2AE35)
+    values ^= values >> np.uint32(16)
+    return values
+
+
+def _hex_digits(features: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Text of ranks as bytes: uint8, the shape of `ranks` with 8 appended."""
+    numbers = (features.astype(np.uint32) << np.uint32(RANK_BITS)) | ranks.astype(
+        np.uint32
+    )
+    halves = _mix(numbers)[..., None] >> np.asarray([16, 0], np.uint32)
+    return _HEX_OF_16_BITS[halves & np.uint32(0xFFFF)].view(np.uint8)
+
+
+def category_text(feature: int, ranks: np.ndarray) -> np.ndarray:
+    """Text that stands for categorical values in generated logs.
+
+    It is `fmix32(feature << 27 | rank)` in hexadecimal, with the finalizer of
+    MurmurHash3, a bijection: no two ranks share a text, in one feature or in two.
+
+    Args:
+        feature: number of the column, 1 for C1 to 26 for C26.
+        ranks: integers in [0, 2**27), of any shape.
+
+    Returns:
+        Strings of 8 lowercase hexadecimal characters, in the shape of `ranks`.
+
+    Raises:
+        ValueError: `feature` or a rank is out of range, or no integer.
+
+    Example:
+
+    >>> from pipelines.synthetic import category_text
+    >>> [len(text) for text in category_text(1, [0, 1, 2])]
+    [8, 8, 8]
+    >>> bool(category_text(1, 7) == category_text(2, 7))
+    False
+    """
+    if not 1 <= feature <= 26:
+        raise ValueError(f"`feature` must be in 1..26. Received: feature={feature}.")
+    ranks = np.asarray(ranks)
+    if ranks.size and ranks.dtype.kind not in "iu":
+        raise ValueError(f"`ranks` must be integers. Received: dtype {ranks.dtype}.")
+    if ranks.size and not (ranks.min() >= 0 and ranks.max() < 1 << RANK_BITS):
+        raise ValueError(
+            f"`ranks` must be in [0, 2**{RANK_BITS}). "
+            f"Received: values from {ranks.min()} to {ranks.max()}."
+        )
+    digits = _hex_digits(np.asarray([feature]), ranks.reshape(-1))
+    return digits.view("S8").astype("U8").reshape(ranks.shape)
+
+
+def encode_rows(
+    labels: np.ndarray,
+    integers: np.ndarray,
+    integers_missing: np.ndarray,
+    categories: np.ndarray,
+) -> bytes:
+    """Text of a block of rows.
+
+    Args:
+        labels: 0 or 1, `(rows,)`.
+        integers: `(rows, num_integers)`.
+        integers_missing: bool, as `integers`: the fields to leave empty.
+        categories: `(rows, num_categories)` ranks, -1 for an empty field.
+
+    Returns:
+        Lines of tab separated fields, each ended by a newline.
+    """
+    # B rows, I integers, C categories, W sign, digits and tab of the widest integer
+    rows = len(labels)
+    magnitude_BI = np.abs(integers)
+    num_digits = len(str(int(magnitude_BI.max(initial=0))))
+    integers_BIW = np.zeros((*integers.shape, num_digits + 2), np.uint8)
+    integers_BIW[..., 0] = np.where((integers < 0) & ~integers_missing, ord("-"), 0)
+    shown_BI = ~integers_missing
+    for position in range(num_digits, 0, -1):
+        rest_BI = magnitude_BI // 10
+        digits_BI = (magnitude_BI - 10 * rest_BI + ord("0")).astype(np.uint8)
+        integers_BIW[..., position] = digits_BI * shown_BI
+        magnitude_BI = rest_BI
+        shown_BI = shown_BI & (rest_BI > 0)
+    integers_BIW[..., -1] = ord("\t")
+
+    features = np.arange(1, categories.shape[1] + 1)
+    categories_BC9 = np.empty((*categories.shape, 9), np.uint8)
+    categories_BC9[..., :8] = _hex_digits(features, categories)
+    categories_BC9[..., :8] *= (categories >= 0)[..., None]
+    categories_BC9[..., 8] = ord("\t")
+    categories_BC9[:, -1, 8] = ord("\n")
+
+    labels_B2 = np.full((rows, 2), ord("\t"), np.uint8)
+    labels_B2[:, 0] = labels + ord("0")
+    parts = (labels_B2, integers_BIW, categories_BC9)
+    text = np.concatenate([part.reshape(rows, -1) for part in parts], axis=1)
+    return text.tobytes().translate(None, b"\0")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file that appears at `path`, whole, only when the block succeeds.
+
+    Bytes go to a temporary sibling. A path that ends in ".gz" is compressed, with no
+    time and no name in its header: equal content gives equal bytes.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(temporary, "wb"))
+            if path.suffix == ".gz":
+                file = stack.enter_context(
+                    gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+                )
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
