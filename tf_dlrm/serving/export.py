@@ -1,6 +1,8 @@
 """`export_saved_model`: a DLRM as a SavedModel that TensorFlow Serving can load."""
 
+import contextlib
 import json
+import logging
 import pathlib
 
 import numpy as np
@@ -68,10 +70,22 @@ def export_saved_model(
         preprocessor = preprocessor.for_serving()
     module = ServingModule(model, int(max_hotness), preprocessor)
     with versions.staged_directory(base_dir, version) as staging:
-        tf.saved_model.save(module, str(staging), signatures=module.functions)
+        with _quiet():  # it would name the temporary directory
+            tf.saved_model.save(module, str(staging), signatures=module.functions)
         _write_description(model, staging, module, int(max_hotness))
         _replay(model, staging, int(max_hotness))
     return str(pathlib.Path(base_dir) / str(version))
+
+
+@contextlib.contextmanager
+def _quiet():
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _check_finite(model):
