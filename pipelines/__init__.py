@@ -1,1 +1,28 @@
-"""Files to tensors, and the whole job: Criteo data, generators, runs, the command."""
+"""Files to tensors, and the whole job: Criteo data, generators, runs, the command.
+
+Names are imported when first used, so that the command answers at once.
+"""
+
+import importlib
+
+_MEMBERS = {
+    "HashVocabulary": "pipelines.vocabulary",
+    "Quarantine": "pipelines.quarantine",
+    "Vocabulary": "pipelines.vocabulary",
+    "from_dataframe": "pipelines.frames",
+}
+_MODULES = ("criteo", "synthetic", "runs", "vocabulary")
+
+__all__ = [*_MEMBERS, *_MODULES]
+
+
+def __getattr__(name):
+    if name in _MEMBERS:
+        return getattr(importlib.import_module(_MEMBERS[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"pipelines.{name}")
+    raise AttributeError(f"module 'pipelines' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted(__all__)

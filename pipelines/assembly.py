@@ -1,0 +1,80 @@
+"""From a `RunConfig` to a compiled model."""
+
+import dataclasses
+
+import keras
+
+import tf_dlrm
+from pipelines.run_config import RunConfig
+from tf_dlrm import layers
+
+
+def make_model(config: RunConfig, spec: tf_dlrm.FeatureSpec) -> tf_dlrm.DLRM:
+    """Builds the model of a run.
+
+    Args:
+        config: The run.
+        spec: Features and tables, as `Parser.spec(config.embedding_dim)` gives them.
+    """
+    limit = config.initial_embedding_limit
+    if limit is not None:
+        start = keras.initializers.RandomUniform(-limit, limit)
+        tables = [
+            dataclasses.replace(table, initializer=start.clone())
+            for table in spec.tables
+        ]
+        spec = dataclasses.replace(spec, tables=tables)
+    return tf_dlrm.DLRM(
+        spec,
+        layers.MLP(
+            config.bottom_mlp_dims,
+            final_activation="relu",
+            dropout=config.dropout,
+            name="bottom_mlp",
+            dtype=config.dtype_policy,
+        ),
+        layers.MLP(
+            config.top_mlp_dims,
+            dropout=config.dropout,
+            name="top_mlp",
+            dtype=config.dtype_policy,
+        ),
+        interaction=config.interaction,
+        dtype=config.dtype_policy,
+    )
+
+
+def compile_model(model: tf_dlrm.DLRM, config: RunConfig, num_steps: int) -> None:
+    """Compiles a model for its run.
+
+    Args:
+        model: The model.
+        config: The run.
+        num_steps: Steps of the whole run, for the decay of the learning rate.
+    """
+    optimizer = _optimizer(config, config.learning_rate, num_steps)
+    embedding_optimizer = None
+    if config.embedding_learning_rate is not None:
+        embedding_optimizer = tf_dlrm.optimizers.get(
+            _optimizer(config, config.embedding_learning_rate, num_steps)
+        )
+    model.compile(
+        optimizer,
+        "binary_crossentropy",
+        metrics=tf_dlrm.metrics.click_metrics(),
+        embedding_optimizer=embedding_optimizer,
+        jit_compile=config.jit_compile,
+        steps_per_execution=config.steps_per_execution,
+    )
+
+
+def _optimizer(config, learning_rate, num_steps):
+    rate = learning_rate
+    if config.learning_rate_decay == "linear":
+        rate = keras.optimizers.schedules.PolynomialDecay(rate, num_steps, 0.0)
+    if config.optimizer == "adagrad":
+        return keras.optimizers.Adagrad(
+            rate, initial_accumulator_value=config.initial_accumulator_value
+        )
+    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
+    return kinds[config.optimizer](rate)

@@ -1,0 +1,72 @@
+"""A text file that knows whether it is whole: a JSON header, lines, a checksum."""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+FORMAT_VERSION = 1
+_MAGIC = b"# tf_dlrm vocabulary "
+_CHECKSUM = b"# sha256 "
+
+
+def write(path: str | os.PathLike, header: dict[str, Any], lines: Iterable[bytes]):
+    """Writes a file beside `path` and then renames it, so it is whole or not there.
+
+    Args:
+        path: The file; one that is there is replaced.
+        header: JSON-safe values, put on the first line.
+        lines: The content, each with its line end.
+    """
+    path = os.fspath(path)
+    header = {"format_version": FORMAT_VERSION, **header}
+    first = _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n"
+    checksum = hashlib.sha256()
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            for line in itertools.chain([first], lines):
+                file.write(line)
+                checksum.update(line)
+            file.write(_CHECKSUM + checksum.hexdigest().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
+    """Reads a file written by `write`.
+
+    Returns:
+        The header and the lines, without their line ends.
+
+    Raises:
+        ValueError: If it is something else, of a newer version, cut short or
+            changed.
+    """
+    path = os.fspath(path)
+    with open(path, "rb") as file:
+        content = file.read()
+    if not content.startswith(_MAGIC):
+        raise ValueError(f"{path}: not a vocabulary file of tf_dlrm.")
+    end = content.rfind(b"\n", 0, -1) + 1
+    expected = _CHECKSUM + hashlib.sha256(content[:end]).hexdigest().encode() + b"\n"
+    if content[end:] != expected:
+        raise ValueError(
+            f"{path}: the vocabulary file was cut short or changed: its checksum is "
+            "missing or wrong. Copy it again, or build the vocabulary anew."
+        )
+    first, *lines = content[: end - 1].split(b"\n")
+    header = json.loads(first[len(_MAGIC) :])
+    version = header.pop("format_version")
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{path}: the vocabulary file has format version {version}; this version "
+            f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."
+        )
+    return header, lines

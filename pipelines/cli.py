@@ -1,0 +1,159 @@
+"""The command `tf-dlrm`: finds the command, reads its options, reports mistakes.
+
+A mistake of the user (an option, a file, its content) is one line on standard error
+and exit code 2 (TF_DLRM_TRACEBACK=1 shows where it was noticed).
+"""
+
+import contextlib
+import importlib.metadata
+import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+
+_WITHOUT_TENSORFLOW = ("generate", "runs")
+EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `tf-dlrm` and returns its exit code.
+
+    Args:
+        arguments: The words after `tf-dlrm`; `None` for those of the process.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from pipelines.commands import COMMANDS
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _print_help(COMMANDS)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"tf-dlrm {importlib.metadata.version('tf-dlrm')}")
+        return 0
+    name, *options = arguments
+    try:
+        if name not in COMMANDS:
+            raise ValueError(
+                f"there is no command '{name}'. Commands: {', '.join(COMMANDS)}"
+            )
+        command = _parse(name, COMMANDS[name], options)
+        if getattr(command, "dry_run", False):
+            print("Nothing is done. It would:")
+            for line in command.plan():
+                print(f"- {line}")
+            return 0
+        if name not in _WITHOUT_TENSORFLOW:
+            _import_tensorflow()
+        command.run()
+    except (ValueError, TypeError, OSError) as error:
+        if os.environ.get("TF_DLRM_TRACEBACK"):
+            raise
+        return _fail(name, str(error))
+    except KeyboardInterrupt:
+        return _fail(name, "interrupted", code=130)
+    return 0
+
+
+def _import_tensorflow():
+    """Imports TensorFlow without its start-up lines, unless something goes wrong.
+
+    They are written by C++ before any setting is read: only the file descriptor
+    of standard error can keep them from the screen.
+    """
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            held.seek(0)
+            os.write(screen, held.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+def _parse(name, kind, options):
+    import tyro
+
+    default = None
+    if name == "train":
+        default = _train_default(kind, options)
+    shown = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(shown):
+            return tyro.cli(
+                kind,
+                prog=f"tf-dlrm {name}",
+                args=_join_underscores(options),
+                default=default,
+            )
+    except SystemExit as error:
+        if error.code:
+            raise ValueError(_one_line(shown.getvalue())) from None
+        raise
+
+
+def _train_default(kind, options):
+    """The named run is read first: its config is what the other options change."""
+    import tyro
+
+    from pipelines import runs
+
+    name = "demo"
+    for i, option in enumerate(options):
+        if option == "--run" and i + 1 < len(options):
+            name = options[i + 1]
+        elif option.startswith("--run="):
+            name = option.partition("=")[2]
+    return kind(
+        train=tyro.MISSING,
+        out=tyro.MISSING,
+        run_name=name,
+        config=runs.get(name),
+    )
+
+
+def _join_underscores(options):
+    return [
+        option.replace("_", "-")
+        if option.startswith("--") and "=" not in option
+        else option
+        for option in options
+    ]
+
+
+def _one_line(text: str) -> str:
+    """What tyro draws in a box, as one line without the frame."""
+    kept = []
+    for line in text.splitlines():
+        line = re.sub(r"[╭╮╰╯│─]+", " ", line).strip()
+        if line.startswith("For full helptext"):
+            break
+        if line:
+            kept.append(re.sub(r"\s+", " ", line))
+    return " ".join(kept)
+
+
+def _fail(name, message, code=2):
+    message = re.sub(r"\s*\n\s*", " ", message.strip())
+    print(f"tf-dlrm {name}: error: {message}", file=sys.stderr)
+    return code
+
+
+def _print_help(commands):
+    print("usage: tf-dlrm COMMAND [options]\n\nDLRM for TensorFlow and Keras 3.\n")
+    for name, kind in commands.items():
+        print(f"  {name:<10}{(kind.__doc__ or '').strip().splitlines()[0]}")
+    print(f"\n{EPILOG}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Criteo's click logs: text lines -> features, in training and in serving alike.
+
+`Parser` is the definition of the format, in TensorFlow operations; `read` makes a
+`tf.data.Dataset` of files with it.
+"""
+
+import os
+import tempfile
+from typing import Any
+
+import tensorflow as tf
+
+from pipelines import criteo_format, criteo_ops
+from pipelines.criteo_format import NUM_SPARSE
+from pipelines.reading import read
+from tf_dlrm.features import FeatureSpec
+
+__all__ = ["Parser", "read"]
+
+
+class Parser(tf.Module):
+    r"""Turns lines of Criteo's click logs into features and labels.
+
+    A line is a label, 13 integers and 26 categorical fields, separated by tabs: 40
+    columns, or 39 where no label is needed. One line end (`"\n"`, `"\r\n"` or
+    `"\r"`) and a byte-order mark at the start are dropped.
+
+    - The label is `0` or `1`.
+    - An integer matches `-?[0-9]+` in full and is finite as a float64. An empty or
+      negative one counts as 0; x becomes `log(x + 1)`.
+    - A categorical field is bytes: quotes, NULs and invalid UTF-8 are nothing
+      special. `a,b` is the bag of both values; empty values in it are skipped, so
+      `,` is the empty bag. An empty field is the bag `[0]`. The vocabulary says
+      which id a value has.
+
+    Anything else is a bad row: other columns, a carriage return or line feed inside
+    the line, an empty line.
+
+    Args:
+        vocabulary: A `Vocabulary` or `HashVocabulary`.
+        asset_dir: Folder for the vocabulary as text files, which a SavedModel then
+            copies; see `for_serving`. `None`: it is kept in memory.
+
+    Call arguments:
+        lines: String tensor `(B,)`, good rows of 40 columns.
+
+    Returns:
+        `(features, label)`: `features["dense_features"]` is float32 `(B, 13)`,
+        `features["sparse_features"]` an int64 `tf.RaggedTensor` `(B, 26, None)` of
+        ragged rank 2 with uniform middle dimension, `label` float32 `(B,)`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If a line is no row; the message shows it.
+
+    Example:
+
+    >>> import pipelines.criteo, pipelines.vocabulary
+    >>> parser = pipelines.criteo.Parser(pipelines.vocabulary.HashVocabulary(1000))
+    >>> line = "\t".join(["1", "3"] + [""] * 12 + ["68fd1e64"] + [""] * 25)
+    >>> features, label = parser([line])
+    >>> features["sparse_features"].shape, float(label[0])
+    (TensorShape([1, 26, None]), 1.0)
+
+    Reference:
+        The transformation of integers is that of facebookresearch/dlrm
+        (`data_utils.py`). There, categorical values are numbered without a
+        threshold and lines are not checked.
+    """
+
+    def __init__(self, vocabulary, asset_dir: str | os.PathLike | None = None):
+        super().__init__()
+        self.vocabulary = vocabulary
+        self._lookup = vocabulary.make_lookup(asset_dir)
+
+    def __call__(self, lines: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+        lines = _as_lines(lines)
+        valid, plain = criteo_ops.check(lines, labelled=True)
+        return self.parse(criteo_ops.require(lines, valid), plain)
+
+    def features(self, lines: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Turns lines of 39 columns, of 40, or some of each into features.
+
+        Args:
+            lines: String tensor `(B,)` of good rows, with or without a label.
+
+        Returns:
+            The features, as the call returns them.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If a line is no row.
+        """
+        lines = _as_lines(lines)
+        valid, plain = criteo_ops.check(lines, labelled=False)
+        return self.parse(criteo_ops.require(lines, valid), plain, labelled=False)
+
+    def check(
+        self, lines: tf.Tensor, labelled: bool = True
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Tells which lines are rows, and which are plain: what `parse` needs.
+
+        Args:
+            lines: String tensor `(B,)`.
+            labelled: Whether a row has 40 columns; if not, 39 columns will do.
+
+        Returns:
+            `(valid, plain)`, two bool tensors `(B,)`. Plain rows are the common kind
+            that can be split without a closer look.
+        """
+        return criteo_ops.check(_as_lines(lines), labelled)
+
+    def parse(self, lines: tf.Tensor, plain: tf.Tensor, labelled: bool = True) -> Any:
+        """Turns lines that `check` found valid into features and labels.
+
+        Args:
+            lines: String tensor `(B,)` of rows.
+            plain: bool tensor `(B,)`, from `check`.
+            labelled: As given to `check`.
+
+        Returns:
+            `(features, label)`, or the features if not `labelled`.
+        """
+        label, integers, fields, has_bags = criteo_ops.split(lines, plain, labelled)
+        values, row_splits = tf.cond(
+            has_bags, lambda: self._bags(fields), lambda: self._one_hot(fields)
+        )
+        bags = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
+        logs = tf.math.log(tf.maximum(integers, 0.0) + 1.0)
+        features = {
+            "dense_features": tf.cast(logs, tf.float32),
+            "sparse_features": tf.RaggedTensor.from_uniform_row_length(
+                bags, NUM_SPARSE, nrows=tf.size(lines, tf.int64)
+            ),
+        }
+        return (features, label) if labelled else features
+
+    def is_valid(self, lines: tf.Tensor, labelled: bool = True) -> tf.Tensor:
+        """Tells which lines are rows.
+
+        Args:
+            lines: String tensor `(B,)`.
+            labelled: Whether a row has 40 columns; if not, 39 columns will do.
+
+        Returns:
+            bool tensor `(B,)`.
+        """
+        return self.check(lines, labelled)[0]
+
+    def reason(self, line: bytes, labelled: bool = True) -> str | None:
+        """Says in plain Python why a line is no row; `None` for a row."""
+        return criteo_format.reason(line, labelled)
+
+    def spec(self, embedding_dim: int = 16) -> FeatureSpec:
+        """Returns the `FeatureSpec` of a model for what this parser gives.
+
+        Args:
+            embedding_dim: Width of the embedding tables.
+        """
+        return FeatureSpec.criteo(self.vocabulary.sizes, embedding_dim)
+
+    def for_serving(self) -> "Parser":
+        """Returns an equal parser to store in a SavedModel.
+
+        Its vocabulary is made from text files, in a temporary folder that lasts as
+        long as the returned parser. `tf.saved_model.save` copies them to the
+        model's `assets`, where the vocabulary of the parser itself would be stored
+        as constants of the graph, which cannot be larger than 2 GB.
+
+        Example:
+
+        >>> import os, tempfile
+        >>> import pipelines.criteo, pipelines.vocabulary, tensorflow as tf
+        >>> values = [[b"68fd1e64"]] * 26
+        >>> vocabulary = pipelines.vocabulary.Vocabulary(values)
+        >>> module = tf.Module()
+        >>> module.parser = pipelines.criteo.Parser(vocabulary).for_serving()
+        >>> signature = [tf.TensorSpec((None,), tf.string)]
+        >>> module.features = tf.function(module.parser.features, signature)
+        >>> path = os.path.join(tempfile.mkdtemp(), "1")
+        >>> tf.saved_model.save(module, path)
+        >>> len(os.listdir(os.path.join(path, "assets")))
+        26
+        """
+        folder = tempfile.TemporaryDirectory(prefix="criteo-vocabulary-")
+        parser = Parser(self.vocabulary, asset_dir=folder.name)
+        parser._folder = folder  # Removed with the parser.
+        return parser
+
+    def _one_hot(self, fields):
+        ids = tf.reshape(self._lookup.find_columns(fields), [-1])
+        return ids, tf.range(tf.size(ids, tf.int64) + 1)
+
+    def _bags(self, fields):
+        fields = tf.reshape(tf.stack(fields, axis=1), [-1])
+        pieces = tf.strings.split(fields, ",")
+        values, bags = pieces.flat_values, pieces.value_rowids()
+        # Splitting an empty field gives one empty piece, which stands for id 0.
+        is_alone = tf.gather(tf.equal(pieces.row_lengths(), 1), bags)
+        kept = tf.logical_or(tf.not_equal(values, ""), is_alone)
+        values, bags = tf.boolean_mask(values, kept), tf.boolean_mask(bags, kept)
+        ids = self._lookup.find_mixed(values, tf.cast(bags % NUM_SPARSE, tf.int32))
+        lengths = tf.math.unsorted_segment_sum(
+            tf.ones_like(bags), bags, tf.size(fields, tf.int64)
+        )
+        return ids, tf.concat([[0], tf.cumsum(lengths)], axis=0)
+
+
+def _as_lines(lines):
+    lines = tf.convert_to_tensor(lines, tf.string)
+    if lines.shape.rank not in (1, None):
+        raise ValueError(
+            "`lines` must be a string tensor of the shape (batch,). "
+            f"Received: lines of the shape {lines.shape}"
+        )
+    return lines

@@ -1,0 +1,162 @@
+"""Data frames -> a `tf.data.Dataset` of (features, label), ids exact to the last bit.
+
+# N rows, F sparse features, B rows of a batch
+"""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.frame_columns import NO_ID, read_ids, read_numbers
+from tf_dlrm.features import FeatureSpec
+
+
+def from_dataframe(
+    frame: Any,
+    spec: FeatureSpec,
+    label: str | None = "label",
+    batch_size: int = 2048,
+    shuffle: bool = False,
+    seed: int | None = None,
+) -> tf.data.Dataset:
+    """Makes batches of a pandas or polars data frame.
+
+    The frame holds what the model takes: dense columns already transformed, and
+    integer ids. `model.fit(frame)` would turn all columns into one float32 matrix
+    and change ids above 2^24 silently; here they stay exact.
+
+    Args:
+        frame: A pandas or polars `DataFrame` with a column for each name in
+            `spec.dense` and `spec.sparse_features`; other columns are left alone.
+            A cell of a sparse column is an integer, or a sequence of integers (a
+            multi-hot bag). Missing (NaN, None, NA) is no id: -1 in the one-hot
+            form, an empty bag in the ragged one. Float columns are accepted if all
+            their values are integers, as pandas makes them of integers with gaps.
+        spec: The features of the model.
+        label: Name of the label column. `None`: features only, for `predict`.
+        batch_size: Rows in a batch; the last one may have fewer.
+        shuffle: Whether to put all rows in a random order, anew in each epoch.
+        seed: Seed of the shuffle; an integer makes the order repeatable.
+
+    Returns:
+        A `tf.data.Dataset` of `(features, label)`, or of features.
+        `features["dense_features"]` is float32 `(B, num_dense)`;
+        `features["sparse_features"]` int64 `(B, num_sparse)` if no cell is a
+        sequence, else an int64 ragged tensor `(B, num_sparse, None)`; `label`
+        float32 `(B,)`.
+
+    Raises:
+        TypeError: If `frame` is no data frame, or a column is not numeric.
+        ValueError: If a column is missing or there twice, a dense value or label is
+            missing or not finite, an id is no integer or not in the table, or the
+            frame has no row. The message names column and row.
+
+    Example:
+
+    >>> import pandas, pipelines.frames, tf_dlrm.features
+    >>> spec = tf_dlrm.features.FeatureSpec(
+    ...     dense=["age"], tables=[tf_dlrm.features.EmbeddingTable("item", 100, 8)])
+    >>> frame = pandas.DataFrame(
+    ...     {"age": [0.2, 0.7], "item": [3, None], "label": [0, 1]})
+    >>> features, label = next(iter(pipelines.frames.from_dataframe(frame, spec)))
+    >>> features["sparse_features"].numpy().tolist()
+    [[3], [-1]]
+    """
+    if batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be at least 1. Received: batch_size={batch_size!r}"
+        )
+    wanted = [*spec.dense, *spec.sparse_features, *([] if label is None else [label])]
+    _check_columns(frame, wanted)
+    num_rows = len(frame)
+    dense = [read_numbers(frame[name], name) for name in spec.dense]
+    take = {"dense_features": _make_take(np.stack(dense, axis=1))}
+    take["sparse_features"] = _make_take_ids(frame, spec)
+    if label is not None:
+        take_label = _make_take(read_numbers(frame[label], label))
+
+    def make_batch(rows):
+        features = {name: function(rows) for name, function in take.items()}
+        return features if label is None else (features, take_label(rows))
+
+    rows = tf.data.Dataset.range(num_rows)
+    if shuffle:
+        rows = rows.shuffle(num_rows, seed=seed)
+    batches = rows.batch(batch_size).map(make_batch, tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _check_columns(frame, wanted):
+    if not hasattr(frame, "columns") or not hasattr(frame, "__getitem__"):
+        raise TypeError(
+            "`frame` must be a pandas or polars DataFrame. "
+            f"Received: {type(frame).__module__}.{type(frame).__name__}"
+        )
+    columns = list(frame.columns)
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise ValueError(
+            f"The frame lacks the columns {missing}. It has {columns[:50]}. The names "
+            "are those of `spec.dense`, `spec.sparse_features` and `label`."
+        )
+    repeated = [name for name in wanted if columns.count(name) > 1]
+    if repeated:
+        raise ValueError(f"The frame has several columns named {repeated}.")
+    if not len(frame):
+        raise ValueError("The frame has no row.")
+
+
+def _make_take(array):
+    tensor = tf.constant(array)
+    return lambda rows: tf.gather(tensor, rows)
+
+
+def _make_take_ids(frame, spec):
+    """Returns the function from rows `(B,)` to ids."""
+    columns = []
+    sizes = {
+        name: table.vocabulary_size for table in spec.tables for name in table.features
+    }
+    for name in spec.sparse_features:
+        columns.append(read_ids(frame[name], name, sizes[name]))
+    if all(lengths is None for _, lengths in columns):
+        return _make_take(np.stack([ids for ids, _ in columns], axis=1))
+    num_sparse = len(columns)
+    values, row_splits = _interleave(columns)
+    bags = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
+
+    def take(rows):
+        # Bags are gathered as rows of a plain ragged tensor, since `tf.gather` of
+        # the ragged tensor of rows would forget that it is uniform.
+        positions = rows[:, tf.newaxis] * num_sparse + tf.range(
+            num_sparse, dtype=tf.int64
+        )
+        return tf.RaggedTensor.from_uniform_row_length(
+            tf.gather(bags, tf.reshape(positions, [-1])),
+            num_sparse,
+            nrows=tf.size(rows, tf.int64),
+        )
+
+    return take
+
+
+def _interleave(columns):
+    """Turns F columns of bags into values and row_splits of N x F bags, row by row."""
+    lengths = np.stack(
+        [
+            (ids != NO_ID).astype(np.int64) if lengths is None else lengths
+            for ids, lengths in columns
+        ],
+        axis=1,
+    )
+    row_splits = np.zeros(lengths.size + 1, np.int64)
+    np.cumsum(lengths.ravel(), out=row_splits[1:])
+    starts = row_splits[:-1].reshape(lengths.shape)
+    values = np.empty(row_splits[-1], np.int64)
+    for feature, (ids, _) in enumerate(columns):
+        ids = ids[ids != NO_ID]
+        own = lengths[:, feature]
+        within = np.arange(len(ids)) - np.repeat(np.cumsum(own) - own, own)
+        values[np.repeat(starts[:, feature], own) + within] = ids
+    return values, row_splits

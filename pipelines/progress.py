@@ -1,0 +1,103 @@
+"""Progress of long work: a bar with rate and time left, or plain lines in a log."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import rich.console
+import rich.progress
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class _Lines:
+    """Progress for output that is no terminal: a line now and then, and a last one."""
+
+    def __init__(self, console, label, total, unit):
+        self._console, self._label, self._total = console, label, total
+        self._unit, self._start = unit, time.perf_counter()
+        self._printed, self._done = self._start, 0
+
+    def update(self, done: int, note: str = "") -> None:
+        self._done = done
+        now = time.perf_counter()
+        if now - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._printed = now
+            self._print(done, note, now - self._start)
+
+    def finish(self, note: str) -> None:
+        self._print(self._done, note, time.perf_counter() - self._start, last=True)
+
+    def _print(self, done, note, seconds, last=False):
+        rate = done / max(seconds, 1e-9)
+        text = f"{self._label}: {done:,}"
+        if self._total and not last:
+            text += f" of {self._total:,}"
+        text += f" {self._unit}, {rate:,.0f} {self._unit}/s"
+        if last:
+            text += f", {seconds:.1f} s"
+        elif self._total:
+            text += f", {max(self._total - done, 0) / max(rate, 1e-9):.0f} s left"
+        text = f"{text}  {note}".rstrip()
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Bar:
+    """Progress for a terminal."""
+
+    def __init__(self, console, label, total, unit):
+        self._progress = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            rich.progress.TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._unit, self._start = unit, time.perf_counter()
+        self._task = self._progress.add_task(label, total=total, rate="", note="")
+        self._done = 0
+        self._progress.start()
+
+    def update(self, done: int, note: str = "") -> None:
+        self._done = done
+        rate = done / max(time.perf_counter() - self._start, 1e-9)
+        self._progress.update(
+            self._task,
+            completed=done,
+            rate=f"{rate:,.0f} {self._unit}/s",
+            note=note,
+        )
+
+    def finish(self, note: str) -> None:
+        self.update(self._done, note)
+        self._progress.update(self._task, total=self._done or 1)
+        self._progress.stop()
+
+
+@contextlib.contextmanager
+def bar(label: str, total: int | None = None, unit: str = "rows") -> Iterator[Callable]:
+    """Shows the progress of a piece of work.
+
+    Args:
+        label: What is done, such as `"Counting values"`.
+        total: Number of units to do; `None` if it is not known.
+        unit: What is counted.
+
+    Returns:
+        A context that gives `update(done, note="")`, where `done` is the number of
+        units done so far.
+    """
+    console = rich.console.Console()
+    shown = (_Bar if console.is_terminal else _Lines)(console, label, total, unit)
+    last = [""]
+
+    def update(done, note=""):
+        last[0] = note
+        shown.update(done, note)
+
+    try:
+        yield update
+    finally:
+        shown.finish(last[0])

@@ -1,0 +1,164 @@
+"""Bad rows: counted, kept for a person to look at, and an error when too many."""
+
+import collections
+import os
+import threading
+from collections.abc import Sequence
+
+HEADER = "path\tline\treason\tnum_bytes\trow\n"
+MAX_ROW_BYTES = 1024
+MIN_ROWS_TO_JUDGE = 10_000
+_NUM_PLACES = 5
+
+
+class BadRowsError(ValueError):
+    """Too many rows of a data set are bad."""
+
+
+class Quarantine:
+    r"""Where bad rows go instead of into a batch.
+
+    Every line counts once, however often its file is read: a second epoch neither
+    counts nor writes it again. One object may serve several data sets.
+
+    The file has a header and one tab-separated line a bad row: path, line number
+    from 1, reason, length in bytes, and the first 1,024 bytes of the row, escaped
+    as Python escapes bytes (`row.encode("ascii").decode("unicode_escape")
+    .encode("latin-1")` gives them back).
+
+    Args:
+        path: File for the bad rows, started anew. `None`: they are only counted.
+        max_bad_share: Largest allowed share of bad rows, from 0 (none) to 1 (any
+            number). It is judged as soon as 10,000 rows have been read, and at
+            the end of the data.
+
+    Attributes:
+        num_rows: Number of rows read, good and bad.
+        num_bad: Number of bad rows.
+        reasons: `collections.Counter` of the reasons; values from the data are
+            left out of them ("I3 must be an integer or empty").
+
+    Raises:
+        ValueError: If `max_bad_share` is not in [0, 1], or `path` holds something
+            else than bad rows.
+
+    Example:
+
+    >>> import pipelines.quarantine
+    >>> quarantine = pipelines.quarantine.Quarantine(max_bad_share=0.5)
+    >>> quarantine.record("day_0", 0, 100, [(17, b"1\t2", "expected 40 columns")])
+    >>> quarantine.num_rows, quarantine.num_bad
+    (100, 1)
+    """
+
+    def __init__(
+        self, path: str | os.PathLike | None = None, max_bad_share: float = 1e-4
+    ):
+        if not 0 <= max_bad_share <= 1:
+            raise ValueError(
+                "`max_bad_share` must be a share from 0 to 1. "
+                f"Received: max_bad_share={max_bad_share!r}"
+            )
+        self.path = None if path is None else os.fspath(path)
+        self.max_bad_share = max_bad_share
+        self.num_rows = 0
+        self.num_bad = 0
+        self.reasons = collections.Counter()
+        self._places = []
+        self._num_lines_seen = collections.Counter()
+        self._lock = threading.Lock()
+        if self.path is not None:
+            _start_file(self.path)
+
+    def record(
+        self,
+        path: str,
+        first_line: int,
+        num_lines: int,
+        bad_lines: Sequence[tuple[int, bytes, str]],
+    ) -> None:
+        """Takes note of a block of lines.
+
+        Args:
+            path: File of the block.
+            first_line: Position of its first line in the file, from 0.
+            num_lines: Number of lines in the block.
+            bad_lines: `(position in the file, from 0; line; reason)` of the bad
+                ones among them.
+
+        Raises:
+            BadRowsError: If too many of the rows seen so far are bad.
+        """
+        with self._lock:
+            seen = max(self._num_lines_seen[path], first_line)
+            end = first_line + num_lines
+            if end > seen:
+                self._num_lines_seen[path] = end
+                self.num_rows += end - seen
+                self._keep(path, [bad for bad in bad_lines if bad[0] >= seen])
+        if self.num_rows >= MIN_ROWS_TO_JUDGE:
+            self.check()
+
+    def check(self) -> None:
+        """Judges the share of bad rows.
+
+        Raises:
+            BadRowsError: If too many of the rows seen so far are bad.
+        """
+        if self.num_bad > self.max_bad_share * self.num_rows:
+            raise BadRowsError(self._summary())
+
+    def _keep(self, path, bad_lines):
+        if not bad_lines:
+            return
+        self.num_bad += len(bad_lines)
+        for position, _, reason in bad_lines:
+            self.reasons[reason.partition(", found ")[0]] += 1
+            if len(self._places) < _NUM_PLACES:
+                self._places.append(f"{path}:{position + 1}: {reason}")
+        if self.path is not None:
+            with open(self.path, "a", encoding="ascii", newline="") as file:
+                for position, line, reason in bad_lines:
+                    row = _escape(line[:MAX_ROW_BYTES].decode("latin-1"))
+                    file.write(
+                        f"{_escape(path)}\t{position + 1}\t{_escape(reason)}\t"
+                        f"{len(line)}\t{row}\n"
+                    )
+
+    def _summary(self) -> str:
+        lines = [
+            f"{self.num_bad:,} of {self.num_rows:,} rows read are bad "
+            f"({self.num_bad / self.num_rows:.3%}); at most "
+            f"{self.max_bad_share:.3%} may be.",
+            *(f"  {place}" for place in self._places),
+        ]
+        if self.num_bad > len(self._places):
+            lines.append(f"  and {self.num_bad - len(self._places):,} more")
+        if self.path is None:
+            lines.append('To see them all: Quarantine("bad_rows.tsv").')
+        else:
+            lines.append(f"All of them are in {self.path}.")
+        lines.append(
+            "To go on without them, allow a larger share: "
+            f"quarantine=Quarantine(max_bad_share={self._suggested_share()})."
+        )
+        return "\n".join(lines)
+
+    def _suggested_share(self) -> str:
+        return f"{min(1.0, 2 * self.num_bad / self.num_rows):.2g}"
+
+
+def _escape(text: str) -> str:
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def _start_file(path):
+    if os.path.exists(path) and os.path.getsize(path):
+        with open(path, "rb") as file:
+            if file.read(len(HEADER)) != HEADER.encode():
+                raise ValueError(
+                    f"{path}: not a file of bad rows, so it is not overwritten. "
+                    "Remove it, or name another `path`."
+                )
+    with open(path, "w", encoding="ascii", newline="") as file:
+        file.write(HEADER)

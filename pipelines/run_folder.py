@@ -1,0 +1,125 @@
+"""The folder of a run: config, vocabulary, model, logs and results, self-contained."""
+
+import csv
+import json
+import os
+import pathlib
+from typing import Any
+
+import keras
+
+import tf_dlrm
+from pipelines import vocabulary as vocabularies
+from pipelines.criteo import Parser
+from pipelines.run_config import RunConfig
+
+
+class RunFolder:
+    """Where a run keeps everything that it made and was made from.
+
+    `config.json` (run and data), `vocabulary.tsv`, `model.keras`, `metrics.json`,
+    `metrics.csv` (a line for each epoch), `bad_rows.tsv`, `logs/` (TensorBoard).
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ValueError: When reading, if it is not a run or its files do not fit.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self.config_path = self.path / "config.json"
+        self.vocabulary_path = self.path / "vocabulary.tsv"
+        self.model_path = self.path / "model.keras"
+        self.metrics_path = self.path / "metrics.json"
+        self.history_path = self.path / "metrics.csv"
+        self.bad_rows_path = self.path / "bad_rows.tsv"
+        self.log_dir = self.path / "logs"
+
+    def start(self) -> None:
+        """Makes the folder; what an unfinished run left in it will be replaced.
+
+        Raises:
+            FileExistsError: If a finished run is in it.
+        """
+        if self.model_path.exists():
+            raise FileExistsError(
+                f"{self.path} already holds a run. Choose another --out, or remove it."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def describe(self, config: RunConfig, data: dict[str, Any], vocabulary) -> None:
+        """Writes what is known before training: the config and the vocabulary."""
+        vocabulary.save(self.vocabulary_path)
+        content = {
+            "tf_dlrm": tf_dlrm.__version__,
+            "config": json.loads(config.to_json()),
+            "data": data,
+            "vocabulary_digest": vocabulary.digest,
+        }
+        write_json(self.config_path, content)
+
+    def read_config(self) -> RunConfig:
+        """Returns the run's config."""
+        return RunConfig.from_json(json.dumps(self._read()["config"]))
+
+    def _read(self):
+        if not self.config_path.exists():
+            raise ValueError(f"{self.path} is not the folder of a run: no config.json.")
+        return json.loads(self.config_path.read_text(encoding="utf-8"))
+
+    def load_parser(self) -> Parser:
+        """Returns the parser with the run's vocabulary.
+
+        Raises:
+            ValueError: If the vocabulary is not the one that the run was made with.
+        """
+        digest = self._read()["vocabulary_digest"]
+        vocabulary = vocabularies.load(self.vocabulary_path)
+        if vocabulary.digest != digest:
+            raise ValueError(
+                f"{self.vocabulary_path} is not the vocabulary that this run was "
+                "trained with: the ids would mean other values."
+            )
+        return Parser(vocabulary)
+
+    def load_model(self, parser: Parser) -> tf_dlrm.DLRM:
+        """Returns the trained model.
+
+        Raises:
+            ValueError: If there is none, or its tables are not the vocabulary's.
+        """
+        if not self.model_path.exists():
+            raise ValueError(
+                f"{self.path} has no trained model (model.keras): its training did "
+                "not end."
+            )
+        model = keras.saving.load_model(self.model_path)
+        sizes = [table.vocabulary_size for table in model.spec.tables]
+        if sizes != list(parser.vocabulary.sizes):
+            raise ValueError(
+                f"The vocabulary {self.vocabulary_path} does not match the model "
+                f"{self.model_path}: {sum(parser.vocabulary.sizes):,} ids, but "
+                f"{sum(sizes):,} rows in the tables."
+            )
+        return model
+
+    def write_results(self, history: dict[str, list[float]], results: dict) -> None:
+        """Writes `metrics.csv`, a line for each epoch, and `metrics.json`."""
+        with open(self.history_path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *history])
+            for epoch, values in enumerate(zip(*history.values()), start=1):
+                writer.writerow([epoch, *values])
+        write_json(self.metrics_path, results)
+
+
+def write_json(path, content) -> None:
+    """Writes JSON text; the file appears whole or not at all."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(content, indent=2) + "\n"
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

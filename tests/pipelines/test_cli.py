@@ -1,0 +1,273 @@
+"""The command as a person meets it: the whole job, and one clear line for mistakes."""
+
+import csv
+import gzip
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from pipelines import cli, runs
+from pipelines.run_folder import RunFolder
+from pipelines.synthetic import Planted
+
+SMALL = [
+    "--bottom-mlp-dims", "16", "8", "--top-mlp-dims", "16", "1",
+    "--embedding-dim", "8", "--batch-size", "256", "--min-count", "3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for name, rows, first in (("train", 3000, 0), ("valid", 700, 3000)):
+        Planted().write(folder / f"{name}.tsv", rows, first)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "one"
+    arguments = [
+        "train",
+        "--train",
+        f"{data}/train.tsv",
+        "--valid",
+        f"{data}/valid.tsv",
+    ]
+    assert cli.main([*arguments, "--out", str(out), "--epochs", "2", *SMALL]) == 0
+    return out
+
+
+def fails(arguments, capsys):
+    """Runs a command that must fail in one line; returns the line."""
+    capsys.readouterr()
+    assert cli.main([str(a) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_run_folder_is_whole(trained):
+    config = json.loads((trained / "config.json").read_text())
+    assert config["config"]["epochs"] == 2
+    assert config["data"]["num_train_rows"] == 3000
+    results = json.loads((trained / "metrics.json").read_text())
+    expected = {"auc", "log_loss", "normalized_entropy", "calibration", "accuracy"}
+    assert expected <= set(results["metrics"])
+    assert {f"val_{name}" for name in expected} <= set(results["metrics"])
+    with open(trained / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["val_auc"]) == results["metrics"]["val_auc"]
+    assert (trained / "vocabulary.tsv").exists() and (trained / "model.keras").exists()
+
+
+def test_tensorboard_has_what_it_should(trained):
+    def tags(part):
+        found = {}
+        for path in (trained / "logs" / part).iterdir():
+            for event in tf.compat.v1.train.summary_iterator(str(path)):
+                for value in event.summary.value:
+                    scalar = float(tf.make_ndarray(value.tensor))
+                    found.setdefault(value.tag, {})[event.step] = scalar
+        return found
+
+    metrics = {"loss", "auc", "log_loss", "normalized_entropy", "calibration"}
+    train, validation = tags("train"), tags("validation")
+    assert metrics | {"accuracy", "learning_rate", "samples_per_second"} <= set(train)
+    assert metrics | {"accuracy", "samples_per_second"} <= set(validation)
+    assert list(validation["auc"]) == [12, 24]  # 3,000 rows in batches of 256
+    results = json.loads((trained / "metrics.json").read_text())["metrics"]
+    assert validation["auc"][24] == pytest.approx(results["val_auc"], abs=1e-6)
+    assert min(train["samples_per_second"].values()) > 0
+
+
+def test_evaluate_repeats_the_validation(trained, data, tmp_path, capsys):
+    output = tmp_path / "e.json"
+    command = ["evaluate", "--model", trained, "--input", f"{data}/valid.tsv"]
+    assert cli.main([*map(str, command), "--output", str(output)]) == 0
+    assert "log_loss" in capsys.readouterr().out
+    got = json.loads(output.read_text())
+    expected = json.loads((trained / "metrics.json").read_text())["metrics"]
+    for name in ("auc", "log_loss", "calibration"):
+        assert got[name] == pytest.approx(expected[f"val_{name}"], rel=1e-5)
+    assert got["num_rows"] == 700
+
+
+def test_predict_from_the_run_and_from_the_export_agree(trained, data, tmp_path):
+    exported = tmp_path / "saved_model"
+    assert cli.main(["export", "--model", str(trained), "--output", str(exported)]) == 0
+    assert (exported / "1" / "saved_model.pb").exists()
+    lines = (data / "valid.tsv").read_bytes().splitlines()[:50]
+    unlabelled = [line.split(b"\t", 1)[1] for line in lines]
+    mixed = [*lines[:20], *unlabelled[20:30], b"not a row", *lines[30:]]
+    source = tmp_path / "mixed.tsv.gz"
+    source.write_bytes(gzip.compress(b"\n".join(mixed)))
+    scores = {}
+    for name, model in (("run", trained), ("exported", exported)):
+        output = tmp_path / f"{name}.csv"
+        command = ["predict", "--model", model, "--input", source, "--output", output]
+        assert cli.main([*map(str, command), "--max-bad-share", "0.1"]) == 0
+        with open(output) as file:
+            rows = list(csv.DictReader(file))
+        assert [row["line"] for row in rows] == [str(i) for i in range(1, 52)]
+        assert {row["file"] for row in rows} == {str(source)}
+        scores[name] = [row["probability"] for row in rows]
+        bad = pathlib.Path(f"{output}.bad_rows.tsv").read_text().splitlines()
+        assert len(bad) == 2 and "\t31\t" in bad[1] and "not a row" in bad[1]
+    for values in scores.values():
+        assert values[30] == ""
+    kept = [i for i in range(51) if i != 30]
+    got = np.array([float(scores["exported"][i]) for i in kept])
+    np.testing.assert_allclose(got, [float(scores["run"][i]) for i in kept], atol=1e-6)
+    folder = RunFolder(trained)
+    parser = folder.load_parser()
+    features, _ = parser(tf.constant(lines))
+    expected = folder.load_model(parser)(features)[:, 0]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_prepare_and_train_with_its_vocabulary(data, tmp_path, capsys):
+    prepared = tmp_path / "prepared"
+    command = ["prepare", "--input", f"{data}/tr*.tsv", "--out", prepared]
+    assert cli.main([*map(str, command), "--min-count", "5"]) == 0
+    report = json.loads((prepared / "prepare.json").read_text())
+    assert report["num_rows"] == 3000 and report["num_bad_rows"] == 0
+    out = tmp_path / "run"
+    options = ["--vocabulary", prepared / "vocabulary.tsv", "--out", out, *SMALL]
+    command = ["train", "--train", f"{data}/train.tsv", *options]
+    assert cli.main([*map(str, command)]) == 0
+    folder = RunFolder(out)
+    assert list(folder.load_parser().vocabulary.sizes) == report["vocabulary_sizes"]
+
+
+def test_training_by_hashing_needs_no_vocabulary(data, tmp_path):
+    command = ["train", "--train", f"{data}/train.tsv", "--out", f"{tmp_path}/r"]
+    assert cli.main([*command, "--hash-buckets", "50", *SMALL]) == 0
+    parser = RunFolder(tmp_path / "r").load_parser()
+    assert set(parser.vocabulary.sizes) == {50}
+
+
+def test_generate_says_what_is_possible(tmp_path, capsys):
+    path = tmp_path / "new" / "a.tsv.gz"
+    assert cli.main(["generate", "--output", str(path), "--rows", "500"]) == 0
+    report = json.loads(pathlib.Path(f"{path}.json").read_text())
+    assert report["num_rows"] == 500
+    assert f"{report['best_auc']:.4f}" in capsys.readouterr().out
+    assert len(gzip.decompress(path.read_bytes()).splitlines()) == 500
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate", "--output", "{tmp}/a.tsv"],
+        ["prepare", "--input", "{data}/train.tsv", "--out", "{tmp}/p"],
+        ["train", "--train", "{data}/train.tsv", "--out", "{tmp}/r"],
+        ["evaluate", "--model", "{run}", "--input", "{data}/valid.tsv"],
+        ["predict", "--model", "{run}", "--input", "{data}/valid.tsv",
+         "--output", "{tmp}/s"],
+        ["export", "--model", "{run}", "--output", "{tmp}/m"],
+        ["demo", "--out", "{tmp}/d"],
+    ],
+    ids=lambda command: command[0],
+)  # fmt: skip
+def test_a_dry_run_prints_and_does_nothing(command, data, trained, tmp_path, capsys):
+    words = [w.format(tmp=tmp_path, data=data, run=trained) for w in command]
+    assert cli.main([*words, "--dry-run"]) == 0
+    assert "Nothing is done. It would:\n- " in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
+    train = ["train", "--out", tmp_path / "r"]
+    good = f"{data}/train.tsv"
+    (tmp_path / "empty.tsv").write_bytes(b"")
+    (tmp_path / "wide.tsv").write_bytes(b"1\t" * 60 + b"\n")
+    cases = [
+        (["fly"], "there is no command 'fly'"),
+        ([*train, "--train", good, "--colour", "red"], "Unrecognized options: --colour"),
+        ([*train, "--train", good, "--epochs", "many"], "--epochs"),
+        (train, "--train"),
+        ([*train, "--train", good, "--run", "nope"], "There is no run 'nope'"),
+        ([*train, "--train", "/no/such.tsv"], "no file '/no/such.tsv'"),
+        ([*train, "--train", "/no/such*"], "No file matches"),
+        ([*train, "--train", data], "is a directory"),
+        ([*train, "--train", tmp_path / "empty.tsv"], "nothing in"),
+        ([*train, "--train", tmp_path / "wide.tsv"], "wide.tsv:1"),
+        ([*train, "--train", good, "--top-mlp-dims", "8", "2"], "must end in 1"),
+        (["evaluate", "--model", tmp_path, "--input", good], "not the folder of a run"),
+        (["predict", "--model", tmp_path, "--input", good, "--output", tmp_path / "s"],
+         "holds no SavedModel"),
+        (["export", "--model", trained, "--output", tmp_path / "m", "--version", "0"],
+         "`version` must be"),
+        (["train", "--train", good, "--out", trained], "already holds a run"),
+        (["generate", "--output", tmp_path / "a", "--rows", "0"], "`num_rows`"),
+    ]  # fmt: skip
+    for arguments, message in cases:
+        assert message in fails(arguments, capsys), arguments
+
+
+def test_bad_rows_stop_training_with_place_and_reason(data, tmp_path, capsys):
+    lines = (data / "train.tsv").read_bytes().splitlines()
+    lines[41] = lines[41].replace(b"\t", b"\t\t", 1)
+    (tmp_path / "bad.tsv").write_bytes(b"\n".join(lines))
+    command = [
+        "train",
+        "--train",
+        tmp_path / "bad.tsv",
+        "--out",
+        tmp_path / "r",
+        *SMALL,
+    ]
+    line = fails(command, capsys)
+    assert "bad.tsv:42: " in line and "1 of 3,000 rows" in line
+    command[4] = tmp_path / "again"
+    assert cli.main([*map(str, command), "--max-bad-share", "0.001"]) == 0
+    bad = (tmp_path / "again" / "bad_rows.tsv").read_text().splitlines()
+    assert len(bad) == 2 and "\t42\t" in bad[1]
+    results = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert results["num_bad_rows"] == 1 and results["num_rows"] == 2999
+
+
+def test_a_vocabulary_that_is_not_the_models_is_refused(
+    trained, data, tmp_path, capsys
+):
+    import shutil
+
+    from pipelines.vocabulary import HashVocabulary
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    HashVocabulary(100).save(copy / "vocabulary.tsv")
+    command = ["evaluate", "--model", copy, "--input", f"{data}/valid.tsv"]
+    assert "not the vocabulary that this run was trained with" in fails(command, capsys)
+    config = json.loads((copy / "config.json").read_text())
+    config["vocabulary_digest"] = HashVocabulary(100).digest
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "does not match the model" in fails(command, capsys)
+
+
+def test_the_installed_command_is_quiet_and_quick_about_mistakes():
+    command = [sys.executable, "-m", "pipelines.cli", "train", "--colour", "red"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "--colour" in done.stderr
+
+
+def test_named_runs_build(data):
+    from pipelines import assembly
+    from tf_dlrm import FeatureSpec
+
+    for name in runs.RUNS:
+        config = runs.get(name)
+        assert type(config).from_json(config.to_json()) == config
+        spec = FeatureSpec.criteo([10] * 26, config.embedding_dim)
+        model = assembly.make_model(config, spec)
+        assembly.compile_model(model, config, num_steps=10)

@@ -1,0 +1,88 @@
+import gzip
+
+import pytest
+
+from pipelines import files
+
+
+def test_expand_paths_sorts_globs_and_keeps_order(tmp_path):
+    for name in ("b", "a", "c[1]"):
+        (tmp_path / name).write_text("x")
+    assert files.expand_paths([tmp_path / "b", f"{tmp_path}/[ab]"]) == [
+        str(tmp_path / name) for name in ("b", "a", "b")
+    ]
+    assert files.expand_paths(tmp_path / "c[1]") == [str(tmp_path / "c[1]")]
+
+
+def test_expand_paths_refuses_what_cannot_be_read(tmp_path):
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(FileNotFoundError, match="no file .*nowhere"):
+        files.expand_paths(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"pattern .*day_\*"):
+        files.expand_paths(f"{tmp_path}/day_*")
+    with pytest.raises(ValueError, match="is a directory"):
+        files.expand_paths(tmp_path)
+    with pytest.raises(ValueError, match="at least one file"):
+        files.expand_paths([])
+    with pytest.raises(ValueError, match="nothing in .*empty"):
+        files.expand_paths(tmp_path / "empty")
+    with pytest.raises(TypeError, match="must be text"):
+        files.expand_paths([b"path"])
+
+
+@pytest.mark.parametrize("block_bytes", [1, 3, 4, 5, 100])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_blocks_are_whole_lines_from_any_offset(tmp_path, block_bytes, suffix):
+    content = b"one\n\ntwo\r\n\n\nlast\x00"
+    path = str(tmp_path / f"lines{suffix}")
+    with (gzip.open if suffix else open)(path, "wb") as file:
+        file.write(content)
+    reader = files.BlockReader(block_bytes)
+    blocks = list(reader.blocks(path))
+    assert b"".join(blocks) == content
+    assert all(block.endswith(b"\n") for block in blocks[:-1])
+    offset = 0
+    for block in blocks:
+        assert files.BlockReader(block_bytes).read(path, offset) == block
+        offset += len(block)
+
+
+def test_gzip_is_known_by_its_content(tmp_path):
+    with gzip.open(tmp_path / "packed", "wb") as file:
+        file.write(b"text\n")
+    assert list(files.BlockReader().blocks(str(tmp_path / "packed"))) == [b"text\n"]
+    (tmp_path / "plain.gz").write_bytes(b"text\n")
+    with pytest.raises(ValueError, match="plain.gz: named .gz, but"):
+        files.BlockReader().read(str(tmp_path / "plain.gz"), 0)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_damaged_gzip_is_refused(tmp_path, damage):
+    path = tmp_path / "lines.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(b"line\n" * 100_000)
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        del content[-1:]
+    else:
+        content[-6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="lines.gz: .*cut short or is damaged"):
+        list(files.BlockReader().blocks(str(path)))
+
+
+def test_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 100)
+    (tmp_path / "binary").write_bytes(b"x" * 1000)
+    with pytest.raises(ValueError, match="binary: a line is longer than 100 bytes"):
+        files.BlockReader(10).read(str(tmp_path / "binary"), 0)
+
+
+def test_open_files_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_MAX_OPEN_FILES", 2)
+    reader = files.BlockReader(4)
+    for i in range(5):
+        (tmp_path / str(i)).write_bytes(b"one\ntwo\n")
+        assert reader.read(str(tmp_path / str(i)), 0) == b"one\n"
+    assert len(reader._open_files) == 2
+    assert reader.read(str(tmp_path / "0"), 4) == b"two\n"

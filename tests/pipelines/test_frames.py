@@ -1,0 +1,209 @@
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import tensorflow as tf
+
+from pipelines.frames import from_dataframe
+from tf_dlrm.features import EmbeddingTable, FeatureSpec
+
+BIG = 2**53 + 1  # not a float64
+SPEC = FeatureSpec(
+    dense=["x", "y"],
+    tables=[
+        EmbeddingTable("item", 2**60, 4, features=("shown", "clicked")),
+        EmbeddingTable("country", 10, 4),
+    ],
+)
+DENSE = {"x": [0.5, -1.0, 2.0], "y": [1, 2, 3], "label": [0, 1, 0]}
+LIBRARIES = pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+
+
+def make_frame(library=pd, **columns):
+    values = {"shown": [1, 2, 3], "clicked": [4, 5, 6], "country": [7, 8, 9]}
+    return library.DataFrame({**DENSE, **values, **columns})
+
+
+def only_batch(frame, **options):
+    (batch,) = from_dataframe(frame, SPEC, **options)
+    return batch
+
+
+@LIBRARIES
+def test_one_hot(library):
+    frame = make_frame(library, shown=[BIG, 0, BIG + 2], other=["a", "b", "c"])
+    features, label = only_batch(frame)
+    dense, sparse = features["dense_features"], features["sparse_features"]
+    assert (dense.dtype, sparse.dtype, label.dtype) == (
+        tf.float32,
+        tf.int64,
+        tf.float32,
+    )
+    assert dense.numpy().tolist() == [[0.5, 1], [-1, 2], [2, 3]]
+    assert sparse.numpy().tolist() == [[BIG, 4, 7], [0, 5, 8], [BIG + 2, 6, 9]]
+    assert label.numpy().tolist() == [0, 1, 0]
+
+
+MISSING = {
+    "pandas NaN": (pd, [1.0, np.nan, 2.0**53]),
+    "pandas Int64": (pd, pd.array([1, pd.NA, 2**53], "Int64")),
+    "pandas UInt64": (pd, pd.array([1, pd.NA, 2**53], "UInt64")),
+    "pandas Float64": (pd, pd.array([1, pd.NA, 2**53], "Float64")),
+    "pandas arrow": (pd, pd.array([1, None, 2**53], "int64[pyarrow]")),
+    "pandas object": (pd, pd.Series([1, None, 2**53], dtype=object)),
+    "pandas category": (pd, pd.Categorical([1, None, 2**53])),
+    "polars": (pl, [1, None, 2**53]),
+    "polars NaN": (pl, [1.0, float("nan"), 2.0**53]),
+    "-1": (pd, [1, -1, 2**53]),
+}
+
+
+@pytest.mark.parametrize("library, cells", MISSING.values(), ids=MISSING.keys())
+def test_missing_ids(library, cells):
+    features, _ = only_batch(make_frame(library, clicked=cells))
+    sparse = features["sparse_features"].numpy()
+    assert sparse[:, 1].tolist() == [1, -1, 2**53]
+    bags = [[5], None, [6, 7]]
+    features, _ = only_batch(make_frame(library, clicked=cells, shown=bags))
+    sparse = features["sparse_features"]
+    assert sparse.to_list() == [[[5], [1], [7]], [[], [], [8]], [[6, 7], [2**53], [9]]]
+
+
+EXACT = {
+    "pandas int64": (pd, np.array([BIG, 1, 2])),
+    "pandas uint64": (pd, np.array([BIG, 1, 2], np.uint64)),
+    "pandas Int64 with a gap": (pd, pd.array([BIG, pd.NA, 2], "Int64")),
+    "pandas arrow with a gap": (pd, pd.array([BIG, None, 2], "int64[pyarrow]")),
+    "pandas list": (pd, [[BIG], [], [2, None]]),
+    "pandas array": (pd, [np.array([BIG]), np.array([], int), np.array([2, -1])]),
+    "pandas mixed": (pd, pd.Series([BIG, (), np.nan], dtype=object)),
+    "polars": (pl, [BIG, None, 2]),
+    "polars list": (pl, [[BIG], None, [2, None]]),
+    "polars array": (pl, pl.Series([[BIG], [1], [2]], dtype=pl.Array(pl.Int64, 1))),
+}
+
+
+@pytest.mark.parametrize("library, cells", EXACT.values(), ids=EXACT.keys())
+def test_ids_never_pass_through_floats(library, cells):
+    features, _ = only_batch(make_frame(library, clicked=cells))
+    sparse = features["sparse_features"]
+    first = sparse[0][1].numpy().tolist()
+    assert first in (BIG, [BIG])
+
+
+@LIBRARIES
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_bags_equal_the_frame_row_by_row(library, shuffle):
+    rng = np.random.default_rng(3)
+    num_rows = 101
+    bags = [
+        [rng.integers(0, 10, rng.integers(4)).tolist() for _ in range(num_rows)]
+        for _ in range(2)
+    ]
+    single = rng.integers(0, 10, num_rows).tolist()
+    columns = {"shown": bags[0], "clicked": single, "country": bags[1]}
+    x = list(range(num_rows))
+    frame = library.DataFrame({"x": x, "y": x, "label": x, **columns})
+    dataset = from_dataframe(frame, SPEC, batch_size=16, shuffle=shuffle, seed=1)
+    features, _ = dataset.element_spec
+    assert features["sparse_features"].shape.as_list() == [None, 3, None]
+    assert features["sparse_features"].ragged_rank == 2
+    order = []
+    for features, label in dataset:
+        sparse = features["sparse_features"]
+        assert sparse.shape[1:].as_list() == [3, None]
+        for row, found in zip(label.numpy().astype(int).tolist(), sparse.to_list()):
+            order.append(row)
+            assert found == [bags[0][row], [single[row]], bags[1][row]]
+    assert sorted(order) == x
+    assert (order == x) != shuffle
+
+
+def test_shuffle_differs_by_epoch_and_follows_the_seed():
+    frame = pd.concat([make_frame()] * 10).assign(label=range(30))
+
+    def epochs(seed):
+        data = from_dataframe(frame, SPEC, shuffle=True, seed=seed)
+        return [next(iter(data))[1].numpy().tolist() for _ in range(2)]
+
+    assert epochs(1) == epochs(1) != epochs(2)
+    first, second = epochs(1)
+    assert first != second
+
+
+def test_without_label():
+    features = only_batch(make_frame().drop(columns="label"), label=None)
+    assert set(features) == {"dense_features", "sparse_features"}
+
+
+@LIBRARIES
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [1.0, None, 2.0],
+        [1.0, float("nan"), 2.0],
+        [1.0, float("inf"), 2.0],
+        [1.0, 1e39, 2.0],
+    ],
+    ids=["None", "NaN", "inf", "too large"],
+)
+@pytest.mark.parametrize("name", ["y", "label"])
+def test_dense_values_must_be_finite(library, cells, name):
+    with pytest.raises(ValueError, match=f"column '{name}' has a value .*in row 1"):
+        from_dataframe(make_frame(library, **{name: cells}), SPEC)
+
+
+@pytest.mark.parametrize("dtype", [None, object, "category"])
+def test_dense_columns_must_be_numeric(dtype):
+    column = pd.Series(["1", "2", "3"], dtype=dtype)
+    with pytest.raises(TypeError, match="column 'x' must be numeric"):
+        from_dataframe(make_frame(x=column), SPEC)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "Float32", "int8", "boolean"])
+def test_dense_columns_of_other_types(dtype):
+    features, _ = only_batch(make_frame(x=pd.Series([1, 0, 1], dtype=dtype)))
+    assert features["dense_features"][:, 0].numpy().tolist() == [1, 0, 1]
+
+
+WRONG_IDS = {
+    "fraction": (
+        [1, 2.5, 3],
+        ValueError,
+        "exact in their type. Received: .*2.5.* row 1",
+    ),
+    "inf": ([1, np.inf, 3], ValueError, "exact in their type. .*inf.* row 1"),
+    "float64": ([1, 2.0**53 + 2, 3], ValueError, "exact in their type.* row 1"),
+    "float32": (np.float32([1, 2.0**24 + 2, 3]), ValueError, "float32.* row 1"),
+    "fraction in a bag": ([[1, 2], [3, 4.5], []], ValueError, "4.5.* row 1"),
+    "float32 bag": ([[1], np.float32([3, 2.0**25]), []], ValueError, "row 1"),
+    "too large": ([1, 2**60, 3], ValueError, "outside its table .*: 1152.* row 1"),
+    "negative": ([1, -2, 3], ValueError, "outside its table .*: -2 in row 1"),
+    "huge": (np.array([1, 2**64 - 1, 3], np.uint64), ValueError, "outside .* row 1"),
+    "huge in a bag": ([[1], [2, 2**70], [3]], ValueError, "outside .* row 1"),
+    "text": (["a", "b", "c"], TypeError, "must hold integer ids. Received: 'a'"),
+    "text in a bag": ([[1], ["b"], [3]], TypeError, "Received: 'b' in row 1"),
+    "time": (pd.to_datetime(["2020"] * 3), TypeError, "must hold integer ids"),
+}
+
+
+@pytest.mark.parametrize("cells, error, text", WRONG_IDS.values(), ids=WRONG_IDS.keys())
+def test_wrong_ids_are_refused(cells, error, text):
+    with pytest.raises(error, match=f"feature 'clicked' .*{text}"):
+        from_dataframe(make_frame(clicked=cells), SPEC)
+
+
+def test_frames_are_checked():
+    with pytest.raises(ValueError, match=r"lacks the columns \['y', 'country'\]"):
+        from_dataframe(make_frame().drop(columns=["y", "country"]), SPEC)
+    with pytest.raises(ValueError, match=r"lacks the columns \['click'\]"):
+        from_dataframe(make_frame(), SPEC, label="click")
+    twice = pd.concat([make_frame(), make_frame()[["x"]]], axis=1)
+    with pytest.raises(ValueError, match=r"several columns named \['x'\]"):
+        from_dataframe(twice, SPEC)
+    with pytest.raises(ValueError, match="no row"):
+        from_dataframe(make_frame()[:0], SPEC)
+    with pytest.raises(TypeError, match="DataFrame. Received: builtins.list"):
+        from_dataframe([1, 2], SPEC)
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+        from_dataframe(make_frame(), SPEC, batch_size=0)
