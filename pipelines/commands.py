@@ -306,7 +306,7 @@ class Export:
 
 @dataclasses.dataclass
 class Demo:
-    """The whole job on generated data: data, training, evaluation, export, prediction."""
+    """The whole job on generated data, from rows to a served prediction."""
 
     out: str = "runs/demo"
     """Folder for everything it makes."""

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipelines.criteo_format import NUM_COLUMNS, NUM_SPARSE, reason, trim
 from pipelines.files import BlockReader
+from pipelines.quarantine import Quarantine
 
 BLOCK_BYTES = 8 << 20
 # Accepts nearly every good line and no bad one; `reason` decides about the others.
@@ -27,17 +28,17 @@ class ValueCounts(NamedTuple):
             (large_binary, each once, none empty) and `count` (int64).
         num_rows: Number of rows counted.
         num_bad_rows: Number of bad rows, which are not counted.
-        bad_places: `"path:line: reason"` of the first bad rows.
     """
 
     tables: list[pa.Table]
     num_rows: int
     num_bad_rows: int
-    bad_places: list[str]
 
 
 def count_values(
-    paths: Sequence[str], progress: Callable[[int], None] | None = None
+    paths: Sequence[str],
+    quarantine: Quarantine,
+    progress: Callable[[int], None] | None = None,
 ) -> ValueCounts:
     """Counts the categorical values of the good rows.
 
@@ -45,14 +46,17 @@ def count_values(
 
     Args:
         paths: Files of labelled rows.
+        quarantine: Where bad rows go.
         progress: Called with the number of lines read so far, every few megabytes.
 
     Returns:
         The counts. A multi-hot field counts each of its values.
+
+    Raises:
+        pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
     counters = [_Counter() for _ in range(NUM_SPARSE)]
     num_lines = num_bad = 0
-    places = []
     jobs = []
     reader = BlockReader(BLOCK_BYTES)
     with ThreadPoolExecutor(min(NUM_SPARSE, os.cpu_count() or 1)) as executor:
@@ -61,9 +65,9 @@ def count_values(
             for block in reader.blocks(path):
                 lines = _split(pa.array([block.removesuffix(b"\n")]), b"\n")
                 good, bad = _sort_out(lines, has_return=b"\r" in block)
-                for position, why in bad[: max(0, 3 - len(places))]:
-                    line = num_lines - first_line + position + 1
-                    places.append(f"{path}:{line}: {why}")
+                first = num_lines - first_line
+                bad = [(first + position, line, why) for position, line, why in bad]
+                quarantine.record(path, first, len(lines), bad)
                 num_lines += len(lines)
                 num_bad += len(bad)
                 fields = _split(good, b"\t")
@@ -77,7 +81,8 @@ def count_values(
                     progress(num_lines)
         _wait(jobs)
         tables = list(executor.map(_Counter.finish, counters))
-    return ValueCounts(tables, num_lines - num_bad, num_bad, places)
+    quarantine.check()
+    return ValueCounts(tables, num_lines - num_bad, num_bad)
 
 
 def most_frequent(table: pa.Table, min_count: int, max_size: int | None) -> pa.Table:
@@ -147,8 +152,8 @@ def _split(texts: pa.Array, separator: bytes) -> pa.Array:
 
 def _sort_out(
     lines: pa.Array, has_return: bool
-) -> tuple[pa.Array, list[tuple[int, str]]]:
-    """Returns the good lines, trimmed, and (position, reason) of the bad ones."""
+) -> tuple[pa.Array, list[tuple[int, bytes, str]]]:
+    """Returns the good lines, trimmed, and (position, line, reason) of the bad."""
     clean = pc.match_substring_regex(lines, _CLEAN)
     bad, trimmed = [], []
     if not pc.all(clean).as_py():
@@ -159,7 +164,7 @@ def _sort_out(
             if why is None:
                 trimmed.append(trim(line))
             else:
-                bad.append((position, why))
+                bad.append((position, line, why))
         lines = lines.filter(clean)
     if has_return:
         lines = pc.replace_substring_regex(lines, r"\r\z", "")

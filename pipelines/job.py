@@ -34,7 +34,7 @@ def build_vocabulary(
         quarantine: Where bad rows go.
     """
     with progress.bar("Counting values") as update:
-        return Vocabulary.build(paths, min_count, max_size, update)
+        return Vocabulary.build(paths, min_count, max_size, update, quarantine)
 
 
 def train(

@@ -138,9 +138,10 @@ class Quarantine:
             lines.append('To see them all: Quarantine("bad_rows.tsv").')
         else:
             lines.append(f"All of them are in {self.path}.")
+        share = self._suggested_share()
         lines.append(
-            "To go on without them, allow a larger share: "
-            f"quarantine=Quarantine(max_bad_share={self._suggested_share()})."
+            f"To go on without them, allow a larger share: max_bad_share={share} "
+            f"(--max-bad-share {share})."
         )
         return "\n".join(lines)
 

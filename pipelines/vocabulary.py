@@ -8,18 +8,17 @@ import functools
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipelines import checked_file
-from pipelines.counting import ValueCounts, count_values, most_frequent
+from pipelines.counting import count_values, most_frequent
 from pipelines.criteo_format import NUM_SPARSE, SPARSE_FEATURES
 from pipelines.files import Paths, expand_paths
 from pipelines.lookups import HASH_KEY, HashLookup, Lookup, TableLookup
+from pipelines.quarantine import Quarantine
 
 _FORBIDDEN = re.compile(rb"[\t\r\n,]")
-_WARN_BAD_SHARE = 1e-4
 
 
 class Vocabulary:
@@ -85,12 +84,13 @@ class Vocabulary:
         min_count: int = 10,
         max_size: int | None = None,
         progress: Callable[[int], None] | None = None,
+        quarantine: Quarantine | None = None,
     ) -> "Vocabulary":
         """Counts the values in labelled files, in one pass.
 
         Memory grows with the number of distinct values (about 30 bytes each), not
-        with the number of rows. Bad rows are not counted; a warning is given where
-        they are more than one in 10,000, the share that `criteo.read` refuses.
+        with the number of rows. Bad rows are not counted; they go to the
+        quarantine.
 
         Args:
             paths: A path, a glob, or a sequence of them; plain or gzip files.
@@ -99,6 +99,8 @@ class Vocabulary:
                 values have none. `None`: no limit.
             progress: Called with the number of lines read so far, every few
                 megabytes.
+            quarantine: Where bad rows go. `None`: `Quarantine()`, which fails at
+                more than one in 10,000.
 
         Returns:
             The `Vocabulary`.
@@ -106,6 +108,7 @@ class Vocabulary:
         Raises:
             FileNotFoundError: If a file is missing.
             ValueError: If an argument is out of range, or no row is good.
+            pipelines.quarantine.BadRowsError: If too many rows are bad.
         """
         if min_count < 1:
             raise ValueError(
@@ -116,8 +119,10 @@ class Vocabulary:
                 "`max_size` must be at least 1 (id 0), or None. "
                 f"Received: max_size={max_size!r}"
             )
-        found = count_values(expand_paths(paths), progress)
-        _check_bad_rows(found)
+        quarantine = Quarantine() if quarantine is None else quarantine
+        found = count_values(expand_paths(paths), quarantine, progress)
+        if not found.num_rows:
+            raise ValueError(f"None of the {found.num_bad_rows:,} rows is good.")
         kept = [most_frequent(table, min_count, max_size) for table in found.tables]
         values = [table["value"].to_pylist() for table in kept]
         counts = [table["count"].to_pylist() for table in kept]
@@ -335,16 +340,3 @@ def _check_values(feature: str, values: list[bytes]) -> None:
             )
     if len(set(values)) != len(values):
         raise ValueError(f"A value of {feature} is named twice.")
-
-
-def _check_bad_rows(found: ValueCounts) -> None:
-    num_lines = found.num_rows + found.num_bad_rows
-    places = "; ".join(found.bad_places)
-    if not found.num_rows:
-        raise ValueError(f"None of the {num_lines:,} rows is good: {places}")
-    if found.num_bad_rows > _WARN_BAD_SHARE * num_lines:
-        warnings.warn(
-            f"{found.num_bad_rows:,} of {num_lines:,} rows are bad and were not "
-            f"counted: {places}",
-            stacklevel=3,
-        )
