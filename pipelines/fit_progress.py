@@ -58,12 +58,13 @@ class EvaluateProgress(keras.callbacks.Callback):
 
     Args:
         batch_size: Rows in a batch.
-        num_rows: Rows in all; `None` if not known.
+        num_rows: About how many rows there are; `None` if not known.
+        count: Function that tells at the end how many there were.
     """
 
-    def __init__(self, batch_size: int, num_rows: int | None = None):
+    def __init__(self, batch_size: int, num_rows: int | None, count):
         super().__init__()
-        self._batch_size = batch_size
+        self._batch_size, self._count = batch_size, count
         self._context = bar("Evaluating", num_rows, "samples")
 
     def on_test_begin(self, logs=None):
@@ -73,6 +74,7 @@ class EvaluateProgress(keras.callbacks.Callback):
         self._update((batch + 1) * self._batch_size)
 
     def on_test_end(self, logs=None):
+        self._update(self._count())
         self._context.__exit__(None, None, None)
 
 

@@ -130,7 +130,8 @@ def evaluate(model, parser, paths: Paths, batch_size: int = 4096, max_bad_share=
     """
     quarantine = Quarantine(max_bad_share=max_bad_share)
     dataset = read(paths, parser, batch_size, quarantine=quarantine)
-    shown = EvaluateProgress(batch_size, _known_rows(paths))
+    rows = _estimate_rows(paths)
+    shown = EvaluateProgress(batch_size, rows, lambda: quarantine.num_rows)
     with clear_errors(quarantine):
         results = model.evaluate(
             dataset, verbose=0, return_dict=True, callbacks=[shown]
@@ -201,7 +202,7 @@ def _count_rows(paths) -> int:
     return total
 
 
-def _known_rows(paths) -> int | None:
+def _estimate_rows(paths) -> int | None:
     """Rows of plain files by a look at their size; `None` where that says nothing."""
     paths = expand_paths(paths)
     if any(path.endswith(".gz") for path in paths):
