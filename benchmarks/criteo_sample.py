@@ -3,8 +3,8 @@
     python benchmarks/criteo_sample.py criteo_kaggle_sample.tsv.gz
 
 Trains on rows 1 .. 8,000 of the file, tests on the next 2,000 and on rows 10,110 and
-after, with three seeds; prints a table and writes `benchmarks/results/criteo_sample.json`.
-The file is Criteo's and not part of this project.
+after, with three seeds; prints a table and writes
+`benchmarks/results/criteo_sample.json`. The file is Criteo's, not part of this project.
 """
 
 import argparse

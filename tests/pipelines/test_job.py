@@ -20,17 +20,17 @@ def test_real_rows_beat_logistic_regression(real_rows, tmp_path):
 
 
 def test_demo_is_the_whole_job(tmp_path, capsys):
-    result = demo.run(tmp_path / "demo", num_rows=20_000)
+    result = demo.run(tmp_path / "demo", num_rows=50_000)
     printed = capsys.readouterr().out
     for place in ("data", "run", "run/logs", "saved_model/1"):
         assert str(tmp_path / "demo" / place) in printed
         assert (tmp_path / "demo" / place).is_dir()
     assert "click probability 0." in printed and "best possible" in printed
-    assert 0.65 < result["metrics"]["auc"] < result["best_possible"]["best_auc"]
+    assert 0.68 < result["metrics"]["auc"] < result["best_possible"]["best_auc"]
     evaluation = json.loads((tmp_path / "demo/run/evaluation.json").read_text())
     assert evaluation["auc"] == result["metrics"]["auc"]
     with pytest.raises(FileExistsError, match="already holds a run"):
-        demo.run(tmp_path / "demo", num_rows=20_000)
+        demo.run(tmp_path / "demo", num_rows=50_000)
     with pytest.raises(ValueError, match="--rows must be at least 1000"):
         demo.run(tmp_path / "other", num_rows=999)
 
@@ -43,6 +43,6 @@ def test_a_million_planted_rows_come_within_0005_of_the_optimum(tmp_path):
 
 def test_importing_the_package_is_silent():
     """No warnings of ours, and the command's modules without TensorFlow."""
-    code = "import pipelines.cli, pipelines.commands, sys; print('tensorflow' in sys.modules)"
+    code = "import pipelines.commands, sys; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False\n" and done.stderr == ""
