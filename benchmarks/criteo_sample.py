@@ -20,7 +20,8 @@ import dataclasses
 
 import numpy as np
 
-from pipelines import job, runs
+from pipelines import runs
+from pipelines.runs import job
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "criteo_sample.json"
 PARTS = {"train": (0, 8_000), "test": (8_000, 10_000), "later": (10_109, None)}

@@ -23,8 +23,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipelines import job, runs
+from pipelines import runs
 from pipelines.criteo import Parser, read
+from pipelines.runs import job
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import Vocabulary
 

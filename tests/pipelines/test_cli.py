@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import cli, runs
-from pipelines.run_folder import RunFolder
+from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
 
 SMALL = [
@@ -262,7 +262,7 @@ def test_the_installed_command_is_quiet_and_quick_about_mistakes():
 
 
 def test_named_runs_build(data):
-    from pipelines import assembly
+    from pipelines.runs import assembly
     from tf_dlrm import FeatureSpec
 
     for name in runs.RUNS:

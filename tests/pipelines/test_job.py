@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import criteo_sample
-from pipelines import demo
+from pipelines.runs import demo
 
 
 def test_real_rows_beat_logistic_regression(real_rows, tmp_path):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import criteo, reading
+from pipelines import criteo
+from pipelines.criteo import reading
 from pipelines.quarantine import BadRowsError, Quarantine
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import checked_file, counting, vocabulary
+from pipelines import vocabulary
 from pipelines.quarantine import BadRowsError, Quarantine
-from pipelines.vocabulary import HashVocabulary, Vocabulary
+from pipelines.vocabulary import HashVocabulary, Vocabulary, checked_file, counting
 
 # Of the reference implementation: key 00 01 .. 0f, message 00 01 .. of that length.
 SIPHASH_KEY = struct.unpack("<2Q", bytes(range(16)))

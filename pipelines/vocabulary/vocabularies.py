@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from pipelines import checked_file
-from pipelines.counting import count_values, most_frequent
-from pipelines.criteo_format import NUM_SPARSE, SPARSE_FEATURES
+from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
 from pipelines.files import Paths, expand_paths
-from pipelines.lookups import HASH_KEY, HashLookup, Lookup, TableLookup
 from pipelines.quarantine import Quarantine
+from pipelines.vocabulary import checked_file
+from pipelines.vocabulary.counting import count_values, most_frequent
+from pipelines.vocabulary.lookups import HASH_KEY, HashLookup, Lookup, TableLookup
 
 _FORBIDDEN = re.compile(rb"[\t\r\n,]")
 

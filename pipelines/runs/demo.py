@@ -5,9 +5,11 @@ import time
 
 import tensorflow as tf
 
-from pipelines import job, progress, runs, scoring
-from pipelines.commands import print_metrics
-from pipelines.run_folder import RunFolder, write_json
+from pipelines import runs
+from pipelines.progress import bar
+from pipelines.runs import job, scoring
+from pipelines.runs.folder import RunFolder, write_json
+from pipelines.runs.report import print_metrics
 from pipelines.synthetic import Planted
 
 
@@ -63,7 +65,7 @@ def _generate(data, num_rows, seed):
     parts = (("train", num_rows), ("valid", num_rows // 10), ("test", num_rows // 10))
     for name, rows in parts:
         path = data / f"{name}.tsv"
-        with progress.bar(f"Generating {path}", rows) as update:
+        with bar(f"Generating {path}", rows) as update:
             reports[name] = planted.write(
                 path, rows, first, progress=lambda done, total: update(done)
             )

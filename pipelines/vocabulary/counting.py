@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.criteo_format import NUM_COLUMNS, NUM_SPARSE, reason, trim
+from pipelines.criteo.format import NUM_COLUMNS, NUM_SPARSE, reason, trim
 from pipelines.files import BlockReader
 from pipelines.quarantine import Quarantine
 

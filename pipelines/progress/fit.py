@@ -4,7 +4,7 @@ import time
 
 import keras
 
-from pipelines.progress import bar
+from pipelines.progress.bars import bar
 
 
 class FitProgress(keras.callbacks.Callback):

@@ -11,13 +11,14 @@ import keras
 import tensorflow as tf
 
 import tf_dlrm
-from pipelines import assembly, progress
 from pipelines.criteo import Parser, read
 from pipelines.files import BlockReader, Paths, expand_paths
-from pipelines.fit_progress import EvaluateProgress, FitProgress
+from pipelines.progress import bar
+from pipelines.progress.fit import EvaluateProgress, FitProgress
 from pipelines.quarantine import Quarantine
-from pipelines.run_config import RunConfig
-from pipelines.run_folder import RunFolder
+from pipelines.runs import assembly
+from pipelines.runs.config import RunConfig
+from pipelines.runs.folder import RunFolder
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 from tf_dlrm.training.callbacks import TensorBoardLogger
 
@@ -33,7 +34,7 @@ def build_vocabulary(
         max_size: Largest number of ids of a feature; `None`: no limit.
         quarantine: Where bad rows go.
     """
-    with progress.bar("Counting values") as update:
+    with bar("Counting values") as update:
         return Vocabulary.build(paths, min_count, max_size, update, quarantine)
 
 
@@ -194,7 +195,7 @@ def _data(train_paths, valid_paths, num_rows):
 def _count_rows(paths) -> int:
     reader = BlockReader()
     total = 0
-    with progress.bar("Counting rows") as update:
+    with bar("Counting rows") as update:
         for path in paths:
             for block in reader.blocks(path):
                 total += block.count(b"\n") + (not block.endswith(b"\n"))

@@ -7,8 +7,10 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from pipelines import criteo_format, criteo_ops, progress
+from pipelines.criteo import format as criteo_format
+from pipelines.criteo import ops as criteo_ops
 from pipelines.files import BlockReader, Paths, expand_paths
+from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 
 _BATCH_ROWS = 4096
@@ -81,7 +83,7 @@ def write_scores(score, paths: Paths, output, max_bad_share: float = 1e-4) -> di
     try:
         with (
             open(temporary, "w", encoding="utf-8", newline="") as file,
-            progress.bar("Scoring") as update,
+            bar("Scoring") as update,
         ):
             writer = csv.writer(file)
             writer.writerow(["file", "line", "probability"])

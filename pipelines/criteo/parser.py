@@ -1,8 +1,4 @@
-"""Criteo's click logs: text lines -> features, in training and in serving alike.
-
-`Parser` is the definition of the format, in TensorFlow operations; `read` makes a
-`tf.data.Dataset` of files with it.
-"""
+"""`Parser`: the definition of the format, in TensorFlow operations."""
 
 import os
 import tempfile
@@ -10,12 +6,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from pipelines import criteo_format, criteo_ops
-from pipelines.criteo_format import NUM_SPARSE
-from pipelines.reading import read
+from pipelines.criteo import format as criteo_format
+from pipelines.criteo import ops as criteo_ops
+from pipelines.criteo.format import NUM_SPARSE
 from tf_dlrm.features import FeatureSpec
-
-__all__ = ["Parser", "read"]
 
 
 class Parser(tf.Module):

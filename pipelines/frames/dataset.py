@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.frame_columns import NO_ID, read_ids, read_numbers
+from pipelines.frames.columns import NO_ID, read_ids, read_numbers
 from tf_dlrm.features import FeatureSpec
 
 

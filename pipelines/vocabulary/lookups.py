@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from pipelines.criteo_format import NUM_SPARSE, SPARSE_FEATURES
+from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
 
 # Key words of the hash: the number of the feature (1 for C1), then "dlrm" in ASCII.
 HASH_KEY = 0x646C726D

@@ -1,6 +1,6 @@
 """Named runs: functions that each return the one config of a training run."""
 
-from pipelines.run_config import RunConfig
+from pipelines.runs.config import RunConfig
 
 
 def demo() -> RunConfig:

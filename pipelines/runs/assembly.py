@@ -5,7 +5,7 @@ import dataclasses
 import keras
 
 import tf_dlrm
-from pipelines.run_config import RunConfig
+from pipelines.runs.config import RunConfig
 from tf_dlrm import layers
 
 

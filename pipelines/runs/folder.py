@@ -11,7 +11,7 @@ import keras
 import tf_dlrm
 from pipelines import vocabulary as vocabularies
 from pipelines.criteo import Parser
-from pipelines.run_config import RunConfig
+from pipelines.runs.config import RunConfig
 
 
 class RunFolder:

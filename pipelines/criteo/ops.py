@@ -10,7 +10,7 @@ digits an integer and one value a field, need a single pass of a regular express
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo_format import NUM_COLUMNS, NUM_DENSE, NUM_SPARSE
+from pipelines.criteo.format import NUM_COLUMNS, NUM_DENSE, NUM_SPARSE
 
 # RE2 reads UTF-8 here: a class like [^\t] does not match bytes that are not valid
 # UTF-8, and only \C matches any byte.

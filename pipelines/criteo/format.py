@@ -22,7 +22,7 @@ def trim(line: bytes) -> bytes:
 
     Example:
 
-    >>> from pipelines import criteo_format
+    >>> from pipelines.criteo import format as criteo_format
     >>> criteo_format.trim(b"\xef\xbb\xbf1\t2\r\n")
     b'1\t2'
     """
@@ -46,7 +46,7 @@ def reason(line: bytes, labelled: bool = True) -> str | None:
 
     Example:
 
-    >>> from pipelines import criteo_format
+    >>> from pipelines.criteo import format as criteo_format
     >>> criteo_format.reason(b"1\t2\n")
     'expected 40 tab-separated columns, found 2'
     """

@@ -1,0 +1,20 @@
+"""The commands of `tf-dlrm`: options as dataclasses, and what each one does.
+
+Options are declared without importing TensorFlow's half of the package, so that help
+and mistakes answer at once. `plan` says what would happen, `run` does it.
+"""
+
+from pipelines.commands.data import Generate, Prepare
+from pipelines.commands.demo import Demo, Runs
+from pipelines.commands.model import Evaluate, Export, Predict, Train
+
+COMMANDS = {
+    "generate": Generate,
+    "prepare": Prepare,
+    "train": Train,
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "export": Export,
+    "demo": Demo,
+    "runs": Runs,
+}

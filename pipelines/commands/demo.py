@@ -1,0 +1,48 @@
+"""`tf-dlrm demo` and `runs`: a first look."""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Demo:
+    """The whole job on generated data, from rows to a served prediction."""
+
+    out: str = "runs/demo"
+    """Folder for everything it makes."""
+    rows: int = 1_000_000
+    """Training rows to generate."""
+    seed: int = 0
+    """Seed of the data and the model."""
+    dry_run: bool = False
+    """Only print what would happen."""
+
+    def plan(self) -> list[str]:
+        """What would happen, for --dry-run."""
+        return [
+            f"generate {self.rows:,} rows to train on, and as many as a tenth to "
+            f"validate and to test, in {self.out}/data",
+            f"prepare, train, evaluate in {self.out}/run",
+            f"export to {self.out}/saved_model and predict one line",
+        ]
+
+    def run(self) -> None:
+        """Runs the demo."""
+        from pipelines.runs import demo
+
+        demo.run(self.out, self.rows, self.seed)
+
+
+@dataclasses.dataclass
+class Runs:
+    """List the named runs."""
+
+    def plan(self) -> list[str]:
+        """What would happen, for --dry-run."""
+        return ["list the named runs"]
+
+    def run(self) -> None:
+        """Lists."""
+        from pipelines.runs import RUNS
+
+        for name, make in RUNS.items():
+            print(f"{name:<16}{(make.__doc__ or '').strip().splitlines()[0]}")

@@ -1,0 +1,192 @@
+"""`tf-dlrm train`, `evaluate`, `predict` and `export`: what one does with a model."""
+
+import dataclasses
+import pathlib
+from typing import Annotated
+
+import tyro
+
+from pipelines.commands.shared import Files, describe_files, read_truth
+from pipelines.runs.config import RunConfig
+from pipelines.runs.report import print_metrics
+
+
+@dataclasses.dataclass
+class Train:
+    """Train a DLRM on click logs into a folder of its own."""
+
+    train: Files
+    """Labelled files to train on."""
+    out: str
+    """Folder of the run."""
+    valid: Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")] = (
+        dataclasses.field(default_factory=list)
+    )
+    """Labelled files for validation after each epoch."""
+    vocabulary: str | None = None
+    """vocabulary.tsv that `prepare` wrote; None: build one of the training files."""
+    run_name: Annotated[str, tyro.conf.arg(name="run")] = "demo"
+    """Named run whose values the options below start from (tf-dlrm runs lists them)."""
+    dry_run: bool = False
+    """Only print what would happen."""
+    config: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(
+        default_factory=RunConfig
+    )
+
+    def plan(self) -> list[str]:
+        """What would happen, for --dry-run."""
+        from pipelines.files import expand_paths
+
+        vocabulary = self.vocabulary or (
+            f"hashing into {self.config.hash_buckets:,} rows a table"
+            if self.config.hash_buckets
+            else f"values seen at least {self.config.min_count} times in these files"
+        )
+        lines = [
+            f"train on {describe_files(expand_paths(self.train))}",
+            f"vocabulary: {vocabulary}",
+            f"write {self.out}/: config.json, vocabulary.tsv, model.keras, "
+            "metrics.json, metrics.csv, logs/",
+            f"config: {self.config.to_json()}",
+        ]
+        if self.valid:
+            lines.insert(1, f"validate on {describe_files(expand_paths(self.valid))}")
+        return lines
+
+    def run(self) -> None:
+        """Trains."""
+        from pipelines import vocabulary as vocabularies
+        from pipelines.runs import job
+
+        vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
+        folder, results = job.train(
+            self.config, self.train, self.valid, self.out, vocabulary
+        )
+        print_metrics(results["metrics"])
+        print(
+            f"{folder.path}: {results['num_rows']:,} rows at "
+            f"{results['samples_per_second']:,.0f} samples/s, "
+            f"{results['num_bad_rows']:,} bad rows. "
+            f"Look: tensorboard --logdir {folder.log_dir}"
+        )
+
+
+@dataclasses.dataclass
+class Evaluate:
+    """Measure a trained run on labelled click logs."""
+
+    model: str
+    """Folder of the run."""
+    input: Files
+    """Labelled files."""
+    output: str | None = None
+    """JSON file for the metrics; None: MODEL/evaluation.json."""
+    max_bad_share: float = 1e-4
+    """Largest share of rows that may be bad before the run stops."""
+    dry_run: bool = False
+    """Only print what would happen."""
+
+    def _output(self):
+        return self.output or str(pathlib.Path(self.model) / "evaluation.json")
+
+    def plan(self) -> list[str]:
+        """What would happen, for --dry-run."""
+        from pipelines.files import expand_paths
+
+        return [
+            f"evaluate {self.model} on {describe_files(expand_paths(self.input))}",
+            f"write {self._output()}",
+        ]
+
+    def run(self) -> None:
+        """Evaluates."""
+        from pipelines.files import expand_paths
+        from pipelines.runs import job
+        from pipelines.runs.folder import RunFolder, write_json
+
+        paths = expand_paths(self.input)
+        folder = RunFolder(self.model)
+        parser = folder.load_parser()
+        model = folder.load_model(parser)
+        results = job.evaluate(model, parser, paths, max_bad_share=self.max_bad_share)
+        truth = read_truth(paths)
+        write_json(self._output(), results | {"best_possible": truth, "input": paths})
+        print_metrics(results, truth)
+
+
+@dataclasses.dataclass
+class Predict:
+    """Write the click probability of each line of click logs."""
+
+    model: str
+    """Folder of a run, or of an exported model."""
+    input: Files
+    """Files with or without label."""
+    output: str
+    """CSV file to write: file, line, probability."""
+    max_bad_share: float = 1e-4
+    """Largest share of rows that may be bad before the run stops."""
+    dry_run: bool = False
+    """Only print what would happen."""
+
+    def plan(self) -> list[str]:
+        """What would happen, for --dry-run."""
+        from pipelines.files import expand_paths
+
+        paths = expand_paths(self.input)
+        return [
+            f"score {describe_files(paths)} with {self.model}",
+            f"write {self.output}",
+        ]
+
+    def run(self) -> None:
+        """Predicts."""
+        from pipelines.runs import scoring
+        from pipelines.runs.folder import RunFolder
+
+        folder = RunFolder(self.model)
+        if folder.config_path.exists():
+            parser = folder.load_parser()
+            score = scoring.model_scorer(folder.load_model(parser), parser)
+        else:
+            score = scoring.load_scorer(self.model)
+        counts = scoring.write_scores(
+            score, self.input, self.output, self.max_bad_share
+        )
+        print(
+            f"{self.output}: {counts['num_rows']:,} rows, {counts['num_bad_rows']:,} "
+            "of them bad"
+        )
+
+
+@dataclasses.dataclass
+class Export:
+    """Export a trained run as a SavedModel for TensorFlow Serving."""
+
+    model: str
+    """Folder of the run."""
+    output: str = "saved_models/ctr"
+    """Folder of the exported model; its versions are numbered in it."""
+    version: int | None = None
+    """Number of the version; None: the next one."""
+    max_hotness: int = 1
+    """Length of the padded bags of serving_default."""
+    dry_run: bool = False
+    """Only print what would happen."""
+
+    def plan(self) -> list[str]:
+        """What would happen, for --dry-run."""
+        from tf_dlrm.serving.versions import choose_version
+
+        version = choose_version(self.output, self.version)
+        return [f"export {self.model} to {self.output}/{version}"]
+
+    def run(self) -> None:
+        """Exports."""
+        from pipelines.runs import job
+        from pipelines.runs.folder import RunFolder
+
+        path = job.export(
+            RunFolder(self.model), self.output, self.version, self.max_hotness
+        )
+        print(f"{path}: signatures serving_default, serving_tsv")
