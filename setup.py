@@ -31,8 +31,6 @@ setup(
         "pyarrow>=17",
         "rich>=13",
         "tyro>=0.9",
-        # TensorFlow's summary writers import pkg_resources on some versions.
-        "setuptools<81",
     ],
     extras_require={
         "test": [

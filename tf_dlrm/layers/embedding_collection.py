@@ -2,23 +2,21 @@
 
 import collections
 import random
-import warnings
 import zlib
 from collections.abc import Sequence
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tf_dlrm import rows as row_ops
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.layers import bags
 from tf_dlrm.layers.fused_table import FusedTable
+from tf_dlrm.layers.logical_tables import LogicalTables
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
-class EmbeddingCollection(keras.layers.Layer):
+class EmbeddingCollection(LogicalTables, keras.layers.Layer):
     """Embedding tables with pooling and exact row-sparse updates.
 
     Tables of equal width are rows of one variable, so that a batch costs one gather,
@@ -88,7 +86,6 @@ class EmbeddingCollection(keras.layers.Layer):
         self._of_table = {t.name: fused for fused in self._fused for t in fused.tables}
         self._iterations = None
         self._optimizers = []
-        self._load_error = None
         # Now, not at the first call: Keras makes that call in a scratch graph, where
         # no variable of this size should be born, and every size is known already.
         self.build()
@@ -127,23 +124,6 @@ class EmbeddingCollection(keras.layers.Layer):
                 return tf.random.stateless_uniform(shape, (seed, a), -limit, limit)
 
         row_ops.write_range(fused.variable, first, size, make_block)
-
-    def get_table(self, name: str) -> np.ndarray:
-        """Returns a copy of a table: float32 `(vocabulary_size, embedding_dim)`."""
-        fused, table = self._find(name)
-        return row_ops.read_range(
-            fused.variable, fused.first_row[name], table.vocabulary_size
-        )
-
-    def set_table(self, name: str, rows) -> None:
-        """Overwrites a table with `(vocabulary_size, embedding_dim)` values.
-
-        Raises:
-            ValueError: If there is no such table or the shape differs.
-        """
-        fused, table = self._find(name)
-        shape = (table.vocabulary_size, table.embedding_dim)
-        _write_checked(name, fused.variable, fused.first_row[name], shape, rows)
 
     def _find(self, name):
         if name not in self._of_table:
@@ -290,91 +270,27 @@ class EmbeddingCollection(keras.layers.Layer):
             rows, values = lookup.unpool(tf.cast(pooled, tf.float32))
             fused.update(rows, values, rates, step)
 
-    # State and serialization: by logical table, so that neither the fusion nor a
-    # placement shows in a file.
+    # Where a logical table lies, for `LogicalTables`
 
-    def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:
-        """Returns the optimizer's state by logical table.
+    def _slot_names(self, name):
+        return self._of_table[name].slot_names(name)
 
-        Args:
-            tables: Names; `None` for all. One at a time bounds the memory.
+    def _region(self, name, slot):
+        fused, table = self._find(name)
+        if slot is None:
+            return fused.variable, fused.first_row[name], table.vocabulary_size
+        return *fused.find_slot(name, slot), table.vocabulary_size
 
-        Returns:
-            `{"iterations": int, "slots": {table: {slot: (vocabulary_size, width)}}}`,
-            with no slots before `build_optimizer`.
-        """
-        names = list(self._of_table) if tables is None else tables
-        slots = {name: self._find(name)[0].read_slots(name) for name in names}
-        iterations = 0 if self._iterations is None else int(self._iterations.numpy())
-        return {"iterations": iterations, "slots": slots}
+    def _shape(self, name, slot):
+        variable, _, num_rows = self._region(name, slot)
+        return num_rows, int(variable.shape[1])
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Sets what `get_state` returned, of the same optimizers.
+    def _read(self, name, slot):
+        return row_ops.read_range(*self._region(name, slot))
 
-        Raises:
-            ValueError: If a table, slot or shape is not one of this collection's.
-        """
-        if self._iterations is None:
-            raise ValueError("Call `build_optimizer` before `set_state`.")
-        for name, slots in state["slots"].items():
-            fused, table = self._find(name)
-            for slot, values in slots.items():
-                variable, first = fused.find_slot(name, slot)
-                shape = (table.vocabulary_size, int(variable.shape[1]))
-                _write_checked(f"{name}/{slot}", variable, first, shape, values)
-        self._iterations.assign(state["iterations"])
-
-    def save_own_variables(self, store):
-        for name in self._of_table:
-            store[f"table:{name}"] = self.get_table(name)
-            for slot, values in self.get_state([name])["slots"][name].items():
-                store[f"slot:{name}:{slot}"] = values
-        if self._iterations is not None:
-            store["iterations"] = np.asarray(self._iterations.numpy())
-        for i, optimizer in enumerate(self._optimizers):
-            if isinstance(optimizer.learning_rate, float):
-                store[f"learning_rate:{i}"] = np.asarray(optimizer.learning_rate)
-
-    def load_own_variables(self, store):
-        try:
-            self._load(store, set(store.keys()))
-        except ValueError as error:
-            # Keras tries a second, empty place in the file and would report that one.
-            self._load_error = self._load_error or error
-            raise self._load_error from None
-        self._load_error = None
-
-    def _load(self, store, keys):
-        absent = [n for n in self._of_table if f"table:{n}" not in keys]
-        if absent:
-            held = sorted(k.partition(":")[2] for k in keys if k.startswith("table:"))
-            raise ValueError(
-                f"The file holds no rows of table(s) {', '.join(absent)}. Its tables: "
-                f"{', '.join(held) or 'none'}"
-            )
-        for name in self._of_table:
-            self.set_table(name, store[f"table:{name}"])
-        if self._iterations is None or "iterations" not in keys:
-            return
-        wanted = {
-            f"slot:{name}:{slot}"
-            for name, fused in self._of_table.items()
-            for slot in fused.slot_names(name)
-        }
-        if wanted != {key for key in keys if key.startswith("slot:")}:
-            warnings.warn(
-                "The file holds the state of another optimizer of the tables: their "
-                "optimizer starts afresh.",
-                stacklevel=2,
-            )
-            return
-        for name, fused in self._of_table.items():
-            slots = {s: store[f"slot:{name}:{s}"] for s in fused.slot_names(name)}
-            self.set_state({"iterations": 0, "slots": {name: slots}})
-        self._iterations.assign(int(np.asarray(store["iterations"])))
-        for i, optimizer in enumerate(self._optimizers):
-            if f"learning_rate:{i}" in keys:
-                optimizer.learning_rate = float(np.asarray(store[f"learning_rate:{i}"]))
+    def _write(self, name, slot, values):
+        region = self._region(name, slot)
+        row_ops.write_range(*region, lambda a, b: values[a:b])
 
     def get_config(self):
         return {
@@ -388,13 +304,3 @@ class EmbeddingCollection(keras.layers.Layer):
         config = dict(config)
         tables = [EmbeddingTable.from_config(table) for table in config.pop("tables")]
         return cls(tables, **config)
-
-
-def _write_checked(what, variable, first, shape, values):
-    values = np.asarray(values) if not hasattr(values, "shape") else values
-    if tuple(values.shape) != shape:
-        raise ValueError(
-            f"'{what}' has shape {shape}. Received values of shape "
-            f"{tuple(values.shape)}"
-        )
-    row_ops.write_range(variable, first, shape[0], lambda a, b: values[a:b])

@@ -115,15 +115,6 @@ class FusedTable:
             f"{self.slot_names(name)}"
         )
 
-    def read_slots(self, name: str) -> dict[str, np.ndarray]:
-        """Copies the slots of a table to NumPy."""
-        num_rows = self.by_name[name].vocabulary_size
-        result = {}
-        for slot in self.slot_names(name):
-            variable, first = self.find_slot(name, slot)
-            result[slot] = row_ops.read_range(variable, first, num_rows)
-        return result
-
     # Rows to slots where tables have different optimizers. The table of a row is
     # found by bisection; the null row is one table further and belongs to no part.
 

@@ -1,0 +1,128 @@
+"""State by logical table: neither fusion nor placement of tables shows in a file."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class LogicalTables:
+    """Mix-in for an embedding layer: its tables and optimizer state, by table name.
+
+    The layer says where things lie: `tables`, `_slot_names(name)`,
+    `_shape(name, slot)`, `_read(name, slot)` and `_write(name, slot, values)`, where
+    the slot `None` is the table itself; `_iterations` and `_optimizers` are those of
+    `build_optimizer`.
+    """
+
+    _load_error = None
+
+    def get_table(self, name: str) -> np.ndarray:
+        """Returns a copy of a table: float32 `(vocabulary_size, embedding_dim)`.
+
+        Raises:
+            ValueError: If there is no such table.
+        """
+        return self._read(name, None)
+
+    def set_table(self, name: str, rows) -> None:
+        """Overwrites a table with `(vocabulary_size, embedding_dim)` values.
+
+        Raises:
+            ValueError: If there is no such table or the shape differs.
+        """
+        self._set(name, None, rows)
+
+    def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:
+        """Returns the optimizer's state by logical table.
+
+        Args:
+            tables: Names; `None` for all. One at a time bounds the memory.
+
+        Returns:
+            `{"iterations": int, "slots": {table: {slot: (vocabulary_size, width)}}}`,
+            with no slots before `build_optimizer`.
+        """
+        names = [t.name for t in self.tables] if tables is None else tables
+        slots = {
+            name: {slot: self._read(name, slot) for slot in self._slot_names(name)}
+            for name in names
+        }
+        iterations = 0 if self._iterations is None else int(self._iterations.numpy())
+        return {"iterations": iterations, "slots": slots}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Sets what `get_state` returned, of the same optimizers.
+
+        Raises:
+            ValueError: If a table, slot or shape is not one of this collection's.
+        """
+        if self._iterations is None:
+            raise ValueError("Call `build_optimizer` before `set_state`.")
+        for name, slots in state["slots"].items():
+            for slot, values in slots.items():
+                self._set(name, slot, values)
+        self._iterations.assign(state["iterations"])
+
+    def _set(self, name, slot, values):
+        shape = self._shape(name, slot)
+        values = values if hasattr(values, "shape") else np.asarray(values)
+        if tuple(values.shape) != shape:
+            what = name if slot is None else f"{name}/{slot}"
+            raise ValueError(
+                f"'{what}' has shape {shape}. Received values of shape "
+                f"{tuple(values.shape)}"
+            )
+        self._write(name, slot, values)
+
+    # Keras calls these for `.keras` and `.weights.h5`.
+
+    def save_own_variables(self, store):
+        for table in self.tables:
+            store[f"table:{table.name}"] = self.get_table(table.name)
+            for slot in self._slot_names(table.name):
+                store[f"slot:{table.name}:{slot}"] = self._read(table.name, slot)
+        if self._iterations is not None:
+            store["iterations"] = np.asarray(self._iterations.numpy())
+        for i, optimizer in enumerate(self._optimizers):
+            if isinstance(optimizer.learning_rate, float):
+                store[f"learning_rate:{i}"] = np.asarray(optimizer.learning_rate)
+
+    def load_own_variables(self, store):
+        try:
+            self._load(store, set(store.keys()))
+        except ValueError as error:
+            # Keras tries a second, empty place in the file and would report that one.
+            self._load_error = self._load_error or error
+            raise self._load_error from None
+        self._load_error = None
+
+    def _load(self, store, keys):
+        names = [table.name for table in self.tables]
+        absent = [name for name in names if f"table:{name}" not in keys]
+        if absent:
+            held = sorted(k.partition(":")[2] for k in keys if k.startswith("table:"))
+            raise ValueError(
+                f"The file holds no rows of table(s) {', '.join(absent)}. Its tables: "
+                f"{', '.join(held) or 'none'}"
+            )
+        for name in names:
+            self.set_table(name, store[f"table:{name}"])
+        if self._iterations is None or "iterations" not in keys:
+            return
+        slots = [(name, slot) for name in names for slot in self._slot_names(name)]
+        wanted = {f"slot:{name}:{slot}" for name, slot in slots}
+        if wanted != {key for key in keys if key.startswith("slot:")}:
+            warnings.warn(
+                "The file holds the state of another optimizer of the tables: their "
+                "optimizer starts afresh.",
+                stacklevel=2,
+            )
+            return
+        for name, slot in slots:
+            self._set(name, slot, store[f"slot:{name}:{slot}"])
+        self._iterations.assign(int(np.asarray(store["iterations"])))
+        for i, optimizer in enumerate(self._optimizers):
+            if f"learning_rate:{i}" in keys:
+                optimizer.learning_rate = float(np.asarray(store[f"learning_rate:{i}"]))
