@@ -43,6 +43,17 @@ def lazy_adam(table, g, state, step):
     table[rows] -= 0.1 * (m_hat / root)[rows]
 
 
+def ftrl(table, g, state, step):
+    n = state.setdefault("n", np.full_like(table, 0.1))
+    z = state.setdefault("z", np.zeros_like(table))
+    rows = np.abs(g).sum(1) > 0
+    root = np.sqrt(n + g**2)
+    z[rows] += (g - (root - np.sqrt(n)) / 0.1 * table)[rows]
+    n += g**2
+    shrunk = (np.clip(z, -0.3, 0.3) - z) / ((0.5 + root) / 0.1 + 2 * 0.2)
+    table[rows] = shrunk[rows]
+
+
 CASES = {
     "sgd": (lambda: optimizers.SparseSGD(0.1), dense_sgd),
     "adagrad": (lambda: optimizers.SparseAdagrad(0.1), dense_adagrad(True)),
@@ -54,6 +65,15 @@ CASES = {
     ),
     "row_wise": (lambda: optimizers.RowWiseAdagrad(0.1), row_wise_adagrad),
     "adam": (lambda: optimizers.SparseAdam(0.1), lazy_adam),
+    "ftrl": (
+        lambda: optimizers.SparseFtrl(
+            0.1,
+            l1_regularization_strength=0.3,
+            l2_regularization_strength=0.2,
+            beta=0.5,
+        ),
+        ftrl,
+    ),
 }
 
 
@@ -118,6 +138,20 @@ def test_adam_equals_keras_where_every_row_is_touched():
         adam.apply([tf.constant(g[:, 0])], [dense])
     # Keras corrects the bias in float32: 1 - 0.999**t has four digits left.
     np.testing.assert_allclose(layer.get_table("t"), dense.numpy(), atol=1e-5)
+
+
+def test_ftrl_equals_keras_where_every_row_is_touched():
+    rng = np.random.default_rng(1)
+    options = {"l1_regularization_strength": 0.1, "l2_regularization_strength": 0.2}
+    layer = EmbeddingCollection([EmbeddingTable("t", 4, WIDTH)])
+    layer.build_optimizer(optimizers.SparseFtrl(0.05, beta=0.3, **options))
+    dense = keras.Variable(layer.get_table("t"))
+    ftrl_of_keras = keras.optimizers.Ftrl(0.05, beta=0.3, **options)
+    for _ in range(4):
+        g = rng.normal(size=(4, 1, WIDTH)).astype("float32")
+        layer.apply_gradients(tf.constant(g), tf.range(4)[:, None])
+        ftrl_of_keras.apply([tf.constant(g[:, 0])], [dense])
+    np.testing.assert_allclose(layer.get_table("t"), dense.numpy(), atol=2e-6)
 
 
 def test_optimizers_by_table_equal_each_alone():

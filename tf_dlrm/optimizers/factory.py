@@ -5,6 +5,7 @@ import keras
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.optimizers.sparse_adagrad import RowWiseAdagrad, SparseAdagrad
 from tf_dlrm.optimizers.sparse_adam import SparseAdam
+from tf_dlrm.optimizers.sparse_ftrl import SparseFtrl
 from tf_dlrm.optimizers.sparse_sgd import SparseSGD
 
 _BY_NAME = {
@@ -16,6 +17,8 @@ _BY_NAME = {
     "rowwise_adagrad": RowWiseAdagrad,
     "adam": SparseAdam,
     "sparse_adam": SparseAdam,
+    "ftrl": SparseFtrl,
+    "sparse_ftrl": SparseFtrl,
 }
 # Options that would act on rows without a gradient, or on all variables at once, in
 # the value that turns them off.
@@ -39,8 +42,8 @@ def get(identifier) -> SparseOptimizer:
 
     Args:
         identifier: A `SparseOptimizer`; a name (`"sgd"`, `"adagrad"`,
-            `"row_wise_adagrad"`, `"adam"`, also with `sparse_` in front), which
-            follows the learning rate of the model's optimizer; a config made by
+            `"row_wise_adagrad"`, `"adam"`, `"ftrl"`, also with `sparse_` in front),
+            which follows the learning rate of the model's optimizer; a config made by
             `keras.saving.serialize_keras_object`; or a Keras `SGD`, `Adagrad` or
             `Adam` object, whose counterpart keeps its learning rate.
 

@@ -1,0 +1,84 @@
+"""Follow the regularized leader on the touched rows: sparse weights for ads models."""
+
+import keras
+import tensorflow as tf
+
+from tf_dlrm import rows as row_ops
+from tf_dlrm.optimizers.base import SparseOptimizer
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class SparseFtrl(SparseOptimizer):
+    """FTRL-proximal: Adagrad-like steps with L1 that drives values to exact zeros.
+
+    With g the sum over the row's occurrences in the batch, for each value w:
+    `n' = n + g²`, `z += g - (sqrt(n') - sqrt(n)) / learning_rate * w`,
+    `w = (clip(z, -l1, l1) - z) / ((beta + sqrt(n')) / learning_rate + 2 l2)`.
+
+    Equals Keras' `Ftrl` on the rows of the batch. A row that is not in the batch keeps
+    its value (Keras' dense form sets rows that were never touched to zero).
+
+    Args:
+        learning_rate: See `SparseOptimizer`.
+        initial_accumulator_value: What n starts at.
+        l1_regularization_strength: L1 penalty, at least 0.
+        l2_regularization_strength: L2 penalty, at least 0.
+        beta: Smoothing added to the root of n, at least 0.
+
+    Raises:
+        ValueError: If one of them is negative.
+
+    Reference:
+        McMahan et al. 2013, Ad click prediction: a view from the trenches, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.001,
+        initial_accumulator_value: float = 0.1,
+        l1_regularization_strength: float = 0.0,
+        l2_regularization_strength: float = 0.0,
+        beta: float = 0.0,
+    ):
+        super().__init__(learning_rate)
+        options = {
+            "initial_accumulator_value": initial_accumulator_value,
+            "l1_regularization_strength": l1_regularization_strength,
+            "l2_regularization_strength": l2_regularization_strength,
+            "beta": beta,
+        }
+        for name, value in options.items():
+            if value < 0:
+                raise ValueError(f"`{name}` must not be negative. Received: {value}")
+            setattr(self, name, float(value))
+
+    def slots(self, embedding_dim):
+        return {
+            "accumulator": (embedding_dim, self.initial_accumulator_value),
+            "linear": (embedding_dim, 0.0),
+        }
+
+    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
+        rows, gradients = row_ops.sum_repeated(rows, gradients)
+        slot_rows = to_slot_rows(rows)
+        values = row_ops.gather(table, rows)
+        old_root = tf.sqrt(row_ops.gather(slots["accumulator"], slot_rows))
+        accumulator = tf.square(old_root) + tf.square(gradients)
+        root = tf.sqrt(accumulator)
+        linear = row_ops.gather(slots["linear"], slot_rows)
+        linear += gradients - (root - old_root) / learning_rate * values
+        row_ops.replace(slots["accumulator"], slot_rows, accumulator)
+        row_ops.replace(slots["linear"], slot_rows, linear)
+        l1, l2 = self.l1_regularization_strength, self.l2_regularization_strength
+        divisor = (self.beta + root) / learning_rate + 2.0 * l2
+        values = (tf.clip_by_value(linear, -l1, l1) - linear) / divisor
+        row_ops.replace(table, rows, values)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "initial_accumulator_value": self.initial_accumulator_value,
+            "l1_regularization_strength": self.l1_regularization_strength,
+            "l2_regularization_strength": self.l2_regularization_strength,
+            "beta": self.beta,
+        }
