@@ -26,11 +26,11 @@ setup(
         "keras>=3.15.1",
         "tensorboard>=2.21",
         "tensorflow-recommenders>=0.7.7",
-        "numpy>=1.26",
-        "pandas>=2.2",
+        "numpy>=1.26.4",
+        "pandas>=2.2.3",
         "pyarrow>=17",
-        "rich>=13",
-        "tyro>=0.9",
+        "rich>=13.9",
+        "tyro>=1.0",
     ],
     extras_require={
         "test": [
