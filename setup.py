@@ -48,7 +48,7 @@ setup(
         "bench": ["torch>=2.6", "torchrec>=1", "keras-rs>=0.2"],
         "serving": ["tensorflow-serving-api>=2.19", "openvino>=2025.0"],
     },
-    entry_points={"console_scripts": ["tf-dlrm = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["tf-dlrm = pipelines.cli:entry"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",

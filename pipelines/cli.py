@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-_WITHOUT_TENSORFLOW = ("generate", "runs")
+_WITHOUT_TENSORFLOW = ("generate", "prepare", "runs")
 EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
 
 
@@ -40,18 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"there is no command '{name}'. Commands: {', '.join(COMMANDS)}"
             )
         command = _parse(name, COMMANDS[name], options)
+        if name not in _WITHOUT_TENSORFLOW:
+            _import_tensorflow()
         if getattr(command, "dry_run", False):
             print("Nothing is done. It would:")
             for line in command.plan():
                 print(f"- {line}")
             return 0
-        if name not in _WITHOUT_TENSORFLOW:
-            _import_tensorflow()
         command.run()
     except (ValueError, TypeError, OSError) as error:
         if os.environ.get("TF_DLRM_TRACEBACK"):
             raise
-        return _fail(name, str(error))
+        return _fail(name, _words(error))
     except KeyboardInterrupt:
         return _fail(name, "interrupted", code=130)
     return 0
@@ -139,7 +139,28 @@ def _one_line(text: str) -> str:
             break
         if line:
             kept.append(re.sub(r"\s+", " ", line))
-    return " ".join(kept)
+    return " ".join(kept[1:])  # the first is the title of the box
+
+
+def entry() -> None:
+    """The console script: exits with `main`'s code.
+
+    After a failure it leaves without the interpreter's farewell, in which threads of
+    an input pipeline that was cut off may wait for each other for ever.
+    """
+    code = main()
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(0)
+
+
+def _words(error) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{place}"
+    return getattr(error, "one_line", "") or str(error)
 
 
 def _fail(name, message, code=2):
@@ -156,4 +177,4 @@ def _print_help(commands):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

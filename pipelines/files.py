@@ -27,8 +27,8 @@ def expand_paths(paths: Paths) -> list[str]:
 
     Raises:
         FileNotFoundError: If a file is missing or a glob matches nothing.
-        ValueError: If a path is a directory, or there is nothing to read in any
-            of the files.
+        ValueError: If a path is a directory, a file is named twice, or there is
+            nothing to read in any of the files.
 
     Example:
 
@@ -64,6 +64,10 @@ def expand_paths(paths: Paths) -> list[str]:
             )
         if not os.path.exists(path):
             raise FileNotFoundError(f"There is no file {path!r}.")
+    places = [os.path.realpath(path) for path in expanded]
+    repeated = sorted({path for path in places if places.count(path) > 1})
+    if repeated:
+        raise ValueError(f"Named twice: {', '.join(map(repr, repeated))}.")
     if all(os.path.getsize(path) == 0 for path in expanded):
         raise ValueError(f"There is nothing in {', '.join(map(repr, expanded))}.")
     return expanded

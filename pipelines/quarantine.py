@@ -12,7 +12,13 @@ _NUM_PLACES = 5
 
 
 class BadRowsError(ValueError):
-    """Too many rows of a data set are bad."""
+    """Too many rows of a data set are bad.
+
+    Attributes:
+        one_line: The message without the list of places.
+    """
+
+    one_line = ""
 
 
 class Quarantine:
@@ -27,7 +33,8 @@ class Quarantine:
     .encode("latin-1")` gives them back).
 
     Args:
-        path: File for the bad rows, started anew. `None`: they are only counted.
+        path: File for the bad rows, started anew; there is none while there are no
+            bad rows. `None`: they are only counted.
         max_bad_share: Largest allowed share of bad rows, from 0 (none) to 1 (any
             number). It is judged as soon as 10,000 rows have been read, and at
             the end of the data.
@@ -68,7 +75,7 @@ class Quarantine:
         self._num_lines_seen = collections.Counter()
         self._lock = threading.Lock()
         if self.path is not None:
-            _start_file(self.path)
+            _remove_old(self.path)
 
     def record(
         self,
@@ -106,7 +113,12 @@ class Quarantine:
             BadRowsError: If too many of the rows seen so far are bad.
         """
         if self.num_bad > self.max_bad_share * self.num_rows:
-            raise BadRowsError(self._summary())
+            lines = self._summary()
+            error = BadRowsError("\n".join(lines))
+            error.one_line = f"{lines[0]} First: {lines[1].strip()[:160]}. {lines[-1]}"
+            if self.path is not None:
+                error.one_line += f" All of them: {self.path}"
+            raise error
 
     def _keep(self, path, bad_lines):
         if not bad_lines:
@@ -117,7 +129,9 @@ class Quarantine:
             if len(self._places) < _NUM_PLACES:
                 self._places.append(f"{path}:{position + 1}: {reason}")
         if self.path is not None:
+            is_new = not os.path.exists(self.path)
             with open(self.path, "a", encoding="ascii", newline="") as file:
+                file.write(HEADER if is_new else "")
                 for position, line, reason in bad_lines:
                     row = _escape(line[:MAX_ROW_BYTES].decode("latin-1"))
                     file.write(
@@ -125,7 +139,7 @@ class Quarantine:
                         f"{len(line)}\t{row}\n"
                     )
 
-    def _summary(self) -> str:
+    def _summary(self) -> list[str]:
         lines = [
             f"{self.num_bad:,} of {self.num_rows:,} rows read are bad "
             f"({self.num_bad / self.num_rows:.3%}); at most "
@@ -143,7 +157,7 @@ class Quarantine:
             f"To go on without them, allow a larger share: max_bad_share={share} "
             f"(--max-bad-share {share})."
         )
-        return "\n".join(lines)
+        return lines
 
     def _suggested_share(self) -> str:
         return f"{min(1.0, 2 * self.num_bad / self.num_rows):.2g}"
@@ -153,13 +167,14 @@ def _escape(text: str) -> str:
     return text.encode("unicode_escape").decode("ascii")
 
 
-def _start_file(path):
-    if os.path.exists(path) and os.path.getsize(path):
+def _remove_old(path):
+    if not os.path.exists(path):
+        return
+    if os.path.getsize(path):
         with open(path, "rb") as file:
             if file.read(len(HEADER)) != HEADER.encode():
                 raise ValueError(
                     f"{path}: not a file of bad rows, so it is not overwritten. "
                     "Remove it, or name another `path`."
                 )
-    with open(path, "w", encoding="ascii", newline="") as file:
-        file.write(HEADER)
+    os.remove(path)

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 
-from pipelines.commands.shared import Files, describe_files
+from pipelines.commands.shared import Files, check_output, describe_files
 
 
 @dataclasses.dataclass
@@ -28,6 +28,7 @@ class Generate:
 
     def plan(self) -> list[str]:
         """What would happen, for --dry-run."""
+        check_output(self.output)
         last = self.first_row + self.rows
         return [
             f"write rows {self.first_row:,} to {last:,} of seed {self.seed} to "
@@ -39,6 +40,7 @@ class Generate:
         from pipelines.progress import bar
         from pipelines.synthetic import Planted
 
+        check_output(self.output)
         pathlib.Path(self.output).parent.mkdir(parents=True, exist_ok=True)
         planted = Planted(seed=self.seed, click_rate=self.click_rate)
         with bar("Generating", self.rows) as update:
@@ -109,8 +111,9 @@ class Prepare:
             "vocabulary_digest": vocabulary.digest,
         }
         write_json(out / "prepare.json", content)
+        bad = quarantine.num_bad
         print(
             f"{out}/vocabulary.tsv: {sum(vocabulary.sizes):,} ids of 26 features from "
-            f"{vocabulary.num_rows:,} rows ({vocabulary.num_bad_rows:,} bad rows in "
-            "bad_rows.tsv)"
+            f"{vocabulary.num_rows:,} rows"
+            + (f"; {quarantine.num_bad:,} bad rows in {quarantine.path}" * bool(bad))
         )

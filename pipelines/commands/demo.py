@@ -36,10 +36,6 @@ class Demo:
 class Runs:
     """List the named runs."""
 
-    def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
-        return ["list the named runs"]
-
     def run(self) -> None:
         """Lists."""
         from pipelines.runs import RUNS

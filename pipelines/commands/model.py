@@ -6,7 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from pipelines.commands.shared import Files, describe_files, read_truth
+from pipelines.commands.shared import (
+    Files,
+    check_output,
+    describe_files,
+    read_truth,
+)
 from pipelines.runs.config import RunConfig
 from pipelines.runs.report import print_metrics
 
@@ -37,6 +42,7 @@ class Train:
         """What would happen, for --dry-run."""
         from pipelines.files import expand_paths
 
+        self._check()
         vocabulary = self.vocabulary or (
             f"hashing into {self.config.hash_buckets:,} rows a table"
             if self.config.hash_buckets
@@ -46,21 +52,41 @@ class Train:
             f"train on {describe_files(expand_paths(self.train))}",
             f"vocabulary: {vocabulary}",
             f"write {self.out}/: config.json, vocabulary.tsv, model.keras, "
-            "metrics.json, metrics.csv, logs/",
+            "metrics.json, metrics.csv, logs/, and bad_rows*.tsv if there are any",
             f"config: {self.config.to_json()}",
         ]
         if self.valid:
             lines.insert(1, f"validate on {describe_files(expand_paths(self.valid))}")
         return lines
 
+    def _check(self):
+        """Options that would be ignored are mistakes."""
+        from pipelines.runs import get
+
+        start = get(self.run_name)
+        for name in ("hash_buckets", "min_count", "max_vocabulary_size"):
+            value = getattr(self.config, name)
+            if self.vocabulary and value != getattr(start, name):
+                option = name.replace("_", "-")
+                raise ValueError(
+                    f"--{option} {value} has no effect with --vocabulary "
+                    f"{self.vocabulary}: leave one of them out."
+                )
+
     def run(self) -> None:
         """Trains."""
         from pipelines import vocabulary as vocabularies
         from pipelines.runs import job
 
+        self._check()
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
         folder, results = job.train(
-            self.config, self.train, self.valid, self.out, vocabulary
+            self.config,
+            self.train,
+            self.valid,
+            self.out,
+            vocabulary,
+            origin={"run": self.run_name, "vocabulary": self.vocabulary},
         )
         print_metrics(results["metrics"])
         print(
@@ -93,23 +119,36 @@ class Evaluate:
         """What would happen, for --dry-run."""
         from pipelines.files import expand_paths
 
+        paths = self._check(expand_paths(self.input))
         return [
-            f"evaluate {self.model} on {describe_files(expand_paths(self.input))}",
+            f"evaluate {self.model} on {describe_files(paths)}",
             f"write {self._output()}",
         ]
+
+    def _check(self, paths):
+        from pipelines.runs.folder import RunFolder
+
+        RunFolder(self.model).check()
+        check_output(self._output(), paths)
+        return paths
 
     def run(self) -> None:
         """Evaluates."""
         from pipelines.files import expand_paths
+        from pipelines.quarantine import Quarantine
         from pipelines.runs import job
         from pipelines.runs.folder import RunFolder, write_json
 
-        paths = expand_paths(self.input)
+        paths = self._check(expand_paths(self.input))
+        truth = read_truth(paths)
         folder = RunFolder(self.model)
         parser = folder.load_parser()
         model = folder.load_model(parser)
-        results = job.evaluate(model, parser, paths, max_bad_share=self.max_bad_share)
-        truth = read_truth(paths)
+        bad_rows = f"{self._output()}.bad_rows.tsv"
+        quarantine = Quarantine(bad_rows, self.max_bad_share)
+        results = job.evaluate(model, parser, paths, quarantine=quarantine)
+        if truth and truth["num_rows"] != results["num_rows"]:
+            truth = None
         write_json(self._output(), results | {"best_possible": truth, "input": paths})
         print_metrics(results, truth)
 
@@ -139,11 +178,18 @@ class Predict:
             f"write {self.output}",
         ]
 
+    def _check(self, paths):
+        check_output(self.output, paths)
+        check_output(f"{self.output}.bad_rows.tsv", paths)
+        return paths
+
     def run(self) -> None:
         """Predicts."""
+        from pipelines.files import expand_paths
         from pipelines.runs import scoring
         from pipelines.runs.folder import RunFolder
 
+        self._check(expand_paths(self.input))
         folder = RunFolder(self.model)
         if folder.config_path.exists():
             parser = folder.load_parser()
@@ -176,8 +222,10 @@ class Export:
 
     def plan(self) -> list[str]:
         """What would happen, for --dry-run."""
+        from pipelines.runs.folder import RunFolder
         from tf_dlrm.serving.versions import choose_version
 
+        RunFolder(self.model).check()
         version = choose_version(self.output, self.version)
         return [f"export {self.model} to {self.output}/{version}"]
 

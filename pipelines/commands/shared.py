@@ -1,6 +1,7 @@
 """What several commands share: options, tables, words about files."""
 
 import json
+import os
 import pathlib
 from typing import Annotated
 
@@ -9,13 +10,40 @@ import tyro
 Files = Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")]
 
 
-def read_truth(paths):
+def read_truth(paths) -> dict | None:
     """The best possible scores, where `generate` wrote one file and its report."""
     report = pathlib.Path(f"{paths[0]}.json")
-    if len(paths) != 1 or not report.exists():
+    if len(paths) != 1 or not report.is_file():
         return None
-    content = json.loads(report.read_text())
-    return content if "best_log_loss" in content else None
+    try:
+        content = json.loads(report.read_text())
+        wanted = ("num_rows", "best_auc", "best_log_loss")
+        return {name: content[name] for name in wanted}
+    except (ValueError, KeyError, TypeError):
+        return None  # somebody else's file
+
+
+def check_output(output, inputs=()) -> None:
+    """Refuses an output file before the work, not after it.
+
+    Args:
+        output: Path of a file to write.
+        inputs: Files that are read.
+
+    Raises:
+        ValueError: If it is a directory, or one of the inputs.
+        OSError: If it cannot be written.
+    """
+    output = pathlib.Path(output)
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a directory; name a file.")
+    if output.exists() and any(output.samefile(path) for path in inputs):
+        raise ValueError(f"--output {output} is one of the input files.")
+    folder = output.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"--output {output} cannot be written: {folder}.")
 
 
 def describe_files(paths) -> str:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from pipelines.criteo import format as criteo_format
@@ -150,6 +151,32 @@ class Parser(tf.Module):
             embedding_dim: Width of the embedding tables.
         """
         return FeatureSpec.criteo(self.vocabulary.sizes, embedding_dim)
+
+    def sample_lines(self, num_lines: int = 16) -> list[bytes]:
+        """Makes lines that try the vocabulary: to compare two ways of serving them.
+
+        Known and unknown values, bags of several, missing fields, negative integers.
+
+        Args:
+            num_lines: Number of lines, all without label.
+        """
+        rng = np.random.default_rng(0)
+        lines = []
+        for _ in range(num_lines):
+            integers = [
+                b"%d" % x for x in rng.integers(-2, 5000, criteo_format.NUM_DENSE)
+            ]
+            fields = []
+            for feature in criteo_format.SPARSE_FEATURES:
+                known = getattr(self.vocabulary, "values", lambda _: [])(feature)
+                pool = [b"", b"never seen", b"68fd1e64", *known[:50]]
+                picked = [
+                    pool[i] for i in rng.integers(0, len(pool), rng.integers(1, 3))
+                ]
+                fields.append(b",".join(picked))
+            integers[int(rng.integers(0, len(integers)))] = b""
+            lines.append(b"\t".join([*integers, *fields]))
+        return lines
 
     def for_serving(self) -> "Parser":
         """Returns an equal parser to store in a SavedModel.

@@ -147,7 +147,7 @@ def _to_integers(array, name, rows):
         )
     missing = np.isnan(array)
     limit = 2.0 ** (np.finfo(array.dtype).nmant + 1)
-    bad = ~missing & ((array != np.floor(array)) | (np.abs(array) > limit))
+    bad = ~missing & ((array != np.floor(array)) | (np.abs(array) >= limit))
     if bad.any():
         _refuse(array[bad][0], array.dtype, name, rows[bad][0])
     return np.where(missing, NO_ID, array).astype(np.int64)

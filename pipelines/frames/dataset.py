@@ -63,9 +63,10 @@ def from_dataframe(
     >>> features["sparse_features"].numpy().tolist()
     [[3], [-1]]
     """
-    if batch_size < 1:
+    if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
         raise ValueError(
-            f"`batch_size` must be at least 1. Received: batch_size={batch_size!r}"
+            "`batch_size` must be a positive integer. "
+            f"Received: batch_size={batch_size!r}"
         )
     wanted = [*spec.dense, *spec.sparse_features, *([] if label is None else [label])]
     _check_columns(frame, wanted)
@@ -88,7 +89,7 @@ def from_dataframe(
 
 
 def _check_columns(frame, wanted):
-    if not hasattr(frame, "columns") or not hasattr(frame, "__getitem__"):
+    if not hasattr(frame, "columns") or not hasattr(frame, "__len__"):
         raise TypeError(
             "`frame` must be a pandas or polars DataFrame. "
             f"Received: {type(frame).__module__}.{type(frame).__name__}"

@@ -28,6 +28,9 @@ class _Lines:
     def finish(self, note: str) -> None:
         self._print(self._done, note, time.perf_counter() - self._start, last=True)
 
+    def stop(self) -> None:
+        pass
+
     def _print(self, done, note, seconds, last=False):
         rate = done / max(seconds, 1e-9)
         text = f"{self._label}: {done:,}"
@@ -75,6 +78,9 @@ class _Bar:
         self._progress.update(self._task, total=self._done or 1)
         self._progress.stop()
 
+    def stop(self) -> None:
+        self._progress.stop()
+
 
 @contextlib.contextmanager
 def bar(label: str, total: int | None = None, unit: str = "rows") -> Iterator[Callable]:
@@ -99,5 +105,7 @@ def bar(label: str, total: int | None = None, unit: str = "rows") -> Iterator[Ca
 
     try:
         yield update
-    finally:
-        shown.finish(last[0])
+    except BaseException:
+        shown.stop()
+        raise
+    shown.finish(last[0])

@@ -1,5 +1,6 @@
 """Keras callbacks that show `fit` and `evaluate` in one tidy line."""
 
+import contextlib
 import time
 
 import keras
@@ -7,53 +8,77 @@ import keras
 from pipelines.progress.bars import bar
 
 
-class FitProgress(keras.callbacks.Callback):
+class _Progress(keras.callbacks.Callback):
+    """A bar that is opened and closed by callbacks.
+
+    Keras calls no callback when something fails: use it as a context around `fit`,
+    which then leaves the bar where it stood.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._stack, self._update = contextlib.ExitStack(), None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return self._stack.__exit__(*error)
+
+    def _open(self, label, total):
+        self._update = self._stack.enter_context(bar(label, total, "samples"))
+
+    def _close(self):
+        self._update = None
+        self._stack.close()
+
+
+class FitProgress(_Progress):
     """Progress of `fit` in samples/s and time left, with loss and AUC.
 
     Args:
         batch_size: Rows in a batch.
         num_rows: Rows in an epoch; `None` if not known.
+
+    Attributes:
+        seconds: Time spent in training so far, without validation.
     """
 
     def __init__(self, batch_size: int, num_rows: int | None = None):
         super().__init__()
         self._batch_size, self._num_rows = batch_size, num_rows
-        self._context, self._update, self._done = None, None, 0
+        self.seconds = 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         epochs = self.params.get("epochs") or 1
         label = "Training" if epochs == 1 else f"Epoch {epoch + 1}/{epochs}"
-        self._context = bar(label, self._num_rows, "samples")
-        self._update, self._done = self._context.__enter__(), 0
-        self._shown = 0.0
+        self._open(label, self._num_rows)
+        self._start, self._done, self._shown = time.perf_counter(), 0, 0.0
 
     def on_train_batch_end(self, batch, logs=None):
-        rows = (batch + 1) * self._batch_size
+        self._done = (batch + 1) * self._batch_size
         if self._num_rows:
-            rows = min(rows, self._num_rows)
-        self._done = rows
+            self._done = min(self._done, self._num_rows)
         now = time.perf_counter()
         if now - self._shown > 0.2:  # reading the metrics costs a little
             self._shown = now
-            self._update(rows, _note(logs))
+            self._update(self._done, _note(logs))
 
     def on_test_begin(self, logs=None):
-        self._close()
+        self._end()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._close(logs)
+        self._end(logs)
 
-    def on_train_end(self, logs=None):
-        self._close()
-
-    def _close(self, logs=None):
-        if self._context is not None:
-            self._update(self._done, _note(logs or self.model.get_metrics_result()))
-            self._context.__exit__(None, None, None)
-            self._context = None
+    def _end(self, logs=None):
+        if self._update is not None:
+            self.seconds += time.perf_counter() - self._start
+            known = logs or (self.model.get_metrics_result() if self._done else {})
+            self._update(self._done, _note(known))
+            self._close()
 
 
-class EvaluateProgress(keras.callbacks.Callback):
+class EvaluateProgress(_Progress):
     """Progress of `evaluate` in samples/s.
 
     Args:
@@ -64,18 +89,17 @@ class EvaluateProgress(keras.callbacks.Callback):
 
     def __init__(self, batch_size: int, num_rows: int | None, count):
         super().__init__()
-        self._batch_size, self._count = batch_size, count
-        self._context = bar("Evaluating", num_rows, "samples")
+        self._batch_size, self._num_rows, self._count = batch_size, num_rows, count
 
     def on_test_begin(self, logs=None):
-        self._update = self._context.__enter__()
+        self._open("Evaluating", self._num_rows)
 
     def on_test_batch_end(self, batch, logs=None):
         self._update((batch + 1) * self._batch_size)
 
     def on_test_end(self, logs=None):
         self._update(self._count())
-        self._context.__exit__(None, None, None)
+        self._close()
 
 
 def _note(logs) -> str:

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import math
 from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a training run, but for its data."""
+    """Everything that decides a training run, but for its data.
+
+    Raises:
+        ValueError: If a value is out of range or two do not fit; it is named.
+    """
 
     embedding_dim: int = 16
     """Width of the embedding tables."""
@@ -53,6 +58,46 @@ class RunConfig:
     """Steps run at once between callbacks."""
     max_bad_share: float = 1e-4
     """Largest share of rows that may be bad before the run stops."""
+
+    def __post_init__(self):
+        at_least = {
+            "embedding_dim": 1,
+            "min_count": 1,
+            "max_vocabulary_size": 1,
+            "hash_buckets": 2,
+            "batch_size": 1,
+            "epochs": 1,
+            "steps_per_execution": 1,
+            "seed": 0,
+        }
+        for name, minimum in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                self._refuse(name, f"must be at least {minimum}")
+        positive = ("learning_rate", "embedding_learning_rate")
+        for name in (*positive, "initial_embedding_limit", "initial_accumulator_value"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                self._refuse(name, "must be a finite number, not negative")
+            if value == 0 and name in positive:
+                self._refuse(name, "must be positive")
+        if not 0 <= self.dropout < 1:
+            self._refuse("dropout", "must be at least 0 and below 1")
+        if not 0 <= self.max_bad_share <= 1:
+            self._refuse("max_bad_share", "must be a share from 0 to 1")
+        for name in ("bottom_mlp_dims", "top_mlp_dims"):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
+                self._refuse(name, "must be positive integers")
+        if self.top_mlp_dims[-1] != 1:
+            self._refuse("top_mlp_dims", "must end in 1, the click logit")
+        if self.interaction == "dot" and self.bottom_mlp_dims[-1] != self.embedding_dim:
+            self._refuse(
+                "bottom_mlp_dims",
+                f"must end in embedding_dim ({self.embedding_dim}) for dot interaction",
+            )
+
+    def _refuse(self, name, rule):
+        raise ValueError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")
 
     def to_json(self) -> str:
         """Returns the config as JSON text."""

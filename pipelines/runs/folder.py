@@ -1,9 +1,11 @@
 """The folder of a run: config, vocabulary, model, logs and results, self-contained."""
 
 import csv
+import hashlib
 import json
 import os
 import pathlib
+import shutil
 from typing import Any
 
 import keras
@@ -35,6 +37,7 @@ class RunFolder:
         self.metrics_path = self.path / "metrics.json"
         self.history_path = self.path / "metrics.csv"
         self.bad_rows_path = self.path / "bad_rows.tsv"
+        self.bad_valid_rows_path = self.path / "bad_rows_valid.tsv"
         self.log_dir = self.path / "logs"
 
     def start(self) -> None:
@@ -48,6 +51,9 @@ class RunFolder:
                 f"{self.path} already holds a run. Choose another --out, or remove it."
             )
         self.path.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.log_dir, ignore_errors=True)
+        for path in (self.config_path, self.metrics_path, self.history_path):
+            path.unlink(missing_ok=True)
 
     def describe(self, config: RunConfig, data: dict[str, Any], vocabulary) -> None:
         """Writes what is known before training: the config and the vocabulary."""
@@ -67,7 +73,27 @@ class RunFolder:
     def _read(self):
         if not self.config_path.exists():
             raise ValueError(f"{self.path} is not the folder of a run: no config.json.")
-        return json.loads(self.config_path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(self.config_path.read_text(encoding="utf-8"))
+            content["config"], content["vocabulary_digest"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{self.config_path} is damaged.") from None
+        return content
+
+    def check(self) -> None:
+        """Looks whether this is the folder of a finished run, without loading it.
+
+        Raises:
+            ValueError: If it is not; the message says what is missing.
+        """
+        self._read()
+        if not self.vocabulary_path.exists():
+            raise ValueError(f"{self.path} has no vocabulary.tsv.")
+        if not self.model_path.exists():
+            raise ValueError(
+                f"{self.path} has no trained model (model.keras): its training did "
+                "not end."
+            )
 
     def load_parser(self) -> Parser:
         """Returns the parser with the run's vocabulary.
@@ -88,12 +114,15 @@ class RunFolder:
         """Returns the trained model.
 
         Raises:
-            ValueError: If there is none, or its tables are not the vocabulary's.
+            ValueError: If there is none, it is not the one that the run wrote, or its
+                tables are not the vocabulary's.
         """
-        if not self.model_path.exists():
+        self.check()
+        digest = json.loads(self.metrics_path.read_text()).get("model_sha256")
+        if digest != _sha256(self.model_path):
             raise ValueError(
-                f"{self.path} has no trained model (model.keras): its training did "
-                "not end."
+                f"{self.model_path} is not the model that this run wrote, or it is "
+                "damaged."
             )
         model = keras.saving.load_model(self.model_path)
         sizes = [table.vocabulary_size for table in model.spec.tables]
@@ -112,7 +141,8 @@ class RunFolder:
             writer.writerow(["epoch", *history])
             for epoch, values in enumerate(zip(*history.values()), start=1):
                 writer.writerow([epoch, *values])
-        write_json(self.metrics_path, results)
+        digest = {"model_sha256": _sha256(self.model_path)}
+        write_json(self.metrics_path, {**results, **digest})
 
 
 def write_json(path, content) -> None:
@@ -120,6 +150,11 @@ def write_json(path, content) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    text = json.dumps(content, indent=2) + "\n"
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _sha256(path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

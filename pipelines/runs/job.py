@@ -1,23 +1,21 @@
 """The whole job as functions: vocabulary, training, evaluation, export of a run."""
 
-import contextlib
 import math
 import os
 import time
-import warnings
-from collections.abc import Iterator
 
 import keras
-import tensorflow as tf
 
 import tf_dlrm
 from pipelines.criteo import Parser, read
+from pipelines.criteo import ops as criteo_ops
 from pipelines.files import BlockReader, Paths, expand_paths
 from pipelines.progress import bar
 from pipelines.progress.fit import EvaluateProgress, FitProgress
 from pipelines.quarantine import Quarantine
 from pipelines.runs import assembly
 from pipelines.runs.config import RunConfig
+from pipelines.runs.errors import clear_errors
 from pipelines.runs.folder import RunFolder
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 from tf_dlrm.training.callbacks import TensorBoardLogger
@@ -45,6 +43,7 @@ def train(
     out,
     vocabulary=None,
     callbacks=(),
+    origin: dict | None = None,
 ) -> tuple[RunFolder, dict]:
     """Trains a run from files of Criteo lines into a folder of its own.
 
@@ -56,28 +55,38 @@ def train(
         vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one as the
             config says, from the training files.
         callbacks: Further Keras callbacks.
+        origin: What else is worth recording in the run's `config.json`.
 
     Returns:
         The folder and the results: final metrics, rows, seconds.
 
     Raises:
         FileExistsError: If `out` holds a finished run.
+        ValueError: If no row is good, or the training diverged; no model is kept.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
     train_paths = expand_paths(train_paths)
     valid_paths = expand_paths(valid_paths) if valid_paths else None
     folder = RunFolder(out)
     folder.start()
-    keras.utils.set_random_seed(config.seed)
     quarantine = Quarantine(folder.bad_rows_path, config.max_bad_share)
+    valid_quarantine = Quarantine(folder.bad_valid_rows_path, config.max_bad_share)
+    if valid_paths:
+        # Before hours of training, not after: a look at every validation row.
+        _check_rows(valid_paths, valid_quarantine)
     if vocabulary is None:
         vocabulary = _make_vocabulary(config, train_paths, quarantine)
-    num_rows = getattr(vocabulary, "num_rows", 0) or _count_rows(train_paths)
+        num_rows = getattr(vocabulary, "num_rows", 0) or _count_rows(train_paths)
+    else:
+        num_rows = _count_rows(train_paths)
+    keras.utils.set_random_seed(config.seed)
     parser = Parser(vocabulary)
     model = assembly.make_model(config, parser.spec(config.embedding_dim))
     num_steps = math.ceil(num_rows / config.batch_size) * config.epochs
     assembly.compile_model(model, config, num_steps)
-    folder.describe(config, _data(train_paths, valid_paths, num_rows), vocabulary)
+    data = {"train": train_paths, "valid": valid_paths or []}
+    data = {part: [os.path.abspath(p) for p in paths] for part, paths in data.items()}
+    folder.describe(config, {**data, **(origin or {})}, vocabulary)
     dataset = read(
         train_paths,
         parser,
@@ -88,12 +97,12 @@ def train(
     )
     valid = None
     if valid_paths:
-        valid_quarantine = Quarantine(max_bad_share=config.max_bad_share)
         valid = read(
             valid_paths, parser, config.batch_size, quarantine=valid_quarantine
         )
+    shown = FitProgress(config.batch_size, num_rows)
     start = time.perf_counter()
-    with clear_errors(quarantine):
+    with shown, clear_errors(quarantine, valid_quarantine):
         history = model.fit(
             dataset,
             validation_data=valid,
@@ -101,25 +110,36 @@ def train(
             verbose=0,
             shuffle=False,
             callbacks=[
-                FitProgress(config.batch_size, num_rows),
+                shown,
                 TensorBoardLogger(folder.log_dir, config.batch_size),
+                keras.callbacks.TerminateOnNaN(),
                 *callbacks,
             ],
         ).history
-    seconds = time.perf_counter() - start
+    num_good = quarantine.num_rows - quarantine.num_bad
+    _check_trained(history, num_good)
     model.save(folder.model_path)
     results = {
         "metrics": {name: values[-1] for name, values in history.items()},
-        "num_rows": num_rows,
+        "num_rows": num_good,
         "num_bad_rows": quarantine.num_bad,
-        "seconds": seconds,
-        "samples_per_second": num_rows * config.epochs / seconds,
+        "num_valid_rows": valid_quarantine.num_rows - valid_quarantine.num_bad,
+        "num_bad_valid_rows": valid_quarantine.num_bad,
+        "seconds": time.perf_counter() - start,
+        "training_seconds": shown.seconds,
+        "samples_per_second": num_good * len(history["loss"]) / shown.seconds,
     }
     folder.write_results(history, results)
     return folder, results
 
 
-def evaluate(model, parser, paths: Paths, batch_size: int = 4096, max_bad_share=1e-4):
+def evaluate(
+    model,
+    parser,
+    paths: Paths,
+    batch_size: int = 4096,
+    quarantine: Quarantine | None = None,
+) -> dict:
     """Returns the metrics of a model on labelled files, as a dict.
 
     Args:
@@ -127,16 +147,22 @@ def evaluate(model, parser, paths: Paths, batch_size: int = 4096, max_bad_share=
         parser: The parser with its vocabulary.
         paths: Labelled files.
         batch_size: Rows in a step.
-        max_bad_share: Largest share of bad rows.
+        quarantine: Where bad rows go. `None`: `Quarantine()`.
+
+    Raises:
+        ValueError: If no row is good.
+        pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
-    quarantine = Quarantine(max_bad_share=max_bad_share)
+    quarantine = Quarantine() if quarantine is None else quarantine
     dataset = read(paths, parser, batch_size, quarantine=quarantine)
     rows = _estimate_rows(paths)
     shown = EvaluateProgress(batch_size, rows, lambda: quarantine.num_rows)
-    with clear_errors(quarantine):
+    with shown, clear_errors(quarantine):
         results = model.evaluate(
             dataset, verbose=0, return_dict=True, callbacks=[shown]
         )
+    if quarantine.num_rows == quarantine.num_bad:
+        raise ValueError(_no_rows(paths))
     return {k: float(v) for k, v in results.items()} | {
         "num_rows": quarantine.num_rows - quarantine.num_bad,
         "num_bad_rows": quarantine.num_bad,
@@ -154,28 +180,6 @@ def export(
     )
 
 
-@contextlib.contextmanager
-def clear_errors(quarantine: Quarantine) -> Iterator[None]:
-    """Raises what went wrong in the input pipeline as itself.
-
-    An exception in there reaches `fit` as a TensorFlow error with a traceback in its
-    text. The quarantine knows whether too many bad rows were behind it.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Keras says so at the end of every dataset of unknown length.
-            warnings.filterwarnings("ignore", "Your input ran out of data")
-            yield
-    except tf.errors.OpError as error:
-        quarantine.check()
-        text = error.message or ""
-        for line in text.splitlines():
-            kind, _, message = line.partition(": ")
-            if kind.endswith(("ValueError", "FileNotFoundError", "BadRowsError")):
-                raise ValueError(message) from error
-        raise
-
-
 def _make_vocabulary(config, paths, quarantine):
     if config.hash_buckets is not None:
         return HashVocabulary(config.hash_buckets)
@@ -184,12 +188,36 @@ def _make_vocabulary(config, paths, quarantine):
     )
 
 
-def _data(train_paths, valid_paths, num_rows):
-    return {
-        "train": [os.path.abspath(path) for path in train_paths],
-        "valid": [os.path.abspath(path) for path in valid_paths or []],
-        "num_train_rows": num_rows,
-    }
+def _check_rows(paths, quarantine):
+    """Reads labelled rows once, for their faults alone."""
+    reader, done = BlockReader(), 0
+    with bar("Checking validation rows") as update:
+        for path in paths:
+            first = 0
+            for block in reader.blocks(path):
+                lines = block.removesuffix(b"\n").split(b"\n")
+                bad = criteo_ops.find_bad(lines, first, labelled=True)
+                quarantine.record(path, first, len(lines), bad)
+                first, done = first + len(lines), done + len(lines)
+                update(done)
+    quarantine.check()
+    if quarantine.num_rows == quarantine.num_bad:
+        raise ValueError(_no_rows(paths))
+
+
+def _check_trained(history, num_good):
+    if not num_good:
+        raise ValueError("No row to train on is good; no model is kept.")
+    losses = history.get("loss", [])
+    if not losses or not all(math.isfinite(loss) for loss in losses):
+        raise ValueError(
+            "The training diverged: the loss is not finite. Try a smaller "
+            "--learning-rate. No model is kept."
+        )
+
+
+def _no_rows(paths):
+    return f"No row is good in {', '.join(map(str, expand_paths(paths)))}."
 
 
 def _count_rows(paths) -> int:

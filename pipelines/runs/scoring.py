@@ -7,7 +7,6 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo import format as criteo_format
 from pipelines.criteo import ops as criteo_ops
 from pipelines.files import BlockReader, Paths, expand_paths
 from pipelines.progress import bar
@@ -103,22 +102,17 @@ def write_scores(score, paths: Paths, output, max_bad_share: float = 1e-4) -> di
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
-    if not quarantine.num_bad:
-        os.unlink(quarantine.path)
     return {"num_rows": quarantine.num_rows, "num_bad_rows": quarantine.num_bad}
 
 
 def _score(score, lines, path, first, quarantine):
-    tensor = tf.constant(np.array(lines, dtype=object), tf.string)
-    valid, _ = criteo_ops.check(tensor, labelled=False)
-    valid = valid.numpy()
-    bad = [
-        (first + int(i), lines[i], criteo_format.reason(lines[i], labelled=False))
-        for i in np.flatnonzero(~valid)
-    ]
+    bad = criteo_ops.find_bad(lines, first, labelled=False)
     quarantine.record(path, first, len(lines), bad)
+    bad_positions = {position - first for position, _, _ in bad}
+    good = [i for i in range(len(lines)) if i not in bad_positions]
     result = [""] * len(lines)
-    if valid.any():
-        for i, p in zip(np.flatnonzero(valid), score(tf.boolean_mask(tensor, valid))):
-            result[i] = f"{p:.9g}"
+    if good:
+        rows = np.array([lines[i] for i in good], dtype=object)
+        for i, probability in zip(good, score(tf.constant(rows, tf.string))):
+            result[i] = f"{probability:.9g}"
     return result

@@ -1,23 +1,26 @@
 """The command as a person meets it: the whole job, and one clear line for mistakes."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from pipelines import cli, runs
+from pipelines.runs import job
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
 
 SMALL = [
     "--bottom-mlp-dims", "16", "8", "--top-mlp-dims", "16", "1",
-    "--embedding-dim", "8", "--batch-size", "256", "--min-count", "3",
+    "--embedding-dim", "8", "--batch-size", "256",
 ]  # fmt: skip
 
 
@@ -56,8 +59,10 @@ def fails(arguments, capsys):
 def test_a_run_folder_is_whole(trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["config"]["epochs"] == 2
-    assert config["data"]["num_train_rows"] == 3000
+    assert config["data"]["run"] == "demo"
+    assert config["data"]["train"][0].endswith("train.tsv")
     results = json.loads((trained / "metrics.json").read_text())
+    assert results["num_rows"] == 3000 and results["num_valid_rows"] == 700
     expected = {"auc", "log_loss", "normalized_entropy", "calibration", "accuracy"}
     assert expected <= set(results["metrics"])
     assert {f"val_{name}" for name in expected} <= set(results["metrics"])
@@ -135,16 +140,21 @@ def test_predict_from_the_run_and_from_the_export_agree(trained, data, tmp_path)
 
 def test_prepare_and_train_with_its_vocabulary(data, tmp_path, capsys):
     prepared = tmp_path / "prepared"
-    command = ["prepare", "--input", f"{data}/tr*.tsv", "--out", prepared]
+    command = ["prepare", "--input", f"{data}/*.tsv", "--out", prepared]
     assert cli.main([*map(str, command), "--min-count", "5"]) == 0
     report = json.loads((prepared / "prepare.json").read_text())
-    assert report["num_rows"] == 3000 and report["num_bad_rows"] == 0
+    assert report["num_rows"] == 3700 and report["num_bad_rows"] == 0
     out = tmp_path / "run"
     options = ["--vocabulary", prepared / "vocabulary.tsv", "--out", out, *SMALL]
     command = ["train", "--train", f"{data}/train.tsv", *options]
     assert cli.main([*map(str, command)]) == 0
     folder = RunFolder(out)
     assert list(folder.load_parser().vocabulary.sizes) == report["vocabulary_sizes"]
+    # The rows are those of the training, not those of the vocabulary.
+    results = json.loads((out / "metrics.json").read_text())
+    assert results["num_rows"] == 3000
+    config = folder.load_model(folder.load_parser()).optimizer.get_config()
+    assert config["learning_rate"]["config"]["decay_steps"] == 12
 
 
 def test_training_by_hashing_needs_no_vocabulary(data, tmp_path):
@@ -208,6 +218,23 @@ def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
          "`version` must be"),
         (["train", "--train", good, "--out", trained], "already holds a run"),
         (["generate", "--output", tmp_path / "a", "--rows", "0"], "`num_rows`"),
+        ([*train, "--train", good, "--batch-size", "0"], "`batch_size` must be"),
+        ([*train, "--train", good, "--epochs", "0"], "`epochs` must be"),
+        ([*train, "--train", good, "--learning-rate", "nan"], "`learning_rate` must"),
+        ([*train, "--train", good, "--learning-rate", "-1"], "`learning_rate` must"),
+        ([*train, "--train", good, "--dropout", "2"], "`dropout` must be"),
+        ([*train, "--train", good, "--hash-buckets", "1"], "`hash_buckets` must be"),
+        ([*train, "--train", good, "--embedding-dim", "8"], "`bottom_mlp_dims` must"),
+        ([*train, "--train", good, good], "Named twice"),
+        ([*train, "--train", good, "--vocabulary", tmp_path / "v", "--min-count", "3"],
+         "--min-count 3 has no effect with --vocabulary"),
+        (["evaluate", "--model", trained, "--input", good, "--output", tmp_path],
+         "is a directory"),
+        (["predict", "--model", trained, "--input", good, "--output", good],
+         "is one of the input files"),
+        (["evaluate", "--model", tmp_path, "--input", good, "--dry-run"],
+         "not the folder of a run"),
+        (["export", "--model", tmp_path, "--dry-run"], "not the folder of a run"),
     ]  # fmt: skip
     for arguments, message in cases:
         assert message in fails(arguments, capsys), arguments
@@ -233,6 +260,78 @@ def test_bad_rows_stop_training_with_place_and_reason(data, tmp_path, capsys):
     assert len(bad) == 2 and "\t42\t" in bad[1]
     results = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert results["num_bad_rows"] == 1 and results["num_rows"] == 2999
+
+
+def test_bad_validation_rows_stop_before_the_training(data, tmp_path, capsys):
+    (tmp_path / "bad.tsv").write_bytes(b"no row\n" * 3)
+    train = ["train", "--train", f"{data}/train.tsv", "--out", tmp_path / "r", *SMALL]
+    line = fails([*train, "--valid", tmp_path / "bad.tsv"], capsys)
+    assert "3 of 3 rows" in line and "bad.tsv:1: " in line
+    assert (tmp_path / "r" / "bad_rows_valid.tsv").exists()
+    line = fails(
+        [*train, "--valid", tmp_path / "bad.tsv", "--max-bad-share", "1"], capsys
+    )
+    assert "No row is good in" in line
+
+
+def test_runs_that_did_not_train_are_not_kept(data, tmp_path, capsys):
+    (tmp_path / "bad.tsv").write_bytes(b"no row\n" * 3)
+    train = ["train", "--out", tmp_path / "r", *SMALL]
+    options = ["--hash-buckets", "9", "--max-bad-share", "1"]
+    line = fails([*train, "--train", tmp_path / "bad.tsv", *options], capsys)
+    assert "No row to train on is good" in line
+    diverge = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(loss=float("nan"))
+    )
+    with pytest.raises(ValueError, match="diverged"):
+        config = dataclasses.replace(runs.get("demo"), hash_buckets=9)
+        job.train(config, data / "train.tsv", None, tmp_path / "r", None, [diverge])
+    assert not (tmp_path / "r" / "model.keras").exists()
+
+
+def test_evaluate_sets_bad_rows_aside_and_ignores_other_files(
+    trained, data, tmp_path, capsys
+):
+    rows = (data / "valid.tsv").read_bytes() + b"no row\n"
+    (tmp_path / "v.tsv").write_bytes(rows)
+    (tmp_path / "v.tsv.json").write_text("somebody else's")
+    output = tmp_path / "e.json"
+    command = ["evaluate", "--model", trained, "--input", tmp_path / "v.tsv"]
+    command += ["--output", output]
+    line = fails(command, capsys)
+    assert "v.tsv:701: " in line and f"{output}.bad_rows.tsv" in line
+    assert cli.main([*map(str, command), "--max-bad-share", "0.01"]) == 0
+    assert "\t701\t" in pathlib.Path(f"{output}.bad_rows.tsv").read_text()
+    assert json.loads(output.read_text())["num_bad_rows"] == 1
+    (tmp_path / "none.tsv").write_bytes(b"no row\n")
+    command[4] = tmp_path / "none.tsv"
+    assert "No row is good" in fails([*command, "--max-bad-share", "1"], capsys)
+
+
+def test_another_model_in_the_folder_is_refused(trained, data, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    with open(copy / "model.keras", "ab") as file:
+        file.write(b"x")
+    command = ["evaluate", "--model", copy, "--input", f"{data}/valid.tsv"]
+    assert "is not the model that this run wrote" in fails(command, capsys)
+    (copy / "config.json").write_text("{}")
+    assert "config.json is damaged" in fails(command, capsys)
+
+
+def test_failing_commands_end():
+    """Threads of a cut-off input pipeline once kept the process from ending."""
+    folder = pathlib.Path(__file__).parent
+    code = (
+        "import sys, pipelines.cli as c; sys.argv = ['tf-dlrm', 'evaluate', '--model',"
+        f" 'nowhere', '--input', {str(folder / 'test_cli.py')!r}]; c.entry()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "not the folder of a run" in done.stderr
 
 
 def test_a_vocabulary_that_is_not_the_models_is_refused(

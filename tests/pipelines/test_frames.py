@@ -45,16 +45,16 @@ def test_one_hot(library):
 
 
 MISSING = {
-    "pandas NaN": (pd, [1.0, np.nan, 2.0**53]),
-    "pandas Int64": (pd, pd.array([1, pd.NA, 2**53], "Int64")),
-    "pandas UInt64": (pd, pd.array([1, pd.NA, 2**53], "UInt64")),
-    "pandas Float64": (pd, pd.array([1, pd.NA, 2**53], "Float64")),
-    "pandas arrow": (pd, pd.array([1, None, 2**53], "int64[pyarrow]")),
-    "pandas object": (pd, pd.Series([1, None, 2**53], dtype=object)),
-    "pandas category": (pd, pd.Categorical([1, None, 2**53])),
-    "polars": (pl, [1, None, 2**53]),
-    "polars NaN": (pl, [1.0, float("nan"), 2.0**53]),
-    "-1": (pd, [1, -1, 2**53]),
+    "pandas NaN": (pd, [1.0, np.nan, 2.0**53 - 1]),
+    "pandas Int64": (pd, pd.array([1, pd.NA, 2**53 - 1], "Int64")),
+    "pandas UInt64": (pd, pd.array([1, pd.NA, 2**53 - 1], "UInt64")),
+    "pandas Float64": (pd, pd.array([1, pd.NA, 2**53 - 1], "Float64")),
+    "pandas arrow": (pd, pd.array([1, None, 2**53 - 1], "int64[pyarrow]")),
+    "pandas object": (pd, pd.Series([1, None, 2**53 - 1], dtype=object)),
+    "pandas category": (pd, pd.Categorical([1, None, 2**53 - 1])),
+    "polars": (pl, [1, None, 2**53 - 1]),
+    "polars NaN": (pl, [1.0, float("nan"), 2.0**53 - 1]),
+    "-1": (pd, [1, -1, 2**53 - 1]),
 }
 
 
@@ -62,11 +62,15 @@ MISSING = {
 def test_missing_ids(library, cells):
     features, _ = only_batch(make_frame(library, clicked=cells))
     sparse = features["sparse_features"].numpy()
-    assert sparse[:, 1].tolist() == [1, -1, 2**53]
+    assert sparse[:, 1].tolist() == [1, -1, 2**53 - 1]
     bags = [[5], None, [6, 7]]
     features, _ = only_batch(make_frame(library, clicked=cells, shown=bags))
     sparse = features["sparse_features"]
-    assert sparse.to_list() == [[[5], [1], [7]], [[], [], [8]], [[6, 7], [2**53], [9]]]
+    assert sparse.to_list() == [
+        [[5], [1], [7]],
+        [[], [], [8]],
+        [[6, 7], [2**53 - 1], [9]],
+    ]
 
 
 EXACT = {
@@ -205,5 +209,5 @@ def test_frames_are_checked():
         from_dataframe(make_frame()[:0], SPEC)
     with pytest.raises(TypeError, match="DataFrame. Received: builtins.list"):
         from_dataframe([1, 2], SPEC)
-    with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
+    with pytest.raises(ValueError, match="`batch_size` must be a positive"):
         from_dataframe(make_frame(), SPEC, batch_size=0)

@@ -71,5 +71,6 @@ def test_other_files_are_not_overwritten(tmp_path):
     assert path.read_text() == "1\t2\t3\n"
     path.unlink()
     Quarantine(path, 1).record("day_0", 0, 1, [(0, b"", "empty line")])
+    assert len(path.read_text().splitlines()) == 2
     Quarantine(path)
-    assert len(path.read_text().splitlines()) == 1
+    assert not path.exists()

@@ -117,7 +117,7 @@ def test_a_model_that_does_not_repeat_itself_is_not_put_in_place(tmp_path, monke
         return loaded
 
     monkeypatch.setattr(tf.saved_model, "load", load_changed)
-    with pytest.raises(RuntimeError, match="differs from the model by"):
+    with pytest.raises(RuntimeError, match="differs from the"):
         tf_dlrm.export_saved_model(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -65,6 +65,7 @@ def export_saved_model(
         )
     version = versions.choose_version(base_dir, version)
     _check_finite(model)
+    original = preprocessor
     if preprocessor is not None:
         _check_vocabulary(model.spec, preprocessor)
         preprocessor = preprocessor.for_serving()
@@ -73,7 +74,7 @@ def export_saved_model(
         with _quiet():  # it would name the temporary directory
             tf.saved_model.save(module, str(staging), signatures=module.functions)
         _write_description(model, staging, module, int(max_hotness))
-        _replay(model, staging, int(max_hotness))
+        _replay(model, staging, int(max_hotness), original)
     return str(pathlib.Path(base_dir) / str(version))
 
 
@@ -144,7 +145,7 @@ def _write_description(model, staging, module, max_hotness):
     (folder / "tf_dlrm.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _replay(model, staging, max_hotness):
+def _replay(model, staging, max_hotness, preprocessor):
     """Loads what was written and compares it with the model on generated rows."""
     rng = np.random.default_rng(0)
     spec = model.spec
@@ -153,17 +154,28 @@ def _replay(model, staging, max_hotness):
     ids = np.stack(
         [rng.integers(-1, n, (_NUM_REPLAYED, max_hotness)) for n in sizes], axis=1
     )
-    # The graph of the model, as `predict` runs it: eager kernels round differently.
-    predict = tf.function(lambda x: model(x, training=False))
     features = {"dense_features": tf.constant(dense), "sparse_features": ids}
-    expected = predict(features).numpy()
-    signature = tf.saved_model.load(str(staging)).signatures["serving_default"]
-    got = signature(
+    signatures = tf.saved_model.load(str(staging)).signatures
+    got = signatures["serving_default"](
         dense_features=tf.constant(dense), sparse_features=tf.constant(ids, tf.int64)
-    )[PROBABILITIES].numpy()
-    difference = float(np.abs(got - expected).max())
+    )
+    _compare("serving_default", got, _predict(model, features))
+    if "serving_tsv" in signatures and hasattr(preprocessor, "sample_lines"):
+        lines = tf.constant(preprocessor.sample_lines(_NUM_REPLAYED))
+        got = signatures["serving_tsv"](lines=lines)
+        _compare("serving_tsv", got, _predict(model, preprocessor.features(lines)))
+
+
+def _predict(model, features):
+    # The graph of the model, as `predict` runs it: eager kernels round differently.
+    return tf.function(lambda: model(features, training=False))().numpy()
+
+
+def _compare(name, got, expected):
+    difference = float(np.abs(got[PROBABILITIES].numpy() - expected).max())
     if not difference <= _TOLERANCE:
         raise RuntimeError(
-            f"The exported model differs from the model by {difference:.2g} on "
-            f"generated rows (allowed: {_TOLERANCE}); it was not put in place."
+            f"Signature {name} of the exported model differs from the model by "
+            f"{difference:.2g} on generated rows (allowed: {_TOLERANCE}); it was not "
+            "put in place."
         )

@@ -1,0 +1,36 @@
+"""What went wrong in an input pipeline, raised as itself."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from pipelines.quarantine import Quarantine
+
+_KINDS = ("ValueError", "FileNotFoundError", "BadRowsError")
+
+
+@contextlib.contextmanager
+def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
+    """Raises errors of reading as themselves.
+
+    An exception in an input pipeline reaches `fit` as a TensorFlow error with a
+    traceback in its text. The quarantines know whether bad rows were behind it.
+
+    Args:
+        *quarantines: Those of the data sets that are read inside.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Keras says so at the end of every dataset of unknown length.
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+            yield
+    except tf.errors.OpError as error:
+        for quarantine in quarantines:
+            quarantine.check()
+        for line in (error.message or "").splitlines():
+            kind, _, message = line.partition(": ")
+            if kind.endswith(_KINDS):
+                raise ValueError(message) from None
+        raise
