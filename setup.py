@@ -50,7 +50,6 @@ setup(
     },
     entry_points={"console_scripts": ["tf-dlrm = pipelines.cli:entry"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

@@ -101,7 +101,6 @@ class DLRM(RowSparseTraining, keras.Model):
         super().__init__(**kwargs)
         self.spec = spec
         self._interaction_name = interaction if isinstance(interaction, str) else None
-        self._has_own_embedding = embedding is not None
         policy = self.dtype_policy
         self.bottom_mlp = _as_mlp(
             bottom_mlp_dims, "bottom_mlp_dims", "bottom_mlp", policy, "relu"
@@ -244,7 +243,7 @@ class DLRM(RowSparseTraining, keras.Model):
             "interaction": self._interaction_name or serialize(self.interaction),
             "self_interaction": self._interaction_name == "dot"
             and self.interaction.self_interaction,
-            "embedding": serialize(self.embedding) if self._has_own_embedding else None,
+            "embedding": serialize(self.embedding),
             "feature_mlp_dims": {k: serialize(v) for k, v in self.feature_mlps.items()},
         }
 

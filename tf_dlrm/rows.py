@@ -60,23 +60,27 @@ def gather_for_any_optimizer(table: tf.Variable, rows, null_row: int):
     null row.
     """
 
+    # The variable goes in as its handle: a variable that `tf.custom_gradient` finds
+    # for itself is read, and so copied, whole at every call.
     @tf.custom_gradient
-    def lookup(rows):
-        def gradient(upstream, variables=None):
+    def lookup(rows, handle):
+        def gradient(upstream):
             flat = tf.reshape(rows, (-1,))
             kept = tf.not_equal(flat, null_row)
             values = tf.reshape(upstream, (-1, table.shape[1]))
             unique, sums = sum_repeated(
                 tf.boolean_mask(flat, kept), tf.boolean_mask(values, kept)
             )
-            slices = tf.IndexedSlices(
-                sums, unique, tf.shape(table, out_type=unique.dtype)
-            )
-            return None, [slices]
+            shape = tf.constant(table.shape.as_list(), unique.dtype)
+            return None, tf.IndexedSlices(sums, unique, shape)
 
-        return gather(table, rows), gradient
+        values = tf.raw_ops.ResourceGather(
+            resource=handle, indices=rows, dtype=table.dtype
+        )
+        return values, gradient
 
-    return lookup(rows)
+    tf.gather(table, tf.zeros((0,), rows.dtype))  # tapes take notice of the variable
+    return lookup(rows, table.handle)
 
 
 def block_ranges(num_rows: int, width: int):

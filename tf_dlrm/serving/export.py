@@ -1,6 +1,7 @@
 """`export_saved_model`: a DLRM as a SavedModel that TensorFlow Serving can load."""
 
 import contextlib
+import gc
 import json
 import logging
 import pathlib
@@ -164,6 +165,8 @@ def _replay(model, staging, max_hotness, preprocessor):
         lines = tf.constant(preprocessor.sample_lines(_NUM_REPLAYED))
         got = signatures["serving_tsv"](lines=lines)
         _compare("serving_tsv", got, _predict(model, preprocessor.features(lines)))
+    del signatures, got
+    gc.collect()  # the loaded tables hang in a circle of references
 
 
 def _predict(model, features):
