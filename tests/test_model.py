@@ -431,3 +431,100 @@ def test_same_seed_same_weights():
         return predictions(model)
 
     np.testing.assert_array_equal(train(), train())
+
+
+# Found by looking for trouble
+
+
+def test_compiling_again_with_the_same_optimizer_goes_on():
+    features, label = make_data()
+    results = []
+    for again in (False, True):
+        keras.utils.set_random_seed(1)
+        model = compiled("adam")
+        model.fit(features, label, verbose=0, shuffle=False)
+        if again:
+            model.compile(model.optimizer, metrics=["AUC"])
+        model.fit(features, label, verbose=0, shuffle=False)
+        results.append(tables_of(model))
+    for got, expected in zip(*results):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("part", ["embedding", "interaction", "bottom_mlp"])
+def test_what_is_frozen_stays_frozen_in_a_file(part, tmp_path):
+    model = make_model(interaction="cross")
+    getattr(model, part).trainable = False
+    model.compile("sgd")
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert getattr(again, part).trainable is False
+
+
+def test_slots_of_another_width_start_afresh(tmp_path):
+    model = make_model()
+    model.compile("sgd", embedding_optimizer="row_wise_adagrad")
+    model.fit(*make_data(), verbose=0)
+    model.save_weights(tmp_path / "m.weights.h5")
+    other = compiled("adagrad")
+    with pytest.warns(UserWarning, match="starts afresh"):
+        other.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_array_equal(predictions(other), predictions(model))
+    assert (other.embedding.get_state()["slots"]["C0"]["accumulator"] == 0.1).all()
+
+
+def test_a_failed_load_does_not_colour_the_next(tmp_path):
+    compiled().save_weights(tmp_path / "a.weights.h5")
+    wrong = tf_dlrm.DLRM(make_spec((11, 7, 31)), (8, 4), (8, 1))
+    wrong.save_weights(tmp_path / "b.weights.h5")
+    other = tf_dlrm.DLRM(make_spec((12, 7, 30)), (8, 4), (8, 1))
+    with pytest.raises(ValueError, match=r"\(12, 4\). Received .* \(11, 4\)"):
+        other.load_weights(tmp_path / "a.weights.h5")
+    model = compiled()
+    with pytest.raises(ValueError, match="'C2' has shape"):
+        model.load_weights(tmp_path / "b.weights.h5")
+    model.load_weights(tmp_path / "a.weights.h5")
+
+
+def test_an_embedding_of_other_tables_is_refused():
+    for sizes in ((7, 11, 30), (11, 7), (11, 7, 31)):
+        embedding = layers.EmbeddingCollection(make_spec(sizes).tables)
+        with pytest.raises(ValueError, match="must hold the tables of `spec`"):
+            make_model(embedding=embedding)
+
+
+def test_compute_loss_of_a_subclass_sees_the_features():
+    class Weighted(tf_dlrm.DLRM):
+        def compute_loss(self, x=None, **kwargs):
+            scale = tf.reduce_mean(x["dense_features"]) * 0 + 2.0
+            return super().compute_loss(x=x, **kwargs) * scale
+
+    model = Weighted(make_spec(), (8, 4), (8, 1))
+    model.compile("sgd", metrics=[metrics.LogLoss()])
+    history = model.fit(*make_data(), verbose=0).history
+    assert history["loss"][0] == pytest.approx(2 * history["log_loss"][0], rel=1e-4)
+
+
+def test_options_that_are_off_are_no_options():
+    for optimizer in (keras.optimizers.Adam(weight_decay=0.0), keras.optimizers.SGD()):
+        compiled(optimizer)
+
+
+def test_small_and_odd_id_types():
+    features, _ = make_data()
+    expected = make_model()(features).shape
+    model = make_model()
+    for dtype in ("int8", "uint8", "int16", "uint64"):
+        ids = features["sparse_features"].astype(dtype)
+        flat = tf.RaggedTensor.from_row_lengths(ids.reshape(-1), [1] * ids.size)
+        ragged = tf.RaggedTensor.from_uniform_row_length(flat, 3)
+        for form in (ids, ragged):
+            out = model(features | {"sparse_features": form})
+            assert out.shape == expected
+    with pytest.raises(TypeError, match="must be int32 or int64"):
+        model(features | {"sparse_features": np.full((NUM_ROWS, 3), "a")})
+
+
+def test_a_negative_learning_rate_is_refused():
+    with pytest.raises(ValueError, match="`learning_rate` must be finite"):
+        optimizers.SparseSGD(-1.0)

@@ -46,7 +46,7 @@ def standardize_features(features, spec: FeatureSpec) -> Batch:
             f"DataFrame). Received: {type(features).__name__}"
         )
     if any(key in features for key in PACKED_KEYS):
-        batch = _from_packed(features)
+        batch = _from_packed(features, spec)
     else:
         batch = _from_columns(features, spec)
     shape = batch.dense.shape
@@ -58,7 +58,7 @@ def standardize_features(features, spec: FeatureSpec) -> Batch:
     return batch
 
 
-def _from_packed(features):
+def _from_packed(features, spec):
     unknown = sorted(set(features) - set(PACKED_KEYS))
     missing = sorted(set(PACKED_KEYS[:2]) - set(features))
     if unknown or missing:
@@ -67,6 +67,8 @@ def _from_packed(features):
             f"optional). Missing: {missing}, not known: {unknown}"
         )
     dense = tf.cast(tf.convert_to_tensor(features["dense_features"]), tf.float32)
+    if dense.shape.rank is None:
+        dense = tf.ensure_shape(dense, (None, spec.num_dense))
     return Batch(dense, features["sparse_features"], features.get("sparse_weights"))
 
 

@@ -100,7 +100,6 @@ class DLRM(RowSparseTraining, keras.Model):
         kwargs.setdefault("autocast", False)  # ids and float32 features stay exact
         super().__init__(**kwargs)
         self.spec = spec
-        self._interaction_name = interaction if isinstance(interaction, str) else None
         policy = self.dtype_policy
         self.bottom_mlp = _as_mlp(
             bottom_mlp_dims, "bottom_mlp_dims", "bottom_mlp", policy, "relu"
@@ -211,13 +210,25 @@ class DLRM(RowSparseTraining, keras.Model):
 
     # What people look at and what is saved
 
-    def summary(self, line_length=None, print_fn=None, **kwargs):
+    def summary(
+        self,
+        line_length=None,
+        positions=None,
+        print_fn=None,
+        expand_nested=False,
+        show_trainable=False,
+        layer_range=None,
+    ):
         """Prints the tables with their bytes, the MLPs, and parameters by part.
 
         Args:
             line_length: Width of the text; `None` for 80.
+            positions: Without meaning here, as are the options after `print_fn`;
+                they are those of `keras.Model.summary`.
             print_fn: Called with each line; `None` prints.
-            **kwargs: Options of `keras.Model.summary` without meaning here.
+            expand_nested: See `positions`.
+            show_trainable: See `positions`.
+            layer_range: See `positions`.
         """
         for line in summary.lines(self, width=line_length or 80):
             (print_fn or print)(line)
@@ -240,9 +251,8 @@ class DLRM(RowSparseTraining, keras.Model):
             "spec": self.spec.get_config(),
             "bottom_mlp_dims": serialize(self.bottom_mlp),
             "top_mlp_dims": serialize(self.top_mlp),
-            "interaction": self._interaction_name or serialize(self.interaction),
-            "self_interaction": self._interaction_name == "dot"
-            and self.interaction.self_interaction,
+            "interaction": serialize(self.interaction),
+            "self_interaction": False,  # the layer's own config has it
             "embedding": serialize(self.embedding),
             "feature_mlp_dims": {k: serialize(v) for k, v in self.feature_mlps.items()},
         }
@@ -292,6 +302,17 @@ def _check_embedding(embedding, spec):
             f"EmbeddingCollection. {type(embedding).__name__} lacks: "
             f"{', '.join(absent)}"
         )
+    tables = getattr(embedding, "tables", None)
+    if tables is not None:
+        got = [(f, t.name, t.vocabulary_size) for t in tables for f in t.features]
+        expected = [
+            (f, t.name, t.vocabulary_size) for t in spec.tables for f in t.features
+        ]
+        if got != expected:
+            raise ValueError(
+                "`embedding` must hold the tables of `spec`, in that order. Received "
+                f"(feature, table, rows): {got[:3]} ..., expected {expected[:3]} ..."
+            )
     return embedding
 
 

@@ -79,13 +79,18 @@ def standardize_ids(ids, num_features: int):
     if isinstance(ids, tf.RaggedTensor):
         return _standardize_ragged(ids, num_features)
     ids = tf.convert_to_tensor(ids)
-    if ids.dtype.is_floating:
+    if not ids.dtype.is_integer:
         raise TypeError(
             "Ids must be int32 or int64: float32 changes ids above 2^24 without a "
             f"word. Received: dtype {ids.dtype.name}"
         )
     if ids.dtype not in (tf.int32, tf.int64):
         ids = tf.cast(ids, tf.int64)
+    if ids.shape.rank is None:
+        raise ValueError(
+            "Ids must have a static rank. Set the shape where they come from, for "
+            "instance by the output_signature of Dataset.from_generator."
+        )
     if ids.shape.rank not in (2, 3) or ids.shape[1] not in (num_features, None):
         raise ValueError(
             f"Ids must be (batch, {num_features}), (batch, {num_features}, length) "
@@ -104,6 +109,8 @@ def _standardize_ragged(ids, num_features):
         )
     if not ids.flat_values.dtype.is_integer:
         raise TypeError(f"Ids must be int32 or int64. Received: dtype {ids.dtype.name}")
+    if ids.dtype not in (tf.int32, tf.int64):
+        ids = tf.cast(ids, tf.int64)
     if ids.uniform_row_length is None:
         # tf.gather and tf.concat forget that the middle dimension is uniform.
         lengths = ids.row_lengths()

@@ -28,7 +28,8 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
     `set_table`, `get_state`, `set_state`. Inside a `DLRM` the tables are updated by
     their own row-sparse optimizer. Inside any other `keras.Model` they are ordinary
     trainable weights whose gradient holds each touched row once, which stock Keras
-    optimizers handle correctly, if slowly.
+    optimizers handle correctly, if slowly. (Call it once in a step: the gradients of
+    several calls come side by side, and rows in both are then repeated rows.)
 
     Args:
         tables: The `EmbeddingTable`s; the features are theirs in this order.

@@ -78,6 +78,9 @@ class CatInteraction(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return _flat_shape(input_shape)
 
+    def get_config(self):
+        return super().get_config()
+
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class CrossInteraction(keras.layers.Layer):

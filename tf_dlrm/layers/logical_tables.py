@@ -82,20 +82,29 @@ class LogicalTables:
         for table in self.tables:
             store[f"table:{table.name}"] = self.get_table(table.name)
             for slot in self._slot_names(table.name):
-                store[f"slot:{table.name}:{slot}"] = self._read(table.name, slot)
+                key = self._slot_key(table.name, slot)
+                store[key] = self._read(table.name, slot)
         if self._iterations is not None:
             store["iterations"] = np.asarray(self._iterations.numpy())
         for i, optimizer in enumerate(self._optimizers):
             if isinstance(optimizer.learning_rate, float):
                 store[f"learning_rate:{i}"] = np.asarray(optimizer.learning_rate)
 
+    def _slot_key(self, name, slot):
+        """With the width: slots of Adagrad and row-wise Adagrad differ in it alone."""
+        return f"slot:{name}:{slot}:{self._shape(name, slot)[1]}"
+
     def load_own_variables(self, store):
-        try:
-            self._load(store, set(store.keys()))
-        except ValueError as error:
+        keys = set(store.keys())
+        if not keys and self._load_error is not None:
             # Keras tries a second, empty place in the file and would report that one.
-            self._load_error = self._load_error or error
-            raise self._load_error from None
+            error, self._load_error = self._load_error, None
+            raise error
+        try:
+            self._load(store, keys)
+        except ValueError as error:
+            self._load_error = error
+            raise
         self._load_error = None
 
     def _load(self, store, keys):
@@ -112,7 +121,7 @@ class LogicalTables:
         if self._iterations is None or "iterations" not in keys:
             return
         slots = [(name, slot) for name in names for slot in self._slot_names(name)]
-        wanted = {f"slot:{name}:{slot}" for name, slot in slots}
+        wanted = {self._slot_key(name, slot) for name, slot in slots}
         if wanted != {key for key in keys if key.startswith("slot:")}:
             warnings.warn(
                 "The file holds the state of another optimizer of the tables: their "
@@ -121,7 +130,7 @@ class LogicalTables:
             )
             return
         for name, slot in slots:
-            self._set(name, slot, store[f"slot:{name}:{slot}"])
+            self._set(name, slot, store[self._slot_key(name, slot)])
         self._iterations.assign(int(np.asarray(store["iterations"])))
         for i, optimizer in enumerate(self._optimizers):
             if f"learning_rate:{i}" in keys:

@@ -42,6 +42,11 @@ class SparseOptimizer:
                 "`learning_rate` must be a float, a Keras LearningRateSchedule or "
                 f"None. Received: learning_rate={value!r}"
             )
+        if not 0.0 <= float(value) < float("inf"):
+            raise ValueError(
+                "`learning_rate` must be finite and not negative. Received: "
+                f"learning_rate={value!r}"
+            )
         if isinstance(self._value, keras.optimizers.schedules.LearningRateSchedule):
             raise ValueError(
                 "The learning rate of this optimizer is a schedule and cannot be set."

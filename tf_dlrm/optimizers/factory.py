@@ -20,21 +20,16 @@ _BY_NAME = {
     "ftrl": SparseFtrl,
     "sparse_ftrl": SparseFtrl,
 }
-# Options that would act on rows without a gradient, or on all variables at once, in
-# the value that turns them off.
-_NEVER = {
-    "use_ema": False,
-    "gradient_accumulation_steps": None,
-    "loss_scale_factor": None,
-}
-_DENSE_ONLY = {
-    "weight_decay": None,
-    "clipnorm": None,
-    "clipvalue": None,
-    "global_clipnorm": None,
-    "momentum": 0.0,
-    "amsgrad": False,
-}
+# Options that would act on rows without a gradient, or on all variables at once.
+_NEVER = ("use_ema", "gradient_accumulation_steps", "loss_scale_factor")
+_DENSE_ONLY = (
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "momentum",
+    "amsgrad",
+)
 
 
 def get(identifier) -> SparseOptimizer:
@@ -97,9 +92,9 @@ def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
             f"{kind.__name__} has no row-sparse counterpart (SGD, Adagrad and Adam "
             f"have). {fix}"
         )
-    for option, off in {**_NEVER, **_DENSE_ONLY}.items():
-        value = getattr(optimizer, option, off)
-        if value != off and value is not None:
+    for option in (*_NEVER, *_DENSE_ONLY):
+        value = getattr(optimizer, option, None)
+        if not _is_off(option, value):
             raise ValueError(
                 f"`{option}={value}` of {kind.__name__} acts on rows that are not in "
                 f"the batch, or on all variables at once. {fix}"
@@ -126,10 +121,16 @@ def check_dense_optimizer(optimizer) -> None:
     Raises:
         ValueError: For moving averages, gradient accumulation, loss scaling; by name.
     """
-    for option, off in _NEVER.items():
-        value = getattr(optimizer, option, off)
-        if value != off and value is not None:
+    for option in _NEVER:
+        value = getattr(optimizer, option, None)
+        if not _is_off(option, value):
             raise ValueError(
                 f"`{option}={value}` of {type(optimizer).__name__} is not supported: "
                 "it would treat the MLPs and the embedding tables differently."
             )
+
+
+def _is_off(option, value) -> bool:
+    if option in ("weight_decay", "momentum") and value == 0:
+        return True
+    return value is None or value is False

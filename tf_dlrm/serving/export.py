@@ -64,6 +64,12 @@ def export_saved_model(
         raise ValueError(
             f"`max_hotness` must be a positive integer. Received: {max_hotness!r}"
         )
+    if not hasattr(model.embedding, "lookup"):
+        raise TypeError(
+            "The embedding layer must have `lookup(ids, weights=None)`, its forward "
+            "pass without range checks (see EmbeddingCollection), to be exported. "
+            f"Received: {type(model.embedding).__name__}"
+        )
     version = versions.choose_version(base_dir, version)
     _check_finite(model)
     original = preprocessor

@@ -58,6 +58,11 @@ class RowSparseTraining:
             )
         optimizer = keras.optimizers.get(optimizer)
         optimizers.check_dense_optimizer(optimizer)
+        # Compiled again with the optimizer that it has: training goes on, as in Keras.
+        goes_on = optimizer is getattr(self, "optimizer", None) and (
+            embedding_optimizer is None
+            or embedding_optimizer is getattr(self, "embedding_optimizer", None)
+        )
         xla = jit_compile is True and not kwargs.get("run_eagerly", False)
         super().compile(
             optimizer=optimizer,
@@ -67,13 +72,14 @@ class RowSparseTraining:
             **kwargs,
         )
         self._jit_compile_argument = jit_compile
-        self.embedding_optimizer = self._resolve(embedding_optimizer, optimizer)
-        self.embedding.build_optimizer(self.embedding_optimizer)
+        if not goes_on:
+            self.embedding_optimizer = self._resolve(embedding_optimizer, optimizer)
+            self.embedding.build_optimizer(self.embedding_optimizer)
         # Now, not at the first step: Keras would build it for the tables as well.
         self.optimizer.build(self.dense_variables)
-        self._dense_step_function = self._dense_step
+        self._compiled_dense_step = None
         if xla:
-            self._dense_step_function = tf.function(
+            self._compiled_dense_step = tf.function(
                 self._dense_step, jit_compile=True, reduce_retracing=True
             )
 
@@ -105,9 +111,11 @@ class RowSparseTraining:
         # unknown length there is none, and a step begun all the same would count.
         with tf.control_dependencies(tf.nest.flatten(pooled)):
             learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
-            loss, y_pred, gradients = self._dense_step_function(
-                batch.dense, pooled, y, sample_weight
-            )
+            arguments = (batch.dense, pooled, y, sample_weight)
+            if self._compiled_dense_step is not None:
+                loss, y_pred, gradients = self._compiled_dense_step(*arguments)
+            else:
+                loss, y_pred, gradients = self._dense_step(*arguments, x=x)
             if self.embedding.trainable:
                 self.embedding.apply_gradients(
                     gradients,
@@ -118,14 +126,17 @@ class RowSparseTraining:
         self._track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def _dense_step(self, dense, pooled, y, sample_weight):
-        """Everything between the lookup and the update of the tables."""
+    def _dense_step(self, dense, pooled, y, sample_weight, x=None):
+        """Everything between the lookup and the update of the tables.
+
+        `x` is for a `compute_loss` of the user's; XLA cannot take all forms of it.
+        """
         variables = self.dense_variables
         with tf.GradientTape() as tape:
             tape.watch(pooled)
             y_pred = self.score(dense, pooled, training=True)
             loss = self.compute_loss(
-                y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
         pooled_gradients, gradients = tape.gradient(
             loss, (pooled, [variable.value for variable in variables])
