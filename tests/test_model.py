@@ -459,6 +459,7 @@ def test_what_is_frozen_stays_frozen_in_a_file(part, tmp_path):
     model.save(tmp_path / "m.keras")
     again = keras.saving.load_model(tmp_path / "m.keras")
     assert getattr(again, part).trainable is False
+    assert len(again.trainable_variables) == len(model.trainable_variables)
 
 
 def test_slots_of_another_width_start_afresh(tmp_path):
@@ -528,3 +529,85 @@ def test_small_and_odd_id_types():
 def test_a_negative_learning_rate_is_refused():
     with pytest.raises(ValueError, match="`learning_rate` must be finite"):
         optimizers.SparseSGD(-1.0)
+
+
+def test_a_call_of_ones_own_is_refused_where_fit_would_not_run_it():
+    class Own(tf_dlrm.DLRM):
+        def call(self, features, training=None):
+            return 0 * super().call(features, training=training) + 0.25
+
+    with pytest.raises(ValueError, match="overrides `call`"):
+        Own(make_spec(), (8, 4), (8, 1)).compile("sgd")
+
+
+def test_a_frozen_mlp_object_is_frozen():
+    frozen = layers.MLP((8, 4), final_activation="relu", trainable=False)
+    model = tf_dlrm.DLRM(make_spec(), frozen, (8, 1))
+    model.compile("sgd")
+    assert len(model.dense_variables) == 4
+
+
+def test_learning_rates_by_table_find_their_tables_again(tmp_path):
+    def make(names):
+        model = make_model()
+        rates = {"C0": 0.1, "C1": 0.2, "C2": 0.3}
+        each = {name: optimizers.SparseSGD(rates[name]) for name in names}
+        model.compile("sgd", embedding_optimizer=each)
+        return model
+
+    make(["C0", "C1", "C2"]).save_weights(tmp_path / "m.weights.h5")
+    other = make(["C2", "C0", "C1"])
+    other.load_weights(tmp_path / "m.weights.h5")
+    rates = {n: o.learning_rate for n, o in other.embedding_optimizer.items()}
+    assert rates == pytest.approx({"C0": 0.1, "C1": 0.2, "C2": 0.3})
+
+
+def test_a_following_optimizer_says_so_when_its_rate_is_set():
+    model = make_model()
+    following = optimizers.SparseSGD(None)
+    model.compile("adagrad", embedding_optimizer=following)
+    with pytest.raises(ValueError, match="follows the learning rate"):
+        following.learning_rate = 0.1
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "train_on_batch"])
+def test_one_hot_and_padded_batches_may_come_in_turn(method):
+    features, label = make_data()
+    ids = features["sparse_features"]
+    padded = features | {"sparse_features": np.stack([ids, 0 * ids - 1], axis=2)}
+    model = compiled("sgd")
+    arguments = {} if method == "train_on_batch" else {"verbose": 0}
+    labels = [] if method == "predict" else [label]
+    for form in (features, padded, features):
+        getattr(model, method)(form, *labels, **arguments)
+    np.testing.assert_array_equal(
+        model.predict(padded, verbose=0), model.predict(features, verbose=0)
+    )
+
+
+def test_weights_of_other_bags_are_refused():
+    layer = layers.EmbeddingCollection([EmbeddingTable("t", 9, 2)])
+    ids = tf.RaggedTensor.from_uniform_row_length(tf.ragged.constant([[1, 2], [3]]), 1)
+    weights = tf.ragged.constant([[1.0], [5.0, 7.0]])
+    weights = tf.RaggedTensor.from_uniform_row_length(weights, 1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="in each bag"):
+        layer(ids, weights=weights)
+
+
+def test_a_collection_called_twice_in_a_users_model_trains_correctly():
+    layer = layers.EmbeddingCollection([EmbeddingTable("a", 10, 2)])
+    inputs = [keras.Input((1,), dtype="int64") for _ in range(2)]
+    vectors = [keras.layers.Flatten()(layer(each)) for each in inputs]
+    head = keras.layers.Dense(1, kernel_initializer="ones", trainable=False)
+    model = keras.Model(inputs, head(keras.layers.Concatenate()(vectors)))
+    model.compile(keras.optimizers.Adagrad(0.1), "mse")
+    first, second = np.array([[3], [3], [4]]), np.array([[3], [4], [5]])
+    y = np.array([[1.0], [2.0], [3.0]])
+    rows = layer.get_table("a").astype(np.float64)
+    error = 2 * ((rows[first[:, 0]] + rows[second[:, 0]]).sum(1, keepdims=True) - y) / 3
+    g = np.zeros_like(rows)
+    for ids in (first, second):
+        np.add.at(g, ids[:, 0], error)
+    expected = rows - 0.1 * g / np.sqrt(0.1 + g**2 + 1e-7)
+    model.train_on_batch([first, second], y)
+    np.testing.assert_allclose(layer.get_table("a"), expected, atol=1e-5)

@@ -123,9 +123,11 @@ def _bag_column(name, column):
 
 def _stack_bags(columns):
     """Puts F features side by side: (B, F), (B, F, L) or ragged (B, F, None)."""
-    if any(column.dtype.is_floating for column in columns):
+    wrong = {column.dtype.name for column in columns if not column.dtype.is_integer}
+    if wrong:
         raise TypeError(
-            "Ids must be int32 or int64: float32 changes ids above 2^24 without a word."
+            "Ids must be int32 or int64 (float32 changes ids above 2^24 unnoticed; "
+            f"strings need a vocabulary). Received: {', '.join(sorted(wrong))}"
         )
     columns = [tf.cast(column, tf.int64) for column in columns]
     if any(isinstance(column, tf.RaggedTensor) for column in columns):

@@ -277,6 +277,8 @@ def _build(layer, input_shape):
     if not layer.built:  # layers from a config, or a user's, may be
         layer.build(input_shape)
         layer.built = True
+    if not layer.trainable:
+        layer.trainable = False  # Keras makes variables trainable all the same
 
 
 def _as_mlp(dims, argument, name, policy, final_activation):

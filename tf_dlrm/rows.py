@@ -52,12 +52,14 @@ def sum_repeated(rows, gradients):
     return unique, tf.math.unsorted_segment_sum(gradients, places, tf.size(unique))
 
 
-def gather_for_any_optimizer(table: tf.Variable, rows, null_row: int):
+def gather_for_any_optimizer(
+    table: tf.Variable, rows, null_row: int, sparse: bool = True
+):
     """Reads rows; the gradient is exact in the hands of stock Keras optimizers.
 
     They do not sum repeated rows of `tf.IndexedSlices` (one Adagrad step with a
     doubled row ends elsewhere), so the gradient holds each row once, and never the
-    null row.
+    null row. With `sparse` false the gradient is dense, of the table's shape.
     """
 
     # The variable goes in as its handle: a variable that `tf.custom_gradient` finds
@@ -71,6 +73,8 @@ def gather_for_any_optimizer(table: tf.Variable, rows, null_row: int):
             unique, sums = sum_repeated(
                 tf.boolean_mask(flat, kept), tf.boolean_mask(values, kept)
             )
+            if not sparse:
+                return None, tf.math.unsorted_segment_sum(sums, unique, table.shape[0])
             shape = tf.constant(table.shape.as_list(), unique.dtype)
             return None, tf.IndexedSlices(sums, unique, shape)
 

@@ -87,10 +87,10 @@ def standardize_ids(ids, num_features: int):
     if ids.dtype not in (tf.int32, tf.int64):
         ids = tf.cast(ids, tf.int64)
     if ids.shape.rank is None:
-        raise ValueError(
-            "Ids must have a static rank. Set the shape where they come from, for "
-            "instance by the output_signature of Dataset.from_generator."
-        )
+        # Keras relaxes the rank when one-hot and padded batches come in turn.
+        num_examples = tf.shape(ids)[0]
+        length = tf.size(ids) // tf.maximum(num_examples * num_features, 1)
+        ids = tf.reshape(ids, (num_examples, num_features, length))
     if ids.shape.rank not in (2, 3) or ids.shape[1] not in (num_features, None):
         raise ValueError(
             f"Ids must be (batch, {num_features}), (batch, {num_features}, length) "
@@ -136,18 +136,26 @@ def standardize_weights(weights, ids):
         if not isinstance(weights, tf.RaggedTensor):
             raise ValueError("The weights of ragged ids must be ragged as the ids.")
         values = tf.cast(weights.flat_values, tf.float32)
+        splits = tf.cast(weights.values.row_splits, ids.row_splits.dtype)
         message = "Weights and ids must have one number of values in each bag."
-        tf.debugging.assert_equal(
-            tf.size(values), tf.size(ids.flat_values), message=message
-        )
+        check = tf.debugging.assert_equal(splits, ids.row_splits, message=message)
+        with tf.control_dependencies([] if check is None else [check]):
+            values = tf.identity(values)
         return values
     weights = tf.cast(tf.convert_to_tensor(weights), tf.float32)
+    if weights.shape.rank is None:
+        return tf.reshape(weights, tf.shape(ids))
     if not weights.shape.is_compatible_with(ids.shape):
         raise ValueError(
             "Weights must be shaped as the ids. Received: weights "
             f"{weights.shape}, ids {ids.shape}"
         )
-    return weights
+    if weights.shape.is_fully_defined() and ids.shape.is_fully_defined():
+        return weights
+    message = "Weights must be shaped as the ids."
+    check = tf.debugging.assert_equal(tf.shape(weights), tf.shape(ids), message=message)
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(weights)
 
 
 def select_features(ids, weights, columns, num_features: int):

@@ -2,6 +2,7 @@
 
 import collections
 import random
+import weakref
 import zlib
 from collections.abc import Sequence
 
@@ -28,8 +29,9 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
     `set_table`, `get_state`, `set_state`. Inside a `DLRM` the tables are updated by
     their own row-sparse optimizer. Inside any other `keras.Model` they are ordinary
     trainable weights whose gradient holds each touched row once, which stock Keras
-    optimizers handle correctly, if slowly. (Call it once in a step: the gradients of
-    several calls come side by side, and rows in both are then repeated rows.)
+    optimizers handle correctly, if slowly. (Called several times in one graph, its
+    gradient is dense. In eager mode call it once a step: rows in several calls would
+    come as repeated rows.)
 
     Args:
         tables: The `EmbeddingTable`s; the features are theirs in this order.
@@ -86,7 +88,8 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
         ]
         self._of_table = {t.name: fused for fused in self._fused for t in fused.tables}
         self._iterations = None
-        self._optimizers = []
+        self._graph = None
+        self._optimizers = {}
         # Now, not at the first call: Keras makes that call in a scratch graph, where
         # no variable of this size should be born, and every size is known already.
         self.build()
@@ -140,15 +143,29 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
         ids = self.check_ids(ids)
+        sparse = self._is_first_call()
         pooled = [
             lookup.pool(
                 row_ops.gather_for_any_optimizer(
-                    fused.variable, lookup.rows, fused.null_row
+                    fused.variable, lookup.rows, fused.null_row, sparse
                 )
             )
             for fused, lookup in self._lookups(ids, weights)
         ]
         return self._in_feature_order(pooled)
+
+    def _is_first_call(self) -> bool:
+        """Whether this graph has not called the layer before.
+
+        The slices of two calls would be put side by side, with rows in both repeated;
+        from the second on the gradient is dense, which is slow and right.
+        """
+        if tf.executing_eagerly():
+            return True
+        graph = tf.compat.v1.get_default_graph()
+        called = self._graph is not None and self._graph() is graph
+        self._graph = weakref.ref(graph)
+        return not called
 
     def lookup(self, ids, weights=None):
         """The forward pass without the range check: an id out of range is no id.
@@ -219,8 +236,8 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
                 "The optimizers by table must name each table once. Received unknown "
                 f"tables: {unknown}, no optimizer for: {missing}"
             )
-        self._optimizers = list({id(o): o for o in optimizer.values()}.values())
-        for each in self._optimizers:
+        self._optimizers = optimizer
+        for each in optimizer.values():
             each.build()
         self._iterations = tf.Variable(
             0, dtype=tf.int64, trainable=False, name="iterations"
@@ -261,7 +278,7 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
         weights = bags.standardize_weights(weights, ids)
         rates = {
             id(o): o.current_learning_rate(self._iterations, learning_rate)
-            for o in self._optimizers
+            for o in self._optimizers.values()
         }
         step = self._iterations.assign_add(1)
         for fused, lookup in self._lookups(ids, weights):

@@ -12,8 +12,8 @@ class LogicalTables:
 
     The layer says where things lie: `tables`, `_slot_names(name)`,
     `_shape(name, slot)`, `_read(name, slot)` and `_write(name, slot, values)`, where
-    the slot `None` is the table itself; `_iterations` and `_optimizers` are those of
-    `build_optimizer`.
+    the slot `None` is the table itself; `_iterations` and `_optimizers` (table name to
+    optimizer) are those of `build_optimizer`.
     """
 
     _load_error = None
@@ -86,9 +86,9 @@ class LogicalTables:
                 store[key] = self._read(table.name, slot)
         if self._iterations is not None:
             store["iterations"] = np.asarray(self._iterations.numpy())
-        for i, optimizer in enumerate(self._optimizers):
+        for name, optimizer in self._optimizers.items():
             if isinstance(optimizer.learning_rate, float):
-                store[f"learning_rate:{i}"] = np.asarray(optimizer.learning_rate)
+                store[f"learning_rate:{name}"] = np.asarray(optimizer.learning_rate)
 
     def _slot_key(self, name, slot):
         """With the width: slots of Adagrad and row-wise Adagrad differ in it alone."""
@@ -132,6 +132,7 @@ class LogicalTables:
         for name, slot in slots:
             self._set(name, slot, store[self._slot_key(name, slot)])
         self._iterations.assign(int(np.asarray(store["iterations"])))
-        for i, optimizer in enumerate(self._optimizers):
-            if f"learning_rate:{i}" in keys:
-                optimizer.learning_rate = float(np.asarray(store[f"learning_rate:{i}"]))
+        for name, optimizer in self._optimizers.items():
+            key = f"learning_rate:{name}"
+            if key in keys and isinstance(optimizer.learning_rate, float):
+                optimizer.learning_rate = float(np.asarray(store[key]))

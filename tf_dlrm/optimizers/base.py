@@ -23,6 +23,7 @@ class SparseOptimizer:
     def __init__(self, learning_rate=None):
         self._variable = None
         self._value = None
+        self._follows = False  # decided when the steps are made
         if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
             self._value = learning_rate
         elif learning_rate is not None:
@@ -51,12 +52,18 @@ class SparseOptimizer:
             raise ValueError(
                 "The learning rate of this optimizer is a schedule and cannot be set."
             )
+        if self._follows:
+            raise ValueError(
+                "This optimizer follows the learning rate of the model: set that one, "
+                "or compile with a rate of its own."
+            )
         self._value = float(value)
         if self._variable is not None:
             self._variable.assign(self._value)
 
     def build(self) -> None:
         """Creates the learning rate's variable, so that compiled steps read it live."""
+        self._follows = self._value is None
         if isinstance(self._value, float) and self._variable is None:
             self._variable = tf.Variable(
                 self._value, trainable=False, dtype=tf.float32, name="learning_rate"

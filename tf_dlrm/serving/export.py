@@ -60,7 +60,8 @@ def export_saved_model(
     served(lines=tf.constant(["0\\t1\\t..."]))["probabilities"]
     ```
     """
-    if isinstance(max_hotness, bool) or int(max_hotness) < 1:
+    is_count = hasattr(max_hotness, "__index__") and not isinstance(max_hotness, bool)
+    if not is_count or int(max_hotness) < 1:
         raise ValueError(
             f"`max_hotness` must be a positive integer. Received: {max_hotness!r}"
         )
@@ -73,7 +74,13 @@ def export_saved_model(
     version = versions.choose_version(base_dir, version)
     _check_finite(model)
     original = preprocessor
+    wanted = ("spec", "features", "for_serving")
     if preprocessor is not None:
+        if not all(hasattr(preprocessor, name) for name in wanted):
+            raise TypeError(
+                "`preprocessor` must be a pipelines.criteo.Parser, or have its "
+                f"{', '.join(wanted)}. Received: {type(preprocessor).__name__}"
+            )
         _check_vocabulary(model.spec, preprocessor)
         preprocessor = preprocessor.for_serving()
     module = ServingModule(model, int(max_hotness), preprocessor)

@@ -25,10 +25,12 @@ def choose_version(base_dir, version: int | None) -> int:
     versions = existing_versions(base_dir)
     if version is None:
         return (versions[-1] if versions else 0) + 1
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+    is_count = hasattr(version, "__index__") and not isinstance(version, bool)
+    if not is_count or int(version) < 1:
         raise ValueError(
             f"`version` must be a positive integer or None. Received: {version!r}"
         )
+    version = int(version)
     if version in versions:
         raise FileExistsError(
             f"Version {version} of {base_dir} exists; a version is never overwritten. "

@@ -26,7 +26,8 @@ class ClickAUC(keras.metrics.Metric):
     The probability that a click is ranked above a non-click, ties counting half.
     Buckets are 0.0005 wide in the logit, at any click rate: Keras' AUC spaces its
     thresholds evenly in the probability and is off by 0.017 at 0.75 % clicks.
-    Predictions in one bucket count as ties.
+    Predictions in one bucket count as ties, which matters where a model's logits
+    spread over less than 0.01, or lie beyond ±17.
 
     Args:
         name: Name of the metric.

@@ -58,6 +58,7 @@ class RowSparseTraining:
             )
         optimizer = keras.optimizers.get(optimizer)
         optimizers.check_dense_optimizer(optimizer)
+        self._check_overrides()
         # Compiled again with the optimizer that it has: training goes on, as in Keras.
         goes_on = optimizer is getattr(self, "optimizer", None) and (
             embedding_optimizer is None
@@ -81,6 +82,16 @@ class RowSparseTraining:
         if xla:
             self._compiled_dense_step = tf.function(
                 self._dense_step, jit_compile=True, reduce_retracing=True
+            )
+
+    def _check_overrides(self):
+        """A `call` of the user's would be evaluated, but not trained."""
+        own = next(c for c in type(self).__mro__ if RowSparseTraining in c.__bases__)
+        kind = type(self)
+        if kind.call is not own.call and kind.train_step is own.train_step:
+            raise ValueError(
+                f"{kind.__name__} overrides `call`, which `fit` does not run: override "
+                "`score(dense, pooled, training)` instead, or `train_step` too."
             )
 
     def _resolve(self, embedding_optimizer, optimizer):
