@@ -54,6 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(name, _words(error))
     except KeyboardInterrupt:
         return _fail(name, "interrupted", code=130)
+    except Exception as error:
+        if os.environ.get("TF_DLRM_TRACEBACK") or not _is_from_tensorflow(error):
+            raise
+        return _fail(name, (error.message or str(error)).splitlines()[0])
     return 0
 
 
@@ -154,6 +158,12 @@ def entry() -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(0)
+
+
+def _is_from_tensorflow(error) -> bool:
+    """An error of TensorFlow's runtime, such as a damaged SavedModel."""
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
 
 
 def _words(error) -> str:

@@ -278,7 +278,10 @@ def _build(layer, input_shape):
         layer.build(input_shape)
         layer.built = True
     if not layer.trainable:
-        layer.trainable = False  # Keras makes variables trainable all the same
+        # Keras makes variables trainable all the same, and lets an assignment of the
+        # value that is there pass without effect.
+        layer.trainable = True
+        layer.trainable = False
 
 
 def _as_mlp(dims, argument, name, policy, final_activation):

@@ -321,6 +321,17 @@ def test_another_model_in_the_folder_is_refused(trained, data, tmp_path, capsys)
     assert "config.json is damaged" in fails(command, capsys)
 
 
+def test_a_damaged_export_is_one_line(trained, data, tmp_path, capsys):
+    import shutil
+
+    assert (
+        cli.main(["export", "--model", str(trained), "--output", f"{tmp_path}/m"]) == 0
+    )
+    shutil.rmtree(tmp_path / "m" / "1" / "variables")
+    command = ["predict", "--model", tmp_path / "m", "--input", f"{data}/valid.tsv"]
+    assert "variables" in fails([*command, "--output", tmp_path / "s.csv"], capsys)
+
+
 def test_failing_commands_end():
     """Threads of a cut-off input pipeline once kept the process from ending."""
     folder = pathlib.Path(__file__).parent

@@ -97,8 +97,6 @@ class MLP(keras.layers.Layer):
                 self.normalizations[i].build(input_shape)
             if i < len(self.dropouts):
                 self.dropouts[i].build(input_shape)
-        if not self.trainable:
-            self.trainable = False  # reaches the variables made above
         self.built = True
 
     def call(self, inputs, training=False):
