@@ -1,0 +1,223 @@
+"""Training DLRM in stock Keras: optimizers, callbacks, schedules, subclasses."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_model import (
+    compiled,
+    make_data,
+    make_model,
+    make_spec,
+    predictions,
+    tables_of,
+)
+
+import tf_dlrm
+from tf_dlrm import EmbeddingTable, layers, metrics, optimizers
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+def test_fits_what_it_sees(optimizer):
+    keras_optimizer = keras.optimizers.get(optimizer)
+    keras_optimizer.learning_rate = {"sgd": 1.0, "adagrad": 0.2, "adam": 0.02}[
+        optimizer
+    ]
+    model = compiled(keras_optimizer)
+    features, label = make_data()
+    history = model.fit(
+        features, label, epochs=60, validation_data=(features, label), verbose=0
+    ).history
+    assert history["val_log_loss"][-1] < 0.3 < history["log_loss"][0]
+    assert history["val_auc"][-1] > 0.95
+    result = model.evaluate(features, label, verbose=0, return_dict=True)
+    assert result["log_loss"] == pytest.approx(history["val_log_loss"][-1], abs=1e-6)
+    assert result["loss"] == pytest.approx(result["log_loss"], abs=1e-6)
+
+
+def test_learning_rate_callbacks_move_both_parts():
+    model = compiled(keras.optimizers.SGD(0.5))
+    features, label = make_data()
+    stop = keras.callbacks.LearningRateScheduler(
+        lambda epoch: 0.5 if epoch == 0 else 0.0
+    )
+    before = [*tables_of(model), model.get_weights()[-1]]
+    model.fit(features, label, verbose=0, callbacks=[stop])
+    moved = [*tables_of(model), model.get_weights()[-1]]
+    assert all(np.abs(a - b).max() > 0 for a, b in zip(before, moved))
+    model.fit(features, label, verbose=0, callbacks=[stop], initial_epoch=1, epochs=3)
+    for got, expected in zip([*tables_of(model), model.get_weights()[-1]], moved):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_schedules_move_both_parts():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.0])
+    model = compiled(keras.optimizers.SGD(schedule))
+    features, label = make_data()
+    model.train_on_batch(features, label)
+    model.train_on_batch(features, label)
+    before = tables_of(model)
+    model.train_on_batch(features, label)
+    for got, expected in zip(tables_of(model), before):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_embedding_optimizer_of_its_own_and_by_table():
+    features, label = make_data()
+    model = make_model()
+    model.compile("rmsprop", embedding_optimizer=optimizers.RowWiseAdagrad(0.1))
+    model.fit(features, label, verbose=0)
+    slots = model.embedding.get_state()["slots"]
+    assert slots["C0"]["accumulator"].shape == (11, 1)
+    model.compile("sgd", embedding_optimizer={"C1": "adam"})
+    model.fit(features, label, verbose=0)
+    slots = model.embedding.get_state()["slots"]
+    assert {name: set(each) for name, each in slots.items()} == {
+        "C0": set(),
+        "C1": {"momentum", "velocity"},
+        "C2": set(),
+    }
+
+
+def test_frozen_tables_stay():
+    model = make_model()
+    model.embedding.trainable = False
+    model.compile("sgd")
+    before = tables_of(model)
+    model.fit(*make_data(), verbose=0)
+    for got, expected in zip(tables_of(model), before):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_untouched_rows_stay_and_no_dense_state_exists():
+    model = compiled("adam")
+    features, label = make_data()
+    features["sparse_features"] %= 5
+    before = tables_of(model)
+    model.fit(features, label, epochs=3, verbose=0)
+    for got, expected in zip(tables_of(model), before):
+        np.testing.assert_array_equal(got[5:], expected[5:])
+        assert np.abs(got[:5] - expected[:5]).min() > 0
+    # The Keras optimizer holds state of the MLPs alone.
+    table_values = sum(table.num_parameters for table in model.spec.tables)
+    held = sum(int(np.prod(v.shape)) for v in model.optimizer.variables)
+    assert held < 2 * model.count_params() - 2 * table_values + 3
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [keras.optimizers.Adam(weight_decay=0.1), keras.optimizers.SGD(momentum=0.9)],
+    ids=["weight_decay", "momentum"],
+)
+def test_inexact_options_are_refused_unless_tables_have_their_own(optimizer):
+    model = make_model()
+    with pytest.raises(ValueError, match="embedding_optimizer="):
+        model.compile(optimizer)
+    model.compile(optimizer, embedding_optimizer="sgd")
+    model.fit(*make_data(), verbose=0)
+    with pytest.raises(ValueError, match="use_ema=True"):
+        model.compile(keras.optimizers.SGD(use_ema=True), embedding_optimizer="sgd")
+
+
+def test_mixed_precision():
+    model = make_model(dtype="mixed_bfloat16")
+    model.compile("adagrad", metrics=metrics.click_metrics())
+    history = model.fit(*make_data(), epochs=3, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert model(make_data()[0]).dtype == tf.float32
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    model = make_model(dtype="mixed_float16")
+    with pytest.raises(ValueError, match="mixed_bfloat16"):
+        model.compile("sgd")
+
+
+def test_same_seed_same_weights():
+    def train():
+        keras.utils.set_random_seed(5)
+        model = compiled("adam")
+        model.fit(*make_data(), epochs=2, verbose=0)
+        return predictions(model)
+
+    np.testing.assert_array_equal(train(), train())
+
+
+def test_compiling_again_with_the_same_optimizer_goes_on():
+    features, label = make_data()
+    results = []
+    for again in (False, True):
+        keras.utils.set_random_seed(1)
+        model = compiled("adam")
+        model.fit(features, label, verbose=0, shuffle=False)
+        if again:
+            model.compile(model.optimizer, metrics=["AUC"])
+        model.fit(features, label, verbose=0, shuffle=False)
+        results.append(tables_of(model))
+    for got, expected in zip(*results):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_compute_loss_of_a_subclass_sees_the_features():
+    class Weighted(tf_dlrm.DLRM):
+        def compute_loss(self, x=None, **kwargs):
+            scale = tf.reduce_mean(x["dense_features"]) * 0 + 2.0
+            return super().compute_loss(x=x, **kwargs) * scale
+
+    model = Weighted(make_spec(), (8, 4), (8, 1))
+    model.compile("sgd", metrics=[metrics.LogLoss()])
+    history = model.fit(*make_data(), verbose=0).history
+    assert history["loss"][0] == pytest.approx(2 * history["log_loss"][0], rel=1e-4)
+
+
+def test_options_that_are_off_are_no_options():
+    for optimizer in (keras.optimizers.Adam(weight_decay=0.0), keras.optimizers.SGD()):
+        model = compiled(optimizer)
+        name = f"Sparse{type(optimizer).__name__}"
+        assert type(model.embedding_optimizer).__name__ == name
+
+
+def test_a_negative_learning_rate_is_refused():
+    with pytest.raises(ValueError, match="`learning_rate` must be finite"):
+        optimizers.SparseSGD(-1.0)
+
+
+def test_a_call_of_ones_own_is_refused_where_fit_would_not_run_it():
+    class Own(tf_dlrm.DLRM):
+        def call(self, features, training=None):
+            return 0 * super().call(features, training=training) + 0.25
+
+    with pytest.raises(ValueError, match="overrides `call`"):
+        Own(make_spec(), (8, 4), (8, 1)).compile("sgd")
+
+
+def test_a_frozen_mlp_object_is_frozen():
+    frozen = layers.MLP((8, 4), final_activation="relu", trainable=False)
+    model = tf_dlrm.DLRM(make_spec(), frozen, (8, 1))
+    model.compile("sgd")
+    assert len(model.dense_variables) == 4
+
+
+def test_a_following_optimizer_says_so_when_its_rate_is_set():
+    model = make_model()
+    following = optimizers.SparseSGD(None)
+    model.compile("adagrad", embedding_optimizer=following)
+    with pytest.raises(ValueError, match="follows the learning rate"):
+        following.learning_rate = 0.1
+
+
+def test_a_collection_called_twice_in_a_users_model_trains_correctly():
+    layer = layers.EmbeddingCollection([EmbeddingTable("a", 10, 2)])
+    inputs = [keras.Input((1,), dtype="int64") for _ in range(2)]
+    vectors = [keras.layers.Flatten()(layer(each)) for each in inputs]
+    head = keras.layers.Dense(1, kernel_initializer="ones", trainable=False)
+    model = keras.Model(inputs, head(keras.layers.Concatenate()(vectors)))
+    model.compile(keras.optimizers.Adagrad(0.1), "mse")
+    first, second = np.array([[3], [3], [4]]), np.array([[3], [4], [5]])
+    y = np.array([[1.0], [2.0], [3.0]])
+    rows = layer.get_table("a").astype(np.float64)
+    error = 2 * ((rows[first[:, 0]] + rows[second[:, 0]]).sum(1, keepdims=True) - y) / 3
+    g = np.zeros_like(rows)
+    for ids in (first, second):
+        np.add.at(g, ids[:, 0], error)
+    expected = rows - 0.1 * g / np.sqrt(0.1 + g**2 + 1e-7)
+    model.train_on_batch([first, second], y)
+    np.testing.assert_allclose(layer.get_table("a"), expected, atol=1e-5)
