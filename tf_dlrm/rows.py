@@ -52,39 +52,65 @@ def sum_repeated(rows, gradients):
     return unique, tf.math.unsorted_segment_sum(gradients, places, tf.size(unique))
 
 
-def gather_for_any_optimizer(
-    table: tf.Variable, rows, null_row: int, sparse: bool = True
-):
-    """Reads rows; the gradient is exact in the hands of stock Keras optimizers.
+def gather_from(handle, rows, width: int):
+    """Reads rows of a float32 variable by its handle: `(...,)` to `(..., width)`."""
+    values = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
+    return tf.ensure_shape(values, [*rows.shape, width])
+
+
+def read_for_any_optimizer(read, table: tf.Variable, weights, rows_and_gradients):
+    """Reads a table by some rows, with a gradient for stock Keras optimizers.
 
     They do not sum repeated rows of `tf.IndexedSlices` (one Adagrad step with a
     doubled row ends elsewhere), so the gradient holds each row once, and never the
-    null row. With `sparse` false the gradient is dense, of the table's shape.
+    null row.
+
+    Args:
+        read: Function of the table's handle and `weights` that returns the values and
+            a second tensor, which has no gradient.
+        table: The variable.
+        weights: A tensor whose gradient is wanted, or `None`.
+        rows_and_gradients: Function of the gradient of the values that returns the
+            gradient of the table, and that of `weights` (or `None`).
+
+    Returns:
+        What `read` returned.
     """
 
     # The variable goes in as its handle: a variable that `tf.custom_gradient` finds
     # for itself is read, and so copied, whole at every call.
     @tf.custom_gradient
-    def lookup(rows, handle):
-        def gradient(upstream):
-            flat = tf.reshape(rows, (-1,))
-            kept = tf.not_equal(flat, null_row)
-            values = tf.reshape(upstream, (-1, table.shape[1]))
-            unique, sums = sum_repeated(
-                tf.boolean_mask(flat, kept), tf.boolean_mask(values, kept)
-            )
-            if not sparse:
-                return None, tf.math.unsorted_segment_sum(sums, unique, table.shape[0])
-            shape = tf.constant(table.shape.as_list(), unique.dtype)
-            return None, tf.IndexedSlices(sums, unique, shape)
+    def custom(handle, *weights):
+        result = read(handle, *weights)
 
-        values = tf.raw_ops.ResourceGather(
-            resource=handle, indices=rows, dtype=table.dtype
-        )
-        return values, gradient
+        def gradient(upstream, _):
+            of_table, of_weights = rows_and_gradients(upstream)
+            return of_table, *([of_weights] if weights else [])
 
-    tf.gather(table, tf.zeros((0,), rows.dtype))  # tapes take notice of the variable
-    return lookup(rows, table.handle)
+        return result, gradient
+
+    # A gather of nothing: tapes take notice of the variable.
+    tf.gather(table, tf.zeros((0,), tf.int32))
+    return custom(table.handle, *(() if weights is None else (weights,)))
+
+
+def unique_slices(table, rows, gradients, null_row: int, sparse: bool = True):
+    """The gradient of a table from those of its rows: each row once, no null row.
+
+    Args:
+        table: The variable.
+        rows: `(V,)`, repeated as they come.
+        gradients: `(V, D)`.
+        null_row: Row that is left out.
+        sparse: With `False` the result is dense, of the table's shape.
+    """
+    kept = tf.not_equal(rows, null_row)
+    rows, sums = sum_repeated(
+        tf.boolean_mask(rows, kept), tf.boolean_mask(gradients, kept)
+    )
+    if not sparse:
+        return tf.math.unsorted_segment_sum(sums, rows, table.shape[0])
+    return tf.IndexedSlices(sums, rows, tf.constant(table.shape.as_list(), rows.dtype))
 
 
 def block_ranges(num_rows: int, width: int):

@@ -251,54 +251,60 @@ def spread_bags(bags, segments, padded: bool):
     return tf.gather(flat, segments)
 
 
-def check_ids(ids, sizes, feature_names, table_names):
-    """Returns `ids`, or raises naming table and value where one is out of range.
+def num_examples(ids, num_features: int):
+    """Number of examples of standardized ids, int32 scalar tensor."""
+    if isinstance(ids, tf.RaggedTensor):
+        return tf.cast(ids.nrows(), tf.int32) // num_features
+    return tf.shape(ids)[0]
 
-    -1 is "no id" in the one-hot and padded forms. Costs two comparisons of the ids;
-    the message is put together only when there is something to report. Not for
-    XLA, where assertions vanish: call it outside. What uses the returned ids waits
-    for the check, so that nothing is updated from a bad batch.
+
+def any_out_of_range(ids, sizes):
+    """Whether an id is out of range and not -1 for no id: bool scalar tensor."""
+    values, size, low = ids, tf.constant(np.asarray(sizes), ids.dtype), -1
+    if isinstance(ids, tf.RaggedTensor):
+        values, size, low = ids.values, tf.gather(size, _feature_of(ids, sizes)), 0
+    elif ids.shape.rank == 3:
+        size = size[:, None]
+    return tf.reduce_any(tf.logical_or(values < low, values >= size))
+
+
+def refuse_ids(ids, sizes, feature_names, table_names):
+    """Raises for ids one of which is out of range, naming table and value.
 
     Raises:
         tf.errors.InvalidArgumentError: At the first id out of range.
     """
     low = 0 if isinstance(ids, tf.RaggedTensor) else -1
-    num_features = len(sizes)
     values, size = ids, tf.constant(np.asarray(sizes), ids.dtype)
     if isinstance(ids, tf.RaggedTensor):
-        values = ids.values
-        feature = tf.math.floormod(tf.cast(ids.value_rowids(), tf.int32), num_features)
+        values, feature = ids.values, _feature_of(ids, sizes)
         size = tf.gather(size, feature)
     elif ids.shape.rank == 3:
         size = size[:, None]
-        feature = tf.broadcast_to(tf.range(num_features)[:, None], tf.shape(ids))
+        feature = tf.broadcast_to(tf.range(len(sizes))[:, None], tf.shape(ids))
     else:
-        feature = tf.broadcast_to(tf.range(num_features), tf.shape(ids))
+        feature = tf.broadcast_to(tf.range(len(sizes)), tf.shape(ids))
     outside = tf.logical_or(values < low, values >= size)
+    value = tf.boolean_mask(values, outside)[0]
+    place = tf.boolean_mask(feature, outside)[0]
+    message = tf.strings.join(
+        [
+            "Id out of range: feature ",
+            tf.gather(tf.constant(feature_names), place),
+            " of table ",
+            tf.gather(tf.constant(table_names), place),
+            " received id ",
+            tf.strings.as_string(value),
+            ", but ids must be at least 0 and below its vocabulary_size ",
+            tf.strings.as_string(tf.gather(tf.constant(sizes, tf.int64), place)),
+            " (ids at fault in this batch: ",
+            tf.strings.as_string(tf.math.count_nonzero(outside)),
+            ").",
+        ]
+    )
+    tf.debugging.Assert(False, [message])
 
-    def report():
-        value = tf.boolean_mask(values, outside)[0]
-        place = tf.boolean_mask(feature, outside)[0]
-        message = tf.strings.join(
-            [
-                "Id out of range: feature ",
-                tf.gather(tf.constant(feature_names), place),
-                " of table ",
-                tf.gather(tf.constant(table_names), place),
-                " received id ",
-                tf.strings.as_string(value),
-                ", but ids must be at least 0 and below its vocabulary_size ",
-                tf.strings.as_string(tf.gather(tf.constant(sizes, tf.int64), place)),
-                " (ids at fault in this batch: ",
-                tf.strings.as_string(tf.math.count_nonzero(outside)),
-                ").",
-            ]
-        )
-        tf.debugging.Assert(False, [message])
-        return tf.constant(True)
 
-    checked = tf.cond(tf.reduce_any(outside), report, lambda: tf.constant(False))
-    with tf.control_dependencies([checked]):
-        if isinstance(ids, tf.RaggedTensor):
-            return ids.with_values(tf.identity(values))
-        return tf.identity(ids)
+def _feature_of(ids, sizes):
+    rowids = tf.cast(ids.value_rowids(), tf.int32)
+    return tf.math.floormod(rowids, len(sizes))

@@ -142,17 +142,32 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
     def call(self, ids, weights=None):
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
-        ids = self.check_ids(ids)
         sparse = self._is_first_call()
-        pooled = [
-            lookup.pool(
-                row_ops.gather_for_any_optimizer(
-                    fused.variable, lookup.rows, fused.null_row, sparse
-                )
-            )
-            for fused, lookup in self._lookups(ids, weights)
-        ]
+        pooled, bad = zip(
+            *[
+                fused.pool(*group, sparse)
+                for fused, *group in self._groups(ids, weights)
+            ]
+        )
+        # The range check is done beside the lookup, which reads nothing wrong; what
+        # uses the result waits for it, so that nothing is updated from a bad batch.
+        with tf.control_dependencies([self._refuse_if(tf.reduce_any(bad), ids)]):
+            pooled = [tf.identity(vectors) for vectors in pooled]
         return self._in_feature_order(pooled)
+
+    def _refuse_if(self, bad, ids):
+        """Raises `InvalidArgumentError` naming table and value, if `bad`."""
+
+        def refuse():
+            bags.refuse_ids(
+                ids,
+                [table.vocabulary_size for _, table in self.features],
+                [feature for feature, _ in self.features],
+                [table.name for _, table in self.features],
+            )
+            return tf.constant(True)
+
+        return tf.cond(bad, refuse, lambda: tf.constant(False))
 
     def _is_first_call(self) -> bool:
         """Whether this graph has not called the layer before.
@@ -177,27 +192,20 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
         return self._in_feature_order(
             [
                 lookup.pool(row_ops.gather(fused.variable, lookup.rows))
-                for fused, lookup in self._lookups(ids, weights)
+                for fused, *group in self._groups(ids, weights)
+                for lookup in [fused.lookup(*group)]
             ]
         )
 
-    def check_ids(self, ids):
-        """Returns the ids, or raises `InvalidArgumentError` naming table and value."""
-        return bags.check_ids(
-            ids,
-            [table.vocabulary_size for _, table in self.features],
-            [feature for feature, _ in self.features],
-            [table.name for _, table in self.features],
-        )
-
-    def _lookups(self, ids, weights):
+    def _groups(self, ids, weights):
+        """Each fused table with the ids and weights of its features."""
         for fused in self._fused:
             group = (ids, weights)
             if len(self._fused) > 1:
                 group = bags.select_features(
                     ids, weights, fused.columns, self.num_features
                 )
-            yield fused, fused.lookup(*group)
+            yield fused, *group
 
     def _in_feature_order(self, pooled):
         if len(self._fused) == 1:
@@ -280,13 +288,12 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
             id(o): o.current_learning_rate(self._iterations, learning_rate)
             for o in self._optimizers.values()
         }
-        step = self._iterations.assign_add(1)
-        for fused, lookup in self._lookups(ids, weights):
+        step = tf.identity(self._iterations.assign_add(1))
+        for fused, *group in self._groups(ids, weights):
             pooled = gradients
             if len(self._fused) > 1:
                 pooled = tf.stack([gradients[c] for c in fused.columns], axis=1)
-            rows, values = lookup.unpool(tf.cast(pooled, tf.float32))
-            fused.update(rows, values, rates, step)
+            fused.update(*group, tf.cast(pooled, tf.float32), rates, step)
 
     # Where a logical table lies, for `LogicalTables`
 

@@ -6,7 +6,10 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm import rows as row_ops
-from tf_dlrm.layers import bags
+from tf_dlrm import xla
+from tf_dlrm.layers import bag_kernels, bags, row_updates
+
+_LONG_PART, _SHORT_PART = 8, 2  # values summed at a time: bags of many ids, of few
 
 
 @dataclasses.dataclass
@@ -20,6 +23,8 @@ class _Part:
     optimizer: object
     first_slot_row: dict
     slots: dict
+    flatten: xla.Kernel | None = None
+    write: xla.Kernel | None = None
 
 
 class FusedTable:
@@ -42,24 +47,116 @@ class FusedTable:
         self.row_dtype = tf.int32 if self.num_rows + 1 < 1 << 31 else tf.int64
         owners = [table for table in all_tables for _ in table.features]
         self.columns = [i for i, t in enumerate(owners) if t.embedding_dim == width]
-        features = [owners[column] for column in self.columns]
-        self._sizes = np.array([table.vocabulary_size for table in features], np.int64)
-        self._offsets = np.array([self.first_row[table.name] for table in features])
-        self._combiners = [table.combiner for table in features]
+        self._features = [owners[column] for column in self.columns]
+        self.places = bag_kernels.Places(
+            sizes=np.array([table.vocabulary_size for table in self._features]),
+            offsets=np.array([self.first_row[table.name] for table in self._features]),
+            combiners=[table.combiner for table in self._features],
+        )
         self.variable = None
         self._parts: list[_Part] = []
+        self._one_hot_kernel = xla.Kernel(self._pool_one_hot, "embedding_lookup")
+        self._bag_kernels = {
+            (lowest, part): xla.Kernel(
+                lambda handle, *packed, lowest=lowest, part=part: self._pool_bags(
+                    handle, packed, lowest, part
+                ),
+                "embedding_lookup",
+            )
+            for lowest in (0, -1)
+            for part in (_LONG_PART, _SHORT_PART)
+        }
+
+    # Forward
 
     def lookup(self, ids, weights) -> bags.Lookup:
         """Finds the rows of standardized ids of this table's features."""
         return bags.make_lookup(
             ids,
             weights,
-            self._sizes,
-            self._offsets,
-            self._combiners,
+            self.places.sizes,
+            self.places.offsets,
+            self.places.combiners,
             self.null_row,
             self.row_dtype,
         )
+
+    def pool(self, ids, weights, sparse_gradient: bool):
+        """Looks up and pools standardized ids.
+
+        Args:
+            ids: Standardized ids of this table's features.
+            weights: Their standardized weights, or `None`.
+            sparse_gradient: Whether the variable's gradient is `tf.IndexedSlices`.
+
+        Returns:
+            `(B, F, D)`, and whether an id is out of range (bool scalar tensor), which
+            then counts as no id.
+        """
+
+        def read(handle, weights=weights):
+            if xla.enabled():
+                return self._pool_compiled(handle, ids, weights)
+            lookup = self.lookup(ids, weights)
+            read_rows = row_ops.gather_from(handle, lookup.rows, self.width)
+            return lookup.pool(read_rows), bags.any_out_of_range(ids, self.places.sizes)
+
+        def gradients(upstream):
+            lookup = self.lookup(ids, weights)
+            of_table = row_ops.unique_slices(
+                self.variable, *lookup.unpool(upstream), self.null_row, sparse_gradient
+            )
+            if weights is None:
+                return of_table, None
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(weights)
+                lookup = self.lookup(ids, weights)
+                pooled = lookup.pool(row_ops.gather(self.variable, lookup.rows))
+            return of_table, tape.gradient(pooled, weights, upstream)
+
+        return row_ops.read_for_any_optimizer(read, self.variable, weights, gradients)
+
+    def _pool_compiled(self, handle, ids, weights):
+        packed = bag_kernels.pack(ids, weights, len(self.columns))
+        if packed.splits is None:
+            pooled, bad = self._one_hot_kernel(handle, *packed)
+        else:
+            lowest = 0 if isinstance(ids, tf.RaggedTensor) else -1
+            pooled, bad = self._pool_packed_bags(handle, packed, lowest)
+        return pooled[: bags.num_examples(ids, len(self.columns))], bad
+
+    def _pool_packed_bags(self, handle, packed, lowest):
+        """With the kernel for long bags or for short ones, whichever they are."""
+        num_values, num_bags = tf.shape(packed.ids)[0], tf.shape(packed.splits)[0] - 1
+        long, short = (
+            self._bag_kernels[lowest, part] for part in (_LONG_PART, _SHORT_PART)
+        )
+        pooled, bad = tf.cond(
+            num_values > 2 * num_bags,
+            lambda: long(handle, *packed),
+            lambda: short(handle, *packed),
+        )
+        return tf.ensure_shape(pooled, (None, len(self.columns), self.width)), bad
+
+    def _pool_one_hot(self, handle, *packed):
+        return bag_kernels.pool_one_hot(
+            lambda rows: row_ops.gather_from(handle, rows, self.width),
+            bag_kernels.PackedIds(*packed),
+            self.places,
+            self.null_row,
+        )
+
+    def _pool_bags(self, handle, packed, lowest, part):
+        return bag_kernels.pool_bags(
+            lambda rows: row_ops.gather_from(handle, rows, self.width),
+            bag_kernels.PackedIds(*packed),
+            self.places,
+            self.null_row,
+            lowest,
+            part,
+        )
+
+    # Training
 
     def build_optimizer(self, optimizers: dict) -> None:
         """Creates the slots: `optimizers` maps each table's name to its optimizer."""
@@ -78,17 +175,72 @@ class FusedTable:
                 )
                 for name, (width, value) in optimizer.slots(self.width).items()
             }
-            self._parts.append(_Part(optimizer, first_slot_row, slots))
+            part = _Part(optimizer, first_slot_row, slots)
+            if optimizer.is_linear or slots:
+                part.flatten, part.write = self._update_kernels(part)
+            self._parts.append(part)
 
-    def update(self, rows, gradients, rates, step) -> None:
-        """Applies the gradients `(V, D)` of rows `(V,)` by each table's optimizer."""
-        for part in self._parts:
+    def update(self, ids, weights, gradients, rates, step) -> None:
+        """Applies the gradients of pooled bags by each table's optimizer.
+
+        Args:
+            ids: Standardized ids of this table's features.
+            weights: Their standardized weights, or `None`.
+            gradients: `(B, F, D)` float32.
+            rates: Learning rate by id of the optimizer.
+            step: Number of this step, from 1; int64 scalar tensor.
+        """
+        compiled = [p for p in self._parts if xla.enabled() and p.write is not None]
+        if compiled:
+            packed = bag_kernels.pack(ids, weights, len(self.columns))
+            flat_gradients = tf.reshape(xla.pad_rows(gradients), (-1, self.width))
+        for part in compiled:
+            rate = rates[id(part.optimizer)]
+            part.write(*part.flatten(*packed), flat_gradients, rate, step)
+        others = [part for part in self._parts if part not in compiled]
+        if others:
+            self._update_plain(others, ids, weights, gradients, rates, step)
+
+    def _update_kernels(self, part):
+        slot_offsets = np.array(
+            [part.first_slot_row.get(table.name, -1) for table in self._features]
+        )
+
+        def flatten(*packed):
+            flat = bag_kernels.flatten(
+                bag_kernels.PackedIds(*packed),
+                self.places,
+                slot_offsets,
+                self.row_dtype,
+            )
+            if part.optimizer.is_linear:
+                return flat, None
+            return flat, row_updates.first_column(part.slots, flat)
+
+        def write(flat, saved, gradients, rate, step):
+            row_updates.update_compiled(
+                part.optimizer,
+                self.variable,
+                part.slots,
+                flat,
+                gradients,
+                saved,
+                rate,
+                step,
+            )
+
+        return [xla.Kernel(each, "embedding_update") for each in (flatten, write)]
+
+    def _update_plain(self, parts, ids, weights, gradients, rates, step):
+        rows, gradients = self.lookup(ids, weights).unpool(gradients)
+        for part in parts:
             part_rows, part_gradients = rows, gradients
             if len(self._parts) > 1:
                 of_part = tf.gather(self._belongs_to(part), self._table_of(rows))
                 part_rows = tf.boolean_mask(rows, of_part)
                 part_gradients = tf.boolean_mask(gradients, of_part)
-            part.optimizer.update(
+            row_updates.update_plain(
+                part.optimizer,
                 self.variable,
                 part.slots,
                 part_rows,

@@ -1,11 +1,11 @@
 """How the dense vector and the embeddings meet: dot products, concatenation, DCN-v2."""
 
 import keras
-import numpy as np
-import tensorflow as tf
 from keras import ops
 
-# Shapes: B batch, N vectors of a row (1 dense + F embeddings), D width, P pairs.
+from tf_dlrm.layers.triangle import Triangle
+
+# Shapes: B batch, N vectors of a row (1 dense + F embeddings), D width.
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -42,11 +42,14 @@ class DotInteraction(keras.layers.Layer):
     def __init__(self, self_interaction: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.self_interaction = bool(self_interaction)
+        self._triangles = {}
 
     def call(self, inputs):
-        z = stack_vectors(inputs)  # (B, N, D)
-        dots = _triangle_of_gram(z, self.self_interaction)  # (B, P)
-        return ops.concatenate([z[:, 0, :], dots], axis=1)
+        first, others = _first_and_others(inputs)
+        num_vectors = int(others.shape[1]) + 1
+        if num_vectors not in self._triangles:
+            self._triangles[num_vectors] = Triangle(num_vectors, self.self_interaction)
+        return self._triangles[num_vectors](first, others)
 
     def compute_output_shape(self, input_shape):
         batch, num_vectors, width = _stacked_shape(input_shape)
@@ -175,6 +178,16 @@ def stack_vectors(inputs):
     return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
+def _first_and_others(inputs):
+    """z_0 as `(B, D)` and z_1 .. z_F as `(B, F, D)`."""
+    two = isinstance(inputs, (list, tuple)) and len(inputs) == 2
+    if two and (len(inputs[0].shape), len(inputs[1].shape)) == (2, 3):
+        if inputs[0].shape[-1] == inputs[1].shape[-1]:
+            return inputs
+    z = stack_vectors(inputs)
+    return z[:, 0, :], z[:, 1:, :]
+
+
 def flatten_vectors(inputs):
     """Puts `(B, D)` and `(B, n, D)` tensors side by side: `(B, sum of widths)`."""
     inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
@@ -203,34 +216,3 @@ def _flat_shape(input_shape):
     shapes = _shapes(input_shape)
     width = sum(s[1] if len(s) == 2 else s[1] * s[2] for s in shapes)
     return (shapes[0][0], width)
-
-
-def _triangle_of_gram(z, with_diagonal):
-    """Row-major lower triangle of `z zᵀ` for each row of the batch: (B, P)."""
-    n = int(z.shape[1])
-    i, j = np.tril_indices(n, 0 if with_diagonal else -1)
-    num_pairs = len(i)
-    pair_places = tf.constant(i * n + j, tf.int32)
-    # Where each entry of the symmetric (n, n) gradient finds its pair; the place
-    # after the last pair holds 0, for entries that are no pair.
-    places = np.full((n, n), num_pairs, np.int32)
-    places[i, j] = places[j, i] = np.arange(num_pairs)
-    gram_places = tf.constant(places.reshape(-1))
-    diagonal = tf.constant(2.0 * np.eye(n) + (1.0 - np.eye(n)), z.dtype)
-
-    # The gradient of gather(z zᵀ) by the rules is a scatter and two products. It is
-    # S z with S symmetric, which takes a gather and one product.
-    @tf.custom_gradient
-    def triangle(z):
-        gram = tf.reshape(tf.matmul(z, z, transpose_b=True), (-1, n * n))
-
-        def gradient(upstream):
-            padded = tf.pad(upstream, ((0, 0), (0, 1)))
-            s = tf.reshape(tf.gather(padded, gram_places, axis=1), (-1, n, n))
-            return tf.matmul(s * diagonal if with_diagonal else s, z)
-
-        return tf.gather(gram, pair_places, axis=1), gradient
-
-    if not num_pairs:
-        return z[:, 0, :0]
-    return triangle(z)

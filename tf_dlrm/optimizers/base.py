@@ -9,7 +9,9 @@ import tensorflow as tf
 class SparseOptimizer:
     """Base class of optimizers that update only the rows a batch touched.
 
-    A subclass names its slots and writes one method, `update`.
+    A subclass names its slots and writes one method, `apply`: pure mathematics on
+    some rows. The engine gathers these rows and their state, sums the gradients of
+    rows that occur several times in the batch, and writes the result back.
 
     Args:
         learning_rate: Float, `keras.optimizers.schedules.LearningRateSchedule`, or
@@ -19,6 +21,12 @@ class SparseOptimizer:
     Raises:
         ValueError: If `learning_rate` is neither.
     """
+
+    is_linear = False
+    """Whether the change is linear in the gradient and needs no state, so that
+    repeated rows need not be summed first."""
+    writes_rows = False
+    """Whether `apply` gets the rows and returns their new values, not a change."""
 
     def __init__(self, learning_rate=None):
         self._variable = None
@@ -94,19 +102,22 @@ class SparseOptimizer:
         """Slot variables for rows of this width: name to (width, initial value)."""
         return {}
 
-    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
-        """Applies one step.
+    def apply(self, gradients, slots, learning_rate, step, rows=None):
+        """Computes one step of U rows, each with its own summed gradient.
 
         Args:
-            table: `tf.Variable` `(total rows, D)`.
-            slots: Name to `tf.Variable` `(slot rows, width)`.
-            rows: `(V,)` rows of `table`, repeated as they came.
-            gradients: `(V, D)` float32.
+            gradients: `(U, D)` float32.
+            slots: Name to state of these rows, `(U, width)` float32.
             learning_rate: float32 scalar tensor.
             step: Number of this step, from 1; int64 scalar tensor.
-            to_slot_rows: Function from unique rows to their rows in the slots.
+            rows: `(U, D)` the rows, where `writes_rows`.
+
+        Returns:
+            `(U, D)` what to subtract from the rows (or with `writes_rows` their new
+            values), and the new state by name. A tensor of state of which nothing
+            is kept may be anything.
         """
-        raise TypeError(f"{type(self).__name__} must define `update`.")
+        raise TypeError(f"{type(self).__name__} must define `apply`.")
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON-safe values."""

@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from tf_dlrm import rows as row_ops
 from tf_dlrm.optimizers.base import SparseOptimizer
 
 
@@ -43,17 +42,13 @@ class SparseAdagrad(SparseOptimizer):
     def slots(self, embedding_dim):
         return {"accumulator": (embedding_dim, self.initial_accumulator_value)}
 
-    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
-        rows, gradients = row_ops.sum_repeated(rows, gradients)
-        slot_rows = to_slot_rows(rows)
-        accumulator = row_ops.gather(slots["accumulator"], slot_rows)
-        accumulator += tf.square(gradients)
-        row_ops.replace(slots["accumulator"], slot_rows, accumulator)
+    def apply(self, gradients, slots, learning_rate, step, rows=None):
+        accumulator = slots["accumulator"] + tf.square(gradients)
         if self.epsilon_outside_root:
             change = gradients / (tf.sqrt(accumulator) + self.epsilon)
         else:
             change = gradients * tf.math.rsqrt(accumulator + self.epsilon)
-        row_ops.subtract(table, rows, learning_rate * change)
+        return learning_rate * change, {"accumulator": accumulator}
 
     def get_config(self):
         return {
@@ -97,14 +92,11 @@ class RowWiseAdagrad(SparseOptimizer):
     def slots(self, embedding_dim):
         return {"accumulator": (1, self.initial_accumulator_value)}
 
-    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
-        rows, gradients = row_ops.sum_repeated(rows, gradients)
-        slot_rows = to_slot_rows(rows)
-        accumulator = row_ops.gather(slots["accumulator"], slot_rows)
-        accumulator += tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
-        row_ops.replace(slots["accumulator"], slot_rows, accumulator)
+    def apply(self, gradients, slots, learning_rate, step, rows=None):
+        squares = tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
+        accumulator = slots["accumulator"] + squares
         scale = learning_rate / (tf.sqrt(accumulator) + self.epsilon)
-        row_ops.subtract(table, rows, scale * gradients)
+        return scale * gradients, {"accumulator": accumulator}
 
     def get_config(self):
         return {

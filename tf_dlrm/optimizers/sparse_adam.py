@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from tf_dlrm import rows as row_ops
 from tf_dlrm.optimizers.base import SparseOptimizer
 
 
@@ -43,21 +42,17 @@ class SparseAdam(SparseOptimizer):
     def slots(self, embedding_dim):
         return {"momentum": (embedding_dim, 0.0), "velocity": (embedding_dim, 0.0)}
 
-    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
-        rows, gradients = row_ops.sum_repeated(rows, gradients)
-        slot_rows = to_slot_rows(rows)
-        momentum = row_ops.gather(slots["momentum"], slot_rows)
+    def apply(self, gradients, slots, learning_rate, step, rows=None):
+        momentum, velocity = slots["momentum"], slots["velocity"]
         momentum += (1.0 - self.beta_1) * (gradients - momentum)
-        velocity = row_ops.gather(slots["velocity"], slot_rows)
         velocity += (1.0 - self.beta_2) * (tf.square(gradients) - velocity)
-        row_ops.replace(slots["momentum"], slot_rows, momentum)
-        row_ops.replace(slots["velocity"], slot_rows, velocity)
         # float64: 1 - 0.999 loses four digits in float32.
         step = tf.cast(step, tf.float64)
         correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
         correction = tf.cast(correction, tf.float32)
         change = momentum / (tf.sqrt(velocity) + self.epsilon)
-        row_ops.subtract(table, rows, learning_rate * correction * change)
+        state = {"momentum": momentum, "velocity": velocity}
+        return learning_rate * correction * change, state
 
     def get_config(self):
         return {

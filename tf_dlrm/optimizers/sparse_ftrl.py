@@ -3,7 +3,6 @@
 import keras
 import tensorflow as tf
 
-from tf_dlrm import rows as row_ops
 from tf_dlrm.optimizers.base import SparseOptimizer
 
 
@@ -32,6 +31,8 @@ class SparseFtrl(SparseOptimizer):
         McMahan et al. 2013, Ad click prediction: a view from the trenches, algorithm 1.
     """
 
+    writes_rows = True
+
     def __init__(
         self,
         learning_rate=0.001,
@@ -58,21 +59,16 @@ class SparseFtrl(SparseOptimizer):
             "linear": (embedding_dim, 0.0),
         }
 
-    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
-        rows, gradients = row_ops.sum_repeated(rows, gradients)
-        slot_rows = to_slot_rows(rows)
-        values = row_ops.gather(table, rows)
-        old_root = tf.sqrt(row_ops.gather(slots["accumulator"], slot_rows))
-        accumulator = tf.square(old_root) + tf.square(gradients)
+    def apply(self, gradients, slots, learning_rate, step, rows=None):
+        old_root = tf.sqrt(slots["accumulator"])
+        accumulator = slots["accumulator"] + tf.square(gradients)
         root = tf.sqrt(accumulator)
-        linear = row_ops.gather(slots["linear"], slot_rows)
-        linear += gradients - (root - old_root) / learning_rate * values
-        row_ops.replace(slots["accumulator"], slot_rows, accumulator)
-        row_ops.replace(slots["linear"], slot_rows, linear)
+        linear = slots["linear"] + gradients
+        linear -= (root - old_root) / learning_rate * rows
         l1, l2 = self.l1_regularization_strength, self.l2_regularization_strength
         divisor = (self.beta + root) / learning_rate + 2.0 * l2
-        values = (tf.clip_by_value(linear, -l1, l1) - linear) / divisor
-        row_ops.replace(table, rows, values)
+        rows = (tf.clip_by_value(linear, -l1, l1) - linear) / divisor
+        return rows, {"accumulator": accumulator, "linear": linear}
 
     def get_config(self):
         return {

@@ -2,7 +2,6 @@
 
 import keras
 
-from tf_dlrm import rows as row_ops
 from tf_dlrm.optimizers.base import SparseOptimizer
 
 
@@ -20,9 +19,10 @@ class SparseSGD(SparseOptimizer):
     0.1
     """
 
+    is_linear = True
+
     def __init__(self, learning_rate=0.01):
         super().__init__(learning_rate)
 
-    def update(self, table, slots, rows, gradients, learning_rate, step, to_slot_rows):
-        # Subtraction adds up over repeated rows: summing them first gains nothing.
-        row_ops.subtract(table, rows, learning_rate * gradients)
+    def apply(self, gradients, slots, learning_rate, step, rows=None):
+        return learning_rate * gradients, {}

@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from tf_dlrm import xla
+
 PROBABILITIES = "probabilities"
 
 
@@ -50,7 +52,9 @@ class ServingModule(tf.Module):
             self.functions["serving_tsv"] = serving_tsv
 
     def _probabilities(self, dense, ids):
-        return {PROBABILITIES: self._score(dense, self._lookup(ids), training=False)}
+        with xla.disabled():  # servers come without XLA
+            pooled = self._lookup(ids)
+            return {PROBABILITIES: self._score(dense, pooled, training=False)}
 
 
 def _weights_for_inference(model):

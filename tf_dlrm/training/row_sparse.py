@@ -8,7 +8,7 @@ layer whose tables live elsewhere works in the same way.
 import keras
 import tensorflow as tf
 
-from tf_dlrm import optimizers
+from tf_dlrm import optimizers, xla
 from tf_dlrm.inputs import refuse_frame, standardize_labels
 from tf_dlrm.training import keras_hooks
 
@@ -42,9 +42,12 @@ class RowSparseTraining:
                 follows its learning rate. SGD and Adagrad equal their dense
                 originals; `"adam"` is lazy on the tables
                 (`tf_dlrm.optimizers.SparseAdam` says how it differs).
-            jit_compile: Whether the dense part of the training step (MLPs,
-                interaction, loss, gradients, their update) is compiled by XLA. The
-                tables never are: range checks vanish there. `"auto"` is `False`.
+            jit_compile: What XLA compiles. `"auto"`: on CPUs the small parts where it
+                wins (lookup and update of rows, the interaction's triangle, the
+                update of the dense variables), while oneDNN computes the MLPs: the
+                fastest. `True`: besides, all between lookup and update as one
+                program. `False`: nothing. The results agree to rounding, and range
+                checks of ids hold, in all three.
             **kwargs: As of `keras.Model.compile`.
 
         Raises:
@@ -64,7 +67,7 @@ class RowSparseTraining:
             embedding_optimizer is None
             or embedding_optimizer is getattr(self, "embedding_optimizer", None)
         )
-        xla = jit_compile is True and not kwargs.get("run_eagerly", False)
+        whole = jit_compile is True and not kwargs.get("run_eagerly", False)
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -79,10 +82,11 @@ class RowSparseTraining:
         # Now, not at the first step: Keras would build it for the tables as well.
         self.optimizer.build(self.dense_variables)
         self._compiled_dense_step = None
-        if xla:
+        if whole:
             self._compiled_dense_step = tf.function(
                 self._dense_step, jit_compile=True, reduce_retracing=True
             )
+        self._apply_kernel = xla.Kernel(self._apply_dense, "dense_optimizer")
 
     def _check_overrides(self):
         """A `call` of the user's would be evaluated, but not trained."""
@@ -114,6 +118,14 @@ class RowSparseTraining:
 
     def train_step(self, data):
         """One step on `(features, label[, sample_weight])`."""
+        with self._kernels():
+            return self._train_step(data)
+
+    def _kernels(self):
+        """XLA kernels as `jit_compile` says."""
+        return xla.disabled(getattr(self, "_jit_compile_argument", "auto") is False)
+
+    def _train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = self.standardize(x)
         y = standardize_labels(y)
@@ -152,19 +164,31 @@ class RowSparseTraining:
         pooled_gradients, gradients = tape.gradient(
             loss, (pooled, [variable.value for variable in variables])
         )
-        self.optimizer.apply(gradients, variables)
+        if tf.distribute.has_strategy() or self._compiled_dense_step is not None:
+            self._apply_dense(*gradients)
+        else:
+            self._apply_kernel(*gradients)
         return loss, y_pred, pooled_gradients
+
+    def _apply_dense(self, *gradients):
+        self.optimizer.apply(list(gradients), self.dense_variables)
 
     def test_step(self, data):
         """Loss and metrics of `(features, label[, sample_weight])`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = standardize_labels(y)
-        y_pred = self(x, training=False)
+        with self._kernels():
+            y_pred = self(x, training=False)
         loss = self.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
         )
         self._track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def predict_step(self, data):
+        """Click probabilities of `features`."""
+        with self._kernels():
+            return super().predict_step(data)
 
     def _track_loss(self, loss, y):
         tracker = keras_hooks.loss_tracker(self)

@@ -1,0 +1,86 @@
+"""The dot products of all pairs of vectors, and their gradient.
+
+By the rules the gradient of picking a triangle out of z zᵀ is a scatter and two
+products. It is S z with S symmetric, which takes a gather and one product. The
+products are oneDNN's; picking and spreading are XLA kernels.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm import xla
+
+# Shapes: B batch, N vectors of a row, D width, P pairs.
+
+
+class Triangle:
+    """z_0 followed by the lower triangle of the Gram matrix, in row-major order.
+
+    Args:
+        num_vectors: N.
+        with_diagonal: Whether each vector's product with itself is in it.
+    """
+
+    def __init__(self, num_vectors: int, with_diagonal: bool):
+        n = self._num_vectors = num_vectors
+        self._with_diagonal = with_diagonal
+        i, j = np.tril_indices(n, 0 if with_diagonal else -1)
+        self._pairs = (i * n + j).astype(np.int32)
+        # Where each entry of the symmetric (N, N) gradient finds its pair.
+        places = np.zeros((n, n), np.int32)
+        places[i, j] = places[j, i] = np.arange(len(i))
+        self._places = places.reshape(-1)
+        self._pick = xla.Kernel(self._pick_pairs, "interaction")
+        self._spread = xla.Kernel(self._spread_pairs, "interaction")
+
+    def __call__(self, first, others):
+        """Computes `(B, D + P)` from z_0 `(B, D)` and z_1 .. `(B, N - 1, D)`."""
+        if not len(self._pairs):
+            return first
+        num_rows = tf.shape(first)[0]
+        width = first.shape[-1]
+
+        @tf.custom_gradient
+        def triangle(first, others):
+            z = tf.concat([first[:, None, :], others], 1)
+            if xla.enabled():
+                z = xla.pad_rows(z)
+            gram = tf.matmul(z, z, transpose_b=True)
+
+            def gradient(upstream):
+                pairs = upstream
+                if xla.enabled():
+                    pairs = xla.pad_rows(upstream)
+                of_z = tf.matmul(self._spread(pairs, width), z)[:num_rows]
+                return of_z[:, 0, :] + upstream[:, :width], of_z[:, 1:, :]
+
+            padded = xla.pad_rows(first) if xla.enabled() else first
+            return self._pick(padded, gram)[:num_rows], gradient
+
+        result = triangle(first, others)
+        return tf.ensure_shape(result, (first.shape[0], width + len(self._pairs)))
+
+    def _pick_pairs(self, first, gram):
+        gram = tf.reshape(gram, (-1, self._num_vectors**2))
+        pairs = tf.gather(_bits(gram), self._pairs, axis=1)
+        return _floats(tf.concat([_bits(first), pairs], 1), gram.dtype)
+
+    def _spread_pairs(self, upstream, width):
+        n, dtype = self._num_vectors, upstream.dtype
+        spread = tf.gather(_bits(upstream), self._places + width, axis=1)
+        diagonal = np.eye(n, dtype=bool).reshape(-1)
+        if self._with_diagonal:
+            spread = _floats(spread, dtype)
+            spread = tf.where(diagonal, spread * 2, spread)
+        else:
+            spread = _floats(tf.where(diagonal, tf.zeros_like(spread), spread), dtype)
+        return tf.reshape(spread, (-1, n, n))
+
+
+def _bits(x):
+    """bfloat16 as integers: XLA would convert it to float32 and back to move it."""
+    return tf.bitcast(x, tf.uint16) if x.dtype == tf.bfloat16 else x
+
+
+def _floats(x, dtype):
+    return tf.bitcast(x, dtype) if x.dtype != dtype else x

@@ -1,0 +1,112 @@
+"""Small parts of a step as XLA kernels, beside TensorFlow's own operations.
+
+XLA wins where rows are gathered, summed and scattered: its loops are in place, fused
+and several times faster than TensorFlow's kernels on a CPU. It loses on matrix
+products, which oneDNN does better. So only these parts are compiled, and the MLPs are
+not. `jit_compile=False` in `compile` turns all of it off, as `disabled()` does.
+"""
+
+import bisect
+import contextlib
+import threading
+
+import tensorflow as tf
+
+_state = threading.local()
+
+
+def enabled() -> bool:
+    """Whether kernels are compiled: on CPUs, outside of `disabled()`.
+
+    Accelerators have fast kernels of their own for what is compiled here.
+    """
+    if getattr(_state, "disabled", 0):
+        return False
+    return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
+
+
+@contextlib.contextmanager
+def disabled(really: bool = True):
+    """What is traced or run inside uses TensorFlow's kernels only.
+
+    For exports, since servers come without XLA, and to compare.
+
+    Args:
+        really: With `False` nothing changes.
+    """
+    _state.disabled = getattr(_state, "disabled", 0) + int(really)
+    try:
+        yield
+    finally:
+        _state.disabled -= int(really)
+
+
+class Kernel:
+    """A function of tensors, compiled by XLA where that is enabled.
+
+    Compiled once for each combination of input shapes: give it shapes rounded up by
+    `capacity` where they vary. Make one for each object whose variables it uses; a
+    kernel at module level would die with the variables that it saw first.
+
+    Args:
+        function: Takes and returns tensors (`None` where one is absent).
+        name: Scope of its operations, as profiles show it.
+    """
+
+    def __init__(self, function, name: str):
+        self._function, self._name = function, name
+        self._compiled = tf.function(
+            function, jit_compile=True, autograph=False, reduce_retracing=True
+        )
+
+    def __call__(self, *arguments):
+        with tf.name_scope(self._name):
+            if enabled():
+                return self._compiled(*arguments)
+            return self._function(*arguments)
+
+
+def _classes():
+    """8, 16, ..., 64, and from there on eight sizes to each doubling, up to 2^31."""
+    sizes = list(range(8, 65, 8))
+    while sizes[-1] < 1 << 30:
+        step = sizes[-1] // 8
+        sizes += [sizes[-1] + step * i for i in range(1, 9)]
+    return sizes
+
+
+_CLASSES = _classes()
+
+
+def capacity(size):
+    """Rounds a number of rows up to one of few sizes, at most an eighth more.
+
+    Powers of two, and their multiples by up to 15, come out as they are from 8 up.
+
+    Args:
+        size: int, or int32 scalar tensor.
+
+    Returns:
+        int or int32 scalar tensor.
+    """
+    if isinstance(size, int):
+        return _CLASSES[bisect.bisect_left(_CLASSES, size)]
+    static = tf.get_static_value(size)
+    if static is not None:
+        return capacity(int(static))
+    classes = tf.constant(_CLASSES, tf.int32)
+    return tf.gather(classes, tf.searchsorted(classes, size[None])[0])
+
+
+def pad_rows(x, value=0):
+    """Pads the first dimension of `x` up to `capacity`, with `value`."""
+    num_rows = x.shape[0]
+    if num_rows is not None:
+        missing = capacity(num_rows) - num_rows
+        if not missing:
+            return x
+    else:
+        num_rows = tf.shape(x)[0]
+        missing = capacity(num_rows) - num_rows
+    paddings = [[0, missing]] + [[0, 0]] * (x.shape.rank - 1)
+    return tf.pad(x, paddings, constant_values=tf.cast(value, x.dtype))
