@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # From the bottom up; a module may import its own rank and what is below.
 RANKS = [
     {"version"},
-    {"features", "rows", "xla"},
+    {"features", "rows", "xla", "huge_pages"},
     {"inputs", "summary", "layers", "optimizers"},
     {"sharding"},
     {"training", "metrics"},

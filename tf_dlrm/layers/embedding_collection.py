@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from tf_dlrm import huge_pages
 from tf_dlrm import rows as row_ops
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.layers import bags
@@ -110,6 +111,7 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
                 name=f"tables_{fused.width}",
             )
             fused.variable = weight.value
+            huge_pages.use_for(fused.variable)
             for table in fused.tables:
                 self._initialize(fused, table)
         self.built = True

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm import huge_pages
 from tf_dlrm import rows as row_ops
 from tf_dlrm import xla
 from tf_dlrm.layers import bag_kernels, bags, row_updates
@@ -175,6 +176,8 @@ class FusedTable:
                 )
                 for name, (width, value) in optimizer.slots(self.width).items()
             }
+            for slot in slots.values():
+                huge_pages.use_for(slot)
             part = _Part(optimizer, first_slot_row, slots)
             if optimizer.is_linear or slots:
                 part.flatten, part.write = self._update_kernels(part)

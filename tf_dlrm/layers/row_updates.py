@@ -15,6 +15,7 @@ from tf_dlrm.layers.bag_kernels import FlatIds
 
 MAX_VALUES = 1 << 24  # positions are written into float32 state, exact up to here
 _CHUNK = 1 << 16  # values in flight where a batch has more
+_SMALL_CHUNK = 1 << 14  # where they are likely to be few
 
 
 def update_plain(
@@ -40,13 +41,20 @@ def update_plain(
     slot_rows = to_slot_rows(rows)
     state = {name: row_ops.gather(slot, slot_rows) for name, slot in slots.items()}
     current = row_ops.gather(table, rows) if optimizer.writes_rows else None
-    change, state = optimizer.apply(gradients, state, learning_rate, step, current)
+    change, state = optimizer.apply(
+        gradients, state, learning_rate, step, current, mean_squares(gradients)
+    )
     for name, slot in slots.items():
         row_ops.replace(slot, slot_rows, state[name])
     if optimizer.writes_rows:
         row_ops.replace(table, rows, change)
     else:
         row_ops.subtract(table, rows, change)
+
+
+def mean_squares(gradients):
+    """Means of the squares of rows: `(n, D)` to `(n, 1)`."""
+    return tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
 
 
 def first_column(slots: dict, flat: FlatIds):
@@ -117,8 +125,18 @@ class _State:
         found = tf.cast(tf.gather_nd(first, tf.maximum(places, 0)), tf.int32)
         return tf.where(slot_rows >= 0, found, position)
 
-    def write(self, rows, slot_rows, gradients, saved=None):
-        """Steps rows; -1 for none. `saved` is the first column of their state."""
+    def write(self, rows, slot_rows, gradients, saved=None, squares=None):
+        """Steps rows.
+
+        Args:
+            rows: `(n,)` rows of the table, -1 for none.
+            slot_rows: `(n,)` rows of the slots, -1 for none.
+            gradients: `(n, D)`.
+            saved: `(n,)` the first column of their state, `None` without state.
+            squares: `(n, 1)` what `mean_squares` would compute, if it is known.
+        """
+        if squares is None and self._optimizer.uses_mean_squares:
+            squares = mean_squares(gradients)
         table, *slots = self.values
         state = {}
         for i, (name, slot) in enumerate(zip(self._names, slots)):
@@ -131,7 +149,7 @@ class _State:
         if self._optimizer.writes_rows:
             current = tf.gather(table, tf.maximum(rows, 0))
         change, state = self._optimizer.apply(
-            gradients, state, self._rate, self._step, current
+            gradients, state, self._rate, self._step, current, squares
         )
         slots = [
             tf.tensor_scatter_nd_update(slot, slot_rows[:, None], state[name])
@@ -179,7 +197,8 @@ def _update_large(state, flat, gradients, saved, acting):
     actors, num_rows = _pack(position, acts_for_others)
     number = tf.cumsum(tf.cast(acts_for_others, tf.int32)) - 1  # of the acting ones
     place = tf.gather(number, acting)
-    chunk = tf.minimum(num_values, _CHUNK)
+    turn_rows = tf.minimum(num_values, _CHUNK)
+    chunk = tf.minimum(num_values, _SMALL_CHUNK)
 
     def turn(first):
         def add(i, sums):
@@ -187,37 +206,53 @@ def _update_large(state, flat, gradients, saved, acting):
             inside = at < num_repeated
             at = tf.gather(values, tf.minimum(at, num_values - 1))
             target = tf.gather(place, at) - first
-            fits = tf.logical_and(inside, tf.logical_and(target >= 0, target < chunk))
+            inside = tf.logical_and(inside, target < turn_rows)
+            fits = tf.logical_and(inside, target >= 0)
             target = tf.where(fits, target, -1)[:, None]
             sums = tf.tensor_scatter_nd_add(sums, target, flat.spread(gradients, at))
             return i + chunk, sums
 
-        zeros = tf.zeros((chunk, tf.shape(gradients)[1]))
+        zeros = tf.zeros((turn_rows, tf.shape(gradients)[1]))
         _, sums = tf.while_loop(
             lambda i, _: i < num_repeated, add, (tf.constant(0), zeros)
         )
-        at = first + tf.range(chunk)
-        inside = at < num_rows
-        at = tf.gather(actors, tf.minimum(at, num_values - 1))
-        rows = tf.where(inside, tf.gather(flat.rows, at), -1)
-        slot_rows = tf.where(inside, tf.gather(flat.slot_rows, at), -1)
-        state.write(rows, slot_rows, sums, tf.gather(saved, at))
 
-    _loop(state, num_rows, chunk, turn)
+        def write(i):
+            # A last chunk reaches back over rows of the one before: they are left out.
+            i, fresh = tf.minimum(i, turn_rows - chunk), i
+            at = first + i + tf.range(chunk)
+            inside = tf.logical_and(at >= first + fresh, at < num_rows)
+            at = tf.gather(actors, tf.minimum(at, num_values - 1))
+            rows = tf.where(inside, tf.gather(flat.rows, at), -1)
+            slot_rows = tf.where(inside, tf.gather(flat.slot_rows, at), -1)
+            some = tf.gather(sums, i + tf.range(chunk))
+            state.write(rows, slot_rows, some, tf.gather(saved, at))
+
+        _loop(state, tf.minimum(num_rows - first, turn_rows), chunk, write)
+
+    _loop(state, num_rows, turn_rows, turn)
 
 
 def _write_in_chunks(state, flat, gradients, saved=None):
     """Steps rows that do not repeat, or need not be summed, `_CHUNK` at a time."""
     num_values = tf.shape(flat.rows)[0]
     chunk = tf.minimum(num_values, _CHUNK)
+    of_bags = mean_squares(gradients)
 
     def body(first):
-        at = first + tf.range(chunk)
-        inside, at = at < num_values, tf.minimum(at, num_values - 1)
-        rows = tf.where(inside, tf.gather(flat.rows, at), -1)
-        slot_rows = tf.where(inside, tf.gather(flat.slot_rows, at), -1)
-        before = None if saved is None else tf.gather(saved, at)
-        state.write(rows, slot_rows, flat.spread(gradients, at), before)
+        # A last chunk reaches back over values of the one before: they are left out.
+        start = tf.minimum(first, num_values - chunk)
+        fresh = start + tf.range(chunk) >= first
+        part = FlatIds(
+            *[None if x is None else tf.slice(x, [start], [chunk]) for x in flat]
+        )
+        rows = tf.where(fresh, part.rows, -1)
+        slot_rows = tf.where(fresh, part.slot_rows, -1)
+        before = None if saved is None else tf.slice(saved, [start], [chunk])
+        squares = tf.gather(of_bags, part.bags)
+        if part.weights is not None:
+            squares *= tf.square(part.weights)[:, None]
+        state.write(rows, slot_rows, part.spread(gradients), before, squares)
 
     _loop(state, num_values, chunk, body)
 

@@ -27,6 +27,9 @@ class SparseOptimizer:
     repeated rows need not be summed first."""
     writes_rows = False
     """Whether `apply` gets the rows and returns their new values, not a change."""
+    uses_mean_squares = False
+    """Whether `apply` wants the mean of squares of each row's gradient, which the
+    engine knows without going over the gradients where values share a bag's."""
 
     def __init__(self, learning_rate=None):
         self._variable = None
@@ -102,7 +105,9 @@ class SparseOptimizer:
         """Slot variables for rows of this width: name to (width, initial value)."""
         return {}
 
-    def apply(self, gradients, slots, learning_rate, step, rows=None):
+    def apply(
+        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
+    ):
         """Computes one step of U rows, each with its own summed gradient.
 
         Args:
@@ -111,6 +116,8 @@ class SparseOptimizer:
             learning_rate: float32 scalar tensor.
             step: Number of this step, from 1; int64 scalar tensor.
             rows: `(U, D)` the rows, where `writes_rows`.
+            mean_squares: `(U, 1)` means of the squared gradients, where
+                `uses_mean_squares`.
 
         Returns:
             `(U, D)` what to subtract from the rows (or with `writes_rows` their new

@@ -42,7 +42,9 @@ class SparseAdagrad(SparseOptimizer):
     def slots(self, embedding_dim):
         return {"accumulator": (embedding_dim, self.initial_accumulator_value)}
 
-    def apply(self, gradients, slots, learning_rate, step, rows=None):
+    def apply(
+        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
+    ):
         accumulator = slots["accumulator"] + tf.square(gradients)
         if self.epsilon_outside_root:
             change = gradients / (tf.sqrt(accumulator) + self.epsilon)
@@ -76,6 +78,8 @@ class RowWiseAdagrad(SparseOptimizer):
         Mudigere et al. 2021, arXiv 2104.05158, section 4.1.1.
     """
 
+    uses_mean_squares = True
+
     def __init__(
         self,
         learning_rate=0.01,
@@ -92,9 +96,10 @@ class RowWiseAdagrad(SparseOptimizer):
     def slots(self, embedding_dim):
         return {"accumulator": (1, self.initial_accumulator_value)}
 
-    def apply(self, gradients, slots, learning_rate, step, rows=None):
-        squares = tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
-        accumulator = slots["accumulator"] + squares
+    def apply(
+        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
+    ):
+        accumulator = slots["accumulator"] + mean_squares
         scale = learning_rate / (tf.sqrt(accumulator) + self.epsilon)
         return scale * gradients, {"accumulator": accumulator}
 

@@ -42,7 +42,9 @@ class SparseAdam(SparseOptimizer):
     def slots(self, embedding_dim):
         return {"momentum": (embedding_dim, 0.0), "velocity": (embedding_dim, 0.0)}
 
-    def apply(self, gradients, slots, learning_rate, step, rows=None):
+    def apply(
+        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
+    ):
         momentum, velocity = slots["momentum"], slots["velocity"]
         momentum += (1.0 - self.beta_1) * (gradients - momentum)
         velocity += (1.0 - self.beta_2) * (tf.square(gradients) - velocity)

@@ -59,7 +59,9 @@ class SparseFtrl(SparseOptimizer):
             "linear": (embedding_dim, 0.0),
         }
 
-    def apply(self, gradients, slots, learning_rate, step, rows=None):
+    def apply(
+        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
+    ):
         old_root = tf.sqrt(slots["accumulator"])
         accumulator = slots["accumulator"] + tf.square(gradients)
         root = tf.sqrt(accumulator)

@@ -24,5 +24,7 @@ class SparseSGD(SparseOptimizer):
     def __init__(self, learning_rate=0.01):
         super().__init__(learning_rate)
 
-    def apply(self, gradients, slots, learning_rate, step, rows=None):
+    def apply(
+        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
+    ):
         return learning_rate * gradients, {}

@@ -130,15 +130,18 @@ class RowSparseTraining:
         batch = self.standardize(x)
         y = standardize_labels(y)
         pooled = self.embedding(batch.ids, weights=batch.weights)
-        # All waits for a batch whose ids are in range. At the end of a dataset of
-        # unknown length there is none, and a step begun all the same would count.
-        with tf.control_dependencies(tf.nest.flatten(pooled)):
+        arguments = (batch.dense, pooled, y, sample_weight)
+        # What changes variables waits for a batch whose ids are in range. At the end
+        # of a dataset of unknown length there is none, and a step begun all the same
+        # would count. Without such layers the bottom MLP runs beside the lookup.
+        checked = tf.nest.flatten(pooled)
+        with tf.control_dependencies(checked if self._changes_in_forward() else []):
             learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
-            arguments = (batch.dense, pooled, y, sample_weight)
             if self._compiled_dense_step is not None:
                 loss, y_pred, gradients = self._compiled_dense_step(*arguments)
             else:
                 loss, y_pred, gradients = self._dense_step(*arguments, x=x)
+        with tf.control_dependencies(checked):
             if self.embedding.trainable:
                 self.embedding.apply_gradients(
                     gradients,
@@ -164,11 +167,24 @@ class RowSparseTraining:
         pooled_gradients, gradients = tape.gradient(
             loss, (pooled, [variable.value for variable in variables])
         )
-        if tf.distribute.has_strategy() or self._compiled_dense_step is not None:
-            self._apply_dense(*gradients)
-        else:
-            self._apply_kernel(*gradients)
+        with tf.control_dependencies(tf.nest.flatten(pooled)):
+            if self._compiles_apply():
+                self._apply_kernel(*gradients)
+            else:
+                self._apply_dense(*gradients)
         return loss, y_pred, pooled_gradients
+
+    def _changes_in_forward(self) -> bool:
+        """Whether a forward pass changes variables: seeds, batch statistics."""
+        return bool(self.non_trainable_variables)
+
+    def _compiles_apply(self) -> bool:
+        """Whether XLA compiles the update of the dense variables, which fuses the
+        several passes of an optimizer with state over each variable."""
+        if tf.distribute.has_strategy() or self._compiled_dense_step is not None:
+            return False
+        plain_sgd = isinstance(self.optimizer, keras.optimizers.SGD)
+        return not (plain_sgd and not self.optimizer.momentum)
 
     def _apply_dense(self, *gradients):
         self.optimizer.apply(list(gradients), self.dense_variables)
