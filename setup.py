@@ -45,7 +45,7 @@ setup(
         ],
         "notebooks": ["jupyterlab>=4", "matplotlib>=3.8"],
         "profile": ["xprof>=2.20"],
-        "bench": ["torch>=2.6", "torchrec>=1", "keras-rs>=0.2"],
+        "bench": ["matplotlib>=3.8", "torch>=2.6", "torchrec>=1", "keras-rs>=0.2"],
         "serving": ["tensorflow-serving-api>=2.19", "openvino>=2025.0"],
     },
     entry_points={"console_scripts": ["tf-dlrm = pipelines.cli:entry"]},

@@ -7,7 +7,7 @@ a cast, Keras' `ops.take`) would make the next update copy the whole table.
 import numpy as np
 import tensorflow as tf
 
-_BLOCK_VALUES = 1 << 22  # 16 MiB of float32 in flight when a table is read or written
+_BLOCK_VALUES = 1 << 20  # 4 MiB of float32 in flight when a table is read or written
 
 # Shapes: V values in the batch, U unique rows, D width.
 

@@ -4,6 +4,7 @@ Options are declared without importing TensorFlow's half of the package, so that
 and mistakes answer at once. `plan` says what would happen, `run` does it.
 """
 
+from pipelines.commands.benchmark import Benchmark
 from pipelines.commands.data import Generate, Prepare
 from pipelines.commands.demo import Demo, Runs
 from pipelines.commands.model import Evaluate, Export, Predict, Train
@@ -15,6 +16,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "predict": Predict,
     "export": Export,
+    "benchmark": Benchmark,
     "demo": Demo,
     "runs": Runs,
 }

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm import huge_pages
+from tf_dlrm import huge_pages, xla
 from tf_dlrm import rows as row_ops
-from tf_dlrm import xla
 from tf_dlrm.layers import bag_kernels, bags, row_updates
 
 _LONG_PART, _SHORT_PART = 8, 2  # values summed at a time: bags of many ids, of few

@@ -86,7 +86,11 @@ def export_saved_model(
     module = ServingModule(model, int(max_hotness), preprocessor)
     with versions.staged_directory(base_dir, version) as staging:
         with _quiet():  # it would name the temporary directory
-            tf.saved_model.save(module, str(staging), signatures=module.functions)
+            # Servers need no gradients.
+            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+            tf.saved_model.save(
+                module, str(staging), signatures=module.functions, options=options
+            )
         _write_description(model, staging, module, int(max_hotness))
         _replay(model, staging, int(max_hotness), original)
     return str(pathlib.Path(base_dir) / str(version))

@@ -1,0 +1,192 @@
+"""Where the time of a training step goes, from TensorFlow's own trace of it."""
+
+import collections
+import heapq
+import pathlib
+import re
+from collections.abc import Iterable
+
+IDLE = "input and Python"
+OTHER = "other"
+# The first pattern that an operation's name has decides. The scopes of compiled
+# kernels come first: their names also hold those of the layer around them.
+PATTERNS = (
+    (r"embedding_lookup", "embedding lookup"),
+    (r"embedding_update", "embedding update"),
+    (r"dense_optimizer", "dense optimizer"),
+    (r"gradient_tape/.*embedding", "embedding update"),
+    (r"interaction|BatchMatMul", "interaction"),
+    (r"bottom_mlp", "bottom MLP"),
+    (r"top_mlp", "top MLP"),
+    (r"ResourceScatter|ResourceSparseApply|UnsortedSegment", "embedding update"),
+    (r"embedding(_\d+)?/", "embedding lookup"),
+    (r"(sgd|adagrad|adam|ftrl)(_\d+)?/|ResourceApply", "dense optimizer"),
+    (
+        r"binary_crossentropy|compile_loss|logistic_loss|log_loss|click_auc|auc"
+        r"|calibration|normalized_entropy|accuracy|metrics?/|Sigmoid|/mean",
+        "loss and metrics",
+    ),
+    (r"Iterator|Dataset", IDLE),
+)
+CATEGORIES = (
+    "embedding lookup",
+    "embedding update",
+    "bottom MLP",
+    "top MLP",
+    "interaction",
+    "loss and metrics",
+    "dense optimizer",
+    IDLE,
+    OTHER,
+)
+_OPERATION = re.compile(r"^[\w.][\w./>-]*:_?[A-Z]\w*$")
+_STEP = re.compile(r"^EagerLocalExecute: __inference_\w*on_iterator")
+_CALL = "ExecutorState::ProcessAsync::Start"
+_KERNEL = "CpuExecutable::ExecuteAsyncOnStream"
+_WRAPPERS = re.compile(r":(StatefulPartitionedCall|PartitionedCall|While|If)$")
+
+
+def categorize(operation: str) -> str:
+    """The category of an operation, such as `"top MLP"`, by `PATTERNS`."""
+    for pattern, category in PATTERNS:
+        if re.search(pattern, operation):
+            return category
+    return OTHER
+
+
+def split_time(
+    events: Iterable[tuple[float, float, int, str]], start: float, end: float
+) -> dict[str, float]:
+    """Divides a stretch of wall time among what ran in it.
+
+    At each moment the innermost operation of each thread runs; threads that work at
+    the same time share that moment equally. A moment with none is `IDLE`.
+
+    Args:
+        events: `(start, end, thread, category)`, in one unit of time.
+        start: Where the stretch starts.
+        end: Where it ends.
+
+    Returns:
+        Time by category, in that unit; the sum is `end - start`.
+
+    Example:
+
+    >>> from pipelines.benchmark.breakdown import split_time
+    >>> events = [(0.0, 4.0, 1, "top MLP"), (2.0, 6.0, 2, "interaction")]
+    >>> split_time(events, 0.0, 10.0)
+    {'top MLP': 3.0, 'interaction': 3.0, 'input and Python': 4.0}
+    """
+    marks = []
+    for number, (begin, finish, thread, category) in enumerate(events):
+        begin, finish = max(begin, start), min(finish, end)
+        if begin < finish:
+            marks.append((begin, 1, number, thread, category))
+            marks.append((finish, 0, number, thread, category))
+    marks.sort()
+    open_events = collections.defaultdict(dict)  # thread -> {number: category}
+    totals = collections.defaultdict(float)
+    now = start
+    for at, opens, number, thread, category in [*marks, (end, 0, -1, None, "")]:
+        if at > now:
+            running = [
+                next(reversed(stack.values()))
+                for stack in open_events.values()
+                if stack
+            ]
+            for each in running or [IDLE]:
+                totals[each] += (at - now) / max(len(running), 1)
+            now = at
+        if opens:
+            open_events[thread][number] = category
+        elif thread is not None:
+            open_events[thread].pop(number)
+    return dict(totals)
+
+
+def read_trace(folder, steps_per_execution: int = 1) -> dict:
+    """Milliseconds and shares of a step by category.
+
+    Args:
+        folder: Where `tf.profiler.experimental.start` wrote.
+        steps_per_execution: Steps in each call that the trace shows.
+
+    Returns:
+        `{"ms_per_step": {...}, "share": {...}, "num_steps": int, "other": [...]}`, the
+        last the names of the longest operations that no pattern matches.
+
+    Raises:
+        ValueError: If there is no trace, or fewer than two steps in it.
+    """
+    events, starts = _read_events(folder)
+    if len(starts) < 3:
+        raise ValueError(f"The trace holds {len(starts)} steps; it takes three.")
+    # The first execution holds the start of `fit`; each other reaches to the next.
+    first, last = starts[1], starts[-1]
+    num_steps = (len(starts) - 2) * steps_per_execution
+    threads = [(s, e, line, categorize(name)) for s, e, line, name in events]
+    totals = split_time(threads, first, last)
+    unknown = collections.Counter()
+    for begin, finish, _, name in events:
+        if categorize(name) == OTHER:
+            unknown[name] += (finish - begin) / num_steps
+    whole = last - first
+    return {
+        "ms_per_step": {
+            name: round(totals.get(name, 0.0) / num_steps, 4) for name in CATEGORIES
+        },
+        "share": {name: round(totals.get(name, 0.0) / whole, 4) for name in CATEGORIES},
+        "num_steps": num_steps,
+        "other": heapq.nlargest(5, unknown, key=unknown.get),
+    }
+
+
+def _read_events(folder):
+    """Operations as `(start, end, thread, name)` in ms, and where steps start."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    paths = sorted(pathlib.Path(folder).rglob("*.xplane.pb"))
+    if not paths:
+        raise ValueError(f"TensorFlow's profiler wrote no trace to {folder}.")
+    space = xplane_pb2.XSpace()
+    space.ParseFromString(paths[-1].read_bytes())
+    events, starts = [], []
+    for plane in space.planes:
+        if "CPU" not in plane.name:
+            continue
+        for thread, line in enumerate(plane.lines):
+            own = _read_line(plane, line)
+            starts += [begin for begin, _, name in own if _STEP.match(name)]
+            events += [
+                (begin, finish, thread, name)
+                for begin, finish, name in own
+                if _OPERATION.match(name) and not _WRAPPERS.search(name)
+            ]
+    # Outer before inner where both start together.
+    events.sort(key=lambda event: (event[0], -event[1]))
+    return events, sorted(starts)
+
+
+def _read_line(plane, line):
+    """Events of a thread as `(start, end, name)`; kernels of XLA by the name of the
+    operation that calls them, which the trace gives to an event around them."""
+    names, stats = plane.event_metadata, plane.stat_metadata
+    found, calls = [], []  # calls: operations that are going on here
+    for event in sorted(line.events, key=lambda e: (e.offset_ps, -e.duration_ps)):
+        name = names[event.metadata_id].name.split("#")[0]
+        begin = line.timestamp_ns / 1e6 + event.offset_ps / 1e9
+        finish = begin + event.duration_ps / 1e9
+        while calls and calls[-1][1] <= begin:
+            calls.pop()
+        if name == _CALL:
+            operation = next(
+                (s.str_value or stats[s.ref_value].name)
+                for s in event.stats
+                if stats[s.metadata_id].name == "name"
+            )
+            calls.append((begin, finish, f"{operation}:XlaLaunch"))
+        elif name == _KERNEL and calls:
+            found.append(calls[-1])
+        else:
+            found.append((begin, finish, name))
+    return found

@@ -1,0 +1,164 @@
+"""Pictures of a benchmark: bars by arm, cost against rows, and a step's parts."""
+
+import importlib.util
+
+from pipelines.benchmark import breakdown, results
+from pipelines.benchmark.workloads import SCALING_ROWS, describe_rows
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+OURS, PEER = "#d9480f", "#9fb3c8"
+LINES = ("#d9480f", "#1864ab", "#2b8a3e", "#862e9c", "#e67700")
+PARTS = {
+    "embedding lookup": "#1864ab",
+    "embedding update": "#4dabf7",
+    "bottom MLP": "#e67700",
+    "top MLP": "#ffc078",
+    "interaction": "#2b8a3e",
+    "loss and metrics": "#8ce99a",
+    "dense optimizer": "#862e9c",
+    breakdown.IDLE: "#adb5bd",
+    breakdown.OTHER: "#dee2e6",
+}
+
+
+def check_installed() -> None:
+    """Raises before the work where matplotlib is missing.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(
+            "the charts need matplotlib: pip install 'tf-dlrm[bench]' (or matplotlib)."
+        )
+
+
+def draw_summary(summary: dict, path) -> None:
+    """Draws samples/s by arm or, for the scaling workload, ms against rows."""
+    draw = _draw_lines if "optimizers" in summary else _draw_bars
+    draw(summary, path)
+
+
+def _draw_bars(summary, path):
+    arms = {k: v for k, v in summary["arms"].items() if "samples_per_s" in v}
+    arms = dict(sorted(arms.items(), key=lambda item: item[1]["samples_per_s"]))
+    figure, axes = _start(8, 1.5 + 0.5 * len(arms))
+    speeds = [values["samples_per_s"] for values in arms.values()]
+    colors = [OURS if name.startswith("ours") else PEER for name in arms]
+    axes.barh(list(arms), speeds, color=colors, height=0.66)
+    for i, (name, speed) in enumerate(zip(arms, speeds)):
+        weight = "bold" if name.startswith("ours") else "normal"
+        text = f" {speed:,.0f}"
+        axes.text(speed, i, text, va="center", color=INK, weight=weight, fontsize=10)
+    for label in axes.get_yticklabels():
+        if label.get_text().startswith("ours"):
+            label.set_weight("bold")
+    axes.set_xlim(0, max(speeds) * 1.15)
+    axes.set_ylim(-0.6, len(arms) - 0.4)
+    axes.set_xlabel("samples/s, median of rounds (longer is better)", color=MUTED)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.grid(axis="x", color=GRID)
+    _finish(figure, axes, "Training" if summary["mode"] == "train" else "Inference")
+    _save(figure, summary, path)
+
+
+def _draw_lines(summary, path):
+    sizes = {describe_rows(rows): rows for rows in SCALING_ROWS}
+    figure, axes = _start(8, 4.2)
+    highest = 0
+    for color, (name, found) in zip(LINES, summary["optimizers"].items()):
+        rows = [sizes[size] for size in found["ms"]]
+        times = list(found["ms"].values())
+        axes.plot(rows, times, "o-", color=color, label=name, linewidth=2)
+        highest = max(highest, *times, 0)
+    axes.set_xscale("log")
+    axes.set_xticks(list(sizes.values()), list(sizes))
+    axes.minorticks_off()
+    axes.set_ylim(0, highest * 1.15 or 1)
+    axes.set_xlabel("rows of the table", color=MUTED)
+    axes.set_ylabel("ms per step", color=MUTED)
+    axes.grid(axis="y", color=GRID)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    _finish(figure, axes, "A step's cost as the table grows")
+    _save(figure, summary, path)
+
+
+def draw_breakdown(found: dict[str, dict], job, path) -> None:
+    """Draws a stacked bar for each arm: shares of a step by operation.
+
+    Args:
+        found: Breakdowns by arm, as `breakdown.read_trace` returns them.
+        job: What was profiled.
+        path: File to write.
+    """
+    figure, axes = _start(9, 1.9 + 0.75 * len(found))
+    names = list(reversed(found))
+    left = dict.fromkeys(names, 0.0)
+    for part, color in PARTS.items():
+        for name in names:
+            share = 100 * found[name]["share"][part]
+            axes.barh(name, share, left=left[name], color=color, height=0.6, label=part)
+            if share >= 4:
+                axes.text(
+                    left[name] + share / 2,
+                    names.index(name),
+                    f"{share:.0f}%",
+                    ha="center",
+                    va="center",
+                    color="white" if _is_dark(color) else INK,
+                    fontsize=9,
+                )
+            left[name] += share
+    for i, name in enumerate(names):
+        whole = sum(found[name]["ms_per_step"].values())
+        axes.text(101, i, f"{whole:,.1f} ms", va="center", color=INK, weight="bold")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(-0.5, len(names) - 0.5)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
+    handles, labels = axes.get_legend_handles_labels()
+    legend = dict(zip(labels, handles))
+    figure.legend(
+        legend.values(),
+        legend.keys(),
+        ncols=5,
+        frameon=False,
+        loc="outside lower center",
+        fontsize=9,
+        handlelength=1,
+        handleheight=1,
+    )
+    _finish(
+        figure,
+        axes,
+        f"Where a training step goes: {job.workload.name}, {job.optimizer}, batch "
+        f"{job.batch_size:,}",
+    )
+    figure.savefig(path, dpi=150, facecolor="white")
+
+
+def _is_dark(color):
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 140
+
+
+def _start(width, height):
+    # The object API: no window system, no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _finish(figure, axes, title):
+    axes.set_title(title, loc="left", color=INK, weight="bold", fontsize=13, pad=10)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(length=0, colors=INK, labelsize=10)
+    axes.set_axisbelow(True)
+
+
+def _save(figure, summary, path):
+    figure.supxlabel(
+        results.describe_run(summary), x=0.01, ha="left", fontsize=8, color=MUTED
+    )
+    figure.savefig(path, dpi=150, facecolor="white")

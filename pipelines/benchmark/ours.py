@@ -1,0 +1,238 @@
+"""One measurement of this package: `python -m pipelines.benchmark.ours JOB`.
+
+JOB is a `Job` as JSON; the result is one JSON line on standard output.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from pipelines.benchmark.jobs import MEGABYTE, Job, peak_rss_mb, step_statistics
+from pipelines.benchmark.workloads import make_pool
+
+LEARNING_RATE = 0.01
+_STEPS_OF_AN_EPOCH = 10  # Keras looks whether to stop between epochs only
+_PROFILED_STEPS = 20
+
+
+def measure(job: Job) -> dict:
+    """Builds the model of a job, runs it and reports.
+
+    Args:
+        job: What to measure.
+
+    Returns:
+        Speed, memory, versions and, with `job.profile`, the breakdown of a step.
+    """
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(job.seed)
+    start = time.perf_counter()
+    model = build_model(job)
+    if job.mode == "train":
+        compile_model(model, job)
+    seconds_to_build = time.perf_counter() - start
+    dataset = make_dataset(job)
+    run = _time_fit if job.mode == "train" else _time_inference
+    seconds = run(model, dataset, job)
+    peak = peak_rss_mb()
+    result = {
+        "workload": job.workload.name,
+        "mode": job.mode,
+        "batch_size": job.batch_size,
+        "optimizer": job.optimizer if job.mode == "train" else None,
+        "precision": job.precision,
+        "jit_compile": job.jit_compile,
+        "steps_per_execution": job.steps_per_execution,
+        "metrics": job.metrics,
+        **step_statistics(seconds, job.batch_size),
+        "seconds_to_build": round(seconds_to_build, 3),
+        "peak_rss_mb": round(peak, 1),
+        "table_mb": round(job.workload.table_bytes / MEGABYTE, 1),
+        "state_mb": 0.0,
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+    if job.mode == "train":
+        state = job.workload.state_bytes(job.optimizer) / MEGABYTE
+        result["state_mb"] = round(state, 1)
+    if job.profile:
+        result["breakdown"] = _profile(model, dataset, job)
+    return result
+
+
+def build_model(job: Job):
+    """The `tf_dlrm.DLRM` of a job, through the public API."""
+    import tf_dlrm
+
+    workload = job.workload
+    spec = tf_dlrm.FeatureSpec(
+        tuple(f"I{i + 1}" for i in range(workload.num_dense)),
+        [
+            tf_dlrm.EmbeddingTable(f"C{i + 1}", rows, workload.embedding_dim)
+            for i, rows in enumerate(workload.table_sizes)
+        ],
+    )
+    return tf_dlrm.DLRM(
+        spec,
+        workload.bottom_mlp_dims,
+        workload.top_mlp_dims,
+        dtype="mixed_bfloat16" if job.precision == "bfloat16" else "float32",
+    )
+
+
+def compile_model(model, job: Job) -> None:
+    """Compiles as a user would: Keras' optimizer for the MLPs, ours for the tables."""
+    import keras
+
+    import tf_dlrm
+
+    dense = {
+        "sgd": keras.optimizers.SGD,
+        "adagrad": keras.optimizers.Adagrad,
+        "rowwise_adagrad": keras.optimizers.Adagrad,
+        "adam": keras.optimizers.Adam,
+        "ftrl": keras.optimizers.Ftrl,
+    }
+    tables = {
+        "rowwise_adagrad": tf_dlrm.optimizers.RowWiseAdagrad,
+        "adam": tf_dlrm.optimizers.SparseAdam,
+        "ftrl": tf_dlrm.optimizers.SparseFtrl,
+    }
+    own = tables.get(job.optimizer)  # the others have a counterpart that is found
+    model.compile(
+        dense[job.optimizer](LEARNING_RATE),
+        "binary_crossentropy",
+        metrics=tf_dlrm.metrics.click_metrics() if job.metrics else None,
+        embedding_optimizer=own and own(LEARNING_RATE),
+        jit_compile=job.jit_compile,
+        steps_per_execution=job.steps_per_execution,
+    )
+
+
+def make_dataset(job: Job):
+    """The pool of batches as an endless `tf.data.Dataset` of `(features, label)`."""
+    import tensorflow as tf
+
+    dense, label, bags = zip(*make_pool(job.workload, job.batch_size, job.seed))
+    dense, label = np.stack(dense), np.stack(label)
+    if job.workload.is_one_hot:
+        ids = np.stack([np.stack([ids for ids, _ in b], axis=1) for b in bags])
+        features = {"dense_features": dense, "sparse_features": ids}
+        dataset = tf.data.Dataset.from_tensor_slices((features, label))
+        return dataset.repeat().prefetch(2)
+    values, splits = zip(*(_interleave(b) for b in bags))
+    num_sparse = len(job.workload.table_sizes)
+    values = tf.RaggedTensor.from_row_lengths(
+        np.concatenate(values), [len(v) for v in values]
+    )
+
+    def to_batch(dense, values, splits, label):
+        bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+        ids = tf.RaggedTensor.from_uniform_row_length(bags, num_sparse)
+        return {"dense_features": dense, "sparse_features": ids}, label
+
+    slices = (dense, values, np.stack(splits), label)
+    dataset = tf.data.Dataset.from_tensor_slices(slices).map(to_batch)
+    return dataset.repeat().prefetch(2)
+
+
+def _interleave(bags):
+    """Bags by table -> flat ids and splits by row, then table, as batches are."""
+    # B batch, F features, V ids in the batch
+    lengths_BF = np.stack([lengths for _, lengths in bags], axis=1)
+    num_features = len(bags)
+    bag_V = np.concatenate(
+        [
+            np.repeat(np.arange(len(lengths)) * num_features + feature, lengths)
+            for feature, (_, lengths) in enumerate(bags)
+        ]
+    )
+    ids_V = np.concatenate([ids for ids, _ in bags])
+    ids_V = ids_V[np.argsort(bag_V, kind="stable")].astype(np.int64)
+    return ids_V, np.concatenate([[0], np.cumsum(lengths_BF)]).astype(np.int64)
+
+
+def _time_fit(model, dataset, job):
+    """Seconds of single steps of stock `fit`, by its callback."""
+    import keras
+
+    warmup = -(-job.warmup_steps // job.steps_per_execution)
+
+    class Clock(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            times.append(time.perf_counter())
+
+        def on_epoch_end(self, epoch, logs=None):
+            done = len(times) > warmup + 2
+            if done and times[-1] - times[warmup] >= job.seconds:
+                self.model.stop_training = True
+
+    times = []
+    model.fit(
+        dataset,
+        epochs=10**6,
+        steps_per_epoch=_STEPS_OF_AN_EPOCH * job.steps_per_execution,
+        verbose=0,
+        callbacks=[Clock()],
+    )
+    return np.diff(times[warmup:]) / job.steps_per_execution
+
+
+def _time_inference(model, dataset, job):
+    """Seconds of single calls, ids in, probabilities as NumPy out."""
+    import tensorflow as tf
+
+    size = len(make_pool(job.workload, job.batch_size, job.seed))
+    batches = [features for features, _ in dataset.take(size)]
+    predict = tf.function(
+        lambda features: model(features, training=False), reduce_retracing=True
+    )
+    times, end, i = [], None, 0
+    while end is None or time.perf_counter() < end or len(times) < 3:
+        start = time.perf_counter()
+        predict(batches[i % size]).numpy()
+        if i >= job.warmup_steps:
+            times.append(time.perf_counter() - start)
+            end = end or time.perf_counter() + job.seconds
+        i += 1
+    return times
+
+
+def _profile(model, dataset, job):
+    import tensorflow as tf
+
+    from pipelines.benchmark import breakdown
+
+    with tempfile.TemporaryDirectory() as folder:
+        tf.profiler.experimental.start(folder)
+        try:
+            steps = -(-_PROFILED_STEPS // job.steps_per_execution)
+            model.fit(
+                dataset,
+                epochs=1,
+                steps_per_epoch=steps * job.steps_per_execution,
+                verbose=0,
+            )
+        finally:
+            tf.profiler.experimental.stop()
+        return breakdown.read_trace(folder, job.steps_per_execution)
+
+
+def main(arguments=None) -> None:
+    """Measures the job that is the one argument and prints the result."""
+    (text,) = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    job = Job.from_json(text)
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is the result's
+        result = measure(job)
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

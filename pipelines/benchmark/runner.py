@@ -1,0 +1,181 @@
+"""Rounds of all arms in turn, and the files that come of them."""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+from pipelines.benchmark import charts, machine, results
+from pipelines.benchmark.arms import Arm, run_arm
+from pipelines.benchmark.jobs import MEGABYTE, OPTIMIZERS, Job
+from pipelines.benchmark.workloads import (
+    SCALING_ROWS,
+    describe_rows,
+    scaling_workload,
+)
+
+SPARE_BYTES = 2**30  # what a process needs beside tables and their state
+BUSY_CORES = 0.2  # from here on a round is marked as disturbed
+
+
+def run_rounds(
+    arms: Sequence[Arm],
+    num_rounds: int,
+    keep: Callable[[dict], None] = lambda line: None,
+    show: Callable[[str], None] = print,
+) -> list[dict]:
+    """Runs all arms, then all again: what disturbs a machine meets all alike.
+
+    Args:
+        arms: Who takes part. An arm that failed is not tried again.
+        num_rounds: Number of rounds.
+        keep: Called with each line of the results as soon as it is known.
+        show: Called with a line for people after each arm.
+
+    Returns:
+        A line for each arm and round: `arm`, `round`, and what the arm reported, or
+        `failed`; an absent arm has one line with `absent`.
+    """
+    lines, failed = [], set()
+
+    def add(line):
+        lines.append(line)
+        keep(line)
+
+    for arm in arms:
+        if arm.absent:
+            add({"kind": "round", "arm": arm.name, "round": 0, "absent": arm.absent})
+            show(f"{arm.name}: {arm.absent}")
+    present = [arm for arm in arms if not arm.absent]
+    start, done = time.perf_counter(), 0
+    for number in range(1, num_rounds + 1):
+        for arm in present:
+            if arm.name in failed:
+                continue
+            line = {"kind": "round", "arm": arm.name, "round": number}
+            line |= _run_watched(arm)
+            add(line)
+            done += 1
+            if "failed" in line:
+                failed.add(arm.name)
+            going = len(present) - len(failed)
+            behind = [a for a in present[present.index(arm) + 1 :]]
+            left = sum(a.name not in failed for a in behind)
+            left += (num_rounds - number) * going
+            seconds = (time.perf_counter() - start) / done * left
+            show(
+                f"round {number}/{num_rounds}  {arm.name:<12} {describe(line)}"
+                + (f"  ({seconds:,.0f} s left)" if left else "")
+            )
+    return lines
+
+
+def _run_watched(arm):
+    """Runs an arm; `other_cores` is how many cores others kept busy meanwhile.
+
+    OpenMP's barriers make a peer many times slower on a shared core, so that a ratio
+    of such a round says nothing.
+    """
+    busy, children = machine.busy_seconds(), machine.children_seconds()
+    start = time.perf_counter()
+    result = run_arm(arm)
+    other = machine.busy_seconds() - busy - (machine.children_seconds() - children)
+    other = max(other / (time.perf_counter() - start), 0.0)
+    return result | {"other_cores": round(other, 2)}
+
+
+def describe(line: dict) -> str:
+    """The result of an arm in a few words."""
+    if "failed" in line:
+        return f"failed: {line['failed']}"
+    speed = f"{line['samples_per_s']:>11,.0f} samples/s"
+    text = f"{speed}  {line['ms_per_step_p50']:>9,.3f} ms"
+    if line.get("other_cores", 0.0) > BUSY_CORES:
+        text += f"  BUSY: others used {line['other_cores']:.1f} cores"
+    return text
+
+
+def run_benchmark(
+    arms: Sequence[Arm],
+    num_rounds: int,
+    out,
+    profiled: Sequence[Arm] = (),
+    show: Callable[[str], None] = print,
+) -> dict:
+    """Measures and writes results.jsonl, table.md, chart.png and, if asked, breakdowns.
+
+    Args:
+        arms: Who takes part.
+        num_rounds: Number of rounds.
+        out: Folder; what an earlier benchmark wrote there is replaced.
+        profiled: Arms to run once more, whose jobs ask for a profile.
+        show: Called with each line for people.
+
+    Returns:
+        The summary, as results.jsonl holds it.
+    """
+    out = pathlib.Path(out)
+    charts.check_installed()
+    out.mkdir(parents=True, exist_ok=True)
+    job = arms[0].job
+    with open(out / "results.jsonl", "w") as file:
+
+        def keep(line):
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        lines = run_rounds(arms, num_rounds, keep, show)
+        make = results.summarize
+        if job.workload.name == "scaling":
+            make = results.summarize_scaling
+        summary = make(lines, job) | {"machine": machine.describe()}
+        keep(summary)
+    table = results.make_table(summary)
+    (out / "table.md").write_text(results.to_markdown(table, summary))
+    if any("samples_per_s" in line for line in lines):
+        charts.draw_summary(summary, out / "chart.png")
+    if profiled:
+        _write_breakdown(profiled, out, show)
+    return summary
+
+
+def _write_breakdown(profiled, out, show):
+    found = {}
+    for arm in profiled:
+        result = run_arm(arm)
+        show(f"profile  {arm.name:<12} {describe(result)}")
+        if "breakdown" in result:
+            found[arm.name] = result["breakdown"]
+    (out / "breakdown.json").write_text(json.dumps(found, indent=2) + "\n")
+    if found:
+        charts.draw_breakdown(found, profiled[0].job, out / "breakdown.png")
+
+
+def scaling_jobs(base: Job, free_bytes: int) -> tuple[list[tuple[str, Job]], list[str]]:
+    """The jobs of the scaling workload, and why others are left out.
+
+    Args:
+        base: Job with all but workload and optimizer.
+        free_bytes: Memory that a process can have.
+
+    Returns:
+        `(arm name, job)` for each optimizer and number of rows that fits, and a line
+        for each that does not.
+    """
+    jobs, skipped = [], []
+    for optimizer in OPTIMIZERS:
+        for rows in SCALING_ROWS:
+            workload = scaling_workload(rows)
+            needed = workload.table_bytes + workload.state_bytes(optimizer)
+            needed += SPARE_BYTES
+            name = f"ours {optimizer} {describe_rows(rows)}"
+            if rows == SCALING_ROWS[-1] and needed > free_bytes:
+                skipped.append(
+                    f"{name}: skipped, it needs {needed / MEGABYTE:,.0f} MB and "
+                    f"{free_bytes / MEGABYTE:,.0f} MB are free"
+                )
+                continue
+            changes = {"workload": workload, "optimizer": optimizer}
+            jobs.append((name, dataclasses.replace(base, **changes)))
+    return jobs, skipped
