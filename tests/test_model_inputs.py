@@ -115,7 +115,7 @@ def test_wrong_columns_and_labels_are_named():
 
 
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict", "train_on_batch"])
-@pytest.mark.parametrize("jit", [False, True], ids=["plain", "jit"])
+@pytest.mark.parametrize("jit", ["auto", False, True], ids=["auto", "plain", "jit"])
 def test_an_id_out_of_range_raises_and_changes_nothing(call, jit):
     model = compiled(jit_compile=jit)
     features, label = make_data()

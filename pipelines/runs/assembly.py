@@ -63,7 +63,7 @@ def compile_model(model: tf_dlrm.DLRM, config: RunConfig, num_steps: int) -> Non
         "binary_crossentropy",
         metrics=tf_dlrm.metrics.click_metrics(),
         embedding_optimizer=embedding_optimizer,
-        jit_compile=config.jit_compile,
+        jit_compile={"auto": "auto", "on": True, "off": False}[config.jit_compile],
         steps_per_execution=config.steps_per_execution,
     )
 

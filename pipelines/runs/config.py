@@ -52,8 +52,9 @@ class RunConfig:
     """Seed of initial values, shuffling and dropout."""
     dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
     """Precision of the MLPs; tables and loss are float32."""
-    jit_compile: bool = False
-    """Whether the dense part of a step is compiled by XLA."""
+    jit_compile: Literal["auto", "on", "off"] = "auto"
+    """What XLA compiles: the small parts where it wins; besides, all between lookup
+    and update; nothing."""
     steps_per_execution: int = 1
     """Steps run at once between callbacks."""
     max_bad_share: float = 1e-4

@@ -89,6 +89,7 @@ def dense_gradients(bags, gradients):
 @pytest.fixture
 def turns(monkeypatch):
     """Makes batches of these tests too large for one piece."""
+    monkeypatch.setattr(row_updates, "_SMALL_BYTES", 0)
     monkeypatch.setattr(row_updates, "_CHUNK", 16)
     monkeypatch.setattr(row_updates, "_SMALL_CHUNK", 8)
 

@@ -1,6 +1,7 @@
 """Tables of equal width as one variable, and the optimizer state of its rows."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +25,8 @@ class _Part:
     first_slot_row: dict
     slots: dict
     flatten: xla.Kernel | None = None
-    write: xla.Kernel | None = None
+    write_small: xla.Kernel | None = None
+    write_large: xla.Kernel | None = None
 
 
 class FusedTable:
@@ -179,7 +181,7 @@ class FusedTable:
                 huge_pages.use_for(slot)
             part = _Part(optimizer, first_slot_row, slots)
             if optimizer.is_linear or slots:
-                part.flatten, part.write = self._update_kernels(part)
+                self._make_kernels(part)
             self._parts.append(part)
 
     def update(self, ids, weights, gradients, rates, step) -> None:
@@ -192,18 +194,40 @@ class FusedTable:
             rates: Learning rate by id of the optimizer.
             step: Number of this step, from 1; int64 scalar tensor.
         """
-        compiled = [p for p in self._parts if xla.enabled() and p.write is not None]
+        compiled = [p for p in self._parts if xla.enabled() and p.flatten is not None]
         if compiled:
             packed = bag_kernels.pack(ids, weights, len(self.columns))
             flat_gradients = tf.reshape(xla.pad_rows(gradients), (-1, self.width))
         for part in compiled:
             rate = rates[id(part.optimizer)]
-            part.write(*part.flatten(*packed), flat_gradients, rate, step)
+            self._update_compiled(part, packed, flat_gradients, rate, step)
         others = [part for part in self._parts if part not in compiled]
         if others:
             self._update_plain(others, ids, weights, gradients, rates, step)
 
-    def _update_kernels(self, part):
+    def _update_compiled(self, part, packed, gradients, rate, step):
+        num_values = packed.ids.shape.num_elements()
+        if num_values is None:
+            num_values = tf.size(packed.ids)
+        if not part.optimizer.is_linear:
+            _check_count(num_values)
+        arguments = (*part.flatten(*packed), gradients, rate, step)
+        small = row_updates.is_small(num_values, self.width)
+        if isinstance(small, bool):
+            (part.write_small if small else part.write_large)(*arguments)
+            return
+
+        def written(kernel):
+            kernel(*arguments)
+            return tf.constant(True)
+
+        tf.cond(
+            small,
+            lambda: written(part.write_small),
+            lambda: written(part.write_large),
+        )
+
+    def _make_kernels(self, part):
         slot_offsets = np.array(
             [part.first_slot_row.get(table.name, -1) for table in self._features]
         )
@@ -219,7 +243,7 @@ class FusedTable:
                 return flat, None
             return flat, row_updates.first_column(part.slots, flat)
 
-        def write(flat, saved, gradients, rate, step):
+        def write(flat, saved, gradients, rate, step, small):
             row_updates.update_compiled(
                 part.optimizer,
                 self.variable,
@@ -229,9 +253,16 @@ class FusedTable:
                 saved,
                 rate,
                 step,
+                small,
             )
 
-        return [xla.Kernel(each, "embedding_update") for each in (flatten, write)]
+        def kernel(function, **options):
+            bound = functools.partial(function, **options) if options else function
+            return xla.Kernel(bound, "embedding_update")
+
+        part.flatten = kernel(flatten)
+        part.write_small = kernel(write, small=True)
+        part.write_large = kernel(write, small=False)
 
     def _update_plain(self, parts, ids, weights, gradients, rates, step):
         rows, gradients = self.lookup(ids, weights).unpool(gradients)
@@ -290,3 +321,14 @@ class FusedTable:
         ]
         shifts = tf.constant([*shifts, 0], self.row_dtype)
         return rows + tf.gather(shifts, self._table_of(rows))
+
+
+def _check_count(num_values) -> None:
+    """Raises where positions of values would not be exact in float32 state."""
+    limit = row_updates.MAX_VALUES
+    message = f"A batch may have at most {limit:,} ids of tables of one width."
+    if isinstance(num_values, int):
+        if num_values > limit:
+            raise ValueError(f"{message} Received: {num_values:,}")
+        return
+    tf.debugging.assert_less_equal(num_values, limit, message)

@@ -14,8 +14,14 @@ from tf_dlrm.layers.bag_kernels import FlatIds
 # Shapes: V values, U unique rows, D width, C chunk.
 
 MAX_VALUES = 1 << 24  # positions are written into float32 state, exact up to here
-_CHUNK = 1 << 16  # values in flight where a batch has more
+_SMALL_BYTES = 64 << 20  # gradients of all values up to here are written out at once
+_CHUNK = 1 << 16  # values in flight where there are more
 _SMALL_CHUNK = 1 << 14  # where they are likely to be few
+
+
+def is_small(num_values, width: int):
+    """Whether a batch is updated in one piece: bool, or a tensor as `num_values`."""
+    return num_values <= _SMALL_BYTES // (4 * width)
 
 
 def update_plain(
@@ -69,7 +75,7 @@ def first_column(slots: dict, flat: FlatIds):
 
 
 def update_compiled(
-    optimizer, table, slots, flat: FlatIds, gradients, saved, rate, step
+    optimizer, table, slots, flat: FlatIds, gradients, saved, rate, step, small: bool
 ) -> None:
     """Applies one step under XLA, whose scatters drop rows of -1 and are in place.
 
@@ -82,16 +88,19 @@ def update_compiled(
         saved: What `first_column` returned; `None` for a linear optimizer.
         rate: float32 scalar tensor, the learning rate.
         step: Number of this step, from 1; int64 scalar tensor.
+        small: What `is_small` says of the batch.
     """
     state = _State(optimizer, table, slots, rate, step)
+    if not small and flat.bags is None:
+        flat = flat._replace(bags=tf.range(tf.shape(flat.rows)[0]))
     if optimizer.is_linear:
-        if flat.bags is None:
+        if small:
             state.write(flat.rows, flat.rows, flat.spread(gradients))
         else:
             _write_in_chunks(state, flat, gradients)
     else:
         acting = state.find_repeated(flat.slot_rows)
-        update = _update_small if flat.bags is None else _update_large
+        update = _update_small if small else _update_large
         update(state, flat, gradients, saved, acting)
     state.assign()
 

@@ -4,6 +4,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tf_dlrm import xla
+
 _NUM_BUCKETS = 1 << 16
 _LARGEST_LOGIT = 17.0  # beyond it float32 probabilities are 0 or 1
 _EPSILON = 1e-7  # as keras.backend.epsilon(): probabilities are clipped to it
@@ -19,8 +21,30 @@ def _flat(y_true, y_pred, sample_weight):
     return y_true, y_pred, tf.broadcast_to(weight, tf.shape(y_true))
 
 
+class _RowMetric(keras.metrics.Metric):
+    """A metric that adds something of each row, in one small XLA kernel.
+
+    A subclass writes `add_rows(y_true, y_pred, weight)`, for `(B,)` float32 tensors
+    among which there may be rows of weight 0.
+    """
+
+    def __init__(self, name, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self._kernel = xla.Kernel(self.add_rows, "metrics")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        rows = _flat(y_true, y_pred, sample_weight)
+        if tf.distribute.has_strategy() or not xla.enabled():
+            self.add_rows(*rows)
+        else:
+            self._kernel(*[xla.pad_rows(row) for row in rows])
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype}
+
+
 @keras.saving.register_keras_serializable(package="tf_dlrm")
-class ClickAUC(keras.metrics.Metric):
+class ClickAUC(_RowMetric):
     """Area under the ROC curve, from a histogram of the predictions' logits.
 
     The probability that a click is ranked above a non-click, ties counting half.
@@ -45,9 +69,9 @@ class ClickAUC(keras.metrics.Metric):
             dtype="float64",
             name="counts",
         )
+        self._area_kernel = xla.Kernel(self._area, "metrics")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred, weight = _flat(y_true, y_pred, sample_weight)
+    def add_rows(self, y_true, y_pred, weight):
         logit = tf.math.log(y_pred) - tf.math.log1p(-y_pred)
         logit = tf.clip_by_value(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
         scale = (_NUM_BUCKETS - 1) / (2.0 * _LARGEST_LOGIT)
@@ -61,18 +85,21 @@ class ClickAUC(keras.metrics.Metric):
         self.counts.assign_add(counts)
 
     def result(self):
-        counts = tf.reshape(tf.convert_to_tensor(self.counts), (2, _NUM_BUCKETS))
+        counts = tf.convert_to_tensor(self.counts)
+        if tf.distribute.has_strategy():
+            return self._area(counts)
+        return self._area_kernel(counts)
+
+    def _area(self, counts):
+        counts = tf.reshape(counts, (2, _NUM_BUCKETS))
         negatives, positives = counts[0], counts[1]
         below = tf.cumsum(negatives, exclusive=True)
         wins = tf.reduce_sum(positives * (below + 0.5 * negatives))
         pairs = tf.reduce_sum(positives) * tf.reduce_sum(negatives)
         return tf.cast(tf.math.divide_no_nan(wins, pairs), tf.float32)
 
-    def get_config(self):
-        return {"name": self.name, "dtype": self.dtype}
 
-
-class _WeightedSums(keras.metrics.Metric):
+class _WeightedSums(_RowMetric):
     """Sums over all rows, in float64, of what a subclass computes for each row."""
 
     sums: tuple[str, ...] = ()
@@ -86,8 +113,7 @@ class _WeightedSums(keras.metrics.Metric):
             for total in self.sums
         ]
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred, weight = _flat(y_true, y_pred, sample_weight)
+    def add_rows(self, y_true, y_pred, weight):
         rows = {
             "weight": weight,
             "label": weight * y_true,
@@ -97,9 +123,6 @@ class _WeightedSums(keras.metrics.Metric):
             rows["loss"] = weight * _log_loss(y_true, y_pred)
         for total, name in zip(self.totals, self.sums):
             total.assign_add(tf.reduce_sum(tf.cast(rows[name], tf.float64)))
-
-    def get_config(self):
-        return {"name": self.name, "dtype": self.dtype}
 
 
 def _log_loss(y_true, y_pred):
