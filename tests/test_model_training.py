@@ -221,3 +221,19 @@ def test_a_collection_called_twice_in_a_users_model_trains_correctly():
     expected = rows - 0.1 * g / np.sqrt(0.1 + g**2 + 1e-7)
     model.train_on_batch([first, second], y)
     np.testing.assert_allclose(layer.get_table("a"), expected, atol=1e-5)
+
+
+def test_a_score_that_leaves_the_tables_out_trains_the_rest():
+    class Ablated(tf_dlrm.DLRM):
+        def score(self, dense, pooled, training=False):
+            return super().score(dense, tf.zeros_like(pooled), training)
+
+    spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", 5, 4)])
+    model = Ablated(spec, (8, 4), (8, 1))
+    model.compile("sgd")
+    x = {"dense_features": np.ones((9, 1)), "sparse_features": np.zeros((9, 1), int)}
+    tables, weights = model.embedding.get_table("a"), model.top_mlp.get_weights()
+    model.fit(x, np.ones(9), verbose=0)
+    np.testing.assert_array_equal(model.embedding.get_table("a"), tables)
+    # The bias of the logit moves whatever comes in.
+    assert not np.array_equal(model.top_mlp.get_weights()[-1], weights[-1])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tf_dlrm import xla
 from tf_dlrm.layers import CatInteraction, CrossInteraction, DotInteraction
 
 
@@ -109,3 +110,35 @@ def test_config_round_trip(layer):
     config = keras.saving.serialize_keras_object(layer)
     again = keras.saving.deserialize_keras_object(config)
     assert again.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["forward", "backward"])
+def test_gradient_of_slices_and_with_kernels_on_one_side_only(inside):
+    """What the gradient of `tf.gather` hands back; and 3 rows are no capacity."""
+    x = tf.random.stateless_normal((3, 3, 4), seed=(1, 2))
+    layer = DotInteraction()
+
+    def loss_of(y):
+        return tf.reduce_sum(tf.gather(y, [0, 0, 2]) ** 2)
+
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        expected = loss_of(
+            tf.concat(
+                [x[:, 0]]
+                + [
+                    tf.reduce_sum(x[:, i] * x[:, j], -1, keepdims=True)
+                    for i in range(3)
+                    for j in range(i)
+                ],
+                1,
+            )
+        )
+    expected = tape.gradient(expected, x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        with xla.disabled(not inside):
+            loss = loss_of(layer(x))
+    with xla.disabled(inside):
+        got = tape.gradient(loss, x)
+    np.testing.assert_allclose(got, expected, atol=1e-5)

@@ -198,6 +198,15 @@ def test_batches_of_none_and_one(form, num_examples):
             np.testing.assert_array_equal(before[i], layer.get_table(f"t{i}"))
 
 
+def test_padded_bags_of_length_0():
+    layer = make_layer(optimizers.SparseAdagrad(0.1))
+    ids = tf.zeros((5, 3, 0), tf.int64)
+    assert not layer(ids).numpy().any()
+    before = layer.get_table("t0")
+    layer.apply_gradients(tf.ones((5, 3, WIDTH)), ids)
+    np.testing.assert_array_equal(before, layer.get_table("t0"))
+
+
 @pytest.mark.parametrize("form", ["one_hot", "padded", "ragged"])
 def test_gradients_in_other_hands_equal_those_of_plain_lookups(form):
     layer = make_layer()

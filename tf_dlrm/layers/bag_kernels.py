@@ -43,8 +43,11 @@ def pack(ids, weights, num_features: int) -> PackedIds:
         return PackedIds(ids, None, weights)
     shape = tf.shape(ids)
     splits = tf.range(shape[0] * shape[1] + 1) * shape[2]
-    weights = None if weights is None else tf.reshape(weights, (-1,))
-    return PackedIds(tf.reshape(ids, (-1,)), splits, weights)
+    # Rounded up again: the padded length may be any, and 0.
+    values = xla.pad_rows(tf.reshape(ids, (-1,)), -1)
+    if weights is not None:
+        weights = xla.pad_rows(tf.reshape(weights, (-1,)))
+    return PackedIds(values, splits, weights)
 
 
 def _pad_splits(splits, num_features):

@@ -39,22 +39,24 @@ class Triangle:
             return first
         num_rows = tf.shape(first)[0]
         width = first.shape[-1]
+        # Decided once: the gradient may be taken elsewhere.
+        compiled = xla.enabled()
 
         @tf.custom_gradient
         def triangle(first, others):
             z = tf.concat([first[:, None, :], others], 1)
-            if xla.enabled():
+            if compiled:
                 z = xla.pad_rows(z)
             gram = tf.matmul(z, z, transpose_b=True)
 
             def gradient(upstream):
-                pairs = upstream
-                if xla.enabled():
+                upstream = pairs = tf.convert_to_tensor(upstream)  # may be slices
+                if compiled:
                     pairs = xla.pad_rows(upstream)
                 of_z = tf.matmul(self._spread(pairs, width), z)[:num_rows]
                 return of_z[:, 0, :] + upstream[:, :width], of_z[:, 1:, :]
 
-            padded = xla.pad_rows(first) if xla.enabled() else first
+            padded = xla.pad_rows(first) if compiled else first
             return self._pick(padded, gram)[:num_rows], gradient
 
         result = triangle(first, others)

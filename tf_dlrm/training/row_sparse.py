@@ -167,6 +167,12 @@ class RowSparseTraining:
         pooled_gradients, gradients = tape.gradient(
             loss, (pooled, [variable.value for variable in variables])
         )
+        # A `score` of the user's may leave features out.
+        pooled_gradients = tf.nest.map_structure(
+            lambda vectors, g: tf.zeros_like(vectors) if g is None else g,
+            pooled,
+            pooled_gradients,
+        )
         with tf.control_dependencies(tf.nest.flatten(pooled)):
             if self._compiles_apply():
                 self._apply_kernel(*gradients)
