@@ -96,3 +96,5 @@ def test_an_export_holds_no_compiled_kernels(tmp_path):
     assert len(functions) > 1
     for function in functions:
         assert not function.attr["_XlaMustCompile"].b, function.signature.name
+        # Nor gradients of its own, which would hold them, or warn where it is loaded.
+        assert not any("_gradient_op_type" in node.attr for node in function.node_def)

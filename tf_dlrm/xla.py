@@ -29,8 +29,6 @@ def enabled() -> bool:
 def disabled(really: bool = True):
     """What is traced or run inside uses TensorFlow's kernels only.
 
-    For exports, since servers come without XLA, and to compare.
-
     Args:
         really: With `False` nothing changes.
     """
@@ -39,6 +37,22 @@ def disabled(really: bool = True):
         yield
     finally:
         _state.disabled -= int(really)
+
+
+@contextlib.contextmanager
+def for_servers():
+    """What is traced inside is for servers: they come without XLA, and never train."""
+    _state.serving = getattr(_state, "serving", 0) + 1
+    try:
+        with disabled():
+            yield
+    finally:
+        _state.serving -= 1
+
+
+def is_for_servers() -> bool:
+    """Whether a graph is traced inside of `for_servers()`: it needs no gradients."""
+    return bool(getattr(_state, "serving", 0))
 
 
 class Kernel:

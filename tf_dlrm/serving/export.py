@@ -86,11 +86,7 @@ def export_saved_model(
     module = ServingModule(model, int(max_hotness), preprocessor)
     with versions.staged_directory(base_dir, version) as staging:
         with _quiet():  # it would name the temporary directory
-            # Servers need no gradients.
-            options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-            tf.saved_model.save(
-                module, str(staging), signatures=module.functions, options=options
-            )
+            tf.saved_model.save(module, str(staging), signatures=module.functions)
         _write_description(model, staging, module, int(max_hotness))
         _replay(model, staging, int(max_hotness), original)
     return str(pathlib.Path(base_dir) / str(version))

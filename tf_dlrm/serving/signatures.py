@@ -52,7 +52,7 @@ class ServingModule(tf.Module):
             self.functions["serving_tsv"] = serving_tsv
 
     def _probabilities(self, dense, ids):
-        with xla.disabled():  # servers come without XLA
+        with xla.for_servers():
             pooled = self._lookup(ids)
             return {PROBABILITIES: self._score(dense, pooled, training=False)}
 
