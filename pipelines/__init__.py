@@ -7,6 +7,7 @@ import importlib
 
 _MEMBERS = {
     "HashVocabulary": "pipelines.vocabulary",
+    "MultiHot": "pipelines.multi_hot",
     "Quarantine": "pipelines.quarantine",
     "Vocabulary": "pipelines.vocabulary",
     "from_dataframe": "pipelines.frames",

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-_WITHOUT_TENSORFLOW = ("benchmark", "generate", "prepare", "runs")
+_WITHOUT_TENSORFLOW = ("benchmark", "generate", "prepare", "profile-trace", "runs")
 EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
 
 
@@ -182,7 +182,7 @@ def _fail(name, message, code=2):
 def _print_help(commands):
     print("usage: tf-dlrm COMMAND [options]\n\nDLRM for TensorFlow and Keras 3.\n")
     for name, kind in commands.items():
-        print(f"  {name:<11}{(kind.__doc__ or '').strip().splitlines()[0]}")
+        print(f"  {name:<15}{(kind.__doc__ or '').strip().splitlines()[0]}")
     print(f"\n{EPILOG}")
 
 

@@ -73,6 +73,12 @@ def expand_paths(paths: Paths) -> list[str]:
     return expanded
 
 
+def stamp(path: str) -> tuple[int, int, int]:
+    """What changes when a file does: its size, its time and its inode."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 class BlockReader:
     """Reads a plain or gzip file in blocks of whole lines, from any offset.
 

@@ -5,12 +5,14 @@ and mistakes answer at once. `plan` says what would happen, `run` does it.
 """
 
 from pipelines.commands.benchmark import Benchmark
-from pipelines.commands.data import Generate, Prepare
 from pipelines.commands.demo import Demo, Runs
+from pipelines.commands.generate import Generate, ProfileTrace
 from pipelines.commands.model import Evaluate, Export, Predict, Train
+from pipelines.commands.prepare import Prepare
 
 COMMANDS = {
     "generate": Generate,
+    "profile-trace": ProfileTrace,
     "prepare": Prepare,
     "train": Train,
     "evaluate": Evaluate,

@@ -10,6 +10,7 @@ from pipelines.commands.shared import (
     Files,
     check_output,
     describe_files,
+    describe_input,
     read_truth,
 )
 from pipelines.runs.config import RunConfig
@@ -21,7 +22,7 @@ class Train:
     """Train a DLRM on click logs into a folder of its own."""
 
     train: Files
-    """Labelled files to train on."""
+    """Labelled files to train on, or the folder that `prepare` wrote."""
     out: str
     """Folder of the run."""
     valid: Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")] = (
@@ -49,7 +50,7 @@ class Train:
             else f"values seen at least {self.config.min_count} times in these files"
         )
         lines = [
-            f"train on {describe_files(expand_paths(self.train))}",
+            f"train on {describe_input(self.train)}",
             f"vocabulary: {vocabulary}",
             f"write {self.out}/: config.json, vocabulary.tsv, model.keras, "
             "metrics.json, metrics.csv, logs/, and bad_rows*.tsv if there are any",
@@ -104,7 +105,9 @@ class Evaluate:
     model: str
     """Folder of the run."""
     input: Files
-    """Labelled files."""
+    """Labelled files, or the folder that `prepare` wrote."""
+    split: str = "test"
+    """Which split of a prepared folder."""
     output: str | None = None
     """JSON file for the metrics; None: MODEL/evaluation.json."""
     max_bad_share: float = 1e-4
@@ -117,36 +120,38 @@ class Evaluate:
 
     def plan(self) -> list[str]:
         """What would happen, for --dry-run."""
-        from pipelines.files import expand_paths
-
-        paths = self._check(expand_paths(self.input))
         return [
-            f"evaluate {self.model} on {describe_files(paths)}",
+            f"evaluate {self.model} on {describe_input(self._check())}",
             f"write {self._output()}",
         ]
 
-    def _check(self, paths):
+    def _check(self):
+        from pipelines.files import expand_paths
+        from pipelines.runs.data import find_records
         from pipelines.runs.folder import RunFolder
 
         RunFolder(self.model).check()
+        folder = find_records(self.input)
+        paths = expand_paths(self.input) if folder is None else [folder]
         check_output(self._output(), paths)
         return paths
 
     def run(self) -> None:
         """Evaluates."""
-        from pipelines.files import expand_paths
         from pipelines.quarantine import Quarantine
         from pipelines.runs import job
         from pipelines.runs.folder import RunFolder, write_json
 
-        paths = self._check(expand_paths(self.input))
+        paths = self._check()
         truth = read_truth(paths)
         folder = RunFolder(self.model)
         parser = folder.load_parser()
         model = folder.load_model(parser)
         bad_rows = f"{self._output()}.bad_rows.tsv"
         quarantine = Quarantine(bad_rows, self.max_bad_share)
-        results = job.evaluate(model, parser, paths, quarantine=quarantine)
+        results = job.evaluate(
+            model, parser, paths, quarantine=quarantine, split=self.split
+        )
         if truth and truth["num_rows"] != results["num_rows"]:
             truth = None
         write_json(self._output(), results | {"best_possible": truth, "input": paths})

@@ -51,3 +51,17 @@ def describe_files(paths) -> str:
     size = sum(pathlib.Path(path).stat().st_size for path in paths)
     more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
     return f"{paths[0]}{more} ({size / 1e6:,.1f} MB)"
+
+
+def describe_input(paths) -> str:
+    """The same of a folder of records, or of files."""
+    from pipelines.files import expand_paths
+    from pipelines.records import Manifest
+    from pipelines.runs.data import find_records
+
+    folder = find_records(paths)
+    if folder is None:
+        return describe_files(expand_paths(paths))
+    manifest = Manifest.load(folder)
+    splits = (f"{split} {manifest.num_rows(split):,}" for split in manifest.splits)
+    return f"the records in {folder} ({', '.join(splits)} rows)"

@@ -5,9 +5,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.files import BlockReader, Paths, expand_paths
+from pipelines.criteo import row_form
+from pipelines.criteo.columns import read_block
+from pipelines.criteo.encoding import encode
+from pipelines.files import BlockReader, Paths, expand_paths, stamp
 from pipelines.quarantine import Quarantine
 
+BLOCK_BYTES = 4 << 20
 _MAX_PARALLEL_FILES = 8
 
 
@@ -78,21 +82,18 @@ def read(
     files = tf.data.Dataset.range(num_files)
     if shuffle:
         files = files.shuffle(num_files, seed=seed)
-        lines = files.interleave(
-            source.lines,
+        rows = files.interleave(
+            source.rows,
             cycle_length=min(num_files, _MAX_PARALLEL_FILES),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        lines = lines.unbatch().shuffle(shuffle_buffer, seed=seed)
-        lines = lines.repeat() if repeat else lines
-        lines = lines.batch(batch_size, drop_remainder)
+        rows = _shuffle(rows, shuffle_buffer, seed)
     else:
-        lines = files.flat_map(source.lines)
-        lines = lines.repeat() if repeat else lines
-        lines = lines.rebatch(batch_size, drop_remainder)
-    batches = lines.map(
-        lambda lines, plain: parser.parse(lines, plain, labelled),
+        rows = files.flat_map(source.rows)
+    rows = rows.repeat() if repeat else rows
+    batches = rows.rebatch(batch_size, drop_remainder).map(
+        lambda *row: row_form.to_batch(row_form.Rows(*row), labelled),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
@@ -105,8 +106,21 @@ def read(
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 
+def _shuffle(rows, window_rows, seed):
+    """Permutes the rows of windows, by seeds that are part of an iterator's state."""
+    seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    windows = tf.data.Dataset.zip((rows.rebatch(window_rows), seeds))
+
+    def permute(window, seed):
+        numbers = tf.range(tf.size(window[0]))
+        order = tf.random.experimental.stateless_shuffle(numbers, [seed, 0])
+        return tuple(tf.gather(column, order) for column in window)
+
+    return windows.map(permute, num_parallel_calls=2, deterministic=True)
+
+
 class _Source:
-    """The good lines of files, read block by block in Python.
+    """The good rows of files, read block by block and decoded side by side.
 
     TensorFlow's own `TextLineDataset` will not do: it drops every carriage return,
     also inside a line, and takes a gzip file that was cut short for a short file.
@@ -114,14 +128,15 @@ class _Source:
 
     def __init__(self, paths, parser, labelled, quarantine):
         self.paths = paths
-        self._parser = parser
+        self._vocabulary = parser.vocabulary
         self._labelled = labelled
         self._quarantine = quarantine
-        self._reader = BlockReader()
+        self._reader = BlockReader(BLOCK_BYTES)
+        self._stamps = [stamp(path) for path in paths]
         self._unfinished = set(range(len(paths)))
 
-    def lines(self, file: tf.Tensor) -> tf.data.Dataset:
-        """The data set of one file: of each block, `(n,)` lines and which are plain."""
+    def rows(self, file: tf.Tensor) -> tf.data.Dataset:
+        """The data set of one file: the rows of each block, as `row_form.Rows`."""
         start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
 
         def next_block(state, _):
@@ -135,44 +150,60 @@ class _Source:
             state = (offset + num_bytes, first_line + num_lines)
             return state, (block, first_line, num_lines)
 
-        def good_lines(block, first_line, num_lines):
-            lines = tf.strings.split(block, "\n")
-            valid, plain = self._parser.check(lines, self._labelled)
-            bad = tf.where(tf.logical_not(valid))[:, 0]
-            arguments = [file, first_line, num_lines, bad, tf.gather(lines, bad)]
-            recorded = tf.numpy_function(self._record, arguments, tf.int64)
-            with tf.control_dependencies([recorded]):
-                good = tf.cond(
-                    tf.equal(tf.size(bad), 0),
-                    lambda: (lines, plain),
-                    lambda: (
-                        tf.boolean_mask(lines, valid),
-                        tf.boolean_mask(plain, valid),
-                    ),
-                )
-            return good, num_lines
+        def decode(block, first_line, num_lines):
+            types = (*row_form.TYPES, tf.int64, tf.string, tf.string)
+            *row, bad, lines, reasons = tf.numpy_function(self._decode, [block], types)
+            row = tuple(row_form.with_shapes(row))
+            return row, (first_line, num_lines, bad, lines, reasons)
+
+        def record(row, found):
+            num_lines = tf.numpy_function(self._record, [file, *found], tf.int64)
+            num_lines.set_shape(())
+            return row, num_lines
 
         blocks = tf.data.Dataset.counter().scan(start, next_block)
-        lines = blocks.map(good_lines).take_while(lambda _, num_lines: num_lines > 0)
-        return lines.map(lambda good, _: good).prefetch(2)
+        decoded = blocks.map(
+            decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        # In order, and to the end of the file, which comes as a block of no lines.
+        recorded = decoded.map(record)
+        recorded = recorded.take_while(lambda _, num_lines: num_lines > 0)
+        return recorded.map(lambda row, _: row)
 
     def _read(self, file, offset):
         block = self._reader.read(self.paths[file], int(offset))
-        num_lines = block.count(b"\n") + (not block.endswith(b"\n"))
+        if not block:
+            self._check_unchanged(file)
+        num_lines = block.count(b"\n") + (block[-1:] not in (b"", b"\n"))
         # An object array, since NumPy drops the NULs at the end of plain bytes.
+        return np.array(block, object), np.int64(len(block)), np.int64(num_lines)
+
+    def _check_unchanged(self, file):
+        if stamp(self.paths[file]) != self._stamps[file]:
+            raise ValueError(
+                f"{self.paths[file]}: changed while it was read. Start again when "
+                "nothing writes to it."
+            )
+
+    def _decode(self, block):
+        rows = read_block(block, self._labelled)
+        positions, lines, reasons = [], [], []
+        for position, line, reason in rows.bad:
+            positions.append(position)
+            lines.append(line)
+            reasons.append(reason.encode())
         return (
-            np.array(block.removesuffix(b"\n"), dtype=object),
-            np.int64(len(block)),
-            np.int64(num_lines if block else 0),
+            *row_form.pack(encode(rows, self._vocabulary)),
+            np.array(positions, np.int64),
+            np.array(lines, object),
+            np.array(reasons, object),
         )
 
-    def _record(self, file, first_line, num_lines, bad, lines):
-        # The end of a file comes as a block of no lines. It splits into one, an empty
-        # and so bad one, which the quarantine takes no notice of.
+    def _record(self, file, first_line, num_lines, bad, lines, reasons):
         first_line, num_lines = int(first_line), int(num_lines)
         bad_lines = [
-            (first_line + position, line, self._parser.reason(line, self._labelled))
-            for position, line in zip(bad.tolist(), lines.tolist(), strict=True)
+            (first_line + position, line, reason.decode())
+            for position, line, reason in zip(bad.tolist(), lines, reasons, strict=True)
         ]
         self._quarantine.record(self.paths[file], first_line, num_lines, bad_lines)
         if not num_lines:

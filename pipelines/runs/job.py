@@ -1,39 +1,29 @@
 """The whole job as functions: vocabulary, training, evaluation, export of a run."""
 
 import math
-import os
 import time
 
 import keras
 
 import tf_dlrm
+from pipelines import records
 from pipelines.criteo import Parser, read
-from pipelines.criteo import ops as criteo_ops
-from pipelines.files import BlockReader, Paths, expand_paths
-from pipelines.progress import bar
+from pipelines.files import Paths
 from pipelines.progress.fit import EvaluateProgress, FitProgress
 from pipelines.quarantine import Quarantine
+from pipelines.records.layout import Manifest
 from pipelines.runs import assembly
 from pipelines.runs.config import RunConfig
+from pipelines.runs.data import (
+    LogData,
+    RecordData,
+    estimate_rows,
+    find_records,
+    no_rows,
+)
 from pipelines.runs.errors import clear_errors
 from pipelines.runs.folder import RunFolder
-from pipelines.vocabulary import HashVocabulary, Vocabulary
 from tf_dlrm.training.callbacks import TensorBoardLogger
-
-
-def build_vocabulary(
-    paths: Paths, min_count: int = 10, max_size: int | None = None, quarantine=None
-) -> Vocabulary:
-    """Counts the values of labelled files, with progress.
-
-    Args:
-        paths: Files; see `pipelines.files.expand_paths`.
-        min_count: Times a value must occur to have an id.
-        max_size: Largest number of ids of a feature; `None`: no limit.
-        quarantine: Where bad rows go.
-    """
-    with bar("Counting values") as update:
-        return Vocabulary.build(paths, min_count, max_size, update, quarantine)
 
 
 def train(
@@ -49,7 +39,8 @@ def train(
 
     Args:
         config: The run.
-        train_paths: Labelled files to train on.
+        train_paths: Labelled files to train on, or one folder of records that
+            `prepare` wrote, with its vocabulary and validation rows.
         valid_paths: Labelled files for validation after each epoch, or `None`.
         out: The run's folder; must not hold a finished run.
         vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one as the
@@ -65,47 +56,30 @@ def train(
         ValueError: If no row is good, or the training diverged; no model is kept.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
-    train_paths = expand_paths(train_paths)
-    valid_paths = expand_paths(valid_paths) if valid_paths else None
     folder = RunFolder(out)
     folder.start()
-    quarantine = Quarantine(folder.bad_rows_path, config.max_bad_share)
-    valid_quarantine = Quarantine(folder.bad_valid_rows_path, config.max_bad_share)
-    if valid_paths:
-        # Before hours of training, not after: a look at every validation row.
-        _check_rows(valid_paths, valid_quarantine)
-    if vocabulary is None:
-        vocabulary = _make_vocabulary(config, train_paths, quarantine)
-        num_rows = getattr(vocabulary, "num_rows", 0) or _count_rows(train_paths)
-    else:
-        num_rows = _count_rows(train_paths)
-    keras.utils.set_random_seed(config.seed)
-    parser = Parser(vocabulary)
-    model = assembly.make_model(config, parser.spec(config.embedding_dim))
-    num_steps = math.ceil(num_rows / config.batch_size) * config.epochs
-    assembly.compile_model(model, config, num_steps)
-    data = {"train": train_paths, "valid": valid_paths or []}
-    data = {part: [os.path.abspath(p) for p in paths] for part, paths in data.items()}
-    folder.describe(config, {**data, **(origin or {})}, vocabulary)
-    dataset = read(
-        train_paths,
-        parser,
-        config.batch_size,
-        shuffle=config.shuffle,
-        seed=config.seed,
-        quarantine=quarantine,
-    )
-    valid = None
-    if valid_paths:
-        valid = read(
-            valid_paths, parser, config.batch_size, quarantine=valid_quarantine
+    found = find_records(train_paths)
+    if found is None:
+        data = LogData(config, train_paths, valid_paths, folder, vocabulary)
+    elif valid_paths or vocabulary is not None:
+        raise ValueError(
+            f"{found} holds records with a vocabulary and validation rows of their "
+            "own: leave `valid` and `vocabulary` out."
         )
-    shown = FitProgress(config.batch_size, num_rows)
+    else:
+        data = RecordData(config, found)
+    keras.utils.set_random_seed(config.seed)
+    parser = Parser(data.vocabulary)
+    model = assembly.make_model(config, parser.spec(config.embedding_dim))
+    num_steps = math.ceil(data.num_rows / config.batch_size) * config.epochs
+    assembly.compile_model(model, config, num_steps)
+    folder.describe(config, {**data.origin, **(origin or {})}, data.vocabulary)
+    shown = FitProgress(config.batch_size, data.num_rows)
     start = time.perf_counter()
-    with shown, clear_errors(quarantine, valid_quarantine):
+    with shown, clear_errors(*data.quarantines):
         history = model.fit(
-            dataset,
-            validation_data=valid,
+            data.train_dataset(),
+            validation_data=data.valid_dataset(),
             epochs=config.epochs,
             verbose=0,
             shuffle=False,
@@ -116,18 +90,15 @@ def train(
                 *callbacks,
             ],
         ).history
-    num_good = quarantine.num_rows - quarantine.num_bad
-    _check_trained(history, num_good)
+    counts = data.count()
+    _check_trained(history, counts["num_rows"])
     model.save(folder.model_path)
     results = {
         "metrics": {name: values[-1] for name, values in history.items()},
-        "num_rows": num_good,
-        "num_bad_rows": quarantine.num_bad,
-        "num_valid_rows": valid_quarantine.num_rows - valid_quarantine.num_bad,
-        "num_bad_valid_rows": valid_quarantine.num_bad,
+        **counts,
         "seconds": time.perf_counter() - start,
         "training_seconds": shown.seconds,
-        "samples_per_second": num_good * len(history["loss"]) / shown.seconds,
+        "samples_per_second": counts["num_rows"] * len(history["loss"]) / shown.seconds,
     }
     folder.write_results(history, results)
     return folder, results
@@ -139,32 +110,48 @@ def evaluate(
     paths: Paths,
     batch_size: int = 4096,
     quarantine: Quarantine | None = None,
+    split: str = "test",
 ) -> dict:
-    """Returns the metrics of a model on labelled files, as a dict.
+    """Returns the metrics of a model on labelled rows, as a dict.
 
     Args:
         model: A compiled `DLRM`.
         parser: The parser with its vocabulary.
-        paths: Labelled files.
+        paths: Labelled files, or one folder of records.
         batch_size: Rows in a step.
-        quarantine: Where bad rows go. `None`: `Quarantine()`.
+        quarantine: Where bad rows of files go. `None`: `Quarantine()`.
+        split: Which split of records.
 
     Raises:
-        ValueError: If no row is good.
+        ValueError: If no row is good, or the ids of records mean other values.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
     quarantine = Quarantine() if quarantine is None else quarantine
-    dataset = read(paths, parser, batch_size, quarantine=quarantine)
-    rows = _estimate_rows(paths)
-    shown = EvaluateProgress(batch_size, rows, lambda: quarantine.num_rows)
+    folder = find_records(paths)
+    if folder is not None:
+        manifest = Manifest.load(folder)
+        if manifest.vocabulary_digest != parser.vocabulary.digest:
+            raise ValueError(
+                f"{folder} was not prepared with the vocabulary of this model: its ids "
+                "mean other values. Prepare it with --vocabulary of the run."
+            )
+        dataset = records.read(folder, batch_size, split=split)
+        num_rows = manifest.num_rows(split)
+        shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
+    else:
+        dataset = read(paths, parser, batch_size, quarantine=quarantine)
+        estimate = estimate_rows(paths)
+        shown = EvaluateProgress(batch_size, estimate, lambda: quarantine.num_rows)
     with shown, clear_errors(quarantine):
         results = model.evaluate(
             dataset, verbose=0, return_dict=True, callbacks=[shown]
         )
-    if quarantine.num_rows == quarantine.num_bad:
-        raise ValueError(_no_rows(paths))
+    if folder is None:
+        num_rows = quarantine.num_rows - quarantine.num_bad
+    if not num_rows:
+        raise ValueError(no_rows(paths) if folder is None else f"{folder} is empty.")
     return {k: float(v) for k, v in results.items()} | {
-        "num_rows": quarantine.num_rows - quarantine.num_bad,
+        "num_rows": num_rows,
         "num_bad_rows": quarantine.num_bad,
     }
 
@@ -180,31 +167,6 @@ def export(
     )
 
 
-def _make_vocabulary(config, paths, quarantine):
-    if config.hash_buckets is not None:
-        return HashVocabulary(config.hash_buckets)
-    return build_vocabulary(
-        paths, config.min_count, config.max_vocabulary_size, quarantine
-    )
-
-
-def _check_rows(paths, quarantine):
-    """Reads labelled rows once, for their faults alone."""
-    reader, done = BlockReader(), 0
-    with bar("Checking validation rows") as update:
-        for path in paths:
-            first = 0
-            for block in reader.blocks(path):
-                lines = block.removesuffix(b"\n").split(b"\n")
-                bad = criteo_ops.find_bad(lines, first, labelled=True)
-                quarantine.record(path, first, len(lines), bad)
-                first, done = first + len(lines), done + len(lines)
-                update(done)
-    quarantine.check()
-    if quarantine.num_rows == quarantine.num_bad:
-        raise ValueError(_no_rows(paths))
-
-
 def _check_trained(history, num_good):
     if not num_good:
         raise ValueError("No row to train on is good; no model is kept.")
@@ -214,30 +176,3 @@ def _check_trained(history, num_good):
             "The training diverged: the loss is not finite. Try a smaller "
             "--learning-rate. No model is kept."
         )
-
-
-def _no_rows(paths):
-    return f"No row is good in {', '.join(map(str, expand_paths(paths)))}."
-
-
-def _count_rows(paths) -> int:
-    reader = BlockReader()
-    total = 0
-    with bar("Counting rows") as update:
-        for path in paths:
-            for block in reader.blocks(path):
-                total += block.count(b"\n") + (not block.endswith(b"\n"))
-                update(total)
-    return total
-
-
-def _estimate_rows(paths) -> int | None:
-    """Rows of plain files by a look at their size; `None` where that says nothing."""
-    paths = expand_paths(paths)
-    if any(path.endswith(".gz") for path in paths):
-        return None
-    with open(paths[0], "rb") as file:
-        start = file.read(1 << 20)
-    lines = max(start.count(b"\n"), 1)
-    size = sum(os.path.getsize(path) for path in paths)
-    return round(size / (max(start.rfind(b"\n") + 1, 1) / lines))

@@ -1,6 +1,31 @@
-"""Generated click logs in Criteo's format, where no real ones can be shipped."""
+"""Generated click logs, where no real ones can be shipped: planted, random, traces.
 
-from pipelines.synthetic.planted import Planted, PlantedBlock, PlantedReport
+`Planted` has labels that can be learned, with the best possible score known; `Random`
+has any number of features, ids and ids in a bag; `Trace` has the locality of a log that
+was measured. `write` makes Criteo's text of them, `write_binary` records.
+"""
+
+from pipelines.synthetic.blocks import Block
+from pipelines.synthetic.distances import stack_distances
+from pipelines.synthetic.planted import Planted, PlantedBlock
+from pipelines.synthetic.profiles import FeatureProfile, Profile
+from pipelines.synthetic.profiling import profile, profile_logs
+from pipelines.synthetic.random_ids import Random
+from pipelines.synthetic.source import Report
+from pipelines.synthetic.traces import Trace
 from pipelines.synthetic.tsv import category_text
 
-__all__ = ["Planted", "PlantedBlock", "PlantedReport", "category_text"]
+__all__ = [
+    "Block",
+    "FeatureProfile",
+    "Planted",
+    "PlantedBlock",
+    "Profile",
+    "Random",
+    "Report",
+    "Trace",
+    "category_text",
+    "profile",
+    "profile_logs",
+    "stack_distances",
+]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import json
-import numbers
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from pipelines.synthetic import columns, tsv
-from pipelines.synthetic.score import Score
+from pipelines.synthetic.blocks import BLOCK_ROWS, block_ranges
+from pipelines.synthetic.checks import check_click_rate, check_integer
+from pipelines.synthetic.source import Source
 from pipelines.synthetic.truth import PAIRS, Truth, sigmoid, stream
 
-BLOCK_ROWS = 1 << 14  # changing it changes every generated row
 _BLOCKS = 100  # its stream of random numbers; the truth's are below
 
 
@@ -42,38 +38,7 @@ class PlantedBlock(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class PlantedReport:
-    """What a written log holds, and what a perfect model scores on it.
-
-    Attributes:
-        path: the log.
-        num_rows: rows in it.
-        first_row: number of its first row in the endless log of the seed.
-        seed: of the generator.
-        click_rate: share of rows with label 1.
-        best_auc: area under the ROC curve of the true probabilities against the
-            labels of the file; None where all labels are equal.
-        best_log_loss: mean of -log(true probability of the label), in nats.
-        expected_log_loss: mean entropy of the true probabilities, in nats, which
-            `best_log_loss` scatters around.
-    """
-
-    path: str
-    num_rows: int
-    first_row: int
-    seed: int
-    click_rate: float
-    best_auc: float | None
-    best_log_loss: float
-    expected_log_loss: float
-
-    def to_json(self) -> str:
-        """The report as a JSON object."""
-        return json.dumps(dataclasses.asdict(self), indent=2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Planted:
+class Planted(Source):
     """Endless click log in Criteo's format whose click probabilities are known.
 
     Labels are drawn from probabilities that a DLRM can express: effects of the
@@ -82,6 +47,9 @@ class Planted:
     the best possible score, and did it learn the interactions? At the defaults the
     best AUC is about 0.80. A logistic regression on 300,000 rows stays 0.06 below,
     and a DLRM as in the paper, after one pass over a million rows, 0.003.
+
+    `write_binary` numbers ids by frequency: row 0 stands for a missing value and rank
+    r is row r + 1; integers are log(x + 1), as the parser has them.
 
     The truth is decided by the arguments, and a row by the arguments and its number:
     any range of rows can be generated alone. Train on one range and test on another
@@ -121,12 +89,8 @@ class Planted:
     pair_effect: float = 0.8
 
     def __post_init__(self):
-        _check_integer("seed", self.seed, 0)
-        if not 0.0 < self.click_rate < 1.0:
-            raise ValueError(
-                "`click_rate` must lie between 0 and 1, both excluded. "
-                f"Received: click_rate={self.click_rate}."
-            )
+        check_integer("seed", self.seed, 0)
+        check_click_rate(self.click_rate)
         sizes = tuple(self.vocabulary_sizes)
         if len(sizes) != columns.NUM_CATEGORIES:
             raise ValueError(
@@ -134,7 +98,7 @@ class Planted:
                 f"for each of C1..C26. Received: {len(sizes)} entries, {sizes}."
             )
         for number, size in enumerate(sizes, start=1):
-            _check_integer(f"vocabulary_sizes[{number - 1}]", size, 1)
+            check_integer(f"vocabulary_sizes[{number - 1}]", size, 1)
             if size >= 1 << tsv.RANK_BITS:
                 raise ValueError(
                     f"`vocabulary_sizes` must be below 2**{tsv.RANK_BITS}. "
@@ -211,15 +175,13 @@ class Planted:
         Raises:
             ValueError: an argument is out of range.
         """
-        _check_integer("num_rows", num_rows, 1)
-        _check_integer("first_row", first_row, 0)
+        check_integer("num_rows", num_rows, 1)
+        check_integer("first_row", first_row, 0)
         return self._blocks(first_row, first_row + num_rows)
 
     def _blocks(self, start: int, stop: int) -> Iterator[PlantedBlock]:
-        for index in range(start // BLOCK_ROWS, -(-stop // BLOCK_ROWS)):
-            base = index * BLOCK_ROWS
-            rows = slice(max(start - base, 0), min(stop - base, BLOCK_ROWS))
-            yield PlantedBlock(*(array[rows] for array in self._block(index)))
+        for index, first, end in block_ranges(start, stop, BLOCK_ROWS):
+            yield PlantedBlock(*(array[first:end] for array in self._block(index)))
 
     def _block(self, index: int) -> PlantedBlock:
         rng = stream(self.seed, _BLOCKS, index)
@@ -230,89 +192,21 @@ class Planted:
         labels = (rng.random(BLOCK_ROWS) < probabilities).astype(np.int8)
         return PlantedBlock(labels, integers, missing, categories, probabilities)
 
-    def write(
-        self,
-        path: str | os.PathLike,
-        num_rows: int,
-        first_row: int = 0,
-        probabilities_path: str | os.PathLike | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> PlantedReport:
-        """Writes rows as Criteo TSV: label, I1..I13, C1..C26, no header.
+    def _probabilities(self, block):
+        return block.probabilities
 
-        Missing values are empty fields, ids are the 8 hexadecimal characters of
-        `category_text`, lines end in a newline. Files appear whole or not at all, and
-        equal arguments give equal bytes.
+    def _text(self, block):
+        return tsv.encode_rows(*block[:4])
 
-        Args:
-            path: file to write, compressed if it ends in ".gz".
-            num_rows: rows to write, at least 1.
-            first_row: number of the first one. Defaults to 0.
-            probabilities_path: file for the true click probabilities of the rows, a
-                float64 `(num_rows,)` array for `np.load`. Defaults to none.
-            progress: called as `progress(rows_done, num_rows)` every 16,384 rows.
+    def _records(self, block):
+        """As the parser has them: missing ids are 0, integers log(x + 1)."""
+        dense = np.log(np.maximum(block.integers, 0) + 1.0).astype(np.float32)
+        return block.labels.astype(np.uint8), dense, block.categories + 1
 
-        Returns:
-            A `PlantedReport`, with the best scores that are possible on these rows.
+    def _schema(self):
+        from pipelines.records import Schema
 
-        Raises:
-            ValueError: an argument is out of range.
-        """
-        blocks = self.blocks(num_rows, first_row)
-        _check_directory("path", path)
-        if probabilities_path is not None:
-            _check_directory("probabilities_path", probabilities_path)
-            if Path(probabilities_path).resolve() == Path(path).resolve():
-                raise ValueError(
-                    "`probabilities_path` must differ from `path`. "
-                    f"Received: {os.fspath(path)!r} for both."
-                )
-        score = Score()
-        with contextlib.ExitStack() as stack:
-            text_file = stack.enter_context(tsv.replacing(path))
-            array_file = None
-            if probabilities_path is not None:
-                array_file = stack.enter_context(tsv.replacing(probabilities_path))
-                header = {
-                    "descr": "<f8",
-                    "fortran_order": False,
-                    "shape": (int(num_rows),),
-                }
-                np.lib.format.write_array_header_1_0(array_file, header)
-            for block in blocks:
-                text_file.write(tsv.encode_rows(*block[:4]))
-                if array_file is not None:
-                    array_file.write(block.probabilities.astype("<f8").tobytes())
-                score.add(block.labels, block.probabilities)
-                if progress is not None:
-                    progress(score.num_rows, num_rows)
-        return PlantedReport(
-            path=os.fspath(path),
-            num_rows=int(num_rows),
-            first_row=int(first_row),
-            seed=int(self.seed),
-            click_rate=score.click_rate,
-            best_auc=score.auc,
-            best_log_loss=score.log_loss,
-            expected_log_loss=score.entropy,
-        )
+        return Schema.criteo([size + 1 for size in self.vocabulary_sizes])
 
-
-def _check_integer(name: str, value, minimum: int):
-    if (
-        not isinstance(value, numbers.Integral)
-        or isinstance(value, bool)
-        or value < minimum
-    ):
-        raise ValueError(
-            f"`{name}` must be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}."
-        )
-
-
-def _check_directory(name: str, path: str | os.PathLike):
-    if not Path(path).parent.is_dir():
-        raise ValueError(
-            f"`{name}` must lie in a directory that exists. "
-            f"Received: {name}={os.fspath(path)!r}."
-        )
+    def _arguments(self):
+        return dataclasses.asdict(self)

@@ -96,33 +96,93 @@ def encode_rows(
     Returns:
         Lines of tab separated fields, each ended by a newline.
     """
-    # B rows, I integers, C categories, W sign, digits and tab of the widest integer
+    # B rows, C categories
     rows = len(labels)
-    magnitude_BI = np.abs(integers)
-    num_digits = len(str(int(magnitude_BI.max(initial=0))))
-    integers_BIW = np.zeros((*integers.shape, num_digits + 2), np.uint8)
-    integers_BIW[..., 0] = np.where((integers < 0) & ~integers_missing, ord("-"), 0)
-    shown_BI = ~integers_missing
-    for position in range(num_digits, 0, -1):
-        rest_BI = magnitude_BI // 10
-        digits_BI = (magnitude_BI - 10 * rest_BI + ord("0")).astype(np.uint8)
-        integers_BIW[..., position] = digits_BI * shown_BI
-        magnitude_BI = rest_BI
-        shown_BI = shown_BI & (rest_BI > 0)
-    integers_BIW[..., -1] = ord("\t")
-
     features = np.arange(1, categories.shape[1] + 1)
     categories_BC9 = np.empty((*categories.shape, 9), np.uint8)
     categories_BC9[..., :8] = _hex_digits(features, categories)
     categories_BC9[..., :8] *= (categories >= 0)[..., None]
     categories_BC9[..., 8] = ord("\t")
     categories_BC9[:, -1, 8] = ord("\n")
-
-    labels_B2 = np.full((rows, 2), ord("\t"), np.uint8)
-    labels_B2[:, 0] = labels + ord("0")
-    parts = (labels_B2, integers_BIW, categories_BC9)
+    parts = (
+        _label_fields(labels),
+        _integer_fields(integers, integers_missing),
+        categories_BC9,
+    )
     text = np.concatenate([part.reshape(rows, -1) for part in parts], axis=1)
     return text.tobytes().translate(None, b"\0")
+
+
+def encode_bags(
+    labels: np.ndarray, integers: np.ndarray, ids: np.ndarray, lengths: np.ndarray
+) -> bytes:
+    """Text of a block of rows whose categories are bags, with commas in them.
+
+    Args:
+        labels: 0 or 1, `(rows,)`.
+        integers: `(rows, num_integers)`.
+        ids: ranks of all bags, row by row and feature by feature.
+        lengths: `(rows, num_categories)` numbers of ranks of the bags; 0 for an
+            empty field.
+
+    Returns:
+        Lines of tab separated fields, each ended by a newline.
+    """
+    rows, num_categories = lengths.shape
+    none_missing = np.zeros(integers.shape, bool)
+    if (lengths == 1).all():
+        categories = ids.reshape(lengths.shape)
+        return encode_rows(labels, integers, none_missing, categories)
+    # Cells of nine bytes: H of them hold the head of a row, one each value of a bag
+    # and what separates it from the next, one an empty field.
+    head = (_label_fields(labels), _integer_fields(integers, none_missing))
+    head = np.concatenate([part.reshape(rows, -1) for part in head], axis=1)
+    head_BH9 = np.pad(head, ((0, 0), (0, -head.shape[1] % 9)))
+    num_head_cells = head_BH9.shape[1] // 9
+    field_cells_BC = np.maximum(lengths, 1)
+    row_cells_B = num_head_cells + field_cells_BC.sum(axis=1, dtype=np.int64)
+    starts_B = np.cumsum(row_cells_B) - row_cells_B
+    last_BC = starts_B[:, None] + num_head_cells - 1
+    last_BC = last_BC + np.cumsum(field_cells_BC, axis=1, dtype=np.int64)
+    heads_BH = starts_B[:, None] + np.arange(num_head_cells)
+
+    cells = np.zeros((int(row_cells_B.sum()), 9), np.uint8)
+    cells[heads_BH] = head_BH9.reshape(rows, num_head_cells, 9)
+    holds_value = np.ones(len(cells), bool)
+    holds_value[heads_BH] = False
+    holds_value[last_BC[lengths == 0]] = False
+    features = np.tile(np.arange(1, num_categories + 1), rows)
+    values = np.full((len(ids), 9), ord(","), np.uint8)
+    values[:, :8] = _hex_digits(np.repeat(features, lengths.reshape(-1)), ids)
+    cells[holds_value] = values
+    cells[last_BC, 8] = ord("\t")
+    cells[last_BC[:, -1], 8] = ord("\n")
+    return cells.tobytes().translate(None, b"\0")
+
+
+def _label_fields(labels):
+    """Bytes of labels and the tabs after them: `(rows, 2)`."""
+    fields = np.full((len(labels), 2), ord("\t"), np.uint8)
+    fields[:, 0] = labels + ord("0")
+    return fields
+
+
+def _integer_fields(integers, missing):
+    """Bytes of integers and the tabs after them, NUL where they are shorter."""
+    # B rows, I integers, W sign, digits and tab of the widest integer
+    magnitude_BI = np.abs(integers)
+    num_digits = len(str(int(magnitude_BI.max(initial=0))))
+    fields_BIW = np.zeros((*integers.shape, num_digits + 2), np.uint8)
+    fields_BIW[..., 0] = np.where((integers < 0) & ~missing, ord("-"), 0)
+    shown_BI = ~missing
+    for position in range(num_digits, 0, -1):
+        rest_BI = magnitude_BI // 10
+        digits_BI = (magnitude_BI - 10 * rest_BI + ord("0")).astype(np.uint8)
+        fields_BIW[..., position] = digits_BI * shown_BI
+        magnitude_BI = rest_BI
+        shown_BI = shown_BI & (rest_BI > 0)
+    fields_BIW[..., -1] = ord("\t")
+    return fields_BIW
 
 
 @contextlib.contextmanager
@@ -146,3 +206,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def opened(path: str | os.PathLike) -> BinaryIO:
+    """Opens a file that `replacing` wrote, compressed or not, for reading."""
+    return gzip.open(path, "rb") if Path(path).suffix == ".gz" else open(path, "rb")

@@ -70,3 +70,23 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
             f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."
         )
     return header, lines
+
+
+def load(path: str | os.PathLike, classes) -> Any:
+    """Reads a vocabulary file as the one of some classes whose kind it is.
+
+    Args:
+        path: The file.
+        classes: Classes with `_kind` and `_from_file(header, lines)`.
+
+    Raises:
+        ValueError: If it is something else, was cut short or is damaged.
+    """
+    header, lines = read(path)
+    for cls in classes:
+        if header["kind"] == cls._kind:
+            return cls._from_file(header, lines)
+    raise ValueError(
+        f"{os.fspath(path)}: a vocabulary of the kind {header['kind']!r}, not "
+        f"{classes[0]._kind!r}. `vocabulary.load` reads both."
+    )

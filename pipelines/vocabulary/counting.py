@@ -1,173 +1,303 @@
-"""Exact counts of the categorical values of Criteo logs, in one streaming pass."""
+"""Exact counts of categorical values, in memory that does not grow with their number.
 
+Counts are kept as sorted runs that are merged when they have doubled, so a value is
+moved a logarithmic number of times. What outgrows the memory goes to files, and is
+merged range by range at the end. No sketch, no sampling.
+
+# K distinct values
+"""
+
+import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import pathlib
+import tempfile
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from pipelines.criteo.format import NUM_COLUMNS, NUM_SPARSE, reason, trim
-from pipelines.files import BlockReader
-from pipelines.quarantine import Quarantine
+from pipelines.criteo.fields import Values, key_of_text, texts_of_keys
 
-BLOCK_BYTES = 8 << 20
-# Accepts nearly every good line and no bad one; `reason` decides about the others.
-# Arrow matches binary data byte by byte, so invalid UTF-8 is nothing special.
-_CLEAN = r"\A[01](?:\t(?:-?[0-9]{1,15})?){13}(?:\t[^\t\r]*){26}\r?\z"
-_MIN_MERGE_ROWS = 1 << 16
+_MIN_MERGE = 1 << 15
+_RANGE_VALUES = 1 << 21
+_SAMPLE_STEP = 1 << 12
+_TEXT_OVERHEAD = 48  # bytes of memory that a text takes beside its own
 
 
-class ValueCounts(NamedTuple):
-    """Counts of all values in some files.
+class Counted(NamedTuple):
+    """Distinct values in rising order of their bytes, and how often each was seen.
 
     Attributes:
-        tables: One `pyarrow.Table` a feature, with the columns `value`
-            (large_binary, each once, none empty) and `count` (int64).
-        num_rows: Number of rows counted.
-        num_bad_rows: Number of bad rows, which are not counted.
+        keys: uint64 `(K,)`: values of up to eight bytes (see `columns.Values`).
+        key_counts: int64 `(K,)`.
+        texts: `pa.LargeBinaryArray` of the longer ones.
+        text_counts: int64, one each.
     """
 
-    tables: list[pa.Table]
-    num_rows: int
-    num_bad_rows: int
+    keys: np.ndarray
+    key_counts: np.ndarray
+    texts: pa.LargeBinaryArray
+    text_counts: np.ndarray
 
 
-def count_values(
-    paths: Sequence[str],
-    quarantine: Quarantine,
-    progress: Callable[[int], None] | None = None,
-) -> ValueCounts:
-    """Counts the categorical values of the good rows.
+_NO_KEYS = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+_NO_TEXTS = pa.array([], pa.large_binary()), np.zeros(0, np.int64)
 
-    Memory grows with the number of distinct values, not with the number of rows.
+
+class Counter:
+    """Counts of one feature.
 
     Args:
-        paths: Files of labelled rows.
-        quarantine: Where bad rows go.
-        progress: Called with the number of lines read so far, every few megabytes.
-
-    Returns:
-        The counts. A multi-hot field counts each of its values.
-
-    Raises:
-        pipelines.quarantine.BadRowsError: If too many rows are bad.
+        folder: Folder for what does not stay in memory.
+        name: Start of the names of its files.
     """
-    counters = [_Counter() for _ in range(NUM_SPARSE)]
-    num_lines = num_bad = 0
-    jobs = []
-    reader = BlockReader(BLOCK_BYTES)
-    with ThreadPoolExecutor(min(NUM_SPARSE, os.cpu_count() or 1)) as executor:
-        for path in paths:
-            first_line = num_lines
-            for block in reader.blocks(path):
-                lines = _split(pa.array([block.removesuffix(b"\n")]), b"\n")
-                good, bad = _sort_out(lines, has_return=b"\r" in block)
-                first = num_lines - first_line
-                bad = [(first + position, line, why) for position, line, why in bad]
-                quarantine.record(path, first, len(lines), bad)
-                num_lines += len(lines)
-                num_bad += len(bad)
-                fields = _split(good, b"\t")
-                has_comma = b"," in block
-                _wait(jobs)  # The next block is split while this one is counted.
-                jobs = [
-                    executor.submit(counter.add_column, fields, i, has_comma)
-                    for i, counter in enumerate(counters)
-                ]
-                if progress is not None:
-                    progress(num_lines)
-        _wait(jobs)
-        tables = list(executor.map(_Counter.finish, counters))
-    quarantine.check()
-    return ValueCounts(tables, num_lines - num_bad, num_bad)
+
+    def __init__(self, folder, name: str):
+        self._folder, self._name = pathlib.Path(folder), name
+        self._keys, self._pending_keys, self._num_pending_keys = _NO_KEYS, [], 0
+        self._texts, self._pending_texts, self._num_pending_texts = _NO_TEXTS, [], 0
+        self._key_runs, self._text_runs = [], []
+
+    def add(self, values: Values, counts: np.ndarray) -> None:
+        """Adds counts of distinct values; the empty value is not counted.
+
+        Args:
+            values: Distinct values: `keys` and `texts` are used.
+            counts: int64, of the keys and then of the texts.
+        """
+        num_keys = len(values.keys)
+        seen = counts[:num_keys] != 0
+        if num_keys and values.keys[0] == 0:
+            seen[0] = False
+        if seen.any():
+            self._pending_keys.append((values.keys[seen], counts[:num_keys][seen]))
+            self._num_pending_keys += len(self._pending_keys[-1][0])
+            if self._num_pending_keys > max(_MIN_MERGE, len(self._keys[0])):
+                self._merge_keys()
+        seen = counts[num_keys:] != 0
+        if seen.any():
+            texts = values.texts.filter(pa.array(seen))
+            self._pending_texts.append((texts, counts[num_keys:][seen]))
+            self._num_pending_texts += len(texts)
+            if self._num_pending_texts > max(_MIN_MERGE, len(self._texts[0])):
+                self._merge_texts()
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the counts take, about."""
+        keys = len(self._keys[0]) + self._num_pending_keys
+        texts = [self._texts[0], *(texts for texts, _ in self._pending_texts)]
+        size = sum(t.nbytes + len(t) * _TEXT_OVERHEAD for t in texts)
+        return keys * 16 + size
+
+    def spill(self) -> None:
+        """Moves the counts to files."""
+        self._merge_keys()
+        if len(self._keys[0]):
+            path = self._folder / f"{self._name}-keys-{len(self._key_runs):04d}"
+            self._key_runs.append(_KeyRun.write(path, *self._keys))
+            self._keys = _NO_KEYS
+        self._merge_texts()
+        if len(self._texts[0]):
+            path = self._folder / f"{self._name}-texts-{len(self._text_runs):04d}"
+            self._text_runs.append(_TextRun.write(path, *self._texts))
+            self._texts = _NO_TEXTS
+
+    def ranges(self) -> Iterator[Counted]:
+        """Yields all counts, some values at a time, in rising order over all ranges."""
+        self._merge_keys()
+        self._merge_texts()
+        keys = [*self._key_runs, _KeyRun(*self._keys)]
+        texts = [*self._text_runs, _TextRun(*self._texts)]
+        cuts = _choose_cuts(keys, texts)
+        key_positions = [run.positions(cuts) for run in keys]
+        text_positions = [run.positions(cuts) for run in texts]
+        for i in range(len(cuts) + 1):
+            parts = [run.read(p[i], p[i + 1]) for run, p in zip(keys, key_positions)]
+            merged_keys = _sum_keys(parts)
+            parts = [run.read(p[i], p[i + 1]) for run, p in zip(texts, text_positions)]
+            yield Counted(*merged_keys, *_sum_texts(parts))
+
+    def _merge_keys(self):
+        if self._pending_keys:
+            self._keys = _sum_keys([self._keys, *self._pending_keys])
+            self._pending_keys, self._num_pending_keys = [], 0
+
+    def _merge_texts(self):
+        if self._pending_texts:
+            self._texts = _sum_texts([self._texts, *self._pending_texts])
+            self._pending_texts, self._num_pending_texts = [], 0
 
 
-def most_frequent(table: pa.Table, min_count: int, max_size: int | None) -> pa.Table:
-    """Returns the rows of a table of counts that get an id, in the order of ids.
+class Counters:
+    """Counts of several features within a common limit of memory.
 
     Args:
-        table: Columns `value` and `count`, as in `ValueCounts`.
-        min_count: Smallest count to keep.
-        max_size: Largest number of ids, including id 0, which is no row here.
+        names: Names of the features.
+        memory_bytes: Most that the counts may take in memory.
+        folder: Folder for what does not fit; `None` makes one when it is needed.
     """
-    table = table.filter(pc.greater_equal(table["count"], min_count))
-    table = table.sort_by([("count", "descending"), ("value", "ascending")])
-    return table if max_size is None else table.slice(0, max_size - 1)
+
+    def __init__(self, names, memory_bytes: int = 512 << 20, folder=None):
+        self._temporary = None
+        if folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="tf-dlrm-counts-")
+            folder = self._temporary.name
+        self._memory_bytes = memory_bytes
+        self.of = [Counter(folder, name) for name in names]
+
+    def limit_memory(self) -> None:
+        """Moves the largest counts to files, where all of them take too much."""
+        sizes = [counter.num_bytes for counter in self.of]
+        if sum(sizes) <= self._memory_bytes:
+            return
+        left = sum(sizes)
+        for number in np.argsort(sizes)[::-1].tolist():
+            if left <= self._memory_bytes // 4:
+                break
+            self.of[number].spill()
+            left -= sizes[number]
 
 
-def _wait(jobs: Iterable[Future]) -> None:
-    """Waits for all jobs and raises the first error."""
-    for job in jobs:
-        job.result()
+def _sum_keys(parts):
+    """Merges parts of (keys, counts) to rising keys, each once."""
+    parts = [part for part in parts if len(part[0])]
+    if not parts:
+        return _NO_KEYS
+    keys, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
+    if len(parts) > 1:
+        order = np.argsort(keys)
+        keys, counts = keys[order], counts[order]
+        first = np.flatnonzero(np.diff(keys, prepend=~keys[:1]))
+        keys, counts = keys[first], np.add.reduceat(counts, first)
+    return keys, counts
 
 
-class _Counter:
-    """Counts of one feature: blocks are merged when they outgrow what is merged,
-    so every value is merged a logarithmic number of times."""
+def _sum_texts(parts):
+    parts = [part for part in parts if len(part[0])]
+    if not parts:
+        return _NO_TEXTS
+    texts = pa.chunked_array([texts for texts, _ in parts], pa.large_binary())
+    counts = np.concatenate([counts for _, counts in parts])
+    table = pa.table({"text": texts, "count": pa.array(counts)})
+    table = table.group_by("text", use_threads=False).aggregate([("count", "sum")])
+    table = table.sort_by("text")
+    return table["text"].combine_chunks(), table["count_sum"].to_numpy()
 
-    def __init__(self):
-        self._merged = []
-        self._pending = []
-        self._num_merged = 0
-        self._num_pending = 0
 
-    def add_column(self, fields: pa.Array, feature: int, has_comma: bool):
-        column = NUM_COLUMNS - NUM_SPARSE + feature
-        values = fields.take(pa.array(np.arange(column, len(fields), NUM_COLUMNS)))
-        if has_comma:
-            values = _split(values, b",")
-        counted = values.value_counts()
-        self._pending.append(
-            pa.table({"value": counted.field(0), "count": counted.field(1)})
+class _KeyRun:
+    """Rising keys and their counts, in memory or in a file."""
+
+    def __init__(self, keys, counts, path=None):
+        self._keys, self._counts, self._path = keys, counts, path
+        self.size = len(keys)
+
+    @classmethod
+    def write(cls, path, keys, counts):
+        with open(path, "wb") as file:
+            keys.tofile(file)
+            counts.tofile(file)
+        run = cls(keys[::_SAMPLE_STEP].copy(), None, path)
+        run.size = len(keys)
+        return run
+
+    def samples(self):
+        return texts_of_keys(
+            self._keys if self._path else self._keys[::_SAMPLE_STEP]
+        ).to_pylist()
+
+    def positions(self, cuts):
+        keys = self._keys
+        if self._path is not None and self.size:
+            keys = np.memmap(self._path, np.uint64, "r", shape=(self.size,))
+        bounds = np.array([key_of_text(cut) for cut in cuts], np.uint64)
+        return [0, *np.searchsorted(keys, bounds).tolist(), self.size]
+
+    def read(self, first, last):
+        if self._path is None:
+            return self._keys[first:last], self._counts[first:last]
+        count, start = last - first, first * 8
+        keys = np.fromfile(self._path, np.uint64, count, offset=start)
+        start += self.size * 8
+        return keys, np.fromfile(self._path, np.int64, count, offset=start)
+
+
+class _TextRun:
+    """Rising texts and their counts, in memory or in a file."""
+
+    def __init__(self, texts, counts, path=None):
+        self._texts, self._counts, self._path = texts, counts, path
+        self.size = len(texts)
+
+    @classmethod
+    def write(cls, path, texts, counts):
+        table = pa.table({"text": texts, "count": pa.array(counts)})
+        with pa.OSFile(os.fspath(path), "wb") as file:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table, max_chunksize=_SAMPLE_STEP)
+        run = cls(texts.take(pa.array(np.arange(0, len(texts), _SAMPLE_STEP))), None)
+        run._path, run.size = path, len(texts)
+        return run
+
+    def samples(self):
+        if self._path is not None:
+            return self._texts.to_pylist()
+        return self._texts[::_SAMPLE_STEP].to_pylist()
+
+    def positions(self, cuts):
+        texts = self._texts
+        if self._path is None:
+            return [0, *(_bisect(texts, cut) for cut in cuts), self.size]
+        found = []
+        for cut in cuts:
+            # The block before the first sample that is not below the cut.
+            block = max(_bisect(texts, cut) - 1, 0)
+            inside = self._block(block)["text"].combine_chunks()
+            found.append(block * _SAMPLE_STEP + _bisect(inside, cut))
+        return [0, *found, self.size]
+
+    def read(self, first, last):
+        if self._path is None:
+            return self._texts[first:last], self._counts[first:last]
+        if first >= last:
+            return _NO_TEXTS
+        begin, end = first // _SAMPLE_STEP, -(-last // _SAMPLE_STEP)
+        table = pa.concat_tables([self._block(i) for i in range(begin, end)])
+        table = table.slice(first - begin * _SAMPLE_STEP, last - first)
+        return table["text"].combine_chunks(), table["count"].to_numpy()
+
+    def _block(self, number):
+        with pa.OSFile(os.fspath(self._path), "rb") as file:
+            batch = pa.ipc.open_file(file).get_batch(number)
+        return pa.Table.from_batches([batch])
+
+
+def _bisect(texts, text):
+    """Number of the rising texts that are below `text`."""
+    low, high = 0, len(texts)
+    while low < high:
+        middle = (low + high) // 2
+        if texts[middle].as_py() < text:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _choose_cuts(key_runs, text_runs):
+    """Values that divide all runs into ranges of a bounded number of values.
+
+    Every run gives each 4,096th of its values. Between neighbours of all of these
+    lie less than 4,096 values of each run.
+    """
+    total = sum(run.size for run in itertools.chain(key_runs, text_runs))
+    if total <= _RANGE_VALUES:
+        return []
+    samples = sorted(
+        itertools.chain.from_iterable(
+            run.samples() for run in itertools.chain(key_runs, text_runs)
         )
-        self._num_pending += len(counted)
-        if self._num_pending > max(_MIN_MERGE_ROWS, self._num_merged):
-            self._merge()
-
-    def finish(self) -> pa.Table:
-        self._merge()
-        table = self._merged[0]
-        return table.filter(pc.greater(pc.binary_length(table["value"]), 0))
-
-    def _merge(self):
-        table = pa.concat_tables([*self._merged, *self._pending, _NO_COUNTS])
-        groups = table.group_by("value", use_threads=False)
-        table = groups.aggregate([("count", "sum")]).select(["value", "count_sum"])
-        table = table.rename_columns(["value", "count"]).combine_chunks()
-        self._merged, self._pending = [table], []
-        self._num_merged, self._num_pending = len(table), 0
-
-
-_NO_COUNTS = pa.table(
-    {"value": pa.array([], pa.large_binary()), "count": pa.array([], pa.int64())}
-)
-
-
-def _split(texts: pa.Array, separator: bytes) -> pa.Array:
-    return pc.split_pattern(texts.cast(pa.large_binary()), separator).flatten()
-
-
-def _sort_out(
-    lines: pa.Array, has_return: bool
-) -> tuple[pa.Array, list[tuple[int, bytes, str]]]:
-    """Returns the good lines, trimmed, and (position, line, reason) of the bad."""
-    clean = pc.match_substring_regex(lines, _CLEAN)
-    bad, trimmed = [], []
-    if not pc.all(clean).as_py():
-        positions = np.flatnonzero(~clean.to_numpy(zero_copy_only=False))
-        for position in positions.tolist():
-            line = lines[position].as_py()
-            why = reason(line)
-            if why is None:
-                trimmed.append(trim(line))
-            else:
-                bad.append((position, line, why))
-        lines = lines.filter(clean)
-    if has_return:
-        lines = pc.replace_substring_regex(lines, r"\r\z", "")
-    if trimmed:
-        lines = pa.concat_arrays([lines, pa.array(trimmed, pa.large_binary())])
-    return lines, bad
+    )
+    step = max(1, _RANGE_VALUES // _SAMPLE_STEP)
+    return sorted(set(samples[step::step]))

@@ -3,6 +3,7 @@
 # N values of one feature, F features
 """
 
+import abc
 import os
 from collections.abc import Sequence
 
@@ -10,16 +11,15 @@ import tensorflow as tf
 
 from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
 
-# Key words of the hash: the number of the feature (1 for C1), then "dlrm" in ASCII.
-HASH_KEY = 0x646C726D
 # The key at id 0. No value of a field holds a comma, so nothing ever finds it; a
 # table made from a text file cannot have an empty line there.
 _NO_VALUE = b","
 
 
-class Lookup(tf.Module):
+class Lookup(tf.Module, abc.ABC):
     """Base class: how values of the 26 categorical features become ids."""
 
+    @abc.abstractmethod
     def find(self, feature: int, values: tf.Tensor) -> tf.Tensor:
         """Looks up values of one feature.
 
@@ -30,7 +30,6 @@ class Lookup(tf.Module):
         Returns:
             int64 tensor `(N,)`; 0 for an empty or unknown value.
         """
-        raise NotImplementedError
 
     def find_columns(self, columns: Sequence[tf.Tensor]) -> tf.Tensor:
         """Looks up one value of each feature: 26 strings `(N,)` -> int64 `(N, 26)`."""
@@ -96,11 +95,12 @@ class HashLookup(Lookup):
 
     Args:
         sizes: 26 numbers of ids, 0 included.
+        key: Second word of the hash's key; the first is the number of the feature.
     """
 
-    def __init__(self, sizes):
+    def __init__(self, sizes, key: int):
         super().__init__()
-        self._sizes = tuple(sizes)
+        self._sizes, self._key = tuple(sizes), key
 
     def find(self, feature, values):
         buckets = self._hash(feature, values)
@@ -118,5 +118,5 @@ class HashLookup(Lookup):
 
     def _hash(self, feature, values):
         return tf.strings.to_hash_bucket_strong(
-            values, self._sizes[feature] - 1, key=[feature + 1, HASH_KEY]
+            values, self._sizes[feature] - 1, key=[feature + 1, self._key]
         )

@@ -11,12 +11,17 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
+from pipelines.criteo.fields import Values, count_codes
 from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
+from pipelines.criteo.scanning import scan
 from pipelines.files import Paths, expand_paths
 from pipelines.quarantine import Quarantine
 from pipelines.vocabulary import checked_file
-from pipelines.vocabulary.counting import count_values, most_frequent
-from pipelines.vocabulary.lookups import HASH_KEY, HashLookup, Lookup, TableLookup
+from pipelines.vocabulary.counting import Counters
+from pipelines.vocabulary.hashing import HashVocabulary
+from pipelines.vocabulary.numbering import Numbering, number
 
 _FORBIDDEN = re.compile(rb"[\t\r\n,]")
 
@@ -60,22 +65,39 @@ class Vocabulary:
         num_rows: int = 0,
         num_bad_rows: int = 0,
     ):
-        self._values = [list(column) for column in values]
+        values = [list(column) for column in values]
         if counts is None:
-            counts = [[0] * len(column) for column in self._values]
-        self._counts = [list(column) for column in counts]
-        self.min_count = min_count
-        self.max_size = max_size
-        self.num_rows = num_rows
-        self.num_bad_rows = num_bad_rows
-        lengths = [len(column) for column in self._values]
-        if len(lengths) != NUM_SPARSE or lengths != list(map(len, self._counts)):
+            counts = [[0] * len(column) for column in values]
+        lengths = [len(column) for column in values]
+        if len(lengths) != NUM_SPARSE or lengths != list(map(len, counts)):
             raise ValueError(
                 f"A Vocabulary has values and counts of {NUM_SPARSE} features, as "
                 f"many counts as values. Received: {len(lengths)} features of values"
             )
-        for feature, column in zip(SPARSE_FEATURES, self._values, strict=True):
+        for feature, column in zip(SPARSE_FEATURES, values, strict=True):
             _check_values(feature, column)
+        self._set(
+            [Numbering.of_values(*column) for column in zip(values, counts)],
+            min_count,
+            max_size,
+            num_rows,
+            num_bad_rows,
+        )
+
+    @classmethod
+    def of_numberings(cls, numberings: Sequence[Numbering], **options) -> "Vocabulary":
+        """Makes a vocabulary of 26 numberings; the options are those of the class."""
+        vocabulary = cls.__new__(cls)
+        defaults = {"min_count": 1, "max_size": None, "num_rows": 0, "num_bad_rows": 0}
+        vocabulary._set(list(numberings), **{**defaults, **options})
+        return vocabulary
+
+    def _set(self, numberings, min_count, max_size, num_rows, num_bad_rows):
+        self._numberings = numberings
+        self.min_count = min_count
+        self.max_size = max_size
+        self.num_rows = num_rows
+        self.num_bad_rows = num_bad_rows
 
     @classmethod
     def build(
@@ -88,8 +110,9 @@ class Vocabulary:
     ) -> "Vocabulary":
         """Counts the values in labelled files, in one pass.
 
-        Memory grows with the number of distinct values (about 30 bytes each), not
-        with the number of rows. Bad rows are not counted; they go to the
+        Memory grows with the number of values that get an id (about 20 bytes each),
+        not with the numbers of rows and distinct values: counts that outgrow half a
+        gigabyte go to temporary files. Bad rows are not counted; they go to the
         quarantine.
 
         Args:
@@ -110,50 +133,73 @@ class Vocabulary:
             ValueError: If an argument is out of range, or no row is good.
             pipelines.quarantine.BadRowsError: If too many rows are bad.
         """
-        if min_count < 1:
-            raise ValueError(
-                f"`min_count` must be at least 1. Received: min_count={min_count!r}"
-            )
-        if max_size is not None and max_size < 1:
-            raise ValueError(
-                "`max_size` must be at least 1 (id 0), or None. "
-                f"Received: max_size={max_size!r}"
-            )
+        check_limits(min_count, max_size)
         quarantine = Quarantine() if quarantine is None else quarantine
-        found = count_values(expand_paths(paths), quarantine, progress)
-        if not found.num_rows:
-            raise ValueError(f"None of the {found.num_bad_rows:,} rows is good.")
-        kept = [most_frequent(table, min_count, max_size) for table in found.tables]
-        values = [table["value"].to_pylist() for table in kept]
-        counts = [table["count"].to_pylist() for table in kept]
-        return cls(
-            values, counts, min_count, max_size, found.num_rows, found.num_bad_rows
+        counters = Counters(SPARSE_FEATURES)
+        num_lines = num_good = 0
+        for block in scan(expand_paths(paths), quarantine):
+            rows = block.rows
+            for counter, values in zip(counters.of, rows.values, strict=True):
+                counter.add(values, count_codes(values))
+            counters.limit_memory()
+            num_lines += rows.num_lines
+            num_good += len(rows.labels)
+            if progress is not None:
+                progress(num_lines)
+        quarantine.check()
+        num_bad = num_lines - num_good
+        if not num_good:
+            raise ValueError(f"None of the {num_bad:,} rows is good.")
+        return cls.of_numberings(
+            [number(counter, min_count, max_size)[0] for counter in counters.of],
+            min_count=min_count,
+            max_size=max_size,
+            num_rows=num_good,
+            num_bad_rows=num_bad,
         )
 
     @property
     def sizes(self) -> list[int]:
         """Numbers of ids of the 26 features, 0 included: their vocabulary sizes."""
-        return [1 + len(column) for column in self._values]
+        return [1 + len(numbering) for numbering in self._numberings]
 
     def values(self, feature: str) -> list[bytes]:
         """Returns the values of a feature (`"C1"`) in the order of ids, from 1."""
-        return list(self._values[_position(feature)])
+        return self._numberings[_position(feature)].values()
 
     def counts(self, feature: str) -> list[int]:
         """Returns how often each of `values(feature)` was seen."""
-        return list(self._counts[_position(feature)])
+        return self._numberings[_position(feature)].counts.tolist()
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the ids: the values in their order."""
         digest = hashlib.sha256(b"vocabulary\n")
-        for feature, column in zip(SPARSE_FEATURES, self._values, strict=True):
-            digest.update(f"{feature}\t{len(column)}\n".encode())
-            digest.update(b"\n".join(column) + b"\n")
+        for feature, numbering in zip(SPARSE_FEATURES, self._numberings, strict=True):
+            digest.update(f"{feature}\t{len(numbering)}\n".encode())
+            separator = b""
+            for chunk in numbering.chunks():
+                digest.update(separator + b"\n".join(chunk.to_pylist()))
+                separator = b"\n"
+            digest.update(b"\n")
         return digest.hexdigest()
 
-    def make_lookup(self, asset_dir: str | None = None) -> Lookup:
+    def find(self, feature: int, values: Values) -> np.ndarray:
+        """Ids of distinct values of one feature.
+
+        Args:
+            feature: Position of the feature, 0 for C1.
+            values: The values; `keys` and `texts` are used.
+
+        Returns:
+            int32, of the keys and then of the texts; 0 for unknown ones.
+        """
+        return self._numberings[feature].find(values)
+
+    def make_lookup(self, asset_dir: str | None = None) -> Any:
         """Makes the `tf.Module` that looks values up; see `lookups.TableLookup`."""
+        from pipelines.vocabulary.lookups import TableLookup
+
         return TableLookup(self, asset_dir)
 
     def save(self, path: str | os.PathLike) -> None:
@@ -180,7 +226,7 @@ class Vocabulary:
         Raises:
             ValueError: If it is something else, was cut short or is damaged.
         """
-        return _load(path, (cls,))
+        return checked_file.load(path, (cls,))
 
     @classmethod
     def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
@@ -195,12 +241,16 @@ class Vocabulary:
         return cls(values, counts, **options)
 
     def _lines(self) -> Iterable[bytes]:
-        for feature, values, counts in zip(
-            SPARSE_FEATURES, self._values, self._counts, strict=True
-        ):
-            start = feature.encode()
-            for value, count in zip(values, counts, strict=True):
-                yield b"%s\t%d\t%s\n" % (start, count, value)
+        for feature, numbering in zip(SPARSE_FEATURES, self._numberings, strict=True):
+            start, done = feature.encode(), 0
+            for chunk in numbering.chunks():
+                counts = numbering.counts[done : done + len(chunk)].tolist()
+                done += len(chunk)
+                lines = [
+                    b"%s\t%d\t%s\n" % (start, count, value)
+                    for value, count in zip(chunk.to_pylist(), counts, strict=True)
+                ]
+                yield b"".join(lines)
 
     def __eq__(self, other):
         if not isinstance(other, Vocabulary):
@@ -212,95 +262,9 @@ class Vocabulary:
 
     def __repr__(self):
         return (
-            f"<Vocabulary of {sum(map(len, self._values)):,} values, "
+            f"<Vocabulary of {sum(map(len, self._numberings)):,} values, "
             f"min_count={self.min_count}, from {self.num_rows:,} rows>"
         )
-
-
-class HashVocabulary:
-    """Ids by hashing: no pass over the data, but values may share an id.
-
-    The id of a value of the feature number k (1 for C1) is `1 + h % (size - 1)`,
-    where h is the SipHash-2-4 of the value's bytes, an unsigned 64-bit number,
-    under the 128-bit key made of the two little-endian 64-bit words k and
-    0x646C726D. Id 0 stands for an empty field.
-
-    Args:
-        num_buckets: Number of ids of each feature, 0 included: one number for all
-            or 26 numbers, each at least 2.
-
-    Raises:
-        ValueError: If there are not 26 numbers, or one is too small.
-
-    Example:
-
-    >>> import pipelines.vocabulary
-    >>> pipelines.vocabulary.HashVocabulary(100_000).sizes[:3]
-    [100000, 100000, 100000]
-
-    Reference:
-        Aumasson and Bernstein 2012, "SipHash: a fast short-input PRF". This is
-        `tf.strings.to_hash_bucket_strong(value, size - 1, [k, 0x646C726D])`.
-    """
-
-    _kind = "hash"
-
-    def __init__(self, num_buckets: int | Sequence[int]):
-        if hasattr(num_buckets, "__index__"):
-            num_buckets = [num_buckets] * NUM_SPARSE
-        sizes = [int(size) for size in num_buckets]
-        if len(sizes) != NUM_SPARSE or min(sizes) < 2:
-            raise ValueError(
-                f"`num_buckets` must be an integer or {NUM_SPARSE} integers, each at "
-                "least 2 (id 0 is for empty fields). "
-                f"Received: num_buckets={num_buckets!r}"
-            )
-        self._sizes = sizes
-
-    @property
-    def sizes(self) -> list[int]:
-        """Numbers of ids of the 26 features, 0 included: their vocabulary sizes."""
-        return list(self._sizes)
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """SHA-256, in hex, of what decides the ids."""
-        content = f"siphash-2-4 {HASH_KEY:#x} {self._sizes}"
-        return hashlib.sha256(content.encode()).hexdigest()
-
-    def make_lookup(self, asset_dir: str | None = None) -> Lookup:
-        """Makes the `tf.Module` that hashes values; it needs no files."""
-        del asset_dir
-        return HashLookup(self._sizes)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the numbers of ids to one small file."""
-        checked_file.write(path, {"kind": self._kind, "sizes": self._sizes}, [])
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "HashVocabulary":
-        """Reads a file written by `save`.
-
-        Raises:
-            ValueError: If it is something else, was cut short or is damaged.
-        """
-        return _load(path, (cls,))
-
-    @classmethod
-    def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
-        del lines
-        return cls(header["sizes"])
-
-    def __eq__(self, other):
-        if not isinstance(other, HashVocabulary):
-            return NotImplemented
-        return self.digest == other.digest
-
-    def __hash__(self):
-        return hash(self.digest)
-
-    def __repr__(self):
-        return f"<HashVocabulary of {sum(self._sizes):,} ids>"
 
 
 def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary:
@@ -309,18 +273,20 @@ def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary:
     Raises:
         ValueError: If it is something else, was cut short or is damaged.
     """
-    return _load(path, (Vocabulary, HashVocabulary))
+    return checked_file.load(path, (Vocabulary, HashVocabulary))
 
 
-def _load(path, classes):
-    header, lines = checked_file.read(path)
-    for cls in classes:
-        if header["kind"] == cls._kind:
-            return cls._from_file(header, lines)
-    raise ValueError(
-        f"{os.fspath(path)}: a vocabulary of the kind {header['kind']!r}, not "
-        f"{classes[0]._kind!r}. `vocabulary.load` reads both."
-    )
+def check_limits(min_count: int, max_size: int | None) -> None:
+    """Raises where no vocabulary can have such limits."""
+    if min_count < 1:
+        raise ValueError(
+            f"`min_count` must be at least 1. Received: min_count={min_count!r}"
+        )
+    if max_size is not None and max_size < 1:
+        raise ValueError(
+            "`max_size` must be at least 1 (id 0), or None. "
+            f"Received: max_size={max_size!r}"
+        )
 
 
 def _position(feature: str) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import cli, runs
+from pipelines import cli, records, runs
 from pipelines.runs import job
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
@@ -142,19 +142,50 @@ def test_prepare_and_train_with_its_vocabulary(data, tmp_path, capsys):
     prepared = tmp_path / "prepared"
     command = ["prepare", "--input", f"{data}/*.tsv", "--out", prepared]
     assert cli.main([*map(str, command), "--min-count", "5"]) == 0
-    report = json.loads((prepared / "prepare.json").read_text())
-    assert report["num_rows"] == 3700 and report["num_bad_rows"] == 0
+    manifest = records.Manifest.load(prepared)
+    assert manifest.num_rows("train") == 3700
     out = tmp_path / "run"
     options = ["--vocabulary", prepared / "vocabulary.tsv", "--out", out, *SMALL]
     command = ["train", "--train", f"{data}/train.tsv", *options]
     assert cli.main([*map(str, command)]) == 0
     folder = RunFolder(out)
-    assert list(folder.load_parser().vocabulary.sizes) == report["vocabulary_sizes"]
+    assert list(folder.load_parser().vocabulary.sizes) == list(
+        manifest.schema.vocabulary_sizes
+    )
     # The rows are those of the training, not those of the vocabulary.
     results = json.loads((out / "metrics.json").read_text())
     assert results["num_rows"] == 3000
     config = folder.load_model(folder.load_parser()).optimizer.get_config()
     assert config["learning_rate"]["config"]["decay_steps"] == 12
+
+
+def test_train_and_evaluate_on_records(data, tmp_path, capsys):
+    prepared, out = tmp_path / "prepared", tmp_path / "run"
+    command = ["prepare", "--input", data / "train.tsv", "--out", prepared]
+    options = ["--min-count", "5", "--valid-share", "0.1", "--test-share", "0.1"]
+    assert cli.main([*map(str, command), *options]) == 0
+    command = ["train", "--train", prepared, "--out", out, *SMALL]
+    assert cli.main([*map(str, command), "--dry-run"]) == 0
+    assert "train 2,400, valid 300, test 300 rows" in capsys.readouterr().out
+    assert cli.main([*map(str, command)]) == 0
+    results = json.loads((out / "metrics.json").read_text())
+    assert (results["num_rows"], results["num_valid_rows"]) == (2400, 300)
+    assert results["metrics"]["val_loss"] > 0
+    command = ["evaluate", "--model", out, "--input", prepared]
+    assert cli.main([*map(str, command)]) == 0
+    evaluated = json.loads((out / "evaluation.json").read_text())
+    assert evaluated["num_rows"] == 300
+    # The same rows as text give the same metrics.
+    lines = (data / "train.tsv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "test.tsv").write_bytes(b"".join(lines[2700:]))
+    command = ["evaluate", "--model", out, "--input", tmp_path / "test.tsv"]
+    assert cli.main([*map(str, command)]) == 0
+    again = json.loads((out / "evaluation.json").read_text())
+    for name in ("auc", "log_loss", "calibration"):
+        assert again[name] == pytest.approx(evaluated[name], rel=1e-6)
+    command = ["train", "--train", prepared, "--out", tmp_path / "other"]
+    assert cli.main([*map(str, command), "--valid", str(data / "train.tsv")]) == 2
+    assert "leave `valid` and `vocabulary` out" in capsys.readouterr().err
 
 
 def test_training_by_hashing_needs_no_vocabulary(data, tmp_path):

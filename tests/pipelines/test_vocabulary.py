@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import vocabulary
+from pipelines.criteo import scanning
 from pipelines.quarantine import BadRowsError, Quarantine
 from pipelines.vocabulary import HashVocabulary, Vocabulary, checked_file, counting
 
@@ -75,8 +76,8 @@ def test_build_counts_real_rows(min_count):
 
 @pytest.mark.parametrize("block_bytes", [1, 2000, 1 << 20])
 def test_build_counts_hostile_rows(tmp_path, monkeypatch, block_bytes):
-    monkeypatch.setattr(counting, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(counting, "_MIN_MERGE_ROWS", 20)
+    monkeypatch.setattr(scanning, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(counting, "_MIN_MERGE", 20)
     lines = criteo_oracle.hostile_lines(np.random.default_rng(5), 800)
     lines = [line.replace(b"\n", b"") for line in lines]
     for i, part in enumerate((lines[:500], lines[500:])):

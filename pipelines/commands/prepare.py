@@ -1,0 +1,81 @@
+"""`tf-dlrm prepare`: click logs -> vocabulary, binary records, report."""
+
+import dataclasses
+import pathlib
+
+import tyro
+
+from pipelines.commands.shared import Files, describe_files
+from pipelines.prepare.options import Options
+
+
+@dataclasses.dataclass
+class Prepare:
+    """Turn click logs into records that train at once, with vocabulary and report.
+
+    A run that was cut goes on where it stopped, when it is started again.
+    """
+
+    input: Files
+    """Labelled files in the order of time (plain, gzip, zstd or Parquet), or quoted
+    patterns such as 'day_*.gz'."""
+    out: str
+    """Folder for records, vocabulary.tsv, report.html, report.json, bad_rows.tsv."""
+    valid: Files = dataclasses.field(default_factory=list)
+    """Labelled files for validation, beside --valid-share of the input."""
+    test: Files = dataclasses.field(default_factory=list)
+    """Labelled files for the test, beside --test-share of the input."""
+    vocabulary: str | None = None
+    """vocabulary.tsv of an earlier run to use; None: build one of the training rows."""
+    dry_run: bool = False
+    """Only print what would happen."""
+    options: tyro.conf.OmitArgPrefixes[Options] = dataclasses.field(
+        default_factory=Options
+    )
+
+    def plan(self) -> list[str]:
+        """What would happen, for --dry-run."""
+        from pipelines.files import expand_paths
+
+        options = self.options
+        lines = [f"read {describe_files(expand_paths(self.input))}"]
+        for name, paths in (("validation", self.valid), ("the test", self.test)):
+            if paths:
+                lines.append(f"for {name}, {describe_files(expand_paths(paths))}")
+        for name, share in (
+            ("validation", options.valid_share),
+            ("the test", options.test_share),
+        ):
+            if share:
+                which = "last" if options.split_by == "time" else "random"
+                lines.append(f"take {which} {share:.1%} of the input for {name}")
+        if self.vocabulary:
+            lines.append(f"number values as {self.vocabulary} does")
+        elif options.hash_buckets:
+            lines.append(f"hash values into {options.hash_buckets:,} ids a feature")
+        else:
+            lines.append(f"number values seen at least {options.min_count} times")
+        lines.append(
+            f"write {self.out}/: records in shards of {options.rows_per_shard:,} rows, "
+            "vocabulary.tsv, report.html, report.json, manifest.json, and "
+            "bad_rows.tsv if there are any"
+        )
+        return lines
+
+    def run(self) -> None:
+        """Prepares."""
+        from pipelines import prepare
+        from pipelines import vocabulary as vocabularies
+
+        vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
+        manifest = prepare.prepare(
+            self.input, self.out, self.options, self.valid, self.test, vocabulary
+        )
+        rows = ", ".join(f"{s} {manifest.num_rows(s):,}" for s in manifest.splits)
+        sizes = manifest.schema.vocabulary_sizes
+        out = pathlib.Path(self.out)
+        print(f"{out}: {rows} rows; {sum(sizes):,} ids of {len(sizes)} features")
+        if (out / prepare.BAD_ROWS).exists():
+            print(f"Bad rows, with file, line and reason: {out / prepare.BAD_ROWS}")
+        print(f"About the columns: {out / 'report.html'}")
+        print(f"Next: tf-dlrm train --train {out} --out runs/mine")

@@ -1,0 +1,263 @@
+"""Fields of text -> numbers and distinct values, many at a time, in NumPy.
+
+Words of eight bytes hold nearly every number and hashed category. What is longer or
+stranger takes a slower way. The rules are those of `format.py`.
+
+# n rows, V values of one feature, K distinct ones
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+WORD = 8  # bytes; also the least padding around a buffer of text
+_MASKS = np.array([(1 << (8 * n)) - 1 for n in range(WORD + 1)], np.uint64)
+_ZEROS = np.uint64(0x3030303030303030)
+_EMPTY_BINARY = pa.array([], pa.large_binary())
+
+
+class Values(NamedTuple):
+    """The values of one categorical feature in some rows, by their distinct ones.
+
+    Attributes:
+        codes: int32 `(V,)`: position of each value among `keys`, then `texts`.
+        lengths: int64 `(n,)` numbers of values of the rows; `None`: one each.
+        keys: uint64 `(K,)`, rising: the distinct values of up to eight bytes, none of
+            them NUL, as big-endian numbers. Their order is that of the bytes, and 0
+            is the empty value.
+        texts: `pa.LargeBinaryArray` of the other distinct values, rising.
+    """
+
+    codes: np.ndarray
+    lengths: np.ndarray | None
+    keys: np.ndarray
+    texts: pa.LargeBinaryArray
+
+
+def count_codes(values: Values, kept: np.ndarray | None = None) -> np.ndarray:
+    """How often each distinct value comes: int64, of the keys and then of the texts.
+
+    Args:
+        values: The values.
+        kept: bool `(n,)`, to count only some of the rows.
+    """
+    codes = values.codes
+    if kept is not None:
+        if values.lengths is not None:
+            kept = np.repeat(kept, values.lengths)
+        codes = codes[kept]
+    return np.bincount(codes, minlength=len(values.keys) + len(values.texts))
+
+
+def values_of_texts(texts: pa.Array) -> Values:
+    """The same of a column of a table: strings or bytes, null where missing.
+
+    Args:
+        texts: Arrow array of strings or binaries `(n,)`; `a,b` is a bag.
+    """
+    texts = pc.fill_null(texts.cast(pa.large_binary()), b"")
+    data, starts, lengths = _open_binary(texts)
+    text = Text(data)
+    return read_values(text, starts + text.first, lengths, b"," in data)
+
+
+def distinct_of_texts(texts: pa.LargeBinaryArray) -> Values:
+    """Codes and distinct ones of values, each of which is one value as it is."""
+    data, starts, lengths = _open_binary(texts)
+    text = Text(data)
+    return read_values(text, starts + text.first, lengths, has_bags=False)
+
+
+def texts_of_keys(keys: np.ndarray) -> pa.LargeBinaryArray:
+    """The values that keys stand for; see `Values`."""
+    data = keys.astype(">u8").view(np.uint8).reshape(-1, WORD)
+    used = data != 0
+    offsets = np.concatenate([[0], np.cumsum(used.sum(1, dtype=np.int64))])
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data[used])]
+    return pa.Array.from_buffers(pa.large_binary(), len(keys), buffers)
+
+
+def key_of_text(text: bytes) -> int:
+    """The smallest key that is not below `text`; of a short text, its own."""
+    key = int.from_bytes(text[:WORD].ljust(WORD, b"\0"), "big")
+    longer = len(text) > WORD or b"\0" in text
+    return min(key + longer, (1 << 64) - 1)
+
+
+class Text:
+    """A buffer of bytes with room around it, and as words at every position.
+
+    Args:
+        content: The bytes; a last line end is added where there is none.
+
+    Attributes:
+        raw: All bytes, with the room around them.
+        first: Position of the first byte of the content in `raw`.
+        end: Position after the last one.
+        bytes: uint8 view of `raw`.
+        words: uint64 view: the eight bytes from each position, the first one lowest.
+        has_nul: Whether there is a NUL in the content.
+    """
+
+    def __init__(self, content):
+        size = len(content)
+        end = b"" if content[-1:] in (b"", b"\n") else b"\n"
+        padded = b"".join([b"\0" * 2 * WORD, content, end, b"\0" * 2 * WORD])
+        self.first, self.end = 2 * WORD, 2 * WORD + size + len(end)
+        self.bytes = np.frombuffer(padded, np.uint8)
+        self.words = np.ndarray((len(padded) - WORD + 1,), "<u8", padded, 0, (1,))
+        self.raw = padded
+        self.has_nul = b"\0" in content
+
+
+def read_integers(text, starts, lengths):
+    """Reads fields that should match `-?[0-9]+` or be empty.
+
+    Args:
+        text: The `Text`.
+        starts: `(n,)` positions of the first bytes.
+        lengths: `(n,)` numbers of bytes.
+
+    Returns:
+        float64 `(n,)`, 0 of an empty field, and which fields are valid.
+    """
+    ends = starts + lengths
+    longest = int(lengths.max(initial=0))
+    first = text.bytes[starts]
+    negative = (first == ord("-")) & (lengths > 0)
+    digits = lengths
+    if negative.any():
+        digits = lengths - negative
+    numbers, valid = _read_digits(text, ends, np.minimum(digits, WORD))
+    valid &= ~(negative & (digits == 0))
+    if longest > WORD:
+        more = np.flatnonzero((digits > WORD) & (digits <= 2 * WORD))
+        high, high_valid = _read_digits(text, ends[more] - WORD, digits[more] - WORD)
+        numbers[more] += high * 10**WORD
+        valid[more] &= high_valid
+    result = numbers.astype(np.float64)
+    if longest > 2 * WORD:
+        for i in np.flatnonzero(digits > 2 * WORD).tolist():
+            field = text.raw[ends[i] - digits[i] : ends[i]]
+            # Not `isdigit`, which means it for other bytes as well.
+            valid[i] = not field.strip(b"0123456789")
+            result[i] = float(field) if valid[i] else 0.0
+        valid &= np.isfinite(result)
+    if negative.any():
+        result = np.where(negative, -result, result)
+    return result, valid
+
+
+def _read_digits(text, ends, num_digits):
+    """uint64 of the `num_digits` (at most 8) bytes before `ends`, and whether all of
+    them are digits."""
+    words = text.words[ends - WORD]
+    unused = _MASKS[WORD - num_digits]
+    words = (words & ~unused) | (_ZEROS & unused)
+    # Of a digit, 0x30 .. 0x39, the high half is 3, also when 6 is added.
+    carried = words + np.uint64(0x0606060606060606)
+    high = np.uint64(0xF0F0F0F0F0F0F0F0)
+    valid = ((words & high) == _ZEROS) & ((carried & high) == _ZEROS)
+    # Pairs of neighbours are joined three times.
+    words &= np.uint64(0x0F0F0F0F0F0F0F0F)
+    words = (words * np.uint64(2561)) >> np.uint64(8)
+    words &= np.uint64(0x00FF00FF00FF00FF)
+    words = (words * np.uint64(6553601)) >> np.uint64(16)
+    words &= np.uint64(0x0000FFFF0000FFFF)
+    words = (words * np.uint64(42949672960001)) >> np.uint64(32)
+    return words, valid
+
+
+def read_values(text, starts, lengths, has_bags: bool) -> Values:
+    """Finds the distinct values of fields.
+
+    Args:
+        text: The `Text`.
+        starts: `(n,)` positions of the first bytes.
+        lengths: `(n,)` numbers of bytes.
+        has_bags: Whether fields may hold several values, separated by commas.
+    """
+    counts = None
+    if has_bags:
+        text, starts, lengths, counts = _split_bags(text, starts, lengths)
+    is_long = lengths > WORD
+    if text.has_nul:
+        is_long |= _holds_nul(text, starts, lengths)
+    words = text.words[starts]
+    any_long = bool(is_long.any())
+    if any_long:
+        words, lengths_short = words[~is_long], lengths[~is_long]
+    else:
+        lengths_short = lengths
+    if lengths_short.min(initial=WORD) < WORD:
+        words = words & _MASKS[lengths_short]
+    codes, keys = _distinct_keys(words)
+    if not any_long:
+        return Values(codes, counts, keys, _EMPTY_BINARY)
+    long = np.flatnonzero(is_long)
+    found = _distinct_texts(_take_binary(text, starts[long], lengths[long]))
+    all_codes = np.empty(len(lengths), np.int32)
+    all_codes[~is_long] = codes
+    all_codes[long] = found[0] + len(keys)
+    return Values(all_codes, counts, keys, found[1])
+
+
+def _distinct_keys(words):
+    """Codes of words, and the distinct ones as rising big-endian numbers."""
+    encoded = pa.array(words).dictionary_encode()
+    keys = encoded.dictionary.to_numpy().byteswap()
+    codes = encoded.indices.to_numpy()
+    order = np.argsort(keys)
+    ranks = np.empty(len(order), np.int32)
+    ranks[order] = np.arange(len(order), dtype=np.int32)
+    return ranks[codes], keys[order]
+
+
+def _distinct_texts(texts):
+    encoded = texts.dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary).to_numpy()
+    ranks = np.empty(len(order), np.int32)
+    ranks[order] = np.arange(len(order), dtype=np.int32)
+    return ranks[encoded.indices.to_numpy()], encoded.dictionary.take(pa.array(order))
+
+
+def _take_binary(text, starts, lengths) -> pa.LargeBinaryArray:
+    """Copies fields into an array of their own."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    data = text.bytes[places]
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.large_binary(), len(lengths), buffers)
+
+
+def _open_binary(array):
+    """Bytes of an array of binaries, and where its values are in them."""
+    if not len(array):
+        return b"", np.zeros(0, np.int64), np.zeros(0, np.int64)
+    offsets = np.frombuffer(array.buffers()[1], np.int64)
+    offsets = offsets[array.offset : array.offset + len(array) + 1]
+    data = array.buffers()[2]
+    data = b"" if data is None else memoryview(data)[offsets[0] : offsets[-1]]
+    return bytes(data), offsets[:-1] - offsets[0], np.diff(offsets)
+
+
+def _split_bags(text, starts, lengths):
+    """Splits fields at commas. Empty pieces are dropped, but for an empty field."""
+    fields = _take_binary(text, starts, lengths)
+    pieces = pc.split_pattern(fields, b",")
+    counts = np.diff(np.asarray(pieces.offsets))
+    data, starts, lengths = _open_binary(pieces.flatten())
+    rows = np.repeat(np.arange(len(counts)), counts)
+    kept = (lengths > 0) | (counts == 1)[rows]
+    counts = np.bincount(rows[kept], minlength=len(counts))
+    text = Text(data)
+    return text, starts[kept] + text.first, lengths[kept], counts
+
+
+def _holds_nul(text, starts, lengths):
+    words = text.words[starts] | ~_MASKS[np.minimum(lengths, WORD)]
+    low, high = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+    return ((words - low) & ~words & high) != 0

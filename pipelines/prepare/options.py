@@ -1,0 +1,65 @@
+"""What decides how data are prepared."""
+
+import dataclasses
+from typing import Literal
+
+from pipelines.records.writer import DEFAULT_ROWS_PER_SHARD
+from pipelines.vocabulary.vocabularies import check_limits
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What decides how data are prepared, but for the files.
+
+    Raises:
+        ValueError: If a value is out of range or two do not fit; it is named.
+    """
+
+    min_count: int = 10
+    """Times a value must occur in the training rows to have an id of its own."""
+    max_vocabulary_size: int | None = None
+    """Largest number of ids of a feature; None: no limit."""
+    hash_buckets: int | None = None
+    """Number ids by hashing into so many a feature, in place of a vocabulary."""
+    split_by: Literal["time", "random"] = "time"
+    """Which rows the shares below take: the last of the files, or random ones."""
+    valid_share: float = 0.0
+    """Share of the rows that are for validation."""
+    test_share: float = 0.0
+    """Share of the rows that are for the test."""
+    keep_negatives: float = 1.0
+    """Share of the training rows without a click that is kept."""
+    rows_per_shard: int = DEFAULT_ROWS_PER_SHARD
+    """Rows of a shard."""
+    multi_hot: Literal["no", "uniform", "pareto"] = "no"
+    """Expand one-hot rows to the bags of MLPerf DLRM-v2, drawn so."""
+    seed: int = 0
+    """Seed of random splits, of the negatives that are kept, and of the bags."""
+    max_bad_share: float = 1e-4
+    """Largest share of rows that may be bad before the run stops."""
+    memory_bytes: int = 512 << 20
+    """Memory for counts; what does not fit goes to files."""
+
+    def __post_init__(self):
+        check_limits(self.min_count, self.max_vocabulary_size)
+        if self.hash_buckets is not None and self.hash_buckets < 2:
+            self._refuse("hash_buckets", "must be at least 2")
+        for name in ("valid_share", "test_share"):
+            if not 0 <= getattr(self, name) < 1:
+                self._refuse(name, "must be at least 0 and below 1")
+        if self.valid_share + self.test_share >= 1:
+            self._refuse("test_share", "must leave rows to train on, with valid_share")
+        if not 0 < self.keep_negatives <= 1:
+            self._refuse("keep_negatives", "must be above 0 and at most 1")
+        for name in ("rows_per_shard", "memory_bytes"):
+            if getattr(self, name) < 1:
+                self._refuse(name, "must be positive")
+        if not 0 <= self.max_bad_share <= 1:
+            self._refuse("max_bad_share", "must be a share from 0 to 1")
+        if self.seed < 0:
+            self._refuse("seed", "must not be negative")
+
+    def _refuse(self, name, rule):
+        raise ValueError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")

@@ -1,0 +1,29 @@
+"""The binary form of click logs: NumPy files of rows, a manifest, and fast readers.
+
+A folder of shards that NumPy alone can read (`layout` describes it), and the layout
+of torchrec and MLPerf, which differs by its names only. Names are imported when first
+used: preparing data needs no TensorFlow.
+"""
+
+import importlib
+
+_MEMBERS = {
+    "Manifest": "pipelines.records.layout",
+    "Schema": "pipelines.records.layout",
+    "Shard": "pipelines.records.layout",
+    "Writer": "pipelines.records.writer",
+    "read": "pipelines.records.reading",
+    "read_npy": "pipelines.records.npy_files",
+}
+
+__all__ = [*_MEMBERS]
+
+
+def __getattr__(name):
+    if name in _MEMBERS:
+        return getattr(importlib.import_module(_MEMBERS[name]), name)
+    raise AttributeError(f"module 'pipelines.records' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted(__all__)

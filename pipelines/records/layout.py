@@ -1,0 +1,254 @@
+r"""What a folder of records looks like.
+
+```
+data/
+  manifest.json                     written last: without it, the folder is unfinished
+  train/part-00000_dense.npy        float32 (rows, num_dense), transformed
+  train/part-00000_sparse.npy       int32 (rows, num_sparse) ids, -1 where missing
+  train/part-00000_labels.npy       uint8 (rows,)
+```
+
+Where features have bags, `_sparse.npy` holds the ids of all bags one after another,
+row by row and in each row feature by feature, int32 `(ids,)`; `_lengths.npy`, uint16
+`(rows, num_sparse)`, says how many each bag has. All files are plain NumPy files.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+PARTS = ("labels", "dense", "sparse", "lengths")
+DTYPES = {"labels": "|u1", "dense": "<f4", "sparse": "<i4", "lengths": "<u2"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns of records.
+
+    Args:
+        dense: Names of the dense features.
+        sparse: Names of the sparse features.
+        vocabulary_sizes: Number of ids of each sparse feature.
+
+    Raises:
+        ValueError: If names repeat, or sizes are not one positive number each.
+    """
+
+    dense: tuple[str, ...]
+    sparse: tuple[str, ...]
+    vocabulary_sizes: tuple[int, ...]
+
+    def __post_init__(self):
+        for name in ("dense", "sparse"):
+            object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
+        sizes = tuple(int(size) for size in self.vocabulary_sizes)
+        object.__setattr__(self, "vocabulary_sizes", sizes)
+        names = (*self.dense, *self.sparse)
+        if len(set(names)) != len(names):
+            raise ValueError(f"Names of features must differ. Received: {names}")
+        if len(sizes) != len(self.sparse) or min(sizes, default=1) < 1:
+            raise ValueError(
+                "`vocabulary_sizes` must be a positive integer for each of the "
+                f"{len(self.sparse)} sparse features. Received: {sizes}"
+            )
+
+    @classmethod
+    def criteo(cls, vocabulary_sizes) -> "Schema":
+        """I1 .. I13 and C1 .. C26."""
+        from pipelines.criteo.format import DENSE_FEATURES, SPARSE_FEATURES
+
+        return cls(DENSE_FEATURES, SPARSE_FEATURES, tuple(vocabulary_sizes))
+
+    def feature_spec(self, embedding_dim: int = 16):
+        """The `tf_dlrm.FeatureSpec` of a model for such records.
+
+        Args:
+            embedding_dim: Width of the embedding tables.
+        """
+        from tf_dlrm.features import EmbeddingTable, FeatureSpec
+
+        return FeatureSpec(
+            dense=self.dense,
+            tables=[
+                EmbeddingTable(name, size, embedding_dim)
+                for name, size in zip(self.sparse, self.vocabulary_sizes, strict=True)
+            ],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The files of consecutive rows.
+
+    Attributes:
+        split: Name of the split they belong to, such as `"train"`.
+        name: `"part-00000"`.
+        num_rows: Number of rows.
+        files: For each part (`PARTS`, without lengths where features are one-hot),
+            its size in bytes and SHA-256 in hex: `{"dense": [bytes, digest], ...}`.
+    """
+
+    split: str
+    name: str
+    num_rows: int
+    files: Mapping[str, tuple[int, str]]
+
+    def path(self, folder, part: str) -> str:
+        """The path of one of its files, under the folder of the records."""
+        return os.path.join(folder, self.split, f"{self.name}_{part}.npy")
+
+    @property
+    def has_bags(self) -> bool:
+        """Whether its features have bags of several ids."""
+        return "lengths" in self.files
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a folder of records holds; there is one when it is whole.
+
+    Attributes:
+        schema: The columns.
+        shards: All shards, split by split, in the order of their rows.
+        vocabulary_digest: `Vocabulary.digest` of what numbered the ids, or `None`.
+        origin: How the records were made: options and inputs, JSON-safe.
+    """
+
+    schema: Schema
+    shards: tuple[Shard, ...]
+    vocabulary_digest: str | None = None
+    origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits."""
+        return list(dict.fromkeys(shard.split for shard in self.shards))
+
+    def shards_of(self, split: str) -> list[Shard]:
+        """The shards of a split.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        shards = [shard for shard in self.shards if shard.split == split]
+        if not shards:
+            raise ValueError(
+                f"There is no split {split!r}. The records have: {self.splits}"
+            )
+        return shards
+
+    def num_rows(self, split: str) -> int:
+        """Number of rows of a split."""
+        return sum(shard.num_rows for shard in self.shards_of(split))
+
+    def save(self, folder) -> None:
+        """Writes `manifest.json`, all at once: the folder is whole from now on."""
+        content = {
+            "format": "tf_dlrm records",
+            "format_version": FORMAT_VERSION,
+            "num_rows": {split: self.num_rows(split) for split in self.splits},
+            "schema": dataclasses.asdict(self.schema),
+            "vocabulary_digest": self.vocabulary_digest,
+            "origin": dict(self.origin),
+            "shards": [dataclasses.asdict(shard) for shard in self.shards],
+        }
+        text = json.dumps(content, indent=1)
+        path = pathlib.Path(folder) / MANIFEST
+        write_whole(path, f'{text[:-2]},\n "sha256": "{_digest(content)}"\n}}\n')
+
+    @classmethod
+    def load(cls, folder) -> "Manifest":
+        """Reads the manifest and looks whether the files are there, in full size.
+
+        Raises:
+            FileNotFoundError: If there is no manifest: no records, or unfinished ones.
+            ValueError: If it is damaged or of a newer version, or a file is missing
+                or of another size.
+        """
+        path = pathlib.Path(folder) / MANIFEST
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{folder}: no records. A folder that `tf-dlrm prepare` finished has "
+                f"a {MANIFEST}; start it again to go on where it stopped."
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            digest = content.pop("sha256")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: damaged ({error}).") from error
+        if content.get("format_version", 0) > FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: format version {content['format_version']}; this version "
+                f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."
+            )
+        if digest != _digest(content):
+            raise ValueError(f"{path}: damaged, its checksum is wrong.")
+        shards = tuple(
+            Shard(
+                **{**shard, "files": {k: tuple(v) for k, v in shard["files"].items()}}
+            )
+            for shard in content["shards"]
+        )
+        schema = Schema(**{k: tuple(v) for k, v in content["schema"].items()})
+        manifest = cls(schema, shards, content["vocabulary_digest"], content["origin"])
+        manifest._check_sizes(folder)
+        return manifest
+
+    def _check_sizes(self, folder):
+        for shard in self.shards:
+            for part, (size, _) in shard.files.items():
+                path = shard.path(folder, part)
+                if not os.path.exists(path):
+                    raise ValueError(f"{path}: missing; the records are not whole.")
+                if os.path.getsize(path) != size:
+                    raise ValueError(
+                        f"{path}: has {os.path.getsize(path):,} bytes, where the "
+                        f"manifest says {size:,}. It was cut or changed."
+                    )
+
+    def verify(self, folder, progress=None) -> None:
+        """Reads every file and compares its SHA-256.
+
+        Args:
+            folder: The folder of the records.
+            progress: Called with the number of rows verified so far.
+
+        Raises:
+            ValueError: If a file was changed; it is named.
+        """
+        done = 0
+        for shard in self.shards:
+            for part, (_, expected) in shard.files.items():
+                path = shard.path(folder, part)
+                with open(path, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest != expected:
+                    raise ValueError(f"{path}: damaged, its checksum is wrong.")
+            done += shard.num_rows
+            if progress is not None:
+                progress(done)
+
+
+def write_whole(path, text: str) -> None:
+    """Writes a text file that is there in full, or not at all."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(content) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

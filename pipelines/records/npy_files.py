@@ -1,0 +1,107 @@
+"""The binary layout of torchrec and MLPerf DLRM, as batches."""
+
+import os
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from pipelines.files import expand_paths
+from pipelines.records.order import WINDOW_ROWS
+from pipelines.records.reading import make_dataset
+from pipelines.records.store import Part, Store, read_header
+
+_SUFFIX = "_dense.npy"
+
+
+def read_npy(
+    dense_paths,
+    batch_size: int = 2048,
+    shuffle: bool = False,
+    *,
+    vocabulary_sizes: Sequence[int] | None = None,
+    seed: int | None = None,
+    window_rows: int = WINDOW_ROWS,
+    repeat: bool = False,
+    first_batch: int = 0,
+    drop_remainder: bool = False,
+    worker: int = 0,
+    num_workers: int = 1,
+) -> tf.data.Dataset:
+    """Reads the files that torchrec and MLPerf DLRM make of Criteo's logs.
+
+    Beside each `day_0_dense.npy`, float32 `(rows, 13)`, there are `day_0_sparse.npy`,
+    int32 `(rows, 26)`, and `day_0_labels.npy`, `(rows, 1)` or `(rows,)`. They are
+    mapped, never loaded as a whole.
+
+    Args:
+        dense_paths: The `*_dense.npy` files: a path, a glob, or a sequence of them.
+        vocabulary_sizes: Where given, ids are taken modulo these, as torchrec's
+            `hashes` do; without it they must be in their tables.
+        batch_size: As of `records.read`, as are all others.
+        shuffle: As of `records.read`.
+        seed: As of `records.read`.
+        window_rows: As of `records.read`.
+        repeat: As of `records.read`.
+        first_batch: As of `records.read`.
+        drop_remainder: As of `records.read`.
+        worker: As of `records.read`.
+        num_workers: As of `records.read`.
+
+    Returns:
+        A `tf.data.Dataset` as of `records.read`.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is no NumPy array of numbers, or arrays do not fit.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> from pipelines import records
+    >>> day = os.path.join(tempfile.mkdtemp(), "day_0")
+    >>> np.save(day + "_dense.npy", np.ones((4, 13), np.float32))
+    >>> np.save(day + "_sparse.npy", np.ones((4, 26), np.int32))
+    >>> np.save(day + "_labels.npy", np.ones((4, 1), np.int32))
+    >>> features, label = next(iter(records.read_npy(day + "_dense.npy")))
+    >>> features["sparse_features"].shape, label.shape
+    (TensorShape([4, 26, None]), TensorShape([4]))
+
+    Reference:
+        `torchrec.datasets.criteo.BinaryCriteoUtils`.
+    """
+    parts, widths = [], set()
+    for dense in expand_paths(dense_paths):
+        if not dense.endswith(_SUFFIX):
+            raise ValueError(f"Name the files '*{_SUFFIX}'. Received: {dense!r}")
+        stem = dense.removesuffix(_SUFFIX)
+        paths = [f"{stem}_{part}.npy" for part in ("labels", "dense", "sparse")]
+        for path in paths:
+            if not os.path.exists(path):
+                raise FileNotFoundError(f"There is no {path!r} beside {dense!r}.")
+        shapes = [read_header(path)[1] for path in paths]
+        if len({shape[0] for shape in shapes}) > 1 or len(shapes[2]) != 2:
+            raise ValueError(f"{stem}_*.npy do not fit together: {shapes}")
+        widths.add((shapes[1][1], shapes[2][1]))
+        parts.append(Part(shapes[0][0], *paths, None))
+    if len(widths) > 1:
+        raise ValueError(f"The files have different numbers of features: {widths}")
+    (num_features,) = widths
+    if vocabulary_sizes is not None and len(vocabulary_sizes) != num_features[1]:
+        raise ValueError(
+            f"`vocabulary_sizes` must have {num_features[1]} entries. "
+            f"Received: {len(vocabulary_sizes)}"
+        )
+    return make_dataset(
+        Store(parts, vocabulary_sizes),
+        num_features,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        window_rows=window_rows,
+        repeat=repeat,
+        first_batch=first_batch,
+        drop_remainder=drop_remainder,
+        worker=worker,
+        num_workers=num_workers,
+    )

@@ -1,0 +1,125 @@
+"""In which order rows come: as they are, or shuffled, by a function of the position.
+
+A shuffled epoch is a permutation of chunks of consecutive rows. Each window, which
+fits in memory, joins chunks from all over the data and permutes their rows. So what
+comes at a place is a function of seed, epoch and place alone: the place is all that a
+checkpoint needs.
+"""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipelines.records.store import Batch, Store, concatenate, cut, take
+
+WINDOW_ROWS = 1 << 17
+CHUNK_ROWS = 1 << 12
+_WINDOWS_KEPT = 3
+
+
+class Order:
+    """Gives the rows of a store by their place in an epoch.
+
+    Args:
+        store: The rows.
+        shuffle: Whether to shuffle.
+        seed: Seed of the order, from 0.
+        window_rows: Rows that are permuted together.
+        worker: Which part of each epoch this worker reads.
+        num_workers: Number of parts, all of the same number of rows; up to
+            `num_workers - 1` rows are left out, others in each epoch if shuffled.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        shuffle: bool,
+        seed: int,
+        window_rows: int = WINDOW_ROWS,
+        worker: int = 0,
+        num_workers: int = 1,
+    ):
+        self.num_rows = store.num_rows // num_workers
+        self._first = worker * self.num_rows
+        self._store, self._shuffle, self._seed = store, shuffle, seed
+        # At least 32 chunks a window, so that a window is a sample of everything.
+        self._chunk_rows = max(1, min(CHUNK_ROWS, window_rows // 32))
+        self._chunks_per_window = max(1, window_rows // self._chunk_rows)
+        self._lock, self._windows = threading.Lock(), {}
+        self._loader = None
+
+    def read(self, epoch: int, first: int, last: int) -> Batch:
+        """Rows at the places `first` .. `last - 1` of this worker's epoch."""
+        first, last = first + self._first, last + self._first
+        if not self._shuffle:
+            return concatenate(self._store.read(first, last))
+        size = self._chunks_per_window * self._chunk_rows
+        pieces = []
+        while first < last:
+            window, begin = divmod(first, size)
+            end = min(begin + last - first, size)
+            batch, id_ends = self._window(epoch, window).result()
+            pieces.append(cut(batch, id_ends, begin, end))
+            first += end - begin
+        return pieces[0] if len(pieces) == 1 else concatenate(pieces)
+
+    def _window(self, epoch, window):
+        """The window as a future; the next one is loaded meanwhile."""
+        with self._lock:
+            if self._loader is None:
+                self._loader = ThreadPoolExecutor(1, "records-window")
+            future = self._submit(epoch, window)
+            if (window + 1) * self._chunks_per_window * self._chunk_rows < (
+                self._first + self.num_rows
+            ):
+                self._submit(epoch, window + 1)
+            return future
+
+    def _submit(self, epoch, window):
+        key = epoch, window
+        if key not in self._windows:
+            while len(self._windows) >= _WINDOWS_KEPT:
+                self._windows.pop(next(iter(self._windows)))
+            self._windows[key] = self._loader.submit(self._load, epoch, window)
+        return self._windows[key]
+
+    def _load(self, epoch, window):
+        pieces = []
+        for first, last in self._chunks(epoch, window):
+            pieces += self._store.read(first, last)
+        rows = self._generator(epoch, 1 + window)
+        batch = concatenate(pieces)
+        batch = take(batch, rows.permutation(len(batch.labels)))
+        if batch.lengths is None:
+            return batch, None
+        id_ends = np.cumsum(batch.lengths.sum(1, dtype=np.int64))
+        return batch, np.concatenate([[0], id_ends])
+
+    def _chunks(self, epoch, window):
+        """`(first, last + 1)` row of each chunk of a window.
+
+        Chunks begin at another row in each epoch. The last one may be smaller and
+        comes last, so that places are easy to find.
+        """
+        num_rows, size = self._store.num_rows, self._chunk_rows
+        rng = self._generator(epoch, 0)
+        shift = int(rng.integers(num_rows))
+        num_whole = num_rows // size
+        order = rng.permutation(num_whole)
+        numbers = order[
+            window * self._chunks_per_window : (window + 1) * self._chunks_per_window
+        ].tolist()
+        if len(numbers) < self._chunks_per_window and num_rows % size:
+            numbers.append(num_whole)
+        for number in numbers:
+            first = number * size + shift
+            last = min((number + 1) * size, num_rows) + shift
+            if first < num_rows < last:
+                yield first, num_rows
+                first = num_rows
+            wrapped = num_rows if first >= num_rows else 0
+            yield first - wrapped, last - wrapped
+
+    def _generator(self, epoch, stream):
+        return np.random.default_rng([self._seed, epoch, stream])

@@ -1,0 +1,202 @@
+"""Records -> a `tf.data.Dataset` of batches, shuffled or not, resumable anywhere."""
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.records.layout import Manifest
+from pipelines.records.order import WINDOW_ROWS, Order
+from pipelines.records.store import Part, Store
+
+
+def read(
+    folder,
+    batch_size: int = 2048,
+    shuffle: bool = False,
+    *,
+    split: str = "train",
+    seed: int | None = None,
+    window_rows: int = WINDOW_ROWS,
+    repeat: bool = False,
+    first_batch: int = 0,
+    drop_remainder: bool = False,
+    worker: int = 0,
+    num_workers: int = 1,
+) -> tf.data.Dataset:
+    """Reads records as batches for `fit`, `evaluate` or `predict`.
+
+    Batches are read as a whole, from mapped files. What a batch holds is a function of
+    the seed and its number, so the position of an iterator, saved by
+    `tf.train.Checkpoint` or given as `first_batch`, is exact in mid-epoch. Memory does
+    not grow with the number of rows.
+
+    Args:
+        folder: What `tf-dlrm prepare` wrote: a folder with a `manifest.json`.
+        batch_size: Rows in a batch; the last one of an epoch may have fewer.
+        shuffle: Whether to shuffle, anew in each epoch: chunks of 4,096 rows over all
+            the data, and rows within windows of chunks.
+        split: Which split: `"train"`, `"valid"` or `"test"`.
+        seed: Seed of the shuffle; an integer makes the order repeatable.
+        window_rows: Rows of a window; three are in memory.
+        repeat: Whether to go on with the next epoch without end; give `fit` its
+            `steps_per_epoch`. Batches do not cross epochs.
+        first_batch: Number of the batch to begin with; with `repeat` it counts
+            through the epochs.
+        drop_remainder: Whether to leave out a last batch that is not full.
+        worker: Number of this worker, from 0.
+        num_workers: Number of workers that share each epoch, all the same number of
+            rows; the seed must be the same for all.
+
+    Returns:
+        A `tf.data.Dataset` of known cardinality, of `(features, label)`:
+        `dense_features` float32 `(B, num_dense)`, `sparse_features` an int64 ragged
+        tensor `(B, num_sparse, None)` (missing is an empty bag), label float32
+        `(B,)`.
+
+    Raises:
+        FileNotFoundError: If there are no finished records.
+        ValueError: If a file is missing or of another size than the manifest says,
+            there is no such split, or an argument is out of range.
+
+    Example:
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from pipelines import records
+    >>> folder = tempfile.mkdtemp()
+    >>> schema = records.Schema(dense=["age"], sparse=["item"], vocabulary_sizes=[9])
+    >>> with records.Writer(folder, schema) as writer:
+    ...     writer.append(np.zeros(5), np.ones((5, 1)), np.arange(5)[:, None])
+    >>> [len(label) for _, label in records.read(folder, batch_size=2, shuffle=True)]
+    [2, 2, 1]
+    """
+    manifest = Manifest.load(folder)
+    parts = [
+        Part(
+            shard.num_rows,
+            *(shard.path(folder, part) for part in ("labels", "dense", "sparse")),
+            shard.path(folder, "lengths") if shard.has_bags else None,
+        )
+        for shard in manifest.shards_of(split)
+        if shard.num_rows
+    ]
+    return make_dataset(
+        Store(parts),
+        (len(manifest.schema.dense), len(manifest.schema.sparse)),
+        batch_size=batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        window_rows=window_rows,
+        repeat=repeat,
+        first_batch=first_batch,
+        drop_remainder=drop_remainder,
+        worker=worker,
+        num_workers=num_workers,
+    )
+
+
+def make_dataset(
+    store: Store,
+    num_features: tuple[int, int],
+    *,
+    batch_size: int,
+    shuffle: bool,
+    seed: int | None,
+    window_rows: int,
+    repeat: bool,
+    first_batch: int,
+    drop_remainder: bool,
+    worker: int,
+    num_workers: int,
+) -> tf.data.Dataset:
+    """The data set of a store's rows; the arguments are those of `read`.
+
+    Args:
+        store: The rows.
+        num_features: Numbers of dense and of sparse features.
+    """
+    minimum = {"batch_size": 1, "window_rows": 1, "first_batch": 0, "num_workers": 1}
+    given = locals()
+    for name, least in minimum.items():
+        value = given[name]
+        if not hasattr(value, "__index__") or value < least:
+            raise ValueError(f"`{name}` must be at least {least}. Received: {value!r}")
+    if not 0 <= worker < num_workers:
+        raise ValueError(
+            f"`worker` must be from 0 to num_workers - 1 = {num_workers - 1}. "
+            f"Received: worker={worker!r}"
+        )
+    if seed is None:
+        if num_workers > 1 and shuffle:
+            raise ValueError("Workers that share rows need the same `seed`.")
+        seed = int(np.random.SeedSequence().entropy & 0x7FFFFFFF)
+    order = Order(store, shuffle, seed, window_rows, worker, num_workers)
+    num_batches = order.num_rows // batch_size
+    if order.num_rows % batch_size and not drop_remainder:
+        num_batches += 1
+    if repeat and not num_batches:
+        raise ValueError("There is no row to repeat.")
+    load = _Loader(order, batch_size, num_features)
+    if repeat:
+        numbers = tf.data.Dataset.counter(first_batch)
+        numbers = numbers.map(lambda i: (i // num_batches, i % num_batches))
+    else:
+        # One number an epoch, the first in each process the same.
+        epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
+        first_batch = min(first_batch, num_batches)
+        numbers = epochs.flat_map(
+            lambda epoch: tf.data.Dataset.range(first_batch, num_batches).map(
+                lambda batch: (tf.cast(epoch, tf.int64), batch)
+            )
+        )
+    batches = numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    options = tf.data.Options()
+    # A batch is a function of its number: that is all the state there is.
+    options.experimental_external_state_policy = (
+        tf.data.experimental.ExternalStatePolicy.IGNORE
+    )
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    cardinality = tf.data.INFINITE_CARDINALITY if repeat else num_batches - first_batch
+    batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+
+class _Loader:
+    """From `(epoch, number)` to a batch of tensors."""
+
+    def __init__(self, order, batch_size, num_features):
+        self._order, self._batch_size = order, batch_size
+        self._num_dense, self._num_sparse = num_features
+        # Of one-hot features, for every full batch.
+        self._splits = np.arange(batch_size * self._num_sparse + 1)
+
+    def __call__(self, epoch, number):
+        types = (tf.float32, tf.float32, tf.int32, tf.int64)
+        label, dense, ids, splits = tf.numpy_function(
+            self._load, [epoch, number], types
+        )
+        label.set_shape((None,))
+        dense.set_shape((None, self._num_dense))
+        ids = tf.cast(tf.reshape(ids, [-1]), tf.int64)
+        splits.set_shape((None,))
+        bags = tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
+        sparse = tf.RaggedTensor.from_uniform_row_length(
+            bags, self._num_sparse, nrows=tf.size(label, tf.int64)
+        )
+        return {"dense_features": dense, "sparse_features": sparse}, label
+
+    def _load(self, epoch, number):
+        first = int(number) * self._batch_size
+        last = min(first + self._batch_size, self._order.num_rows)
+        batch = self._order.read(int(epoch), first, last)
+        ids, lengths = batch.ids, batch.lengths
+        if lengths is None and (ids < 0).any():  # missing ids are empty bags
+            lengths = ids >= 0
+            ids = ids[lengths]
+        if lengths is None:
+            splits = self._splits[: (last - first) * self._num_sparse + 1]
+        else:
+            splits = np.zeros(lengths.size + 1, np.int64)
+            np.cumsum(lengths.reshape(-1), out=splits[1:])
+        return batch.labels.astype(np.float32), batch.dense, ids, splits

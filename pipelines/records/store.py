@@ -1,0 +1,231 @@
+"""Rows of records by their number, from files that stay on disk.
+
+# n rows, F sparse features, V ids
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+_STRIDE = 1024
+_MAX_OPEN_PARTS = 64
+
+
+class Batch(NamedTuple):
+    """Some rows.
+
+    Attributes:
+        labels: `(n,)`.
+        dense: float32 `(n, num_dense)`.
+        ids: int32 `(n, F)`; with lengths those of all bags one after another, `(V,)`.
+        lengths: uint16 `(n, F)`, or `None`.
+    """
+
+    labels: np.ndarray
+    dense: np.ndarray
+    ids: np.ndarray
+    lengths: np.ndarray | None
+
+
+class Part(NamedTuple):
+    """The files of consecutive rows.
+
+    Attributes:
+        num_rows: Number of rows.
+        labels: Path of the labels.
+        dense: Path of the dense features.
+        sparse: Path of the ids.
+        lengths: Path of the lengths of bags, or `None`.
+    """
+
+    num_rows: int
+    labels: str
+    dense: str
+    sparse: str
+    lengths: str | None
+
+
+class Store:
+    """Rows of several parts, numbered through.
+
+    Args:
+        parts: The parts, in the order of their rows.
+        modulo: Sizes of the tables, to take one-hot ids modulo; `None`: they are in
+            their tables.
+    """
+
+    def __init__(self, parts: Sequence[Part], modulo: Sequence[int] | None = None):
+        self._parts = list(parts)
+        self._modulo = None if modulo is None else np.asarray(modulo, np.int32)
+        self._ends = np.cumsum([part.num_rows for part in parts], dtype=np.int64)
+        self._open, self._lock = {}, threading.Lock()
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows in all."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, first: int, last: int) -> list[Batch]:
+        """Reads rows `first` .. `last - 1`: pieces, one of each part that has some.
+
+        The arrays are views of mapped files; nothing is read before it is used.
+        """
+        pieces = []
+        while first < last:
+            number = int(np.searchsorted(self._ends, first, side="right"))
+            begin = int(self._ends[number]) - self._parts[number].num_rows
+            end = min(last, int(self._ends[number]))
+            piece = self._part(number).rows(first - begin, end - begin)
+            if self._modulo is not None:
+                piece = piece._replace(ids=piece.ids % self._modulo)
+            pieces.append(piece)
+            first = end
+        return pieces
+
+    def _part(self, number):
+        with self._lock:
+            if number not in self._open:
+                if len(self._open) >= _MAX_OPEN_PARTS:
+                    self._open.pop(next(iter(self._open)))
+                self._open[number] = _OpenPart(self._parts[number])
+            return self._open[number]
+
+
+class _OpenPart:
+    def __init__(self, part):
+        self._files = {
+            name: _NpyReader(getattr(part, name))
+            for name in ("labels", "dense", "sparse", "lengths")
+            if getattr(part, name) is not None
+        }
+        for name, file in self._files.items():
+            if (name != "sparse" or not part.lengths) and len(file) != part.num_rows:
+                raise ValueError(
+                    f"{getattr(part, name)}: has {len(file):,} rows where "
+                    f"{part.num_rows:,} belong."
+                )
+        self._starts = None
+        if part.lengths is not None:
+            # First id of every 1,024th row; those between are summed when needed.
+            sums = [
+                self._files["lengths"][row : row + _STRIDE].sum(dtype=np.int64)
+                for row in range(0, part.num_rows, _STRIDE)
+            ]
+            self._starts = np.cumsum([0, *sums])
+
+    def rows(self, first, last):
+        rows = slice(first, last)
+        labels, dense = (
+            self._files["labels"][rows].reshape(-1),
+            self._files["dense"][rows],
+        )
+        if self._starts is None:
+            return Batch(labels, dense, self._files["sparse"][rows], None)
+        ids = slice(self._first_id(first), self._first_id(last))
+        return Batch(
+            labels, dense, self._files["sparse"][ids], self._files["lengths"][rows]
+        )
+
+    def _first_id(self, row):
+        stride = row // _STRIDE
+        between = self._files["lengths"][stride * _STRIDE : row]
+        return int(self._starts[stride]) + int(between.sum(dtype=np.int64))
+
+
+class _NpyReader:
+    """Rows of a NumPy file. They are read, not mapped: pages of a mapped file count as
+    memory of the process, and cost a fault each."""
+
+    def __init__(self, path):
+        self._path = path
+        header = read_header(path)
+        self._offset, self.shape, self._dtype = header
+        self._row_bytes = int(np.prod(self.shape[1:])) * self._dtype.itemsize
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        first, last, _ = rows.indices(self.shape[0])
+        array = np.empty((max(last - first, 0), *self.shape[1:]), self._dtype)
+        view = memoryview(array.reshape(-1).view(np.uint8))
+        offset = self._offset + first * self._row_bytes
+        while len(view):
+            num_bytes = os.preadv(self._file, [view], offset)
+            if not num_bytes:
+                raise ValueError(f"{self._path}: ends too early; it was cut.")
+            view, offset = view[num_bytes:], offset + num_bytes
+        return array
+
+
+def read_header(path) -> tuple[int, tuple[int, ...], np.dtype]:
+    """Where the numbers of a NumPy file begin, their shape and type.
+
+    Raises:
+        ValueError: If it is no NumPy file of rows of numbers.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: no NumPy file of numbers ({error}).") from error
+    if not array.ndim or not array.flags.c_contiguous:
+        raise ValueError(f"{path}: not an array of rows.")
+    return array.offset, array.shape, array.dtype
+
+
+def concatenate(pieces: Sequence[Batch]) -> Batch:
+    """Joins pieces to one batch of their rows, in memory."""
+    if any(piece.lengths is not None for piece in pieces):
+        pieces = [_with_lengths(piece) for piece in pieces]
+    columns = zip(*pieces, strict=True)
+    return Batch(*(None if c[0] is None else np.concatenate(c) for c in columns))
+
+
+def _with_lengths(batch):
+    if batch.lengths is not None:
+        return batch
+    lengths = (batch.ids >= 0).astype(np.uint16)
+    return batch._replace(ids=batch.ids[lengths > 0], lengths=lengths)
+
+
+def cut(batch: Batch, id_ends: np.ndarray | None, first: int, last: int) -> Batch:
+    """Rows `first` .. `last - 1` of a batch, as views.
+
+    Args:
+        batch: The batch.
+        id_ends: Number of ids before each of its rows, and in all; `None` if it has
+            no lengths.
+        first: First row.
+        last: Last row + 1; more than there are, for all that follow.
+    """
+    rows = slice(first, last)
+    ids, lengths = batch.ids[rows], None
+    if batch.lengths is not None:
+        last = min(last, len(batch.labels))
+        ids, lengths = batch.ids[id_ends[first] : id_ends[last]], batch.lengths[rows]
+    return Batch(batch.labels[rows], batch.dense[rows], ids, lengths)
+
+
+def take(batch: Batch, rows: np.ndarray) -> Batch:
+    """Picks rows in any order.
+
+    Args:
+        batch: The batch.
+        rows: Positions `(m,)` of rows.
+    """
+    labels, dense = batch.labels[rows], batch.dense.take(rows, axis=0)
+    if batch.lengths is None:
+        return Batch(labels, dense, batch.ids.take(rows, axis=0), None)
+    counts = batch.lengths.sum(1, dtype=np.int64)
+    ends = np.cumsum(counts)
+    starts, picked = (ends - counts)[rows], counts[rows]
+    # Of each id its place: first id of its row, and where it is in the row.
+    places = np.arange(int(picked.sum()))
+    places += np.repeat(starts - np.cumsum(picked) + picked, picked)
+    return Batch(labels, dense, batch.ids[places], batch.lengths.take(rows, axis=0))

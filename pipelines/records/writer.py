@@ -1,0 +1,301 @@
+"""Writing records: shard by shard, each there in full or not at all."""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipelines.records.layout import DTYPES, MANIFEST, Manifest, Schema, Shard
+
+DEFAULT_ROWS_PER_SHARD = 1 << 20
+_MAX_LENGTH = np.iinfo(np.uint16).max
+
+
+class Writer:
+    """Writes the records of one split into a folder, and its manifest at the end.
+
+    Args:
+        folder: Folder of the records; made if it is not there.
+        schema: The columns.
+        rows_per_shard: Rows of a shard; the last one may have fewer.
+        split: Name of the split.
+        vocabulary_digest: `Vocabulary.digest` of what numbered the ids.
+        origin: How the records are made, JSON-safe, for the manifest.
+
+    Raises:
+        FileExistsError: If the folder holds finished records.
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    >>> import tempfile
+    >>> from pipelines import records
+    >>> folder = tempfile.mkdtemp()
+    >>> schema = records.Schema(dense=["age"], sparse=["item"], vocabulary_sizes=[9])
+    >>> with records.Writer(folder, schema) as writer:
+    ...     writer.append(labels=[1, 0], dense=[[0.5], [1.5]], ids=[[3], [8]])
+    >>> records.Manifest.load(folder).num_rows("train")
+    2
+    """
+
+    def __init__(
+        self,
+        folder,
+        schema: Schema,
+        rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
+        split: str = "train",
+        vocabulary_digest: str | None = None,
+        origin: Mapping | None = None,
+    ):
+        if (pathlib.Path(folder) / MANIFEST).exists():
+            raise FileExistsError(f"{folder} holds finished records. Name another.")
+        self._folder, self._schema = folder, schema
+        self._digest, self._origin = vocabulary_digest, dict(origin or {})
+        self._shards = ShardWriter(folder, schema, rows_per_shard, split)
+
+    def append(self, labels, dense, ids, lengths=None) -> None:
+        """Adds rows; see `ShardWriter.append`."""
+        self._shards.append(labels, dense, ids, lengths)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            self._shards.abandon()
+            return
+        shards = self._shards.finish()
+        manifest = Manifest(self._schema, tuple(shards), self._digest, self._origin)
+        manifest.save(self._folder)
+
+
+class ShardWriter:
+    """Writes the shards of one split.
+
+    Args:
+        folder: Folder of the records.
+        schema: The columns.
+        rows_per_shard: Rows of a shard.
+        split: Name of the split.
+        finished: Shards that were written by an earlier run.
+        on_shard: Called with each `Shard` that is in place.
+    """
+
+    def __init__(
+        self, folder, schema, rows_per_shard, split="train", finished=(), on_shard=None
+    ):
+        if rows_per_shard < 1:
+            raise ValueError(
+                f"`rows_per_shard` must be positive. Received: {rows_per_shard}"
+            )
+        self._folder, self._schema, self._split = folder, schema, split
+        self._rows_per_shard = int(rows_per_shard)
+        self._shards, self._on_shard = list(finished), on_shard
+        self._num_shards = len(self._shards)
+        self._files, self._num_rows = None, 0
+        # Files are hashed and brought to the disk while the next ones are written.
+        self._closer, self._closing = ThreadPoolExecutor(1), []
+        os.makedirs(os.path.join(folder, split), exist_ok=True)
+
+    def append(self, labels, dense, ids, lengths=None) -> None:
+        """Adds rows.
+
+        Args:
+            labels: `(n,)`, 0 or 1.
+            dense: `(n, num_dense)` finite numbers.
+            ids: `(n, num_sparse)` ids, -1 where missing; with `lengths` those of all
+                bags one after another, `(V,)`.
+            lengths: `(n, num_sparse)` numbers of ids of the bags, or `None`. The same
+                in all calls: given, or not.
+
+        Raises:
+            ValueError: If a shape, a label or an id is wrong.
+        """
+        arrays = self._checked(labels, dense, ids, lengths)
+        done = 0
+        num_rows, id_ends = len(arrays["labels"]), None
+        if lengths is not None:
+            id_ends = np.concatenate(
+                [[0], np.cumsum(arrays["lengths"].sum(1, dtype=np.int64))]
+            )
+        while done < num_rows:
+            if self._files is None:
+                self._open(list(arrays))
+            end = min(num_rows, done + self._rows_per_shard - self._num_rows)
+            for part, file in self._files.items():
+                rows = slice(done, end)
+                if part == "sparse" and id_ends is not None:
+                    rows = slice(id_ends[done], id_ends[end])
+                file.write(arrays[part][rows])
+            self._num_rows += end - done
+            done = end
+            if self._num_rows == self._rows_per_shard:
+                self._close()
+
+    def finish(self) -> list[Shard]:
+        """Closes the last shard and returns all; at least one, which may be empty."""
+        if self._files is not None:
+            self._close()
+        if not self._num_shards:
+            self._open(["labels", "dense", "sparse"])
+            self._close()
+        self._wait(0)
+        self._closer.shutdown()
+        return self._shards
+
+    def abandon(self) -> None:
+        """Removes what is not finished."""
+        self._closer.shutdown()
+        for file in (self._files or {}).values():
+            file.remove()
+        self._files = None
+
+    def _checked(self, labels, dense, ids, lengths):
+        schema = self._schema
+        labels, dense, ids = np.asarray(labels), np.asarray(dense), np.asarray(ids)
+        num_rows = len(labels)
+        of_bags = (num_rows, len(schema.sparse))
+        expected = {"labels": (labels, (num_rows,))}
+        expected["dense"] = (dense, (num_rows, len(schema.dense)))
+        if lengths is None:
+            expected["sparse"] = (ids, of_bags)
+        else:
+            lengths = np.asarray(lengths)
+            expected["lengths"] = (lengths, of_bags)
+            expected["sparse"] = (ids, (int(lengths.sum()),))
+        for name, (array, shape) in expected.items():
+            if array.shape != shape:
+                raise ValueError(
+                    f"`{name}` must have the shape {shape}. Received: {array.shape}"
+                )
+        if num_rows and not ((labels == 0) | (labels == 1)).all():
+            raise ValueError("`labels` must be 0 or 1.")
+        self._check_numbers(dense)
+        self._check_ids(ids, lengths)
+        if lengths is not None and lengths.max(initial=0) > _MAX_LENGTH:
+            raise ValueError(
+                f"A bag may have at most {_MAX_LENGTH:,} ids. "
+                f"Received: one of {lengths.max():,}"
+            )
+        return {
+            part: np.ascontiguousarray(expected[part][0], DTYPES[part])
+            for part in expected
+        }
+
+    def _check_numbers(self, dense):
+        if not np.isfinite(dense).all():
+            row, column = np.argwhere(~np.isfinite(dense))[0]
+            raise ValueError(
+                f"Dense values must be finite. '{self._schema.dense[column]}' has the "
+                f"value {dense[row, column]} in row {row} of these."
+            )
+
+    def _check_ids(self, ids, lengths):
+        """Ids must be in their tables; -1 is for a missing one, which bags lack."""
+        sizes = np.asarray(self._schema.vocabulary_sizes)
+        if lengths is None:
+            wrong = (ids < -1) | (ids >= sizes)
+        else:
+            features = np.tile(np.arange(len(sizes)), len(lengths))
+            features = np.repeat(features, lengths.reshape(-1))
+            wrong = (ids < 0) | (ids >= sizes[features])
+        if wrong.any():
+            place = np.argwhere(wrong)[0]
+            feature = place[1] if lengths is None else features[place[0]]
+            raise ValueError(
+                f"Ids must be in their tables. '{self._schema.sparse[feature]}' has "
+                f"the id {ids[tuple(place)]}, where there are {sizes[feature]:,}."
+            )
+
+    def _open(self, parts):
+        shapes = {
+            "labels": (),
+            "dense": (len(self._schema.dense),),
+            "sparse": () if "lengths" in parts else (len(self._schema.sparse),),
+            "lengths": (len(self._schema.sparse),),
+        }
+        shard = Shard(self._split, f"part-{self._num_shards:05d}", 0, {})
+        self._files = {
+            part: _NpyFile(shard.path(self._folder, part), DTYPES[part], shapes[part])
+            for part in parts
+        }
+        self._num_shards, self._num_rows = self._num_shards + 1, 0
+
+    def _close(self):
+        name = f"part-{self._num_shards - 1:05d}"
+        job = self._closer.submit(self._complete, self._files, name, self._num_rows)
+        self._files, self._num_rows = None, 0
+        self._closing.append(job)
+        self._wait(2)
+
+    def _wait(self, num_left):
+        while len(self._closing) > num_left:
+            self._closing.pop(0).result()
+
+    def _complete(self, files, name, num_rows):
+        described = {part: file.close() for part, file in files.items()}
+        for file in files.values():
+            file.put_in_place()
+        _sync(os.path.join(self._folder, self._split))
+        shard = Shard(self._split, name, num_rows, described)
+        self._shards.append(shard)
+        if self._on_shard is not None:
+            self._on_shard(shard)
+
+
+class _NpyFile:
+    """A NumPy file of rows, beside its place until it is whole."""
+
+    def __init__(self, path, dtype, row_shape):
+        self._path, self._temporary = path, f"{path}.tmp"
+        self._dtype, self._row_shape = np.dtype(dtype), row_shape
+        self._num_rows = 0
+        self._file = open(self._temporary, "wb")
+        self._file.write(self._header())
+
+    def write(self, rows):
+        self._num_rows += len(rows)
+        self._file.write(np.ascontiguousarray(rows))
+
+    def close(self):
+        """Completes the file; returns its size and SHA-256.
+
+        The header comes first and its number of rows last, so the file is hashed when
+        it is whole: read again, from memory as a rule.
+        """
+        self._file.seek(0)
+        self._file.write(self._header())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        with open(self._temporary, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return os.path.getsize(self._temporary), digest
+
+    def put_in_place(self):
+        os.replace(self._temporary, self._path)
+
+    def remove(self):
+        self._file.close()
+        os.unlink(self._temporary)
+
+    def _header(self):
+        """Version 1.0 of NumPy's format, always 128 bytes long."""
+        shape = (self._num_rows, *self._row_shape)
+        text = (
+            f"{{'descr': '{self._dtype.str}', 'fortran_order': False, "
+            f"'shape': {shape}, }}"
+        )
+        text = text.ljust(128 - 10 - 1).encode() + b"\n"
+        return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def _sync(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

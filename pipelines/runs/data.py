@@ -1,0 +1,229 @@
+"""What a run reads: click logs as text, or records that `prepare` made of them."""
+
+import os
+import pathlib
+
+from pipelines import records
+from pipelines import vocabulary as vocabularies
+from pipelines.criteo import Parser, read
+from pipelines.criteo.scanning import scan
+from pipelines.files import BlockReader, Paths, expand_paths
+from pipelines.prepare import VOCABULARY, WORK
+from pipelines.progress import bar
+from pipelines.quarantine import Quarantine
+from pipelines.records.layout import MANIFEST, Manifest
+from pipelines.vocabulary import HashVocabulary, Vocabulary
+
+
+def find_records(paths: Paths) -> str | None:
+    """The folder of records that `paths` is, or `None`: then it is files.
+
+    Raises:
+        FileNotFoundError: If it is a folder that `prepare` has not finished.
+    """
+    if not isinstance(paths, str | os.PathLike):
+        if len(paths) != 1:
+            return None
+        (paths,) = paths
+    folder = pathlib.Path(paths)
+    if not folder.is_dir():
+        return None
+    if (folder / WORK).is_dir():
+        Manifest.load(folder)  # says that it is not finished, if so
+    return os.fspath(folder) if (folder / MANIFEST).is_file() else None
+
+
+class LogData:
+    """Labelled files of lines.
+
+    Args:
+        config: The `RunConfig`.
+        train_paths: Files to train on.
+        valid_paths: Files for validation, or `None`.
+        folder: The `RunFolder`, for bad rows.
+        vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one as the config
+            says.
+
+    Attributes:
+        vocabulary: The vocabulary.
+        num_rows: Rows to train on in an epoch.
+        quarantines: Where bad rows went.
+    """
+
+    def __init__(self, config, train_paths, valid_paths, folder, vocabulary=None):
+        self._train = expand_paths(train_paths)
+        self._valid = expand_paths(valid_paths) if valid_paths else None
+        self._config = config
+        self._bad = Quarantine(folder.bad_rows_path, config.max_bad_share)
+        self._bad_valid = Quarantine(folder.bad_valid_rows_path, config.max_bad_share)
+        self.quarantines = (self._bad, self._bad_valid)
+        if self._valid:
+            # Before hours of training, not after: a look at every validation row.
+            _check_rows(self._valid, self._bad_valid)
+        self.vocabulary = vocabulary or self._make_vocabulary()
+        self.num_rows = getattr(self.vocabulary, "num_rows", 0)
+        if vocabulary is not None or not self.num_rows:
+            self.num_rows = _count_rows(self._train)
+
+    def _make_vocabulary(self):
+        config = self._config
+        if config.hash_buckets is not None:
+            return HashVocabulary(config.hash_buckets)
+        return build_vocabulary(
+            self._train, config.min_count, config.max_vocabulary_size, self._bad
+        )
+
+    @property
+    def origin(self) -> dict:
+        """The files, for the run's `config.json`."""
+        data = {"train": self._train, "valid": self._valid or []}
+        return {k: [os.path.abspath(p) for p in v] for k, v in data.items()}
+
+    def train_dataset(self):
+        """The data set of an epoch."""
+        config = self._config
+        return read(
+            self._train,
+            Parser(self.vocabulary),
+            config.batch_size,
+            shuffle=config.shuffle,
+            seed=config.seed,
+            quarantine=self._bad,
+        )
+
+    def valid_dataset(self):
+        """The data set for validation, or `None`."""
+        if not self._valid:
+            return None
+        parser, size = Parser(self.vocabulary), self._config.batch_size
+        return read(self._valid, parser, size, quarantine=self._bad_valid)
+
+    def count(self) -> dict:
+        """How many rows there were, when all is read."""
+        return {
+            "num_rows": self._bad.num_rows - self._bad.num_bad,
+            "num_bad_rows": self._bad.num_bad,
+            "num_valid_rows": self._bad_valid.num_rows - self._bad_valid.num_bad,
+            "num_bad_valid_rows": self._bad_valid.num_bad,
+        }
+
+
+class RecordData:
+    """Records of a folder: its split `"train"`, and `"valid"` where there is one.
+
+    Args:
+        config: The `RunConfig`.
+        records_folder: The folder that `prepare` wrote.
+
+    Raises:
+        ValueError: If the folder has no vocabulary, or not that of its records.
+
+    Attributes: as of `LogData`.
+    """
+
+    quarantines = ()
+
+    def __init__(self, config, records_folder):
+        self._folder, self._config = records_folder, config
+        self._manifest = Manifest.load(records_folder)
+        self.vocabulary = load_vocabulary(records_folder, self._manifest)
+        self.num_rows = self._manifest.num_rows("train")
+        self._has_valid = "valid" in self._manifest.splits
+
+    @property
+    def origin(self) -> dict:
+        """The folder, for the run's `config.json`."""
+        return {"records": os.path.abspath(self._folder)}
+
+    def train_dataset(self):
+        """The data set of an epoch."""
+        config = self._config
+        return records.read(
+            self._folder, config.batch_size, config.shuffle, seed=config.seed
+        )
+
+    def valid_dataset(self):
+        """The data set for validation, or `None`."""
+        if not self._has_valid:
+            return None
+        return records.read(self._folder, self._config.batch_size, split="valid")
+
+    def count(self) -> dict:
+        """How many rows there are."""
+        num_valid = self._manifest.num_rows("valid") if self._has_valid else 0
+        return {
+            "num_rows": self.num_rows,
+            "num_bad_rows": 0,
+            "num_valid_rows": num_valid,
+            "num_bad_valid_rows": 0,
+        }
+
+
+def load_vocabulary(folder, manifest: Manifest):
+    """The vocabulary that numbered the ids of records.
+
+    Raises:
+        ValueError: If it is not there, or another one.
+    """
+    path = pathlib.Path(folder) / VOCABULARY
+    if not path.exists():
+        raise ValueError(f"{folder} has no {VOCABULARY}; `tf-dlrm prepare` writes it.")
+    vocabulary = vocabularies.load(path)
+    if vocabulary.digest != manifest.vocabulary_digest:
+        raise ValueError(f"{path} is not the vocabulary of the records beside it.")
+    return vocabulary
+
+
+def build_vocabulary(
+    paths: Paths, min_count: int = 10, max_size: int | None = None, quarantine=None
+) -> Vocabulary:
+    """Counts the values of labelled files, with progress.
+
+    Args:
+        paths: Files; see `pipelines.files.expand_paths`.
+        min_count: Times a value must occur to have an id.
+        max_size: Largest number of ids of a feature; `None`: no limit.
+        quarantine: Where bad rows go.
+    """
+    with bar("Counting values") as update:
+        return Vocabulary.build(paths, min_count, max_size, update, quarantine)
+
+
+def estimate_rows(paths) -> int | None:
+    """Rows of plain files by a look at their size; `None` where that says nothing."""
+    paths = expand_paths(paths)
+    if any(path.endswith(".gz") for path in paths):
+        return None
+    with open(paths[0], "rb") as file:
+        start = file.read(1 << 20)
+    lines = max(start.count(b"\n"), 1)
+    size = sum(os.path.getsize(path) for path in paths)
+    return round(size / (max(start.rfind(b"\n") + 1, 1) / lines))
+
+
+def no_rows(paths) -> str:
+    """What to say of files without a good row."""
+    return f"No row is good in {', '.join(map(str, expand_paths(paths)))}."
+
+
+def _check_rows(paths, quarantine):
+    """Reads labelled rows once, for their faults alone."""
+    done = 0
+    with bar("Checking validation rows") as update:
+        for block in scan(paths, quarantine):
+            done += block.rows.num_lines
+            update(done)
+    quarantine.check()
+    if quarantine.num_rows == quarantine.num_bad:
+        raise ValueError(no_rows(paths))
+
+
+def _count_rows(paths) -> int:
+    reader = BlockReader()
+    total = 0
+    with bar("Counting rows") as update:
+        for path in paths:
+            for block in reader.blocks(path):
+                total += block.count(b"\n") + (not block.endswith(b"\n"))
+                update(total)
+    return total

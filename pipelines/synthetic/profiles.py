@@ -1,0 +1,273 @@
+"""What a trace's locality is described by, and its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.synthetic import tsv
+from pipelines.synthetic.checks import check_directory, check_integer, check_sizes
+from pipelines.synthetic.distances import (
+    BIN_EDGES,
+    BINS_PER_OCTAVE,
+    EXACT_BELOW,
+    NUM_BINS,
+)
+
+FORMAT = "tf_dlrm trace profile"
+FORMAT_VERSION = 1
+
+Counts = tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureProfile:
+    """How the accesses of one feature follow each other.
+
+    Attributes:
+        name: of the feature.
+        vocabulary_size: number of ids that there are.
+        num_distinct: number of ids that were accessed.
+        num_accesses: number of accesses.
+        distances: `(distance, count)`, rising: how many accesses had that LRU stack
+            distance. From 256 on it is the smallest one of a bin, which is at most
+            1/16 of it wide (`pipelines.synthetic.distances.BIN_EDGES`).
+        bag_sizes: `(size, count)`, rising: how many rows had that many ids.
+
+    Raises:
+        ValueError: the numbers contradict each other.
+    """
+
+    name: str
+    vocabulary_size: int
+    num_distinct: int
+    num_accesses: int
+    distances: Counts
+    bag_sizes: Counts
+
+    def __post_init__(self):
+        check_sizes("vocabulary_size", [self.vocabulary_size])
+        check_integer("num_distinct", self.num_distinct, 0)
+        check_integer("num_accesses", self.num_accesses, 0)
+        for name in ("distances", "bag_sizes"):
+            pairs = tuple((int(key), int(count)) for key, count in getattr(self, name))
+            object.__setattr__(self, name, pairs)
+            keys = [key for key, _ in pairs]
+            if keys != sorted(set(keys)) or any(min(pair) < 0 for pair in pairs):
+                self._refuse(f"`{name}` must rise and count")
+        if not np.isin([key for key, _ in self.distances], BIN_EDGES).all():
+            self._refuse("`distances` must be where bins begin")
+        if sum(size * count for size, count in self.bag_sizes) != self.num_accesses:
+            self._refuse("`bag_sizes` must add up to `num_accesses`")
+        if not self.num_distinct <= min(self.num_new, self.vocabulary_size):
+            self._refuse("`num_distinct` must be among `num_new` and the vocabulary")
+        if self.distances and self.distances[-1][0] >= self.num_distinct:
+            self._refuse("a distance must be below `num_distinct`")
+
+    def _refuse(self, rule):
+        raise ValueError(f"The profile of {self.name!r} is impossible: {rule}.")
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return sum(count for _, count in self.bag_sizes)
+
+    @property
+    def num_new(self) -> int:
+        """Number of accesses of ids that had not been accessed before."""
+        return self.num_accesses - sum(count for _, count in self.distances)
+
+    def counts(self) -> np.ndarray:
+        """Accesses by distance: int64 `(1 + NUM_BINS,)`, the new ones, then by bin."""
+        counts = np.zeros(1 + NUM_BINS, np.int64)
+        counts[0] = self.num_new
+        if self.distances:
+            edges, values = np.asarray(self.distances).T
+            counts[1 + np.searchsorted(BIN_EDGES, edges)] = values
+        return counts
+
+    def hit_rate(self, cache_rows: int) -> float:
+        """Share of accesses that a cache hits which evicts the least recently used.
+
+        It is exact up to 256 rows; beyond, exact at the edges of bins, and a straight
+        line between them: never wrong by more than the share of one bin.
+
+        Args:
+            cache_rows: number of rows that the cache holds.
+        """
+        hits = np.concatenate([[0], np.cumsum(self.counts()[1:])])
+        return float(np.interp(cache_rows, BIN_EDGES, hits) / max(self.num_accesses, 1))
+
+    def merge(self, other: FeatureProfile) -> FeatureProfile:
+        """The profile of two logs; see `Profile.merge`."""
+        return FeatureProfile(
+            self.name,
+            max(self.vocabulary_size, other.vocabulary_size),
+            max(self.num_distinct, other.num_distinct),
+            self.num_accesses + other.num_accesses,
+            _add(self.distances, other.distances),
+            _add(self.bag_sizes, other.bag_sizes),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """The locality of a log: LRU stack distances and bag sizes of its features.
+
+    It holds no ids and no rows of the log. `profile` measures arrays, `profile_logs`
+    files, and `Trace` generates rows that have the same profile.
+
+    Args:
+        features: the `FeatureProfile` of each sparse feature, of equally many rows.
+
+    Raises:
+        ValueError: there is no feature, or no row, or the numbers of rows differ.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> from pipelines.synthetic import Profile, profile
+    >>> measured = profile([3, 5, 3, 3, 5])
+    >>> measured.features[0].distances, measured.features[0].num_new
+    (((0, 1), (1, 2)), 2)
+    >>> measured.features[0].hit_rate(cache_rows=1)
+    0.2
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "profile.json"
+    >>> measured.save(path)
+    >>> Profile.load(path) == measured
+    True
+    """
+
+    features: tuple[FeatureProfile, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "features", tuple(self.features))
+        rows = {feature.num_rows for feature in self.features}
+        if len(rows) != 1 or rows == {0}:
+            raise ValueError(
+                "`features` must be profiles of the same rows, at least one. "
+                f"Received: {len(self.features)} profiles, of {sorted(rows)} rows."
+            )
+        if len(set(self.names)) != len(self.names):
+            raise ValueError(f"Names of features must differ. Received: {self.names}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the features."""
+        return tuple(feature.name for feature in self.features)
+
+    @property
+    def vocabulary_sizes(self) -> tuple[int, ...]:
+        """Numbers of ids of the features."""
+        return tuple(feature.vocabulary_size for feature in self.features)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return self.features[0].num_rows
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the profile in hex."""
+        text = json.dumps(self._content(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def merge(self, other: Profile) -> Profile:
+        """Adds the profile of another log, such as another day.
+
+        Accesses, distances and bags add up. Every log began with no id accessed, so
+        new ids are as frequent as in logs of that length. The ids are taken to be
+        those of the larger vocabulary: how many the logs share is not known.
+
+        Args:
+            other: a profile of the same features.
+
+        Raises:
+            ValueError: its features have other names.
+        """
+        if other.names != self.names:
+            raise ValueError(
+                "Profiles of the same features can be merged. "
+                f"Received: {self.names} and {other.names}."
+            )
+        pairs = zip(self.features, other.features, strict=True)
+        return Profile(tuple(one.merge(two) for one, two in pairs))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes JSON text; the file appears whole or not at all.
+
+        Args:
+            path: file to write, compressed if it ends in ".gz".
+
+        Raises:
+            ValueError: its directory does not exist.
+        """
+        check_directory("path", path)
+        content = {**self._content(), "sha256": self.digest}
+        with tsv.replacing(path) as file:
+            file.write(json.dumps(content).encode() + b"\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Profile:
+        """Reads what `save` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ValueError: it is something else, of a newer version, or damaged.
+        """
+        path = Path(path)
+        try:
+            with tsv.opened(path) as file:
+                content = json.loads(file.read())
+            is_profile = content["format"] == FORMAT
+        except (ValueError, KeyError, TypeError):
+            is_profile = False
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            is_profile = False
+        if not is_profile:
+            raise ValueError(f"{path}: no profile of tf_dlrm, or it is damaged.")
+        if content.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path}: the profile has format version "
+                f"{content.get('format_version')}; this version of tf_dlrm reads "
+                f"{FORMAT_VERSION}. Update tf_dlrm, or measure anew."
+            )
+        try:
+            features = [FeatureProfile(**feature) for feature in content["features"]]
+            profile = cls(tuple(features))
+            is_whole = content == {**profile._content(), "sha256": profile.digest}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: the profile is damaged ({error}).") from error
+        if not is_whole:
+            raise ValueError(f"{path}: the profile is damaged: its checksum is wrong.")
+        return profile
+
+    def _content(self):
+        features = [dataclasses.asdict(feature) for feature in self.features]
+        for feature in features:
+            for name in ("distances", "bag_sizes"):
+                feature[name] = [list(pair) for pair in feature[name]]
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "exact_below": EXACT_BELOW,
+            "bins_per_octave": BINS_PER_OCTAVE,
+            "features": features,
+        }
+
+
+def _add(one: Counts, two: Counts) -> Counts:
+    total = dict(one)
+    for key, count in two:
+        total[key] = total.get(key, 0) + count
+    return tuple(sorted(total.items()))

@@ -1,0 +1,240 @@
+"""Measuring the locality of a log, streaming: arrays of ids or Criteo's files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from pipelines.synthetic.checks import check_sizes
+from pipelines.synthetic.distances import (
+    BIN_EDGES,
+    NUM_BINS,
+    continue_stack,
+    count_distances,
+)
+from pipelines.synthetic.profiles import FeatureProfile, Profile
+
+PIECE_ACCESSES = 1 << 18
+_BLOCK_BYTES = 8 << 20
+
+
+def profile(
+    ids: np.ndarray,
+    lengths: np.ndarray | None = None,
+    vocabulary_sizes: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+) -> Profile:
+    """Measures the locality of ids in the order of their rows.
+
+    The accesses of a feature are the ids of its bags, row by row. Distances are
+    exact when they are measured, at 2 to 4 million accesses/s on one core, and are
+    counted in bins of at most 1/16 of them (one each below 256).
+
+    Args:
+        ids: integers: `(n,)`, one feature with one id a row; `(n, F)`, F of them; or
+            `(V,)` with `lengths`, the bags one after another as in `Block.ids`.
+        lengths: `(n, F)` numbers of ids of the bags, or None.
+        vocabulary_sizes: numbers of ids that there are. Defaults to the numbers of
+            those that occur.
+        names: of the features. Defaults to C1, C2, ...
+
+    Returns:
+        The `Profile`.
+
+    Raises:
+        ValueError: a shape is wrong, there is no row, or a vocabulary is smaller than
+            what occurs.
+
+    Reference:
+
+    Naumov et al., "Deep Learning Recommendation Model for Personalization and
+    Recommendation Systems" (arXiv 1906.00091), section 4.2, algorithm 1. A distance
+    of 0 here, an id accessed twice in a row, is 1 in the code of the paper, where 0
+    stands for a new id.
+    """
+    ids = np.asarray(ids)
+    if ids.size and ids.dtype.kind not in "iu":
+        raise ValueError(f"`ids` must be integers. Received: dtype {ids.dtype}.")
+    if lengths is None:
+        columns = ids[:, None] if ids.ndim == 1 else ids
+        if columns.ndim != 2:
+            raise ValueError(
+                "`ids` must have shape (n,) or (n, F), or (V,) with `lengths`. "
+                f"Received: shape {ids.shape}."
+            )
+        lengths = np.ones(columns.shape, np.int64)
+        by_feature = list(columns.T)
+    else:
+        lengths = np.asarray(lengths)
+        if lengths.ndim != 2 or ids.shape != (int(lengths.sum()),):
+            raise ValueError(
+                "`lengths` must have shape (n, F) and add up to the number of `ids`. "
+                f"Received: shape {lengths.shape} and `ids` of shape {ids.shape}."
+            )
+        features = np.tile(np.arange(lengths.shape[1]), len(lengths))
+        features = np.repeat(features, lengths.reshape(-1))
+        by_feature = [ids[features == i] for i in range(lengths.shape[1])]
+    if not lengths.size:
+        raise ValueError(f"There must be a row. Received: shape {lengths.shape}.")
+    if names is None:
+        names = [f"C{i + 1}" for i in range(len(by_feature))]
+    meters = [_Meter() for _ in by_feature]
+    for meter, values, sizes in zip(meters, by_feature, lengths.T, strict=True):
+        meter.add(np.ascontiguousarray(values), sizes)
+    return _finish(meters, names, vocabulary_sizes)
+
+
+def profile_logs(
+    paths: Sequence[str | os.PathLike],
+    quarantine=None,
+    progress: Callable[[int], None] | None = None,
+) -> Profile:
+    """Measures the locality of the 26 categorical features of Criteo logs.
+
+    The files are one log, in the order given. An empty field is a value like others,
+    as it is to the model: row 0 of the table is read. Memory grows with the number of
+    distinct values (8 bytes each, and as much again for the accesses that are
+    measured at a time), not with the number of rows.
+
+    Args:
+        paths: labelled files, plain or gzip; see `pipelines.files.expand_paths`.
+        quarantine: `pipelines.Quarantine`, where bad rows go; they are left out.
+            Defaults to one that allows 1 in 10,000.
+        progress: called with the number of lines read so far.
+
+    Returns:
+        The `Profile`; its vocabulary sizes are the numbers of distinct values.
+
+    Raises:
+        ValueError: too many rows are bad, or a file is damaged.
+    """
+    from pipelines.criteo import columns
+    from pipelines.criteo.format import SPARSE_FEATURES
+    from pipelines.files import BlockReader, expand_paths
+    from pipelines.quarantine import Quarantine
+
+    paths = expand_paths(paths)
+    quarantine = Quarantine() if quarantine is None else quarantine
+    meters = [_TextMeter() for _ in SPARSE_FEATURES]
+    reader, done, num_good = BlockReader(_BLOCK_BYTES), 0, 0
+    jobs = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as executor:
+        for path in paths:
+            first = 0
+            for block in reader.blocks(path):
+                rows = columns.read_block(block)
+                bad = [(first + place, line, why) for place, line, why in rows.bad]
+                quarantine.record(path, first, rows.num_lines, bad)
+                first, done = first + rows.num_lines, done + rows.num_lines
+                num_good += len(rows.labels)
+                _wait(jobs)  # the next block is read while this one is measured
+                num_rows = len(rows.labels)
+                jobs = [
+                    executor.submit(meter.add_values, values, num_rows)
+                    for meter, values in zip(meters, rows.values, strict=True)
+                ]
+                if progress is not None:
+                    progress(done)
+        _wait(jobs)
+        quarantine.check()
+        if not num_good:
+            raise ValueError(f"No row is good in {', '.join(map(repr, paths))}.")
+        _wait([executor.submit(meter.measure) for meter in meters])
+    return _finish(meters, SPARSE_FEATURES, None)
+
+
+class _Meter:
+    """Measures one feature: the stack of its ids, and counts."""
+
+    def __init__(self):
+        self._stack = None
+        self._pending, self._num_pending = [], 0
+        self._counts = np.zeros(NUM_BINS, np.int64)
+        self._bag_sizes = np.zeros(1, np.int64)
+        self.num_accesses = 0
+
+    @property
+    def num_distinct(self) -> int:
+        return 0 if self._stack is None else len(self._stack)
+
+    def add(self, ids, bag_sizes):
+        """Adds accesses, integers of the same dtype always, and sizes of bags."""
+        sizes = np.bincount(bag_sizes, minlength=len(self._bag_sizes))
+        sizes[: len(self._bag_sizes)] += self._bag_sizes
+        self._bag_sizes = sizes
+        self.num_accesses += len(ids)
+        self._pending.append(ids)
+        self._num_pending += len(ids)
+        # The stack is gone through again with each piece, so pieces grow with it.
+        if self._num_pending >= max(PIECE_ACCESSES, self.num_distinct):
+            self.measure()
+
+    def measure(self):
+        if not self._num_pending:
+            return
+        ids = np.concatenate(self._pending)
+        self._pending, self._num_pending = [], 0
+        stack = ids[:0] if self._stack is None else self._stack
+        distances, self._stack = continue_stack(stack, ids)
+        self._counts += count_distances(distances)
+
+    def finish(self, name, vocabulary_size) -> FeatureProfile:
+        self.measure()
+        if vocabulary_size is None:
+            vocabulary_size = max(1, self.num_distinct)
+        bins, sizes = np.flatnonzero(self._counts), np.flatnonzero(self._bag_sizes)
+        return FeatureProfile(
+            name=str(name),
+            vocabulary_size=vocabulary_size,
+            num_distinct=self.num_distinct,
+            num_accesses=self.num_accesses,
+            distances=tuple(zip(BIN_EDGES[bins].tolist(), self._counts[bins].tolist())),
+            bag_sizes=tuple(zip(sizes.tolist(), self._bag_sizes[sizes].tolist())),
+        )
+
+
+class _TextMeter(_Meter):
+    """Measures `pipelines.criteo.columns.Values`."""
+
+    def __init__(self):
+        super().__init__()
+        self._long = {}
+
+    def add_values(self, values, num_rows):
+        keys = values.keys
+        if len(values.texts):
+            # A value of up to eight bytes is left-aligned, so its key is 0 or at least
+            # 2 ** 56: numbers from 1 on are free for the longer values.
+            long = self._long
+            numbers = [
+                long.setdefault(text, 1 + len(long))
+                for text in values.texts.to_pylist()
+            ]
+            keys = np.concatenate([keys, np.asarray(numbers, np.uint64)])
+        lengths = values.lengths
+        if lengths is None:
+            lengths = np.ones(num_rows, np.int64)
+        self.add(keys[values.codes], lengths)
+
+
+def _finish(meters, names, vocabulary_sizes) -> Profile:
+    for option, given in (("names", names), ("vocabulary_sizes", vocabulary_sizes)):
+        if given is not None and len(given) != len(meters):
+            raise ValueError(
+                f"`{option}` must have an entry for each of the {len(meters)} "
+                f"features. Received: {len(given)}."
+            )
+    if vocabulary_sizes is None:
+        vocabulary_sizes = [None] * len(meters)
+    else:
+        vocabulary_sizes = check_sizes("vocabulary_sizes", vocabulary_sizes)
+    triples = zip(meters, names, vocabulary_sizes, strict=True)
+    return Profile(tuple(meter.finish(name, size) for meter, name, size in triples))
+
+
+def _wait(jobs):
+    for job in jobs:
+        job.result()

@@ -1,0 +1,166 @@
+"""Random rows: the data for timing a model of any shape."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipelines.synthetic import columns
+from pipelines.synthetic.blocks import Block, block_ranges, rows_per_block
+from pipelines.synthetic.checks import check_click_rate, check_integer, check_sizes
+from pipelines.synthetic.source import BagSource
+from pipelines.synthetic.truth import stream
+
+DISTRIBUTIONS = ("uniform", "normal")
+_BLOCKS = 101  # its stream of random numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Random(BagSource):
+    """Endless log of random rows: any number of features, ids and ids in a bag.
+
+    Dense values are uniform in [0, 1). Nothing can be learned from the rows: their
+    labels are drawn with one probability. What they are for is measuring speed and
+    memory, since a uniform id is the hardest case for every cache.
+
+    A row is decided by the arguments and its number: any range of rows can be
+    generated alone.
+
+    Args:
+        seed: not negative. Defaults to 0.
+        num_dense: number of dense features. Defaults to 13.
+        vocabulary_sizes: number of ids of each sparse feature, as many as there are
+            features. Defaults to those of the Criteo Kaggle set, cut at a million.
+        distribution: "uniform", all ids alike, or "normal", around the middle of the
+            table with a sixth of its size as standard deviation, rounded and clipped
+            to it (0.3 % are). Defaults to "uniform".
+        hotness: ids in a bag, at least 1: one number for all features, or one for
+            each. Defaults to 1.
+        fixed_hotness: whether every bag has `hotness` ids; if not, the size of each
+            is uniform in 1..`hotness`. Defaults to True.
+        click_rate: probability of a click, in (0, 1). Defaults to 0.5.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Example:
+
+    >>> from pipelines.synthetic import Random
+    >>> source = Random(vocabulary_sizes=(100, 7), hotness=(3, 1), num_dense=4)
+    >>> block = next(source.blocks(num_rows=5, first_row=1_000_000))
+    >>> block.dense.shape, block.ids.shape, block.lengths.tolist()[0]
+    ((5, 4), (20,), [3, 1])
+
+    Reference:
+
+    Naumov et al., "Deep Learning Recommendation Model for Personalization and
+    Recommendation Systems" (arXiv 1906.00091), section 4.1, and its code's options
+    `--rand-data-dist` and `--num-indices-per-lookup-fixed`. That code drops repeated
+    ids of a bag, so its bags are shorter than asked for; here they stay. It has the
+    standard deviation in ids.
+    """
+
+    seed: int = 0
+    num_dense: int = columns.NUM_INTEGERS
+    vocabulary_sizes: tuple[int, ...] = columns.VOCABULARY_SIZES
+    distribution: str = "uniform"
+    hotness: int | tuple[int, ...] = 1
+    fixed_hotness: bool = True
+    click_rate: float = 0.5
+
+    def __post_init__(self):
+        check_integer("seed", self.seed, 0)
+        check_integer("num_dense", self.num_dense, 0)
+        check_click_rate(self.click_rate)
+        sizes = check_sizes("vocabulary_sizes", self.vocabulary_sizes)
+        if not sizes:
+            raise ValueError(
+                "`vocabulary_sizes` must have at least one entry. Received none."
+            )
+        object.__setattr__(self, "vocabulary_sizes", sizes)
+        if self.distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                '`distribution` must be "uniform" or "normal". '
+                f"Received: distribution={self.distribution!r}."
+            )
+        hotness = self.hotness
+        if np.ndim(hotness) == 0:
+            hotness = (hotness,) * len(sizes)
+        for value in hotness:
+            check_integer("hotness", value, 1)
+        if len(hotness) != len(sizes):
+            raise ValueError(
+                "`hotness` must be one number, or one for each of the "
+                f"{len(sizes)} features. Received: {len(hotness)} numbers."
+            )
+        object.__setattr__(self, "hotness", tuple(map(int, hotness)))
+
+    @property
+    def is_one_hot(self) -> bool:
+        """Whether every bag has one id."""
+        return max(self.hotness) == 1
+
+    def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[Block]:
+        """Generates rows `first_row` to `first_row + num_rows`.
+
+        Memory does not grow with `num_rows`.
+
+        Args:
+            num_rows: rows to generate, at least 1.
+            first_row: number of the first one. Defaults to 0.
+
+        Returns:
+            An iterator of `Block`, of at most 16,384 rows each.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        check_integer("num_rows", num_rows, 1)
+        check_integer("first_row", first_row, 0)
+        return self._blocks(first_row, first_row + num_rows)
+
+    @functools.cached_property
+    def _block_rows(self) -> int:
+        return rows_per_block(sum(self.hotness))
+
+    def _blocks(self, start, stop):
+        for index, first, end in block_ranges(start, stop, self._block_rows):
+            yield self._block(index).rows(first, end)
+
+    def _block(self, index: int) -> Block:
+        rng = stream(self.seed, _BLOCKS, index)
+        rows, num_features = self._block_rows, len(self.vocabulary_sizes)
+        labels = (rng.random(rows) < self.click_rate).astype(np.uint8)
+        dense = rng.random((rows, self.num_dense), np.float32)
+        hotness = np.asarray(self.hotness, np.int32)
+        sizes = np.asarray(self.vocabulary_sizes, np.float64)
+        lengths = np.broadcast_to(hotness, (rows, num_features))
+        if not self.fixed_hotness:
+            u = rng.random((rows, num_features))
+            lengths = (u * hotness).astype(np.int32) + np.int32(1)
+        if self.fixed_hotness:
+            shape = (rows, int(hotness.sum()))
+            sizes = np.repeat(sizes, hotness)
+        else:
+            shape = (int(lengths.sum()),)
+            sizes = np.repeat(np.tile(sizes, rows), lengths.reshape(-1))
+        ids = self._ids(rng, shape, sizes).astype(np.int32).reshape(-1)
+        return Block(labels, dense, ids, np.ascontiguousarray(lengths))
+
+    def _ids(self, rng, shape, sizes):
+        """Draws ids, as float64 of `shape`, below `sizes`."""
+        if self.distribution == "uniform":
+            draws = rng.random(shape)
+            draws *= sizes  # stays below, and the cast to integers rounds down
+            return draws
+        draws = rng.standard_normal(shape)
+        draws *= sizes / 6.0
+        draws += (sizes - 1.0) / 2.0
+        np.rint(draws, out=draws)
+        return np.clip(draws, 0.0, sizes - 1.0, out=draws)
+
+    def _arguments(self):
+        return dataclasses.asdict(self)

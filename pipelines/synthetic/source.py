@@ -1,0 +1,234 @@
+"""What all generators share: their rows as a file of text or a folder of records."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.synthetic import columns, tsv
+from pipelines.synthetic.blocks import Block
+from pipelines.synthetic.checks import check_directory
+from pipelines.synthetic.score import Score
+
+TEXT_UNITS = 1000  # dense values of [0, 1) are written as floor(1000 * value)
+_MAX_RANKS = 1 << tsv.RANK_BITS
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a written log holds, and what a perfect model scores on it.
+
+    Attributes:
+        path: the log.
+        num_rows: rows in it.
+        first_row: number of its first row in the endless log of the seed.
+        seed: of the generator.
+        click_rate: share of rows with label 1.
+        best_auc: area under the ROC curve of the true probabilities against the
+            labels of the file; None where all labels are equal.
+        best_log_loss: mean of -log(true probability of the label), in nats.
+        expected_log_loss: mean entropy of the true probabilities, in nats, which
+            `best_log_loss` scatters around.
+    """
+
+    path: str
+    num_rows: int
+    first_row: int
+    seed: int
+    click_rate: float
+    best_auc: float | None
+    best_log_loss: float
+    expected_log_loss: float
+
+    def to_json(self) -> str:
+        """The report as a JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+
+class Source:
+    """An endless log with labels drawn from known probabilities.
+
+    A generator has `seed`, `blocks(num_rows, first_row)`, and what this class leaves
+    open: `_probabilities`, `_text`, `_records`, `_schema`, `_arguments`.
+    """
+
+    def check_text(self) -> None:
+        """Refuses rows that Criteo's text cannot hold, by a ValueError."""
+
+    def write(
+        self,
+        path: str | os.PathLike,
+        num_rows: int,
+        first_row: int = 0,
+        probabilities_path: str | os.PathLike | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """Writes rows as Criteo TSV: label, I1..I13, C1..C26, no header.
+
+        Ids are the 8 hexadecimal characters of `category_text`, those of a bag are
+        joined by commas, what is missing is an empty field, lines end in a newline.
+        The file appears whole or not at all, and equal arguments give equal bytes.
+
+        Args:
+            path: file to write, compressed if it ends in ".gz".
+            num_rows: rows to write, at least 1.
+            first_row: number of the first one. Defaults to 0.
+            probabilities_path: file for the true click probabilities of the rows, a
+                float64 `(num_rows,)` array for `np.load`. Defaults to none.
+            progress: called as `progress(rows_done, num_rows)` after every block.
+
+        Returns:
+            A `Report`, with the best scores that are possible on these rows.
+
+        Raises:
+            ValueError: an argument is out of range, or the rows do not fit the
+                format.
+        """
+        self.check_text()
+        blocks = self.blocks(num_rows, first_row)
+        check_directory("path", path)
+        if probabilities_path is not None:
+            check_directory("probabilities_path", probabilities_path)
+            if Path(probabilities_path).resolve() == Path(path).resolve():
+                raise ValueError(
+                    "`probabilities_path` must differ from `path`. "
+                    f"Received: {os.fspath(path)!r} for both."
+                )
+        score = Score()
+        with contextlib.ExitStack() as stack:
+            text_file = stack.enter_context(tsv.replacing(path))
+            array_file = None
+            if probabilities_path is not None:
+                array_file = stack.enter_context(tsv.replacing(probabilities_path))
+                header = {
+                    "descr": "<f8",
+                    "fortran_order": False,
+                    "shape": (int(num_rows),),
+                }
+                np.lib.format.write_array_header_1_0(array_file, header)
+            for block in blocks:
+                text_file.write(self._text(block))
+                probabilities = self._count(block, score)
+                if array_file is not None:
+                    array_file.write(probabilities.astype("<f8").tobytes())
+                if progress is not None:
+                    progress(score.num_rows, num_rows)
+        return self._report(path, first_row, score)
+
+    def write_binary(
+        self,
+        folder: str | os.PathLike,
+        num_rows: int,
+        first_row: int = 0,
+        rows_per_shard: int = 1 << 20,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """Writes rows as the records of `pipelines.records`, ready for training.
+
+        Args:
+            folder: folder to write; the manifest, which comes last, says how the
+                rows were made.
+            num_rows: rows to write, at least 1.
+            first_row: number of the first one. Defaults to 0.
+            rows_per_shard: rows of a shard. Defaults to 1,048,576.
+            progress: called as `progress(rows_done, num_rows)` after every block.
+
+        Returns:
+            A `Report`, with the best scores that are possible on these rows.
+
+        Raises:
+            ValueError: an argument is out of range.
+            FileExistsError: the folder holds records.
+        """
+        from pipelines.records import Writer
+
+        blocks = self.blocks(num_rows, first_row)
+        origin = {
+            "generator": f"pipelines.synthetic.{type(self).__name__}",
+            "arguments": json.loads(
+                json.dumps(self._arguments(), default=lambda value: value.item())
+            ),
+            "first_row": int(first_row),
+            "num_rows": int(num_rows),
+        }
+        score = Score()
+        with Writer(
+            folder, self._schema(), rows_per_shard=rows_per_shard, origin=origin
+        ) as writer:
+            for block in blocks:
+                writer.append(*self._records(block))
+                self._count(block, score)
+                if progress is not None:
+                    progress(score.num_rows, num_rows)
+        return self._report(folder, first_row, score)
+
+    def _count(self, block, score):
+        probabilities = self._probabilities(block)
+        score.add(block.labels, probabilities)
+        return probabilities
+
+    def _report(self, path, first_row, score):
+        return Report(
+            path=os.fspath(path),
+            num_rows=score.num_rows,
+            first_row=int(first_row),
+            seed=int(self.seed),
+            click_rate=score.click_rate,
+            best_auc=score.auc,
+            best_log_loss=score.log_loss,
+            expected_log_loss=score.entropy,
+        )
+
+
+class BagSource(Source):
+    """A source of `Block`s, whose labels have nothing to do with the features.
+
+    A generator has `num_dense`, `vocabulary_sizes`, `click_rate` and `is_one_hot`
+    besides; ids are written as they are.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the sparse features."""
+        return tuple(f"C{i + 1}" for i in range(len(self.vocabulary_sizes)))
+
+    def _probabilities(self, block):
+        return np.full(len(block.labels), float(self.click_rate))
+
+    def check_text(self) -> None:
+        """Refuses rows that Criteo's text cannot hold, by a ValueError."""
+        wanted = (columns.NUM_INTEGERS, columns.NUM_CATEGORIES)
+        received = (self.num_dense, len(self.vocabulary_sizes))
+        if received != wanted:
+            raise ValueError(
+                f"Criteo TSV has {wanted[0]} dense and {wanted[1]} sparse features. "
+                f"Received: num_dense={received[0]} and {received[1]} vocabulary "
+                "sizes. `write_binary` takes any number."
+            )
+        largest = max(self.vocabulary_sizes)
+        if largest > _MAX_RANKS:
+            raise ValueError(
+                f"Criteo TSV takes ids below 2**{tsv.RANK_BITS} here. Received: a "
+                f"vocabulary size of {largest:,}. `write_binary` takes larger ones."
+            )
+
+    def _text(self, block: Block) -> bytes:
+        integers = (block.dense * np.float32(TEXT_UNITS)).astype(np.int64)
+        return tsv.encode_bags(block.labels, integers, block.ids, block.lengths)
+
+    def _records(self, block: Block):
+        if self.is_one_hot:
+            return block.labels, block.dense, block.ids.reshape(block.lengths.shape)
+        return block
+
+    def _schema(self):
+        from pipelines.records import Schema
+
+        dense = tuple(f"I{i + 1}" for i in range(self.num_dense))
+        return Schema(dense, self.names, self.vocabulary_sizes)

@@ -1,0 +1,113 @@
+"""Ids by hashing: no pass over the data."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.criteo.fields import Values
+from pipelines.criteo.format import NUM_SPARSE
+from pipelines.vocabulary import checked_file
+from pipelines.vocabulary.siphash import hash_values
+
+# Key words of the hash: the number of the feature (1 for C1), then "dlrm" in ASCII.
+HASH_KEY = 0x646C726D
+
+
+class HashVocabulary:
+    """Ids by hashing: no pass over the data, but values may share an id.
+
+    The id of a value of the feature number k (1 for C1) is `1 + h % (size - 1)`,
+    where h is the SipHash-2-4 of the value's bytes, an unsigned 64-bit number,
+    under the 128-bit key made of the two little-endian 64-bit words k and
+    0x646C726D. Id 0 stands for an empty field.
+
+    Args:
+        num_buckets: Number of ids of each feature, 0 included: one number for all
+            or 26 numbers, each at least 2.
+
+    Raises:
+        ValueError: If there are not 26 numbers, or one is too small.
+
+    Example:
+
+    >>> import pipelines.vocabulary
+    >>> pipelines.vocabulary.HashVocabulary(100_000).sizes[:3]
+    [100000, 100000, 100000]
+
+    Reference:
+        Aumasson and Bernstein 2012, "SipHash: a fast short-input PRF". This is
+        `tf.strings.to_hash_bucket_strong(value, size - 1, [k, 0x646C726D])`.
+    """
+
+    _kind = "hash"
+
+    def __init__(self, num_buckets: int | Sequence[int]):
+        if hasattr(num_buckets, "__index__"):
+            num_buckets = [num_buckets] * NUM_SPARSE
+        sizes = [int(size) for size in num_buckets]
+        if len(sizes) != NUM_SPARSE or min(sizes) < 2:
+            raise ValueError(
+                f"`num_buckets` must be an integer or {NUM_SPARSE} integers, each at "
+                "least 2 (id 0 is for empty fields). "
+                f"Received: num_buckets={num_buckets!r}"
+            )
+        self._sizes = sizes
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of ids of the 26 features, 0 included: their vocabulary sizes."""
+        return list(self._sizes)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of what decides the ids."""
+        content = f"siphash-2-4 {HASH_KEY:#x} {self._sizes}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def make_lookup(self, asset_dir: str | None = None) -> Any:
+        """Makes the `tf.Module` that hashes values; it needs no files."""
+        from pipelines.vocabulary.lookups import HashLookup
+
+        del asset_dir
+        return HashLookup(self._sizes, HASH_KEY)
+
+    def find(self, feature: int, values: Values) -> np.ndarray:
+        """Ids of distinct values of one feature; see `Vocabulary.find`."""
+        hashes = hash_values(values, (feature + 1, HASH_KEY))
+        ids = 1 + (hashes % np.uint64(self._sizes[feature] - 1)).astype(np.int64)
+        if len(values.keys) and values.keys[0] == 0:
+            ids[0] = 0
+        return ids.astype(np.int32)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the numbers of ids to one small file."""
+        checked_file.write(path, {"kind": self._kind, "sizes": self._sizes}, [])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "HashVocabulary":
+        """Reads a file written by `save`.
+
+        Raises:
+            ValueError: If it is something else, was cut short or is damaged.
+        """
+        return checked_file.load(path, (cls,))
+
+    @classmethod
+    def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
+        del lines
+        return cls(header["sizes"])
+
+    def __eq__(self, other):
+        if not isinstance(other, HashVocabulary):
+            return NotImplemented
+        return self.digest == other.digest
+
+    def __hash__(self):
+        return hash(self.digest)
+
+    def __repr__(self):
+        return f"<HashVocabulary of {sum(self._sizes):,} ids>"

@@ -1,0 +1,236 @@
+"""Distinct values of a feature -> ids, and back, in sorted arrays.
+
+# K values of up to eight bytes, T longer ones, N = K + T
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.criteo.fields import Values, distinct_of_texts, texts_of_keys
+from pipelines.vocabulary.counting import Counter
+from pipelines.vocabulary.siphash import hash_texts
+
+_CHUNK = 1 << 20
+_NO_TEXTS = pa.array([], pa.large_binary())
+_TEXT_KEY = (0, 0)  # any: the hash only finds texts, which are then compared
+
+
+class Tally(NamedTuple):
+    """What was counted of a feature's values; the empty one is not among them.
+
+    Attributes:
+        num_distinct: Distinct values.
+        num_values: Values in all.
+        num_kept: Distinct values that have an id.
+        num_values_kept: Values in all that have an id.
+        top: `(value, count)` of the most frequent values.
+    """
+
+    num_distinct: int
+    num_values: int
+    num_kept: int
+    num_values_kept: int
+    top: list[tuple[bytes, int]]
+
+
+class Numbering:
+    """The ids of a feature's values: from 1 in some order; 0 for all others.
+
+    Args:
+        keys: uint64 `(K,)`, rising: the values of up to eight bytes.
+        key_ids: int32 `(K,)`.
+        texts: The longer values, `pa.LargeBinaryArray` `(T,)`, rising.
+        text_ids: int32 `(T,)`.
+        counts: int64 `(N,)`, how often each value was seen, in the order of ids.
+    """
+
+    def __init__(self, keys, key_ids, texts, text_ids, counts):
+        self.keys, self.key_ids = keys, key_ids
+        self.texts, self.text_ids, self.counts = texts, text_ids, counts
+        self._by_hash = None
+
+    @classmethod
+    def of_values(cls, values: Sequence[bytes], counts: Sequence[int]) -> "Numbering":
+        """Numbers values in the order in which they come, from 1."""
+        found = distinct_of_texts(pa.array(values, pa.large_binary()))
+        ids = np.empty(len(found.keys) + len(found.texts), np.int32)
+        ids[found.codes] = np.arange(1, len(values) + 1, dtype=np.int32)
+        num_keys = len(found.keys)
+        counts = np.asarray(counts, np.int64)
+        return cls(found.keys, ids[:num_keys], found.texts, ids[num_keys:], counts)
+
+    def __len__(self):
+        return len(self.counts)
+
+    def find(self, values: Values) -> np.ndarray:
+        """Ids of distinct values: int32, of `values.keys` and then `values.texts`."""
+        num_keys = len(values.keys)
+        ids = np.zeros(num_keys + len(values.texts), np.int32)
+        if len(self.keys):
+            places = np.searchsorted(self.keys, values.keys)
+            np.minimum(places, len(self.keys) - 1, out=places)
+            known = self.keys[places] == values.keys
+            ids[:num_keys] = np.where(known, self.key_ids[places], 0)
+        if len(values.texts) and len(self.texts):
+            ids[num_keys:] = self._find_texts(values.texts)
+        return ids
+
+    def _find_texts(self, texts):
+        if self._by_hash is None:
+            hashes = hash_texts(self.texts, _TEXT_KEY)
+            order = np.argsort(hashes, kind="stable")
+            self._by_hash = hashes[order], order
+        sorted_hashes, order = self._by_hash
+        hashes = hash_texts(texts, _TEXT_KEY)
+        places = np.searchsorted(sorted_hashes, hashes)
+        ids = np.zeros(len(texts), np.int32)
+        left = np.arange(len(texts))
+        while len(left):  # once, but for texts whose hashes agree
+            left = left[places[left] < len(order)]
+            left = left[sorted_hashes[places[left]] == hashes[left]]
+            candidates = order[places[left]]
+            equal = pc.equal(
+                self.texts.take(pa.array(candidates)), texts.take(pa.array(left))
+            ).to_numpy(zero_copy_only=False)
+            ids[left[equal]] = self.text_ids[candidates[equal]]
+            left = left[~equal]
+            places[left] += 1
+        return ids
+
+    def chunks(self) -> Iterator[pa.LargeBinaryArray]:
+        """Yields the values in the order of ids, some at a time."""
+        size = len(self)
+        # Of each id its place: among the keys, then the texts.
+        places = np.empty(size, np.int64)
+        places[self.key_ids - 1] = np.arange(len(self.keys))
+        places[self.text_ids - 1] = len(self.keys) + np.arange(len(self.texts))
+        for first in range(0, size, _CHUNK):
+            of_chunk = places[first : first + _CHUNK]
+            is_key = of_chunk < len(self.keys)
+            chunk = texts_of_keys(self.keys[of_chunk[is_key]])
+            if not is_key.all():
+                texts = self.texts.take(pa.array(of_chunk[~is_key] - len(self.keys)))
+                both = pa.concat_arrays([chunk, texts])
+                order = np.empty(len(of_chunk), np.int64)
+                order[is_key] = np.arange(len(chunk))
+                order[~is_key] = len(chunk) + np.arange(len(texts))
+                chunk = both.take(pa.array(order))
+            yield chunk
+
+    def values(self) -> list[bytes]:
+        """The values in the order of ids."""
+        return [value for chunk in self.chunks() for value in chunk.to_pylist()]
+
+
+def number(
+    counter: Counter, min_count: int = 1, max_size: int | None = None, num_top: int = 10
+) -> tuple[Numbering, Tally]:
+    """Numbers the values by falling count, equal counts in the order of their bytes.
+
+    Args:
+        counter: The counts.
+        min_count: Smallest count of a value that gets an id.
+        max_size: Largest number of ids, including id 0; `None`: no limit.
+        num_top: How many of the most frequent values the tally names.
+
+    Returns:
+        The numbering and the tally.
+    """
+    # Values come in rising order, so equal counts need no sort: how many values have
+    # each count says where the ids of a count begin.
+    histogram, num_values = {}, 0
+    num_distinct = 0
+    for counted in counter.ranges():
+        counts = np.concatenate([counted.key_counts, counted.text_counts])
+        num_distinct += len(counts)
+        num_values += int(counts.sum())
+        found, times = np.unique(counts[counts >= min_count], return_counts=True)
+        for count, number_of in zip(found.tolist(), times.tolist(), strict=True):
+            histogram[count] = histogram.get(count, 0) + number_of
+    next_id, last = {}, 1
+    limit = np.inf if max_size is None else max_size
+    for count in sorted(histogram, reverse=True):
+        next_id[count] = last
+        last += histogram[count]
+        if last >= limit:
+            break
+    parts = []
+    for counted in counter.ranges():
+        ids = _ids_of_range(counted, next_id, limit)
+        num_keys = len(counted.keys)
+        key, text = ids[:num_keys] > 0, ids[num_keys:] > 0
+        parts.append(
+            (
+                counted.keys[key],
+                ids[:num_keys][key],
+                counted.key_counts[key],
+                counted.texts.filter(pa.array(text)),
+                ids[num_keys:][text],
+                counted.text_counts[text],
+            )
+        )
+    columns = list(zip(*parts, strict=True))
+    keys, key_ids, key_counts = (np.concatenate(column) for column in columns[:3])
+    texts = pa.concat_arrays(columns[3])
+    text_ids, text_counts = (np.concatenate(column) for column in columns[4:])
+    counts = np.empty(len(keys) + len(texts), np.int64)
+    counts[key_ids - 1], counts[text_ids - 1] = key_counts, text_counts
+    numbering = Numbering(keys, key_ids, texts, text_ids, counts)
+    top = [
+        (value, int(count))
+        for value, count in zip(_first_values(numbering, num_top), counts[:num_top])
+    ]
+    kept = int(counts.sum())
+    return numbering, Tally(num_distinct, num_values, len(counts), kept, top)
+
+
+def tally(counter: Counter, num_top: int = 10) -> Tally:
+    """The tally alone, where ids come from elsewhere: as if all values were kept."""
+    num_distinct = num_values = 0
+    top = []
+    for counted in counter.ranges():
+        counts = np.concatenate([counted.key_counts, counted.text_counts])
+        num_distinct += len(counts)
+        num_values += int(counts.sum())
+        values = pa.concat_arrays([texts_of_keys(counted.keys), counted.texts])
+        largest = np.argsort(-counts, kind="stable")[:num_top]
+        found = values.take(pa.array(largest)).to_pylist()
+        top += zip(found, counts[largest].tolist(), strict=True)
+        top = sorted(top, key=lambda pair: (-pair[1], pair[0]))[:num_top]
+    return Tally(num_distinct, num_values, num_distinct, num_values, top)
+
+
+def _ids_of_range(counted, next_id, limit):
+    """int32 ids of keys and texts of a range; 0 for none. Moves `next_id` on."""
+    counts = np.concatenate([counted.key_counts, counted.text_counts])
+    ids = np.zeros(len(counts), np.int64)
+    rising = None
+    if len(counted.texts) and len(counted.keys):
+        both = pa.concat_arrays([texts_of_keys(counted.keys), counted.texts])
+        rising = pc.sort_indices(both).to_numpy()
+    ordered = counts if rising is None else counts[rising]
+    order = np.argsort(ordered, kind="stable")
+    grouped = ordered[order]
+    starts = np.flatnonzero(np.diff(grouped, prepend=grouped[:1] - 1))
+    ends = np.append(starts[1:], len(grouped))
+    for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
+        count = int(grouped[first])
+        if count in next_id:
+            begin = next_id[count]
+            ids[order[first:last]] = np.arange(begin, begin + last - first)
+            next_id[count] = begin + last - first
+    ids[ids >= limit] = 0
+    result = ids
+    if rising is not None:
+        result = np.empty_like(ids)
+        result[rising] = ids
+    return result.astype(np.int32)
+
+
+def _first_values(numbering, num):
+    chunk = next(numbering.chunks(), _NO_TEXTS)
+    return chunk[:num].to_pylist()
