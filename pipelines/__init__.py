@@ -11,8 +11,9 @@ _MEMBERS = {
     "Quarantine": "pipelines.quarantine",
     "Vocabulary": "pipelines.vocabulary",
     "from_dataframe": "pipelines.frames",
+    "to_dataframe": "pipelines.frames",
 }
-_MODULES = ("criteo", "synthetic", "runs", "vocabulary")
+_MODULES = ("criteo", "prepare", "records", "runs", "synthetic", "vocabulary")
 
 __all__ = [*_MEMBERS, *_MODULES]
 

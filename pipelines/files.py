@@ -2,13 +2,17 @@
 
 import glob
 import gzip
+import io
 import os
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
 
+import pyarrow
+
 MAX_LINE_BYTES = 16 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_OPEN_FILES = 64
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
@@ -80,7 +84,7 @@ def stamp(path: str) -> tuple[int, int, int]:
 
 
 class BlockReader:
-    """Reads a plain or gzip file in blocks of whole lines, from any offset.
+    """Reads a plain, gzip or zstd file in blocks of whole lines, from any offset.
 
     A block depends on nothing but the file and the offset, so a reader can be
     shared by iterators, and an iterator resumed in its middle, while blocks that
@@ -123,8 +127,8 @@ class BlockReader:
             last line of a file may have no line end.
 
         Raises:
-            ValueError: If the file is a gzip file that was cut short or damaged,
-                or a line is longer than `MAX_LINE_BYTES`.
+            ValueError: If a compressed file was cut short or damaged, or a line is
+                longer than `MAX_LINE_BYTES`.
         """
         with self._lock:
             file = self._open_files.pop((path, offset), None)
@@ -143,7 +147,7 @@ class BlockReader:
                 block += rest
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(
-                f"{path}: the gzip file was cut short or is damaged, after byte "
+                f"{path}: the compressed file was cut short or is damaged, after byte "
                 f"{offset:,} of its content ({error}). Fetch it again."
             ) from error
         if not block:
@@ -169,9 +173,53 @@ class BlockReader:
 
 def _open(path: str):
     with open(path, "rb") as file:
-        is_gzip = file.read(2) == _GZIP_MAGIC
-    if is_gzip:
+        start = file.read(4)
+    if start.startswith(_GZIP_MAGIC):
         return gzip.open(path, "rb")
-    if path.endswith(".gz"):
-        raise ValueError(f"{path}: named .gz, but it is not a gzip file.")
+    if start == _ZSTD_MAGIC:
+        return io.BufferedReader(_ZstdFile(path), 1 << 20)
+    for suffix in (".gz", ".zst"):
+        if path.endswith(suffix):
+            raise ValueError(f"{path}: named {suffix}, but it is no such file.")
     return open(path, "rb")
+
+
+class _ZstdFile(io.RawIOBase):
+    """The content of a zstd file; read on, or from its beginning."""
+
+    def __init__(self, path):
+        self._path = path
+        self._start()
+
+    def _start(self):
+        file = pyarrow.OSFile(self._path)
+        self._stream = pyarrow.CompressedInputStream(file, "zstd")
+        self._position = 0
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def tell(self):
+        return self._position
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        if whence == io.SEEK_CUR:
+            offset += self._position
+        if offset < self._position:
+            self._start()
+        while self._position < offset and self.read(
+            min(offset - self._position, 1 << 20)
+        ):
+            pass
+        return self._position
+
+    def readinto(self, buffer):
+        try:
+            num_bytes = self._stream.readinto(buffer)
+        except OSError as error:
+            raise EOFError(str(error)) from error
+        self._position += num_bytes
+        return num_bytes

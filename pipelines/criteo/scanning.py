@@ -1,4 +1,4 @@
-"""Files of Criteo lines -> rows as columns, block by block, on all cores."""
+"""Files of Criteo rows, text or Parquet -> columns, block by block, on all cores."""
 
 import collections
 import os
@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from pipelines.criteo.columns import Rows, read_block
+from pipelines.criteo.tables import batches, is_parquet, read_batch
 from pipelines.files import BlockReader, stamp
 from pipelines.quarantine import Quarantine
 
@@ -56,7 +57,7 @@ def scan(
     waiting = collections.deque()
     with ThreadPoolExecutor(num_workers, "criteo-scan") as executor:
         try:
-            for file, line, offset, block in _blocks(paths, start):
+            for file, line, offset, block in _blocks(paths, labelled, start):
                 job = executor.submit(_read, block, labelled, make)
                 waiting.append((file, line, offset, job))
                 if len(waiting) > num_workers:
@@ -69,19 +70,25 @@ def scan(
 
 
 def _read(block, labelled, make):
-    rows = read_block(block, labelled)
+    read = read_block if isinstance(block, bytes) else read_batch
+    rows = read(block, labelled)
     return rows, make(rows)
 
 
-def _blocks(paths, start):
+def _blocks(paths, labelled, start):
     reader = BlockReader(BLOCK_BYTES)
     first_file, offset, line = start
     for file in range(first_file, len(paths)):
         before = stamp(paths[file])
-        while block := reader.read(paths[file], offset):
-            offset += len(block)
-            yield file, line, offset, block
-            line += block.count(b"\n") + (not block.endswith(b"\n"))
+        if os.path.getsize(paths[file]) and is_parquet(paths[file]):
+            for batch in batches(paths[file], labelled, first_row=line):
+                yield file, line, line + len(batch), batch
+                line += len(batch)
+        else:
+            while block := reader.read(paths[file], offset):
+                offset += len(block)
+                yield file, line, offset, block
+                line += block.count(b"\n") + (not block.endswith(b"\n"))
         if stamp(paths[file]) != before:
             raise ValueError(
                 f"{paths[file]}: changed while it was read. Start again when nothing "

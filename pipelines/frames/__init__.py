@@ -1,5 +1,6 @@
-"""DataFrames of transformed columns -> batches."""
+"""DataFrames of transformed columns -> batches, and back."""
 
 from pipelines.frames.dataset import from_dataframe
+from pipelines.frames.frame import to_dataframe
 
-__all__ = ["from_dataframe"]
+__all__ = ["from_dataframe", "to_dataframe"]

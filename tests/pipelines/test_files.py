@@ -1,8 +1,16 @@
 import gzip
 
+import pyarrow as pa
 import pytest
 
 from pipelines import files
+
+
+def open_zstd(path, mode):
+    return pa.CompressedOutputStream(str(path), "zstd")
+
+
+OPENERS = {"": open, ".gz": gzip.open, ".zst": open_zstd}
 
 
 def test_expand_paths_sorts_globs_and_keeps_order(tmp_path):
@@ -33,11 +41,11 @@ def test_expand_paths_refuses_what_cannot_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("block_bytes", [1, 3, 4, 5, 100])
-@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_blocks_are_whole_lines_from_any_offset(tmp_path, block_bytes, suffix):
     content = b"one\n\ntwo\r\n\n\nlast\x00"
     path = str(tmp_path / f"lines{suffix}")
-    with (gzip.open if suffix else open)(path, "wb") as file:
+    with OPENERS[suffix](path, "wb") as file:
         file.write(content)
     reader = files.BlockReader(block_bytes)
     blocks = list(reader.blocks(path))
@@ -58,10 +66,12 @@ def test_gzip_is_known_by_its_content(tmp_path):
         files.BlockReader().read(str(tmp_path / "plain.gz"), 0)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed"])
-def test_damaged_gzip_is_refused(tmp_path, damage):
-    path = tmp_path / "lines.gz"
-    with gzip.open(path, "wb") as file:
+@pytest.mark.parametrize(
+    ("suffix", "damage"), [(".gz", "cut"), (".gz", "changed"), (".zst", "cut")]
+)
+def test_damaged_file_is_refused(tmp_path, suffix, damage):
+    path = tmp_path / f"lines{suffix}"
+    with OPENERS[suffix](path, "wb") as file:
         file.write(b"line\n" * 100_000)
     content = bytearray(path.read_bytes())
     if damage == "cut":
@@ -69,7 +79,7 @@ def test_damaged_gzip_is_refused(tmp_path, damage):
     else:
         content[-6] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="lines.gz: .*cut short or is damaged"):
+    with pytest.raises(ValueError, match=f"lines{suffix}: .*cut short or is damaged"):
         list(files.BlockReader().blocks(str(path)))
 
 

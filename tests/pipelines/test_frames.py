@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
-from pipelines.frames import from_dataframe
+from pipelines.frames import from_dataframe, to_dataframe
 from tf_dlrm.features import EmbeddingTable, FeatureSpec
 
 BIG = 2**53 + 1  # not a float64
@@ -211,3 +211,34 @@ def test_frames_are_checked():
         from_dataframe([1, 2], SPEC)
     with pytest.raises(ValueError, match="`batch_size` must be a positive"):
         from_dataframe(make_frame(), SPEC, batch_size=0)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("bags", [False, True], ids=["one_hot", "bags"])
+def test_round_trip_of_frames(library, bags):
+    spec = FeatureSpec(
+        ["a", "b"], [EmbeddingTable("x", 50, 4), EmbeddingTable("y", 9, 4)]
+    )
+    rng = np.random.default_rng(0)
+    y = [[1, 2], [], [3], [8, 8, 0], [5]] if bags else [1, -1, 3, 8, 0]
+    columns = {
+        "label": np.array([0, 1, 1, 0, 1], np.float32),
+        "a": rng.random(5).astype(np.float32),
+        "b": rng.random(5).astype(np.float32),
+        "x": np.arange(5) + 40,
+        "y": y,
+    }
+    frame = pd.DataFrame(columns)
+    batches = from_dataframe(frame, spec, batch_size=2)
+    again = to_dataframe(batches, spec, library=library)
+    assert type(again).__module__.startswith(library)
+    assert list(again.columns) == list(columns)
+    for name, values in columns.items():
+        assert again[name].to_list() == list(values), name
+    part = to_dataframe(batches, spec, library=library, num_rows=3)
+    assert part["x"].to_list() == [40, 41, 42]
+    with pytest.raises(ValueError, match="2 dense and 2 sparse features, `spec` has 1"):
+        other = FeatureSpec(["a"], spec.tables)
+        to_dataframe(batches, other)
+    with pytest.raises(ValueError, match="no row"):
+        to_dataframe([], spec)

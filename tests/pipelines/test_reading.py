@@ -235,3 +235,15 @@ def test_sizes_must_be_positive(three_files, name):
 def test_paths_are_checked_at_the_call(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         criteo.read(tmp_path / "nowhere", PARSER)
+
+
+def test_workers_share_the_files(three_files):
+    parts = [
+        numbers(criteo.read(three_files, PARSER, 64, worker=i, num_workers=2))
+        for i in range(2)
+    ]
+    assert parts == [[*range(100), *range(200, 300)], list(range(100, 200))]
+    with pytest.raises(ValueError, match="4 workers need as many files"):
+        criteo.read(three_files, PARSER, num_workers=4)
+    with pytest.raises(ValueError, match="`worker` must be from 0 to"):
+        criteo.read(three_files, PARSER, worker=2, num_workers=2)

@@ -4,9 +4,13 @@ import gzip
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import criteo_oracle
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines import criteo, prepare, records
@@ -328,3 +332,105 @@ def test_a_damaged_segment_is_noticed(tmp_path, logs, monkeypatch):
 def test_options_are_checked(wrong):
     with pytest.raises(ValueError, match=f"`{list(wrong)[-1]}`"):
         prepare.Options(**wrong)
+
+
+@pytest.mark.parametrize("form", ["parquet", "zst"])
+def test_other_files_hold_the_same_rows(tmp_path, form):
+    lines = make_lines(300, bags=True)
+    text = write_lines(tmp_path / "day_0", lines)
+    other = tmp_path / f"day_0.{form}"
+    if form == "zst":
+        with pa.CompressedOutputStream(str(other), "zstd") as file:
+            file.write(b"\n".join(lines))
+    else:
+        cells = [line.decode().split("\t") for line in lines]
+        names = ["label", *(f"I{i}" for i in range(1, 14))]
+        columns = list(zip(*cells, strict=True))
+        table = {
+            name: pa.array([int(c) if c else None for c in column])
+            for name, column in zip(names, columns)
+        }
+        table |= {
+            f"C{i + 1}": pa.array([c or None for c in column])
+            for i, column in enumerate(columns[14:])
+        }
+        pq.write_table(pa.table(table), other, row_group_size=70)
+    options = prepare.Options(min_count=2, valid_share=0.1)
+    for path, out in ((text, "text"), (other, "other")):
+        prepare.prepare(path, tmp_path / out, options)
+    found = {
+        name: {k: v for k, v in tree(tmp_path / name).items() if k != "manifest.json"}
+        for name in ("text", "other")
+    }
+    assert found["text"] == found["other"]
+
+
+def test_bad_rows_of_parquet_are_set_aside(tmp_path):
+    table = {"label": [1, 0, 2, None, 1, 1]}
+    table |= {f"I{i}": [1, None, 3, 4, 5, 6] for i in range(2, 14)}
+    table["I1"] = [1.0, None, 3.0, 4.0, 5.5, 6.0]
+    table |= {f"C{i}": [b"a", b"", None, b"b", b"c", b"d"] for i in range(2, 27)}
+    table["C1"] = [7, 7, 8, 8, 7, 7]
+    path = tmp_path / "day.parquet"
+    pq.write_table(pa.table(table), path)
+    options = prepare.Options(min_count=1, max_bad_share=0.9)
+    manifest = prepare.prepare(path, tmp_path / "out", options)
+    assert manifest.num_rows("train") == 3
+    assert [row[0] for row in rows_of(tmp_path / "out", "train")] == [1, 0, 1]
+    bad = (tmp_path / "out" / "bad_rows.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[1:3] for line in bad] == [
+        ["3", "the label must be 0 or 1, found 2"],
+        ["4", "the label must be 0 or 1, found None"],
+        ["5", "I1 must be an integer or empty, found 5.5"],
+    ]
+    pq.write_table(pa.table({"label": [1]}), path)
+    with pytest.raises(ValueError, match="lacks the columns .*'I1'"):
+        prepare.prepare(path, tmp_path / "other")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="day.parquet: damaged"):
+        prepare.prepare(path, tmp_path / "other")
+
+
+def test_counts_that_do_not_fit_in_memory_are_exact(tmp_path):
+    lines = make_lines(2000, bags=True)
+    for i in range(0, 2000, 3):  # values of more than eight bytes too
+        fields = lines[i].split(b"\t")
+        fields[30] = b"a longer value %d" % (i % 50)
+        lines[i] = b"\t".join(fields)
+    path = write_lines(tmp_path / "day_0", lines)
+    for name, memory in (("large", 1 << 30), ("small", 2000)):
+        options = prepare.Options(min_count=2, memory_bytes=memory)
+        prepare.prepare(path, tmp_path / name, options)
+    assert tree(tmp_path / "small") == tree(tmp_path / "large")
+    built = vocabularies.load(tmp_path / "small" / "vocabulary.tsv")
+    assert built == Vocabulary.build(path, min_count=2)
+    counts = {}
+    for line in lines:
+        value = line.split(b"\t")[30]
+        counts[value] = counts.get(value, 0) + 1
+    expected = sorted(
+        ((v, n) for v, n in counts.items() if v and n > 1), key=lambda p: (-p[1], p[0])
+    )
+    assert list(zip(built.values("C17"), built.counts("C17"))) == expected
+
+
+def test_a_killed_run_goes_on(tmp_path, logs):
+    """SIGKILL at some moments of a process of its own."""
+    prepare.prepare(logs, tmp_path / "whole", OPTIONS)
+    script = (
+        "import sys; from pipelines import prepare; from pipelines.prepare import "
+        "segments; from pipelines.criteo import scanning; scanning.BLOCK_BYTES = 4000; "
+        "segments.BLOCKS_PER_SEGMENT = 3; prepare.prepare(sys.argv[2:], sys.argv[1], "
+        "prepare.Options(min_count=2, valid_share=0.1, rows_per_shard=60, "
+        "max_bad_share=0.5))"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "cut"), *logs]
+    out = tmp_path / "cut"
+    for wait_for in ("state.json", "segment-000001.json", "shards.json", None):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            if wait_for and list(out.rglob(wait_for)):
+                process.kill()
+        process.wait()
+    assert process.returncode == 0 or (out / "manifest.json").exists()
+    assert tree(out) == tree(tmp_path / "whole")

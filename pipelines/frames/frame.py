@@ -1,0 +1,103 @@
+"""Batches -> DataFrames, to look at what a model gets."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from tf_dlrm.features import FeatureSpec
+
+
+def to_dataframe(
+    dataset: Any,
+    spec: FeatureSpec,
+    label: str = "label",
+    num_rows: int | None = None,
+    library: Literal["pandas", "polars"] = "pandas",
+) -> Any:
+    """Collects batches in a data frame; `from_dataframe` is the way back.
+
+    Args:
+        dataset: An iterable of `(features, label)` or of features, such as
+            `pipelines.records.read` and `pipelines.criteo.read` give; the sparse
+            features ragged or `(B, num_sparse)`.
+        spec: Names of the features, such as `parser.spec()`.
+        label: Name of the label's column.
+        num_rows: Most rows to take; `None`: all. All of them are in memory.
+        library: Of which kind the frame is.
+
+    Returns:
+        A pandas or polars `DataFrame` with the label (float32) if there is one, the
+        dense columns (float32) and the sparse ones: int64 where each row has one id
+        (-1 for none), lists of them where a feature has bags.
+
+    Raises:
+        ValueError: If the batches do not have the features of `spec`, or there is no
+            row.
+
+    Example:
+
+    >>> import pandas, pipelines, tf_dlrm
+    >>> spec = tf_dlrm.FeatureSpec(
+    ...     dense=["age"], tables=[tf_dlrm.EmbeddingTable("item", 100, 8)])
+    >>> frame = pandas.DataFrame({"age": [0.5, 1.5], "item": [3, 7], "label": [0, 1]})
+    >>> batches = pipelines.from_dataframe(frame, spec)
+    >>> pipelines.to_dataframe(batches, spec)["item"].tolist()
+    [3, 7]
+    """
+    labels, dense, ids, lengths = [], [], [], []
+    left = np.inf if num_rows is None else num_rows
+    for batch in dataset:
+        features, batch_label = batch if isinstance(batch, tuple) else (batch, None)
+        count = min(left, int(features["dense_features"].shape[0]))
+        if not count:
+            break
+        left -= count
+        dense.append(np.asarray(features["dense_features"])[:count])
+        if batch_label is not None:
+            labels.append(np.asarray(batch_label).reshape(-1)[:count])
+        some_ids, some_lengths = _open(features["sparse_features"][:count])
+        ids.append(some_ids)
+        lengths.append(some_lengths)
+    if not dense:
+        raise ValueError("There is no row to put into a frame.")
+    dense, ids = np.concatenate(dense), np.concatenate(ids)
+    lengths = np.concatenate(lengths)
+    found = dense.shape[1], lengths.shape[1]
+    if found != (spec.num_dense, spec.num_sparse):
+        raise ValueError(
+            f"The batches have {found[0]} dense and {found[1]} sparse features, `spec` "
+            f"has {spec.num_dense} and {spec.num_sparse}."
+        )
+    columns = {label: np.concatenate(labels)} if labels else {}
+    columns |= {name: dense[:, i] for i, name in enumerate(spec.dense)}
+    starts = np.cumsum(lengths.reshape(-1)).reshape(lengths.shape) - lengths
+    for i, name in enumerate(spec.sparse_features):
+        columns[name] = _column(ids, starts[:, i], lengths[:, i])
+    if library == "polars":
+        import polars
+
+        return polars.DataFrame(columns)
+    import pandas
+
+    return pandas.DataFrame(columns)
+
+
+def _open(sparse):
+    """Ids one after another, -1 dropped, and lengths `(n, F)`."""
+    if hasattr(sparse, "row_lengths"):
+        num_rows = int(sparse.nrows())
+        lengths = np.asarray(sparse.values.row_lengths()).reshape(num_rows, -1)
+        return np.asarray(sparse.flat_values), lengths
+    sparse = np.asarray(sparse)
+    if sparse.ndim == 2:
+        sparse = sparse[:, :, None]
+    present = sparse >= 0
+    return sparse[present].astype(np.int64), present.sum(2)
+
+
+def _column(ids, starts, lengths):
+    if lengths.max(initial=0) <= 1:
+        column = np.full(len(lengths), -1, np.int64)
+        column[lengths == 1] = ids[starts[lengths == 1]]
+        return column
+    return [ids[a : a + n].tolist() for a, n in zip(starts, lengths, strict=True)]
