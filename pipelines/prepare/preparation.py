@@ -6,27 +6,35 @@ import json
 import os
 import pathlib
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
-import numpy as np
-
-from pipelines.criteo.encoding import interleave, transform
+from pipelines.criteo.encoding import transform
 from pipelines.criteo.scanning import scan
-from pipelines.files import expand_paths, stamp
+from pipelines.files import stamp
 from pipelines.prepare import report as reports
 from pipelines.prepare import segments as working
+from pipelines.prepare.assembly import (
+    Assembler,
+    IdFiles,
+    group_features,
+    numberings_of,
+)
+from pipelines.prepare.inputs import Inputs
 from pipelines.prepare.options import SPLITS, Options
+from pipelines.prepare.shards import Written, skip
 from pipelines.prepare.splits import Splits
 from pipelines.prepare.statistics import Statistics
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.records.layout import MANIFEST, Manifest, Schema, Shard, write_whole
-from pipelines.records.store import Batch, cut, take
 from pipelines.records.writer import ShardWriter
 from pipelines.vocabulary import HashVocabulary, Vocabulary
-from pipelines.vocabulary.numbering import number, tally
+from pipelines.vocabulary.numbering import (
+    Numbering,
+    StoredNumbering,
+    number,
+    tally,
+)
 
 WORK = "unfinished"
 VOCABULARY = "vocabulary.tsv"
@@ -80,39 +88,13 @@ def prepare(
     >>> manifest.num_rows("train"), manifest.num_rows("valid")
     (900, 100)
     """
-    inputs = _Inputs.find(paths, valid_paths, test_paths)
+    inputs = Inputs.find(paths, valid_paths, test_paths)
     out = pathlib.Path(out)
     if (out / MANIFEST).exists():
         raise FileExistsError(
             f"{out} holds finished records. Name another folder, or remove it."
         )
     return _Preparation(inputs, out, options or Options(), vocabulary).run()
-
-
-class _Inputs(NamedTuple):
-    """Files and the split of each; `None` where the options divide its rows."""
-
-    paths: list[str]
-    splits: list[str | None]
-
-    @classmethod
-    def find(cls, paths, valid_paths, test_paths):
-        found, splits = [], []
-        for split, some in (
-            (None, paths),
-            ("valid", valid_paths),
-            ("test", test_paths),
-        ):
-            expanded = expand_paths(some) if some else []
-            found += expanded
-            splits += [split] * len(expanded)
-        return cls(expand_paths(found), splits)  # raises if a file is named twice
-
-    def describe(self):
-        return [
-            [os.path.abspath(path), split, *stamp(path)]
-            for path, split in zip(self.paths, self.splits, strict=True)
-        ]
 
 
 class _Preparation:
@@ -254,8 +236,8 @@ class _Preparation:
 
     def _count(self) -> Statistics:
         statistics = Statistics(self._options.memory_bytes, self._work)
-        done, total = 0, sum(place.num_rows for place in self._segments.places)
-        with bar("Counting values", total) as update:
+        done = 0
+        with bar("Counting values", self._num_rows()) as update:
             for place, counted in self._blocks(statistics.count):
                 statistics.add(counted)
                 done += place.num_rows
@@ -274,9 +256,12 @@ class _Preparation:
         numberings, tallies = [], []
         with bar("Numbering values", len(counters), "features") as update:
             for counter in counters:
-                found = number(counter, options.min_count, options.max_vocabulary_size)
-                numberings.append(found[0])
-                tallies.append(found[1])
+                numbering, found = number(
+                    counter, options.min_count, options.max_vocabulary_size
+                )
+                counter.forget()
+                numberings.append(self._keep(numbering, numberings))
+                tallies.append(found)
                 update(len(tallies))
         vocabulary = Vocabulary.of_numberings(
             numberings,
@@ -287,11 +272,17 @@ class _Preparation:
         )
         return vocabulary, tallies
 
+    def _keep(self, numbering, others):
+        """In memory, or in a file once all of them take too much."""
+        in_memory = sum(n.num_bytes for n in others if isinstance(n, Numbering))
+        if in_memory + numbering.num_bytes <= self._options.memory_bytes:
+            return numbering
+        return StoredNumbering(self._work / f"numbering-{len(others)}", numbering)
+
     # Ids to records
 
     def _write(self, vocabulary, statistics) -> list[Shard]:
-        encoder = _Encoder(vocabulary, self._options)
-        written = _Written(self._work / "shards.json")
+        written = Written(self._work / "shards.json")
         schema = Schema.criteo(vocabulary.sizes)
         writers = {}
         for split, name in enumerate(SPLITS):
@@ -309,9 +300,9 @@ class _Preparation:
         done, total = 0, int(statistics.num_rows.sum())
         try:
             with bar("Writing records", total) as update:
-                for _, batches in self._blocks(encoder.encode):
+                for batches in self._encoded(vocabulary):
                     for split, batch in batches:
-                        batch, skipped[split] = _skip(batch, skipped[split])
+                        batch, skipped[split] = skip(batch, skipped[split])
                         writers[split].append(*batch)
                         done += len(batch.labels)
                         update(done)
@@ -321,58 +312,46 @@ class _Preparation:
                 writer.abandon()
             raise
 
+    def _encoded(self, vocabulary):
+        """Yields the batches of each block, `(split, batch)` of those that it has."""
+        assemble = Assembler(vocabulary.sizes, self._options)
+        stored = any(isinstance(n, StoredNumbering) for n in numberings_of(vocabulary))
+        if not stored:
 
-class _Encoder:
-    """Blocks of values -> batches of ids."""
+            def encode(content, splits):
+                found = [
+                    vocabulary.find(feature, values)[values.codes]
+                    for feature, values in enumerate(content.values)
+                ]
+                return assemble(content, splits, found)
 
-    def __init__(self, vocabulary, options):
-        self._vocabulary, self._expander = vocabulary, None
-        if options.multi_hot != "no":
-            from pipelines.multi_hot import MultiHot
+            for _, batches in self._blocks(encode):
+                yield batches
+            return
+        # Not all numberings fit in memory: ids of some features at a time.
+        with IdFiles(self._work) as files:
+            for group in group_features(vocabulary, self._options.memory_bytes):
+                loaded = {f: vocabulary.numberings[f].load() for f in group}
 
-            self._expander = MultiHot(
-                vocabulary.sizes, distribution=options.multi_hot, seed=options.seed
-            )
+                def find(content, splits, loaded=loaded):
+                    del splits
+                    return {
+                        feature: numbering.find(values)[values.codes]
+                        for feature, numbering in loaded.items()
+                        for values in [content.values[feature]]
+                    }
 
-    def encode(self, content, splits) -> list[tuple[int, Batch]]:
-        """Of each split that has rows of the block, its number and these rows."""
-        columns = [
-            self._vocabulary.find(feature, values)[values.codes]
-            for feature, values in enumerate(content.values)
-        ]
-        ids, lengths = interleave(columns, [v.lengths for v in content.values])
-        if self._expander is not None:
-            ids, lengths = self._expand(ids, lengths)
-        batch = Batch(content.labels, content.dense, ids, lengths)
-        if (splits == splits[0]).all() and splits[0] >= 0:
-            return [(int(splits[0]), batch)]
-        rows = [
-            (split, np.flatnonzero(splits == split)) for split in range(len(SPLITS))
-        ]
-        return [(split, take(batch, found)) for split, found in rows if len(found)]
+                with bar("Finding ids", self._num_rows()) as update:
+                    done = 0
+                    for place, found in self._blocks(find):
+                        files.write(found)
+                        done += place.num_rows
+                        update(done)
+            for _, (content, splits) in self._blocks(lambda *both: both):
+                yield assemble(content, splits, files.read(content.values))
 
-    def _expand(self, ids, lengths):
-        if lengths is not None:
-            raise ValueError("Rows with bags of several values cannot be expanded.")
-        return self._expander.expand_ids(ids)
-
-
-class _Written:
-    """The shards that are in place, remembered on disk."""
-
-    def __init__(self, path):
-        self._path, self._shards, self._lock = path, [], threading.Lock()
-        if path.is_file():
-            self._shards = [Shard(**shard) for shard in json.loads(path.read_text())]
-
-    def of(self, split) -> list[Shard]:
-        return [shard for shard in self._shards if shard.split == split]
-
-    def add(self, shard) -> None:
-        with self._lock:  # splits are completed side by side
-            self._shards.append(shard)
-            content = [dataclasses.asdict(shard) for shard in self._shards]
-            write_whole(self._path, json.dumps(content))
+    def _num_rows(self):
+        return sum(place.num_rows for place in self._segments.places)
 
 
 def _pack(rows) -> bytes:
@@ -382,15 +361,3 @@ def _pack(rows) -> bytes:
     ]
     dense = transform(rows.integers)
     return working.pack(working.Content(rows.labels, dense, rows.values, integers))
-
-
-def _skip(batch, num_rows):
-    """Leaves out first rows; returns the rest and how many are still to leave out."""
-    if not num_rows:
-        return batch, 0
-    skipped = min(num_rows, len(batch.labels))
-    ends = None
-    if batch.lengths is not None:
-        ends = np.concatenate([[0], np.cumsum(batch.lengths.sum(1, dtype=np.int64))])
-    rest = cut(batch, ends, skipped, len(batch.labels))
-    return rest, num_rows - skipped

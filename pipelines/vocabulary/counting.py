@@ -104,6 +104,15 @@ class Counter:
             self._text_runs.append(_TextRun.write(path, *self._texts))
             self._texts = _NO_TEXTS
 
+    def forget(self) -> None:
+        """Drops all counts, and the files with them."""
+        self._keys, self._texts = _NO_KEYS, _NO_TEXTS
+        self._pending_keys, self._num_pending_keys = [], 0
+        self._pending_texts, self._num_pending_texts = [], 0
+        for path in self._folder.glob(f"{self._name}-*"):
+            path.unlink()
+        self._key_runs, self._text_runs = [], []
+
     def ranges(self) -> Iterator[Counted]:
         """Yields all counts, some values at a time, in rising order over all ranges."""
         self._merge_keys()

@@ -66,6 +66,16 @@ class Numbering:
     def __len__(self):
         return len(self.counts)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it takes."""
+        arrays = (self.keys, self.key_ids, self.texts, self.text_ids, self.counts)
+        return sum(array.nbytes for array in arrays)
+
+    def load(self) -> "Numbering":
+        """Itself; see `StoredNumbering`."""
+        return self
+
     def find(self, values: Values) -> np.ndarray:
         """Ids of distinct values: int32, of `values.keys` and then `values.texts`."""
         num_keys = len(values.keys)
@@ -124,6 +134,58 @@ class Numbering:
     def values(self) -> list[bytes]:
         """The values in the order of ids."""
         return [value for chunk in self.chunks() for value in chunk.to_pylist()]
+
+
+class StoredNumbering:
+    """A numbering in a file, for where all of them do not fit in memory.
+
+    Args:
+        path: The file; it is written.
+        numbering: The numbering.
+    """
+
+    def __init__(self, path, numbering: Numbering):
+        self._path, self._size = path, len(numbering)
+        self.num_bytes = numbering.num_bytes
+        columns = {
+            "key": (numbering.keys, numbering.key_ids),
+            "text": (numbering.texts, numbering.text_ids),
+        }
+        with open(path, "wb") as file:
+            for name, (values, ids) in columns.items():
+                table = pa.table({name: values, "id": ids})
+                with pa.ipc.new_stream(file, table.schema) as stream:
+                    stream.write_table(table)
+            numbering.counts.tofile(file)
+
+    def __len__(self):
+        return self._size
+
+    def load(self) -> Numbering:
+        """Reads the numbering."""
+        with open(self._path, "rb") as file:
+            keys, texts = (pa.ipc.open_stream(file).read_all() for _ in range(2))
+            counts = np.fromfile(file, np.int64)
+        return Numbering(
+            keys["key"].to_numpy(),
+            keys["id"].to_numpy(),
+            texts["text"].combine_chunks(),
+            texts["id"].to_numpy(),
+            counts,
+        )
+
+    def find(self, values: Values) -> np.ndarray:
+        """As `Numbering.find`, but slow: all is read again. Better `load` it once."""
+        return self.load().find(values)
+
+    def values(self) -> list[bytes]:
+        """The values in the order of ids."""
+        return self.load().values()
+
+    @property
+    def counts(self) -> np.ndarray:
+        """How often each value was seen, in the order of ids."""
+        return self.load().counts
 
 
 def number(

@@ -159,6 +159,11 @@ class Vocabulary:
         )
 
     @property
+    def numberings(self) -> list[Numbering]:
+        """The numbering of each feature."""
+        return list(self._numberings)
+
+    @property
     def sizes(self) -> list[int]:
         """Numbers of ids of the 26 features, 0 included: their vocabulary sizes."""
         return [1 + len(numbering) for numbering in self._numberings]
@@ -178,7 +183,7 @@ class Vocabulary:
         for feature, numbering in zip(SPARSE_FEATURES, self._numberings, strict=True):
             digest.update(f"{feature}\t{len(numbering)}\n".encode())
             separator = b""
-            for chunk in numbering.chunks():
+            for chunk in numbering.load().chunks():
                 digest.update(separator + b"\n".join(chunk.to_pylist()))
                 separator = b"\n"
             digest.update(b"\n")
@@ -243,6 +248,7 @@ class Vocabulary:
     def _lines(self) -> Iterable[bytes]:
         for feature, numbering in zip(SPARSE_FEATURES, self._numberings, strict=True):
             start, done = feature.encode(), 0
+            numbering = numbering.load()
             for chunk in numbering.chunks():
                 counts = numbering.counts[done : done + len(chunk)].tolist()
                 done += len(chunk)

@@ -1,0 +1,34 @@
+"""Which files are prepared, and for which split."""
+
+import os
+from typing import NamedTuple
+
+from pipelines.files import expand_paths, stamp
+
+
+class Inputs(NamedTuple):
+    """Files and the split of each; `None` where the options divide its rows."""
+
+    paths: list[str]
+    splits: list[str | None]
+
+    @classmethod
+    def find(cls, paths, valid_paths, test_paths) -> "Inputs":
+        """Lists the files; see `prepare`."""
+        found, splits = [], []
+        for split, some in (
+            (None, paths),
+            ("valid", valid_paths),
+            ("test", test_paths),
+        ):
+            expanded = expand_paths(some) if some else []
+            found += expanded
+            splits += [split] * len(expanded)
+        return cls(expand_paths(found), splits)  # raises if a file is named twice
+
+    def describe(self) -> list[list]:
+        """What tells whether these are the same files: path, split, stamp."""
+        return [
+            [os.path.abspath(path), split, *stamp(path)]
+            for path, split in zip(self.paths, self.splits, strict=True)
+        ]

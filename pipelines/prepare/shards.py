@@ -1,0 +1,46 @@
+"""Which shards an earlier run has written, and rows that it left out no more."""
+
+import dataclasses
+import json
+import threading
+
+import numpy as np
+
+from pipelines.records.layout import Shard, write_whole
+from pipelines.records.store import Batch, cut
+
+
+class Written:
+    """The shards that are in place, remembered on disk.
+
+    Args:
+        path: JSON file for them.
+    """
+
+    def __init__(self, path):
+        self._path, self._shards, self._lock = path, [], threading.Lock()
+        if path.is_file():
+            self._shards = [Shard(**shard) for shard in json.loads(path.read_text())]
+
+    def of(self, split: str) -> list[Shard]:
+        """The shards of a split."""
+        return [shard for shard in self._shards if shard.split == split]
+
+    def add(self, shard: Shard) -> None:
+        """Takes note of a shard that is in place."""
+        with self._lock:  # splits are completed side by side
+            self._shards.append(shard)
+            content = [dataclasses.asdict(shard) for shard in self._shards]
+            write_whole(self._path, json.dumps(content))
+
+
+def skip(batch: Batch, num_rows: int) -> tuple[Batch, int]:
+    """Leaves out first rows; returns the rest and how many are still to leave out."""
+    if not num_rows:
+        return batch, 0
+    skipped = min(num_rows, len(batch.labels))
+    ends = None
+    if batch.lengths is not None:
+        ends = np.concatenate([[0], np.cumsum(batch.lengths.sum(1, dtype=np.int64))])
+    rest = cut(batch, ends, skipped, len(batch.labels))
+    return rest, num_rows - skipped
