@@ -1,6 +1,5 @@
 """`Parser`: the definition of the format, in TensorFlow operations."""
 
-import os
 import tempfile
 from typing import Any
 
@@ -35,6 +34,7 @@ class Parser(tf.Module):
         vocabulary: A `Vocabulary` or `HashVocabulary`.
         asset_dir: Folder for the vocabulary as text files, which a SavedModel then
             copies; see `for_serving`. `None`: it is kept in memory.
+        expander: A `pipelines.MultiHot` that one-hot rows go through, or `None`.
 
     Call arguments:
         lines: String tensor `(B,)`, good rows of 40 columns.
@@ -62,9 +62,12 @@ class Parser(tf.Module):
         threshold and lines are not checked.
     """
 
-    def __init__(self, vocabulary, asset_dir: str | os.PathLike | None = None):
+    def __init__(
+        self, vocabulary: Any, asset_dir: str | None = None, expander: Any = None
+    ):
         super().__init__()
         self.vocabulary = vocabulary
+        self.expander = expander
         self._lookup = vocabulary.make_lookup(asset_dir)
 
     def __call__(self, lines: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -126,7 +129,12 @@ class Parser(tf.Module):
                 bags, NUM_SPARSE, nrows=tf.size(lines, tf.int64)
             ),
         }
+        features = self.expand(features)
         return (features, label) if labelled else features
+
+    def expand(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Features as the expander makes them, if there is one."""
+        return features if self.expander is None else self.expander.expand(features)
 
     def is_valid(self, lines: tf.Tensor, labelled: bool = True) -> tf.Tensor:
         """Tells which lines are rows.
@@ -155,7 +163,8 @@ class Parser(tf.Module):
     def sample_lines(self, num_lines: int = 16) -> list[bytes]:
         """Makes lines that try the vocabulary: to compare two ways of serving them.
 
-        Known and unknown values, bags of several, missing fields, negative integers.
+        Known and unknown values, bags of several (without an expander), missing
+        fields, negative integers.
 
         Args:
             num_lines: Number of lines, all without label.
@@ -170,9 +179,8 @@ class Parser(tf.Module):
             for feature in criteo_format.SPARSE_FEATURES:
                 known = getattr(self.vocabulary, "values", lambda _: [])(feature)
                 pool = [b"", b"never seen", b"68fd1e64", *known[:50]]
-                picked = [
-                    pool[i] for i in rng.integers(0, len(pool), rng.integers(1, 3))
-                ]
+                count = rng.integers(1, 3) if self.expander is None else 1
+                picked = [pool[i] for i in rng.integers(0, len(pool), count)]
                 fields.append(b",".join(picked))
             integers[int(rng.integers(0, len(integers)))] = b""
             lines.append(b"\t".join([*integers, *fields]))
@@ -202,7 +210,7 @@ class Parser(tf.Module):
         26
         """
         folder = tempfile.TemporaryDirectory(prefix="criteo-vocabulary-")
-        parser = Parser(self.vocabulary, asset_dir=folder.name)
+        parser = Parser(self.vocabulary, folder.name, self.expander)
         parser._folder = folder  # Removed with the parser.
         return parser
 

@@ -111,7 +111,7 @@ def read(
         rows = files.flat_map(source.rows)
     rows = rows.repeat() if repeat else rows
     batches = rows.rebatch(batch_size, drop_remainder).map(
-        lambda *row: row_form.to_batch(row_form.Rows(*row), labelled),
+        lambda *row: row_form.to_batch(row_form.Rows(*row), labelled, parser.expand),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )

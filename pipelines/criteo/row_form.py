@@ -4,7 +4,7 @@ Ragged tensors it would take apart row by row, so rows travel with the first id 
 each feature, and those with bags with all of their ids packed into a string.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,8 +62,14 @@ def with_shapes(row: Sequence[tf.Tensor]) -> Rows:
     return row
 
 
-def to_batch(rows: Rows, labelled: bool):
-    """Rows as `(features, label)`, or as features."""
+def to_batch(rows: Rows, labelled: bool, expand: Callable):
+    """Rows as `(features, label)`, or as features.
+
+    Args:
+        rows: The rows.
+        labelled: Whether the label is wanted.
+        expand: Function of the features that they go through.
+    """
     num_rows = tf.size(rows.label, tf.int64)
     has_bags = tf.not_equal(rows.bags, "")
 
@@ -87,6 +93,7 @@ def to_batch(rows: Rows, labelled: bool):
             bags, NUM_SPARSE, nrows=num_rows
         ),
     }
+    features = expand(features)
     return (features, rows.label) if labelled else features
 
 

@@ -12,18 +12,11 @@ class Assembler:
     """Makes rows of ids by feature.
 
     Args:
-        vocabulary_sizes: Of the 26 features.
-        options: The options: whether rows are expanded.
+        expander: The `MultiHot` that they go through, or `None`.
     """
 
-    def __init__(self, vocabulary_sizes, options):
-        self._expander = None
-        if options.multi_hot != "no":
-            from pipelines.multi_hot import MultiHot
-
-            self._expander = MultiHot(
-                vocabulary_sizes, distribution=options.multi_hot, seed=options.seed
-            )
+    def __init__(self, expander=None):
+        self._expander = expander
 
     def __call__(self, content, splits, columns) -> list[tuple[int, Batch]]:
         """Of each split that has rows of a block, its number and these rows.
@@ -45,6 +38,15 @@ class Assembler:
             (split, np.flatnonzero(splits == split)) for split in range(len(SPLITS))
         ]
         return [(split, take(batch, found)) for split, found in rows if len(found)]
+
+
+def make_expander(vocabulary_sizes, options):
+    """The `MultiHot` of some options, or `None`."""
+    if options.multi_hot == "no":
+        return None
+    from pipelines.multi_hot import MultiHot
+
+    return MultiHot(vocabulary_sizes, distribution=options.multi_hot, seed=options.seed)
 
 
 def numberings_of(vocabulary) -> list:

@@ -17,6 +17,7 @@ from pipelines.prepare.assembly import (
     Assembler,
     IdFiles,
     group_features,
+    make_expander,
     numberings_of,
 )
 from pipelines.prepare.inputs import Inputs
@@ -124,7 +125,8 @@ class _Preparation:
         )
         reports.write(report, self._out)
         schema = Schema.criteo(vocabulary.sizes)
-        manifest = Manifest(schema, tuple(shards), vocabulary.digest, self._origin())
+        origin = self._origin(make_expander(vocabulary.sizes, self._options))
+        manifest = Manifest(schema, tuple(shards), vocabulary.digest, origin)
         manifest.save(self._out)
         shutil.rmtree(self._work)
         return manifest
@@ -151,7 +153,7 @@ class _Preparation:
             if list(stamp(path)) != before[2:]:
                 raise ValueError(f"{path}: changed while it was prepared. Start again.")
 
-    def _origin(self):
+    def _origin(self, expander):
         """For the manifest: nothing in which equal runs differ."""
         options = dataclasses.asdict(self._options)
         del options["memory_bytes"]
@@ -159,7 +161,12 @@ class _Preparation:
             {"name": os.path.basename(path), "bytes": size, "split": split}
             for path, split, size, *_ in self._state["inputs"]
         ]
-        return {"made_by": "tf-dlrm prepare", "options": options, "inputs": inputs}
+        return {
+            "made_by": "tf-dlrm prepare",
+            "options": options,
+            "inputs": inputs,
+            "multi_hot": None if expander is None else expander.get_config(),
+        }
 
     # Lines to segments
 
@@ -275,7 +282,7 @@ class _Preparation:
     def _keep(self, numbering, others):
         """In memory, or in a file once all of them take too much."""
         in_memory = sum(n.num_bytes for n in others if isinstance(n, Numbering))
-        if in_memory + numbering.num_bytes <= self._options.memory_bytes:
+        if in_memory + numbering.num_bytes <= self._options.memory_bytes // 2:
             return numbering
         return StoredNumbering(self._work / f"numbering-{len(others)}", numbering)
 
@@ -314,7 +321,7 @@ class _Preparation:
 
     def _encoded(self, vocabulary):
         """Yields the batches of each block, `(split, batch)` of those that it has."""
-        assemble = Assembler(vocabulary.sizes, self._options)
+        assemble = Assembler(make_expander(vocabulary.sizes, self._options))
         stored = any(isinstance(n, StoredNumbering) for n in numberings_of(vocabulary))
         if not stored:
 
@@ -330,7 +337,7 @@ class _Preparation:
             return
         # Not all numberings fit in memory: ids of some features at a time.
         with IdFiles(self._work) as files:
-            for group in group_features(vocabulary, self._options.memory_bytes):
+            for group in group_features(vocabulary, self._options.memory_bytes // 2):
                 loaded = {f: vocabulary.numberings[f].load() for f in group}
 
                 def find(content, splits, loaded=loaded):

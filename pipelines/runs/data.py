@@ -8,6 +8,7 @@ from pipelines import vocabulary as vocabularies
 from pipelines.criteo import Parser, read
 from pipelines.criteo.scanning import scan
 from pipelines.files import BlockReader, Paths, expand_paths
+from pipelines.multi_hot import MultiHot
 from pipelines.prepare import VOCABULARY, WORK
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
@@ -46,9 +47,12 @@ class LogData:
 
     Attributes:
         vocabulary: The vocabulary.
+        expander: The `MultiHot` that rows go through, or `None`.
         num_rows: Rows to train on in an epoch.
         quarantines: Where bad rows went.
     """
+
+    expander = None
 
     def __init__(self, config, train_paths, valid_paths, folder, vocabulary=None):
         self._train = expand_paths(train_paths)
@@ -129,6 +133,7 @@ class RecordData:
         self.vocabulary = load_vocabulary(records_folder, self._manifest)
         self.num_rows = self._manifest.num_rows("train")
         self._has_valid = "valid" in self._manifest.splits
+        self.expander = expander_of(self._manifest)
 
     @property
     def origin(self) -> dict:
@@ -172,6 +177,15 @@ def load_vocabulary(folder, manifest: Manifest):
     if vocabulary.digest != manifest.vocabulary_digest:
         raise ValueError(f"{path} is not the vocabulary of the records beside it.")
     return vocabulary
+
+
+def expander_of(manifest: Manifest) -> MultiHot | None:
+    """What expanded the rows of records when they were made, or `None`.
+
+    A model of such rows must meet the same bags when it is evaluated and served.
+    """
+    config = manifest.origin.get("multi_hot")
+    return None if config is None else MultiHot.from_config(config)
 
 
 def build_vocabulary(

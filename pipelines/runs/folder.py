@@ -13,6 +13,7 @@ import keras
 import tf_dlrm
 from pipelines import vocabulary as vocabularies
 from pipelines.criteo import Parser
+from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
 
 
@@ -55,14 +56,24 @@ class RunFolder:
         for path in (self.config_path, self.metrics_path, self.history_path):
             path.unlink(missing_ok=True)
 
-    def describe(self, config: RunConfig, data: dict[str, Any], vocabulary) -> None:
-        """Writes what is known before training: the config and the vocabulary."""
+    def describe(
+        self, config: RunConfig, data: dict[str, Any], vocabulary, expander=None
+    ) -> None:
+        """Writes what is known before training: the config and the vocabulary.
+
+        Args:
+            config: The run.
+            data: What it is trained on, JSON-safe.
+            vocabulary: The vocabulary.
+            expander: The `MultiHot` that its rows go through, or `None`.
+        """
         vocabulary.save(self.vocabulary_path)
         content = {
             "tf_dlrm": tf_dlrm.__version__,
             "config": json.loads(config.to_json()),
             "data": data,
             "vocabulary_digest": vocabulary.digest,
+            "multi_hot": None if expander is None else expander.get_config(),
         }
         write_json(self.config_path, content)
 
@@ -101,14 +112,17 @@ class RunFolder:
         Raises:
             ValueError: If the vocabulary is not the one that the run was made with.
         """
-        digest = self._read()["vocabulary_digest"]
+        content = self._read()
         vocabulary = vocabularies.load(self.vocabulary_path)
-        if vocabulary.digest != digest:
+        if vocabulary.digest != content["vocabulary_digest"]:
             raise ValueError(
                 f"{self.vocabulary_path} is not the vocabulary that this run was "
                 "trained with: the ids would mean other values."
             )
-        return Parser(vocabulary)
+        expander = content.get("multi_hot")
+        if expander is not None:
+            expander = MultiHot.from_config(expander)
+        return Parser(vocabulary, expander=expander)
 
     def load_model(self, parser: Parser) -> tf_dlrm.DLRM:
         """Returns the trained model.

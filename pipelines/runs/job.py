@@ -18,6 +18,7 @@ from pipelines.runs.data import (
     LogData,
     RecordData,
     estimate_rows,
+    expander_of,
     find_records,
     no_rows,
 )
@@ -69,11 +70,12 @@ def train(
     else:
         data = RecordData(config, found)
     keras.utils.set_random_seed(config.seed)
-    parser = Parser(data.vocabulary)
+    parser = Parser(data.vocabulary, expander=data.expander)
     model = assembly.make_model(config, parser.spec(config.embedding_dim))
     num_steps = math.ceil(data.num_rows / config.batch_size) * config.epochs
     assembly.compile_model(model, config, num_steps)
-    folder.describe(config, {**data.origin, **(origin or {})}, data.vocabulary)
+    origin = {**data.origin, **(origin or {})}
+    folder.describe(config, origin, data.vocabulary, data.expander)
     shown = FitProgress(config.batch_size, data.num_rows)
     start = time.perf_counter()
     with shown, clear_errors(*data.quarantines):
@@ -135,6 +137,11 @@ def evaluate(
                 f"{folder} was not prepared with the vocabulary of this model: its ids "
                 "mean other values. Prepare it with --vocabulary of the run."
             )
+        if _bags(expander_of(manifest)) != _bags(parser.expander):
+            raise ValueError(
+                f"{folder} was prepared with other bags (--multi-hot) than this model "
+                "was trained on."
+            )
         dataset = records.read(folder, batch_size, split=split)
         num_rows = manifest.num_rows(split)
         shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
@@ -154,6 +161,10 @@ def evaluate(
         "num_rows": num_rows,
         "num_bad_rows": quarantine.num_bad,
     }
+
+
+def _bags(expander):
+    return None if expander is None else expander.get_config()
 
 
 def export(

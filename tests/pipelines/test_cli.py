@@ -188,6 +188,43 @@ def test_train_and_evaluate_on_records(data, tmp_path, capsys):
     assert "leave `valid` and `vocabulary` out" in capsys.readouterr().err
 
 
+def test_a_model_of_expanded_rows_expands_what_it_scores(data, tmp_path, capsys):
+    prepared, out, model = tmp_path / "prepared", tmp_path / "run", tmp_path / "model"
+    command = ["prepare", "--input", data / "train.tsv", "--out", prepared]
+    options = ["--min-count", "5", "--test-share", "0.1", "--multi-hot", "uniform"]
+    assert cli.main([*map(str, command), *options]) == 0
+    command = ["train", "--train", prepared, "--out", out, *SMALL]
+    assert cli.main([*map(str, command)]) == 0
+    lines = (data / "train.tsv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "test.tsv").write_bytes(b"".join(lines[2700:]))
+    found = []
+    for source in (prepared, tmp_path / "test.tsv"):
+        command = ["evaluate", "--model", out, "--input", source]
+        assert cli.main([*map(str, command)]) == 0
+        found.append(json.loads((out / "evaluation.json").read_text())["log_loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert cli.main(["export", "--model", str(out), "--output", str(model)]) == 0
+    scores = []
+    for scorer in (out, model):
+        command = ["predict", "--model", scorer, "--input", tmp_path / "test.tsv"]
+        output = tmp_path / "scores.csv"
+        assert cli.main([*map(str, command), "--output", str(output)]) == 0
+        with open(output) as file:
+            scores.append([float(r["probability"]) for r in csv.DictReader(file)])
+    np.testing.assert_allclose(*scores, atol=1e-6)
+    labels = [int(line[:1]) for line in lines[2700:]]
+    clipped = np.clip(scores[0], 1e-7, 1 - 1e-7)
+    loss = -np.mean(np.where(labels, np.log(clipped), np.log(1 - clipped)))
+    assert loss == pytest.approx(found[0], rel=1e-4)
+    plain = tmp_path / "plain"
+    command = ["prepare", "--input", data / "train.tsv", "--out", plain]
+    vocabulary = str(prepared / "vocabulary.tsv")
+    options = ["--vocabulary", vocabulary, "--test-share", "0.1"]
+    assert cli.main([*map(str, command), *options]) == 0
+    assert cli.main(["evaluate", "--model", str(out), "--input", str(plain)]) == 2
+    assert "other bags (--multi-hot)" in capsys.readouterr().err
+
+
 def test_training_by_hashing_needs_no_vocabulary(data, tmp_path):
     command = ["train", "--train", f"{data}/train.tsv", "--out", f"{tmp_path}/r"]
     assert cli.main([*command, "--hash-buckets", "50", *SMALL]) == 0
