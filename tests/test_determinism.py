@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tf_dlrm
+from tf_dlrm import xla
 
 SCRIPT = """
 import os
@@ -80,6 +82,36 @@ def test_jit_compile_changes_the_speed_only(embedding_optimizer):
         for a, b in zip(results[0], other):
             # Sums in another order: steps of 0.001 agree to float32 rounding.
             np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+def test_jit_compile_false_compiles_nothing(monkeypatch):
+    spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", 30, 4)])
+    x = {"dense_features": np.ones((9, 1)), "sparse_features": np.zeros((9, 1), int)}
+    y = np.ones(9, "float32")
+    compiled, call = [], xla.Kernel.__call__
+
+    def spy(kernel, *arguments):
+        if xla.enabled():
+            compiled.append(kernel._name)
+        return call(kernel, *arguments)
+
+    monkeypatch.setattr(xla.Kernel, "__call__", spy)
+    for jit_compile in ("auto", False):
+        model = tf_dlrm.DLRM(spec, (8, 4), (8, 1))
+        metrics = tf_dlrm.metrics.click_metrics()
+        model.compile("adam", metrics=metrics, jit_compile=jit_compile)
+        model.fit(x, y, verbose=0, validation_data=(x, y))
+        model.evaluate(x, y, verbose=0)
+        model.predict(x, verbose=0)
+        model.train_on_batch(x, y)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(x))
+        tape.gradient(loss, model.trainable_variables)
+        if jit_compile == "auto":  # the spy sees what is compiled
+            names = {"embedding_lookup", "embedding_update", "dense_optimizer"}
+            assert names | {"interaction", "metrics"} == set(compiled)
+            compiled.clear()
+    assert not compiled
 
 
 def test_an_export_holds_no_compiled_kernels(tmp_path):

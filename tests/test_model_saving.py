@@ -57,6 +57,17 @@ def test_keras_file_keeps_optimizers_by_table_and_layers(tmp_path):
             np.testing.assert_array_equal(state["slots"][name][slot], values)
 
 
+def test_keras_file_keeps_which_tables_share_an_optimizer(tmp_path):
+    model = make_model()
+    shared = optimizers.SparseAdagrad(0.1)
+    alone = optimizers.SparseAdagrad(0.1)
+    each = {"C0": shared, "C1": alone, "C2": shared}
+    model.compile("sgd", embedding_optimizer=each)
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras").embedding_optimizer
+    assert again["C0"] is again["C2"] is not again["C1"]
+
+
 def test_weights_file(tmp_path):
     model = compiled()
     model.fit(*make_data(), verbose=0)

@@ -156,14 +156,33 @@ def test_compiling_again_with_the_same_optimizer_goes_on():
         np.testing.assert_array_equal(got, expected)
 
 
-def test_compute_loss_of_a_subclass_sees_the_features():
+def test_compiling_again_keeps_the_tables_own_optimizer():
+    model = make_model()
+    model.compile("adagrad", embedding_optimizer="sgd")
+    own = model.embedding_optimizer
+    model.compile(model.optimizer, metrics=["AUC"])
+    assert model.embedding_optimizer is own
+    model.compile(keras.optimizers.Adagrad())
+    assert type(model.embedding_optimizer) is optimizers.SparseAdagrad
+
+
+def test_tables_of_one_optimizer_name_are_one_update():
+    model = make_model()
+    names = {"C0": "sgd", "C1": "adagrad", "C2": "adagrad"}
+    model.compile("adam", embedding_optimizer=names)
+    each = model.embedding_optimizer
+    assert each["C1"] is each["C2"] is not each["C0"]
+
+
+@pytest.mark.parametrize("jit_compile", ["auto", True])
+def test_compute_loss_of_a_subclass_sees_the_features(jit_compile):
     class Weighted(tf_dlrm.DLRM):
         def compute_loss(self, x=None, **kwargs):
             scale = tf.reduce_mean(x["dense_features"]) * 0 + 2.0
             return super().compute_loss(x=x, **kwargs) * scale
 
     model = Weighted(make_spec(), (8, 4), (8, 1))
-    model.compile("sgd", metrics=[metrics.LogLoss()])
+    model.compile("sgd", metrics=[metrics.LogLoss()], jit_compile=jit_compile)
     history = model.fit(*make_data(), verbose=0).history
     assert history["loss"][0] == pytest.approx(2 * history["log_loss"][0], rel=1e-4)
 
@@ -204,13 +223,14 @@ def test_a_following_optimizer_says_so_when_its_rate_is_set():
         following.learning_rate = 0.1
 
 
-def test_a_collection_called_twice_in_a_users_model_trains_correctly():
+@pytest.mark.parametrize("run_eagerly", [False, True], ids=["graph", "eager"])
+def test_a_collection_called_twice_in_a_users_model_trains_correctly(run_eagerly):
     layer = layers.EmbeddingCollection([EmbeddingTable("a", 10, 2)])
     inputs = [keras.Input((1,), dtype="int64") for _ in range(2)]
     vectors = [keras.layers.Flatten()(layer(each)) for each in inputs]
     head = keras.layers.Dense(1, kernel_initializer="ones", trainable=False)
     model = keras.Model(inputs, head(keras.layers.Concatenate()(vectors)))
-    model.compile(keras.optimizers.Adagrad(0.1), "mse")
+    model.compile(keras.optimizers.Adagrad(0.1), "mse", run_eagerly=run_eagerly)
     first, second = np.array([[3], [3], [4]]), np.array([[3], [4], [5]])
     y = np.array([[1.0], [2.0], [3.0]])
     rows = layer.get_table("a").astype(np.float64)
@@ -221,6 +241,34 @@ def test_a_collection_called_twice_in_a_users_model_trains_correctly():
     expected = rows - 0.1 * g / np.sqrt(0.1 + g**2 + 1e-7)
     model.train_on_batch([first, second], y)
     np.testing.assert_allclose(layer.get_table("a"), expected, atol=1e-5)
+
+
+def test_eager_calls_of_other_tapes_leave_the_gradient_sparse():
+    layer = layers.EmbeddingCollection([EmbeddingTable("a", 10, 2)])
+    for _ in range(2):
+        layer(np.array([[3]]))  # under no tape
+        with tf.GradientTape() as tape:
+            y = tf.reduce_sum(layer(np.array([[3], [3]])))
+        gradient = tape.gradient(y, layer.variables[0].value)
+        assert isinstance(gradient, tf.IndexedSlices)
+        np.testing.assert_array_equal(gradient.indices, [3])
+
+
+def test_a_collection_called_in_a_nested_graph_too_trains_correctly():
+    layer = layers.EmbeddingCollection([EmbeddingTable("a", 10, 2)])
+    nested = tf.function(lambda ids: 2.0 * layer(ids))
+
+    @tf.function
+    def gradient_rows(ids):
+        with tf.GradientTape() as tape:
+            y = layer(ids) + nested(ids) + 4.0 * layer(ids)
+        gradient = tape.gradient(y, layer.variables[0].value)
+        return getattr(gradient, "indices", tf.constant([])), gradient
+
+    repeated, gradient = gradient_rows(tf.constant([[3], [3], [4]]))
+    assert len(set(repeated.numpy())) == len(repeated)
+    g = tf.convert_to_tensor(gradient)[:, 0]
+    np.testing.assert_array_equal(g, np.bincount([3, 3, 4], minlength=11) * 7)
 
 
 def test_a_score_that_leaves_the_tables_out_trains_the_rest():
@@ -237,3 +285,51 @@ def test_a_score_that_leaves_the_tables_out_trains_the_rest():
     np.testing.assert_array_equal(model.embedding.get_table("a"), tables)
     # The bias of the logit moves whatever comes in.
     assert not np.array_equal(model.top_mlp.get_weights()[-1], weights[-1])
+
+
+def test_functions_that_run_eagerly_train_alike():
+    features, label = make_data()
+    results = []
+    for eagerly in (False, True):
+        keras.utils.set_random_seed(1)
+        model = compiled("adagrad")
+        tf.config.run_functions_eagerly(eagerly)
+        try:
+            model.fit(features, label, verbose=0, shuffle=False)
+        finally:
+            tf.config.run_functions_eagerly(False)
+        results.append(tables_of(model))
+    for got, expected in zip(*results):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_dropout_goes_on_alike_whether_the_datasets_length_is_known():
+    """At the end of one of unknown length Keras begins a step with no batch left."""
+    features, label = make_data()
+    known = tf.data.Dataset.from_tensor_slices((features, label)).batch(16)
+    results = []
+    for data in (known, known.filter(lambda x, y: True)):
+        keras.utils.set_random_seed(1)
+        top = layers.MLP((8, 1), dropout=0.5)
+        model = tf_dlrm.DLRM(make_spec(), (8, 4), top)
+        model.compile(keras.optimizers.SGD(0.1))
+        model.fit(data, epochs=2, verbose=0)
+        seeds = [v.numpy() for v in model.non_trainable_variables]
+        assert seeds
+        results.append([*seeds, *tables_of(model)])
+    for got, expected in zip(*results):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_the_loss_of_an_epoch_weighs_batches_by_their_rows():
+    features, label = make_data()
+    features = {name: values[:39] for name, values in features.items()}
+    label = np.r_[np.zeros(32), np.ones(7)].astype("float32")
+    model = make_model()
+    # Far from 0.5, so that the two batches' losses differ.
+    model.top_mlp.dense_layers[-1].bias.assign([3.0])
+    model.compile(keras.optimizers.SGD(0.0), metrics=[metrics.LogLoss()])
+    history = model.fit(features, label, shuffle=False, verbose=0).history
+    assert history["loss"][0] == pytest.approx(history["log_loss"][0], rel=1e-5)
+    result = model.evaluate(features, label, verbose=0, return_dict=True)
+    assert result["loss"] == pytest.approx(result["log_loss"], rel=1e-5)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_dlrm.features import FeatureSpec
+from tf_dlrm.layers.bags import to_signed
 
 PACKED_KEYS = ("dense_features", "sparse_features", "sparse_weights")
 
@@ -129,7 +130,7 @@ def _stack_bags(columns):
             "Ids must be int32 or int64 (float32 changes ids above 2^24 unnoticed; "
             f"strings need a vocabulary). Received: {', '.join(sorted(wrong))}"
         )
-    columns = [tf.cast(column, tf.int64) for column in columns]
+    columns = [tf.cast(to_signed(column), tf.int64) for column in columns]
     if any(isinstance(column, tf.RaggedTensor) for column in columns):
         # As ragged, -1 stands for no id in the dense columns beside.
         columns = [

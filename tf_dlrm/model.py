@@ -106,6 +106,9 @@ class DLRM(RowSparseTraining, keras.Model):
         )
         self.embedding = _check_embedding(embedding, spec)
         self.feature_mlps = _make_feature_mlps(feature_mlp_dims, spec, policy)
+        # tf.train.Checkpoint does not see into Keras' dicts.
+        self._checkpointed = tf.Module()
+        self._checkpointed.feature_mlps = dict(self.feature_mlps)
         self.interaction = _make_interaction(interaction, self_interaction, policy)
         self.top_mlp = _as_mlp(top_mlp_dims, "top_mlp_dims", "top_mlp", policy, None)
         if self.top_mlp.dims[-1] != 1 or not _is_linear(self.top_mlp.final_activation):
@@ -119,9 +122,10 @@ class DLRM(RowSparseTraining, keras.Model):
     # The model, as in the paper's figure 1
 
     def call(self, features, training=None):
-        batch = self.standardize(features)
-        pooled = self.embedding(batch.ids, weights=batch.weights)
-        return self.score(batch.dense, pooled, training=bool(training))
+        with self._kernels():
+            batch = self.standardize(features)
+            pooled = self.embedding(batch.ids, weights=batch.weights)
+            return self.score(batch.dense, pooled, training=bool(training))
 
     def score(self, dense, pooled, training=False):
         """Click probabilities from dense features and pooled embeddings.

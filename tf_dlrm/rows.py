@@ -1,27 +1,30 @@
 """Operations on some rows of a table: in place, and only on those rows.
 
-All of them take the `tf.Variable` itself. A dense read of it anywhere (an `identity`,
-a cast, Keras' `ops.take`) would make the next update copy the whole table.
+They take the plain `tf.Variable` of one device, or its handle, never a tensor made from
+it: a dense read anywhere (an `identity`, a cast, Keras' `ops.take`) would make the next
+update copy the whole table. Of a variable that a strategy made, `local_variables` gives
+the plain ones.
 """
 
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm import gradients
+
+INT32_ROWS = (1 << 31) - 1  # tables of more rows, and ids of them, are int64
 _BLOCK_VALUES = 1 << 20  # 4 MiB of float32 in flight when a table is read or written
 
 # Shapes: V values in the batch, U unique rows, D width.
 
 
+def row_dtype(num_rows: int) -> tf.DType:
+    """The dtype that holds rows of a table and their number: int32 or int64."""
+    return tf.int32 if num_rows <= INT32_ROWS else tf.int64
+
+
 def gather(table: tf.Variable, rows):
     """Reads rows: `(...,)` to `(..., D)`."""
     return tf.gather(table, rows)
-
-
-def add(table: tf.Variable, rows, values) -> None:
-    """Adds to rows; repeated rows add up."""
-    tf.raw_ops.ResourceScatterAdd(
-        resource=table.handle, indices=rows, updates=tf.cast(values, table.dtype)
-    )
 
 
 def subtract(table: tf.Variable, rows, values) -> None:
@@ -79,7 +82,7 @@ def read_for_any_optimizer(read, table: tf.Variable, weights, rows_and_gradients
 
     # The variable goes in as its handle: a variable that `tf.custom_gradient` finds
     # for itself is read, and so copied, whole at every call.
-    @tf.custom_gradient
+    @gradients.custom_gradient
     def custom(handle, *weights):
         result = read(handle, *weights)
 
@@ -90,7 +93,7 @@ def read_for_any_optimizer(read, table: tf.Variable, weights, rows_and_gradients
         return result, gradient
 
     # A gather of nothing: tapes take notice of the variable.
-    tf.gather(table, tf.zeros((0,), tf.int32))
+    tf.gather(table, tf.zeros((0,), row_dtype(table.shape[0])))
     return custom(table.handle, *(() if weights is None else (weights,)))
 
 
@@ -122,11 +125,10 @@ def block_ranges(num_rows: int, width: int):
 
 def read_range(table: tf.Variable, first: int, num_rows: int) -> np.ndarray:
     """Copies consecutive rows to NumPy, block by block."""
-    table = local_variables(table)[0]
     width = int(table.shape[1])
     result = np.empty((num_rows, width), table.dtype.as_numpy_dtype)
     for a, b in block_ranges(num_rows, width):
-        result[a:b] = gather(table, tf.range(first + a, first + b)).numpy()
+        result[a:b] = gather(table, _range(table, first + a, first + b)).numpy()
     return result
 
 
@@ -134,15 +136,26 @@ def write_range(table: tf.Variable, first: int, num_rows: int, make_block) -> No
     """Overwrites consecutive rows, block by block.
 
     Args:
-        table: Variable of rank 2, or a mirrored one.
+        table: Variable of rank 2.
         first: First row to write.
         num_rows: Number of rows.
         make_block: Function of `(a, b)` that returns rows a .. b - 1 of the range.
     """
     for a, b in block_ranges(num_rows, int(table.shape[1])):
-        block = make_block(a, b)
-        for variable in local_variables(table):
-            replace(variable, tf.range(first + a, first + b), block)
+        replace(table, _range(table, first + a, first + b), make_block(a, b))
+
+
+def is_finite(table: tf.Variable) -> bool:
+    """Whether all values are finite; read block by block."""
+    return all(
+        bool(tf.reduce_all(tf.math.is_finite(gather(table, _range(table, a, b)))))
+        for a, b in block_ranges(*table.shape)
+    )
+
+
+def _range(table, first, end):
+    """The rows first .. end - 1 of a table, of which there may be 2^31 and more."""
+    return tf.range(first, end, dtype=row_dtype(table.shape[0]))
 
 
 def local_variables(variable) -> tuple:

@@ -18,9 +18,11 @@ _state = threading.local()
 def enabled() -> bool:
     """Whether kernels are compiled: on CPUs, outside of `disabled()`.
 
-    Accelerators have fast kernels of their own for what is compiled here.
+    Accelerators have fast kernels of their own for what is compiled here. And
+    `tf.config.run_functions_eagerly(True)` would run kernels line by line, which lean
+    on XLA's scatters.
     """
-    if getattr(_state, "disabled", 0):
+    if getattr(_state, "disabled", 0) or tf.config.functions_run_eagerly():
         return False
     return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
 

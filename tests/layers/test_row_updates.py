@@ -7,6 +7,7 @@ import tensorflow as tf
 from optimizer_oracle import CASES
 
 from tf_dlrm import EmbeddingTable, optimizers, xla
+from tf_dlrm import rows as row_ops
 from tf_dlrm.layers import EmbeddingCollection, row_updates
 
 WIDTH = 3
@@ -90,18 +91,13 @@ def dense_gradients(bags, gradients):
 def turns(monkeypatch):
     """Makes batches of these tests too large for one piece."""
     monkeypatch.setattr(row_updates, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(row_updates, "_TURN_BYTES", 12 * 4 * WIDTH)
     monkeypatch.setattr(row_updates, "_CHUNK", 16)
     monkeypatch.setattr(row_updates, "_SMALL_CHUNK", 8)
 
 
-PAIRS = [("row_wise", form) for form in FORMS]
-PAIRS += [("sgd", "padded"), ("sgd", "ragged")]
-PAIRS += [(case, form) for case in CASES for form in (FORMS[3], FORMS[4])]
-
-
-@pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
-def test_steps_equal_float64(case, form, turns):
-    """Bags of several ids in many turns."""
+def check_steps(case, form, dtype=tf.int64):
+    """Asserts that three steps of bags with many repeats equal float64."""
     make, update = CASES[case]
     layer = make_layer(make())
     rng = np.random.default_rng(0)
@@ -110,6 +106,7 @@ def test_steps_equal_float64(case, form, turns):
     apply = tf.function(layer.apply_gradients)
     for step in range(1, 4):
         bags, ids, weights = make_batch(rng, form, num_examples=20)
+        ids = tf.cast(ids, dtype)
         pooled = layer(ids, weights).numpy()
         # Tables as they are: float32 steps drift from those of float64.
         now = [layer.get_table(f"t{i}").astype(np.float64) for i in range(3)]
@@ -120,11 +117,40 @@ def test_steps_equal_float64(case, form, turns):
             update(expected[k], dense, states[k], step)
     for k in range(3):
         np.testing.assert_allclose(layer.get_table(f"t{k}"), expected[k], atol=2e-5)
+    return layer
+
+
+PAIRS = [("row_wise", form) for form in FORMS]
+PAIRS += [("sgd", "padded"), ("sgd", "ragged")]
+PAIRS += [(case, form) for case in CASES for form in (FORMS[3], FORMS[4])]
+
+
+@pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
+def test_steps_in_many_turns_equal_float64(case, form, turns):
+    check_steps(case, form)
 
 
 @pytest.mark.parametrize("form", ["ragged", "padded"])
 def test_steps_in_one_piece_equal_float64(form):
-    test_steps_equal_float64("row_wise", form, None)
+    assert row_updates.is_small(20 * 9 * len(SIZES), WIDTH)
+    check_steps("row_wise", form)
+
+
+PAIRS = [(case, form) for case, form in zip(CASES, ["one_hot", "padded", "ragged"] * 2)]
+PAIRS += [("row_wise", form) for form in FORMS[3:]]
+
+
+@pytest.mark.parametrize("jit", [True, False], ids=["xla", "plain"])
+@pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
+def test_steps_of_tables_beyond_int32_equal_float64(case, form, jit, monkeypatch):
+    """int64 rows, from int32 ids, whatever the number of rows that needs them."""
+    monkeypatch.setattr(row_ops, "INT32_ROWS", 5)
+    with xla.disabled(not jit):
+        layer = check_steps(case, form, tf.int32)
+    assert layer._fused[0].row_dtype == tf.int64
+    assert layer._fused[0].lookup(tf.zeros((1, 3), tf.int32), None).rows.dtype == (
+        tf.int64
+    )
 
 
 @pytest.mark.parametrize("case", ["adagrad", "row_wise", "adam", "ftrl"])
@@ -207,31 +233,100 @@ def test_padded_bags_of_length_0():
     np.testing.assert_array_equal(before, layer.get_table("t0"))
 
 
-@pytest.mark.parametrize("form", ["one_hot", "padded", "ragged"])
-def test_gradients_in_other_hands_equal_those_of_plain_lookups(form):
-    layer = make_layer()
-    _, ids, weights = make_batch(np.random.default_rng(5), form, 6)
-    weights = tf.ones_like(ids, tf.float32) if form != "ragged" else None
+def weight_gradients(tables, bags, upstream):
+    """d (upstream * pooled) / d w of each value of each bag, in float64."""
+    result = []
+    for i, (ids, w) in enumerate(bags):
+        w, k = w.astype(np.float64), i % len(SIZES)
+        rows = tables[k][ids]
+        pooled = factor(w, COMBINERS[k]) @ rows
+        if COMBINERS[k] == "mean":  # (Σ wx) / Σw
+            rows = (rows - pooled) / w.sum()
+        if COMBINERS[k] == "sqrtn" and len(ids):  # (Σ wx) / √Σw²
+            root = np.sqrt((w**2).sum())
+            rows = rows / root - np.outer(w, pooled / root**2)
+        result.append(rows @ upstream.reshape(-1, WIDTH)[i].astype(np.float64))
+    return result
 
-    def gradients():
-        with tf.GradientTape() as tape:
-            if weights is not None:
-                tape.watch(weights)
-            loss = tf.reduce_sum(layer(ids, weights) ** 2)
-        sources = [*layer.trainable_variables, *([weights] if form != "ragged" else [])]
-        return [
-            tf.convert_to_tensor(g)
-            for g in tape.gradient(
-                loss, [getattr(source, "value", source) for source in sources]
-            )
-        ]
 
-    compiled = gradients()
-    with xla.disabled():
-        plain = gradients()
-    for a, b in zip(compiled, plain):
-        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
-        assert np.abs(a).max() > 0
+@pytest.mark.parametrize("jit", [True, False], ids=["xla", "plain"])
+@pytest.mark.parametrize("form", [*FORMS, "padded_weighted"])
+def test_gradients_in_other_hands_equal_float64(form, jit):
+    layer, rng = make_layer(), np.random.default_rng(5)
+    tables = [layer.get_table(f"t{i}").astype(np.float64) for i in range(3)]
+    bags, ids, weights = make_batch(rng, form, 6)
+    upstream = rng.normal(size=(6, len(SIZES), WIDTH)).astype("float32")
+    flat = getattr(weights, "flat_values", weights)
+    sources = [layer.trainable_variables[0].value, *([] if flat is None else [flat])]
+    with xla.disabled(not jit), tf.GradientTape() as tape:
+        tape.watch(sources)
+        if form.startswith("ragged") and weights is not None:
+            weights = weights.with_flat_values(flat)
+        loss = tf.reduce_sum(layer(ids, weights) * upstream)
+    of_table, *of_weights = tape.gradient(loss, sources)
+    expected = np.concatenate([*dense_gradients(bags, upstream), np.zeros((1, WIDTH))])
+    # Sums of some 20 float32 products of size 1.
+    np.testing.assert_allclose(tf.convert_to_tensor(of_table), expected, atol=1e-5)
+    if weights is None:
+        return
+    expected = weight_gradients(tables, bags, upstream)
+    lengths = [len(values) for values in expected]
+    got = of_weights[0].numpy()
+    if form.startswith("ragged"):
+        got = np.split(got, np.cumsum(lengths)[:-1])
+    else:
+        got = got.reshape(len(bags), -1)
+        for values, length in zip(got, lengths):
+            assert not values[length:].any()  # no id, no gradient
+        got = [values[:length] for values, length in zip(got, lengths)]
+    np.testing.assert_allclose(np.concatenate(got), np.concatenate(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case, form", [("adagrad", "one_hot"), ("row_wise", "padded"), ("adam", "ragged")]
+)
+def test_too_many_ids_change_nothing(case, form, monkeypatch):
+    """Also where their number is known at run time only."""
+    monkeypatch.setattr(row_updates, "MAX_VALUES", 32)
+    layer = make_layer(CASES[case][0]())
+    rng = np.random.default_rng(8)
+
+    def batch(num_ids):
+        ids = rng.integers(0, 1, (num_ids // 3, 3))
+        if form == "padded":
+            ids = ids.reshape(1, 3, -1)
+        if form == "ragged":
+            inner = tf.RaggedTensor.from_row_lengths(ids.reshape(-1), [1] * num_ids)
+            return tf.RaggedTensor.from_uniform_row_length(inner, 3)
+        return tf.constant(ids)
+
+    spec = {
+        "one_hot": tf.TensorSpec((None, 3), tf.int64),
+        "padded": tf.TensorSpec((None, 3, None), tf.int64),
+        "ragged": tf.RaggedTensorSpec((None, 3, None), tf.int64, 2),
+    }[form]
+
+    def gradients(ids):
+        return tf.ones((ids.shape[0], 3, WIDTH))
+
+    apply = tf.function(
+        layer.apply_gradients,
+        input_signature=[tf.TensorSpec((None, 3, WIDTH)), spec],
+    )
+    ids = batch(33)
+    before, state = layer.get_table("t0"), layer.get_state()["slots"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at most 32 ids") as error:
+        apply(gradients(ids), ids)
+    assert "33" in str(error.value)
+    np.testing.assert_array_equal(layer.get_table("t0"), before)
+    for name, values in layer.get_state()["slots"]["t0"].items():
+        np.testing.assert_array_equal(values, state["t0"][name])
+    if form != "ragged":
+        with pytest.raises(ValueError, match="at most 32 ids .*Received: 33"):
+            layer.apply_gradients(gradients(ids), ids)
+    ids = batch(30)  # padding does not count
+    apply(gradients(ids), ids)
+    assert np.abs(layer.get_table("t0") - before).max() > 0
 
 
 def test_capacities_are_few_and_close():

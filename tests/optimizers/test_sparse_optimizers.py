@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from optimizer_oracle import CASES
 
-from tf_dlrm import EmbeddingTable, optimizers
+from tf_dlrm import EmbeddingTable, optimizers, xla
 from tf_dlrm.layers import EmbeddingCollection
 
 VOCABULARY, WIDTH, STEPS = 12, 3, 5
@@ -132,6 +132,44 @@ def test_learning_rate_is_read_live():
     assert layer.get_table("t")[0, 0] == -1.25
 
 
+@pytest.mark.parametrize("jit", [True, False], ids=["xla", "plain"])
+@pytest.mark.parametrize("case", CASES)
+def test_learning_rate_0_leaves_tables_as_they_are(case, jit):
+    """As a warm-up from 0 begins; then steps go on as if nothing had been."""
+    layer = EmbeddingCollection([EmbeddingTable("t", VOCABULARY, WIDTH)])
+    optimizer = CASES[case][0]()
+    rate = optimizer.learning_rate
+    optimizer.learning_rate = 0.0
+    layer.build_optimizer(optimizer)
+    before = layer.get_table("t")
+    with xla.disabled(not jit):
+        for ids, gradients in batches():
+            layer.apply_gradients(tf.constant(gradients), tf.constant(ids))
+        np.testing.assert_array_equal(layer.get_table("t"), before)
+        slots = layer.get_state()["slots"]["t"]
+        assert all(np.isfinite(values).all() for values in slots.values())
+        optimizer.learning_rate = rate
+        layer.apply_gradients(tf.constant(gradients), tf.constant(ids))
+    after = layer.get_table("t")
+    assert np.isfinite(after).all()
+    assert np.abs(after - before)[ids[:, 0]].max() > 0
+
+
+def test_ftrl_at_learning_rate_0_keeps_its_state():
+    layer = EmbeddingCollection([EmbeddingTable("t", VOCABULARY, WIDTH)])
+    optimizer = CASES["ftrl"][0]()
+    layer.build_optimizer(optimizer)
+    rates = [0.1, 0.0, 0.1]
+    states = []
+    for rate, (ids, gradients) in zip(rates, batches()):
+        optimizer.learning_rate = rate
+        layer.apply_gradients(tf.constant(gradients), tf.constant(ids))
+        states.append(layer.get_state()["slots"]["t"])
+    for name in ("accumulator", "linear"):
+        np.testing.assert_array_equal(states[0][name], states[1][name])
+        assert np.abs(states[2][name] - states[1][name]).max() > 0
+
+
 def test_schedule_counts_steps():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5])
     layer = EmbeddingCollection([EmbeddingTable("t", 2, 1, initializer="zeros")])
@@ -204,3 +242,30 @@ def test_get_by_name_object_and_config():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_learning_rates_that_cannot_be_are_refused():
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="must be finite and not negative"):
+            optimizers.SparseSGD(value)
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    with pytest.raises(ValueError, match="is a schedule and cannot be set"):
+        optimizers.SparseSGD(schedule).learning_rate = 0.1
+
+
+def test_a_rate_that_follows_needs_one_to_follow():
+    layer = EmbeddingCollection([EmbeddingTable("t", 2, 1)])
+    optimizer = optimizers.get("sgd")
+    layer.build_optimizer(optimizer)
+    with pytest.raises(ValueError, match="SparseSGD has no learning rate: give it"):
+        layer.apply_gradients(tf.ones((1, 1, 1)), tf.zeros((1, 1), tf.int32))
+    with pytest.raises(ValueError, match="follows the learning rate of the model"):
+        optimizer.learning_rate = 0.1
+
+
+def test_an_optimizer_without_mathematics_is_refused():
+    class Mine(optimizers.SparseOptimizer):
+        pass
+
+    with pytest.raises(TypeError, match="Mine must define `apply`"):
+        Mine(0.1).apply(None, {}, 0.1, 1)

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm import xla
+from tf_dlrm.layers.bags import Places, bag_factors, values_of
 
 # Shapes: B batch, F features, V values, N bags (B * F), S parts of bags, D width.
 
@@ -32,22 +33,19 @@ class PackedIds(NamedTuple):
 
 def pack(ids, weights, num_features: int) -> PackedIds:
     """Packs standardized ids and weights (see `bags.standardize_ids`)."""
+    splits = None
     if isinstance(ids, tf.RaggedTensor):
-        values, splits = ids.values, tf.cast(ids.row_splits, tf.int32)
-        weights = None if weights is None else xla.pad_rows(weights)
-        splits = _pad_splits(splits, num_features)
-        return PackedIds(xla.pad_rows(values, -1), splits, weights)
-    ids = xla.pad_rows(ids, -1)
+        splits = _pad_splits(tf.cast(ids.row_splits, tf.int32), num_features)
+        ids = ids.values
+    elif ids.shape.rank == 3:
+        # Flat first: padded examples would cost as much as those of the batch.
+        shape = tf.shape(ids)
+        num_bags = xla.capacity(shape[0]) * num_features + 1
+        splits = tf.minimum(tf.range(num_bags), shape[0] * num_features) * shape[2]
+        ids = tf.reshape(ids, (-1,))
+        weights = None if weights is None else tf.reshape(weights, (-1,))
     weights = None if weights is None else xla.pad_rows(weights)
-    if ids.shape.rank == 2:
-        return PackedIds(ids, None, weights)
-    shape = tf.shape(ids)
-    splits = tf.range(shape[0] * shape[1] + 1) * shape[2]
-    # Rounded up again: the padded length may be any, and 0.
-    values = xla.pad_rows(tf.reshape(ids, (-1,)), -1)
-    if weights is not None:
-        weights = xla.pad_rows(tf.reshape(weights, (-1,)))
-    return PackedIds(values, splits, weights)
+    return PackedIds(xla.pad_rows(ids, -1), splits, weights)
 
 
 def _pad_splits(splits, num_features):
@@ -57,36 +55,22 @@ def _pad_splits(splits, num_features):
     return tf.concat([splits, tf.repeat(splits[-1:], missing)], 0)
 
 
-class Places(NamedTuple):
-    """Where the features of a fused table lie: NumPy arrays of F entries.
-
-    Attributes:
-        sizes: Vocabulary sizes.
-        offsets: First rows.
-        combiners: `"sum"`, `"mean"` or `"sqrtn"`.
-    """
-
-    sizes: np.ndarray
-    offsets: np.ndarray
-    combiners: list
-
-
-def pool_one_hot(read, packed: PackedIds, places: Places, null_row: int):
+def pool_one_hot(read, packed: PackedIds, places: Places):
     """Looks up `(B, F)` ids.
 
     Args:
         read: Function from rows to their embeddings.
         packed: Ids without splits.
         places: Where the features lie.
-        null_row: A row of zeros.
 
     Returns:
         `(B, F, D)` embeddings, and whether an id is out of range.
     """
-    ids, weights = packed.ids, packed.weights
+    ids, weights = values_of(packed.ids, places.sizes), packed.weights
     sizes = tf.constant(places.sizes, ids.dtype)
     valid = tf.logical_and(ids >= 0, ids < sizes)
-    rows = _rows(ids, valid, tf.constant(places.offsets), null_row)
+    offsets = tf.constant(places.offsets, places.row_dtype)
+    rows = _rows(ids, valid, offsets, places.null_row)
     pooled = read(rows)
     factors = _one_hot_factors(valid, weights, places.combiners)
     if factors is not None:
@@ -95,9 +79,7 @@ def pool_one_hot(read, packed: PackedIds, places: Places, null_row: int):
     return pooled, bad
 
 
-def pool_bags(
-    read, packed: PackedIds, places: Places, null_row: int, lowest: int, part: int
-):
+def pool_bags(read, packed: PackedIds, places: Places, lowest: int, part: int):
     """Sums bags of ids. Costs O(values + bags), however long the longest bag is.
 
     Each bag is cut into parts of `part` values. The values at one place of all parts
@@ -107,7 +89,6 @@ def pool_bags(
         read: Function from rows to their embeddings.
         packed: Ids with splits.
         places: Where the features lie.
-        null_row: A row of zeros.
         lowest: Smallest id that is in order: 0, or -1 where padding may come.
         part: Values in a part.
 
@@ -115,11 +96,12 @@ def pool_bags(
         `(N / F, F, D)` pooled embeddings, and whether an id is out of range.
     """
     values, splits, weights = packed
+    values = values_of(values, places.sizes)
     num_bags, num_features = tf.shape(splits)[0] - 1, len(places.sizes)
     cut = _cut_bags(splits, tf.shape(values)[0], part)
     feature = tf.math.floormod(cut.bag, num_features)
     sizes = tf.gather(tf.constant(places.sizes, values.dtype), feature)
-    offsets = tf.gather(tf.constant(places.offsets), feature)
+    offsets = tf.gather(tf.constant(places.offsets, places.row_dtype), feature)
     only_sums = all(combiner == "sum" for combiner in places.combiners)
     total = weight_sum = square_sum = bad = None
     for k in range(part):
@@ -133,7 +115,7 @@ def pool_bags(
             inside, tf.logical_not(tf.logical_or(known, ids == lowest))
         )
         bad = wrong if bad is None else tf.logical_or(bad, wrong)
-        rows = read(_rows(ids, valid, offsets, null_row))
+        rows = read(_rows(ids, valid, offsets, places.null_row))
         if weights is not None or not only_sums:
             w = tf.cast(valid, tf.float32)
             if weights is not None:
@@ -144,12 +126,12 @@ def pool_bags(
         total = rows if total is None else total + rows
     pooled = tf.math.unsorted_segment_sum(total, cut.bag, num_bags)
     if not only_sums:
-        factors = bag_factors(
+        factors = _factors_of_bags(
             tf.math.unsorted_segment_sum(weight_sum, cut.bag, num_bags),
             tf.math.unsorted_segment_sum(square_sum, cut.bag, num_bags),
             places.combiners,
         )
-        pooled *= tf.reshape(factors, (-1, 1))
+        pooled *= factors[:, None]
     shape = tf.concat([[-1, num_features], tf.shape(pooled)[1:]], 0)
     return tf.reshape(pooled, shape), tf.reduce_any(bad)
 
@@ -185,22 +167,20 @@ class FlatIds(NamedTuple):
         return gradients if weights is None else gradients * weights[:, None]
 
 
-def flatten(
-    packed: PackedIds, places: Places, slot_offsets: np.ndarray, row_dtype
-) -> FlatIds:
+def flatten(packed: PackedIds, places: Places, slot_offsets: np.ndarray) -> FlatIds:
     """Finds row, bag and factor of each value.
 
     Args:
         packed: The ids.
         places: Where the features lie.
         slot_offsets: F first rows in the slots, -1 for features of other optimizers.
-        row_dtype: int32 or int64.
     """
     ids, splits, weights = packed
+    ids = values_of(ids, places.sizes)
     sizes = tf.constant(places.sizes, ids.dtype)
-    offsets = tf.constant(places.offsets, row_dtype)
-    slot_offsets = tf.constant(slot_offsets, row_dtype)
-    bags, inside = None, True
+    offsets = tf.constant(places.offsets, places.row_dtype)
+    slot_offsets = tf.constant(slot_offsets, places.row_dtype)
+    bags = None
     if splits is not None:
         bags = _bag_of_values(splits, tf.shape(ids)[0])
         feature = tf.math.floormod(bags, len(places.sizes))
@@ -208,15 +188,15 @@ def flatten(
             tf.gather(of_feature, feature)
             for of_feature in (sizes, offsets, slot_offsets)
         )
-        inside = tf.range(tf.shape(ids)[0]) < splits[-1]
-    valid = tf.logical_and(inside, tf.logical_and(ids >= 0, ids < sizes))
+    # Values after the last bag are padding, and so -1.
+    valid = tf.logical_and(ids >= 0, ids < sizes)
     if splits is None:
         weights = _one_hot_factors(valid, weights, places.combiners)
     else:
         weights = _bag_weights(valid, weights, bags, splits, places.combiners)
     valid = tf.logical_and(valid, slot_offsets >= 0)
-    rows = tf.where(valid, tf.cast(ids, row_dtype) + offsets, -1)
-    slot_rows = tf.where(valid, tf.cast(ids, row_dtype) + slot_offsets, -1)
+    rows = _rows(ids, valid, offsets, -1)
+    slot_rows = _rows(ids, valid, slot_offsets, -1)
     rows, slot_rows = tf.reshape(rows, (-1,)), tf.reshape(slot_rows, (-1,))
     weights = None if weights is None else tf.reshape(weights, (-1,))
     return FlatIds(rows, slot_rows, bags, weights)
@@ -232,7 +212,7 @@ def _bag_weights(valid, weights, bags, splits, combiners):
     if only_sums:
         return w
     num_bags = tf.shape(splits)[0] - 1
-    factors = bag_factors(
+    factors = _factors_of_bags(
         tf.math.unsorted_segment_sum(w, bags, num_bags),
         tf.math.unsorted_segment_sum(w * w, bags, num_bags),
         combiners,
@@ -266,11 +246,10 @@ def _bag_of_values(splits, num_values):
     return tf.cumsum(ends)
 
 
-def _rows(ids, valid, offsets, null_row):
-    dtype = tf.int32 if null_row < (1 << 31) - 1 else tf.int64
-    return tf.where(
-        valid, tf.cast(ids, dtype) + tf.cast(offsets, dtype), tf.cast(null_row, dtype)
-    )
+def _rows(ids, valid, offsets, default: int):
+    """Rows in the dtype of `offsets`; `default` for ids that have none."""
+    rows = tf.cast(ids, offsets.dtype) + offsets
+    return tf.where(valid, rows, tf.cast(default, offsets.dtype))
 
 
 def _one_hot_factors(valid, weights, combiners):
@@ -281,23 +260,8 @@ def _one_hot_factors(valid, weights, combiners):
     return w * bag_factors(w, w * w, combiners)
 
 
-def bag_factors(weight_sums, square_sums, combiners):
-    """1, 1 / Σw or 1 / √Σw² of each bag by its combiner; 0 where that is no number.
-
-    Args:
-        weight_sums: Σw, `(B, F)` or `(B * F,)`.
-        square_sums: Σw², shaped as they.
-        combiners: F names.
-
-    Returns:
-        float32, shaped as `weight_sums`.
-    """
-    shape = tf.shape(weight_sums)
-    sums = tf.reshape(weight_sums, (-1, len(combiners)))
-    squares = tf.reshape(square_sums, (-1, len(combiners)))
-    is_mean = tf.constant([combiner == "mean" for combiner in combiners])
-    is_sum = tf.constant([combiner == "sum" for combiner in combiners])
-    divisor = tf.where(is_mean, sums, tf.sqrt(squares))
-    divisor = tf.where(is_sum, tf.ones_like(divisor), divisor)
-    factors = tf.math.divide_no_nan(tf.ones_like(divisor), divisor)
-    return tf.reshape(factors, shape)
+def _factors_of_bags(weight_sums, square_sums, combiners):
+    """`bag_factors` of bags one after the other: `(N,)`."""
+    shape = (-1, len(combiners))
+    sums, squares = tf.reshape(weight_sums, shape), tf.reshape(square_sums, shape)
+    return tf.reshape(bag_factors(sums, squares, combiners), (-1,))

@@ -10,7 +10,27 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm import rows as row_ops
+
 # Shapes: B batch, F features, L padded length, V values in the batch.
+
+
+class Places(NamedTuple):
+    """Where the features of a fused table lie: NumPy arrays of F entries.
+
+    Attributes:
+        sizes: Vocabulary sizes.
+        offsets: First rows.
+        combiners: `"sum"`, `"mean"` or `"sqrtn"`.
+        null_row: The row that missing and out-of-range ids read.
+        row_dtype: `tf.int32`, or `tf.int64` for tables beyond `rows.INT32_ROWS`.
+    """
+
+    sizes: np.ndarray
+    offsets: np.ndarray
+    combiners: list
+    null_row: int
+    row_dtype: tf.DType
 
 
 class Lookup(NamedTuple):
@@ -84,20 +104,52 @@ def standardize_ids(ids, num_features: int):
             "Ids must be int32 or int64: float32 changes ids above 2^24 without a "
             f"word. Received: dtype {ids.dtype.name}"
         )
-    if ids.dtype not in (tf.int32, tf.int64):
-        ids = tf.cast(ids, tf.int64)
-    if ids.shape.rank is None:
-        # Keras relaxes the rank when one-hot and padded batches come in turn.
-        num_examples = tf.shape(ids)[0]
-        length = tf.size(ids) // tf.maximum(num_examples * num_features, 1)
-        ids = tf.reshape(ids, (num_examples, num_features, length))
-    if ids.shape.rank not in (2, 3) or ids.shape[1] not in (num_features, None):
-        raise ValueError(
-            f"Ids must be (batch, {num_features}), (batch, {num_features}, length) "
-            f"padded with -1, or ragged (batch, {num_features}, None). Received "
-            f"shape: {ids.shape}"
-        )
+    ids = to_signed(ids)
+    rank = ids.shape.rank
+    rule = (
+        f"Ids must be (batch, {num_features}), (batch, {num_features}, length) padded "
+        f"with -1, or ragged (batch, {num_features}, None). Received shape:"
+    )
+    if rank is None:
+        return _with_rank(ids, num_features, rule)
+    if rank not in (2, 3) or ids.shape[1] not in (num_features, None):
+        raise ValueError(f"{rule} {ids.shape}")
+    if ids.shape[1] is None:
+        shape = tf.shape(ids)
+        ids = _checked(ids, tf.equal(shape[1], num_features), [rule, shape])
+        # For XLA, where assertions vanish.
+        ids = tf.ensure_shape(ids, [None, num_features, None][:rank])
     return ids
+
+
+def _with_rank(ids, num_features, rule):
+    """`(B, F, L)` of ids whose rank is known at run time only.
+
+    Keras relaxes the rank when one-hot and padded batches come in turn.
+    """
+    shape = tf.shape(ids)
+    known_rank = tf.logical_or(tf.equal(tf.size(shape), 2), tf.equal(tf.size(shape), 3))
+    fits = tf.logical_and(known_rank, tf.reduce_all(tf.equal(shape[1:2], num_features)))
+    ids = _checked(ids, fits, [rule, shape])
+    length = tf.reduce_prod(shape[2:])
+    return tf.reshape(ids, tf.stack([shape[0], num_features, length]))
+
+
+def to_signed(ids):
+    """Integer ids as int32 or int64; uint64 beyond int64 becomes its largest id."""
+    if ids.dtype in (tf.int32, tf.int64):
+        return ids
+    if ids.dtype == tf.uint64:
+        # A cast alone would wrap to negative ids, and so to -1, which is no id.
+        ids = tf.minimum(ids, tf.constant(tf.int64.max, tf.uint64))
+    return tf.cast(ids, tf.int64)
+
+
+def _checked(tensor, condition, data):
+    """`tensor`, once `condition` was found true at run time."""
+    check = tf.debugging.Assert(condition, data)  # None in eager mode
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(tensor)
 
 
 def _standardize_ragged(ids, num_features):
@@ -109,23 +161,24 @@ def _standardize_ragged(ids, num_features):
         )
     if not ids.flat_values.dtype.is_integer:
         raise TypeError(f"Ids must be int32 or int64. Received: dtype {ids.dtype.name}")
-    if ids.dtype not in (tf.int32, tf.int64):
-        ids = tf.cast(ids, tf.int64)
-    if ids.uniform_row_length is None:
+    ids = to_signed(ids)
+    lengths = ids.uniform_row_length
+    static = tf.get_static_value(lengths)
+    if static == num_features:
+        return ids.values
+    if static is not None:
+        raise ValueError(
+            f"Ragged ids must be {shape}. Received: {static} bags in an example"
+        )
+    if lengths is None:
         # tf.gather and tf.concat forget that the middle dimension is uniform.
         lengths = ids.row_lengths()
-        check = tf.debugging.Assert(
-            tf.reduce_all(tf.equal(lengths, num_features)),
-            [f"Ragged ids must be {shape}; bags in each example:", lengths],
-        )
-        with tf.control_dependencies([] if check is None else [check]):
-            return ids.values.with_values(tf.identity(ids.flat_values))
-    static_length = tf.get_static_value(ids.uniform_row_length)
-    if static_length is not None and static_length != num_features:
-        raise ValueError(
-            f"Ragged ids must be {shape}. Received: {static_length} bags in an example"
-        )
-    return ids.values
+    values = _checked(
+        ids.flat_values,
+        tf.reduce_all(tf.equal(lengths, num_features)),
+        [f"Ragged ids must be {shape}; bags in each example:", lengths],
+    )
+    return ids.values.with_values(values)
 
 
 def standardize_weights(weights, ids):
@@ -140,19 +193,20 @@ def standardize_weights(weights, ids):
         message = "Weights and ids must have one number of values in each bag."
         check = tf.debugging.assert_equal(splits, ids.row_splits, message=message)
         with tf.control_dependencies([] if check is None else [check]):
-            values = tf.identity(values)
-        return values
+            return tf.identity(values)
     weights = tf.cast(tf.convert_to_tensor(weights), tf.float32)
+    message = "Weights must be shaped as the ids."
     if weights.shape.rank is None:
+        shape = tf.shape(weights)
+        fits = tf.reduce_all(tf.equal(shape[:2], tf.shape(ids)[:2]))
+        weights = _checked(weights, fits, [message, "Received shape:", shape])
         return tf.reshape(weights, tf.shape(ids))
     if not weights.shape.is_compatible_with(ids.shape):
         raise ValueError(
-            "Weights must be shaped as the ids. Received: weights "
-            f"{weights.shape}, ids {ids.shape}"
+            f"{message} Received: weights {weights.shape}, ids {ids.shape}"
         )
     if weights.shape.is_fully_defined() and ids.shape.is_fully_defined():
         return weights
-    message = "Weights must be shaped as the ids."
     check = tf.debugging.assert_equal(tf.shape(weights), tf.shape(ids), message=message)
     with tf.control_dependencies([] if check is None else [check]):
         return tf.identity(weights)
@@ -174,43 +228,56 @@ def select_features(ids, weights, columns, num_features: int):
     return ids, None if weights is None else tf.gather(weights, columns, axis=1)
 
 
-def make_lookup(
-    ids, weights, sizes, offsets, combiners, null_row: int, row_dtype
-) -> Lookup:
+def make_lookup(ids, weights, places: Places) -> Lookup:
     """Finds the fused rows and the coefficients of standardized ids.
 
     Args:
         ids: As `standardize_ids` returns them, for the F features of one table.
         weights: As `standardize_weights` returns them, or `None`.
-        sizes: F vocabulary sizes (NumPy).
-        offsets: F first rows in the fused table (NumPy).
-        combiners: F combiners.
-        null_row: The row that missing and out-of-range ids read.
-        row_dtype: `tf.int32`, or `tf.int64` for tables beyond 2^31 rows.
+        places: Where the features lie.
     """
-    num_features = len(sizes)
+    num_features = len(places.sizes)
+    values = values_of(ids, places.sizes)
     segments = None
-    size = tf.constant(sizes, ids.dtype)
-    offset = tf.constant(offsets, row_dtype)
     if isinstance(ids, tf.RaggedTensor):
-        values = ids.values
         num_bags = tf.cast(ids.nrows(), tf.int32)
         segments = tf.cast(ids.value_rowids(), tf.int32)
-        feature = tf.math.floormod(segments, num_features)
-        size, offset = tf.gather(size, feature), tf.gather(offset, feature)
     else:
-        values = ids
         num_bags = tf.shape(ids)[0] * num_features
-        if ids.shape.rank == 3:
-            size, offset = size[:, None], offset[:, None]
+    size, offset = _of_values(
+        ids,
+        segments,
+        tf.constant(places.sizes, values.dtype),
+        tf.constant(places.offsets, places.row_dtype),
+    )
     valid = tf.logical_and(values >= 0, values < size)
     rows = tf.where(
-        valid, tf.cast(values, row_dtype) + offset, tf.constant(null_row, row_dtype)
+        valid,
+        tf.cast(values, places.row_dtype) + offset,
+        tf.constant(places.null_row, places.row_dtype),
     )
     coefficients = _coefficients(
-        valid, weights, segments, combiners, num_features, num_bags
+        valid, weights, segments, places.combiners, num_features, num_bags
     )
     return Lookup(rows, segments, coefficients, num_features, num_bags)
+
+
+def values_of(ids, sizes):
+    """Ids, or the values of ragged ones, in a dtype that holds the sizes too."""
+    values = ids.values if isinstance(ids, tf.RaggedTensor) else ids
+    if row_ops.row_dtype(max(sizes)) == tf.int64:
+        values = tf.cast(values, tf.int64)
+    return values
+
+
+def _of_values(ids, segments, *of_features):
+    """Spreads tensors of F entries over the values of standardized ids."""
+    if segments is not None:
+        feature = tf.math.floormod(segments, of_features[0].shape[0])
+        return [tf.gather(tensor, feature) for tensor in of_features]
+    if ids.shape.rank == 3:
+        return [tensor[:, None] for tensor in of_features]
+    return of_features
 
 
 def _coefficients(valid, weights, segments, combiners, num_features, num_bags):
@@ -225,14 +292,28 @@ def _coefficients(valid, weights, segments, combiners, num_features, num_bags):
         w = tf.where(valid, weights, tf.zeros_like(weights))
     if only_sums:
         return w
-    sums = sum_bags(w, segments, padded, num_features, num_bags)  # (B, F)
+    sums = sum_bags(w, segments, padded, num_features, num_bags)
     squares = sum_bags(w * w, segments, padded, num_features, num_bags)
+    factors = bag_factors(sums, squares, combiners)
+    return w * spread_bags(factors, segments, padded)
+
+
+def bag_factors(weight_sums, square_sums, combiners):
+    """1, 1 / Σw or 1 / √Σw² of each bag by its combiner; 0 where that is no number.
+
+    Args:
+        weight_sums: Σw, `(B, F)`.
+        square_sums: Σw², `(B, F)`.
+        combiners: F names.
+
+    Returns:
+        float32 `(B, F)`.
+    """
     is_mean = tf.constant([combiner == "mean" for combiner in combiners])
     is_sum = tf.constant([combiner == "sum" for combiner in combiners])
-    divisor = tf.where(is_mean, sums, tf.sqrt(squares))
+    divisor = tf.where(is_mean, weight_sums, tf.sqrt(square_sums))
     divisor = tf.where(is_sum, tf.ones_like(divisor), divisor)
-    factors = tf.math.divide_no_nan(tf.ones_like(divisor), divisor)
-    return w * spread_bags(factors, segments, padded)
+    return tf.math.divide_no_nan(tf.ones_like(divisor), divisor)
 
 
 def sum_bags(values, segments, padded: bool, num_features: int, num_bags):
@@ -260,12 +341,17 @@ def num_examples(ids, num_features: int):
 
 def any_out_of_range(ids, sizes):
     """Whether an id is out of range and not -1 for no id: bool scalar tensor."""
-    values, size, low = ids, tf.constant(np.asarray(sizes), ids.dtype), -1
+    _, outside, _ = _find_outside(ids, sizes)
+    return tf.reduce_any(outside)
+
+
+def _find_outside(ids, sizes):
+    """Values of standardized ids, which are out of range, and their segments."""
+    values, segments, lowest = values_of(ids, sizes), None, -1
     if isinstance(ids, tf.RaggedTensor):
-        values, size, low = ids.values, tf.gather(size, _feature_of(ids, sizes)), 0
-    elif ids.shape.rank == 3:
-        size = size[:, None]
-    return tf.reduce_any(tf.logical_or(values < low, values >= size))
+        segments, lowest = tf.cast(ids.value_rowids(), tf.int32), 0
+    (size,) = _of_values(ids, segments, tf.constant(sizes, values.dtype))
+    return values, tf.logical_or(values < lowest, values >= size), segments
 
 
 def refuse_ids(ids, sizes, feature_names, table_names):
@@ -274,17 +360,9 @@ def refuse_ids(ids, sizes, feature_names, table_names):
     Raises:
         tf.errors.InvalidArgumentError: At the first id out of range.
     """
-    low = 0 if isinstance(ids, tf.RaggedTensor) else -1
-    values, size = ids, tf.constant(np.asarray(sizes), ids.dtype)
-    if isinstance(ids, tf.RaggedTensor):
-        values, feature = ids.values, _feature_of(ids, sizes)
-        size = tf.gather(size, feature)
-    elif ids.shape.rank == 3:
-        size = size[:, None]
-        feature = tf.broadcast_to(tf.range(len(sizes))[:, None], tf.shape(ids))
-    else:
-        feature = tf.broadcast_to(tf.range(len(sizes)), tf.shape(ids))
-    outside = tf.logical_or(values < low, values >= size)
+    values, outside, segments = _find_outside(ids, sizes)
+    (feature,) = _of_values(ids, segments, tf.range(len(sizes)))
+    feature = tf.broadcast_to(feature, tf.shape(values))
     value = tf.boolean_mask(values, outside)[0]
     place = tf.boolean_mask(feature, outside)[0]
     message = tf.strings.join(
@@ -303,8 +381,3 @@ def refuse_ids(ids, sizes, feature_names, table_names):
         ]
     )
     tf.debugging.Assert(False, [message])
-
-
-def _feature_of(ids, sizes):
-    rowids = tf.cast(ids.value_rowids(), tf.int32)
-    return tf.math.floormod(rowids, len(sizes))

@@ -30,9 +30,10 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
     `set_table`, `get_state`, `set_state`. Inside a `DLRM` the tables are updated by
     their own row-sparse optimizer. Inside any other `keras.Model` they are ordinary
     trainable weights whose gradient holds each touched row once, which stock Keras
-    optimizers handle correctly, if slowly. (Called several times in one graph, its
-    gradient is dense. In eager mode call it once a step: rows in several calls would
-    come as repeated rows.)
+    optimizers handle correctly, if slowly. (Called several times in one graph, or
+    under one eager tape, its gradient is dense.)
+
+    It trains on one device: under a strategy of several replicas it is refused.
 
     Args:
         tables: The `EmbeddingTable`s; the features are theirs in this order.
@@ -50,9 +51,11 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
 
     Raises:
         ValueError, TypeError: For tables, ids or weights that break the rules above.
-        tf.errors.InvalidArgumentError: For an id outside its table. In an exported
-            model, and under XLA, such an id counts as no id instead; never is
-            another table's row read.
+        RuntimeError: When it is called under several replicas.
+        tf.errors.InvalidArgumentError: For an id outside its table. `lookup`, which
+            exported models run, takes such an id for no id instead; never is another
+            table's row read. (XLA cannot compile the check: in a program of its own
+            use `lookup`.)
 
     Example:
 
@@ -89,7 +92,8 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
         ]
         self._of_table = {t.name: fused for fused in self._fused for t in fused.tables}
         self._iterations = None
-        self._graph = None
+        self._graphs = weakref.WeakSet()  # that called this layer
+        self._last_call = None  # the last eager one, while a tape remembers it
         self._optimizers = {}
         # Now, not at the first call: Keras makes that call in a scratch graph, where
         # no variable of this size should be born, and every size is known already.
@@ -110,7 +114,8 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
                 autocast=False,
                 name=f"tables_{fused.width}",
             )
-            fused.variable = weight.value
+            setattr(self, f"tables_{fused.width}", weight)  # for tf.train.Checkpoint
+            fused.variable = row_ops.local_variables(weight.value)[0]
             huge_pages.use_for(fused.variable)
             for table in fused.tables:
                 self._initialize(fused, table)
@@ -142,14 +147,12 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
     # Forward
 
     def call(self, ids, weights=None):
+        _refuse_replicas()
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
-        sparse = self._is_first_call()
+        call = self._new_call()
         pooled, bad = zip(
-            *[
-                fused.pool(*group, sparse)
-                for fused, *group in self._groups(ids, weights)
-            ]
+            *[fused.pool(*group, call) for fused, *group in self._groups(ids, weights)]
         )
         # The range check is done beside the lookup, which reads nothing wrong; what
         # uses the result waits for it, so that nothing is updated from a bad batch.
@@ -171,18 +174,24 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
 
         return tf.cond(bad, refuse, lambda: tf.constant(False))
 
-    def _is_first_call(self) -> bool:
-        """Whether this graph has not called the layer before.
+    def _new_call(self):
+        """What a call of this layer has to know: whether it is the first.
 
         The slices of two calls would be put side by side, with rows in both repeated;
-        from the second on the gradient is dense, which is slow and right.
+        from the second on the gradient is dense, which is slow and right. In a graph
+        all calls count, in nested graphs too. In eager mode the last call counts as
+        long as a tape has not let go of it.
         """
+        call = _Call()
         if tf.executing_eagerly():
-            return True
-        graph = tf.compat.v1.get_default_graph()
-        called = self._graph is not None and self._graph() is graph
-        self._graph = weakref.ref(graph)
-        return not called
+            last = self._last_call and self._last_call()
+            call.sparse_gradient = last is None
+            self._last_call = weakref.ref(call)
+        else:
+            graph = _outermost_graph()
+            call.sparse_gradient = graph not in self._graphs
+            self._graphs.add(graph)
+        return call
 
     def lookup(self, ids, weights=None):
         """The forward pass without the range check: an id out of range is no id.
@@ -219,6 +228,7 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
         return result
 
     def compute_output_spec(self, ids, weights=None):
+        _refuse_replicas()
         shapes = [(ids.shape[0], table.embedding_dim) for _, table in self.features]
         if len(self._fused) > 1:
             return [keras.KerasTensor(shape, "float32") for shape in shapes]
@@ -236,7 +246,9 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
 
         Raises:
             ValueError: If a dict names an unknown table or leaves one out.
+            RuntimeError: Under several replicas.
         """
+        _refuse_replicas()
         if not isinstance(optimizer, dict):
             optimizer = dict.fromkeys(self._of_table, optimizer)
         unknown = sorted(set(optimizer) - set(self._of_table))
@@ -247,13 +259,20 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
                 f"tables: {unknown}, no optimizer for: {missing}"
             )
         self._optimizers = optimizer
-        for each in optimizer.values():
+        distinct = list({id(each): each for each in optimizer.values()}.values())
+        for each in distinct:
             each.build()
-        self._iterations = tf.Variable(
-            0, dtype=tf.int64, trainable=False, name="iterations"
-        )
+        iterations = tf.Variable(0, dtype=tf.int64, trainable=False, name="iterations")
+        self._iterations = row_ops.local_variables(iterations)[0]
+        # Assigned, so that tf.train.Checkpoint finds all of it.
+        self._optimizer_state = tf.Module()
+        for i, each in enumerate(distinct):
+            for variable in each.variables:
+                setattr(self._optimizer_state, f"learning_rate_{i}", variable)
         for fused in self._fused:
             fused.build_optimizer({t.name: optimizer[t.name] for t in fused.tables})
+            for name, slot in fused.slots().items():
+                setattr(self._optimizer_state, name, slot)
 
     @property
     def iterations(self):
@@ -279,11 +298,7 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
                 "The tables have no optimizer: call `build_optimizer` (a DLRM's "
                 "`compile` does)."
             )
-        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            raise RuntimeError(
-                "EmbeddingCollection trains on one device; several replicas need a "
-                "sharded collection."
-            )
+        _refuse_replicas()
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
         rates = {
@@ -331,3 +346,27 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
         config = dict(config)
         tables = [EmbeddingTable.from_config(table) for table in config.pop("tables")]
         return cls(tables, **config)
+
+
+class _Call:
+    """One call of the layer; alive as long as its gradient may be asked for."""
+
+    sparse_gradient: bool
+
+
+def _outermost_graph():
+    """The graph that is traced, from outside of its branches, loops and calls."""
+    graph = tf.compat.v1.get_default_graph()
+    while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
+        graph = graph.outer_graph
+    return graph
+
+
+def _refuse_replicas() -> None:
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas > 1:
+        raise RuntimeError(
+            "EmbeddingCollection trains on one device: its tables would drift apart "
+            "on several. Use one device (no strategy, or one of a single replica). "
+            f"Received: a strategy of {replicas} replicas"
+        )

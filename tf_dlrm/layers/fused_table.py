@@ -46,14 +46,16 @@ class FusedTable:
         self.first_row = {t.name: int(row) for t, row in zip(tables, firsts)}
         self.num_rows = int(sizes.sum())
         self.null_row = self.num_rows
-        self.row_dtype = tf.int32 if self.num_rows + 1 < 1 << 31 else tf.int64
+        self.row_dtype = row_ops.row_dtype(self.num_rows + 1)
         owners = [table for table in all_tables for _ in table.features]
         self.columns = [i for i, t in enumerate(owners) if t.embedding_dim == width]
         self._features = [owners[column] for column in self.columns]
-        self.places = bag_kernels.Places(
+        self.places = bags.Places(
             sizes=np.array([table.vocabulary_size for table in self._features]),
             offsets=np.array([self.first_row[table.name] for table in self._features]),
             combiners=[table.combiner for table in self._features],
+            null_row=self.null_row,
+            row_dtype=self.row_dtype,
         )
         self.variable = None
         self._parts: list[_Part] = []
@@ -73,23 +75,16 @@ class FusedTable:
 
     def lookup(self, ids, weights) -> bags.Lookup:
         """Finds the rows of standardized ids of this table's features."""
-        return bags.make_lookup(
-            ids,
-            weights,
-            self.places.sizes,
-            self.places.offsets,
-            self.places.combiners,
-            self.null_row,
-            self.row_dtype,
-        )
+        return bags.make_lookup(ids, weights, self.places)
 
-    def pool(self, ids, weights, sparse_gradient: bool):
+    def pool(self, ids, weights, call):
         """Looks up and pools standardized ids.
 
         Args:
             ids: Standardized ids of this table's features.
             weights: Their standardized weights, or `None`.
-            sparse_gradient: Whether the variable's gradient is `tf.IndexedSlices`.
+            call: Object whose `sparse_gradient` says whether the variable's gradient
+                is `tf.IndexedSlices`. It lives as long as that may be asked for.
 
         Returns:
             `(B, F, D)`, and whether an id is out of range (bool scalar tensor), which
@@ -106,7 +101,10 @@ class FusedTable:
         def gradients(upstream):
             lookup = self.lookup(ids, weights)
             of_table = row_ops.unique_slices(
-                self.variable, *lookup.unpool(upstream), self.null_row, sparse_gradient
+                self.variable,
+                *lookup.unpool(upstream),
+                self.null_row,
+                call.sparse_gradient,
             )
             if weights is None:
                 return of_table, None
@@ -145,7 +143,6 @@ class FusedTable:
             lambda rows: row_ops.gather_from(handle, rows, self.width),
             bag_kernels.PackedIds(*packed),
             self.places,
-            self.null_row,
         )
 
     def _pool_bags(self, handle, packed, lowest, part):
@@ -153,7 +150,6 @@ class FusedTable:
             lambda rows: row_ops.gather_from(handle, rows, self.width),
             bag_kernels.PackedIds(*packed),
             self.places,
-            self.null_row,
             lowest,
             part,
         )
@@ -170,11 +166,13 @@ class FusedTable:
                 first_slot_row[table.name] = num_rows
                 num_rows += table.vocabulary_size
             slots = {
-                name: tf.Variable(
-                    tf.fill((num_rows + 1, width), tf.constant(value, tf.float32)),
-                    trainable=False,
-                    name=f"{name}_{self.width}",
-                )
+                name: row_ops.local_variables(
+                    tf.Variable(
+                        tf.fill((num_rows + 1, width), tf.constant(value, tf.float32)),
+                        trainable=False,
+                        name=f"{name}_{self.width}",
+                    )
+                )[0]
                 for name, (width, value) in optimizer.slots(self.width).items()
             }
             for slot in slots.values():
@@ -200,7 +198,9 @@ class FusedTable:
             flat_gradients = tf.reshape(xla.pad_rows(gradients), (-1, self.width))
         for part in compiled:
             rate = rates[id(part.optimizer)]
-            self._update_compiled(part, packed, flat_gradients, rate, step)
+            check = None if part.optimizer.is_linear else _check_count(ids)
+            with tf.control_dependencies([] if check is None else [check]):
+                self._update_compiled(part, packed, flat_gradients, rate, step)
         others = [part for part in self._parts if part not in compiled]
         if others:
             self._update_plain(others, ids, weights, gradients, rates, step)
@@ -209,8 +209,6 @@ class FusedTable:
         num_values = packed.ids.shape.num_elements()
         if num_values is None:
             num_values = tf.size(packed.ids)
-        if not part.optimizer.is_linear:
-            _check_count(num_values)
         arguments = (*part.flatten(*packed), gradients, rate, step)
         small = row_updates.is_small(num_values, self.width)
         if isinstance(small, bool):
@@ -234,10 +232,7 @@ class FusedTable:
 
         def flatten(*packed):
             flat = bag_kernels.flatten(
-                bag_kernels.PackedIds(*packed),
-                self.places,
-                slot_offsets,
-                self.row_dtype,
+                bag_kernels.PackedIds(*packed), self.places, slot_offsets
             )
             if part.optimizer.is_linear:
                 return flat, None
@@ -286,6 +281,14 @@ class FusedTable:
         null = tf.constant([self.null_row], self.row_dtype)
         row_ops.replace(self.variable, null, tf.zeros((1, self.width)))
 
+    def slots(self) -> dict:
+        """All slot variables, by slot, width and number of the part."""
+        return {
+            f"{name}_{self.width}_{i}": slot
+            for i, part in enumerate(self._parts)
+            for name, slot in part.slots.items()
+        }
+
     def slot_names(self, name: str) -> list[str]:
         """Names of the slots of a table; none before `build_optimizer`."""
         return [s for p in self._parts if name in p.first_slot_row for s in p.slots]
@@ -323,12 +326,21 @@ class FusedTable:
         return rows + tf.gather(shifts, self._table_of(rows))
 
 
-def _check_count(num_values) -> None:
-    """Raises where positions of values would not be exact in float32 state."""
+def _check_count(ids):
+    """Raises where positions of values would not be exact in float32 state.
+
+    Returns:
+        What the update waits for; `None` where the number was known and in order.
+    """
+    values = ids.values if isinstance(ids, tf.RaggedTensor) else ids
     limit = row_updates.MAX_VALUES
     message = f"A batch may have at most {limit:,} ids of tables of one width."
-    if isinstance(num_values, int):
-        if num_values > limit:
-            raise ValueError(f"{message} Received: {num_values:,}")
-        return
-    tf.debugging.assert_less_equal(num_values, limit, message)
+    num_values = values.shape.num_elements()
+    if num_values is None:
+        num_values = tf.size(values, tf.int64)
+        return tf.debugging.Assert(
+            num_values <= limit, [message, "Received:", num_values]
+        )
+    if num_values > limit:
+        raise ValueError(f"{message} Received: {num_values:,}")
+    return None

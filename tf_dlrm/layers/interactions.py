@@ -1,6 +1,7 @@
 """How the dense vector and the embeddings meet: dot products, concatenation, DCN-v2."""
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tf_dlrm.layers.triangle import Triangle
@@ -142,6 +143,9 @@ class CrossInteraction(keras.layers.Layer):
             self.biases.append(
                 self.add_weight(shape=(width,), initializer="zeros", name=f"bias_{i}")
             )
+        # tf.train.Checkpoint does not see into Keras' lists.
+        self._checkpointed = tf.Module()
+        self._checkpointed.weights = [*self.projections, *self.kernels, *self.biases]
         self.built = True
 
     def call(self, inputs):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import keras
+import tensorflow as tf
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -88,6 +89,10 @@ class MLP(keras.layers.Layer):
             for i in range(len(self.dims) - 1)
             if self.dropout
         ]
+        # tf.train.Checkpoint does not see into Keras' lists.
+        self._checkpointed = tf.Module()
+        self._checkpointed.dense_layers = list(self.dense_layers)
+        self._checkpointed.normalizations = list(self.normalizations)
 
     def build(self, input_shape):
         for i, (layer, dim) in enumerate(zip(self.dense_layers, self.dims)):

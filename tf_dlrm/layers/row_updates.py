@@ -15,7 +15,8 @@ from tf_dlrm.layers.bag_kernels import FlatIds
 
 MAX_VALUES = 1 << 24  # positions are written into float32 state, exact up to here
 _SMALL_BYTES = 64 << 20  # gradients of all values up to here are written out at once
-_CHUNK = 1 << 16  # values in flight where there are more
+_TURN_BYTES = 64 << 20  # sums of the repeated rows of one turn, where there are more
+_CHUNK = 1 << 16  # values in flight there
 _SMALL_CHUNK = 1 << 14  # where they are likely to be few
 
 
@@ -183,8 +184,8 @@ def _update_small(state, flat, gradients, saved, acting):
 def _update_large(state, flat, gradients, saved, acting):
     """Rows that occur once in chunks as they come; the others are summed in turns.
 
-    A turn takes at most `_CHUNK` different rows, so that memory is bounded: with many
-    values most rows occur once, or few rows occur often.
+    A turn takes the rows whose sums fit into `_TURN_BYTES`, so that memory is bounded,
+    and goes over all repeated values: with many of them, few rows occur often.
     """
     num_values = tf.shape(flat.rows)[0]
     position = tf.range(num_values)
@@ -195,9 +196,10 @@ def _update_large(state, flat, gradients, saved, acting):
         tf.zeros((num_values,), tf.bool), marks[:, None], tf.ones_like(is_other)
     )
     repeated = tf.logical_or(is_other, acts_for_others)
+    occurs_once = tf.logical_not(repeated)
     once = flat._replace(
-        rows=tf.where(repeated, -1, flat.rows),
-        slot_rows=tf.where(repeated, -1, flat.slot_rows),
+        rows=tf.where(occurs_once, flat.rows, -1),
+        slot_rows=tf.where(occurs_once, flat.slot_rows, -1),
     )
     _write_in_chunks(state, once, gradients, saved)
 
@@ -206,8 +208,9 @@ def _update_large(state, flat, gradients, saved, acting):
     actors, num_rows = _pack(position, acts_for_others)
     number = tf.cumsum(tf.cast(acts_for_others, tf.int32)) - 1  # of the acting ones
     place = tf.gather(number, acting)
-    turn_rows = tf.minimum(num_values, _CHUNK)
-    chunk = tf.minimum(num_values, _SMALL_CHUNK)
+    turn_rows = max(1, _TURN_BYTES // (4 * gradients.shape[1]))
+    turn_rows = tf.minimum(num_values, turn_rows)
+    chunk = tf.minimum(turn_rows, _SMALL_CHUNK)
 
     def turn(first):
         def add(i, sums):
@@ -218,6 +221,7 @@ def _update_large(state, flat, gradients, saved, acting):
             inside = tf.logical_and(inside, target < turn_rows)
             fits = tf.logical_and(inside, target >= 0)
             target = tf.where(fits, target, -1)[:, None]
+            at = tf.where(fits, at, 0)  # values of other turns cost no memory access
             sums = tf.tensor_scatter_nd_add(sums, target, flat.spread(gradients, at))
             return i + chunk, sums
 

@@ -8,7 +8,7 @@ products are oneDNN's; picking and spreading are XLA kernels.
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm import xla
+from tf_dlrm import gradients, xla
 
 # Shapes: B batch, N vectors of a row, D width, P pairs.
 
@@ -45,7 +45,7 @@ class Triangle:
         # Decided once: the gradient may be taken elsewhere.
         compiled = xla.enabled()
 
-        @tf.custom_gradient
+        @gradients.custom_gradient
         def triangle(first, others):
             z = tf.concat([first[:, None, :], others], 1)
             if compiled:
@@ -56,7 +56,9 @@ class Triangle:
                 upstream = pairs = tf.convert_to_tensor(upstream)  # may be slices
                 if compiled:
                     pairs = xla.pad_rows(upstream)
-                of_z = tf.matmul(self._spread(pairs, width), z)[:num_rows]
+                with xla.disabled(not compiled):
+                    spread = self._spread(pairs, width)
+                of_z = tf.matmul(spread, z)[:num_rows]
                 return of_z[:, 0, :] + upstream[:, :width], of_z[:, 1:, :]
 
             padded = xla.pad_rows(first) if compiled else first

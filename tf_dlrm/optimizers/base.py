@@ -80,6 +80,11 @@ class SparseOptimizer:
                 self._value, trainable=False, dtype=tf.float32, name="learning_rate"
             )
 
+    @property
+    def variables(self) -> list:
+        """Variables of its own after `build`: the learning rate, if it is a float."""
+        return [] if self._variable is None else [self._variable]
+
     def current_learning_rate(self, iterations, followed):
         """The learning rate of step `iterations`, as a float32 scalar tensor.
 

@@ -15,7 +15,8 @@ class SparseFtrl(SparseOptimizer):
     `w = (clip(z, -l1, l1) - z) / ((beta + sqrt(n')) / learning_rate + 2 l2)`.
 
     Equals Keras' `Ftrl` on the rows of the batch. A row that is not in the batch keeps
-    its value (Keras' dense form sets rows that were never touched to zero).
+    its value (Keras' dense form sets rows that were never touched to zero). A step at
+    learning rate 0 changes nothing, the state included, which would become infinite.
 
     Args:
         learning_rate: See `SparseOptimizer`.
@@ -62,6 +63,8 @@ class SparseFtrl(SparseOptimizer):
     def apply(
         self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
     ):
+        moves = learning_rate > 0.0
+        learning_rate = tf.where(moves, learning_rate, 1.0)
         old_root = tf.sqrt(slots["accumulator"])
         accumulator = slots["accumulator"] + tf.square(gradients)
         root = tf.sqrt(accumulator)
@@ -69,8 +72,10 @@ class SparseFtrl(SparseOptimizer):
         linear -= (root - old_root) / learning_rate * rows
         l1, l2 = self.l1_regularization_strength, self.l2_regularization_strength
         divisor = (self.beta + root) / learning_rate + 2.0 * l2
-        rows = (tf.clip_by_value(linear, -l1, l1) - linear) / divisor
-        return rows, {"accumulator": accumulator, "linear": linear}
+        new_rows = (tf.clip_by_value(linear, -l1, l1) - linear) / divisor
+        state = {"accumulator": accumulator, "linear": linear}
+        state = {name: tf.where(moves, state[name], slots[name]) for name in state}
+        return tf.where(moves, new_rows, rows), state
 
     def get_config(self):
         return {

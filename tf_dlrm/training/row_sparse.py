@@ -8,7 +8,7 @@ layer whose tables live elsewhere works in the same way.
 import keras
 import tensorflow as tf
 
-from tf_dlrm import optimizers, xla
+from tf_dlrm import gradients, optimizers, xla
 from tf_dlrm.inputs import refuse_frame, standardize_labels
 from tf_dlrm.training import keras_hooks
 
@@ -39,15 +39,19 @@ class RowSparseTraining:
                 object or name, or a dict of table name to such (tables not named
                 get the default). `None` is the row-sparse counterpart of
                 `optimizer`, which must then be a plain SGD, Adagrad or Adam, and
-                follows its learning rate. SGD and Adagrad equal their dense
+                follows its learning rate; but where `optimizer` is the object that
+                the model was compiled with before, the tables too keep the optimizer
+                and the state that they have. SGD and Adagrad equal their dense
                 originals; `"adam"` is lazy on the tables
                 (`tf_dlrm.optimizers.SparseAdam` says how it differs).
             jit_compile: What XLA compiles. `"auto"`: on CPUs the small parts where it
                 wins (lookup and update of rows, the interaction's triangle, the
                 update of the dense variables), while oneDNN computes the MLPs: the
                 fastest. `True`: besides, all between lookup and update as one
-                program. `False`: nothing. The results agree to rounding, and range
-                checks of ids hold, in all three.
+                program (a `compute_loss` of your own is in it, and where it reads
+                ragged `x` each new number of ids is compiled anew: use `"auto"`).
+                `False`: nothing. The results agree to rounding, and range checks of
+                ids hold, in all three.
             **kwargs: As of `keras.Model.compile`.
 
         Raises:
@@ -103,7 +107,16 @@ class RowSparseTraining:
             return optimizers.from_keras(optimizer)
         if not isinstance(embedding_optimizer, dict) or _is_config(embedding_optimizer):
             return optimizers.get(embedding_optimizer)
-        named = {k: optimizers.get(v) for k, v in embedding_optimizer.items()}
+        # One object for all tables of a name: what has one optimizer is one update.
+        by_name = {
+            name: optimizers.get(name)
+            for name in embedding_optimizer.values()
+            if isinstance(name, str)
+        }
+        named = {
+            table: by_name[each] if isinstance(each, str) else optimizers.get(each)
+            for table, each in embedding_optimizer.items()
+        }
         tables = [table.name for table in self.spec.tables]
         unnamed = [name for name in tables if name not in named]
         if unnamed:
@@ -122,7 +135,7 @@ class RowSparseTraining:
             return self._train_step(data)
 
     def _kernels(self):
-        """XLA kernels as `jit_compile` says."""
+        """Context in which XLA compiles what `jit_compile` says."""
         return xla.disabled(getattr(self, "_jit_compile_argument", "auto") is False)
 
     def _train_step(self, data):
@@ -138,13 +151,16 @@ class RowSparseTraining:
         with tf.control_dependencies(checked if self._changes_in_forward() else []):
             learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
             if self._compiled_dense_step is not None:
-                loss, y_pred, gradients = self._compiled_dense_step(*arguments)
+                step = self._compiled_dense_step
+                arguments += (x if self._has_own_loss() else None,)
             else:
-                loss, y_pred, gradients = self._dense_step(*arguments, x=x)
+                step = self._dense_step
+                arguments += (x,)
+            loss, y_pred, pooled_gradients = step(*arguments)
         with tf.control_dependencies(checked):
             if self.embedding.trainable:
                 self.embedding.apply_gradients(
-                    gradients,
+                    pooled_gradients,
                     batch.ids,
                     weights=batch.weights,
                     learning_rate=learning_rate,
@@ -152,10 +168,14 @@ class RowSparseTraining:
         self._track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def _dense_step(self, dense, pooled, y, sample_weight, x=None):
+    def _has_own_loss(self) -> bool:
+        """Whether a subclass computes the loss, perhaps from the features."""
+        return type(self).compute_loss is not keras.Model.compute_loss
+
+    def _dense_step(self, dense, pooled, y, sample_weight, x):
         """Everything between the lookup and the update of the tables.
 
-        `x` is for a `compute_loss` of the user's; XLA cannot take all forms of it.
+        `x` is for a `compute_loss` of the user's.
         """
         variables = self.dense_variables
         with tf.GradientTape() as tape:
@@ -164,7 +184,7 @@ class RowSparseTraining:
             loss = self.compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
-        pooled_gradients, gradients = tape.gradient(
+        pooled_gradients, dense_gradients = tape.gradient(
             loss, (pooled, [variable.value for variable in variables])
         )
         # A `score` of the user's may leave features out.
@@ -175,9 +195,9 @@ class RowSparseTraining:
         )
         with tf.control_dependencies(tf.nest.flatten(pooled)):
             if self._compiles_apply():
-                self._apply_kernel(*gradients)
+                self._apply_kernel(*dense_gradients)
             else:
-                self._apply_dense(*gradients)
+                self._apply_dense(*dense_gradients)
         return loss, y_pred, pooled_gradients
 
     def _changes_in_forward(self) -> bool:
@@ -192,25 +212,30 @@ class RowSparseTraining:
         plain_sgd = isinstance(self.optimizer, keras.optimizers.SGD)
         return not (plain_sgd and not self.optimizer.momentum)
 
-    def _apply_dense(self, *gradients):
-        self.optimizer.apply(list(gradients), self.dense_variables)
+    def _apply_dense(self, *dense_gradients):
+        with gradients.freed_with_graph():
+            self.optimizer.apply(list(dense_gradients), self.dense_variables)
 
     def test_step(self, data):
         """Loss and metrics of `(features, label[, sample_weight])`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = standardize_labels(y)
-        with self._kernels():
-            y_pred = self(x, training=False)
+        y_pred = self(x, training=False)
         loss = self.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
         )
         self._track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def predict_step(self, data):
-        """Click probabilities of `features`."""
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """As `keras.Model.compute_metrics`."""
         with self._kernels():
-            return super().predict_step(data)
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def get_metrics_result(self):
+        """As `keras.Model.get_metrics_result`."""
+        with self._kernels():
+            return super().get_metrics_result()
 
     def _track_loss(self, loss, y):
         tracker = keras_hooks.loss_tracker(self)

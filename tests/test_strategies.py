@@ -1,0 +1,66 @@
+"""Under `tf.distribute`: one replica trains as without, several are refused."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import os, sys
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras, numpy as np, tensorflow as tf
+import tf_dlrm
+from tf_dlrm import EmbeddingTable, layers
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+two = [tf.config.LogicalDeviceConfiguration()] * 2
+tf.config.set_logical_device_configuration(cpu, two)
+rng = np.random.default_rng(0)
+ids = rng.integers(0, 9, (20, 2))
+y = rng.integers(0, 2, 20).astype("float32")
+tables = [EmbeddingTable(n, 9, 4) for n in "ab"]
+
+def dlrm():
+    embedding = layers.EmbeddingCollection(tables, seed=1)
+    spec = tf_dlrm.FeatureSpec(("d",), tables)
+    model = tf_dlrm.DLRM(spec, (8, 4), (8, 1), embedding=embedding)
+    model.compile("adagrad", metrics=tf_dlrm.metrics.click_metrics())
+    features = {"dense_features": np.ones((20, 1)), "sparse_features": ids}
+    return model, embedding, features
+
+def users():
+    embedding = layers.EmbeddingCollection(tables, seed=1)
+    inputs = keras.Input((2,), dtype="int64")
+    flat = keras.layers.Flatten()(embedding(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(flat))
+    model.compile("adagrad", "binary_crossentropy")
+    return model, embedding, ids
+
+def train(make, strategy):
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        model, embedding, x = make()
+    data = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    model.fit(data, epochs=2, verbose=0)
+    loss = model.evaluate(data, verbose=0, return_dict=True)["loss"]
+    out = model.predict(data, verbose=0)
+    state = [v for s in embedding.get_state()["slots"].values() for v in s.values()]
+    return [*model.get_weights(), *state, embedding.get_table("b"), loss, out]
+
+for make in (dlrm, users):
+    plain = train(make, tf.distribute.get_strategy())
+    start = layers.EmbeddingCollection(tables, seed=1).get_table("b")
+    assert np.abs(plain[-3] - start).max() > 0
+    one = train(make, tf.distribute.MirroredStrategy(["CPU:1"]))
+    for got, expected in zip(one, plain, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    try:
+        train(make, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+    except RuntimeError as error:
+        assert "Unable to automatically build" not in str(error)
+        print("trains on one device" in str(error))
+"""
+
+
+def test_one_replica_trains_as_none_and_several_are_refused():
+    command = [sys.executable, "-c", SCRIPT]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True"], done.stderr[-3000:]

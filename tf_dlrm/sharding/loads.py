@@ -1,0 +1,223 @@
+"""What a table weighs: bytes of its rows and their optimizer state, ids that a batch
+looks up in it. Numbers only, so that a plan needs no model and no tensors."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tf_dlrm import optimizers
+from tf_dlrm.features import EmbeddingTable
+
+FLOAT_BYTES = 4
+DEFAULT_OPTIMIZER = "adagrad"
+
+
+@dataclasses.dataclass(frozen=True)
+class TableLoad:
+    """A table as the planner sees it.
+
+    Args:
+        name: Name of the table.
+        num_rows: Its `vocabulary_size`.
+        embedding_dim: Width of a row.
+        features: Names of the features that read it.
+        hotness: Ids that an example has on average, for each feature.
+        state_per_value: Floats of optimizer state for each value of a row.
+        state_per_row: Floats of optimizer state for a row as a whole.
+
+    Example:
+
+    >>> load = TableLoad("C1", num_rows=1000, embedding_dim=16, features=("C1",),
+    ...                  hotness=(1,), state_per_value=1, state_per_row=0)
+    >>> load.memory_bytes(), load.memory_bytes(num_rows=10, num_columns=4)
+    (128000, 320)
+    """
+
+    name: str
+    num_rows: int
+    embedding_dim: int
+    features: tuple[str, ...]
+    hotness: tuple[float, ...]
+    state_per_value: int
+    state_per_row: int
+
+    @property
+    def num_features(self) -> int:
+        """Number of features that read the table."""
+        return len(self.features)
+
+    @property
+    def num_ids(self) -> float:
+        """Ids that one example looks up in the table, over all its features."""
+        return sum(self.hotness)
+
+    def row_bytes(self, num_columns: int | None = None) -> int:
+        """Bytes of (a part of) a row and its optimizer state."""
+        width = self.embedding_dim if num_columns is None else num_columns
+        state = width * self.state_per_value + self.state_per_row
+        return FLOAT_BYTES * (width + state)
+
+    def memory_bytes(
+        self, num_rows: int | None = None, num_columns: int | None = None
+    ) -> int:
+        """Bytes of a part of the table with its optimizer state; by default of all."""
+        rows = self.num_rows if num_rows is None else num_rows
+        return rows * self.row_bytes(num_columns)
+
+    def ids_to(self, num_rows: int) -> float:
+        """Ids of an example that fall on `num_rows` of the rows, if all are alike."""
+        return self.num_ids * num_rows / self.num_rows
+
+    def lookup_bytes(self, num_rows: int, num_columns: int) -> float:
+        """Bytes of embeddings that an example reads from a part of the table."""
+        return self.ids_to(num_rows) * num_columns * FLOAT_BYTES
+
+    def with_hotness(self, hotness) -> "TableLoad":
+        """This load with another hotness: a number, or a dict as for `plan`."""
+        return dataclasses.replace(self, hotness=_hotness_of(self, hotness))
+
+
+def make_loads(
+    tables: Sequence[EmbeddingTable], hotness=1, optimizer=DEFAULT_OPTIMIZER
+) -> tuple[TableLoad, ...]:
+    """Weighs tables.
+
+    Args:
+        tables: `EmbeddingTable`s.
+        hotness: Ids that an example has on average: one number for all features, or
+            a dict of table or feature name to number (a feature goes before its
+            table; names that are not in it count 1).
+        optimizer: What trains the tables: anything that
+            `tf_dlrm.optimizers.get` takes, or the floats of state a row as an
+            integer, or a dict of table name to one of these (tables not in it have
+            `"adagrad"`).
+
+    Raises:
+        ValueError: If tables share a name, a name in a dict is unknown, or a value
+            breaks a rule above.
+        TypeError: If `tables` does not hold `EmbeddingTable`s.
+    """
+    tables = check_tables(tables)
+    names = {table.name for table in tables}
+    check_names("optimizer", optimizer, names)
+    check_hotness_names(hotness, tables)
+    loads = []
+    for table in tables:
+        own = optimizer
+        if isinstance(optimizer, Mapping):
+            own = optimizer.get(table.name, DEFAULT_OPTIMIZER)
+        per_value, per_row = state_floats(own, table.embedding_dim)
+        load = TableLoad(
+            name=table.name,
+            num_rows=table.vocabulary_size,
+            embedding_dim=table.embedding_dim,
+            features=tuple(table.features),
+            hotness=(1.0,) * len(table.features),
+            state_per_value=per_value,
+            state_per_row=per_row,
+        )
+        loads.append(load.with_hotness(hotness))
+    return tuple(loads)
+
+
+def check_tables(tables: Sequence[EmbeddingTable]) -> tuple[EmbeddingTable, ...]:
+    """Returns the tables if they are some, and each is named once.
+
+    Raises:
+        ValueError, TypeError: If not.
+    """
+    if isinstance(tables, EmbeddingTable) or not tables:
+        raise ValueError(
+            "`tables` must be a non-empty sequence of EmbeddingTable. Received: "
+            f"tables={tables!r}"
+        )
+    tables = tuple(tables)
+    for table in tables:
+        if not isinstance(table, EmbeddingTable):
+            raise TypeError(
+                "`tables` must hold tf_dlrm.EmbeddingTable objects. Received: "
+                f"{table!r}"
+            )
+    names = [table.name for table in tables]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"Each table must be named once. Received twice: {twice}")
+    return tables
+
+
+def check_names(argument: str, values: Any, known) -> None:
+    """Raises where `values` is a dict with names that are not `known`."""
+    if isinstance(values, Mapping):
+        unknown = [name for name in values if name not in known]
+        if unknown:
+            raise ValueError(
+                f"`{argument}` names what is not there: {unknown}. Known: "
+                f"{', '.join(sorted(known))}"
+            )
+
+
+def check_hotness_names(hotness, tables: Sequence) -> None:
+    """Raises where `hotness` is a dict with names of no table and no feature."""
+    known = {table.name for table in tables}
+    known.update(feature for table in tables for feature in table.features)
+    check_names("hotness", hotness, known)
+
+
+def state_floats(optimizer, embedding_dim: int) -> tuple[int, int]:
+    """Floats of optimizer state `(for each value of a row, for a row as a whole)`.
+
+    Args:
+        optimizer: Anything that `tf_dlrm.optimizers.get` takes; or the number of
+            floats a row, which is shared out over the columns where it is a multiple
+            of `embedding_dim`, and belongs to the row as a whole elsewhere.
+        embedding_dim: Width of a row.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> state_floats("adam", 16), state_floats("row_wise_adagrad", 16)
+    ((2, 0), (0, 1))
+    >>> state_floats(32, 16), state_floats(3, 16)
+    ((2, 0), (0, 3))
+    """
+    if hasattr(optimizer, "__index__") and not isinstance(optimizer, bool):
+        floats = int(optimizer)
+        if floats < 0:
+            raise ValueError(
+                "`optimizer` as a number is floats of state a row, not negative. "
+                f"Received: optimizer={optimizer!r}"
+            )
+        whole = floats % embedding_dim == 0
+        return (floats // embedding_dim, 0) if whole else (0, floats)
+    try:
+        sparse = optimizers.get(optimizer)
+    except ValueError as error:
+        raise ValueError(
+            "`optimizer` must be an optimizer of the tables or an integer, the floats "
+            f"of state a row. Received: optimizer={optimizer!r} ({error})"
+        ) from None
+    one, two = (
+        sum(floats for floats, _ in sparse.slots(width).values()) for width in (1, 2)
+    )
+    return two - one, 2 * one - two
+
+
+def _hotness_of(load: TableLoad, hotness) -> tuple[float, ...]:
+    values = []
+    for feature in load.features:
+        value = hotness
+        if isinstance(hotness, Mapping):
+            value = hotness.get(feature, hotness.get(load.name, 1))
+        number = isinstance(value, (int, float)) or hasattr(value, "__float__")
+        number = number and not isinstance(value, (bool, str))
+        if not number or not 0 < float(value) < math.inf:
+            raise ValueError(
+                "`hotness` must be a positive number, or a dict of table or feature "
+                f"name to such. Received for feature '{feature}' of table "
+                f"'{load.name}': {value!r}"
+            )
+        values.append(float(value))
+    return tuple(values)

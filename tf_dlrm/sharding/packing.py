@@ -1,0 +1,219 @@
+"""`Packing`: pieces of tables on devices while a plan is being made, and the three
+moves that balance them: place greedily, exchange pieces, cut rows off."""
+
+import numpy as np
+
+FINE = 1e-3  # an exchange must better the score by this part of it
+MAX_EXCHANGES = 300
+MAX_TRIED = 8  # devices, from the one of the highest score
+MAX_TRIED_PIECES = 64  # of a device, from the heaviest
+HARMLESS = 1.1  # lookups over the mean, up to which a cut need not mind them
+
+
+class Packing:
+    """Pieces `(rows, columns)` of tables on devices, and what they add up to.
+
+    The score of a device is the greater of its memory and its lookups, each over
+    the mean of all devices; what is minimized is the highest score.
+
+    Args:
+        loads: `TableLoad`s.
+        num_devices: Number of devices.
+        means: Mean bytes of memory, and of lookups an example, that a device will
+            have in the end.
+        limit: Most bytes that a device may hold.
+        by_memory: Whether lookups do not count.
+    """
+
+    def __init__(self, loads, num_devices, means, limit=np.inf, by_memory=False):
+        self.loads, self.num_devices, self.limit = loads, num_devices, limit
+        self.memory, self.lookups = np.zeros(num_devices), np.zeros(num_devices)
+        self.mean_memory = max(means[0], 1.0)
+        self.mean_lookups = np.inf if by_memory else max(means[1], 1e-9)
+        self.pieces = [{} for _ in range(num_devices)]  # table number -> (rows, width)
+        self.present = np.zeros((num_devices, len(loads) + 1), bool)
+
+    def weigh(self, table: int, rows: int, width: int) -> tuple[float, float]:
+        """Bytes of memory, and of lookups an example, of a piece."""
+        load = self.loads[table]
+        return load.memory_bytes(rows, width), load.lookup_bytes(rows, width)
+
+    def add(self, table: int, rows: int, width: int, device: int) -> None:
+        """Puts rows on a device, below those of the table that it has."""
+        memory, lookups = self.weigh(table, rows, width)
+        self.memory[device] += memory
+        self.lookups[device] += lookups
+        before = self.pieces[device].get(table, (0, 0))[0]
+        self.pieces[device][table] = (before + rows, width)
+        self.present[device, table] = True
+
+    def add_everywhere(self, table: int) -> None:
+        """Puts a whole table on each device, which looks up its part of a batch."""
+        load = self.loads[table]
+        memory, lookups = self.weigh(table, load.num_rows, load.embedding_dim)
+        self.memory += memory
+        self.lookups += lookups / self.num_devices
+        for pieces in self.pieces:
+            pieces[table] = (load.num_rows, load.embedding_dim)
+        self.present[:, table] = True
+
+    def add_rows_everywhere(self, table: int, sizes: list[int]) -> None:
+        """Puts rows of a table on each device, the larger parts where room is."""
+        width = self.loads[table].embedding_dim
+        emptiest_first = np.argsort(self.memory, kind="stable").tolist()
+        for device, rows in zip(emptiest_first, sorted(sizes, reverse=True)):
+            self.add(table, rows, width, device)
+
+    def remove(self, table: int, rows: int, device: int) -> None:
+        """Takes rows of a table off a device."""
+        before, width = self.pieces[device][table]
+        memory, lookups = self.weigh(table, rows, width)
+        self.memory[device] -= memory
+        self.lookups[device] -= lookups
+        self.pieces[device][table] = (before - rows, width)
+        if before == rows:
+            del self.pieces[device][table]
+            self.present[device, table] = False
+
+    def scores(self, memory, lookups) -> np.ndarray:
+        """Scores of devices with so much memory and lookups."""
+        return np.maximum(memory / self.mean_memory, lookups / self.mean_lookups)
+
+    def place(self, table: int, rows: int, width: int) -> None:
+        """Puts a piece where it raises the score least, on a device without one."""
+        memory, lookups = self.weigh(table, rows, width)
+        memory, lookups = self.memory + memory, self.lookups + lookups
+        total = memory / self.mean_memory + lookups / self.mean_lookups
+        full = memory > self.limit
+        taken = self.present[:, table]
+        order = np.lexsort((total, self.scores(memory, lookups), full, taken))
+        self.add(table, rows, width, int(order[0]))
+
+    def place_all(self, pieces) -> None:
+        """Places pieces `(table, rows, width)`, the heaviest first."""
+
+        def weight(piece):
+            memory, lookups = self.weigh(*piece)
+            return -self.scores(memory, lookups), piece[0]
+
+        for piece in sorted(pieces, key=weight):
+            self.place(*piece)
+
+    # Exchanges
+
+    def exchange(self, movable: set[int], cap: float) -> None:
+        """Moves pieces, or swaps two, while that lowers the higher of two scores.
+
+        Args:
+            movable: Numbers of the tables whose pieces may move.
+            cap: Most bytes that a device may get to hold by it.
+        """
+        found = [(t, d) for d, own in enumerate(self.pieces) for t in own]
+        found = [(t, d) for t, d in found if t in movable]
+        weights = [self.weigh(t, *self.pieces[d][t]) for t, d in found]
+        # To swap with nothing is to move: each device has a piece of no table too.
+        found += [(-1, device) for device in range(self.num_devices)]
+        weights += [(0.0, 0.0)] * self.num_devices
+        tables, devices = np.array(found).T
+        weights = np.array(weights)
+        for _ in range(MAX_EXCHANGES):
+            scores = self.scores(self.memory, self.lookups)
+            if scores.max() <= 1 + FINE:
+                return
+            for device in np.argsort(-scores, kind="stable")[:MAX_TRIED]:
+                pair = self._better(int(device), tables, devices, weights, cap)
+                if pair:
+                    break
+            else:
+                return
+            i, j = pair
+            source, target = int(devices[i]), int(devices[j])
+            self._move(int(tables[i]), source, target)
+            devices[i] = target
+            if tables[j] >= 0:
+                self._move(int(tables[j]), target, source)
+                devices[j] = source
+
+    def _better(self, device, tables, devices, weights, cap):
+        """The best pair of a piece on `device` and one elsewhere to swap, or `None`."""
+        mine = np.flatnonzero((devices == device) & (tables >= 0))
+        others = np.flatnonzero(devices != device)
+        if not len(mine) or not len(others):
+            return None
+        if len(mine) > MAX_TRIED_PIECES:
+            own = self.scores(*weights[mine].T)
+            mine = mine[np.argsort(-own, kind="stable")[:MAX_TRIED_PIECES]]
+        gain = weights[others][None] - weights[mine][:, None]  # (mine, others, 2)
+        there = devices[others]
+        here_memory = self.memory[device] + gain[..., 0]
+        there_memory = self.memory[there] - gain[..., 0]
+        score = np.maximum(
+            self.scores(here_memory, self.lookups[device] + gain[..., 1]),
+            self.scores(there_memory, self.lookups[there] - gain[..., 1]),
+        )
+        twice = self.present[there][:, tables[mine]].T
+        twice = twice | self.present[device][tables[others]][None]
+        over = (here_memory > max(cap, self.memory[device])) | (there_memory > cap)
+        score[twice | over] = np.inf
+        i, j = np.unravel_index(np.argmin(score), score.shape)
+        now = self.scores(self.memory[device], self.lookups[device])
+        better = score[i, j] < now * (1 - FINE)
+        return (mine[i], others[j]) if better else None
+
+    def _move(self, table, source, target):
+        rows, width = self.pieces[source][table]
+        self.remove(table, rows, source)
+        self.add(table, rows, width, target)
+
+    # Cuts
+
+    def level(self, divisible: set[int], target: float) -> None:
+        """Cuts rows off tables until no device holds more than `target` bytes.
+
+        Each cut fills the emptiest device to the mean or empties the fullest one to
+        it, so that N - 1 of them do, up to whole rows.
+
+        Args:
+            divisible: Numbers of the tables that may be cut by rows.
+            target: Bytes, at least the mean.
+        """
+        mean = self.memory.mean()
+        stuck = np.zeros(self.num_devices, bool)
+        for _ in range(4 * self.num_devices):
+            source = int(np.argmax(np.where(stuck, -np.inf, self.memory)))
+            if self.memory[source] <= target or stuck.all():
+                return
+            stuck[source] = not self._cut(source, divisible, mean)
+
+    def _cut(self, source, divisible, mean) -> bool:
+        target = int(np.lexsort((self.lookups, self.memory))[0])
+        amount = min(self.memory[source] - mean, mean - self.memory[target])
+        candidates = [t for t in self.pieces[source] if t in divisible]
+        if not candidates:
+            return False
+        allowed = max(HARMLESS * self.mean_lookups, self.lookups[source])
+
+        def preference(table):
+            memory, lookups = self.weigh(table, *self.pieces[source][table])
+            moved = lookups * min(amount / memory, 1)
+            return (
+                self.lookups[target] + moved <= allowed,
+                memory >= amount,
+                bool(self.present[target, table]),  # no new shard
+                self.present[:, table].sum() > 1,  # no newly split table
+                memory,
+                -table,
+            )
+
+        table = max(candidates, key=preference)
+        rows, width = self.pieces[source][table]
+        row_bytes = self.loads[table].row_bytes(width)
+        cut = min(rows, int(amount // row_bytes))
+        # A last row, where it leaves the fuller of the two less full.
+        if cut == 0 and self.memory[target] + row_bytes < self.memory[source]:
+            cut = 1
+        if cut == 0:
+            return False
+        self.remove(table, cut, source)
+        self.add(table, cut, width, target)
+        return True
