@@ -324,6 +324,29 @@ def test_limits_are_kept_when_there_is_hardly_room(strategy, num_devices):
     assert max(bytes_by_device(plan, tables)) <= limit
 
 
+def test_tables_are_split_for_a_limit_that_whole_ones_just_miss():
+    tables = make_tables([102_000, 98_000], 16)
+    free = tf_dlrm.sharding.plan(tables, 2, batch_size=64)
+    assert {shard.kind for shard in free} == {"table_wise"}
+    limit = int(100_000 * 16 * 8 * 1.002)
+    plan = tf_dlrm.sharding.plan(tables, 2, limit, batch_size=64)
+    assert max(bytes_by_device(plan, tables)) <= limit
+
+
+def test_whole_tables_keep_a_limit_without_giving_up_lookups():
+    tables = make_tables([400, 600, 300, 100, 900, 100], 16)
+    hotness = {"C1": 5, "C2": 10, "C3": 2, "C4": 2, "C5": 1, "C6": 2}
+    plan = tf_dlrm.sharding.plan(
+        tables,
+        2,
+        strategy="table_wise",
+        hotness=hotness,
+        device_memory_bytes=int(1.2 * 2400 * 16 * 8 / 2),
+    )
+    held = bytes_by_device(plan, tables)
+    assert imbalance(held) <= 1.2 and plan.lookup_imbalance <= 1.4
+
+
 def test_tables_larger_than_a_device_are_split():
     tables = make_tables([10_000], 16)
     plan = tf_dlrm.sharding.plan(tables, 4, device_memory_bytes=330_000)
