@@ -168,7 +168,7 @@ class _Loader:
     def __init__(self, order, batch_size, num_features):
         self._order, self._batch_size = order, batch_size
         self._num_dense, self._num_sparse = num_features
-        # Of one-hot features, for every full batch.
+        # Of one-hot features; batches share it, and none copies it.
         self._splits = np.arange(batch_size * self._num_sparse + 1)
 
     def __call__(self, epoch, number):
@@ -179,10 +179,16 @@ class _Loader:
         label.set_shape((None,))
         dense.set_shape((None, self._num_dense))
         ids = tf.cast(tf.reshape(ids, [-1]), tf.int64)
+        num_rows = tf.size(label)
+        splits = tf.cond(
+            tf.size(splits) > 0,
+            lambda: splits,
+            lambda: tf.constant(self._splits)[: num_rows * self._num_sparse + 1],
+        )
         splits.set_shape((None,))
         bags = tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
         sparse = tf.RaggedTensor.from_uniform_row_length(
-            bags, self._num_sparse, nrows=tf.size(label, tf.int64)
+            bags, self._num_sparse, nrows=tf.cast(num_rows, tf.int64)
         )
         return {"dense_features": dense, "sparse_features": sparse}, label
 
@@ -194,9 +200,8 @@ class _Loader:
         if lengths is None and (ids < 0).any():  # missing ids are empty bags
             lengths = ids >= 0
             ids = ids[lengths]
-        if lengths is None:
-            splits = self._splits[: (last - first) * self._num_sparse + 1]
-        else:
+        splits = np.zeros(0, np.int64)  # stands for one id each
+        if lengths is not None:
             splits = np.zeros(lengths.size + 1, np.int64)
             np.cumsum(lengths.reshape(-1), out=splits[1:])
         return batch.labels.astype(np.float32), batch.dense, ids, splits

@@ -14,7 +14,7 @@ from tf_dlrm import rows as row_ops
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.layers import bags
 from tf_dlrm.layers.fused_table import FusedTable
-from tf_dlrm.layers.logical_tables import LogicalTables
+from tf_dlrm.layers.logical_tables import LogicalTables, check_names
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -251,13 +251,7 @@ class EmbeddingCollection(LogicalTables, keras.layers.Layer):
         _refuse_replicas()
         if not isinstance(optimizer, dict):
             optimizer = dict.fromkeys(self._of_table, optimizer)
-        unknown = sorted(set(optimizer) - set(self._of_table))
-        missing = sorted(set(self._of_table) - set(optimizer))
-        if unknown or missing:
-            raise ValueError(
-                "The optimizers by table must name each table once. Received unknown "
-                f"tables: {unknown}, no optimizer for: {missing}"
-            )
+        check_names(optimizer, list(self._of_table))
         self._optimizers = optimizer
         distinct = list({id(each): each for each in optimizer.values()}.values())
         for each in distinct:

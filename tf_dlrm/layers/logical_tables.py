@@ -136,3 +136,18 @@ class LogicalTables:
             key = f"learning_rate:{name}"
             if key in keys and isinstance(optimizer.learning_rate, float):
                 optimizer.learning_rate = float(np.asarray(store[key]))
+
+
+def check_names(optimizers: dict, tables: Sequence[str]) -> None:
+    """Raises unless a dict of optimizers names each table.
+
+    Raises:
+        ValueError: If it names an unknown table or leaves one out.
+    """
+    unknown = sorted(set(optimizers) - set(tables))
+    missing = sorted(set(tables) - set(optimizers))
+    if unknown or missing:
+        raise ValueError(
+            "The optimizers by table must name each table once. Received unknown "
+            f"tables: {unknown}, no optimizer for: {missing}"
+        )

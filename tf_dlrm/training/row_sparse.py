@@ -13,7 +13,7 @@ from tf_dlrm.inputs import refuse_frame, standardize_labels
 from tf_dlrm.training import keras_hooks
 
 
-class RowSparseTraining:
+class RowSparseTraining(keras_hooks.BuildsWithoutData):
     """Mix-in for a `keras.Model` that trains an embedding layer by row-sparse steps.
 
     The model has `embedding` (see the embedding contract at `EmbeddingCollection`),
@@ -63,6 +63,8 @@ class RowSparseTraining:
                 "`mixed_float16` needs loss scaling, which the tables' row-sparse "
                 "updates do not support. Use `mixed_bfloat16`, which needs none."
             )
+        if _has_replicas():
+            _check_reduction(loss)
         optimizer = keras.optimizers.get(optimizer)
         optimizers.check_dense_optimizer(optimizer)
         self._check_overrides()
@@ -143,14 +145,15 @@ class RowSparseTraining:
         batch = self.standardize(x)
         y = standardize_labels(y)
         pooled = self.embedding(batch.ids, weights=batch.weights)
-        arguments = (batch.dense, pooled, y, sample_weight)
+        arguments = (batch.dense, pooled, y, sample_weight, _share_of_rows(y))
         # What changes variables waits for a batch whose ids are in range. At the end
         # of a dataset of unknown length there is none, and a step begun all the same
         # would count. Without such layers the bottom MLP runs beside the lookup.
         checked = tf.nest.flatten(pooled)
         with tf.control_dependencies(checked if self._changes_in_forward() else []):
             learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
-            if self._compiled_dense_step is not None:
+            # XLA cannot compile a sum over replicas.
+            if self._compiled_dense_step is not None and not _has_replicas():
                 step = self._compiled_dense_step
                 arguments += (x if self._has_own_loss() else None,)
             else:
@@ -172,10 +175,11 @@ class RowSparseTraining:
         """Whether a subclass computes the loss, perhaps from the features."""
         return type(self).compute_loss is not keras.Model.compute_loss
 
-    def _dense_step(self, dense, pooled, y, sample_weight, x):
+    def _dense_step(self, dense, pooled, y, sample_weight, share, x):
         """Everything between the lookup and the update of the tables.
 
-        `x` is for a `compute_loss` of the user's.
+        `share` is this replica's part of the rows of the global batch, or `None` for
+        all; `x` is for a `compute_loss` of the user's.
         """
         variables = self.dense_variables
         with tf.GradientTape() as tape:
@@ -184,8 +188,11 @@ class RowSparseTraining:
             loss = self.compute_loss(
                 x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
             )
+            # Gradients are summed over replicas: those of the global batch's mean.
+            loss = keras_hooks.unscale_loss(loss)
+            differentiated = loss if share is None else loss * share
         pooled_gradients, dense_gradients = tape.gradient(
-            loss, (pooled, [variable.value for variable in variables])
+            differentiated, (pooled, [variable.value for variable in variables])
         )
         # A `score` of the user's may leave features out.
         pooled_gradients = tf.nest.map_structure(
@@ -224,7 +231,7 @@ class RowSparseTraining:
         loss = self.compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
         )
-        self._track_loss(loss, y)
+        self._track_loss(keras_hooks.unscale_loss(loss), y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -239,7 +246,10 @@ class RowSparseTraining:
 
     def _track_loss(self, loss, y):
         tracker = keras_hooks.loss_tracker(self)
-        tracker.update_state(loss, sample_weight=tf.shape(y)[0])
+        num_rows = tf.shape(y)[0]
+        if _has_replicas():  # one may have no row, and so no mean
+            loss = tf.where(num_rows > 0, loss, tf.zeros_like(loss))
+        tracker.update_state(loss, sample_weight=num_rows)
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`; refuses a DataFrame, naming the way to go."""
@@ -273,6 +283,33 @@ class RowSparseTraining:
     def compile_from_config(self, config):
         arguments = keras.saving.deserialize_keras_object(config)
         self.compile(**arguments)
+
+
+def _has_replicas() -> bool:
+    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+
+
+def _check_reduction(loss):
+    """A mean over the global batch is made of replicas' means; other sums are not."""
+    reduction = getattr(loss, "reduction", "sum_over_batch_size")
+    if reduction not in ("sum_over_batch_size", "mean"):
+        raise ValueError(
+            "Under several replicas the loss must be a mean over the batch, with the "
+            f"reduction 'sum_over_batch_size'. Received: reduction={reduction!r}"
+        )
+
+
+def _share_of_rows(y):
+    """This replica's part of the rows of the global batch; `None` without others.
+
+    Replicas may have different numbers of rows, also none: the mean of their means
+    is not the mean of all rows.
+    """
+    if not _has_replicas():
+        return None
+    num_rows = tf.cast(tf.shape(y)[0], tf.float32)
+    context = tf.distribute.get_replica_context()
+    return num_rows / context.all_reduce(tf.distribute.ReduceOp.SUM, num_rows)
 
 
 def _is_config(mapping) -> bool:

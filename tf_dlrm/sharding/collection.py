@@ -1,0 +1,400 @@
+"""`ShardedEmbeddingCollection`: tables spread over the devices of a MirroredStrategy.
+
+# B rows of a replica's batch, F features, D width
+"""
+
+import collections
+import random
+import zlib
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm import huge_pages
+from tf_dlrm import rows as row_ops
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.layers import bags
+from tf_dlrm.layers.logical_tables import LogicalTables, check_names
+from tf_dlrm.sharding.devices import device_names, on_device
+from tf_dlrm.sharding.exchange import Exchange, assemble, pack
+from tf_dlrm.sharding.groups import Group
+from tf_dlrm.sharding.planner import plan as make_plan
+from tf_dlrm.sharding.plans import Plan
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class ShardedEmbeddingCollection(LogicalTables, keras.layers.Layer):
+    """Embedding tables spread over devices: model-parallel, beside mirrored MLPs.
+
+    To be made, and used in a `DLRM`, under `tf.distribute.MirroredStrategy().scope()`.
+    Each table lies on one device, or in ranges of rows or columns on several, or as a
+    copy on each, as the plan says. In the forward pass ids go to the devices that own
+    their rows; these look up and pool them for the whole global batch, and pooled
+    vectors come back. In the backward pass gradients of pooled vectors take the same
+    way, and each owner updates its own rows: no gradient of rows is ever reduced over
+    devices. On the same global batches the weights are those of one device.
+
+    The rest is as in `EmbeddingCollection`: forms of ids, combiners, optimizers,
+    state by logical table. So files written with one number of devices, or without
+    this layer, load on another. Without a strategy all shards lie on one device.
+
+    Args:
+        tables: The `EmbeddingTable`s; the features are theirs in this order.
+        plan: `"auto"`, `"table_wise"`, `"row_wise"`, `"column_wise"` or
+            `"data_parallel"`, or a dict of table name to one of these, for
+            `tf_dlrm.sharding.plan`; or a `Plan` for as many devices as there are.
+        seed: Integer for the initial values, the same as an `EmbeddingCollection`
+            makes of it; `None` draws one.
+        plan_options: Further arguments of `tf_dlrm.sharding.plan`, such as
+            `batch_size` and `device_memory_bytes`.
+
+    Call arguments:
+        ids: As of `EmbeddingCollection`, of this replica's part of the batch.
+        weights: As of `EmbeddingCollection`.
+
+    Returns:
+        As `EmbeddingCollection`, of this replica's part.
+
+    Raises:
+        ValueError: If a `Plan` is for other tables or another number of devices.
+        tf.errors.InvalidArgumentError: For an id outside its table.
+
+    Example:
+
+    >>> import numpy as np, tf_dlrm
+    >>> tables = [tf_dlrm.EmbeddingTable(f"C{i}", 100, 8) for i in range(3)]
+    >>> layer = tf_dlrm.sharding.ShardedEmbeddingCollection(tables, plan="table_wise")
+    >>> layer(np.array([[3, 4, 5], [99, -1, 0]])).shape
+    TensorShape([2, 3, 8])
+
+    Reference:
+        Naumov et al. 2019, arXiv 1906.00091, section 3: model-parallel embeddings
+        with a butterfly shuffle. Placements as in torchrec.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[EmbeddingTable],
+        plan="auto",
+        seed: int | None = None,
+        plan_options: dict | None = None,
+        **kwargs,
+    ):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.supports_jit = False
+        self.tables = tuple(
+            EmbeddingTable.from_config(table) if isinstance(table, dict) else table
+            for table in tables
+        )
+        if not self.tables:
+            raise ValueError("`tables` must hold at least one EmbeddingTable.")
+        self.seed = random.randint(1, 10**9) if seed is None else int(seed)
+        self.features = [(f, table) for table in self.tables for f in table.features]
+        self.num_features = len(self.features)
+        self._requested_plan, self._plan_options = plan, dict(plan_options or {})
+        self.devices = device_names()
+        self.plan = self._make_plan(plan)
+        self._groups = self._make_groups()
+        self._exchange = Exchange(self._groups, self.devices, self.num_features)
+        self._iterations = None
+        self._optimizers = {}
+        self._by_name = {table.name: table for table in self.tables}
+        self._places = self._find_places()
+        self.build()
+
+    def _make_plan(self, plan):
+        if not isinstance(plan, Plan):
+            return make_plan(
+                self.tables, len(self.devices), strategy=plan, **self._plan_options
+            )
+        plan.validate(self.tables)
+        if plan.num_devices != len(self.devices):
+            raise ValueError(
+                f"The plan is for {plan.num_devices} devices, the strategy has "
+                f"{len(self.devices)}. Give the strategy's name, such as 'auto', to "
+                "have a plan made for the devices there are."
+            )
+        return plan
+
+    def _make_groups(self):
+        groups = []
+        for device in range(len(self.devices)):
+            found = collections.defaultdict(list)
+            for shard in self.plan.shards_on(device):
+                is_copy = shard.kind == "data_parallel"
+                found[shard.num_columns, is_copy].append(shard)
+            for (width, _), shards in sorted(found.items(), key=lambda item: item[0]):
+                groups.append(Group(device, width, shards, self.features))
+        return groups
+
+    def _find_places(self):
+        """Where each table lies: `(shard, group)` of all its shards."""
+        places = collections.defaultdict(list)
+        for group in self._groups:
+            for shard in group.shards:
+                places[shard.table].append((shard, group))
+        return places
+
+    # Weights
+
+    def build(self, input_shape=None):
+        if self.built:
+            return
+        for group in self._groups:
+            fused = group.fused
+            shape = (fused.num_rows + 1, fused.width)
+            name = f"tables_{group.device}_{fused.width}"
+            fused.variable = self._on_device(
+                group.device,
+                lambda shape=shape, name=name: tf.Variable(tf.zeros(shape), name=name),
+            )
+            huge_pages.use_for(fused.variable)
+        for table in self.tables:
+            self._initialize(table)
+        self.built = True
+
+    def _on_device(self, device, make):
+        return on_device(self.devices[device], make)
+
+    def _initialize(self, table):
+        size, width = table.vocabulary_size, table.embedding_dim
+        values = None
+        if table.initializer is not None:
+            values = table.initializer((size, width), dtype="float32")
+        limit = size**-0.5
+        seed = (self.seed + zlib.crc32(table.name.encode())) % (1 << 31)
+        for a, b in row_ops.block_ranges(size, width):
+            if values is None:
+                shape = (b - a, width)
+                block = tf.random.stateless_uniform(shape, (seed, a), -limit, limit)
+            else:
+                block = values[a:b]
+            self._write_rows(table.name, None, a, block)
+
+    def _write_rows(self, name, slot, first, block):
+        """Overwrites rows `first`, ... of a table or slot in all its shards."""
+        for shard, group in self._places[name]:
+            a = max(first, shard.first_row)
+            b = min(first + len(block), shard.first_row + shard.num_rows)
+            if a >= b:
+                continue
+            part = block[a - first : b - first]
+            if int(part.shape[1]) != shard.num_columns:
+                part = part[:, shard.columns]
+            variable, start = self._variable(group, shard, slot)
+            rows = tf.range(
+                start + a - shard.first_row, start + b - shard.first_row, dtype=tf.int64
+            )
+            self._on_device(
+                group.device,
+                lambda v=variable, r=rows, p=part: row_ops.replace(v, r, p),
+            )
+
+    def _variable(self, group, shard, slot):
+        """The variable of a shard or of its slot, and its first row there."""
+        if slot is None:
+            return group.fused.variable, group.place(shard)
+        name = group.names[group.shards.index(shard)]
+        return group.fused.find_slot(name, slot)
+
+    # Forward
+
+    def call(self, ids, weights=None):
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        sizes = [table.vocabulary_size for _, table in self.features]
+        bad = bags.any_out_of_range(ids, sizes)
+        with tf.control_dependencies([self._refuse_if(bad, ids)]):
+            ids = _identity(ids)
+        pooled = self._exchange.run(self._exchange.pool, pack(ids, weights))
+        return self._in_feature_order(pooled)
+
+    def _refuse_if(self, bad, ids):
+        def refuse():
+            bags.refuse_ids(
+                ids,
+                [table.vocabulary_size for _, table in self.features],
+                [feature for feature, _ in self.features],
+                [table.name for _, table in self.features],
+            )
+            return tf.constant(True)
+
+        return tf.cond(bad, refuse, lambda: tf.constant(False))
+
+    def _in_feature_order(self, pooled):
+        widths = {table.embedding_dim for table in self.tables}
+        return tf.stack(pooled, axis=1) if len(widths) == 1 else list(pooled)
+
+    def lookup(self, ids, weights=None):
+        """The forward pass without the range check, on one device; for exports."""
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        parts = collections.defaultdict(list)
+        for group in self._groups:
+            if group.is_copy and group.device:
+                continue
+            lookup = group.fused.lookup(*group.select(ids, weights, self.num_features))
+            rows = row_ops.gather(group.fused.variable, lookup.rows)
+            pooled = lookup.pool(rows)
+            for i, (column, shard) in enumerate(
+                zip(group.columns, group.of_feature, strict=True)
+            ):
+                parts[column].append((shard, pooled[:, i, :]))
+        return self._in_feature_order(
+            [assemble(parts[c]) for c in range(self.num_features)]
+        )
+
+    def compute_output_spec(self, ids, weights=None):
+        shapes = [(ids.shape[0], table.embedding_dim) for _, table in self.features]
+        if len({width for _, width in shapes}) > 1:
+            return [keras.KerasTensor(shape, "float32") for shape in shapes]
+        shape = (ids.shape[0], self.num_features, shapes[0][1])
+        return keras.KerasTensor(shape, "float32")
+
+    # Training
+
+    def build_optimizer(self, optimizer) -> None:
+        """Creates optimizer state, on the device of each shard.
+
+        Args:
+            optimizer: As of `EmbeddingCollection.build_optimizer`.
+
+        Raises:
+            ValueError: If a dict names an unknown table or leaves one out, or a table
+                that is split by columns has an optimizer that needs whole rows.
+        """
+        names = [table.name for table in self.tables]
+        if not isinstance(optimizer, dict):
+            optimizer = dict.fromkeys(names, optimizer)
+        check_names(optimizer, names)
+        for name, each in optimizer.items():
+            split = self.plan.placement(name) == "column_wise"
+            if split and each.uses_mean_squares:
+                raise ValueError(
+                    f"{type(each).__name__} needs whole rows, but table '{name}' is "
+                    "split by columns. Place it table-wise or row-wise."
+                )
+        self._optimizers = optimizer
+
+        def make_iterations():
+            for each in optimizer.values():
+                each.build()
+            return tf.Variable(0, dtype=tf.int64, trainable=False, name="iterations")
+
+        self._iterations = self._on_device(0, make_iterations)
+        for group in self._groups:
+            of_part = {
+                name: optimizer[shard.table]
+                for name, shard in zip(group.names, group.shards, strict=True)
+            }
+            self._on_device(
+                group.device, lambda g=group, o=of_part: g.fused.build_optimizer(o)
+            )
+
+    @property
+    def iterations(self):
+        """Number of updates applied so far: int64 `tf.Variable`, `None` before
+        `build_optimizer`."""
+        return self._iterations
+
+    def apply_gradients(self, gradients, ids, weights=None, learning_rate=None):
+        """Updates the rows that the global batch looked up, each on its device.
+
+        Args:
+            gradients: As of `EmbeddingCollection.apply_gradients`, of this replica's
+                part of the batch; the replicas' gradients are summed.
+            ids: As in the call.
+            weights: As in the call.
+            learning_rate: For optimizers that follow the model's, float scalar.
+
+        Raises:
+            RuntimeError: Before `build_optimizer`.
+        """
+        if self._iterations is None:
+            raise RuntimeError(
+                "The tables have no optimizer: call `build_optimizer` (a DLRM's "
+                "`compile` does)."
+            )
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        if not isinstance(gradients, (list, tuple)):
+            gradients = tf.unstack(gradients, axis=1)
+        arguments = pack(ids, weights)
+        for i, gradient in enumerate(gradients):
+            arguments[f"gradient_{i}"] = tf.cast(gradient, tf.float32)
+        if learning_rate is not None:
+            arguments["learning_rate"] = tf.cast(learning_rate, tf.float32)
+
+        def current_rates(followed):
+            return {
+                id(o): o.current_learning_rate(self._iterations, followed)
+                for o in self._optimizers.values()
+            }
+
+        def update(replicas):
+            return self._exchange.update(replicas, current_rates, self._iterations)
+
+        self._exchange.run(update, arguments)
+
+    # Where a logical table lies, for `LogicalTables`
+
+    def _slot_names(self, name):
+        if name not in self._places:
+            raise ValueError(
+                f"There is no table '{name}'. Tables: {', '.join(self._by_name)}"
+            )
+        shard, group = self._places[name][0]
+        return group.fused.slot_names(group.names[group.shards.index(shard)])
+
+    def _shape(self, name, slot):
+        self._slot_names(name)  # refuses unknown names
+        table = self._by_name[name]
+        if slot is None:
+            return table.vocabulary_size, table.embedding_dim
+        width, _ = self._optimizers[name].slots(table.embedding_dim)[slot]
+        return table.vocabulary_size, width
+
+    def _read(self, name, slot):
+        result = np.empty(self._shape(name, slot), np.float32)
+        for shard, group in self._places[name]:
+            variable, start = self._variable(group, shard, slot)
+            part = self._on_device(
+                group.device,
+                lambda v=variable, a=start, s=shard: row_ops.read_range(
+                    v, a, s.num_rows
+                ),
+            )
+            columns = shard.columns if part.shape[1] != result.shape[1] else slice(None)
+            result[shard.rows, columns] = part
+        return result
+
+    def _write(self, name, slot, values):
+        for a, b in row_ops.block_ranges(len(values), int(values.shape[1])):
+            self._write_rows(name, slot, a, tf.convert_to_tensor(values[a:b]))
+
+    def get_config(self):
+        plan = self._requested_plan
+        if isinstance(plan, Plan):  # it names devices, which differ elsewhere
+            plan = {table.name: plan.placement(table.name) for table in self.tables}
+        return {
+            **super().get_config(),
+            "tables": [table.get_config() for table in self.tables],
+            "plan": plan,
+            "seed": self.seed,
+            "plan_options": self._plan_options,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        tables = [EmbeddingTable.from_config(table) for table in config.pop("tables")]
+        return cls(tables, **config)
+
+
+def _identity(ids):
+    if isinstance(ids, tf.RaggedTensor):
+        return ids.with_values(tf.identity(ids.values))
+    return tf.identity(ids)
