@@ -32,7 +32,7 @@ def test_the_python_lines_train_a_model_that_ranks(tmp_path, monkeypatch):
 def test_commands_that_the_readme_names_exist():
     from pipelines.commands import COMMANDS
 
-    named = set(re.findall(r"`tf-dlrm ([a-z]+)", README))
+    named = set(re.findall(r"`tf-dlrm ([a-z-]+)", README))
     assert named <= set(COMMANDS)
     assert "python -m pip install -e . && tf-dlrm demo" in README
     assert "python -m pip install -e '.[test]' && python -m pytest" in README

@@ -6,11 +6,15 @@ Reference:
     Aumasson and Bernstein 2012, "SipHash: a fast short-input PRF".
 """
 
+import struct
+
 import numpy as np
 import pyarrow as pa
 
 from pipelines.criteo.fields import WORD, Values
 
+_MASK = (1 << 64) - 1
+_LONG_BYTES = 4096
 _START = (
     0x736F6D6570736575,
     0x646F72616E646F6D,
@@ -51,8 +55,55 @@ def hash_keys(keys: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 def hash_texts(texts: pa.LargeBinaryArray, key: tuple[int, int]) -> np.ndarray:
     """Hashes texts of any length."""
+    sizes = np.diff(_offsets(texts))
+    long = np.flatnonzero(sizes > _LONG_BYTES)
+    if not len(long):
+        return _hash_short_texts(texts, key)
+    # Side by side, all would wait for the longest.
+    hashes = np.empty(len(texts), np.uint64)
+    for i in long.tolist():
+        hashes[i] = hash_bytes(texts[i].as_py(), key)
+    short = np.flatnonzero(sizes <= _LONG_BYTES)
+    hashes[short] = _hash_short_texts(texts.take(pa.array(short)), key)
+    return hashes
+
+
+def hash_bytes(text: bytes, key: tuple[int, int]) -> int:
+    """Hashes one text, in plain Python."""
+    v0, v1, v2, v3 = (start ^ key[i % 2] for i, start in enumerate(_START))
+    padded = text + bytes(-(len(text) + 1) % WORD) + bytes([len(text) % 256])
+    for (word,) in struct.iter_unpack("<Q", padded):
+        v3 ^= word
+        for _ in range(2):
+            v0, v1, v2, v3 = _round_of_integers(v0, v1, v2, v3)
+        v0 ^= word
+    v2 ^= 0xFF
+    for _ in range(4):
+        v0, v1, v2, v3 = _round_of_integers(v0, v1, v2, v3)
+    return v0 ^ v1 ^ v2 ^ v3
+
+
+def _round_of_integers(v0, v1, v2, v3):
+    v0 = (v0 + v1) & _MASK
+    v2 = (v2 + v3) & _MASK
+    v1 = (((v1 << 13) & _MASK) | (v1 >> 51)) ^ v0
+    v3 = (((v3 << 16) & _MASK) | (v3 >> 48)) ^ v2
+    v0 = ((v0 << 32) & _MASK) | (v0 >> 32)
+    v2 = (v2 + v1) & _MASK
+    v0 = (v0 + v3) & _MASK
+    v1 = (((v1 << 17) & _MASK) | (v1 >> 47)) ^ v2
+    v3 = (((v3 << 21) & _MASK) | (v3 >> 43)) ^ v0
+    v2 = ((v2 << 32) & _MASK) | (v2 >> 32)
+    return v0, v1, v2, v3
+
+
+def _offsets(texts):
     offsets = np.frombuffer(texts.buffers()[1], np.int64)
-    offsets = offsets[texts.offset : texts.offset + len(texts) + 1]
+    return offsets[texts.offset : texts.offset + len(texts) + 1]
+
+
+def _hash_short_texts(texts, key):
+    offsets = _offsets(texts)
     lengths = np.diff(offsets)
     data = texts.buffers()[2] or b""
     data = np.concatenate([np.frombuffer(data, np.uint8), np.zeros(WORD, np.uint8)])

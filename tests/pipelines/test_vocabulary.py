@@ -6,13 +6,20 @@ import struct
 
 import criteo_oracle
 import numpy as np
+import pyarrow as pa
 import pytest
 import tensorflow as tf
 
 from pipelines import vocabulary
 from pipelines.criteo import scanning
 from pipelines.quarantine import BadRowsError, Quarantine
-from pipelines.vocabulary import HashVocabulary, Vocabulary, checked_file, counting
+from pipelines.vocabulary import (
+    HashVocabulary,
+    Vocabulary,
+    checked_file,
+    counting,
+    siphash,
+)
 
 # Of the reference implementation: key 00 01 .. 0f, message 00 01 .. of that length.
 SIPHASH_KEY = struct.unpack("<2Q", bytes(range(16)))
@@ -243,3 +250,11 @@ def test_hash_equals_its_description():
         found = lookup.find(feature, tf.constant(values)).numpy()
         assert found.tolist() == [ids(feature, value) for value in values]
         assert found.min() >= 1 and found.max() < sizes[feature]
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 100, 4096, 4097, 50_000])
+def test_texts_of_any_length_hash_as_in_tensorflow(length):
+    text = (b"a longer value " * 4000)[:length]
+    texts = pa.array([text, b"x" * 20, text + b"!"], pa.large_binary())
+    expected = [criteo_oracle.siphash((3, 7), t) for t in texts.to_pylist()]
+    assert siphash.hash_texts(texts, (3, 7)).tolist() == expected
