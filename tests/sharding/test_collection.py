@@ -79,3 +79,15 @@ def test_ids_out_of_range_name_the_table():
     layer = ShardedEmbeddingCollection(TABLES)
     with pytest.raises(tf.errors.InvalidArgumentError, match="table C1 received id 5"):
         layer(np.array([[0, 5, 0]]))
+
+
+def test_a_model_that_would_leave_the_tables_frozen_is_refused():
+    import keras
+
+    inputs = keras.Input((3,), dtype="int64")
+    flat = keras.layers.Flatten()(ShardedEmbeddingCollection(TABLES)(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(1)(flat))
+    model.compile("sgd", "mse")
+    assert model.predict(np.zeros((2, 3), int), verbose=0).shape == (2, 1)
+    with pytest.raises(RuntimeError, match="train them in a DLRM"):
+        model.fit(np.zeros((4, 3), int), np.zeros((4, 1)), verbose=0)

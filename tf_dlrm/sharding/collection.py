@@ -1,7 +1,4 @@
-"""`ShardedEmbeddingCollection`: tables spread over the devices of a MirroredStrategy.
-
-# B rows of a replica's batch, F features, D width
-"""
+"""`ShardedEmbeddingCollection`: tables spread over a MirroredStrategy's devices."""
 
 import collections
 import random
@@ -18,7 +15,13 @@ from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.layers import bags
 from tf_dlrm.layers.logical_tables import LogicalTables, check_names
 from tf_dlrm.sharding.devices import device_names, on_device
-from tf_dlrm.sharding.exchange import Exchange, assemble, pack
+from tf_dlrm.sharding.exchange import (
+    ONLY_IN_DLRM,
+    Exchange,
+    assemble,
+    identity,
+    pack,
+)
 from tf_dlrm.sharding.groups import Group
 from tf_dlrm.sharding.planner import plan as make_plan
 from tf_dlrm.sharding.plans import Plan
@@ -202,13 +205,15 @@ class ShardedEmbeddingCollection(LogicalTables, keras.layers.Layer):
 
     # Forward
 
-    def call(self, ids, weights=None):
+    def call(self, ids, weights=None, training=None):
+        if training:
+            raise RuntimeError(ONLY_IN_DLRM)
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
         sizes = [table.vocabulary_size for _, table in self.features]
         bad = bags.any_out_of_range(ids, sizes)
         with tf.control_dependencies([self._refuse_if(bad, ids)]):
-            ids = _identity(ids)
+            ids = identity(ids)
         pooled = self._exchange.run(self._exchange.pool, pack(ids, weights))
         return self._in_feature_order(pooled)
 
@@ -247,7 +252,7 @@ class ShardedEmbeddingCollection(LogicalTables, keras.layers.Layer):
             [assemble(parts[c]) for c in range(self.num_features)]
         )
 
-    def compute_output_spec(self, ids, weights=None):
+    def compute_output_spec(self, ids, weights=None, training=None):
         shapes = [(ids.shape[0], table.embedding_dim) for _, table in self.features]
         if len({width for _, width in shapes}) > 1:
             return [keras.KerasTensor(shape, "float32") for shape in shapes]
@@ -392,9 +397,3 @@ class ShardedEmbeddingCollection(LogicalTables, keras.layers.Layer):
         config = dict(config)
         tables = [EmbeddingTable.from_config(table) for table in config.pop("tables")]
         return cls(tables, **config)
-
-
-def _identity(ids):
-    if isinstance(ids, tf.RaggedTensor):
-        return ids.with_values(tf.identity(ids.values))
-    return tf.identity(ids)

@@ -12,6 +12,11 @@ from tf_dlrm.layers import bags
 
 _CALL = types.SimpleNamespace(sparse_gradient=True)  # no tape sees these lookups
 
+ONLY_IN_DLRM = (
+    "No gradient reaches sharded tables through a tape: train them in a DLRM, whose "
+    "step hands their gradients over, or call `apply_gradients` yourself."
+)
+
 
 class Exchange:
     """Lookups and updates of the groups of all devices, for all replicas at once.
@@ -163,3 +168,10 @@ def assemble(parts):
         return tf.add_n([vectors for _, vectors in parts])
     ordered = sorted(parts, key=lambda part: part[0].first_column)
     return tf.concat([vectors for _, vectors in ordered], axis=1)
+
+
+def identity(ids):
+    """The ids, as a tensor that control dependencies hold back."""
+    if isinstance(ids, tf.RaggedTensor):
+        return ids.with_values(tf.identity(ids.values))
+    return tf.identity(ids)
