@@ -52,6 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("TF_DLRM_TRACEBACK"):
             raise
         return _fail(name, _words(error))
+    except SystemExit as stopped:  # by a signal, and said so
+        if not stopped.code:
+            raise
+        return stopped.code
     except KeyboardInterrupt:
         return _fail(name, "interrupted", code=130)
     except Exception as error:
@@ -106,23 +110,59 @@ def _parse(name, kind, options):
 
 
 def _train_default(kind, options):
-    """The named run is read first: its config is what the other options change."""
+    """The named run is read first: its config is what the other options change.
+
+    With --resume it is the run that is gone on with.
+    """
     import tyro
 
     from pipelines import runs
 
-    name = "demo"
-    for i, option in enumerate(options):
-        if option == "--run" and i + 1 < len(options):
-            name = options[i + 1]
-        elif option.startswith("--run="):
-            name = option.partition("=")[2]
+    name, out = _option("run", options), _option("out", options)
+    if "--resume" in options and out is not None:
+        found = _resumed(kind, out)
+        if found is not None:
+            return found
+    name = name or "demo"
     return kind(
         train=tyro.MISSING,
         out=tyro.MISSING,
         run_name=name,
         config=runs.get(name),
     )
+
+
+def _resumed(kind, out):
+    """What the run in a folder was begun with, or `None` if there is none."""
+    import tyro
+
+    _import_tensorflow()
+    from pipelines.runs.folder import RunFolder
+
+    folder = RunFolder(out)
+    if not folder.is_described:
+        return None
+    data = folder.read_data()
+    return kind(
+        train=[data["records"]] if "records" in data else data["train"],
+        out=tyro.MISSING,
+        valid=data.get("valid", []),
+        vocabulary=data.get("vocabulary"),
+        run_name=data.get("run", "demo"),
+        devices=data.get("devices", 1),
+        config=folder.read_config(),
+    )
+
+
+def _option(name, options):
+    """The value of an option, as it was typed; `None` if it was not."""
+    found = None
+    for i, option in enumerate(options):
+        if option == f"--{name}" and i + 1 < len(options):
+            found = options[i + 1]
+        elif option.startswith(f"--{name}="):
+            found = option.partition("=")[2]
+    return found
 
 
 def _join_underscores(options):

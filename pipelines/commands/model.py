@@ -15,7 +15,7 @@ from pipelines.commands.shared import (
     read_truth,
 )
 from pipelines.runs.config import RunConfig
-from pipelines.runs.report import print_metrics
+from pipelines.runs.report import describe_stalls, print_metrics
 
 
 @dataclasses.dataclass
@@ -42,6 +42,16 @@ class Train:
         tyro.conf.arg(name="plan"),
     ] = "auto"
     """How tables are spread over several devices."""
+    resume: bool = False
+    """Go on with the run in OUT where it was cut. Its own options are taken; --train
+    and others can be left out."""
+    checkpoint_every_steps: int | None = None
+    """Steps between two checkpoints; None: by time, and at the ends of epochs."""
+    checkpoint_every_minutes: float | None = 10.0
+    """Minutes between two checkpoints; None: by steps, and at the ends of epochs."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept (and the best, with --valid). When
+    the run is done they are removed, but for the best if it is not the last."""
     dry_run: bool = False
     """Only print what would happen."""
     config: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(
@@ -74,6 +84,8 @@ class Train:
                 f"train on {self.config.negative_sampling_rate:.3g} of the rows "
                 "without a click, and correct predictions for it",
             )
+        if self.resume:
+            lines.insert(0, f"go on with the run in {self.out}, if there is one")
         if self.valid:
             lines.insert(1, f"validate on {describe_files(expand_paths(self.valid))}")
         return lines
@@ -109,8 +121,12 @@ class Train:
         from pipelines import vocabulary as vocabularies
         from pipelines.runs import job
         from pipelines.runs.devices import make_strategy
+        from pipelines.runs.folder import RunFolder
 
         self._check()
+        if self.resume and RunFolder(self.out).is_finished:
+            print(f"{self.out}: this run is finished; there is nothing to go on with.")
+            return
         strategy = make_strategy(self.devices)
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
         folder, results = job.train(
@@ -126,6 +142,12 @@ class Train:
             },
             strategy=strategy,
             placement=self.placement,
+            resume=self.resume,
+            checkpoints={
+                "every_steps": self.checkpoint_every_steps,
+                "every_minutes": self.checkpoint_every_minutes,
+                "keep": self.keep_checkpoints,
+            },
         )
         print_metrics(results["metrics"])
         if self.config.negative_sampling_rate < 1:
@@ -137,7 +159,8 @@ class Train:
         print(
             f"{folder.path}: {results['num_rows']:,} rows at "
             f"{results['samples_per_second']:,.0f} samples/s, "
-            f"{results['num_bad_rows']:,} bad rows. "
+            f"{results['num_bad_rows']:,} bad rows; "
+            f"{describe_stalls(results['checkpoint_seconds'])}. "
             f"Look: tensorboard --logdir {folder.log_dir}"
         )
 

@@ -1,5 +1,6 @@
 """Files of Criteo lines -> a `tf.data.Dataset` of full batches of good rows."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipelines.files import BlockReader, Paths, count_lines, expand_paths, stamp
 from pipelines.quarantine import Quarantine
 from pipelines.records.store import take
 from pipelines.sampling import NegativeSampling
+from tf_dlrm.training.positions import ResumableInput
 
 BLOCK_BYTES = 4 << 20
 _MAX_PARALLEL_FILES = 8
@@ -39,7 +41,9 @@ def read(
     batches. Without shuffling, rows come in the order of the files. With it, up to
     8 files are read at a time, in another order each epoch, and their rows are
     permuted window by window.
-    The position of an iterator can be saved with `tf.train.Checkpoint`.
+    The position of an iterator can be saved with `tf.train.Checkpoint`, and
+    `tf_dlrm.training.ResumableTraining` resumes a training in mid-epoch (the lines
+    before are read again, at the speed of reading).
 
     Args:
         paths: A path, a glob, or a sequence of them; plain, gzip or zstd files.
@@ -109,44 +113,93 @@ def read(
         paths, parser, labelled, quarantine or Quarantine(), negative_sampling, numbers
     )
     num_files = len(source.paths)
-    files = tf.data.Dataset.range(num_files)
-    if shuffle:
-        files = files.shuffle(num_files, seed=seed)
+    drawn = int(np.random.SeedSequence().entropy & 0x7FFFFFFF)
+
+    def epoch_rows(files, seeds):
+        if not shuffle:
+            return files.flat_map(source.rows)
         rows = files.interleave(
             source.rows,
             cycle_length=min(num_files, _MAX_PARALLEL_FILES),
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        rows = _shuffle(rows, shuffle_buffer, seed)
-    else:
-        rows = files.flat_map(source.rows)
-    rows = rows.repeat() if repeat else rows
-    batches = rows.rebatch(batch_size, drop_remainder).map(
-        lambda *row: row_form.to_batch(row_form.Rows(*row), labelled, parser.expand),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    options = tf.data.Options()
-    # Blocks are read by Python functions of (file, offset), so that the position of
-    # an iterator is all that a checkpoint needs.
-    options.experimental_external_state_policy = (
-        tf.data.experimental.ExternalStatePolicy.IGNORE
-    )
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+        return _shuffle(rows, shuffle_buffer, seeds)
 
+    def numbered_epoch(epoch, seed):
+        """The rows of an epoch in an order that is a function of its number."""
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
+        files = tf.range(num_files, dtype=tf.int64)
+        if shuffle:
+            files = _permute(files, key)
+        seeds = tf.data.Dataset.counter(1).map(
+            lambda window: tf.random.experimental.stateless_fold_in(key, window)
+        )
+        return epoch_rows(tf.data.Dataset.from_tensor_slices(files), seeds)
 
-def _shuffle(rows, window_rows, seed):
-    """Permutes the rows of windows, by seeds that are part of an iterator's state."""
+    def resume(position, seed):
+        def batches_from(epoch, first):
+            rows = numbered_epoch(epoch, seed)
+            if repeat:
+                rows = tf.data.Dataset.counter().flat_map(
+                    lambda epoch: numbered_epoch(epoch, seed)
+                )
+            return rows.rebatch(batch_size, drop_remainder).skip(first)
+
+        return finish(position.begins().flat_map(batches_from))
+
+    def finish(batches):
+        batches = batches.map(
+            lambda *row: row_form.to_batch(
+                row_form.Rows(*row), labelled, parser.expand
+            ),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        options = tf.data.Options()
+        # Blocks are read by Python functions of (file, offset), so that the position
+        # of an iterator is all that a checkpoint needs.
+        options.experimental_external_state_policy = (
+            tf.data.experimental.ExternalStatePolicy.IGNORE
+        )
+        return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+
+    files = tf.data.Dataset.range(num_files)
+    if shuffle:
+        files = files.shuffle(num_files, seed=seed)
     seeds = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+    rows = epoch_rows(files, seeds.map(lambda seed: tf.stack([seed, 0])))
+    rows = rows.repeat() if repeat else rows
+    sampled = negative_sampling
+    description = {
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "shuffle_buffer": shuffle_buffer if shuffle else None,
+        "seed": seed,
+        "repeat": repeat,
+        "drop_remainder": drop_remainder,
+        "negative_sampling": sampled and [sampled.rate, sampled.seed],
+        "files": [[os.path.basename(p), os.path.getsize(p)] for p in paths],
+    }
+    resumable = ResumableInput(
+        description, drawn if seed is None else seed, resume, is_endless=repeat
+    )
+    return resumable.attach(finish(rows.rebatch(batch_size, drop_remainder)))
+
+
+def _shuffle(rows, window_rows, seeds):
+    """Permutes the rows of windows, by seeds that are part of an iterator's state."""
     windows = tf.data.Dataset.zip((rows.rebatch(window_rows), seeds))
 
     def permute(window, seed):
-        numbers = tf.range(tf.size(window[0]))
-        order = tf.random.experimental.stateless_shuffle(numbers, [seed, 0])
+        order = _permute(tf.range(tf.size(window[0])), seed)
         return tuple(tf.gather(column, order) for column in window)
 
     return windows.map(permute, num_parallel_calls=2, deterministic=True)
+
+
+def _permute(values, seed):
+    return tf.random.experimental.stateless_shuffle(values, seed)
 
 
 class _Source:

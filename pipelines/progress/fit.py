@@ -25,8 +25,8 @@ class _Progress(keras.callbacks.Callback):
     def __exit__(self, *error):
         return self._stack.__exit__(*error)
 
-    def _open(self, label, total):
-        self._update = self._stack.enter_context(bar(label, total, "samples"))
+    def _open(self, label, total, first=0):
+        self._update = self._stack.enter_context(bar(label, total, "samples", first))
 
     def _close(self):
         self._update = None
@@ -39,21 +39,26 @@ class FitProgress(_Progress):
     Args:
         batch_size: Rows in a batch.
         num_rows: Rows in an epoch; `None` if not known.
+        note: Function whose text is shown, too.
 
     Attributes:
+        first_batch: Where the first epoch begins, if it was resumed.
         seconds: Time spent in training so far, without validation.
     """
 
-    def __init__(self, batch_size: int, num_rows: int | None = None):
+    def __init__(self, batch_size: int, num_rows: int | None = None, note=str):
         super().__init__()
         self._batch_size, self._num_rows = batch_size, num_rows
+        self._extra = note
+        self.first_batch = 0
         self.seconds = 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         epochs = self.params.get("epochs") or 1
         label = "Training" if epochs == 1 else f"Epoch {epoch + 1}/{epochs}"
-        self._open(label, self._num_rows)
-        self._start, self._done, self._shown = time.perf_counter(), 0, 0.0
+        self._done = self.first_batch * self._batch_size
+        self._open(label, self._num_rows, self._done)
+        self._start, self._shown, self.first_batch = time.perf_counter(), 0.0, 0
 
     def on_train_batch_end(self, batch, logs=None):
         self._done = (batch + 1) * self._batch_size
@@ -62,7 +67,7 @@ class FitProgress(_Progress):
         now = time.perf_counter()
         if now - self._shown > 0.2:  # reading the metrics costs a little
             self._shown = now
-            self._update(self._done, _note(logs))
+            self._update(self._done, f"{_note(logs)}  {self._extra()}".strip())
 
     def on_test_begin(self, logs=None):
         self._end()

@@ -8,6 +8,7 @@ from pipelines.records.order import WINDOW_ROWS, Order
 from pipelines.records.sampled import SampledStore
 from pipelines.records.store import Part, Store
 from pipelines.sampling import NegativeSampling
+from tf_dlrm.training.positions import ResumableInput
 
 
 def read(
@@ -144,30 +145,67 @@ def make_dataset(
             f"`worker` must be from 0 to num_workers - 1 = {num_workers - 1}. "
             f"Received: worker={worker!r}"
         )
+    given_seed = seed
     if seed is None:
         if num_workers > 1 and shuffle:
             raise ValueError("Workers that share rows need the same `seed`.")
         seed = int(np.random.SeedSequence().entropy & 0x7FFFFFFF)
-    order = Order(store, shuffle, seed, window_rows, worker, num_workers)
-    num_batches = order.num_rows // batch_size
-    if order.num_rows % batch_size and not drop_remainder:
+    num_rows = store.num_rows // num_workers
+    num_batches = num_rows // batch_size
+    if num_rows % batch_size and not drop_remainder:
         num_batches += 1
     if repeat and not num_batches:
         raise ValueError("There is no row to repeat.")
-    load = _Loader(order, batch_size, num_features)
+    first_batch = first_batch if repeat else min(first_batch, num_batches)
+
+    def batches(numbers, seed):
+        order = Order(store, shuffle, seed, window_rows, worker, num_workers)
+        load = _Loader(order, batch_size, num_features)
+        return numbers.map(
+            load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+
+    def numbers_from(epoch, first):
+        """`(epoch, number)` of batches, from one on."""
+        if repeat:
+            numbers = tf.data.Dataset.counter(first)
+            return numbers.map(lambda i: (i // num_batches, i % num_batches))
+        numbers = tf.data.Dataset.range(first, num_batches)
+        return numbers.map(lambda i: (tf.cast(epoch, tf.int64), i))
+
+    def resume(position, seed):
+        begins = position.begins()
+        numbers = begins.flat_map(lambda epoch, i: numbers_from(epoch, first_batch + i))
+        return _finish(batches(numbers, seed))
+
     if repeat:
-        numbers = tf.data.Dataset.counter(first_batch)
-        numbers = numbers.map(lambda i: (i // num_batches, i % num_batches))
+        numbers = numbers_from(None, first_batch)
     else:
         # One number an epoch, the first in each process the same.
         epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
-        first_batch = min(first_batch, num_batches)
-        numbers = epochs.flat_map(
-            lambda epoch: tf.data.Dataset.range(first_batch, num_batches).map(
-                lambda batch: (tf.cast(epoch, tf.int64), batch)
-            )
-        )
-    batches = numbers.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        numbers = epochs.flat_map(lambda epoch: numbers_from(epoch, first_batch))
+    cardinality = tf.data.INFINITE_CARDINALITY if repeat else num_batches - first_batch
+    dataset = batches(numbers, seed).apply(
+        tf.data.experimental.assert_cardinality(cardinality)
+    )
+    description = {
+        name: given[name]
+        for name in ("batch_size", "shuffle", "repeat", "first_batch", "drop_remainder")
+    }
+    description |= {"rows": store.num_rows, "seed": given_seed}
+    description |= {"worker": worker, "num_workers": num_workers}
+    description["window_rows"] = window_rows if shuffle else None
+    resumable = ResumableInput(
+        description,
+        seed,
+        resume,
+        num_batches=None if repeat else cardinality,
+        is_endless=repeat,
+    )
+    return resumable.attach(_finish(dataset))
+
+
+def _finish(batches):
     options = tf.data.Options()
     # A batch is a function of its number: that is all the state there is.
     options.experimental_external_state_policy = (
@@ -176,8 +214,6 @@ def make_dataset(
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.DATA
     )
-    cardinality = tf.data.INFINITE_CARDINALITY if repeat else num_batches - first_batch
-    batches = batches.apply(tf.data.experimental.assert_cardinality(cardinality))
     return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
 

@@ -62,6 +62,8 @@ class RunConfig:
     and update; nothing."""
     steps_per_execution: int = 1
     """Steps run at once between callbacks."""
+    deterministic: bool = False
+    """Equal bits from equal seeds, also after a resume; slower."""
     max_bad_share: float = 1e-4
     """Largest share of rows that may be bad before the run stops."""
 

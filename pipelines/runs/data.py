@@ -38,6 +38,17 @@ def find_records(paths: Paths) -> str | None:
     return os.fspath(folder) if (folder / MANIFEST).is_file() else None
 
 
+def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
+    """What a run is trained on, for its `config.json`: records, or files."""
+    folder = find_records(train_paths)
+    if folder is not None:
+        return {"records": os.path.abspath(folder)}
+    train = expand_paths(train_paths)
+    valid = expand_paths(valid_paths) if valid_paths else []
+    data = {"train": train, "valid": valid}
+    return {k: [os.path.abspath(p) for p in v] for k, v in data.items()}
+
+
 class LogData:
     """Labelled files of lines.
 
@@ -48,6 +59,7 @@ class LogData:
         folder: The `RunFolder`, for bad rows.
         vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one as the config
             says.
+        num_rows: Rows to train on in an epoch, where they were counted before.
 
     Attributes:
         vocabulary: The vocabulary.
@@ -59,7 +71,15 @@ class LogData:
 
     expander = None
 
-    def __init__(self, config, train_paths, valid_paths, folder, vocabulary=None):
+    def __init__(
+        self,
+        config,
+        train_paths,
+        valid_paths,
+        folder,
+        vocabulary=None,
+        num_rows: int | None = None,
+    ):
         self._train = expand_paths(train_paths)
         self._valid = expand_paths(valid_paths) if valid_paths else None
         self._config = config
@@ -72,7 +92,9 @@ class LogData:
             # Before hours of training, not after: a look at every validation row.
             _check_rows(self._valid, self._bad_valid)
         self.vocabulary = vocabulary or self._make_vocabulary()
-        self.num_rows = getattr(self.vocabulary, "num_rows", 0)
+        self.num_rows = num_rows or getattr(self.vocabulary, "num_rows", 0)
+        if num_rows:
+            return
         if vocabulary is not None or not self.num_rows or self._sampling:
             self.num_rows = _count_rows(self._train, self._sampling)
 
@@ -87,8 +109,7 @@ class LogData:
     @property
     def origin(self) -> dict:
         """The files, for the run's `config.json`."""
-        data = {"train": self._train, "valid": self._valid or []}
-        return {k: [os.path.abspath(p) for p in v] for k, v in data.items()}
+        return describe_data(self._train, self._valid)
 
     def train_dataset(self):
         """The data set of an epoch."""
@@ -157,7 +178,7 @@ class RecordData:
     @property
     def origin(self) -> dict:
         """The folder, for the run's `config.json`."""
-        return {"records": os.path.abspath(self._folder)}
+        return describe_data(self._folder, None)
 
     def train_dataset(self):
         """The data set of an epoch."""

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 from typing import Any
@@ -15,14 +16,15 @@ from pipelines.criteo import Parser
 from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
 from pipelines.whole_files import write_text
+from tf_dlrm.training.checkpoint_files import CheckpointFolder
 
 
 class RunFolder:
     """Where a run keeps everything that it made and was made from.
 
     `config.json` (run and data), `vocabulary.tsv`, `model.keras`, `metrics.json`,
-    `metrics.csv` (a line for each epoch), `bad_rows.tsv`, `logs/` (TensorBoard), and
-    `plan.json` where tables were sharded.
+    `metrics.csv` (a line for each epoch), `bad_rows.tsv`, `logs/` (TensorBoard),
+    `plan.json` where tables were sharded, and `checkpoints/` while it is trained.
 
     Args:
         path: The folder.
@@ -42,16 +44,22 @@ class RunFolder:
         self.bad_valid_rows_path = self.path / "bad_rows_valid.tsv"
         self.plan_path = self.path / "plan.json"
         self.log_dir = self.path / "logs"
+        self.checkpoint_dir = self.path / "checkpoints"
 
     def start(self) -> None:
-        """Makes the folder; what an unfinished run left in it will be replaced.
+        """Makes the folder; what a run without checkpoints left will be replaced.
 
         Raises:
-            FileExistsError: If a finished run is in it.
+            FileExistsError: If a run is in it that is finished, or can go on.
         """
         if self.model_path.exists():
             raise FileExistsError(
                 f"{self.path} already holds a run. Choose another --out, or remove it."
+            )
+        if CheckpointFolder(self.checkpoint_dir).names():
+            raise FileExistsError(
+                f"{self.path} holds a run that can go on: give --resume. Or choose "
+                "another --out, or remove it."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.log_dir, ignore_errors=True)
@@ -79,6 +87,45 @@ class RunFolder:
             "multi_hot": None if expander is None else expander.get_config(),
         }
         write_json(self.config_path, content)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a run is in it that came to its end."""
+        return self.model_path.exists() and self.metrics_path.exists()
+
+    @property
+    def is_described(self) -> bool:
+        """Whether a run was begun in it."""
+        return self.config_path.exists()
+
+    def read_data(self) -> dict[str, Any]:
+        """Returns what the run is trained on, as `describe` was told."""
+        return self._read()["data"]
+
+    def read_vocabulary(self):
+        """Returns the run's vocabulary.
+
+        Raises:
+            ValueError: If it is not the one that the run was made with.
+        """
+        vocabulary = vocabularies.load(self.vocabulary_path)
+        if vocabulary.digest != self._read()["vocabulary_digest"]:
+            raise ValueError(
+                f"{self.vocabulary_path} is not the vocabulary that this run was "
+                "trained with: the ids would mean other values."
+            )
+        return vocabulary
+
+    def save_model(self, model) -> None:
+        """Writes the trained model; it appears whole or not at all."""
+        temporary = self.path / ".model.tmp.keras"
+        try:
+            model.save(temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self.model_path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def read_config(self) -> RunConfig:
         """Returns the run's config."""
@@ -116,12 +163,7 @@ class RunFolder:
             ValueError: If the vocabulary is not the one that the run was made with.
         """
         content = self._read()
-        vocabulary = vocabularies.load(self.vocabulary_path)
-        if vocabulary.digest != content["vocabulary_digest"]:
-            raise ValueError(
-                f"{self.vocabulary_path} is not the vocabulary that this run was "
-                "trained with: the ids would mean other values."
-            )
+        vocabulary = self.read_vocabulary()
         expander = content.get("multi_hot")
         if expander is not None:
             expander = MultiHot.from_config(expander)

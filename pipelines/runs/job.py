@@ -5,6 +5,7 @@ import math
 import time
 
 import keras
+import tensorflow as tf
 
 import tf_dlrm
 from pipelines import records
@@ -13,11 +14,12 @@ from pipelines.files import Paths
 from pipelines.progress.fit import EvaluateProgress, FitProgress
 from pipelines.quarantine import Quarantine
 from pipelines.records.layout import Manifest
-from pipelines.runs import assembly
+from pipelines.runs import assembly, resuming
 from pipelines.runs.config import RunConfig
 from pipelines.runs.data import (
     LogData,
     RecordData,
+    describe_data,
     estimate_rows,
     expander_of,
     find_records,
@@ -27,6 +29,7 @@ from pipelines.runs.data import (
 from pipelines.runs.errors import clear_errors
 from pipelines.runs.folder import RunFolder
 from pipelines.whole_files import write_text
+from tf_dlrm.training import ResumableTraining
 from tf_dlrm.training.callbacks import TensorBoardLogger
 
 
@@ -40,6 +43,8 @@ def train(
     origin: dict | None = None,
     strategy=None,
     placement="auto",
+    resume: bool = False,
+    checkpoints: dict | None = None,
 ) -> tuple[RunFolder, dict]:
     """Trains a run from files of Criteo lines into a folder of its own.
 
@@ -56,20 +61,39 @@ def train(
         strategy: A `tf.distribute.MirroredStrategy` to train under, or `None`. Tables
             are then spread over its devices, and the plan is printed.
         placement: How, as `strategy` of `tf_dlrm.sharding.plan`.
+        resume: Whether to go on with a run that was cut. Where `out` holds none, one
+            is begun.
+        checkpoints: Arguments of `tf_dlrm.training.ResumableTraining`, such as
+            `{"every_steps": 1000}`. They are removed when the run is done, but for
+            the best one if a later epoch was worse.
 
     Returns:
         The folder and the results: final metrics, rows, seconds.
 
     Raises:
-        FileExistsError: If `out` holds a finished run.
-        ValueError: If no row is good, or the training diverged; no model is kept.
+        FileExistsError: If `out` holds a finished run, or one that can go on.
+        OSError: If a checkpoint cannot be written.
+        SystemExit: With code 143, after SIGTERM and a checkpoint.
+        ValueError: If the run to go on with is another, no row is good, or the
+            training diverged; no model is kept.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     folder = RunFolder(out)
-    folder.start()
     found = find_records(train_paths)
+    goes_on = resume and folder.is_described and not folder.is_finished
+    if goes_on:
+        given = describe_data(train_paths, valid_paths)
+        resuming.check_same(folder, config, given, vocabulary)
+    else:
+        folder.start()
     if found is None:
-        data = LogData(config, train_paths, valid_paths, folder, vocabulary)
+        num_rows = None
+        if goes_on:
+            vocabulary = folder.read_vocabulary()
+            num_rows = folder.read_data()["num_rows"]
+        data = LogData(config, train_paths, valid_paths, folder, vocabulary, num_rows)
     elif valid_paths or vocabulary is not None:
         raise ValueError(
             f"{found} holds records with a vocabulary and validation rows of their "
@@ -86,19 +110,31 @@ def train(
             config, spec, placement, data.negative_sampling_rate
         )
         assembly.compile_model(model, config, num_steps)
-    sampled = {"negative_sampling_rate": data.negative_sampling_rate}
-    origin = {**data.origin, **sampled, **(origin or {})}
-    folder.describe(config, origin, data.vocabulary, data.expander)
+    if not goes_on:
+        counted = {"num_rows": data.num_rows}
+        sampled = {"negative_sampling_rate": data.negative_sampling_rate}
+        origin = {**data.origin, **sampled, **(origin or {}), **counted}
+        folder.describe(config, origin, data.vocabulary, data.expander)
     plan = getattr(model.embedding, "plan", None)
     if plan is not None:
         print(plan, flush=True)
         write_text(folder.plan_path, plan.to_json() + "\n")
-    shown = FitProgress(config.batch_size, data.num_rows)
+    checkpoint = ResumableTraining(
+        folder.checkpoint_dir,
+        **{"log_dir": folder.log_dir, "verbose": 0, **(checkpoints or {})},
+    )
+    checkpoint.how_to_go_on = "give the same command with --resume."
+    shown = FitProgress(config.batch_size, data.num_rows, lambda: _saved(checkpoint))
     start = time.perf_counter()
+    train_dataset = checkpoint.resume(model, data.train_dataset())
+    shown.first_batch = checkpoint.initial_batch
+    before = checkpoint.initial_epoch * data.num_rows
+    before += checkpoint.initial_batch * config.batch_size
     with shown, clear_errors(*data.quarantines):
         history = model.fit(
-            data.train_dataset(),
+            train_dataset,
             validation_data=data.valid_dataset(),
+            initial_epoch=checkpoint.initial_epoch,
             epochs=config.epochs,
             verbose=0,
             shuffle=False,
@@ -107,20 +143,37 @@ def train(
                 TensorBoardLogger(folder.log_dir, config.batch_size),
                 keras.callbacks.TerminateOnNaN(),
                 *callbacks,
+                checkpoint,
             ],
         ).history
+        if checkpoint.initial_epoch >= config.epochs:
+            for _ in data.train_dataset():  # all was trained on, but not counted here
+                pass
     counts = data.count()
-    _check_trained(history, counts["num_rows"])
-    model.save(folder.model_path)
+    try:
+        _check_trained(history, counts["num_rows"])
+    except ValueError:
+        checkpoint.clear(keep_best=False)
+        raise
+    folder.save_model(model)
+    trained = counts["num_rows"] * len(history["loss"]) - before
     results = {
         "metrics": {name: values[-1] for name, values in history.items()},
         **counts,
         "seconds": time.perf_counter() - start,
         "training_seconds": shown.seconds,
-        "samples_per_second": counts["num_rows"] * len(history["loss"]) / shown.seconds,
+        "samples_per_second": trained / shown.seconds if shown.seconds else 0.0,
+        "checkpoint_seconds": checkpoint.seconds,
     }
     folder.write_results(history, results)
+    checkpoint.clear()
     return folder, results
+
+
+def _saved(checkpoint):
+    if not checkpoint.seconds:
+        return ""
+    return f"{checkpoint.num_saved} saved, last in {checkpoint.seconds[-1]:.2f} s"
 
 
 def evaluate(

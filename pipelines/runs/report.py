@@ -13,3 +13,13 @@ def print_metrics(metrics: dict, truth: dict | None = None) -> None:
         text = f"{value:,}" if isinstance(value, int) else f"{value:.5f}"
         known = f"{best[name]:>16.5f}" if best.get(name) is not None else ""
         print(f"{name:<24}{text:>12}{known}")
+
+
+def describe_stalls(seconds: list[float]) -> str:
+    """For how long checkpoints held a training up, in words."""
+    if not seconds:
+        return "no checkpoint was written"
+    return (
+        f"{len(seconds)} checkpoints held it up for {sum(seconds):.1f} s "
+        f"(the longest {max(seconds):.2f} s)"
+    )

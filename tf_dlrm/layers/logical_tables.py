@@ -1,5 +1,6 @@
 """State by logical table: neither fusion nor placement of tables shows in a file."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -64,6 +65,14 @@ class LogicalTables:
             for slot, values in slots.items():
                 self._set(name, slot, values)
         self._iterations.assign(state["iterations"])
+
+    def slot_bytes(self) -> int:
+        """Bytes of the optimizer's state of all tables."""
+        return sum(
+            4 * math.prod(self._shape(table.name, slot))
+            for table in self.tables
+            for slot in self._slot_names(table.name)
+        )
 
     def _set(self, name, slot, values):
         shape = self._shape(name, slot)

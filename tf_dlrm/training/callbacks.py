@@ -44,12 +44,17 @@ class TensorBoardLogger(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch_start = self._last_time = time.perf_counter()
-        self._last_batch = self._written_batch = -1
+        self._num_batches, self._written_batch = 0, None
         self._written_time = self._epoch_start
 
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._written_batch is None:  # not 0 in an epoch that is resumed
+            self._first_batch, self._written_batch = batch, batch - 1
+
     def on_train_batch_end(self, batch, logs=None):
-        self._last_batch, self._last_time = batch, time.perf_counter()
-        if batch - self._written_batch < self._every_steps:
+        self._num_batches = batch + 1 - self._first_batch
+        self._last_time, every = time.perf_counter(), self._every_steps
+        if (batch + 1) // every == (self._written_batch + 1) // every:
             return
         steps = batch - self._written_batch
         rate = self._rate(steps, self._last_time - self._written_time)
@@ -76,7 +81,7 @@ class TensorBoardLogger(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         train = {k: v for k, v in (logs or {}).items() if not k.startswith("val_")}
-        rate = self._rate(self._last_batch + 1, self._last_time - self._epoch_start)
+        rate = self._rate(self._num_batches, self._last_time - self._epoch_start)
         self._write("train", {**train, **self._state(rate)})
 
     def on_train_end(self, logs=None):

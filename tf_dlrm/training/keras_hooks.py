@@ -1,5 +1,7 @@
 """The one adapter to what Keras keeps private. Checked against Keras 3.15.1."""
 
+import itertools
+
 import tensorflow as tf
 
 
@@ -24,6 +26,50 @@ def unscale_loss(loss):
     return loss if num_replicas == 1 else loss * num_replicas
 
 
+def build_metrics(model):
+    """Creates the variables of compiled metrics and losses, for outputs `(B, 1)`."""
+    label = tf.zeros((1, 1))
+    with model.distribute_strategy.scope():
+        for compiled in (model._compile_metrics, model._compile_loss):
+            if compiled is not None and not compiled.built:
+                compiled.build(label, label)
+
+
+def begin_at_position(epoch_iterator):
+    """Makes the epochs of a dataset with a `position` begin at its batch.
+
+    `fit` numbers the batches of each epoch from 0. Here those that were trained on
+    before a resume count as seen: callbacks get the numbers they would have had.
+
+    Raises:
+        ValueError: If `steps_per_epoch` cuts a dataset that ends.
+    """
+    adapter = epoch_iterator.data_adapter
+    position = getattr(getattr(adapter, "_dataset", None), "position", None)
+    if position is None:
+        return
+    size = epoch_iterator.steps_per_execution
+    position.follow(epoch_iterator.steps_per_epoch, size)
+    from_zero = epoch_iterator._enumerate_iterator
+
+    def enumerate_iterator():
+        if not position.batch:
+            yield from from_zero()
+            return
+        adapter.on_epoch_begin()
+        num_steps = epoch_iterator.steps_per_epoch or epoch_iterator._num_batches
+        epoch_iterator._current_iterator = iter(epoch_iterator._get_iterator())
+        epoch_iterator._steps_seen = first = position.batch
+        for step in itertools.count(first, size):
+            if num_steps and step >= num_steps:
+                break
+            epoch_iterator._steps_seen = step + size
+            yield step, step + size - 1, epoch_iterator._current_iterator
+        adapter.on_epoch_end()
+
+    epoch_iterator._enumerate_iterator = enumerate_iterator
+
+
 class FitsUnderStrategies:
     """Mix-in for a `keras.Model` that is built, of one output `(B, 1)`.
 
@@ -36,13 +82,16 @@ class FitsUnderStrategies:
     """
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        if self._distribute_strategy is None:
-            return
-        label = tf.zeros((1, 1))
-        with self.distribute_strategy.scope():
-            for compiled in (self._compile_metrics, self._compile_loss):
-                if compiled is not None and not compiled.built:
-                    compiled.build(label, label)
+        if iterator is not None:
+            begin_at_position(iterator)
+        if self._distribute_strategy is not None:
+            build_metrics(self)
+
+    def _get_metrics_result_or_logs(self, logs):
+        # No step may be left of an epoch that was resumed: its results are there.
+        if not logs and self._loss_tracker.count > 0:
+            return self.get_metrics_result()
+        return super()._get_metrics_result_or_logs(logs)
 
     def make_train_function(self, force=False):
         """As in Keras; makes what `fit` calls for `steps_per_execution` steps."""

@@ -256,7 +256,13 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
         validation = kwargs.get("validation_data")
         for part in (x, *(validation if isinstance(validation, tuple) else ())):
             refuse_frame(part)
-        return super().fit(x, y, *args, **kwargs)
+        try:
+            return super().fit(x, y, *args, **kwargs)
+        finally:
+            # Keras calls no callback when something fails.
+            callbacks = kwargs.get("callbacks") or ()
+            for each in getattr(callbacks, "callbacks", callbacks):
+                getattr(each, "on_fit_exit", lambda: None)()
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; refuses a DataFrame, naming the way to go."""

@@ -1,0 +1,51 @@
+"""Going on with a run that was cut: what it was, and that it is the same now."""
+
+import dataclasses
+import os
+
+from pipelines.runs.config import RunConfig
+from pipelines.runs.folder import RunFolder
+
+
+def check_same(
+    folder: RunFolder, config: RunConfig, data: dict, vocabulary=None
+) -> None:
+    """Refuses to go on with a run under other options, or with other data.
+
+    Files are compared by name, as they may have been moved. (The checkpoint knows their
+    sizes.) Another number of devices is no difference.
+
+    Args:
+        folder: The folder of the run.
+        config: The config that is given now.
+        data: The data that is given now, as `describe` would be told.
+        vocabulary: The vocabulary that is given now, or `None`.
+
+    Raises:
+        ValueError: If something differs; each is named.
+    """
+    before, now = dataclasses.asdict(folder.read_config()), dataclasses.asdict(config)
+    differing = [
+        f"--{name.replace('_', '-')} was {before[name]}, is {now[name]}"
+        for name in before
+        if before[name] != now[name]
+    ]
+    stored = folder.read_data()
+    for name in ("records", "train", "valid"):
+        was, given = _names(stored.get(name)), _names(data.get(name))
+        if was != given:
+            shown = [" ".join(each) or "nothing" for each in (was, given)]
+            differing.append(f"--{name} was {shown[0]}, is {shown[1]}")
+    if vocabulary is not None:
+        if vocabulary.digest != folder.read_vocabulary().digest:
+            differing.append("--vocabulary is another")
+    if differing:
+        raise ValueError(
+            f"{folder.path} holds a run with other options: {'; '.join(differing)}. "
+            "Leave them out (--resume takes those of the run), or choose another --out."
+        )
+
+
+def _names(paths) -> list[str]:
+    paths = [paths] if isinstance(paths, str) else paths or []
+    return [os.path.basename(path.rstrip("/")) for path in paths]

@@ -1,0 +1,133 @@
+"""`tf-dlrm train --resume`: runs that were cut, and what is refused."""
+
+import json
+import shutil
+
+import keras
+import pytest
+
+from pipelines import cli
+from pipelines.runs import job
+from pipelines.runs.config import RunConfig
+
+CONFIG = RunConfig(
+    embedding_dim=4,
+    bottom_mlp_dims=(4,),
+    top_mlp_dims=(4, 1),
+    hash_buckets=50,
+    batch_size=100,
+    epochs=2,
+    dropout=0.2,
+    jit_compile="off",
+)
+
+
+class CutError(Exception):
+    pass
+
+
+class Cut(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) == 8:
+            raise CutError
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    """A folder with rows and a run that was cut at step 8 of 10."""
+    folder = tmp_path_factory.mktemp("cut")
+    data = str(folder / "a.tsv")
+    assert cli.main(["generate", "--output", data, "--rows", "500"]) == 0
+    train(folder, "whole")
+    with pytest.raises(CutError):
+        train(folder, "run", [Cut()])
+    return folder
+
+
+def train(folder, name, callbacks=(), **options):
+    data = str(folder / "a.tsv")
+    checkpoints = {"every_steps": 2}
+    return job.train(
+        CONFIG,
+        data,
+        [data],
+        folder / name,
+        None,
+        callbacks,
+        checkpoints=checkpoints,
+        **options,
+    )
+
+
+@pytest.fixture
+def run(cut, tmp_path):
+    shutil.copytree(cut / "run", tmp_path / "run")
+    return str(tmp_path / "run")
+
+
+def test_it_goes_on_with_the_options_of_the_run(cut, run, capsys):
+    assert cli.main(["train", "--resume", "--out", run]) == 0
+    printed = capsys.readouterr().out
+    assert "step-000000007: epoch 2, batch 2." in printed
+    assert "checkpoints held it up for" in printed
+    whole, metrics = (
+        json.loads((path / "metrics.json").read_text())
+        for path in (cut / "whole", cut.__class__(run))
+    )
+    for name in ("num_rows", "num_bad_rows", "num_valid_rows"):
+        assert metrics[name] == whole[name], name
+    for name, value in whole["metrics"].items():
+        assert metrics["metrics"][name] == pytest.approx(value, rel=1e-4), name
+    csv = (cut.__class__(run) / "metrics.csv").read_text().splitlines()
+    assert len(csv) == 3 and csv[0].startswith("epoch,")
+    assert not (cut.__class__(run) / "checkpoints").exists()
+    assert cli.main(["train", "--resume", "--out", run]) == 0
+    assert "this run is finished" in capsys.readouterr().out
+
+
+def test_a_run_cut_before_its_model_was_whole(cut, tmp_path):
+    """All epochs are behind it, and the rows are counted all the same."""
+    shutil.copytree(cut / "run", tmp_path / "run")
+    whole = json.loads((cut / "whole" / "metrics.json").read_text())
+
+    class CutAtEnd(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            raise CutError
+
+    with pytest.raises(CutError):
+        train(cut, tmp_path / "run", [CutAtEnd()], resume=True)
+    (tmp_path / "run" / "model.keras").write_text("half of a model")
+    _, results = train(cut, tmp_path / "run", resume=True)
+    assert results["num_rows"] == whole["num_rows"] == 500
+    assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 3
+
+
+def test_other_options_or_data_are_refused_by_name(cut, run, tmp_path, capsys):
+    shutil.copy(cut / "a.tsv", tmp_path / "b.tsv")
+    for more, message in (
+        (["--batch-size", "99"], "--batch-size was 100, is 99"),
+        (["--train", str(tmp_path / "b.tsv")], "--train was a.tsv, is b.tsv"),
+        (["--valid", str(tmp_path / "b.tsv")], "--valid was a.tsv, is b.tsv"),
+    ):
+        assert cli.main(["train", "--resume", "--out", run, *more]) == 2
+        assert message in capsys.readouterr().err
+    # The same name, but another content.
+    (tmp_path / "a.tsv").write_text((cut / "a.tsv").read_text() * 2)
+    more = ["--train", str(tmp_path / "a.tsv")]
+    assert cli.main(["train", "--resume", "--out", run, *more]) == 2
+    assert "files was" in capsys.readouterr().err
+
+
+def test_a_run_that_can_go_on_is_not_overwritten(cut, run, capsys):
+    data = str(cut / "a.tsv")
+    assert cli.main(["train", "--train", data, "--out", run]) == 2
+    assert "holds a run that can go on: give --resume" in capsys.readouterr().err
+
+
+def test_resume_begins_a_run_where_there_is_none(cut, tmp_path, capsys):
+    out = str(tmp_path / "new")
+    assert cli.main(["train", "--resume", "--out", out]) == 2
+    assert "--train" in capsys.readouterr().err
+    command = ["train", "--resume", "--out", out, "--train", str(cut / "a.tsv")]
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert "go on with the run in" in capsys.readouterr().out

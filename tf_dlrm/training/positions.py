@@ -1,0 +1,117 @@
+"""Datasets that can begin at any batch of any epoch, as an exact resume needs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+
+class Position:
+    """Where the next iteration of a dataset begins.
+
+    `ResumableTraining` moves it at the begin of each epoch; a dataset that was made
+    with it looks when it is iterated.
+
+    Attributes:
+        epoch: Number of the epoch.
+        batch: Number of the batch in the epoch.
+        is_followed: Whether a `fit` goes by it.
+    """
+
+    def __init__(self, is_endless: bool = False):
+        self.epoch = self.batch = 0
+        self.is_followed = False
+        self.steps_per_epoch = None
+        self._is_endless = is_endless
+
+    def follow(self, steps_per_epoch: int | None, steps_per_execution: int) -> None:
+        """Called by `fit` before it begins, with its own arguments.
+
+        Raises:
+            ValueError: If `steps_per_epoch` cuts a dataset that ends.
+        """
+        self.is_followed = True
+        if steps_per_epoch is None:
+            return
+        if not self._is_endless:
+            raise ValueError(
+                "`steps_per_epoch` with a resumable dataset needs one without end "
+                "(repeat=True). Received: "
+                f"steps_per_epoch={steps_per_epoch}"
+            )
+        executions = -(-steps_per_epoch // steps_per_execution)
+        self.steps_per_epoch = executions * steps_per_execution
+
+    def begins(self) -> tf.data.Dataset:
+        """A dataset of one `(epoch, first batch)`, as they are when it is iterated.
+
+        Of a dataset without end, cut into epochs by `steps_per_epoch`, the epoch is 0
+        and batches count through.
+        """
+
+        def read():
+            if self.steps_per_epoch:
+                return np.int64(0), np.int64(
+                    self.epoch * self.steps_per_epoch + self.batch
+                )
+            return np.int64(self.epoch), np.int64(self.batch)
+
+        def look(_):
+            found = tf.numpy_function(read, [], (tf.int64, tf.int64))
+            for each in found:
+                each.set_shape(())
+            return tuple(found)
+
+        return tf.data.Dataset.from_tensors(0).map(look)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumableInput:
+    """What a dataset carries as its attribute `resumable_input`.
+
+    Args:
+        description: What decides the batches, JSON-safe: a checkpoint of another
+            description is refused.
+        seed: The seed of its order, drawn where none was given.
+        make: From `(position, seed)` to a dataset that begins, each time it is
+            iterated, where the position is. What a batch holds must be a function of
+            the seed, its epoch and its number.
+        num_batches: Batches in an epoch, `None` where that is not known.
+        is_endless: Whether the dataset goes on with the next epoch by itself.
+    """
+
+    description: dict[str, Any]
+    seed: int
+    make: Callable[[Position, int], tf.data.Dataset]
+    num_batches: int | None = None
+    is_endless: bool = False
+
+    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset, with this as its attribute."""
+        dataset.resumable_input = self
+        return dataset
+
+    def begin(self, seed: int | None) -> tuple[tf.data.Dataset, Position]:
+        """Returns a dataset and the position that it follows.
+
+        Args:
+            seed: Seed of its order; `None` for its own.
+        """
+        position = Position(self.is_endless)
+        dataset = self.make(position, self.seed if seed is None else seed)
+        dataset.position = position
+        if self.num_batches is not None:
+            # That of an epoch, for Keras. (`assert_cardinality` would be wrong in the
+            # epoch that begins in the middle.)
+            dataset.cardinality = lambda: tf.constant(self.num_batches, tf.int64)
+        return dataset, position
+
+
+def resumable_input(dataset) -> ResumableInput | None:
+    """What a dataset carries; `None`: it begins at the begin of an epoch alone.
+
+    Methods such as `map` make another dataset, which carries nothing.
+    """
+    return getattr(dataset, "resumable_input", None)

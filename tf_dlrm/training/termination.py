@@ -1,0 +1,31 @@
+"""SIGTERM, with which schedulers announce the end of a machine's time."""
+
+import signal
+import threading
+
+SIGTERM_EXIT_CODE = 128 + int(signal.SIGTERM)  # as shells report it
+
+
+class Termination:
+    """Notes a SIGTERM, instead of dying of it, between `begin` and `end`.
+
+    Attributes:
+        requested: Whether there was one.
+    """
+
+    def __init__(self):
+        self.requested = False
+        self._before = None
+
+    def begin(self):
+        self.requested = False
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+
+    def end(self):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def _note(self, number, frame):
+        self.requested = True

@@ -1,0 +1,112 @@
+"""All that a training has come to: what Keras' weights files hold, and what not.
+
+They hold weights, tables and the state of optimizers, but not the seeds of dropout, nor
+metrics in the middle of an epoch.
+"""
+
+import math
+import warnings
+
+import numpy as np
+
+WEIGHTS, STATE = "model.weights.h5", "state.npz"
+
+
+def write(model, metrics: dict[str, np.ndarray], folder) -> None:
+    """Writes the state of a model into a folder.
+
+    Args:
+        model: The model.
+        metrics: What `get_metrics` returned, or nothing.
+        folder: The folder.
+    """
+    model.save_weights(folder / WEIGHTS)
+    np.savez(folder / STATE, **_get_variables(model), **metrics)
+
+
+def restore(model, folder) -> dict[str, np.ndarray]:
+    """Gives a model what `write` has written.
+
+    Returns:
+        What else was written: the state of metrics.
+
+    Raises:
+        ValueError: If it is of another model or optimizer.
+    """
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    try:
+        with warnings.catch_warnings():
+            # Keras skips the state of another optimizer with no more than a warning.
+            warnings.simplefilter("error", UserWarning)
+            model.load_weights(folder / WEIGHTS)
+    except (UserWarning, ValueError) as error:
+        raise ValueError(
+            f"{folder} is a checkpoint of another model or optimizer: {error}"
+        ) from error
+    with np.load(folder / STATE, allow_pickle=False) as file:
+        state = dict(file)
+    variables = model.non_trainable_variables
+    keys = [key for key in state if key.startswith("variable:")]
+    if len(keys) != len(variables):
+        raise ValueError(f"{folder} is a checkpoint of another model.")
+    for i, variable in enumerate(variables):
+        variable.assign(state[f"variable:{i}"])
+    return state
+
+
+def count_bytes(model) -> int:
+    """About the size of what `write` writes."""
+    variables = [*model.variables, *model.optimizer.variables]
+    total = sum(
+        math.prod(v.shape) * np.dtype(_plain(v.dtype)).itemsize for v in variables
+    )
+    slots = getattr(getattr(model, "embedding", None), "slot_bytes", lambda: 0)
+    return total + slots()
+
+
+def _plain(dtype):
+    name = getattr(dtype, "name", dtype)
+    return "float16" if name == "bfloat16" else name
+
+
+def _get_variables(model):
+    variables = model.non_trainable_variables
+    return {f"variable:{i}": v.numpy() for i, v in enumerate(variables)}
+
+
+def _metric_variables(model):
+    """Variables of all metrics: lists of tf.Variables, one for each replica."""
+    for metric in model.metrics:
+        for variable in metric.variables:
+            variable = variable.value
+            yield list(getattr(variable, "values", [variable]))
+
+
+def get_metrics(model) -> dict[str, np.ndarray]:
+    """The state of all metrics, of each replica."""
+    return {
+        f"metric:{i}:{j}": each.numpy()
+        for i, replicas in enumerate(_metric_variables(model))
+        for j, each in enumerate(replicas)
+    }
+
+
+def set_metrics(model, state: dict[str, np.ndarray]) -> None:
+    """Sets what `get_metrics` returned; the metrics are built.
+
+    Raises:
+        ValueError: If the model has other metrics.
+    """
+    for i, replicas in enumerate(_metric_variables(model)):
+        count = sum(key.startswith(f"metric:{i}:") for key in state)
+        if not count:
+            raise ValueError("The checkpoint was written with other metrics.")
+        values = [state[f"metric:{i}:{j}"] for j in range(count)]
+        if count != len(replicas):  # of another number of devices: what matters
+            total = np.sum(values, axis=0)  # is the sum
+            values = [total] + [np.zeros_like(total)] * (len(replicas) - 1)
+        for each, value in zip(replicas, values, strict=True):
+            if each.shape != value.shape:
+                raise ValueError("The checkpoint was written with other metrics.")
+            each.assign(value)
