@@ -64,7 +64,9 @@ class TrainedTables(LogicalTables):
         `build_optimizer`."""
         return self._iterations
 
-    def apply_gradients(self, gradients, ids, weights=None, learning_rate=None):
+    def apply_gradients(
+        self, gradients, ids, weights=None, learning_rate=None, applies=None
+    ):
         """Updates the rows that a batch looked up. O(values in the batch).
 
         Args:
@@ -74,6 +76,8 @@ class TrainedTables(LogicalTables):
             ids: As in the call.
             weights: As in the call.
             learning_rate: For optimizers that follow the model's, float scalar.
+            applies: Bool scalar tensor, the same in all replicas: with `False` nothing
+                is changed. `None` is `True`.
 
         Raises:
             RuntimeError: Before `build_optimizer`.
@@ -90,9 +94,23 @@ class TrainedTables(LogicalTables):
             arguments[f"gradient_{i}"] = tf.cast(each, tf.float32)
         if learning_rate is not None:
             arguments["learning_rate"] = tf.cast(learning_rate, tf.float32)
+        if applies is not None:
+            arguments["applies"] = applies
         replicas.run_for_all(self._step, arguments)
 
     def _step(self, of_replicas):
+        applies = of_replicas[0].get("applies")
+        if applies is None:
+            step = self._apply_step(of_replicas)
+        else:
+            step = tf.cond(
+                applies,
+                lambda: self._apply_step(of_replicas),
+                lambda: tf.identity(self._iterations),
+            )
+        return [step] * len(of_replicas)
+
+    def _apply_step(self, of_replicas):
         followed = of_replicas[0].get("learning_rate")
         rates = {
             id(o): o.current_learning_rate(self._iterations, followed)
@@ -100,7 +118,7 @@ class TrainedTables(LogicalTables):
         }
         step = tf.identity(self._iterations.assign_add(1))
         self._update(of_replicas, rates, step)
-        return [step] * len(of_replicas)
+        return step
 
     @classmethod
     def from_config(cls, config):

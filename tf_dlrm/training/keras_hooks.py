@@ -70,6 +70,23 @@ def begin_at_position(epoch_iterator):
     epoch_iterator._enumerate_iterator = enumerate_iterator
 
 
+def with_callback(callbacks, own, stack):
+    """What to give to `fit` so that `own` is called before the user's callbacks.
+
+    Args:
+        callbacks: A list, one callback, or Keras' `CallbackList`.
+        own: The callback.
+        stack: `contextlib.ExitStack` that puts a `CallbackList` back as it was.
+    """
+    listed = getattr(callbacks, "callbacks", None)
+    if listed is None:
+        return [own, *tf.nest.flatten(callbacks)]
+    listed.insert(0, own)
+    stack.callback(listed.remove, own)
+    own.set_model(callbacks._model)
+    return callbacks
+
+
 class FitsUnderStrategies:
     """Mix-in for a `keras.Model` that is built, of one output `(B, 1)`.
 

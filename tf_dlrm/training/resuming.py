@@ -10,10 +10,9 @@ import tensorflow as tf
 
 from tf_dlrm.training import keras_hooks, positions, training_state
 from tf_dlrm.training.checkpoint_files import CheckpointFolder
+from tf_dlrm.training.stopping import sign_of
 from tf_dlrm.training.termination import SIGTERM_EXIT_CODE, Termination
 from tf_dlrm.version import __version__
-
-_LARGER_IS_BETTER = ("auc", "accuracy", "precision", "recall")
 
 
 class ResumableTraining(keras.callbacks.Callback):
@@ -98,6 +97,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._log_dir, self._writer = log_dir, None
         self._termination = Termination()
         self._resumed = self._position = None
+        self._carried = {}
         self.initial_epoch = self.initial_batch = 0
         self.how_to_go_on = "call `resume` and `fit` again, as before."
         self.num_saved, self.seconds = 0, []
@@ -108,6 +108,15 @@ class ResumableTraining(keras.callbacks.Callback):
         for `model.load_weights`."""
         name = self._best_name()
         return None if name is None else self._folder.path / name
+
+    def carry(self, **callbacks) -> None:
+        """Names callbacks whose state is saved and goes on, too; before `resume`.
+
+        Args:
+            **callbacks: Objects with `get_state()`, JSON-safe, and `set_state(state)`,
+                such as a `StopEarly`.
+        """
+        self._carried.update(callbacks)
 
     def resume(self, model, dataset):
         """Brings a model to where the newest checkpoint was, if there is one.
@@ -145,6 +154,9 @@ class ResumableTraining(keras.callbacks.Callback):
                 "This dataset cannot begin in mid-epoch: checkpoints are written at "
                 "the ends of epochs, and a cut epoch is trained again from its begin."
             )
+        for name, state in facts.get("carried", {}).items():
+            if name in self._carried:
+                self._carried[name].set_state(state)
         if found is not None:
             self._state = training_state.restore(model, self._folder.path / found[0])
             say(
@@ -301,6 +313,7 @@ class ResumableTraining(keras.callbacks.Callback):
             "input": self._description,
             "seed": self._seed,
             "steps_per_epoch": self._position and self._position.steps_per_epoch,
+            "carried": {k: each.get_state() for k, each in self._carried.items()},
         }
         path = self._folder.write(
             step,
@@ -318,7 +331,7 @@ class ResumableTraining(keras.callbacks.Callback):
     def _best_name(self):
         if self._monitor is None:
             return None
-        sign = -1.0 if self._monitor.endswith(_LARGER_IS_BETTER) else 1.0
+        sign = -sign_of(self._monitor)
         found = [
             (sign * monitored[1], i, name)
             for i, name in enumerate(self._folder.names())

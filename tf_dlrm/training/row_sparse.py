@@ -5,15 +5,19 @@ gradient to the embedding layer. So no gradient of a table's shape ever exists, 
 layer whose tables live elsewhere works in the same way.
 """
 
+import inspect
+
 import keras
 import tensorflow as tf
 
 from tf_dlrm import gradients, optimizers, xla
 from tf_dlrm.inputs import refuse_frame, standardize_labels
 from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.guard import Restorable
+from tf_dlrm.training.guarded_steps import GuardedSteps, check_limit
 
 
-class RowSparseTraining(keras_hooks.FitsUnderStrategies):
+class RowSparseTraining(GuardedSteps, keras_hooks.FitsUnderStrategies):
     """Mix-in for a `keras.Model` that trains an embedding layer by row-sparse steps.
 
     The model has `embedding` (see the embedding contract at `EmbeddingCollection`),
@@ -27,6 +31,7 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
         metrics=None,
         embedding_optimizer=None,
         jit_compile="auto",
+        max_skipped_batches: int | None = 10,
         **kwargs,
     ):
         """Configures training, as `keras.Model.compile` does.
@@ -52,6 +57,11 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
                 ragged `x` each new number of ids is compiled anew: use `"auto"`).
                 `False`: nothing. The results agree to rounding, and range checks of
                 ids hold, in all three.
+            max_skipped_batches: A batch whose loss or gradients are not finite is
+                not applied: weights, optimizers and metrics stay as they are. After
+                so many in a row `fit` raises `tf_dlrm.training.NotFiniteError`, which
+                says where; with fewer, it ends with a warning that counts them.
+                `None`: batches are not looked at, as in Keras.
             **kwargs: As of `keras.Model.compile`.
 
         Raises:
@@ -65,6 +75,7 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
             )
         if _has_replicas():
             _check_reduction(loss)
+        check_limit(max_skipped_batches)
         optimizer = keras.optimizers.get(optimizer)
         optimizers.check_dense_optimizer(optimizer)
         self._check_overrides()
@@ -82,6 +93,7 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
             **kwargs,
         )
         self._jit_compile_argument = jit_compile
+        self._make_guard(max_skipped_batches)
         if not goes_on:
             self.embedding_optimizer = self._resolve(embedding_optimizer, optimizer)
             self.embedding.build_optimizer(self.embedding_optimizer)
@@ -159,17 +171,23 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
             else:
                 step = self._dense_step
                 arguments += (x,)
-            loss, y_pred, pooled_gradients = step(*arguments)
+            loss, y_pred, pooled_gradients, applies = step(*arguments)
         with tf.control_dependencies(checked):
             if self.embedding.trainable:
-                self.embedding.apply_gradients(
-                    pooled_gradients,
-                    batch.ids,
-                    weights=batch.weights,
-                    learning_rate=learning_rate,
+                self._apply_to_tables(pooled_gradients, batch, learning_rate, applies)
+        return self._update_metrics(x, y, y_pred, sample_weight, loss, applies)
+
+    def _apply_to_tables(self, pooled_gradients, batch, learning_rate, applies):
+        arguments = {"weights": batch.weights, "learning_rate": learning_rate}
+        if applies is not None:
+            taken = inspect.signature(self.embedding.apply_gradients).parameters
+            if "applies" in taken:
+                arguments["applies"] = applies
+            else:  # an embedding layer of the user's
+                pooled_gradients = tf.nest.map_structure(
+                    lambda g: tf.where(applies, g, tf.zeros_like(g)), pooled_gradients
                 )
-        self._track_loss(loss, y)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        self.embedding.apply_gradients(pooled_gradients, batch.ids, **arguments)
 
     def _has_own_loss(self) -> bool:
         """Whether a subclass computes the loss, perhaps from the features."""
@@ -182,6 +200,7 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
         all; `x` is for a `compute_loss` of the user's.
         """
         variables = self.dense_variables
+        statistics = Restorable(self._statistics if self._guard is not None else [])
         with tf.GradientTape() as tape:
             tape.watch(pooled)
             y_pred = self.score(dense, pooled, training=True)
@@ -200,12 +219,25 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
             pooled,
             pooled_gradients,
         )
+        applies = None
+        if self._guard is not None:
+            observed = loss
+            if share is not None:  # without a row there is no mean
+                observed = tf.where(share > 0, loss, tf.zeros_like(loss))
+            applies = self._guard.admit(
+                (dense, y, sample_weight, pooled, observed),
+                (pooled_gradients, dense_gradients),
+            )
+            statistics.restore_unless(applies)
         with tf.control_dependencies(tf.nest.flatten(pooled)):
-            if self._compiles_apply():
-                self._apply_kernel(*dense_gradients)
-            else:
-                self._apply_dense(*dense_gradients)
-        return loss, y_pred, pooled_gradients
+            self._apply_where(applies, dense_gradients)
+        return loss, y_pred, pooled_gradients, applies
+
+    def _apply(self, dense_gradients):
+        if self._compiles_apply():
+            self._apply_kernel(*dense_gradients)
+        else:
+            self._apply_dense(*dense_gradients)
 
     def _changes_in_forward(self) -> bool:
         """Whether a forward pass changes variables: seeds, batch statistics."""
@@ -239,6 +271,9 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
         with self._kernels():
             return super().compute_metrics(x, y, y_pred, sample_weight)
 
+    def _has_own_metrics(self) -> bool:
+        return type(self).compute_metrics is not RowSparseTraining.compute_metrics
+
     def get_metrics_result(self):
         """As `keras.Model.get_metrics_result`."""
         with self._kernels():
@@ -252,17 +287,16 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
         tracker.update_state(loss, sample_weight=num_rows)
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`; refuses a DataFrame, naming the way to go."""
+        """As `keras.Model.fit`; refuses a DataFrame, naming the way to go.
+
+        Raises:
+            tf_dlrm.training.NotFiniteError: After `max_skipped_batches` (of `compile`)
+                in a row; they were not applied.
+        """
         validation = kwargs.get("validation_data")
         for part in (x, *(validation if isinstance(validation, tuple) else ())):
             refuse_frame(part)
-        try:
-            return super().fit(x, y, *args, **kwargs)
-        finally:
-            # Keras calls no callback when something fails.
-            callbacks = kwargs.get("callbacks") or ()
-            for each in getattr(callbacks, "callbacks", callbacks):
-                getattr(each, "on_fit_exit", lambda: None)()
+        return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; refuses a DataFrame, naming the way to go."""
@@ -281,6 +315,7 @@ class RowSparseTraining(keras_hooks.FitsUnderStrategies):
             return {}
         config = super().get_compile_config()
         config["jit_compile"] = self._jit_compile_argument
+        config["max_skipped_batches"] = self._max_skipped_batches
         config["embedding_optimizer"] = keras.saving.serialize_keras_object(
             self.embedding_optimizer
         )

@@ -21,7 +21,7 @@ def write(model, metrics: dict[str, np.ndarray], folder) -> None:
         folder: The folder.
     """
     model.save_weights(folder / WEIGHTS)
-    np.savez(folder / STATE, **_get_variables(model), **metrics)
+    np.savez(folder / STATE, **_get_variables(model), **metrics, **_get_guard(model))
 
 
 def restore(model, folder) -> dict[str, np.ndarray]:
@@ -52,6 +52,9 @@ def restore(model, folder) -> dict[str, np.ndarray]:
         raise ValueError(f"{folder} is a checkpoint of another model.")
     for i, variable in enumerate(variables):
         variable.assign(state[f"variable:{i}"])
+    guard = getattr(model, "_guard", None)
+    if guard is not None and "guard" in state:
+        guard.set_state(state["guard"])
     return state
 
 
@@ -73,6 +76,11 @@ def _plain(dtype):
 def _get_variables(model):
     variables = model.non_trainable_variables
     return {f"variable:{i}": v.numpy() for i, v in enumerate(variables)}
+
+
+def _get_guard(model):
+    guard = getattr(model, "_guard", None)
+    return {} if guard is None else {"guard": guard.get_state()}
 
 
 def _metric_variables(model):

@@ -1,0 +1,100 @@
+"""Runs in a process of its own: a batch that is not finite, on two devices.
+
+It is so in the rows of one replica alone; neither may apply it.
+"""
+
+import os
+import warnings
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras
+import numpy as np
+import tensorflow as tf
+from guard_data import Normalized, make_batches, poison, table_state
+
+import tf_dlrm
+from tf_dlrm.sharding import ShardedEmbeddingCollection
+from tf_dlrm.training import NotFiniteError
+
+BATCH_SIZE = 16
+
+
+def make_model(optimizer, plan):
+    keras.utils.set_random_seed(3)
+    tables = [tf_dlrm.EmbeddingTable(f"C{i}", 20, 4) for i in range(3)]
+    embedding = None
+    if plan is not None:
+        embedding = ShardedEmbeddingCollection(tables, plan, seed=1)
+    model = tf_dlrm.DLRM(
+        tf_dlrm.FeatureSpec(("I0", "I1"), tables),
+        (8, 4),
+        tf_dlrm.layers.MLP((8, 1), dropout=0.2),
+        Normalized(),
+        embedding=embedding,
+    )
+    model.compile(optimizer, metrics=[tf_dlrm.metrics.LogLoss()])
+    return model
+
+
+def dataset_of(batches):
+    signature = tf.nest.map_structure(
+        lambda rows: tf.TensorSpec((None, *rows.shape[1:]), rows.dtype), batches[0]
+    )
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(batches), output_signature=signature
+    )
+    options = tf.data.Options()
+    policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.experimental_distribute.auto_shard_policy = policy
+    return dataset.with_options(options)
+
+
+def state(model):
+    weights = [*model.weights, *model.optimizer.variables]
+    replicas = [
+        each.numpy()
+        for weight in weights
+        for each in getattr(weight.value, "values", [weight.value])
+    ]
+    return [*table_state(model), *replicas]
+
+
+def check(optimizer, plan, row):
+    """The bad row is one of the first replica, or of the last."""
+    batches = make_batches(2, BATCH_SIZE)
+    bad = poison(batches[1], "dense_features", np.nan, row)
+    expected = state(trained(optimizer, plan, batches))
+    # Seeds of dropout go on in any case: the bad batches come last.
+    model = trained(optimizer, plan, [*batches, bad, bad])
+    for value, expected_value in zip(state(model), expected, strict=True):
+        np.testing.assert_array_equal(value, expected_value)
+    assert model.num_skipped_batches == 2
+    assert np.isfinite(model.get_metrics_result()["log_loss"])
+    try:
+        model.fit(dataset_of([batches[0], *[bad] * 10]), verbose=0)
+    except NotFiniteError as error:
+        assert "batch 11 of epoch 1 (not finite: dense features" in str(error), error
+    else:
+        raise AssertionError("ten bad batches in a row did not stop the training")
+
+
+def trained(optimizer, plan, batches):
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = make_model(optimizer, plan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(dataset_of(batches), verbose=0)
+    return model
+
+
+def main():
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    check("adam", "row_wise", 0)
+    check("adagrad", None, BATCH_SIZE - 1)
+
+
+if __name__ == "__main__":
+    main()

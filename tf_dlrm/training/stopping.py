@@ -1,0 +1,204 @@
+"""Callbacks that evaluate within an epoch, and end a training early."""
+
+import time
+
+import keras
+
+from tf_dlrm.training import training_state
+
+_LARGER_IS_BETTER = ("auc", "accuracy", "precision", "recall")
+
+
+def sign_of(monitor: str) -> float:
+    """1 where a larger value of a result is better, as of `val_auc`, else -1."""
+    return 1.0 if monitor.endswith(_LARGER_IS_BETTER) else -1.0
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Ends a training at its goal, where it improves no more, or after some time.
+
+    It looks at the results of each epoch, and at those of `EvaluateWithinEpochs`. The
+    weights stay those of the end; `ResumableTraining` keeps the best as well.
+
+    Args:
+        monitor: Name of the result to look at. The largest is best where the name
+            ends in auc, accuracy, precision or recall, else the smallest.
+        target: Value at which the training ends, as MLPerf's runs do at an AUC;
+            `None`: none.
+        patience: How many evaluations in a row may bring no better value; `None`:
+            any number.
+        min_delta: What counts as better must be so by more than this.
+        max_minutes: Minutes of training, evaluations included, after which it ends;
+            those before a resume count. `None`: any.
+        verbose: 1 prints the reason, 0 nothing.
+
+    Attributes:
+        best: The best value so far; `None` before the first.
+        reason: Why the training was ended, in words; `None` where it was not.
+        minutes: Minutes of training so far.
+
+    Raises:
+        ValueError: If an argument is out of range, or `monitor` is not among the
+            results of an epoch.
+
+    Example:
+
+    >>> stop = tf_dlrm.training.StopEarly("val_auc", target=0.8025)
+    >>> # model.fit(train, validation_data=valid, callbacks=[stop])
+
+    Reference:
+        Mattson et al. 2020, arXiv 1910.01500: time to a quality target.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_auc",
+        target: float | None = None,
+        patience: int | None = None,
+        min_delta: float = 0.0,
+        max_minutes: float | None = None,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        if patience is not None and patience < 1:
+            raise ValueError(f"`patience` must be at least 1. Received: {patience!r}")
+        if not min_delta >= 0:
+            raise ValueError(f"`min_delta` must be at least 0. Received: {min_delta!r}")
+        if max_minutes is not None and not max_minutes > 0:
+            raise ValueError(
+                f"`max_minutes` must be positive. Received: {max_minutes!r}"
+            )
+        self._monitor, self._sign = monitor, sign_of(monitor)
+        self._target, self._patience, self._min_delta = target, patience, min_delta
+        self._max_minutes, self._verbose = max_minutes, verbose
+        self._begin()
+
+    def _begin(self):
+        self.best = self.reason = None
+        self._num_without, self._minutes_before, self._start = 0, 0.0, None
+        self._goes_on = False
+
+    @property
+    def minutes(self) -> float:
+        since = 0.0 if self._start is None else time.monotonic() - self._start
+        return self._minutes_before + since / 60
+
+    def get_state(self) -> dict:
+        """What a resumed training goes on with, JSON-safe."""
+        return {
+            "best": self.best,
+            "num_without": self._num_without,
+            "minutes": self.minutes,
+        }
+
+    def set_state(self, state: dict) -> None:
+        """Sets what `get_state` returned, for the next `fit`."""
+        self._begin()
+        self.best, self._num_without = state["best"], state["num_without"]
+        self._minutes_before, self._goes_on = state["minutes"], True
+
+    def on_train_begin(self, logs=None):
+        if not self._goes_on:
+            self._begin()
+        self._goes_on, self._start = False, time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._max_minutes is not None and self.minutes >= self._max_minutes:
+            self._stop(f"{self._max_minutes:g} minutes are over")
+
+    def on_epoch_end(self, epoch, logs=None):
+        looks = self._target is not None or self._patience is not None
+        if looks and self._monitor not in (logs or {}):
+            raise ValueError(
+                f"`monitor` must be one of the results {', '.join(logs or {})}; those "
+                "of the validation come with `validation_data`. Received: "
+                f"monitor={self._monitor!r}"
+            )
+        self.on_evaluation(logs or {})
+
+    def on_evaluation(self, results: dict) -> None:
+        """Looks at results.
+
+        Args:
+            results: As in the logs of an epoch: those of a validation begin with val_.
+        """
+        if self._monitor not in results:
+            return
+        value = float(results[self._monitor])
+        is_better = self.best is None or (
+            self._sign * (value - self.best) > self._min_delta
+        )
+        self._num_without = 0 if is_better else self._num_without + 1
+        if is_better:
+            self.best = value
+        if self._target is not None and self._sign * (value - self._target) >= 0:
+            self._stop(f"{self._monitor} {value:.5f} reached {self._target:g}")
+        elif self._patience is not None and self._num_without >= self._patience:
+            self._stop(
+                f"{self._monitor} has not improved on {self.best:.5f} in "
+                f"{self._num_without} evaluations"
+            )
+
+    def _stop(self, reason):
+        if self.reason is None:
+            self.reason, self.model.stop_training = reason, True
+            if self._verbose:
+                print(f"The training ends: {reason}.", flush=True)
+
+    def on_train_end(self, logs=None):
+        self.on_fit_exit()
+
+    def on_fit_exit(self):
+        """Called at the end of `fit`, also where it fails."""
+        self._minutes_before, self._start = self.minutes, None
+
+
+class EvaluateWithinEpochs(keras.callbacks.Callback):
+    """Evaluates a model every so many steps, for trainings of one long epoch.
+
+    The metrics of the epoch go on as if nothing was.
+
+    Args:
+        validation_data: Dataset of `(features, label)`.
+        every_steps: Steps of an epoch between two evaluations.
+        listeners: Callbacks that are told of each evaluation; and of its results, as
+            `val_auc` and so on, those that have `on_evaluation`, as `StopEarly`.
+
+    Attributes:
+        results: A dict of each evaluation: `epoch` from 0, `batch` the batches of it
+            that were trained on, and the values.
+
+    Raises:
+        ValueError: If `every_steps` is not positive.
+    """
+
+    def __init__(self, validation_data, every_steps: int, listeners=()):
+        super().__init__()
+        if every_steps < 1:
+            raise ValueError(
+                f"`every_steps` must be at least 1. Received: {every_steps!r}"
+            )
+        self._validation_data, self._every_steps = validation_data, every_steps
+        self._listeners, self.results = tuple(listeners), []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._first = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) // self._every_steps == self._first // self._every_steps:
+            return
+        metrics = training_state.get_metrics(self.model)
+        found = self.model.evaluate(
+            self._validation_data,
+            verbose=0,
+            return_dict=True,
+            callbacks=list(self._listeners),
+        )
+        training_state.set_metrics(self.model, metrics)
+        values = {f"val_{name}": float(value) for name, value in found.items()}
+        self.results.append({"epoch": self._epoch, "batch": batch + 1, **values})
+        for each in self._listeners:
+            getattr(each, "on_evaluation", lambda results: None)(values)
