@@ -1,7 +1,8 @@
 """Runs in a process of its own: `python sharded_cases.py NUM_DEVICES FIRST STEP`.
 
 A sharded collection on some devices against a plain one, by weights. Every placement,
-combiner, form of ids and optimizer is a case; from case FIRST on, each STEP-th runs.
+form of ids, optimizer and widths is a case, with tables of every combiner side by side:
+three combinations of the full product. From case FIRST on, each STEP-th runs.
 """
 
 import itertools
@@ -17,7 +18,8 @@ import tensorflow as tf
 import tf_dlrm
 from tf_dlrm import optimizers, replicas, xla
 
-SIZES = (11, 50, 7, 101, 3)
+COMBINERS = ("sum", "mean", "sqrtn")
+SIZES = (11, 50, 7, 101, 3) * len(COMBINERS)  # of the tables of each combiner
 WIDTHS = {"equal": (8,) * 5, "different": (8, 12, 8, 4, 12)}
 BATCH_SIZES = (10, 7, 2, 16, 1)  # 2 and 1 leave replicas without a row
 PLANS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto", "mixed")
@@ -25,17 +27,17 @@ CASES = list(
     itertools.product(
         PLANS,
         ("one_hot", "padded", "ragged"),
-        ("sum", "mean", "sqrtn"),
         ("sgd", "adagrad", "row_wise_adagrad", "adam", "ftrl"),
         ("equal", "different"),
     )
 )
 
 
-def make_tables(combiner, widths):
+def make_tables(widths):
+    names = [(c, i) for c in COMBINERS for i in range(len(WIDTHS[widths]))]
     return [
-        tf_dlrm.EmbeddingTable(f"C{i}", size, width, combiner=combiner)
-        for i, (size, width) in enumerate(zip(SIZES, WIDTHS[widths]))
+        tf_dlrm.EmbeddingTable(f"{c}_{i}", size, WIDTHS[widths][i], combiner=c)
+        for (c, i), size in zip(names, SIZES, strict=True)
     ]
 
 
@@ -82,10 +84,10 @@ def own_part(value):
 
 
 def run(strategy, case, seed, compiled):
-    plan, form, combiner, name, widths = case
-    tables = make_tables(combiner, widths)
+    plan, form, name, widths = case
+    tables = make_tables(widths)
     if plan == "mixed":
-        plan = dict(zip((t.name for t in tables), PLANS))
+        plan = dict(zip((t.name for t in tables), itertools.cycle(PLANS)))
     make = lambda: optimizers.get(name)  # noqa: E731
     plain = tf_dlrm.layers.EmbeddingCollection(tables, seed=1)
     plain.build_optimizer(make())
@@ -148,7 +150,7 @@ def main():
     chosen = CASES[first::step]
     failed = []
     for i, case in enumerate(chosen):
-        compiled = i % 20 == 0  # compiling takes most of the time, then Grappler
+        compiled = i % 10 == 0  # compiling takes most of the time, then Grappler
         tf.config.optimizer.set_experimental_options(
             {"disable_meta_optimizer": not compiled}
         )

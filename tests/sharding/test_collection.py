@@ -23,14 +23,14 @@ def run(script, *arguments):
 @pytest.mark.parametrize("num_devices", [3])
 def test_lookups_and_updates_equal_those_of_one_device(num_devices):
     """A sample of all cases; `slow` has them all."""
-    assert "cases passed" in run("sharded_cases.py", num_devices, 31 * num_devices, 149)
+    assert "4 cases passed" in run("sharded_cases.py", num_devices, 31, 45)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(18))  # XLA's memory is not freed: 30 a process
+@pytest.mark.parametrize("first", range(6))  # XLA's memory is not freed: 30 a process
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
 def test_all_cases(num_devices, first):
-    assert "30 cases passed" in run("sharded_cases.py", num_devices, first, 18)
+    assert "30 cases passed" in run("sharded_cases.py", num_devices, first, 6)
 
 
 @pytest.mark.parametrize("num_devices", [2, 4])
