@@ -1,8 +1,9 @@
-"""Runs in a process of its own: `python sharded_cases.py NUM_DEVICES FIRST STEP`.
+"""Runs in a process of its own: `python sharded_cases.py NUM_DEVICES [FIRST STEP]`.
 
 A sharded collection on some devices against a plain one, by weights. Every placement,
 form of ids, optimizer and widths is a case, with tables of every combiner side by side:
-three combinations of the full product. From case FIRST on, each STEP-th runs.
+three combinations of the full product. From case FIRST on, each STEP-th runs; without
+them those of a set in which every two values of different factors meet.
 """
 
 import itertools
@@ -23,14 +24,29 @@ SIZES = (11, 50, 7, 101, 3) * len(COMBINERS)  # of the tables of each combiner
 WIDTHS = {"equal": (8,) * 5, "different": (8, 12, 8, 4, 12)}
 BATCH_SIZES = (10, 7, 2, 16, 1)  # 2 and 1 leave replicas without a row
 PLANS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto", "mixed")
-CASES = list(
-    itertools.product(
-        PLANS,
-        ("one_hot", "padded", "ragged"),
-        ("sgd", "adagrad", "row_wise_adagrad", "adam", "ftrl"),
-        ("equal", "different"),
-    )
+FACTORS = (
+    PLANS,
+    ("one_hot", "padded", "ragged"),
+    ("sgd", "adagrad", "row_wise_adagrad", "adam", "ftrl"),
+    ("equal", "different"),
 )
+CASES = list(itertools.product(*FACTORS))
+NUM_DEVICES = (1, 2, 4, 8)
+
+
+def pairwise(factors):
+    """Few combinations in which every two values of different factors meet."""
+    combinations = [
+        (each, set(itertools.combinations(enumerate(each), 2)))
+        for each in itertools.product(*factors)
+    ]
+    uncovered = set().union(*(pairs for _, pairs in combinations))
+    chosen = []
+    while uncovered:
+        best, pairs = max(combinations, key=lambda c: len(c[1] & uncovered))
+        chosen.append(best)
+        uncovered -= pairs
+    return chosen
 
 
 def make_tables(widths):
@@ -141,13 +157,16 @@ def run(strategy, case, seed, compiled):
 
 
 def main():
-    num_devices, first, step = map(int, sys.argv[1:])
+    num_devices, *chosen = map(int, sys.argv[1:])
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
-    chosen = CASES[first::step]
+    if chosen:
+        chosen = CASES[chosen[0] :: chosen[1]]
+    else:
+        chosen = [c for n, *c in pairwise((NUM_DEVICES, *FACTORS)) if n == num_devices]
     failed = []
     for i, case in enumerate(chosen):
         compiled = i % 10 == 0  # compiling takes most of the time, then Grappler
