@@ -165,7 +165,7 @@ class Train:
             f"{folder.path}: {results['num_rows']:,} rows at "
             f"{results['samples_per_second']:,.0f} samples/s, "
             f"{results['num_bad_rows']:,} bad rows; "
-            f"{describe_stalls(results['checkpoint_seconds'])}. "
+            f"{describe_stalls(results['checkpoint_seconds'])}.\n"
             f"Look: tensorboard --logdir {folder.log_dir}"
         )
 

@@ -66,7 +66,7 @@ class _Line(rich.progress.ProgressColumn):
 
         def room():
             after = ["  ".join(notes)] if notes else []
-            words = [task.description, share, rate, left, *after]
+            words = [task.description, f"{share:>4}", rate, left, *after]
             return self._console.width - len(" ".join(words)) - 1
 
         while len(notes) > 2 and room() < 1 + _SHORTEST_BAR:
@@ -81,7 +81,7 @@ class _Line(rich.progress.ProgressColumn):
             done = round(width * min(task.completed / task.total, 1.0))
             line.append(" " + "━" * done, "bar.complete")
             line.append("━" * (width - done), "bar.back")
-        line.append(f" {share}", "progress.percentage")
+        line.append(f" {share:>4}", "progress.percentage")
         line.append(f" {rate} ")
         line.append(left, "progress.remaining")
         line.append(" " + "  ".join(notes))
@@ -113,7 +113,7 @@ class _Bar:
             self._task,
             total=self._total,
             completed=done,
-            rate=f"{rate:,.0f} {self._unit}/s",
+            rate=f"{rate:>7,.0f} {self._unit}/s",
             note=note,
         )
 

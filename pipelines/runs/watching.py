@@ -4,6 +4,13 @@ import dataclasses
 
 from pipelines.criteo.format import SPARSE_FEATURES
 
+_SHOWN = (
+    "batch_size",
+    "embedding_learning_rate",
+    "interaction",
+    "learning_rate",
+    "optimizer",
+)
 _MOST_ROWS = 100_000  # of a table in the projector: a browser draws them
 
 
@@ -77,7 +84,7 @@ class Watching:
             callbacks.TensorBoardLogger(log_dir, config.batch_size),
             callbacks.RowNormLogger(log_dir),
             callbacks.PRCurveLogger(log_dir),
-            callbacks.HyperparameterLogger(log_dir, dataclasses.asdict(config)),
+            callbacks.HyperparameterLogger(log_dir, dataclasses.asdict(config), _SHOWN),
         ]
         if self.gradient_norms:
             found.append(callbacks.GradientNormLogger(log_dir))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import event_files
 import keras
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from small_model import make_data, make_model, tables_of
 from tensorboard.plugins import projector
 from tensorboard.plugins.hparams import api_pb2
 
-import event_files
 import tf_dlrm
 from tf_dlrm.training import callbacks
 from tf_dlrm.training.step_probes import RowMarks

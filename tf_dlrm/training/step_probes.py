@@ -248,17 +248,18 @@ class RowMarks(Probe):
             tf.numpy_function(self._mark, [ids], [])
 
     def _mark(self, ids):
-        shape = (1, -1) + (1,) * (ids.ndim - 2)
-        self._write(ids, self._first.reshape(shape), self._sizes.reshape(shape))
-
-    def _mark_bags(self, values, splits):
-        features = np.arange(len(splits) - 1) % len(self._first)
-        features = np.repeat(features, np.diff(splits))
-        self._write(values, self._first[features], self._sizes[features])
-
-    def _write(self, ids, first, sizes):
         if self._marks is None:
             return  # nobody looks any more
-        # Ids out of range are refused elsewhere, in words.
-        rows = np.where((ids >= 0) & (ids < sizes), ids + first, len(self._marks) - 1)
-        self._marks[rows] = self._epoch
+        shape = (1, -1) + (1,) * (ids.ndim - 2)
+        rows = ids + self._first.reshape(shape)
+        in_range = (ids >= 0) & (ids < self._sizes.reshape(shape))
+        self._marks[np.where(in_range, rows, len(self._marks) - 1)] = self._epoch
+
+    def _mark_bags(self, values, splits):
+        if self._marks is None:
+            return
+        lengths = np.diff(splits)
+        first = np.tile(self._first, len(lengths) // len(self._first))
+        # All are in range: others are refused elsewhere, in words.
+        rows = values + np.repeat(first, lengths)
+        np.put(self._marks, rows, self._epoch, mode="clip")

@@ -13,7 +13,8 @@ TRAIN, VALIDATION = "train", "validation"
 _writers = weakref.WeakValueDictionary()
 
 
-def _writer_of(folder: pathlib.Path):
+def writer_of(folder: pathlib.Path):
+    """The writer of a folder, which everybody who holds it shares."""
     key = str(folder.resolve())
     writer = _writers.get(key)
     if writer is None:
@@ -54,7 +55,7 @@ class Watcher(keras.callbacks.Callback):
     def _events(self, part: str = ""):
         """Context in which `tf.summary` writes to a part of the logs, at this step."""
         if part not in self._writers:
-            self._writers[part] = _writer_of(self.log_dir / part)
+            self._writers[part] = writer_of(self.log_dir / part)
         return self._writers[part].as_default(step=self._step())
 
     def _write(self, part: str, values: dict) -> None:

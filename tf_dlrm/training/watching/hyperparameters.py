@@ -1,7 +1,10 @@
 """`HyperparameterLogger`: what runs were made with, to compare them in TensorBoard."""
 
+import zlib
+from collections.abc import Sequence
+
 import tensorflow as tf
-from tensorboard.plugins.hparams import api, api_pb2, summary
+from tensorboard.plugins.hparams import api, api_pb2, plugin_data_pb2, summary
 
 from tf_dlrm.training.watching.events import TRAIN, VALIDATION, Watcher
 
@@ -19,22 +22,30 @@ class HyperparameterLogger(Watcher):
         log_dir: Folder of the run's logs.
         values: Name to value. Numbers, booleans and texts stay what they are, a
             sequence becomes `"512-256"`, `None` becomes `"none"`.
+        shown: Names that the page shows without being asked; it takes five.
 
     Raises:
         ValueError: If `values` is empty.
     """
 
-    def __init__(self, log_dir, values: dict):
+    def __init__(self, log_dir, values: dict, shown: Sequence[str] = ()):
         super().__init__(log_dir)
         if not values:
             raise ValueError("`values` must name at least one hyperparameter.")
         self._values = {name: _plain(value) for name, value in values.items()}
+        self._shown = tuple(shown)
 
     def on_train_begin(self, logs=None):
         self._status = api_pb2.STATUS_FAILURE  # unless it comes to its end
         self._described = False
         with self._events():
-            api.hparams(self._values, trial_id=str(self.log_dir.resolve()))
+            api.hparams(self._values, trial_id=self._trial())
+
+    def _trial(self):
+        """The name of the run, and what tells it from others of that name."""
+        path = self.log_dir.resolve()
+        name = path.parent.name if path.name == "logs" else path.name
+        return f"{name} {zlib.crc32(str(path).encode()) & 0xFFFF:04x}"
 
     def on_epoch_end(self, epoch, logs=None):
         if self._described:
@@ -49,8 +60,16 @@ class HyperparameterLogger(Watcher):
             if name in (logs or {})
         ]
         metrics.append(api.Metric("speed/samples_per_second", TRAIN, "samples/s"))
+        names = [api.HParam(name) for name in self._values]
+        described = api.hparams_config_pb(names, metrics)
+        # The page shows those first that are said to differ between runs.
+        plugin = described.value[0].metadata.plugin_data
+        data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
+        for each in data.experiment.hparam_infos:
+            each.differs = each.name in self._shown
+        plugin.content = data.SerializeToString()
         with self._events():
-            api.hparams_config([api.HParam(name) for name in self._values], metrics)
+            tf.summary.experimental.write_raw_pb(described.SerializeToString())
 
     def on_train_end(self, logs=None):
         self._status = api_pb2.STATUS_SUCCESS
