@@ -117,25 +117,23 @@ class InputClock(Probe):
 
     def __init__(self, model):
         self.num_traces = 0
-
-        def make():
-            return tf.Variable(0.0, dtype=tf.float64, trainable=False)
-
-        count = model.distribute_strategy.num_replicas_in_sync
-        self._arrived = [replicas.on_device("CPU:0", make) for _ in range(count)]
+        self._arrived = [0.0] * model.distribute_strategy.num_replicas_in_sync
 
     def on_batch(self, data, ids):
         if not tf.executing_eagerly():
             self.num_traces += 1
-        parts = tf.nest.flatten(data, expand_composites=True)
-        with tf.control_dependencies(parts), tf.device("CPU:0"):
-            self._arrived[replicas.number()].assign(tf.timestamp())
+        replica = replicas.number()
+
+        def note():  # not tf.timestamp, which op determinism forbids
+            self._arrived[replica] = time.time()
+
+        with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
+            tf.numpy_function(note, [], [])
 
     def seconds_since(self, begin: float) -> float:
         """From `begin`, of `time.time()`, to when the batches of all replicas were
         there."""
-        arrived = max(float(each.numpy()) for each in self._arrived)
-        return min(max(arrived - begin, 0.0), time.time() - begin)
+        return min(max(max(self._arrived) - begin, 0.0), time.time() - begin)
 
 
 class GradientNorms(Probe):
