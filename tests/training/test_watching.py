@@ -243,6 +243,18 @@ def test_a_model_of_the_users_is_logged(tmp_path):
     assert set(event_files.read(tmp_path / "train")["metrics/loss"]) == {1, 2}
 
 
+def test_rows_are_read_by_number():
+    embedding = make_model().embedding
+    rows = embedding.get_rows("C1", [6, 0, 6])
+    np.testing.assert_array_equal(rows, embedding.get_table("C1")[[6, 0, 6]])
+    assert embedding.get_rows("C1", []).shape == (0, 4)
+    for wrong in ([7], [-1, 2]):
+        with pytest.raises(ValueError, match="'C1' has rows 0 to 6"):
+            embedding.get_rows("C1", wrong)
+    with pytest.raises(ValueError, match="no table 'C9'"):
+        embedding.get_rows("C9", [0])
+
+
 def test_marks_go_on_beyond_what_a_byte_counts():
     marks = RowMarks(make_model())
     for _ in range(255):

@@ -41,12 +41,9 @@ class TensorBoardLogger(Watcher):
         self._batch_size, self._every_steps = batch_size, every_steps
 
     def set_model(self, model):
+        is_probed = hasattr(model, "use_probe") and model.steps_per_execution == 1
+        self.probe = InputClock if is_probed else None
         super().set_model(model)
-        is_probed = hasattr(model, "use_probe")
-        if self.probe is None and is_probed and model.steps_per_execution == 1:
-            self.probe = InputClock
-        if self.probe is not None:
-            self._clock = model.use_probe(self.probe)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch_start = self._last_time = time.perf_counter()
@@ -58,11 +55,11 @@ class TensorBoardLogger(Watcher):
         if self._written_batch is None:  # not 0 in an epoch that is resumed
             self._first_batch, self._written_batch = batch, batch - 1
         if self.probe is not None:
-            self._called, self._num_traces = time.time(), self._clock.num_traces
+            self._called, self._num_traces = time.time(), self._probe.num_traces
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.probe is not None and self._clock.num_traces == self._num_traces:
-            self._waited += self._clock.seconds_since(self._called)
+        if self.probe is not None and self._probe.num_traces == self._num_traces:
+            self._waited += self._probe.seconds_since(self._called)
         self._num_batches = batch + 1 - self._first_batch
         self._last_time, every = time.perf_counter(), self._every_steps
         if (batch + 1) // every == (self._written_batch + 1) // every:
