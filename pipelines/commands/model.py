@@ -15,7 +15,8 @@ from pipelines.commands.shared import (
     read_truth,
 )
 from pipelines.runs.config import RunConfig
-from pipelines.runs.report import describe_stalls, print_metrics
+from pipelines.runs.report import describe_stalls, print_metrics, print_training
+from pipelines.runs.watching import Watching
 
 
 @dataclasses.dataclass
@@ -56,6 +57,9 @@ class Train:
     """Only print what would happen."""
     config: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(
         default_factory=RunConfig
+    )
+    watching: tyro.conf.OmitArgPrefixes[Watching] = dataclasses.field(
+        default_factory=Watching
     )
 
     def plan(self) -> list[str]:
@@ -148,8 +152,9 @@ class Train:
                 "every_minutes": self.checkpoint_every_minutes,
                 "keep": self.keep_checkpoints,
             },
+            watching=self.watching,
         )
-        print_metrics(results["metrics"])
+        print_training(results["metrics"])
         if self.config.negative_sampling_rate < 1:
             print(
                 f"Left out {results['num_negatives_left_out']:,} rows without a click; "
@@ -160,7 +165,7 @@ class Train:
             f"{folder.path}: {results['num_rows']:,} rows at "
             f"{results['samples_per_second']:,.0f} samples/s, "
             f"{results['num_bad_rows']:,} bad rows; "
-            f"{describe_stalls(results['checkpoint_seconds'])}. "
+            f"{describe_stalls(results['checkpoint_seconds'])}.\n"
             f"Look: tensorboard --logdir {folder.log_dir}"
         )
 

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
+from rich.text import Text
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SHORTEST_BAR, _LONGEST_BAR = 6, 24
 
 
 class _Lines:
@@ -45,18 +47,53 @@ class _Lines:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
+class _Line(rich.progress.ProgressColumn):
+    """All of a task in one line, which fits into the terminal: what matters least is
+    left out first, the end of a long note before the bar, the bar before loss and AUC.
+    """
+
+    def __init__(self, console, per_second):
+        super().__init__()
+        self._console, self._per_second = console, per_second
+        self._share = rich.progress.TaskProgressColumn()
+        self._left = rich.progress.TimeRemainingColumn(
+            compact=True, elapsed_when_finished=True
+        )
+
+    def render(self, task):
+        rate, notes = task.fields["rate"], task.fields["note"].split("  ")
+        share, left = (c.render(task).plain.strip() for c in (self._share, self._left))
+
+        def room():
+            after = ["  ".join(notes)] if notes else []
+            words = [task.description, f"{share:>4}", rate, left, *after]
+            return self._console.width - len(" ".join(words)) - 1
+
+        while len(notes) > 2 and room() < 1 + _SHORTEST_BAR:
+            notes.pop()
+        if room() < 0:
+            rate = rate.replace(self._per_second, "/s")
+        while notes and room() < 0:
+            notes.pop()
+        line = Text(task.description, no_wrap=True, overflow="ellipsis")
+        width = min(_LONGEST_BAR, room() - 1)
+        if task.total and width >= _SHORTEST_BAR:
+            done = round(width * min(task.completed / task.total, 1.0))
+            line.append(" " + "━" * done, "bar.complete")
+            line.append("━" * (width - done), "bar.back")
+        line.append(f" {share:>4}", "progress.percentage")
+        line.append(f" {rate} ")
+        line.append(left, "progress.remaining")
+        line.append(" " + "  ".join(notes))
+        return line
+
+
 class _Bar:
     """Progress for a terminal."""
 
     def __init__(self, console, label, total, unit, first):
         self._progress = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(bar_width=24),
-            rich.progress.TaskProgressColumn(),
-            rich.progress.TextColumn("{task.fields[rate]}"),
-            rich.progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            rich.progress.TextColumn("{task.fields[note]}"),
-            console=console,
+            _Line(console, f" {unit}/s"), console=console
         )
         self._unit, self._start = unit, time.perf_counter()
         self._task = self._progress.add_task(
@@ -76,7 +113,7 @@ class _Bar:
             self._task,
             total=self._total,
             completed=done,
-            rate=f"{rate:,.0f} {self._unit}/s",
+            rate=f"{rate:>7,.0f} {self._unit}/s",
             note=note,
         )
 

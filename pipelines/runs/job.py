@@ -28,9 +28,9 @@ from pipelines.runs.data import (
 )
 from pipelines.runs.errors import clear_errors
 from pipelines.runs.folder import RunFolder
+from pipelines.runs.watching import Watching
 from pipelines.whole_files import write_text
 from tf_dlrm.training import ResumableTraining
-from tf_dlrm.training.callbacks import TensorBoardLogger
 
 
 def train(
@@ -45,6 +45,7 @@ def train(
     placement="auto",
     resume: bool = False,
     checkpoints: dict | None = None,
+    watching: Watching | None = None,
 ) -> tuple[RunFolder, dict]:
     """Trains a run from files of Criteo lines into a folder of its own.
 
@@ -66,6 +67,7 @@ def train(
         checkpoints: Arguments of `tf_dlrm.training.ResumableTraining`, such as
             `{"every_steps": 1000}`. They are removed when the run is done, but for
             the best one if a later epoch was worse.
+        watching: What is written for TensorBoard; `None`: `Watching()`.
 
     Returns:
         The folder and the results: final metrics, rows, seconds.
@@ -80,6 +82,7 @@ def train(
     """
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
+    watching = watching or Watching()
     folder = RunFolder(out)
     found = find_records(train_paths)
     goes_on = resume and folder.is_described and not folder.is_finished
@@ -140,7 +143,7 @@ def train(
             shuffle=False,
             callbacks=[
                 shown,
-                TensorBoardLogger(folder.log_dir, config.batch_size),
+                *watching.callbacks(folder.log_dir, config, data.vocabulary),
                 keras.callbacks.TerminateOnNaN(),
                 *callbacks,
                 checkpoint,

@@ -12,7 +12,7 @@ import io
 import numpy as np
 
 from pipelines.whole_files import write_text
-from tf_dlrm.metrics import ClickAUC
+from tf_dlrm.training.metrics import find_click_auc
 
 NUM_BINS = 20
 _Z = 1.959964  # of 95 %
@@ -97,12 +97,8 @@ def of_model(model, num_bins: int = NUM_BINS) -> Reliability:
     Raises:
         ValueError: If it has no `ClickAUC`.
     """
-    for metric in model.metrics:
-        for each in getattr(metric, "metrics", [metric]):
-            if isinstance(each, ClickAUC):
-                rate = model.negative_sampling_rate
-                return from_histogram(*each.histogram(), num_bins, rate)
-    raise ValueError("The model must be compiled with tf_dlrm.metrics.ClickAUC.")
+    histogram = find_click_auc(model).histogram()
+    return from_histogram(*histogram, num_bins, model.negative_sampling_rate)
 
 
 def from_histogram(

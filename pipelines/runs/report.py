@@ -15,6 +15,17 @@ def print_metrics(metrics: dict, truth: dict | None = None) -> None:
         print(f"{name:<24}{text:>12}{known}")
 
 
+def print_training(metrics: dict) -> None:
+    """Prints the metrics of a training's last epoch beside those of its validation."""
+    names = [n for n in metrics if n != "loss" and not n.startswith("val_")]
+    validated = any(f"val_{name}" in metrics for name in names)
+    title = f"{'metric':<20}{'training':>12}"
+    print(title + (f"{'validation':>12}" if validated else ""))
+    for name in names:
+        columns = [metrics[name], metrics.get(f"val_{name}")]
+        print(f"{name:<20}" + "".join(f"{v:>12.5f}" for v in columns if v is not None))
+
+
 def describe_stalls(seconds: list[float]) -> str:
     """For how long checkpoints held a training up, in words."""
     if not seconds:

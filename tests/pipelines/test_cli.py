@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 
+import event_files
 import keras
 import numpy as np
 import pytest
@@ -74,23 +75,54 @@ def test_a_run_folder_is_whole(trained):
 
 
 def test_tensorboard_has_what_it_should(trained):
-    def tags(part):
-        found = {}
-        for path in (trained / "logs" / part).iterdir():
-            for event in tf.compat.v1.train.summary_iterator(str(path)):
-                for value in event.summary.value:
-                    scalar = float(tf.make_ndarray(value.tensor))
-                    found.setdefault(value.tag, {})[event.step] = scalar
-        return found
-
-    metrics = {"loss", "auc", "log_loss", "normalized_entropy", "calibration"}
-    train, validation = tags("train"), tags("validation")
-    assert metrics | {"accuracy", "learning_rate", "samples_per_second"} <= set(train)
-    assert metrics | {"accuracy", "samples_per_second"} <= set(validation)
-    assert list(validation["auc"]) == [12, 24]  # 3,000 rows in batches of 256
+    train, validation = (
+        event_files.read(trained / "logs" / part) for part in ("train", "validation")
+    )
+    names = ("loss", "auc", "log_loss", "normalized_entropy", "calibration", "accuracy")
+    metrics = {f"metrics/{name}" for name in names}
+    speed = "speed/samples_per_second"
+    assert metrics | {speed, "speed/input_wait_share", "speed/checkpoint_seconds"} <= (
+        set(train)
+    )
+    assert {"optimizer/learning_rate", "gradients/dense_norm"} <= set(train)
+    for group in ("rows_touched", "rows_dead", "row_norm_mean", "row_norm_max"):
+        assert {f"{group}/C{i}" for i in range(1, 27)} <= set(train)
+    assert metrics | {speed, "precision_recall/pr_curves"} <= set(validation)
+    assert list(validation["metrics/auc"]) == [12, 24]  # 3,000 rows, batches of 256
     results = json.loads((trained / "metrics.json").read_text())["metrics"]
-    assert validation["auc"][24] == pytest.approx(results["val_auc"], abs=1e-6)
-    assert min(train["samples_per_second"].values()) > 0
+    written = validation["metrics/auc"][24]
+    assert written == pytest.approx(results["val_auc"], abs=1e-6)
+    assert min(train[speed].values()) > 0
+    values, metrics, _ = event_files.hyperparameters(trained / "logs")
+    assert values["optimizer"] == "adagrad" and values["bottom_mlp_dims"] == "16-8"
+    assert ("metrics/auc", "validation") in metrics
+
+
+def test_more_is_watched_where_asked(data, tmp_path, capsys):
+    out, path = tmp_path / "run", data / "train.tsv"
+    command = ["train", "--train", path, "--out", out, *SMALL, "--min-count", "3"]
+    watched = ["--histograms", "--projector-tables", "C1", "C3", "--profile-steps"]
+    more = [*watched, "3:4", "--no-gradient-norms", "--no-touched-rows"]
+    assert cli.main([str(each) for each in [*command, *more]]) == 0
+    assert "metric                  training\n" in capsys.readouterr().out
+    part = out / "logs" / "train"
+    found = event_files.read(part)
+    assert {"weights/top_mlp/dense_0/kernel", "rows/C1"} <= set(found)
+    assert not {"gradients/dense_norm", "rows_dead/C1"} & set(found)
+    assert list(part.glob("plugins/profile/*/*.xplane.pb"))
+    vocabulary = RunFolder(out).read_vocabulary()
+    labels = (part / "projector" / "C3_labels.tsv").read_text("utf-8").splitlines()
+    assert labels[:2] == ["value\tid", "(empty or rare)\t0"]
+    expected = [value.decode() for value in vocabulary.values("C3")]
+    assert [line.split("\t")[0] for line in labels[2:]] == expected
+    for bad, message in (
+        (["--profile-steps", "5"], "must be FIRST:LAST"),
+        (["--profile-steps", "9:3"], "must be FIRST:LAST"),
+        (["--profile-steps", "1:5000"], "at most 1,000 steps"),
+        (["--projector-tables", "C27"], "no table C27. Tables: C1 to C26"),
+        (["--projector-rows", "0"], "must be 1 to 100,000"),
+    ):
+        assert message in fails([*command, *bad], capsys)
 
 
 def test_evaluate_repeats_the_validation(trained, data, tmp_path, capsys):

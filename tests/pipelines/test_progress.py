@@ -35,3 +35,19 @@ def test_a_terminal_shows_rate_and_share(clock, capsys, monkeypatch):
         update(4000, total=8000)
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
     assert "150 rows/s" in shown and "100%" in shown
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
+def test_the_line_fits_into_the_terminal(columns, clock, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with bar("Training", 1_000_000, "samples") as update:
+        clock[0] += 10
+        update(678_912, "loss 0.4674  auc 0.7742  2 saved, last in 0.31 s")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
+    lines = [line for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    assert max(map(len, lines)) <= columns
+    assert all(line.startswith("Training") for line in lines)
+    assert ("saved" in shown) == (columns >= 120)
+    assert ("loss 0.4674  auc 0.7742" in shown) == (columns >= 60)
+    assert "67,891" in shown

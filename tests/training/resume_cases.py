@@ -23,7 +23,7 @@ import tensorflow as tf
 import tf_dlrm
 from pipelines import criteo, records
 from pipelines.vocabulary import HashVocabulary
-from tf_dlrm.training import ResumableTraining, checkpoint_files
+from tf_dlrm.training import ResumableTraining, callbacks, checkpoint_files
 
 NUM_ROWS, BATCH_SIZE, EPOCHS, EVERY_STEPS = 1000, 50, 2, 3
 STEPS = EPOCHS * NUM_ROWS // BATCH_SIZE
@@ -121,7 +121,15 @@ def train(case, folder, out, shared, where=None):
         validation_data=valid,
         initial_epoch=checkpoint.initial_epoch,
         epochs=EPOCHS,
-        callbacks=[checkpoint, Tell(shared, where)],
+        callbacks=[
+            callbacks.TensorBoardLogger(out / "logs", 1, every_steps=2),
+            callbacks.GradientNormLogger(out / "logs", every_steps=2),
+            callbacks.TouchedRowLogger(out / "logs"),
+            callbacks.RowNormLogger(out / "logs"),
+            callbacks.PRCurveLogger(out / "logs"),
+            checkpoint,
+            Tell(shared, where),
+        ],
         verbose=0,
         **options,
     )

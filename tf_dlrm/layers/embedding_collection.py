@@ -310,6 +310,10 @@ class EmbeddingCollection(TrainedTables, keras.layers.Layer):
     def _read(self, name, slot):
         return row_ops.read_range(*self._regions(name, slot)[0])
 
+    def _read_rows(self, name, rows):
+        (variable, first, _), *_ = self._regions(name, None)
+        return row_ops.gather(variable, first + rows).numpy()
+
     def _write(self, name, slot, values):
         for region in self._regions(name, slot):
             row_ops.write_range(*region, lambda a, b: values[a:b])

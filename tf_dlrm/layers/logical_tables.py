@@ -12,9 +12,9 @@ class LogicalTables:
     """Mix-in for an embedding layer: its tables and optimizer state, by table name.
 
     The layer says where things lie: `tables`, `_slot_names(name)`,
-    `_shape(name, slot)`, `_read(name, slot)` and `_write(name, slot, values)`, where
-    the slot `None` is the table itself; `_iterations` and `_optimizers` (table name to
-    optimizer) are those of `build_optimizer`.
+    `_shape(name, slot)`, `_read(name, slot)`, `_write(name, slot, values)`, where
+    the slot `None` is the table itself, and `_read_rows(name, rows)`; `_iterations`
+    and `_optimizers` (table name to optimizer) are those of `build_optimizer`.
     """
 
     _load_error = None
@@ -26,6 +26,25 @@ class LogicalTables:
             ValueError: If there is no such table.
         """
         return self._read(name, None)
+
+    def get_rows(self, name: str, rows) -> np.ndarray:
+        """Returns a copy of some rows of a table: float32 `(n, embedding_dim)`.
+
+        Args:
+            name: The table.
+            rows: `(n,)` integers, in any order.
+
+        Raises:
+            ValueError: If there is no such table or row.
+        """
+        num_rows, _ = self._shape(name, None)
+        rows = np.asarray(rows, np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < num_rows:
+            raise ValueError(
+                f"Table '{name}' has rows 0 to {num_rows - 1:,}. Received rows from "
+                f"{rows.min():,} to {rows.max():,}"
+            )
+        return self._read_rows(name, rows)
 
     def set_table(self, name: str, rows) -> None:
         """Overwrites a table with `(vocabulary_size, embedding_dim)` values.

@@ -321,6 +321,21 @@ class ShardedEmbeddingCollection(TrainedTables, keras.layers.Layer):
             result[shard.rows, columns] = part
         return result
 
+    def _read_rows(self, name, rows):
+        result = np.empty((len(rows), self._by_name[name].embedding_dim), np.float32)
+        for shard, group in self._places[name]:
+            if group.is_copy and group.device:
+                continue
+            places = rows - shard.first_row
+            own = np.flatnonzero((places >= 0) & (places < shard.num_rows))
+            variable, start = self._variable(group, shard, None)
+            part = self._on_device(
+                group.device,
+                lambda v=variable, r=start + places[own]: row_ops.gather(v, r).numpy(),
+            )
+            result[own, shard.columns] = part
+        return result
+
     def _write(self, name, slot, values):
         for a, b in row_ops.block_ranges(len(values), int(values.shape[1])):
             self._write_rows(name, slot, a, tf.convert_to_tensor(values[a:b]))

@@ -223,3 +223,16 @@ def click_metrics() -> list[keras.metrics.Metric]:
         Calibration(),
         keras.metrics.BinaryAccuracy(name="accuracy"),
     ]
+
+
+def find_click_auc(model) -> ClickAUC:
+    """The `ClickAUC` that a model was compiled with.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for metric in model.metrics:
+        for each in getattr(metric, "metrics", [metric]):
+            if isinstance(each, ClickAUC):
+                return each
+    raise ValueError("The model must be compiled with tf_dlrm.metrics.ClickAUC.")

@@ -1,7 +1,6 @@
 """`ResumableTraining`: checkpoints from which a cut training goes on, bit for bit."""
 
 import math
-import os
 import pathlib
 import time
 
@@ -12,6 +11,7 @@ from tf_dlrm.training import keras_hooks, positions, training_state
 from tf_dlrm.training.checkpoint_files import CheckpointFolder
 from tf_dlrm.training.stopping import sign_of
 from tf_dlrm.training.termination import SIGTERM_EXIT_CODE, Termination
+from tf_dlrm.training.watching import events
 from tf_dlrm.version import __version__
 
 
@@ -40,8 +40,8 @@ class ResumableTraining(keras.callbacks.Callback):
         monitor: Name among the results of an epoch: the checkpoint of the epoch with
             the best value stays, too. The largest is best where the name ends in auc,
             accuracy, precision or recall, else the smallest. `None`: none.
-        log_dir: Folder for TensorBoard: `checkpoint_seconds`, for how long each save
-            held the training up. `None`: none.
+        log_dir: Folder for TensorBoard: `speed/checkpoint_seconds` tells for how long
+            each save held the training up. `None`: none.
         verbose: 1 prints a line for each save, 0 none.
 
     Attributes:
@@ -263,8 +263,8 @@ class ResumableTraining(keras.callbacks.Callback):
         _put_before(self.model.history, self._history)
         self.on_fit_exit()
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            self._writer.flush()
+            self._writer = None  # the last who had it closes it
 
     def on_fit_exit(self):
         """Called at the end of `fit`, also where it fails."""
@@ -346,11 +346,11 @@ class ResumableTraining(keras.callbacks.Callback):
             say(f"Checkpoint {path}: {num_bytes / 1e6:.1f} MB in {seconds:.2f} s")
         if self._log_dir is not None:
             if self._writer is None:
-                self._writer = tf.summary.create_file_writer(
-                    os.path.join(self._log_dir, "checkpoints")
+                self._writer = events.writer_of(
+                    pathlib.Path(self._log_dir) / events.TRAIN
                 )
             with self._writer.as_default(step=step):
-                tf.summary.scalar("checkpoint_seconds", seconds)
+                tf.summary.scalar("speed/checkpoint_seconds", seconds)
 
 
 def say(line: str) -> None:

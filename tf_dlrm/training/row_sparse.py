@@ -15,9 +15,10 @@ from tf_dlrm.inputs import refuse_frame, standardize_labels
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.guard import Restorable
 from tf_dlrm.training.guarded_steps import GuardedSteps, check_limit
+from tf_dlrm.training.step_probes import Probed
 
 
-class RowSparseTraining(GuardedSteps, keras_hooks.FitsUnderStrategies):
+class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
     """Mix-in for a `keras.Model` that trains an embedding layer by row-sparse steps.
 
     The model has `embedding` (see the embedding contract at `EmbeddingCollection`),
@@ -99,12 +100,16 @@ class RowSparseTraining(GuardedSteps, keras_hooks.FitsUnderStrategies):
             self.embedding.build_optimizer(self.embedding_optimizer)
         # Now, not at the first step: Keras would build it for the tables as well.
         self.optimizer.build(self.dense_variables)
+        self._compiles_dense_step = whole
+        self._make_dense_step()
+        self._apply_kernel = xla.Kernel(self._apply_dense, "dense_optimizer")
+
+    def _make_dense_step(self):
         self._compiled_dense_step = None
-        if whole:
+        if self._compiles_dense_step:
             self._compiled_dense_step = tf.function(
                 self._dense_step, jit_compile=True, reduce_retracing=True
             )
-        self._apply_kernel = xla.Kernel(self._apply_dense, "dense_optimizer")
 
     def _check_overrides(self):
         """A `call` of the user's would be evaluated, but not trained."""
@@ -156,6 +161,7 @@ class RowSparseTraining(GuardedSteps, keras_hooks.FitsUnderStrategies):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         batch = self.standardize(x)
         y = standardize_labels(y)
+        self._probes.see_batch(data, batch.ids)
         pooled = self.embedding(batch.ids, weights=batch.weights)
         arguments = (batch.dense, pooled, y, sample_weight, _share_of_rows(y))
         # What changes variables waits for a batch whose ids are in range. At the end
@@ -219,6 +225,7 @@ class RowSparseTraining(GuardedSteps, keras_hooks.FitsUnderStrategies):
             pooled,
             pooled_gradients,
         )
+        self._probes.see_gradients(dense_gradients, pooled_gradients)
         applies = None
         if self._guard is not None:
             observed = loss
