@@ -1,4 +1,4 @@
-"""`tf-dlrm train`, `evaluate`, `export` and `verify`: what one does with a model."""
+"""`tf-dlrm train`, `export` and `verify`: what one does with a model."""
 
 import dataclasses
 import json
@@ -9,10 +9,8 @@ import tyro
 
 from pipelines.commands.shared import (
     Files,
-    check_output,
     describe_files,
     describe_input,
-    read_truth,
 )
 from pipelines.runs.config import RunConfig
 from pipelines.runs.report import describe_stalls, print_metrics
@@ -163,91 +161,6 @@ class Train:
             f"{describe_stalls(results['checkpoint_seconds'])}. "
             f"Look: tensorboard --logdir {folder.log_dir}"
         )
-
-
-@dataclasses.dataclass
-class Evaluate:
-    """Measure a trained run on labelled click logs, with a reliability diagram.
-
-    Predictions are corrected where negatives were sampled for the training; the rows
-    here must be all.
-    """
-
-    model: str
-    """Folder of the run."""
-    input: Files
-    """Labelled files, or the folder that `prepare` wrote."""
-    split: str = "test"
-    """Which split of a prepared folder."""
-    output: str | None = None
-    """JSON file for the metrics; None: MODEL/evaluation.json. Beside it come
-    *_reliability.csv and .png, predicted and observed click rates."""
-    max_bad_share: float = 1e-4
-    """Largest share of rows that may be bad before the run stops."""
-    dry_run: bool = False
-    """Only print what would happen."""
-
-    def _output(self):
-        return self.output or str(pathlib.Path(self.model) / "evaluation.json")
-
-    def _beside(self, ending):
-        return pathlib.Path(self._output()).with_suffix("").as_posix() + ending
-
-    def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
-        return [
-            f"evaluate {self.model} on {describe_input(self._check())}",
-            f"write {self._output()}, {self._beside('_reliability.csv')} and .png",
-        ]
-
-    def _check(self):
-        from pipelines.files import expand_paths
-        from pipelines.runs.data import find_records
-        from pipelines.runs.folder import RunFolder
-
-        RunFolder(self.model).check()
-        folder = find_records(self.input)
-        paths = expand_paths(self.input) if folder is None else [folder]
-        check_output(self._output(), paths)
-        for ending in ("_reliability.csv", "_reliability.png"):
-            check_output(self._beside(ending), paths)
-        return paths
-
-    def run(self) -> None:
-        """Evaluates."""
-        from pipelines.quarantine import Quarantine
-        from pipelines.runs import job, reliability
-        from pipelines.runs.folder import RunFolder, write_json
-
-        paths = self._check()
-        truth = read_truth(paths)
-        folder = RunFolder(self.model)
-        parser = folder.load_parser()
-        model = folder.load_model(parser)
-        bad_rows = f"{self._output()}.bad_rows.tsv"
-        quarantine = Quarantine(bad_rows, self.max_bad_share)
-        results = job.evaluate(
-            model, parser, paths, quarantine=quarantine, split=self.split
-        )
-        if truth and truth["num_rows"] != results["num_rows"]:
-            truth = None
-        found = reliability.of_model(model)
-        results |= found.describe()
-        write_json(self._output(), results | {"best_possible": truth, "input": paths})
-        print_metrics(results, truth)
-        self._write_reliability(found, results)
-
-    def _write_reliability(self, found, results):
-        from pipelines.runs import reliability_chart
-
-        table, picture = map(self._beside, ("_reliability.csv", "_reliability.png"))
-        found.write_csv(table)
-        try:
-            reliability_chart.draw(found, results, picture)
-        except ImportError as error:
-            print(f"Reliability, in {len(found.bins)} bins: {table}. {error}")
-        else:
-            print(f"Reliability, in {len(found.bins)} bins: {table}, {picture}")
 
 
 @dataclasses.dataclass

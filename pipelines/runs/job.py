@@ -28,6 +28,7 @@ from pipelines.runs.data import (
 )
 from pipelines.runs.errors import clear_errors
 from pipelines.runs.folder import RunFolder
+from pipelines.runs.slices import SlicedEvaluation
 from pipelines.whole_files import write_text
 from tf_dlrm.training import ResumableTraining
 from tf_dlrm.training.callbacks import TensorBoardLogger
@@ -183,6 +184,7 @@ def evaluate(
     batch_size: int = 4096,
     quarantine: Quarantine | None = None,
     split: str = "test",
+    slices: SlicedEvaluation | None = None,
 ) -> dict:
     """Returns the metrics of a model on labelled rows, as a dict.
 
@@ -193,6 +195,7 @@ def evaluate(
         batch_size: Rows in a step.
         quarantine: Where bad rows of files go. `None`: `Quarantine()`.
         split: Which split of records.
+        slices: What to slice the rows by; it keeps what is found. `None`: nothing.
 
     Raises:
         ValueError: If no row is good, the ids of records mean other values, or the
@@ -219,17 +222,21 @@ def evaluate(
                 f"negative_sampling_rate={rate_of(manifest):g}): its metrics would not "
                 "be those of all rows. The other splits are whole."
             )
-        dataset = records.read(folder, batch_size, split=split)
         num_rows = manifest.num_rows(split)
-        shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
+    if slices is not None:
+        results = slices.evaluate(model, parser, paths, batch_size, quarantine, split)
     else:
-        dataset = read(paths, parser, batch_size, quarantine=quarantine)
-        estimate = estimate_rows(paths)
-        shown = EvaluateProgress(batch_size, estimate, lambda: quarantine.num_rows)
-    with shown, clear_errors(quarantine):
-        results = model.evaluate(
-            dataset, verbose=0, return_dict=True, callbacks=[shown]
-        )
+        if folder is not None:
+            dataset = records.read(folder, batch_size, split=split)
+            shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
+        else:
+            dataset = read(paths, parser, batch_size, quarantine=quarantine)
+            estimate = estimate_rows(paths)
+            shown = EvaluateProgress(batch_size, estimate, lambda: quarantine.num_rows)
+        with shown, clear_errors(quarantine):
+            results = model.evaluate(
+                dataset, verbose=0, return_dict=True, callbacks=[shown]
+            )
     if folder is None:
         num_rows = quarantine.num_rows - quarantine.num_bad
     if not num_rows:

@@ -31,6 +31,7 @@ class Slices:
             counting half; NaN where a group lacks one of them.
         log_loss: float64 `(G,)`, natural logarithm, of probabilities that are clipped
             to `[1e-7, 1 - 1e-7]`. NaN where there is no row.
+        mean_prediction: float64 `(G,)`; NaN where there is no row.
         calibration: float64 `(G,)`: mean prediction over click rate; NaN without a
             click.
     """
@@ -40,6 +41,7 @@ class Slices:
     num_clicks: np.ndarray
     auc: np.ndarray
     log_loss: np.ndarray
+    mean_prediction: np.ndarray
     calibration: np.ndarray
 
     def __len__(self):
@@ -139,6 +141,7 @@ class GroupedRows:
                 totals.num_clicks,
                 totals.auc(),
                 totals.loss / totals.num_rows,
+                totals.prediction / totals.num_rows,
                 np.where(
                     totals.num_clicks > 0,
                     totals.prediction / totals.num_clicks,
