@@ -53,6 +53,8 @@ def begin_at_position(epoch_iterator):
     from_zero = epoch_iterator._enumerate_iterator
 
     def enumerate_iterator():
+        if position.epochs_differ:  # what Keras learned of the epoch before
+            epoch_iterator._num_batches = None
         if not position.batch:
             yield from from_zero()
             return
@@ -68,6 +70,14 @@ def begin_at_position(epoch_iterator):
         adapter.on_epoch_end()
 
     epoch_iterator._enumerate_iterator = enumerate_iterator
+
+
+def forget_validation_size(model):
+    """Lets the next validation of `fit` have another number of batches than the last.
+
+    Keras keeps the iterator of the first one, and ends where that ended.
+    """
+    model._eval_epoch_iterator = None
 
 
 class FitsUnderStrategies:
