@@ -28,6 +28,12 @@ class Train:
         dataclasses.field(default_factory=list)
     )
     """Labelled files for validation after each epoch."""
+    progressive: bool = False
+    """Take each file of --train for a day: train on it, and evaluate on the next day
+    before it is trained on."""
+    warm_start: str | None = None
+    """Folder of a finished run to go on from, with another vocabulary: rows of values
+    in both are kept, with their state. Options start from those of that run."""
     vocabulary: str | None = None
     """vocabulary.tsv that `prepare` wrote; None: build one of the training files."""
     run_name: Annotated[str, tyro.conf.arg(name="run")] = "demo"
@@ -66,6 +72,8 @@ class Train:
             if self.config.hash_buckets
             else f"values seen at least {self.config.min_count} times in these files"
         )
+        if self.progressive and not (self.vocabulary or self.config.hash_buckets):
+            vocabulary = f"{vocabulary.removesuffix('these files')}the first of them"
         lines = [
             f"train on {describe_input(self.train)}",
             f"vocabulary: {vocabulary}",
@@ -82,6 +90,11 @@ class Train:
                 f"train on {self.config.negative_sampling_rate:.3g} of the rows "
                 "without a click, and correct predictions for it",
             )
+        if self.progressive:
+            line = "evaluate on each file but the first, before it is trained on"
+            lines.insert(1, line)
+        if self.warm_start:
+            lines.insert(1, f"begin with what {self.warm_start} has learned")
         if self.resume:
             lines.insert(0, f"go on with the run in {self.out}, if there is one")
         if self.valid:
@@ -104,7 +117,15 @@ class Train:
                 f"--plan {self.placement} has no effect on one device: name several "
                 "with --devices."
             )
+        if self.progressive:
+            from pipelines.runs.progressive import check
+
+            check(self.config, self.train, self.valid)
         start = get(self.run_name)
+        if self.warm_start:
+            from pipelines.runs.warm_start import check
+
+            start = check(self.warm_start, self.config).read_config()
         for name in ("hash_buckets", "min_count", "max_vocabulary_size"):
             value = getattr(self.config, name)
             if self.vocabulary and value != getattr(start, name):
@@ -141,6 +162,8 @@ class Train:
             strategy=strategy,
             placement=self.placement,
             resume=self.resume,
+            progressive=self.progressive,
+            warm_start=self.warm_start,
             checkpoints={
                 "every_steps": self.checkpoint_every_steps,
                 "every_minutes": self.checkpoint_every_minutes,
@@ -148,6 +171,10 @@ class Train:
             },
         )
         print_metrics(results["metrics"])
+        if self.progressive:
+            from pipelines.runs.progressive import print_report
+
+            print_report(results["days"])
         if self.config.negative_sampling_rate < 1:
             print(
                 f"Left out {results['num_negatives_left_out']:,} rows without a click; "

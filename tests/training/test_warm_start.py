@@ -14,11 +14,17 @@ OLD, NEW = (11, 7, 30), (14, 7, 12)
 def make(sizes, optimizer="adagrad", seed=7, dims=((8, 4), (8, 1)), **kwargs):
     keras.utils.set_random_seed(seed)
     interaction = kwargs.pop("interaction", "dot")
-    embedding = kwargs.pop("embedding", None)
+    embedding, rate = kwargs.pop("embedding", None), kwargs.pop("rate", 1.0)
     spec = kwargs.pop("spec", None) or make_spec(sizes)
     if embedding is not None:
         embedding = embedding(spec.tables)
-    model = tf_dlrm.DLRM(spec, *dims, interaction=interaction, embedding=embedding)
+    model = tf_dlrm.DLRM(
+        spec,
+        *dims,
+        interaction=interaction,
+        embedding=embedding,
+        negative_sampling_rate=rate,
+    )
     model.compile(optimizer, run_eagerly=True, jit_compile=False, **kwargs)
     return model
 
@@ -170,6 +176,7 @@ DIFFERENCES = {
     ),
     "combiner": ({"spec": WIDE}, "combiner of table C0 was sum, is mean"),
     "tables": ({"sizes": (11, 7)}, "list of tables was .*'C2'"),
+    "sampling": ({"rate": 0.5}, "negative_sampling_rate was 1.0, is 0.5"),
 }
 
 

@@ -235,6 +235,7 @@ def _architecture(model) -> dict:
     """What two models must have in common, by name."""
     spec = model.spec
     found = {
+        "negative_sampling_rate": model.negative_sampling_rate,
         "the list of dense features": list(spec.dense),
         "the list of tables": [table.name for table in spec.tables],
     }
