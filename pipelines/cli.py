@@ -93,7 +93,7 @@ def _parse(name, kind, options):
 
     default = None
     if name == "train":
-        default = _train_default(kind, options)
+        default = _train_default(kind, _join_underscores(options))
     shown = io.StringIO()
     try:
         with contextlib.redirect_stderr(shown):
@@ -112,23 +112,42 @@ def _parse(name, kind, options):
 def _train_default(kind, options):
     """The named run is read first: its config is what the other options change.
 
-    With --resume it is the run that is gone on with.
+    With --resume it is the run that is gone on with, with --warm-start the run before.
     """
     import tyro
 
     from pipelines import runs
 
     name, out = _option("run", options), _option("out", options)
+    warm_start = _option("warm-start", options)
     if "--resume" in options and out is not None:
         found = _resumed(kind, out)
         if found is not None:
             return found
+    if name is None and warm_start is not None:
+        return _begun_from(kind, warm_start)
     name = name or "demo"
     return kind(
         train=tyro.MISSING,
         out=tyro.MISSING,
         run_name=name,
         config=runs.get(name),
+    )
+
+
+def _begun_from(kind, warm_start):
+    """What a run is begun with that goes on from another one: the config of that."""
+    import tyro
+
+    _import_tensorflow()
+    from pipelines.runs.folder import RunFolder
+
+    folder = RunFolder(warm_start)
+    return kind(
+        train=tyro.MISSING,
+        out=tyro.MISSING,
+        run_name=folder.read_data().get("run", "demo"),
+        config=folder.read_config(),
     )
 
 
@@ -148,6 +167,8 @@ def _resumed(kind, out):
         out=tyro.MISSING,
         valid=data.get("valid", []),
         vocabulary=data.get("vocabulary"),
+        progressive=data.get("progressive", False),
+        warm_start=data.get("warm_start"),
         run_name=data.get("run", "demo"),
         devices=data.get("devices", 1),
         config=folder.read_config(),

@@ -7,6 +7,7 @@ from tf_dlrm.training.metrics import (
     NormalizedEntropy,
     click_metrics,
 )
+from tf_dlrm.training.sliced_metrics import gauc, sliced_metrics
 
 __all__ = [
     "Calibration",
@@ -14,4 +15,6 @@ __all__ = [
     "LogLoss",
     "NormalizedEntropy",
     "click_metrics",
+    "gauc",
+    "sliced_metrics",
 ]

@@ -6,8 +6,9 @@ and mistakes answer at once. `plan` says what would happen, `run` does it.
 
 from pipelines.commands.benchmark import Benchmark
 from pipelines.commands.demo import Demo, Runs
+from pipelines.commands.evaluate import Evaluate
 from pipelines.commands.generate import Generate, ProfileTrace
-from pipelines.commands.model import Evaluate, Export, Train, Verify
+from pipelines.commands.model import Export, Train, Verify
 from pipelines.commands.predict import Predict
 from pipelines.commands.prepare import Prepare
 

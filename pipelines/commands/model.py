@@ -1,4 +1,4 @@
-"""`tf-dlrm train`, `evaluate`, `export` and `verify`: what one does with a model."""
+"""`tf-dlrm train`, `export` and `verify`: what one does with a model."""
 
 import dataclasses
 import json
@@ -9,13 +9,11 @@ import tyro
 
 from pipelines.commands.shared import (
     Files,
-    check_output,
     describe_files,
     describe_input,
-    read_truth,
 )
 from pipelines.runs.config import RunConfig
-from pipelines.runs.report import describe_stalls, print_metrics, print_training
+from pipelines.runs.report import describe_stalls, print_training
 from pipelines.runs.watching import Watching
 
 
@@ -31,6 +29,12 @@ class Train:
         dataclasses.field(default_factory=list)
     )
     """Labelled files for validation after each epoch."""
+    progressive: bool = False
+    """Take each file of --train for a day: train on it, and evaluate on the next day
+    before it is trained on."""
+    warm_start: str | None = None
+    """Folder of a finished run to go on from, with another vocabulary: rows of values
+    in both are kept, with their state. Options start from those of that run."""
     vocabulary: str | None = None
     """vocabulary.tsv that `prepare` wrote; None: build one of the training files."""
     run_name: Annotated[str, tyro.conf.arg(name="run")] = "demo"
@@ -72,6 +76,8 @@ class Train:
             if self.config.hash_buckets
             else f"values seen at least {self.config.min_count} times in these files"
         )
+        if self.progressive and not (self.vocabulary or self.config.hash_buckets):
+            vocabulary = f"{vocabulary.removesuffix('these files')}the first of them"
         lines = [
             f"train on {describe_input(self.train)}",
             f"vocabulary: {vocabulary}",
@@ -88,6 +94,11 @@ class Train:
                 f"train on {self.config.negative_sampling_rate:.3g} of the rows "
                 "without a click, and correct predictions for it",
             )
+        if self.progressive:
+            line = "evaluate on each file but the first, before it is trained on"
+            lines.insert(1, line)
+        if self.warm_start:
+            lines.insert(1, f"begin with what {self.warm_start} has learned")
         if self.resume:
             lines.insert(0, f"go on with the run in {self.out}, if there is one")
         if self.valid:
@@ -110,7 +121,15 @@ class Train:
                 f"--plan {self.placement} has no effect on one device: name several "
                 "with --devices."
             )
+        if self.progressive:
+            from pipelines.runs.progressive import check
+
+            check(self.config, self.train, self.valid)
         start = get(self.run_name)
+        if self.warm_start:
+            from pipelines.runs.warm_start import check
+
+            start = check(self.warm_start, self.config).read_config()
         for name in ("hash_buckets", "min_count", "max_vocabulary_size"):
             value = getattr(self.config, name)
             if self.vocabulary and value != getattr(start, name):
@@ -147,6 +166,8 @@ class Train:
             strategy=strategy,
             placement=self.placement,
             resume=self.resume,
+            progressive=self.progressive,
+            warm_start=self.warm_start,
             checkpoints={
                 "every_steps": self.checkpoint_every_steps,
                 "every_minutes": self.checkpoint_every_minutes,
@@ -155,6 +176,10 @@ class Train:
             watching=self.watching,
         )
         print_training(results["metrics"])
+        if self.progressive:
+            from pipelines.runs.progressive import print_report
+
+            print_report(results["days"])
         if self.config.negative_sampling_rate < 1:
             print(
                 f"Left out {results['num_negatives_left_out']:,} rows without a click; "
@@ -168,91 +193,6 @@ class Train:
             f"{describe_stalls(results['checkpoint_seconds'])}.\n"
             f"Look: tensorboard --logdir {folder.log_dir}"
         )
-
-
-@dataclasses.dataclass
-class Evaluate:
-    """Measure a trained run on labelled click logs, with a reliability diagram.
-
-    Predictions are corrected where negatives were sampled for the training; the rows
-    here must be all.
-    """
-
-    model: str
-    """Folder of the run."""
-    input: Files
-    """Labelled files, or the folder that `prepare` wrote."""
-    split: str = "test"
-    """Which split of a prepared folder."""
-    output: str | None = None
-    """JSON file for the metrics; None: MODEL/evaluation.json. Beside it come
-    *_reliability.csv and .png, predicted and observed click rates."""
-    max_bad_share: float = 1e-4
-    """Largest share of rows that may be bad before the run stops."""
-    dry_run: bool = False
-    """Only print what would happen."""
-
-    def _output(self):
-        return self.output or str(pathlib.Path(self.model) / "evaluation.json")
-
-    def _beside(self, ending):
-        return pathlib.Path(self._output()).with_suffix("").as_posix() + ending
-
-    def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
-        return [
-            f"evaluate {self.model} on {describe_input(self._check())}",
-            f"write {self._output()}, {self._beside('_reliability.csv')} and .png",
-        ]
-
-    def _check(self):
-        from pipelines.files import expand_paths
-        from pipelines.runs.data import find_records
-        from pipelines.runs.folder import RunFolder
-
-        RunFolder(self.model).check()
-        folder = find_records(self.input)
-        paths = expand_paths(self.input) if folder is None else [folder]
-        check_output(self._output(), paths)
-        for ending in ("_reliability.csv", "_reliability.png"):
-            check_output(self._beside(ending), paths)
-        return paths
-
-    def run(self) -> None:
-        """Evaluates."""
-        from pipelines.quarantine import Quarantine
-        from pipelines.runs import job, reliability
-        from pipelines.runs.folder import RunFolder, write_json
-
-        paths = self._check()
-        truth = read_truth(paths)
-        folder = RunFolder(self.model)
-        parser = folder.load_parser()
-        model = folder.load_model(parser)
-        bad_rows = f"{self._output()}.bad_rows.tsv"
-        quarantine = Quarantine(bad_rows, self.max_bad_share)
-        results = job.evaluate(
-            model, parser, paths, quarantine=quarantine, split=self.split
-        )
-        if truth and truth["num_rows"] != results["num_rows"]:
-            truth = None
-        found = reliability.of_model(model)
-        results |= found.describe()
-        write_json(self._output(), results | {"best_possible": truth, "input": paths})
-        print_metrics(results, truth)
-        self._write_reliability(found, results)
-
-    def _write_reliability(self, found, results):
-        from pipelines.runs import reliability_chart
-
-        table, picture = map(self._beside, ("_reliability.csv", "_reliability.png"))
-        found.write_csv(table)
-        try:
-            reliability_chart.draw(found, results, picture)
-        except ImportError as error:
-            print(f"Reliability, in {len(found.bins)} bins: {table}. {error}")
-        else:
-            print(f"Reliability, in {len(found.bins)} bins: {table}, {picture}")
 
 
 @dataclasses.dataclass

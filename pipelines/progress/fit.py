@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 
 import keras
 
@@ -38,7 +39,7 @@ class FitProgress(_Progress):
 
     Args:
         batch_size: Rows in a batch.
-        num_rows: Rows in an epoch; `None` if not known.
+        num_rows: Rows in an epoch, or of each epoch in a list; `None` if not known.
         note: Function whose text is shown, too.
 
     Attributes:
@@ -46,9 +47,14 @@ class FitProgress(_Progress):
         seconds: Time spent in training so far, without validation.
     """
 
-    def __init__(self, batch_size: int, num_rows: int | None = None, note=str):
+    def __init__(
+        self,
+        batch_size: int,
+        num_rows: int | Sequence[int] | None = None,
+        note=str,
+    ):
         super().__init__()
-        self._batch_size, self._num_rows = batch_size, num_rows
+        self._batch_size, self._rows, self._num_rows = batch_size, num_rows, None
         self._extra = note
         self.first_batch = 0
         self.seconds = 0.0
@@ -56,6 +62,8 @@ class FitProgress(_Progress):
     def on_epoch_begin(self, epoch, logs=None):
         epochs = self.params.get("epochs") or 1
         label = "Training" if epochs == 1 else f"Epoch {epoch + 1}/{epochs}"
+        is_one = self._rows is None or hasattr(self._rows, "__index__")
+        self._num_rows = self._rows if is_one else self._rows[epoch]
         self._done = self.first_batch * self._batch_size
         self._open(label, self._num_rows, self._done)
         self._start, self._shown, self.first_batch = time.perf_counter(), 0.0, 0

@@ -64,19 +64,24 @@ def make_model(
     )
 
 
-def compile_model(model: tf_dlrm.DLRM, config: RunConfig, num_steps: int) -> None:
+def compile_model(
+    model: tf_dlrm.DLRM, config: RunConfig, num_steps: int, first_step: int = 0
+) -> None:
     """Compiles a model for its run.
 
     Args:
         model: The model.
         config: The run.
         num_steps: Steps of the whole run, for the decay of the learning rate.
+        first_step: Number of its first step, from 0; more where a run before it is
+            gone on with.
     """
-    optimizer = _optimizer(config, config.learning_rate, num_steps)
+    steps = (first_step, num_steps)
+    optimizer = _optimizer(config, config.learning_rate, *steps)
     embedding_optimizer = None
     if config.embedding_learning_rate is not None:
         embedding_optimizer = tf_dlrm.optimizers.get(
-            _optimizer(config, config.embedding_learning_rate, num_steps)
+            _optimizer(config, config.embedding_learning_rate, *steps)
         )
     model.compile(
         optimizer,
@@ -88,10 +93,20 @@ def compile_model(model: tf_dlrm.DLRM, config: RunConfig, num_steps: int) -> Non
     )
 
 
-def _optimizer(config, learning_rate, num_steps):
+def _optimizer(config, learning_rate, first_step, num_steps):
     rate = learning_rate
     if config.learning_rate_decay == "linear":
         rate = keras.optimizers.schedules.PolynomialDecay(rate, num_steps, 0.0)
+        if first_step:
+            # At its step s the rate has lost (s - first_step) / num_steps; the
+            # schedule counts steps from 1.
+            rate = tf_dlrm.optimizers.WarmupPolynomialDecay(
+                learning_rate,
+                decay_start_step=first_step + 1,
+                decay_steps=num_steps,
+                power=1.0,
+                end_learning_rate=0.0,
+            )
     if config.optimizer == "adagrad":
         return keras.optimizers.Adagrad(
             rate, initial_accumulator_value=config.initial_accumulator_value

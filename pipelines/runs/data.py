@@ -65,11 +65,15 @@ class LogData:
         vocabulary: The vocabulary.
         expander: The `MultiHot` that rows go through, or `None`.
         num_rows: Rows to train on in an epoch.
+        rows_by_epoch: The same of each epoch.
         negative_sampling_rate: Share of the negatives that is trained on.
         quarantines: Where bad rows went.
+        callbacks: Keras callbacks that `fit` needs.
+        validation_freq: As of `fit`.
     """
 
     expander = None
+    callbacks, validation_freq = (), 1
 
     def __init__(
         self,
@@ -96,7 +100,11 @@ class LogData:
         if num_rows:
             return
         if vocabulary is not None or not self.num_rows or self._sampling:
-            self.num_rows = _count_rows(self._train, self._sampling)
+            self.num_rows = count_rows(self._train, self._sampling)
+
+    @property
+    def rows_by_epoch(self) -> list[int]:
+        return [self.num_rows] * self._config.epochs
 
     def _make_vocabulary(self):
         config = self._config
@@ -131,7 +139,7 @@ class LogData:
         parser, size = Parser(self.vocabulary), self._config.batch_size
         return read(self._valid, parser, size, quarantine=self._bad_valid)
 
-    def count(self) -> dict:
+    def count(self, history) -> dict:
         """How many rows there were, when all is read."""
         left_out = self._sampling.num_left_out if self._sampling else 0
         return {
@@ -158,6 +166,7 @@ class RecordData:
     """
 
     quarantines = ()
+    callbacks, validation_freq = (), 1
 
     def __init__(self, config, records_folder):
         self._folder, self._config = records_folder, config
@@ -174,6 +183,7 @@ class RecordData:
             ).num_rows
         self._has_valid = "valid" in self._manifest.splits
         self.expander = expander_of(self._manifest)
+        self.rows_by_epoch = [self.num_rows] * config.epochs
 
     @property
     def origin(self) -> dict:
@@ -197,7 +207,7 @@ class RecordData:
             return None
         return records.read(self._folder, self._config.batch_size, split="valid")
 
-    def count(self) -> dict:
+    def count(self, history) -> dict:
         """How many rows there are."""
         num_valid = self._manifest.num_rows("valid") if self._has_valid else 0
         return {
@@ -310,7 +320,7 @@ def _check_rows(paths, quarantine):
         raise ValueError(no_rows(paths))
 
 
-def _count_rows(paths, sampling: NegativeSampling | None = None) -> int:
+def count_rows(paths, sampling: NegativeSampling | None = None) -> int:
     """Lines, or those that are kept; bad ones are not told from others."""
     reader = BlockReader()
     total = done = 0

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -198,7 +199,9 @@ class RunFolder:
         with open(self.history_path, "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", *history])
-            for epoch, values in enumerate(zip(*history.values()), start=1):
+            # Not every epoch need have been validated.
+            lines = itertools.zip_longest(*history.values(), fillvalue="")
+            for epoch, values in enumerate(lines, start=1):
                 writer.writerow([epoch, *values])
         digest = {"model_sha256": _sha256(self.model_path)}
         write_json(self.metrics_path, {**results, **digest})

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 
 import keras
@@ -28,6 +29,9 @@ from pipelines.runs.data import (
 )
 from pipelines.runs.errors import clear_errors
 from pipelines.runs.folder import RunFolder
+from pipelines.runs.progressive import DayData
+from pipelines.runs.slices import SlicedEvaluation
+from pipelines.runs.warm_start import EarlierRun
 from pipelines.runs.watching import Watching
 from pipelines.whole_files import write_text
 from tf_dlrm.training import ResumableTraining
@@ -46,6 +50,8 @@ def train(
     resume: bool = False,
     checkpoints: dict | None = None,
     watching: Watching | None = None,
+    progressive: bool = False,
+    warm_start=None,
 ) -> tuple[RunFolder, dict]:
     """Trains a run from files of Criteo lines into a folder of its own.
 
@@ -68,6 +74,10 @@ def train(
             `{"every_steps": 1000}`. They are removed when the run is done, but for
             the best one if a later epoch was worse.
         watching: What is written for TensorBoard; `None`: `Watching()`.
+        progressive: Whether each of `train_paths` is a day, on which the model is
+            evaluated before it is trained on it.
+        warm_start: Folder of a finished run to go on from, with what its model has
+            learned of the values that the vocabulary here has, too.
 
     Returns:
         The folder and the results: final metrics, rows, seconds.
@@ -84,93 +94,128 @@ def train(
         tf.config.experimental.enable_op_determinism()
     watching = watching or Watching()
     folder = RunFolder(out)
-    found = find_records(train_paths)
     goes_on = resume and folder.is_described and not folder.is_finished
+    options = {"progressive": progressive}
+    if warm_start is not None:
+        options["warm_start"] = os.path.abspath(warm_start)
     if goes_on:
-        given = describe_data(train_paths, valid_paths)
+        given = describe_data(train_paths, valid_paths) | options
         resuming.check_same(folder, config, given, vocabulary)
-    else:
+        vocabulary = folder.read_vocabulary()
+    stored = folder.read_data() if goes_on else {}
+    earlier = None
+    if warm_start is not None:
+        earlier = EarlierRun(warm_start, config, stored.get("first_step"))
+    if not goes_on:
         folder.start()
-    if found is None:
-        num_rows = None
-        if goes_on:
-            vocabulary = folder.read_vocabulary()
-            num_rows = folder.read_data()["num_rows"]
-        data = LogData(config, train_paths, valid_paths, folder, vocabulary, num_rows)
-    elif valid_paths or vocabulary is not None:
-        raise ValueError(
-            f"{found} holds records with a vocabulary and validation rows of their "
-            "own: leave `valid` and `vocabulary` out."
-        )
-    else:
-        data = RecordData(config, found)
+    data = _open_data(
+        config, train_paths, valid_paths, folder, vocabulary, options, stored
+    )
+    row_maps = None
+    if earlier and not goes_on:
+        row_maps = earlier.row_maps(data.vocabulary)  # or it says why there are none
+    first_step = earlier.iterations if earlier else 0
     keras.utils.set_random_seed(config.seed)
     parser = Parser(data.vocabulary, expander=data.expander)
-    num_steps = math.ceil(data.num_rows / config.batch_size) * config.epochs
+    num_steps = sum(math.ceil(n / config.batch_size) for n in data.rows_by_epoch)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         spec = parser.spec(config.embedding_dim)
         model = assembly.make_model(
             config, spec, placement, data.negative_sampling_rate
         )
-        assembly.compile_model(model, config, num_steps)
-    if not goes_on:
-        counted = {"num_rows": data.num_rows}
-        sampled = {"negative_sampling_rate": data.negative_sampling_rate}
-        origin = {**data.origin, **sampled, **(origin or {}), **counted}
-        folder.describe(config, origin, data.vocabulary, data.expander)
+        assembly.compile_model(model, config, num_steps, first_step)
     plan = getattr(model.embedding, "plan", None)
     if plan is not None:
         print(plan, flush=True)
         write_text(folder.plan_path, plan.to_json() + "\n")
+    checkpoint_options = {"log_dir": folder.log_dir, "verbose": 0}
+    if progressive:  # losses on different days say nothing of which model is best
+        checkpoint_options["monitor"] = None
     checkpoint = ResumableTraining(
-        folder.checkpoint_dir,
-        **{"log_dir": folder.log_dir, "verbose": 0, **(checkpoints or {})},
+        folder.checkpoint_dir, **{**checkpoint_options, **(checkpoints or {})}
     )
     checkpoint.how_to_go_on = "give the same command with --resume."
-    shown = FitProgress(config.batch_size, data.num_rows, lambda: _saved(checkpoint))
+    shown = FitProgress(
+        config.batch_size, data.rows_by_epoch, lambda: _saved(checkpoint)
+    )
     start = time.perf_counter()
     train_dataset = checkpoint.resume(model, data.train_dataset())
+    if earlier and not (checkpoint.initial_epoch or checkpoint.initial_batch):
+        row_maps = row_maps or earlier.row_maps(data.vocabulary)
+        report = earlier.start(model, row_maps)
+        options |= {"first_step": first_step, "warm_started": report.describe()}
+    if not goes_on:
+        options["rows_by_epoch"] = data.rows_by_epoch
+        sampled = {"negative_sampling_rate": data.negative_sampling_rate}
+        origin = {**data.origin, **sampled, **(origin or {}), **options}
+        folder.describe(config, origin, data.vocabulary, data.expander)
     shown.first_batch = checkpoint.initial_batch
-    before = checkpoint.initial_epoch * data.num_rows
+    before = sum(data.rows_by_epoch[: checkpoint.initial_epoch])
     before += checkpoint.initial_batch * config.batch_size
+    num_epochs = len(data.rows_by_epoch)
     with shown, clear_errors(*data.quarantines):
         history = model.fit(
             train_dataset,
             validation_data=data.valid_dataset(),
+            validation_freq=data.validation_freq,
             initial_epoch=checkpoint.initial_epoch,
-            epochs=config.epochs,
+            epochs=num_epochs,
             verbose=0,
             shuffle=False,
             callbacks=[
                 shown,
+                *data.callbacks,
                 *watching.callbacks(folder.log_dir, config, data.vocabulary),
                 keras.callbacks.TerminateOnNaN(),
                 *callbacks,
                 checkpoint,
             ],
         ).history
-        if checkpoint.initial_epoch >= config.epochs:
+        if checkpoint.initial_epoch >= num_epochs:
             for _ in data.train_dataset():  # all was trained on, but not counted here
                 pass
-    counts = data.count()
+    counts = data.count(history)
     try:
         _check_trained(history, counts["num_rows"])
     except ValueError:
         checkpoint.clear(keep_best=False)
         raise
     folder.save_model(model)
-    trained = counts["num_rows"] * len(history["loss"]) - before
+    trained = sum(data.rows_by_epoch[: len(history["loss"])]) - before
     results = {
-        "metrics": {name: values[-1] for name, values in history.items()},
+        "metrics": {
+            name: values[-1]
+            for name, values in history.items()
+            if not name.removeprefix("val_").startswith("num_")
+        },
         **counts,
         "seconds": time.perf_counter() - start,
         "training_seconds": shown.seconds,
         "samples_per_second": trained / shown.seconds if shown.seconds else 0.0,
         "checkpoint_seconds": checkpoint.seconds,
     }
+    if progressive:
+        results["days"] = data.report(history)
     folder.write_results(history, results)
     checkpoint.clear()
     return folder, results
+
+
+def _open_data(config, train_paths, valid_paths, folder, vocabulary, options, stored):
+    """What is trained on; what a run to go on with has counted is not counted again."""
+    rows = stored.get("rows_by_epoch")
+    arguments = (config, train_paths, valid_paths, folder, vocabulary)
+    if options["progressive"]:
+        return DayData(*arguments, rows)
+    found = find_records(train_paths)
+    if found is None:
+        return LogData(*arguments, rows[0] if rows else None)
+    if valid_paths or (vocabulary is not None and not stored):
+        raise ValueError(
+            f"{found} holds records with a vocabulary and validation rows of their "
+            "own: leave `valid` and `vocabulary` out."
+        )
+    return RecordData(config, found)
 
 
 def _saved(checkpoint):
@@ -186,6 +231,7 @@ def evaluate(
     batch_size: int = 4096,
     quarantine: Quarantine | None = None,
     split: str = "test",
+    slices: SlicedEvaluation | None = None,
 ) -> dict:
     """Returns the metrics of a model on labelled rows, as a dict.
 
@@ -196,6 +242,7 @@ def evaluate(
         batch_size: Rows in a step.
         quarantine: Where bad rows of files go. `None`: `Quarantine()`.
         split: Which split of records.
+        slices: What to slice the rows by; it keeps what is found. `None`: nothing.
 
     Raises:
         ValueError: If no row is good, the ids of records mean other values, or the
@@ -222,17 +269,21 @@ def evaluate(
                 f"negative_sampling_rate={rate_of(manifest):g}): its metrics would not "
                 "be those of all rows. The other splits are whole."
             )
-        dataset = records.read(folder, batch_size, split=split)
         num_rows = manifest.num_rows(split)
-        shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
+    if slices is not None:
+        results = slices.evaluate(model, parser, paths, batch_size, quarantine, split)
     else:
-        dataset = read(paths, parser, batch_size, quarantine=quarantine)
-        estimate = estimate_rows(paths)
-        shown = EvaluateProgress(batch_size, estimate, lambda: quarantine.num_rows)
-    with shown, clear_errors(quarantine):
-        results = model.evaluate(
-            dataset, verbose=0, return_dict=True, callbacks=[shown]
-        )
+        if folder is not None:
+            dataset = records.read(folder, batch_size, split=split)
+            shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
+        else:
+            dataset = read(paths, parser, batch_size, quarantine=quarantine)
+            estimate = estimate_rows(paths)
+            shown = EvaluateProgress(batch_size, estimate, lambda: quarantine.num_rows)
+        with shown, clear_errors(quarantine):
+            results = model.evaluate(
+                dataset, verbose=0, return_dict=True, callbacks=[shown]
+            )
     if folder is None:
         num_rows = quarantine.num_rows - quarantine.num_bad
     if not num_rows:

@@ -31,11 +31,15 @@ def check_same(
         if before[name] != now[name]
     ]
     stored = folder.read_data()
-    for name in ("records", "train", "valid"):
+    for name in ("records", "train", "valid", "warm_start"):
         was, given = _names(stored.get(name)), _names(data.get(name))
         if was != given:
             shown = [" ".join(each) or "nothing" for each in (was, given)]
-            differing.append(f"--{name} was {shown[0]}, is {shown[1]}")
+            option = name.replace("_", "-")
+            differing.append(f"--{option} was {shown[0]}, is {shown[1]}")
+    if bool(stored.get("progressive")) != bool(data.get("progressive")):
+        shown = ["on" if each.get("progressive") else "off" for each in (stored, data)]
+        differing.append(f"--progressive was {shown[0]}, is {shown[1]}")
     if vocabulary is not None:
         if vocabulary.digest != folder.read_vocabulary().digest:
             differing.append("--vocabulary is another")

@@ -53,6 +53,8 @@ def begin_at_position(epoch_iterator):
     from_zero = epoch_iterator._enumerate_iterator
 
     def enumerate_iterator():
+        if position.epochs_differ:  # what Keras learned of the epoch before
+            epoch_iterator._num_batches = None
         if not position.batch:
             yield from from_zero()
             return
@@ -85,6 +87,14 @@ def with_callback(callbacks, own, stack):
     stack.callback(listed.remove, own)
     own.set_model(callbacks._model)
     return callbacks
+
+
+def forget_validation_size(model):
+    """Lets the next validation of `fit` have another number of batches than the last.
+
+    Keras keeps the iterator of the first one, and ends where that ended.
+    """
+    model._eval_epoch_iterator = None
 
 
 class FitsUnderStrategies:

@@ -18,10 +18,12 @@ class Position:
         epoch: Number of the epoch.
         batch: Number of the batch in the epoch.
         is_followed: Whether a `fit` goes by it.
+        epochs_differ: Whether an epoch may have more batches than the one before.
     """
 
-    def __init__(self, is_endless: bool = False):
+    def __init__(self, is_endless: bool = False, epochs_differ: bool = False):
         self.epoch = self.batch = 0
+        self.epochs_differ = epochs_differ
         self.is_followed = False
         self.steps_per_epoch = None
         self._is_endless = is_endless
@@ -80,6 +82,7 @@ class ResumableInput:
             the seed, its epoch and its number.
         num_batches: Batches in an epoch, `None` where that is not known.
         is_endless: Whether the dataset goes on with the next epoch by itself.
+        epochs_differ: Whether epochs have different numbers of batches.
     """
 
     description: dict[str, Any]
@@ -87,6 +90,7 @@ class ResumableInput:
     make: Callable[[Position, int], tf.data.Dataset]
     num_batches: int | None = None
     is_endless: bool = False
+    epochs_differ: bool = False
 
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Returns the dataset, with this as its attribute."""
@@ -99,7 +103,7 @@ class ResumableInput:
         Args:
             seed: Seed of its order; `None` for its own.
         """
-        position = Position(self.is_endless)
+        position = Position(self.is_endless, self.epochs_differ)
         dataset = self.make(position, self.seed if seed is None else seed)
         dataset.position = position
         if self.num_batches is not None:

@@ -1,0 +1,130 @@
+"""`tf-dlrm evaluate`: metrics of a run, as a whole and by slices."""
+
+import dataclasses
+import pathlib
+from typing import Annotated
+
+import tyro
+
+from pipelines.commands.shared import Files, check_output, describe_input, read_truth
+from pipelines.runs.report import print_metrics
+
+
+@dataclasses.dataclass
+class Evaluate:
+    """Measure a trained run on labelled click logs, with a reliability diagram.
+
+    Predictions are corrected where negatives were sampled for the training; the rows
+    here must be all.
+    """
+
+    model: str
+    """Folder of the run."""
+    input: Files
+    """Labelled files, or the folder that `prepare` wrote."""
+    split: str = "test"
+    """Which split of a prepared folder."""
+    output: str | None = None
+    """JSON file for the metrics; None: MODEL/evaluation.json. Beside it come
+    *_reliability.csv and .png, predicted and observed click rates."""
+    slices: Annotated[list[str], tyro.conf.arg(metavar="COLUMN [COLUMN ...]")] = (
+        dataclasses.field(default_factory=list)
+    )
+    """Columns (C1 .. C26; I1 .. I13 in bins; file): metrics for each of their values,
+    in *_slices.csv."""
+    group: str | None = None
+    """Column of users, sessions or queries: GAUC, the mean AUC within its values."""
+    min_slice_rows: int = 1
+    """Rows that a value needs for a slice of its own; the others are one."""
+    max_bad_share: float = 1e-4
+    """Largest share of rows that may be bad before the run stops."""
+    dry_run: bool = False
+    """Only print what would happen."""
+
+    def _output(self):
+        return self.output or str(pathlib.Path(self.model) / "evaluation.json")
+
+    def _beside(self, ending):
+        return pathlib.Path(self._output()).with_suffix("").as_posix() + ending
+
+    def plan(self) -> list[str]:
+        """What would happen, for --dry-run."""
+        lines = [
+            f"evaluate {self.model} on {describe_input(self._check())}",
+            f"write {self._output()}, {self._beside('_reliability.csv')} and .png",
+        ]
+        if self.slices:
+            named = ", ".join(self.slices)
+            lines.append(f"write {self._beside('_slices.csv')}: metrics by {named}")
+        if self.group:
+            lines.append(f"GAUC: the mean AUC within values of {self.group}")
+        return lines
+
+    def _make_slices(self):
+        from pipelines.runs.slices import SlicedEvaluation
+
+        found = SlicedEvaluation(self.slices, self.group, self.min_slice_rows)
+        return found if self.slices or self.group else None
+
+    def _check(self):
+        from pipelines.files import expand_paths
+        from pipelines.runs.data import find_records
+        from pipelines.runs.folder import RunFolder
+
+        self._make_slices()
+        RunFolder(self.model).check()
+        folder = find_records(self.input)
+        paths = expand_paths(self.input) if folder is None else [folder]
+        check_output(self._output(), paths)
+        for ending in ("_reliability.csv", "_reliability.png", "_slices.csv"):
+            check_output(self._beside(ending), paths)
+        return paths
+
+    def run(self) -> None:
+        """Evaluates."""
+        from pipelines.quarantine import Quarantine
+        from pipelines.runs import job, reliability
+        from pipelines.runs.folder import RunFolder, write_json
+
+        paths = self._check()
+        truth = read_truth(paths)
+        folder = RunFolder(self.model)
+        parser = folder.load_parser()
+        model = folder.load_model(parser)
+        bad_rows = f"{self._output()}.bad_rows.tsv"
+        quarantine = Quarantine(bad_rows, self.max_bad_share)
+        slices = self._make_slices()
+        results = job.evaluate(
+            model,
+            parser,
+            paths,
+            quarantine=quarantine,
+            split=self.split,
+            slices=slices,
+        )
+        if truth and truth["num_rows"] != results["num_rows"]:
+            truth = None
+        found = reliability.of_model(model)
+        results |= found.describe()
+        besides = {"best_possible": truth, "input": paths}
+        besides |= slices.describe() if slices else {}
+        write_json(self._output(), results | besides)
+        print_metrics(results, truth)
+        self._write_reliability(found, results)
+        if slices:
+            slices.print()
+        if self.slices:
+            slices.write_csv(self._beside("_slices.csv"))
+            print(f"All slices: {self._beside('_slices.csv')}")
+
+    def _write_reliability(self, found, results):
+        from pipelines.runs import reliability_chart
+
+        table, picture = map(self._beside, ("_reliability.csv", "_reliability.png"))
+        found.write_csv(table)
+        try:
+            reliability_chart.draw(found, results, picture)
+        except ImportError as error:
+            print(f"Reliability, in {len(found.bins)} bins: {table}. {error}")
+        else:
+            print(f"Reliability, in {len(found.bins)} bins: {table}, {picture}")

@@ -1,0 +1,259 @@
+"""Progressive validation: each day is predicted before it is trained on.
+
+Every file is a day, and every day an epoch of `fit`: the model is trained on day d and
+evaluated on day d + 1 as it then is. So a checkpoint's epoch and batch say all.
+
+Reference:
+    Blum et al. 1999, Beating the hold-out: bounds for k-fold and progressive
+    cross-validation; McMahan et al. 2013, Ad click prediction: a view from the
+    trenches, section 5.
+"""
+
+import functools
+import os
+
+import keras
+
+from pipelines.criteo import Parser, read
+from pipelines.files import Paths, expand_paths
+from pipelines.quarantine import Quarantine
+from pipelines.runs.data import (
+    build_vocabulary,
+    count_rows,
+    describe_data,
+    find_records,
+)
+from pipelines.sampling import NegativeSampling
+from pipelines.vocabulary import HashVocabulary
+from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.positions import Position, ResumableInput
+
+_COUNTS = ("num_rows", "num_bad_rows", "num_negatives_left_out")
+_VALID_COUNTS = ("val_num_rows", "val_num_bad_rows")
+
+
+def check(config, train_paths: Paths, valid_paths: Paths | None) -> list[str]:
+    """The files of the days, where they can be trained on progressively.
+
+    Raises:
+        ValueError: If not; the message says what to do.
+    """
+    if config.epochs > 1:
+        raise ValueError(
+            "--progressive is one pass over the days: in a second one every row would "
+            f"have been seen before. Leave --epochs out. Received: {config.epochs}"
+        )
+    if valid_paths:
+        raise ValueError(
+            "--progressive validates on the next day of --train: leave --valid out, or "
+            "name its files last in --train."
+        )
+    paths = [train_paths] if isinstance(train_paths, str | os.PathLike) else train_paths
+    for path in paths:
+        if find_records(path) is not None:
+            raise ValueError(
+                f"--progressive takes files of lines, one a day; {path} holds records. "
+                "Name the files that it was prepared of (and for the same ids "
+                f"--vocabulary {os.path.join(path, 'vocabulary.tsv')})."
+            )
+    days = expand_paths(train_paths)
+    if len(days) < 2:
+        raise ValueError(
+            "--progressive needs at least two days, each a file of --train. Received: "
+            f"{', '.join(days)}"
+        )
+    return days
+
+
+class DayData:
+    """Labelled files of lines, each a day; see `data.LogData`.
+
+    The vocabulary, where none is given, is made of the first day: a later one would
+    tell the model of values that nobody had seen yet. Values that come later share row
+    0; hashing gives them rows of their own.
+
+    Args:
+        config: The `RunConfig`.
+        train_paths: The files in the order of the days.
+        valid_paths: None.
+        folder: The `RunFolder`, for bad rows.
+        vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one.
+        rows_by_epoch: Rows of each day, where they were counted before.
+
+    Attributes: as of `LogData`.
+    """
+
+    expander = None
+
+    def __init__(
+        self,
+        config,
+        train_paths,
+        valid_paths,
+        folder,
+        vocabulary=None,
+        rows_by_epoch: list[int] | None = None,
+    ):
+        self.days = check(config, train_paths, valid_paths)
+        self._config = config
+        self._bad = Quarantine(folder.bad_rows_path, config.max_bad_share)
+        self._bad_valid = Quarantine(folder.bad_valid_rows_path, config.max_bad_share)
+        self.quarantines = (self._bad, self._bad_valid)
+        self.negative_sampling_rate = config.negative_sampling_rate
+        self._sampling = [None] * len(self.days)
+        if config.negative_sampling_rate < 1:
+            self._sampling = [
+                NegativeSampling(config.negative_sampling_rate, config.seed + day)
+                for day in range(len(self.days))
+            ]
+        self.vocabulary = vocabulary or self._make_vocabulary()
+        self.rows_by_epoch = rows_by_epoch or [
+            count_rows([day], sampling)
+            for day, sampling in zip(self.days, self._sampling, strict=True)
+        ]
+        self._evaluated = Position()
+        self.callbacks = (_Days(self._evaluated, self._count),)
+        # After the last day there is none to evaluate on.
+        self.validation_freq = list(range(1, len(self.days)))
+
+    def _make_vocabulary(self):
+        config = self._config
+        if config.hash_buckets is not None:
+            return HashVocabulary(config.hash_buckets)
+        print(
+            f"The vocabulary is made of the first day, {self.days[0]}: values that "
+            "come later share row 0. --hash-buckets gives them rows of their own.",
+            flush=True,
+        )
+        return build_vocabulary(
+            self.days[:1],
+            config.min_count,
+            config.max_vocabulary_size,
+            Quarantine(max_bad_share=config.max_bad_share),
+        )
+
+    @property
+    def origin(self) -> dict:
+        """The files and their rows, for the run's `config.json`."""
+        return {**describe_data(self.days, None), "progressive": True}
+
+    def train_dataset(self):
+        """The days; resumed, epoch d is day d."""
+        config = self._config
+        return _join_days(
+            [
+                read(
+                    day,
+                    Parser(self.vocabulary),
+                    config.batch_size,
+                    shuffle=config.shuffle,
+                    seed=config.seed,
+                    quarantine=self._bad,
+                    negative_sampling=sampling,
+                )
+                for day, sampling in zip(self.days, self._sampling, strict=True)
+            ]
+        )
+
+    def valid_dataset(self):
+        """The day after the one that is trained on."""
+        parser, size = Parser(self.vocabulary), self._config.batch_size
+        days = [
+            read(day, parser, size, seed=0, quarantine=self._bad_valid)
+            for day in self.days
+        ]
+        return _join_days(days).resumable_input.make(self._evaluated, 0)
+
+    def _count(self):
+        """What was read in this process so far."""
+        left_out = sum(each.num_left_out for each in self._sampling if each)
+        return {
+            "num_rows": self._bad.num_rows - self._bad.num_bad - left_out,
+            "num_bad_rows": self._bad.num_bad,
+            "num_negatives_left_out": left_out,
+            "val_num_rows": self._bad_valid.num_rows - self._bad_valid.num_bad,
+            "val_num_bad_rows": self._bad_valid.num_bad,
+        }
+
+    def count(self, history: dict[str, list[float]]) -> dict:
+        """How many rows there were, also before a resume."""
+        names = [*_COUNTS, "num_valid_rows", "num_bad_valid_rows"]
+        columns = [history.get(name, []) for name in (*_COUNTS, *_VALID_COUNTS)]
+        return {n: int(sum(column)) for n, column in zip(names, columns, strict=True)}
+
+    def report(self, history: dict[str, list[float]]) -> list[dict]:
+        """Of each day but the first: its metrics before it was trained on."""
+        names = ("auc", "log_loss", "normalized_entropy", "calibration")
+        return [
+            {
+                "day": os.path.basename(day),
+                "num_rows": int(history["val_num_rows"][i]),
+                **{name: history[f"val_{name}"][i] for name in names},
+            }
+            for i, day in enumerate(self.days[1:])
+        ]
+
+
+class _Days(keras.callbacks.Callback):
+    """Turns to the next day, and notes how many rows each had.
+
+    The numbers go into the epoch's results, and so into the checkpoint: a run that is
+    resumed does not read earlier days again.
+    """
+
+    def __init__(self, evaluated: Position, count):
+        super().__init__()
+        self._evaluated, self._count = evaluated, count
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._evaluated.epoch, self._before = epoch + 1, self._count()
+        keras_hooks.forget_validation_size(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        now = self._count()
+        for name, count in now.items():
+            if name in _COUNTS or "val_loss" in logs:
+                logs[name] = float(count - self._before[name])
+
+
+class _OnDay:
+    """A position, for the dataset of one day: on another day there is nothing."""
+
+    def __init__(self, position: Position, day: int):
+        self._position, self._day = position, day
+
+    def begins(self):
+        return self._position.begins().filter(lambda epoch, _: epoch == self._day)
+
+
+def _join_days(datasets):
+    """One dataset whose epoch d is that of day d."""
+    inputs = [dataset.resumable_input for dataset in datasets]
+
+    def make(position, seed):
+        days = [
+            each.make(_OnDay(position, day), seed) for day, each in enumerate(inputs)
+        ]
+        return functools.reduce(lambda all_days, day: all_days.concatenate(day), days)
+
+    joined = functools.reduce(lambda all_days, day: all_days.concatenate(day), datasets)
+    return ResumableInput(
+        {"days": [each.description for each in inputs]},
+        inputs[0].seed,
+        make,
+        epochs_differ=True,
+    ).attach(joined)
+
+
+def print_report(days: list[dict]) -> None:
+    """Prints the report of `DayData` as a table."""
+    print(
+        f"{'day, before training on it':<28}{'rows':>13}{'auc':>9}{'log_loss':>10}"
+        f"{'norm. entropy':>15}{'calibration':>13}"
+    )
+    for day in days:
+        print(
+            f"{day['day']:<28}{day['num_rows']:>13,}{day['auc']:>9.5f}"
+            f"{day['log_loss']:>10.5f}{day['normalized_entropy']:>15.5f}"
+            f"{day['calibration']:>13.5f}"
+        )

@@ -1,0 +1,249 @@
+"""What rows are sliced by: the values of a column as consecutive numbers, and back.
+
+# n rows, V values of a column, K distinct ones
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.criteo.fields import texts_of_keys
+from pipelines.criteo.format import DENSE_FEATURES, SPARSE_FEATURES
+from pipelines.criteo.scanning import Block
+from pipelines.records.store import Batch
+from pipelines.vocabulary import Vocabulary
+from pipelines.vocabulary.siphash import hash_texts
+
+FILE = "file"
+MISSING, NEGATIVE, ZERO = range(3)  # the first bins of integers; then powers of 2
+_TEXT_KEY = (0, 1)
+_NUM_POWERS = 64
+
+
+class Coded(NamedTuple):
+    """The values of a column in some rows.
+
+    Attributes:
+        codes: `(V,)`, from 0.
+        lengths: `(n,)` how many of them each row has; `None`: one each.
+    """
+
+    codes: np.ndarray
+    lengths: np.ndarray | None
+
+
+def check_name(option: str, name: str) -> None:
+    """Raises unless rows can be sliced by a column of this name.
+
+    Raises:
+        ValueError: If not; it names the columns.
+    """
+    if name not in (*DENSE_FEATURES, *SPARSE_FEATURES, FILE):
+        raise ValueError(
+            f"{option} must name a column: C1 .. C26, I1 .. I13 or {FILE}, the file of "
+            f"each row. Received: {name}"
+        )
+
+
+class Codes:
+    """Numbers distinct 64-bit keys in the order in which they come.
+
+    They are held in sorted runs, each at least four times as long as the next: 16 bytes
+    a key.
+    """
+
+    def __init__(self):
+        self._runs = []  # (sorted keys, their codes)
+
+    def find(self, keys: np.ndarray, next_code: int) -> tuple[np.ndarray, np.ndarray]:
+        """Codes of keys, new ones numbered from `next_code` on.
+
+        Args:
+            keys: uint64 `(K,)`, distinct.
+            next_code: Code of the first one that is new.
+
+        Returns:
+            int64 `(K,)` codes, and the positions of the new keys.
+        """
+        codes = np.full(len(keys), -1, np.int64)
+        left = np.arange(len(keys))
+        for run, run_codes in self._runs:
+            places = np.minimum(np.searchsorted(run, keys[left]), len(run) - 1)
+            known = run[places] == keys[left]
+            codes[left[known]] = run_codes[places[known]]
+            left = left[~known]
+        codes[left] = next_code + np.arange(len(left))
+        if len(left):
+            order = left[np.argsort(keys[left])]
+            self._add(keys[order], codes[order])
+        return codes, left
+
+    def _add(self, keys, codes):
+        while self._runs and len(self._runs[-1][0]) < 4 * len(keys):
+            before, codes_before = self._runs.pop()
+            keys, codes = np.append(before, keys), np.append(codes_before, codes)
+            order = np.argsort(keys, kind="stable")  # merges two sorted halves
+            keys, codes = keys[order], codes[order]
+        self._runs.append((keys, codes))
+
+
+class TextValues:
+    """A categorical column of lines, by the values themselves.
+
+    Values of more than eight bytes are told apart by a 64-bit hash. 24 bytes a distinct
+    value, and longer ones as they are.
+    """
+
+    def __init__(self, name: str):
+        self._feature = SPARSE_FEATURES.index(name)
+        self._keys, self._texts, self._size = Codes(), Codes(), 0
+        self._found = []  # new values, in the order of their codes
+
+    def read(self, block: Block, batch: Batch) -> Coded:
+        """The codes of a block's rows."""
+        values = block.rows.values[self._feature]
+        codes, new = self._keys.find(values.keys, self._size)
+        self._note(values.keys[new])
+        if len(values.texts):
+            hashes = hash_texts(values.texts, _TEXT_KEY)
+            of_texts, new = self._texts.find(hashes, self._size)
+            self._note(values.texts.take(pa.array(new)))
+            codes = np.concatenate([codes, of_texts])
+        return Coded(codes[values.codes], values.lengths)
+
+    def _note(self, values):
+        if len(values):
+            self._found.append(values)
+            self._size += len(values)
+
+    def names(self, codes: np.ndarray) -> list[str]:
+        """What codes stand for; an empty field is "(empty)"."""
+        pieces = [
+            texts_of_keys(each) if isinstance(each, np.ndarray) else each
+            for each in self._found
+        ]
+        found = pa.concat_arrays(pieces or [pa.array([], pa.large_binary())])
+        values = found.take(pa.array(codes)).to_pylist()
+        return [_show(value) or "(empty)" for value in values]
+
+
+class IdValues:
+    """A categorical column of records, by its ids.
+
+    Where `prepare` made bags of a value, by that value.
+    """
+
+    def __init__(self, name: str, position: int, vocabulary, is_expanded: bool):
+        self._name, self._position = name, position
+        self._vocabulary, self._is_expanded = vocabulary, is_expanded
+
+    def read(self, block: None, batch: Batch) -> Coded:
+        """The codes of a block's rows: id + 1, 0 where it is missing."""
+        if batch.lengths is None:
+            return Coded(batch.ids[:, self._position].astype(np.int64) + 1, None)
+        counts = batch.lengths.reshape(-1).astype(np.int64)
+        columns = slice(self._position, None, batch.lengths.shape[1])
+        starts, lengths = (np.cumsum(counts) - counts)[columns], counts[columns]
+        if self._is_expanded:  # the first id is the row's own
+            ids = np.append(batch.ids, -1)[np.where(lengths > 0, starts, -1)]
+            return Coded(ids.astype(np.int64) + 1, None)
+        shown = np.maximum(lengths, 1)  # an empty bag is a value, too
+        firsts = np.cumsum(shown) - shown
+        places = np.repeat(starts - firsts, shown) + np.arange(int(shown.sum()))
+        ids = batch.ids[np.minimum(places, len(batch.ids) - 1)].astype(np.int64) + 1
+        ids[firsts[lengths == 0]] = 0
+        return Coded(ids, shown)
+
+    def names(self, codes: np.ndarray) -> list[str]:
+        """What codes stand for; without a vocabulary of values, the id."""
+        special = {0: "(missing)", 1: "(empty or rare)"}
+        values = []
+        if isinstance(self._vocabulary, Vocabulary):
+            position = SPARSE_FEATURES.index(self._name)
+            numbering = self._vocabulary.numberings[position].load()
+            chunks = [pa.array([], pa.large_binary()), *numbering.chunks()]
+            known = np.maximum(codes - 2, 0)
+            if len(numbering):
+                values = pa.concat_arrays(chunks).take(pa.array(known)).to_pylist()
+        else:
+            special[1] = "(empty)"
+        return [
+            special.get(code) or (_show(values[i]) if values else f"id {code - 1}")
+            for i, code in enumerate(codes.tolist())
+        ]
+
+
+class IntegerBins:
+    """An integer column in bins that are the same for any data: powers of 2.
+
+    Args:
+        name: Name of the column.
+        is_transformed: Whether it is read of records: they hold log(x + 1), where
+            missing and negative numbers are 0.
+    """
+
+    def __init__(self, name: str, is_transformed: bool):
+        self._column, self._is_transformed = DENSE_FEATURES.index(name), is_transformed
+        powers = 2.0 ** np.arange(_NUM_POWERS)
+        self._bounds = np.log(powers + 1.0).astype(np.float32)  # as `transform`
+
+    def read(self, block: Block | None, batch: Batch) -> Coded:
+        """The codes of a block's rows: the numbers of their bins."""
+        if self._is_transformed:
+            # Exact below 2^20; from there neighbours are one float32.
+            numbers = batch.dense[:, self._column]
+            powers = np.searchsorted(self._bounds, numbers, side="right")
+            return Coded(powers + ZERO, None)
+        rows = block.rows
+        numbers, missing = rows.integers[self._column], rows.missing[self._column]
+        _, exponents = np.frexp(np.maximum(numbers, 0))
+        bins = np.minimum(exponents, _NUM_POWERS).astype(np.int64) + ZERO
+        bins[numbers < 0] = NEGATIVE
+        bins[missing] = MISSING
+        return Coded(bins, None)
+
+    def names(self, codes: np.ndarray) -> list[str]:
+        """The bounds of bins, both included."""
+        special = {MISSING: "(missing)", NEGATIVE: "negative", ZERO: "0", ZERO + 1: "1"}
+        if self._is_transformed:
+            special[ZERO] = "0, negative or (missing)"
+        special[ZERO + _NUM_POWERS] = f"{1 << (_NUM_POWERS - 1)} and more"
+        return [
+            special.get(code) or f"{1 << (code - ZERO - 1)}-{(1 << (code - ZERO)) - 1}"
+            for code in codes.tolist()
+        ]
+
+
+class Files:
+    """The file that a row is in."""
+
+    def __init__(self, paths):
+        self._paths = list(paths)
+
+    def read(self, block: Block, batch: Batch) -> Coded:
+        """The codes of a block's rows: the number of their file."""
+        return Coded(np.full(len(batch.labels), block.file), None)
+
+    def names(self, codes: np.ndarray) -> list[str]:
+        """Paths."""
+        return [self._paths[code] for code in codes.tolist()]
+
+
+def once_a_row(coded: Coded) -> tuple[np.ndarray, np.ndarray]:
+    """Each row with each of its values, and not twice with one.
+
+    Returns:
+        `(U,)` rows and `(U,)` codes.
+    """
+    rows = np.arange(len(coded.codes))
+    if coded.lengths is None:
+        return rows, coded.codes
+    rows = np.repeat(np.arange(len(coded.lengths)), coded.lengths)
+    size = int(coded.codes.max(initial=0)) + 1
+    pairs = np.unique(rows * size + coded.codes)
+    return pairs // size, pairs % size
+
+
+def _show(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")

@@ -1,0 +1,279 @@
+"""Evaluation of a model by slices: metrics for each value of a column, and GAUC.
+
+The rows are read once. Of each row a column takes eight bytes, so that AUCs are exact.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.criteo.encoding import encode
+from pipelines.criteo.format import DENSE_FEATURES
+from pipelines.criteo.scanning import scan
+from pipelines.files import expand_paths
+from pipelines.progress import bar
+from pipelines.records.layout import Manifest
+from pipelines.records.reading import open_rows
+from pipelines.records.store import Batch, concatenate, cut
+from pipelines.runs import slice_columns
+from pipelines.runs.data import expander_of, find_records
+from pipelines.runs.slice_columns import FILE, check_name
+from pipelines.runs.slice_report import METRICS, OTHER, sum_up, table
+from pipelines.whole_files import write_text
+from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.sliced_metrics import GroupAUC, GroupedRows, Slices
+
+_BLOCK_ROWS = 1 << 15
+
+
+class SlicedEvaluation:
+    """What to slice by, and what was found.
+
+    Args:
+        columns: Names of columns.
+        group: Column whose values are the groups of GAUC, or `None`.
+        min_rows: Rows that a value needs for a slice of its own; the others are one.
+
+    Attributes:
+        slices: Of each column its `Slices`, the largest first.
+        gauc: The `GroupAUC`, or `None`.
+
+    Raises:
+        ValueError: If there is no such column, or it is named twice.
+    """
+
+    def __init__(
+        self, columns: Sequence[str] = (), group: str | None = None, min_rows: int = 1
+    ):
+        for option, names in (
+            ("--slices", columns),
+            ("--group", [group] * bool(group)),
+        ):
+            for name in names:
+                check_name(option, name)
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"--slices names a column twice: {' '.join(columns)}")
+        if min_rows < 1:
+            raise ValueError(
+                f"--min-slice-rows must be at least 1. Received: {min_rows}"
+            )
+        self.columns, self.group, self._min_rows = tuple(columns), group, min_rows
+        self.slices: dict[str, Slices] = {}
+        self.gauc: GroupAUC | None = None
+
+    def evaluate(
+        self, model, parser, paths, batch_size: int, quarantine, split: str
+    ) -> dict[str, float]:
+        """Evaluates a model once, as a whole and by slices.
+
+        Args:
+            model: A compiled `DLRM`.
+            parser: The parser with its vocabulary.
+            paths: Labelled files, or one folder of records.
+            batch_size: Rows in a step.
+            quarantine: Where bad rows of files go.
+            split: Which split of records.
+
+        Returns:
+            The metrics of the model, as `model.evaluate`.
+        """
+        folder = find_records(paths)
+        if folder is None:
+            source = _Lines(expand_paths(paths), parser, quarantine)
+        else:
+            source = _Records(folder, split, parser.vocabulary)
+        names = dict.fromkeys([*self.columns, *([self.group] if self.group else [])])
+        columns = {name: source.column(name) for name in names}
+        rows = {name: GroupedRows() for name in names}
+        model.reset_metrics()
+        keras_hooks.build_metrics(model)
+        step, losses, num_rows = _make_step(model, source), 0.0, 0
+        with bar("Evaluating", source.num_rows, "samples") as update:
+            for block, batch in source:
+                predictions = []
+                for first in range(0, len(batch.labels), batch_size):
+                    found, loss = step(*_tensors(batch, first, first + batch_size))
+                    predictions.append(found.numpy())
+                    losses += float(loss) * len(predictions[-1])
+                predictions = np.concatenate([np.zeros(0, np.float32), *predictions])
+                for name, column in columns.items():
+                    of_rows, codes = slice_columns.once_a_row(column.read(block, batch))
+                    labels = batch.labels[of_rows]
+                    rows[name].add(labels, predictions[of_rows], codes)
+                num_rows += len(predictions)
+                update(num_rows)
+        quarantine.check()
+        for name in self.columns:
+            self.slices[name] = self._largest_first(rows[name].slices(), columns[name])
+        if self.group:
+            self.gauc = rows[self.group].gauc()
+        metrics = {k: float(v) for k, v in model.get_metrics_result().items()}
+        return {**metrics, "loss": losses / max(num_rows, 1), **self._describe_gauc()}
+
+    def _largest_first(self, slices, column):
+        order = np.argsort(-slices.num_rows, kind="stable")
+        shown = order[slices.num_rows[order] >= self._min_rows]
+        other = slices.take(order[len(shown) :])
+        names = np.array(column.names(shown), object)
+        found = slices.take(shown)
+        columns = [names, *(getattr(found, name) for name in METRICS)]
+        if other.num_rows.any():
+            last = [OTHER, *sum_up(other)]
+            columns = [np.append(c, [x]) for c, x in zip(columns, last, strict=True)]
+        return Slices(*columns)
+
+    def _describe_gauc(self) -> dict[str, float]:
+        """For the metrics; nothing where no group has both classes."""
+        if self.gauc is None or math.isnan(self.gauc.value):
+            return {}
+        return {"gauc": self.gauc.value, "gauc_share_of_rows": self.gauc.share_of_rows}
+
+    def describe(self) -> dict[str, Any]:
+        """What `evaluation.json` tells besides, JSON-safe."""
+        found = {}
+        if self.columns:
+            found["slices"] = list(self.columns)
+        if self.gauc is not None:
+            found["gauc_by"] = self.group
+            found["gauc_groups"] = self.gauc.num_groups
+            found["gauc_groups_left_out"] = self.gauc.num_groups_left_out
+        return found
+
+    def write_csv(self, path) -> None:
+        """Writes a line for each value of each column; what is undefined is empty."""
+        file = io.StringIO(newline="")
+        writer = csv.writer(file)
+        writer.writerow(["column", "value", *METRICS])
+        for name, slices in self.slices.items():
+            columns = [slices.groups.tolist()]
+            for each in METRICS:
+                values = getattr(slices, each).tolist()
+                columns.append(["" if math.isnan(v) else v for v in values])
+            writer.writerows([name, *line] for line in zip(*columns, strict=True))
+        write_text(path, file.getvalue())
+
+    def print(self) -> None:
+        """Prints the largest slices of each column, the worst ones, and GAUC."""
+        for name, slices in self.slices.items():
+            print("\n".join(["", *table(name, slices)]))
+        if self.gauc is not None:
+            print(f"\n{self._say_gauc()}")
+
+    def _say_gauc(self):
+        found = self.gauc
+        of_all = found.num_groups + found.num_groups_left_out
+        if not found.num_groups:
+            return (
+                f"GAUC by {self.group}: none of the {of_all:,} values has rows with a "
+                "click and rows without."
+            )
+        text = (
+            f"GAUC by {self.group}: {found.value:.5f}, the mean AUC of "
+            f"{found.num_groups:,} of {of_all:,} values by their rows, "
+            f"{found.share_of_rows:.1%} of all."
+        )
+        if found.num_groups_left_out:
+            text += " The others have no click, or nothing but clicks."
+        return text
+
+
+class _Lines:
+    """Files of lines: blocks with their rows."""
+
+    num_rows = None
+
+    def __init__(self, paths, parser, quarantine):
+        self._paths, self._quarantine = paths, quarantine
+        self._vocabulary, self.expand = parser.vocabulary, parser.expand
+
+    def column(self, name):
+        if name == FILE:
+            return slice_columns.Files(self._paths)
+        if name in DENSE_FEATURES:
+            return slice_columns.IntegerBins(name, is_transformed=False)
+        return slice_columns.TextValues(name)
+
+    def __iter__(self):
+        def number(rows):
+            return encode(rows, self._vocabulary)
+
+        for block in scan(self._paths, self._quarantine, make=number):
+            yield block, block.made
+
+
+class _Records:
+    """A split of records, some rows at a time."""
+
+    def __init__(self, folder, split, vocabulary):
+        self._manifest = Manifest.load(folder)
+        self._store = open_rows(folder, self._manifest, split)
+        self._folder, self._vocabulary = folder, vocabulary
+        self.num_rows = self._store.num_rows
+
+    def expand(self, features):
+        return features  # the rows are what `prepare` made of them
+
+    def column(self, name):
+        if name == FILE:
+            raise ValueError(
+                f"Records do not tell the file that a row came from: leave {FILE} out, "
+                f"or evaluate the files. Received: {self._folder}"
+            )
+        if name in DENSE_FEATURES:
+            return slice_columns.IntegerBins(name, is_transformed=True)
+        position = self._manifest.schema.sparse.index(name)
+        is_expanded = expander_of(self._manifest) is not None
+        return slice_columns.IdValues(name, position, self._vocabulary, is_expanded)
+
+    def __iter__(self):
+        for first in range(0, self.num_rows, _BLOCK_ROWS):
+            last = min(first + _BLOCK_ROWS, self.num_rows)
+            yield None, concatenate(self._store.read(first, last))
+
+
+def _tensors(batch: Batch, first, last):
+    """Rows `first` .. `last - 1` as the step takes them."""
+    id_ends = None
+    if batch.lengths is not None:
+        counts = batch.lengths.sum(1, dtype=np.int64)
+        id_ends = np.concatenate([[0], np.cumsum(counts)])
+    part = cut(batch, id_ends, first, last)
+    ids, lengths = part.ids, part.lengths
+    if lengths is None:  # missing ids are empty bags
+        lengths = ids >= 0
+        ids = ids[lengths]
+    splits = np.concatenate([[0], np.cumsum(lengths.reshape(-1), dtype=np.int64)])
+    return part.dense, ids.astype(np.int64), splits, part.labels.astype(np.float32)
+
+
+def _make_step(model, source):
+    """The function that judges a batch: predictions, and the mean loss."""
+    num_dense, num_sparse = model.spec.num_dense, len(model.spec.sparse_features)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None, num_dense), tf.float32),
+            tf.TensorSpec((None,), tf.int64),
+            tf.TensorSpec((None,), tf.int64),
+            tf.TensorSpec((None,), tf.float32),
+        ]
+    )
+    def step(dense, ids, splits, label):
+        bags = tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
+        num_rows = tf.shape(label, tf.int64)[0]
+        sparse = tf.RaggedTensor.from_uniform_row_length(
+            bags, num_sparse, nrows=num_rows
+        )
+        features = {"dense_features": dense, "sparse_features": sparse}
+        predictions = model(source.expand(features), training=False)
+        label = label[:, None]
+        loss = model.compute_loss(features, label, predictions, training=False)
+        model.compute_metrics(features, label, predictions)
+        return predictions[:, 0], loss
+
+    return step
