@@ -180,6 +180,11 @@ class Train:
             from pipelines.runs.progressive import print_report
 
             print_report(results["days"])
+        if results["num_skipped_batches"]:
+            print(
+                f"{results['num_skipped_batches']:,} batches were not applied: their "
+                "loss or gradients are not finite."
+            )
         if self.config.negative_sampling_rate < 1:
             print(
                 f"Left out {results['num_negatives_left_out']:,} rows without a click; "

@@ -45,6 +45,7 @@ class FitProgress(_Progress):
     Attributes:
         first_batch: Where the first epoch begins, if it was resumed.
         seconds: Time spent in training so far, without validation.
+        num_trained: Rows trained on so far.
     """
 
     def __init__(
@@ -57,14 +58,14 @@ class FitProgress(_Progress):
         self._batch_size, self._rows, self._num_rows = batch_size, num_rows, None
         self._extra = note
         self.first_batch = 0
-        self.seconds = 0.0
+        self.seconds, self.num_trained = 0.0, 0
 
     def on_epoch_begin(self, epoch, logs=None):
         epochs = self.params.get("epochs") or 1
         label = "Training" if epochs == 1 else f"Epoch {epoch + 1}/{epochs}"
         is_one = self._rows is None or hasattr(self._rows, "__index__")
         self._num_rows = self._rows if is_one else self._rows[epoch]
-        self._done = self.first_batch * self._batch_size
+        self._done = self._first = self.first_batch * self._batch_size
         self._open(label, self._num_rows, self._done)
         self._start, self._shown, self.first_batch = time.perf_counter(), 0.0, 0
 
@@ -86,6 +87,7 @@ class FitProgress(_Progress):
     def _end(self, logs=None):
         if self._update is not None:
             self.seconds += time.perf_counter() - self._start
+            self.num_trained += self._done - self._first
             known = logs or (self.model.get_metrics_result() if self._done else {})
             self._update(self._done, _note(known))
             self._close()

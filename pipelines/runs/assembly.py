@@ -90,6 +90,7 @@ def compile_model(
         embedding_optimizer=embedding_optimizer,
         jit_compile={"auto": "auto", "on": True, "off": False}[config.jit_compile],
         steps_per_execution=config.steps_per_execution,
+        max_skipped_batches=config.max_skipped_batches,
     )
 
 

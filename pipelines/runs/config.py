@@ -64,6 +64,17 @@ class RunConfig:
     """Steps run at once between callbacks."""
     deterministic: bool = False
     """Equal bits from equal seeds, also after a resume; slower."""
+    max_skipped_batches: int | None = 10
+    """Batches in a row that may be skipped, as their loss or gradients are not finite,
+    before the run stops; None: batches are not looked at."""
+    target_auc: float | None = None
+    """AUC of the validation at which the run ends; None: none."""
+    patience: int | None = None
+    """Validations in a row without a better AUC after which the run ends; None: any."""
+    max_minutes: float | None = None
+    """Minutes of training after which the run ends; None: any."""
+    evaluate_every_steps: int | None = None
+    """Steps of an epoch between two validations within it; None: at its end alone."""
     max_bad_share: float = 1e-4
     """Largest share of rows that may be bad before the run stops."""
 
@@ -76,6 +87,9 @@ class RunConfig:
             "batch_size": 1,
             "epochs": 1,
             "steps_per_execution": 1,
+            "max_skipped_batches": 1,
+            "patience": 1,
+            "evaluate_every_steps": 1,
             "seed": 0,
         }
         for name, minimum in at_least.items():
@@ -89,6 +103,10 @@ class RunConfig:
                 self._refuse(name, "must be a finite number, not negative")
             if value == 0 and name in positive:
                 self._refuse(name, "must be positive")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            self._refuse("max_minutes", "must be positive")
+        if self.target_auc is not None and not 0 < self.target_auc <= 1:
+            self._refuse("target_auc", "must be above 0 and at most 1")
         check_rate(self.negative_sampling_rate)
         if not 0 <= self.dropout < 1:
             self._refuse("dropout", "must be at least 0 and below 1")

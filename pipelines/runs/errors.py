@@ -25,6 +25,8 @@ def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
         with warnings.catch_warnings():
             # Keras says so at the end of every dataset of unknown length.
             warnings.filterwarnings("ignore", "Your input ran out of data")
+            # Commands count them in a line of their own.
+            warnings.filterwarnings("ignore", ".* batches had a loss or gradients")
             yield
     except tf.errors.OpError as error:
         for quarantine in quarantines:

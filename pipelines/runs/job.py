@@ -15,7 +15,7 @@ from pipelines.files import Paths
 from pipelines.progress.fit import EvaluateProgress, FitProgress
 from pipelines.quarantine import Quarantine
 from pipelines.records.layout import Manifest
-from pipelines.runs import assembly, resuming
+from pipelines.runs import assembly, resuming, stopping
 from pipelines.runs.config import RunConfig
 from pipelines.runs.data import (
     LogData,
@@ -93,6 +93,8 @@ def train(
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     watching = watching or Watching()
+    is_prepared = find_records(train_paths) is not None
+    stopping.check(config, bool(valid_paths) or progressive or is_prepared)
     folder = RunFolder(out)
     goes_on = resume and folder.is_described and not folder.is_finished
     options = {"progressive": progressive}
@@ -138,6 +140,11 @@ def train(
     shown = FitProgress(
         config.batch_size, data.rows_by_epoch, lambda: _saved(checkpoint)
     )
+    valid_dataset = data.valid_dataset()
+    stopping.check(config, valid_dataset is not None)
+    watchers = watching.callbacks(folder.log_dir, config, data.vocabulary)
+    early = stopping.Stopping(config, valid_dataset, watchers[:1])
+    checkpoint.carry(early=early.stop)
     start = time.perf_counter()
     train_dataset = checkpoint.resume(model, data.train_dataset())
     if earlier and not (checkpoint.initial_epoch or checkpoint.initial_batch):
@@ -150,13 +157,13 @@ def train(
         origin = {**data.origin, **sampled, **(origin or {}), **options}
         folder.describe(config, origin, data.vocabulary, data.expander)
     shown.first_batch = checkpoint.initial_batch
-    before = sum(data.rows_by_epoch[: checkpoint.initial_epoch])
-    before += checkpoint.initial_batch * config.batch_size
     num_epochs = len(data.rows_by_epoch)
+    if early.stop.reason is not None:  # it was to end where it was cut
+        num_epochs = checkpoint.initial_epoch
     with shown, clear_errors(*data.quarantines):
         history = model.fit(
             train_dataset,
-            validation_data=data.valid_dataset(),
+            validation_data=valid_dataset,
             validation_freq=data.validation_freq,
             initial_epoch=checkpoint.initial_epoch,
             epochs=num_epochs,
@@ -165,8 +172,8 @@ def train(
             callbacks=[
                 shown,
                 *data.callbacks,
-                *watching.callbacks(folder.log_dir, config, data.vocabulary),
-                keras.callbacks.TerminateOnNaN(),
+                *watchers,
+                *early.callbacks,
                 *callbacks,
                 checkpoint,
             ],
@@ -181,7 +188,7 @@ def train(
         checkpoint.clear(keep_best=False)
         raise
     folder.save_model(model)
-    trained = sum(data.rows_by_epoch[: len(history["loss"])]) - before
+    seconds = shown.seconds - early.seconds
     results = {
         "metrics": {
             name: values[-1]
@@ -190,9 +197,11 @@ def train(
         },
         **counts,
         "seconds": time.perf_counter() - start,
-        "training_seconds": shown.seconds,
-        "samples_per_second": trained / shown.seconds if shown.seconds else 0.0,
+        "training_seconds": seconds,
+        "samples_per_second": shown.num_trained / seconds if seconds > 0 else 0.0,
         "checkpoint_seconds": checkpoint.seconds,
+        "num_skipped_batches": model.num_skipped_batches,
+        **early.describe(),
     }
     if progressive:
         results["days"] = data.report(history)

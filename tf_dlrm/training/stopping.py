@@ -89,6 +89,7 @@ class StopEarly(keras.callbacks.Callback):
             "best": self.best,
             "num_without": self._num_without,
             "minutes": self.minutes,
+            "reason": self.reason,
         }
 
     def set_state(self, state: dict) -> None:
@@ -96,6 +97,7 @@ class StopEarly(keras.callbacks.Callback):
         self._begin()
         self.best, self._num_without = state["best"], state["num_without"]
         self._minutes_before, self._goes_on = state["minutes"], True
+        self.reason = state["reason"]
 
     def on_train_begin(self, logs=None):
         if not self._goes_on:
@@ -167,6 +169,7 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
     Attributes:
         results: A dict of each evaluation: `epoch` from 0, `batch` the batches of it
             that were trained on, and the values.
+        seconds: What all of them took.
 
     Raises:
         ValueError: If `every_steps` is not positive.
@@ -179,7 +182,7 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
                 f"`every_steps` must be at least 1. Received: {every_steps!r}"
             )
         self._validation_data, self._every_steps = validation_data, every_steps
-        self._listeners, self.results = tuple(listeners), []
+        self._listeners, self.results, self.seconds = tuple(listeners), [], 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -190,6 +193,7 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if (batch + 1) // self._every_steps == self._first // self._every_steps:
             return
+        start = time.perf_counter()
         metrics = training_state.get_metrics(self.model)
         found = self.model.evaluate(
             self._validation_data,
@@ -202,3 +206,4 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
         self.results.append({"epoch": self._epoch, "batch": batch + 1, **values})
         for each in self._listeners:
             getattr(each, "on_evaluation", lambda results: None)(values)
+        self.seconds += time.perf_counter() - start

@@ -1,0 +1,100 @@
+"""`tf-dlrm train` with guards: early ends, evaluations within epochs, divergence."""
+
+import dataclasses
+import json
+
+import keras
+import pytest
+
+from pipelines import cli
+from pipelines.runs import job
+from pipelines.runs.config import RunConfig
+
+CONFIG = RunConfig(
+    embedding_dim=4,
+    bottom_mlp_dims=(4,),
+    top_mlp_dims=(4, 1),
+    hash_buckets=50,
+    batch_size=100,
+    epochs=2,
+    jit_compile="off",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("data") / "a.tsv")
+    assert cli.main(["generate", "--output", path, "--rows", "500"]) == 0
+    return path
+
+
+def train(data, out, callbacks=(), valid=True, **options):
+    config = dataclasses.replace(CONFIG, **options)
+    return job.train(config, data, [data] if valid else None, out, None, callbacks)[1]
+
+
+def test_a_target_within_an_epoch_ends_the_run(data, tmp_path, capsys):
+    results = train(data, tmp_path / "run", target_auc=0.01, evaluate_every_steps=2)
+    assert "The training ends: val_auc" in capsys.readouterr().out
+    assert "reached 0.01" in results["stopped"]
+    (within,) = results["evaluations_within_epochs"]
+    assert (within["epoch"], within["batch"]) == (0, 2)
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["stopped"] == results["stopped"]
+    assert written["evaluations_within_epochs"] == [within]
+
+
+def test_what_is_not_asked_for_ends_nothing(data, tmp_path):
+    results = train(data, tmp_path / "run", evaluate_every_steps=3)
+    assert results["stopped"] is None
+    places = [(e["epoch"], e["batch"]) for e in results["evaluations_within_epochs"]]
+    assert places == [(0, 3), (1, 3)]
+    assert results["num_skipped_batches"] == 0
+
+
+def test_minutes_end_a_run_without_validation(data, tmp_path):
+    results = train(data, tmp_path / "run", valid=False, max_minutes=1e-9)
+    assert results["stopped"] == "1e-09 minutes are over"
+
+
+@pytest.mark.parametrize(
+    "option", [{"target_auc": 0.8}, {"patience": 2}, {"evaluate_every_steps": 2}]
+)
+def test_what_needs_a_validation_is_refused_without(data, tmp_path, option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} needs rows to"):
+        train(data, tmp_path / "run", valid=False, **option)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "option, rule",
+    [
+        ({"target_auc": 1.5}, "`target_auc` must be above 0 and at most 1"),
+        ({"max_minutes": -1.0}, "`max_minutes` must be positive"),
+        ({"patience": 0}, "`patience` must be at least 1"),
+        ({"max_skipped_batches": 0}, "`max_skipped_batches` must be at least 1"),
+    ],
+    ids=["target", "minutes", "patience", "skipped"],
+)
+def test_values_without_a_meaning_are_refused(option, rule):
+    with pytest.raises(ValueError, match=rule):
+        dataclasses.replace(CONFIG, **option)
+
+
+class Diverges(keras.callbacks.Callback):
+    """From some step on no loss is finite."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations.numpy()) == 7:
+            kernel = self.model.top_mlp.dense_layers[0].kernel
+            kernel.assign(kernel * float("nan"))
+
+
+def test_a_run_that_diverges_ends_with_its_place_and_its_checkpoint(data, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match="3 batches in a row .* batch 5 of epoch 2"):
+        train(data, out, [Diverges()], max_skipped_batches=3)
+    assert not (out / "model.keras").exists()
+    (checkpoint,) = (out / "checkpoints").glob("step-*")
+    assert checkpoint.name == "step-000000005"
