@@ -9,6 +9,12 @@ import tf_dlrm
 from pipelines.runs.config import RunConfig
 from tf_dlrm import layers
 
+_NORMALIZATIONS = {
+    "none": False,
+    "before_activation": True,
+    "after_activation": "after_activation",
+}
+
 
 def make_model(
     config: RunConfig,
@@ -34,19 +40,31 @@ def make_model(
             for table in spec.tables
         ]
         spec = dataclasses.replace(spec, tables=tables)
+    normalization = _NORMALIZATIONS[config.batch_normalization]
+    dropout = config.bottom_dropout
     bottom_mlp = layers.MLP(
         config.bottom_mlp_dims,
         final_activation="relu",
-        dropout=config.dropout,
+        dropout=config.dropout if dropout is None else dropout,
+        batch_normalization=normalization,
         name="bottom_mlp",
         dtype=config.dtype_policy,
     )
     top_mlp = layers.MLP(
         config.top_mlp_dims,
         dropout=config.dropout,
+        batch_normalization=normalization,
         name="top_mlp",
         dtype=config.dtype_policy,
     )
+    interaction = config.interaction
+    if interaction == "cross":
+        interaction = layers.CrossInteraction(
+            config.cross_layers,
+            config.cross_rank,
+            name="interaction",
+            dtype=config.dtype_policy,
+        )
     embedding = None  # made after the MLPs in any case: seeds are drawn in order
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         options = {"batch_size": config.batch_size, "optimizer": config.optimizer}
@@ -57,7 +75,7 @@ def make_model(
         spec,
         bottom_mlp,
         top_mlp,
-        interaction=config.interaction,
+        interaction=interaction,
         embedding=embedding,
         negative_sampling_rate=negative_sampling_rate,
         dtype=config.dtype_policy,
@@ -89,12 +107,29 @@ def compile_model(model: tf_dlrm.DLRM, config: RunConfig, num_steps: int) -> Non
 
 
 def _optimizer(config, learning_rate, num_steps):
-    rate = learning_rate
-    if config.learning_rate_decay == "linear":
-        rate = keras.optimizers.schedules.PolynomialDecay(rate, num_steps, 0.0)
+    rate = _schedule(config, learning_rate, num_steps)
     if config.optimizer == "adagrad":
         return keras.optimizers.Adagrad(
-            rate, initial_accumulator_value=config.initial_accumulator_value
+            rate,
+            initial_accumulator_value=config.initial_accumulator_value,
+            epsilon=config.adagrad_epsilon,
         )
     kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     return kinds[config.optimizer](rate)
+
+
+def _schedule(config, rate, num_steps):
+    schedules = keras.optimizers.schedules
+    if config.learning_rate_decay == "linear":
+        return schedules.PolynomialDecay(rate, num_steps, 0.0)
+    if config.learning_rate_decay == "square":
+        return tf_dlrm.optimizers.WarmupPolynomialDecay(
+            rate, config.warmup_steps, config.decay_start_step, config.decay_steps
+        )
+    if config.learning_rate_decay == "epochs":
+        of_epoch = num_steps // config.epochs
+        # Up to and with the last step of an epoch, counted from 0.
+        ends = [of_epoch * epoch - 1 for epoch in config.reduce_after_epochs]
+        rates = [rate * 0.1**i for i in range(len(ends) + 1)]
+        return schedules.PiecewiseConstantDecay(ends, rates)
+    return rate
