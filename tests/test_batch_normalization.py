@@ -62,10 +62,13 @@ def test_equals_numpy(place):
     assert again.batch_normalization == place
 
 
-def make(place, **options):
+def make_mlps(place):
     bottom = MLP((8, 4), final_activation="relu", batch_normalization=place)
-    top = MLP((8, 1), batch_normalization=place)
-    model = tf_dlrm.DLRM(make_spec(), bottom, top)
+    return bottom, MLP((8, 1), batch_normalization=place)
+
+
+def make(place, **options):
+    model = tf_dlrm.DLRM(make_spec(), *make_mlps(place))
     model.compile(keras.optimizers.SGD(0.1), **options)
     return model
 
@@ -141,8 +144,10 @@ features, label = make_data()
 
 def train(place, strategy):
     keras.utils.set_random_seed(3)
+    mlps = cases.make_mlps(place)  # before the strategy is known
     with strategy.scope():
-        model = cases.make(place)
+        model = tf_dlrm.DLRM(make_spec(), *mlps)
+        model.compile(keras.optimizers.SGD(0.1))
     data = tf.data.Dataset.from_tensor_slices((features, label)).batch(15)
     model.fit(data, epochs=2, verbose=0)  # the last batch has 4 rows
     found = [layer.numpy() for layer in model.bottom_mlp.weights]

@@ -98,7 +98,6 @@ class MLP(keras.layers.Layer):
             keras.layers.BatchNormalization(
                 momentum=MOMENTUM,
                 epsilon=EPSILON,
-                synchronized=tf.distribute.get_strategy().num_replicas_in_sync > 1,
                 dtype=self.dtype_policy,
                 name=f"norm_{i}",
             )
@@ -118,10 +117,12 @@ class MLP(keras.layers.Layer):
         self._checkpointed.normalizations = list(self.normalizations)
 
     def build(self, input_shape):
+        has_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
         for i, (layer, dim) in enumerate(zip(self.dense_layers, self.dims)):
             layer.build(input_shape)
             input_shape = (input_shape[0], dim)
             if i < len(self.normalizations):
+                self.normalizations[i].synchronized = has_replicas
                 self.normalizations[i].build(input_shape)
             if i < len(self.dropouts):
                 self.dropouts[i].build(input_shape)
