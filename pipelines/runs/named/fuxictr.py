@@ -1,7 +1,7 @@
 """The DLRM of the BARS benchmark, by FuxiCTR."""
 
 from pipelines.runs.config import RunConfig
-from pipelines.runs.named.description import NamedRun, Published
+from pipelines.runs.named.description import Measured, NamedRun, Published
 
 
 def fuxictr_criteo_x1() -> RunConfig:
@@ -59,6 +59,13 @@ RUNS = (
             "the rows of its batch cannot have; here there is none.",
             "Their Adam moves rows that are not in the batch, too; here it is lazy.",
             "Criteo_x1's numbers are scaled otherwise than by log(x + 1).",
+        ),
+        measured=(
+            Measured(
+                "8,000 real rows, 2,000 to test",
+                "AUC 0.6942, log loss 0.4980",
+                "2026-11-21",
+            ),
         ),
     ),
 )
