@@ -194,20 +194,29 @@ class FeatureSpec:
     @classmethod
     def criteo(
         cls,
-        vocabulary_sizes: Sequence[int],
+        vocabulary_sizes: Sequence[int] | int,
         embedding_dim: int = 16,
         combiner: str = "sum",
     ) -> "FeatureSpec":
         """Criteo's click logs: integers I1 .. I13 and a table for each of C1 .. C26.
 
         Args:
-            vocabulary_sizes: 26 numbers of rows.
+            vocabulary_sizes: 26 numbers of rows; or one, of a single table named
+                "shared" that all 26 features read.
             embedding_dim: Width of all tables.
             combiner: How the rows of a multi-hot bag are pooled.
 
         Raises:
             ValueError: If there are not 26 sizes.
         """
+        dense = [f"I{i}" for i in range(1, NUM_CRITEO_INTEGERS + 1)]
+        sparse = [f"C{i}" for i in range(1, NUM_CRITEO_CATEGORICALS + 1)]
+        if hasattr(vocabulary_sizes, "__index__"):
+            size = int(vocabulary_sizes)
+            shared = EmbeddingTable(
+                "shared", size, embedding_dim, combiner, features=sparse
+            )
+            return cls(dense, [shared])
         sizes = list(vocabulary_sizes)
         if len(sizes) != NUM_CRITEO_CATEGORICALS:
             raise ValueError(
@@ -215,13 +224,11 @@ class FeatureSpec:
                 f"{NUM_CRITEO_CATEGORICALS} categorical columns C1 .. C26. "
                 f"Received: {len(sizes)} sizes"
             )
-        return cls(
-            dense=[f"I{i}" for i in range(1, NUM_CRITEO_INTEGERS + 1)],
-            tables=[
-                EmbeddingTable(f"C{i}", size, embedding_dim, combiner)
-                for i, size in enumerate(sizes, start=1)
-            ],
-        )
+        tables = [
+            EmbeddingTable(name, size, embedding_dim, combiner)
+            for name, size in zip(sparse, sizes)
+        ]
+        return cls(dense, tables)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON-safe values."""

@@ -28,6 +28,8 @@ class Job:
         jit_compile: As of `compile`: `"auto"`, `True` or `False`.
         steps_per_execution: As of `compile`.
         seconds: Time to measure, after the warm-up.
+        steps: Steps of a training to measure in place of `seconds`, for the time that
+            all of them take; `None`: by time.
         warmup_steps: Steps before that are not measured.
         metrics: Whether `tf_dlrm.metrics.click_metrics()` are computed as well.
         num_devices: Logical devices that share this machine's cores, under
@@ -48,6 +50,7 @@ class Job:
     jit_compile: str | bool = "auto"
     steps_per_execution: int = 1
     seconds: float = 8.0
+    steps: int | None = None
     warmup_steps: int = 20
     metrics: bool = False
     num_devices: int = 1
@@ -67,11 +70,21 @@ class Job:
                     f"`{name}` must be one of {allowed}. Received: "
                     f"{name}={getattr(self, name)!r}"
                 )
-        for name in ("batch_size", "steps_per_execution", "seconds", "num_devices"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"`{name}` must be positive. Received: {name}={getattr(self, name)}"
-                )
+        for name in (
+            "batch_size",
+            "steps_per_execution",
+            "seconds",
+            "steps",
+            "num_devices",
+        ):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        if self.steps is not None and self.steps % self.steps_per_execution:
+            raise ValueError(
+                "`steps` must be a multiple of steps_per_execution. Received: "
+                f"steps={self.steps}, steps_per_execution={self.steps_per_execution}"
+            )
 
     def to_json(self) -> str:
         """One line of JSON, as the processes take it."""

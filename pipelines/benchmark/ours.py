@@ -58,6 +58,7 @@ def measure(job: Job) -> dict:
         "num_devices": job.num_devices,
         **_describe_plan(model, job),
         **step_statistics(seconds, job.batch_size),
+        **_total(seconds, job),
         "seconds_to_build": round(seconds_to_build, 3),
         "peak_rss_mb": round(peak, 1),
         "table_mb": round(job.workload.table_bytes / MEGABYTE, 1),
@@ -70,6 +71,13 @@ def measure(job: Job) -> dict:
     if job.profile:
         result["breakdown"] = _profile(model, dataset, job)
     return result
+
+
+def _total(seconds, job):
+    if job.steps is None:
+        return {}
+    total = float(np.sum(seconds)) * job.steps_per_execution
+    return {"total_seconds": round(total, 2)}
 
 
 def _describe_plan(model, job):
@@ -197,6 +205,8 @@ def _time_fit(model, dataset, job):
     import keras
 
     warmup = -(-job.warmup_steps // job.steps_per_execution)
+    if job.steps is not None:
+        return _time_steps(model, dataset, job, warmup)
 
     class Clock(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -216,6 +226,23 @@ def _time_fit(model, dataset, job):
         callbacks=[Clock()],
     )
     return np.diff(times[warmup:]) / job.steps_per_execution
+
+
+def _time_steps(model, dataset, job, warmup):
+    """Seconds of each of `job.steps` steps, in a `fit` of their own."""
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            times.append(time.perf_counter())
+
+        def on_train_batch_end(self, batch, logs=None):
+            times.append(time.perf_counter())
+
+    for steps in (warmup * job.steps_per_execution, job.steps):
+        times = []
+        model.fit(dataset, steps_per_epoch=steps, verbose=0, callbacks=[Clock()])
+    return np.diff(times) / job.steps_per_execution
 
 
 def _time_inference(model, dataset, job):

@@ -91,6 +91,8 @@ def describe(line: dict) -> str:
         return f"failed: {line['failed']}"
     speed = f"{line['samples_per_s']:>11,.0f} samples/s"
     text = f"{speed}  {line['ms_per_step_p50']:>9,.3f} ms"
+    if "total_seconds" in line:
+        text += f"  {line['total_seconds']:,.1f} s in all"
     if line.get("other_cores", 0.0) > BUSY_CORES:
         text += f"  BUSY: others used {line['other_cores']:.1f} cores"
     return text

@@ -29,6 +29,9 @@ class Benchmark:
     """Passed to compile."""
     seconds: float = 8.0
     """Seconds to measure for each arm and round, after the warm-up."""
+    steps: int | None = None
+    """Measure so many steps of a training in place of --seconds, and the time that all
+    of them take; of this package alone."""
     rounds: int = 3
     """Number of rounds."""
     peers: bool = False
@@ -57,10 +60,13 @@ class Benchmark:
         present = [arm.name for arm in arms if not arm.absent]
         seconds = self.rounds * self.seconds * len(present)
         lines.append(f"measure {', '.join(present)}")
-        lines.append(
-            f"{self.rounds} rounds of {self.seconds:g} s each: {seconds:,.0f} s and "
-            "the time to build models"
-        )
+        if self.steps is None:
+            lines.append(
+                f"{self.rounds} rounds of {self.seconds:g} s each: {seconds:,.0f} s "
+                "and the time to build models"
+            )
+        else:
+            lines.append(f"{self.rounds} rounds of {self.steps:,} steps each")
         if profiled:
             lines.append(f"trace steps of {', '.join(arm.name for arm in profiled)}")
         lines.append(f"write {self.out}/results.jsonl, table.md, chart.png")
@@ -100,6 +106,7 @@ class Benchmark:
             jit_compile={"auto": "auto", "on": True, "off": False}[self.jit_compile],
             steps_per_execution=self.steps_per_execution,
             seconds=self.seconds,
+            steps=self.steps,
             metrics=self.metrics,
         )
         if scaling:
@@ -125,7 +132,10 @@ class Benchmark:
             seconds = min(self.seconds, 2.0)  # long enough to be warm
             profiled = [
                 dataclasses.replace(
-                    arm, job=dataclasses.replace(arm.job, profile=True, seconds=seconds)
+                    arm,
+                    job=dataclasses.replace(
+                        arm.job, profile=True, seconds=seconds, steps=None
+                    ),
                 )
                 for arm in ours
             ]
@@ -146,6 +156,8 @@ class Benchmark:
                 )
         if self.peer_python and not self.peers:
             raise ValueError("--peer-python goes with --peers.")
+        if self.steps is not None and self.peers:
+            raise ValueError("--steps does not go with --peers: they go by time.")
         if self.devices and min(self.devices) < 2:
             raise ValueError(f"--devices must be 2 or more. Received: {self.devices}")
         if self.devices and self.workload == "scaling":
@@ -157,6 +169,7 @@ class Benchmark:
                 "--metrics": self.metrics,
                 "--jit-compile": self.jit_compile != "auto",
                 "--steps-per-execution": self.steps_per_execution != 1,
+                "--steps": self.steps is not None,
                 "--workload scaling": self.workload == "scaling",
             }
             wrong = [option for option, given in training.items() if given]

@@ -34,11 +34,13 @@ class Demo:
 
 @dataclasses.dataclass
 class Runs:
-    """List the named runs."""
+    """List the named runs: what they are, how to run them, what came of it.
+
+    Those with a config are for `tf-dlrm train --run NAME`.
+    """
 
     def run(self) -> None:
         """Lists."""
-        from pipelines.runs import RUNS
+        from pipelines.runs import EXPERIMENTS
 
-        for name, make in RUNS.items():
-            print(f"{name:<16}{(make.__doc__ or '').strip().splitlines()[0]}")
+        print("\n\n".join(run.describe() for run in EXPERIMENTS.values()))

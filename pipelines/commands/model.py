@@ -72,7 +72,8 @@ class Train:
 
         self._check()
         vocabulary = self.vocabulary or (
-            f"hashing into {self.config.hash_buckets:,} rows a table"
+            f"hashing into {self.config.hash_buckets:,} rows "
+            + ("of one table" if self.config.shared_table else "a table")
             if self.config.hash_buckets
             else f"values seen at least {self.config.min_count} times in these files"
         )
@@ -130,7 +131,12 @@ class Train:
             from pipelines.runs.warm_start import check
 
             start = check(self.warm_start, self.config).read_config()
-        for name in ("hash_buckets", "min_count", "max_vocabulary_size"):
+        for name in (
+            "hash_buckets",
+            "shared_table",
+            "min_count",
+            "max_vocabulary_size",
+        ):
             value = getattr(self.config, name)
             if self.vocabulary and value != getattr(start, name):
                 option = name.replace("_", "-")

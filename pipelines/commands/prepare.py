@@ -52,7 +52,8 @@ class Prepare:
         if self.vocabulary:
             lines.append(f"number values as {self.vocabulary} does")
         elif options.hash_buckets:
-            lines.append(f"hash values into {options.hash_buckets:,} ids a feature")
+            where = "of one table" if options.shared_table else "a feature"
+            lines.append(f"hash values into {options.hash_buckets:,} ids {where}")
         else:
             lines.append(f"number values seen at least {options.min_count} times")
         if options.negative_sampling_rate < 1:
@@ -79,7 +80,8 @@ class Prepare:
         rows = ", ".join(f"{s} {manifest.num_rows(s):,}" for s in manifest.splits)
         sizes = manifest.schema.vocabulary_sizes
         out = pathlib.Path(self.out)
-        print(f"{out}: {rows} rows; {sum(sizes):,} ids of {len(sizes)} features")
+        num_ids = sizes[0] if self.options.shared_table else sum(sizes)
+        print(f"{out}: {rows} rows; {num_ids:,} ids of {len(sizes)} features")
         if self.options.negative_sampling_rate < 1:
             print(
                 f"Left out {manifest.origin['num_negatives_left_out']:,} training rows "

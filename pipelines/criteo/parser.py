@@ -31,7 +31,7 @@ class Parser(tf.Module):
     the line, an empty line.
 
     Args:
-        vocabulary: A `Vocabulary` or `HashVocabulary`.
+        vocabulary: A `Vocabulary`, `HashVocabulary` or `SharedHashVocabulary`.
         asset_dir: Folder for the vocabulary as text files, which a SavedModel then
             copies; see `for_serving`. `None`: it is kept in memory.
         expander: A `pipelines.MultiHot` that one-hot rows go through, or `None`.
@@ -187,7 +187,10 @@ class Parser(tf.Module):
         Args:
             embedding_dim: Width of the embedding tables.
         """
-        return FeatureSpec.criteo(self.vocabulary.sizes, embedding_dim)
+        sizes = self.vocabulary.sizes
+        if self.vocabulary.is_shared:
+            sizes = sizes[0]
+        return FeatureSpec.criteo(sizes, embedding_dim)
 
     def sample_lines(self, num_lines: int = 16) -> list[bytes]:
         """Makes lines that try the vocabulary: to compare two ways of serving them.

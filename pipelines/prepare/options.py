@@ -24,6 +24,8 @@ class Options:
     """Largest number of ids of a feature; None: no limit."""
     hash_buckets: int | None = None
     """Number ids by hashing into so many a feature, in place of a vocabulary."""
+    shared_table: bool = False
+    """All features read one table of HASH_BUCKETS rows."""
     split_by: Literal["time", "random"] = "time"
     """Which rows the shares below take: the last of the files, or random ones."""
     valid_share: float = 0.0
@@ -48,6 +50,8 @@ class Options:
         check_limits(self.min_count, self.max_vocabulary_size)
         if self.hash_buckets is not None and self.hash_buckets < 2:
             self._refuse("hash_buckets", "must be at least 2")
+        if self.shared_table and self.hash_buckets is None:
+            self._refuse("shared_table", "goes with hash_buckets")
         for name in ("valid_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
                 self._refuse(name, "must be at least 0 and below 1")

@@ -29,7 +29,8 @@ from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.records.layout import MANIFEST, Manifest, Schema, Shard
 from pipelines.records.writer import ShardWriter
-from pipelines.vocabulary import HashVocabulary, Vocabulary
+from pipelines.vocabulary import Vocabulary
+from pipelines.vocabulary.hashing import hash_vocabulary
 from pipelines.vocabulary.numbering import (
     Numbering,
     StoredNumbering,
@@ -260,7 +261,7 @@ class _Preparation:
         options, counters = self._options, statistics.of_values
         given = self._given
         if given is None and options.hash_buckets is not None:
-            given = HashVocabulary(options.hash_buckets)
+            given = hash_vocabulary(options.hash_buckets, options.shared_table)
         if given is not None:
             return given, [tally(counter) for counter in counters]
         numberings, tallies = [], []

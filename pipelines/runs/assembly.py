@@ -9,6 +9,12 @@ import tf_dlrm
 from pipelines.runs.config import RunConfig
 from tf_dlrm import layers
 
+_NORMALIZATIONS = {
+    "none": False,
+    "before_activation": True,
+    "after_activation": "after_activation",
+}
+
 
 def make_model(
     config: RunConfig,
@@ -34,19 +40,31 @@ def make_model(
             for table in spec.tables
         ]
         spec = dataclasses.replace(spec, tables=tables)
+    normalization = _NORMALIZATIONS[config.batch_normalization]
+    dropout = config.bottom_dropout
     bottom_mlp = layers.MLP(
         config.bottom_mlp_dims,
         final_activation="relu",
-        dropout=config.dropout,
+        dropout=config.dropout if dropout is None else dropout,
+        batch_normalization=normalization,
         name="bottom_mlp",
         dtype=config.dtype_policy,
     )
     top_mlp = layers.MLP(
         config.top_mlp_dims,
         dropout=config.dropout,
+        batch_normalization=normalization,
         name="top_mlp",
         dtype=config.dtype_policy,
     )
+    interaction = config.interaction
+    if interaction == "cross":
+        interaction = layers.CrossInteraction(
+            config.cross_layers,
+            config.cross_rank,
+            name="interaction",
+            dtype=config.dtype_policy,
+        )
     embedding = None  # made after the MLPs in any case: seeds are drawn in order
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         options = {"batch_size": config.batch_size, "optimizer": config.optimizer}
@@ -57,7 +75,7 @@ def make_model(
         spec,
         bottom_mlp,
         top_mlp,
-        interaction=config.interaction,
+        interaction=interaction,
         embedding=embedding,
         negative_sampling_rate=negative_sampling_rate,
         dtype=config.dtype_policy,
@@ -95,22 +113,43 @@ def compile_model(
 
 
 def _optimizer(config, learning_rate, first_step, num_steps):
-    rate = learning_rate
-    if config.learning_rate_decay == "linear":
-        rate = keras.optimizers.schedules.PolynomialDecay(rate, num_steps, 0.0)
-        if first_step:
-            # At its step s the rate has lost (s - first_step) / num_steps; the
-            # schedule counts steps from 1.
-            rate = tf_dlrm.optimizers.WarmupPolynomialDecay(
-                learning_rate,
-                decay_start_step=first_step + 1,
-                decay_steps=num_steps,
-                power=1.0,
-                end_learning_rate=0.0,
-            )
+    rate = _schedule(config, learning_rate, first_step, num_steps)
     if config.optimizer == "adagrad":
         return keras.optimizers.Adagrad(
-            rate, initial_accumulator_value=config.initial_accumulator_value
+            rate,
+            initial_accumulator_value=config.initial_accumulator_value,
+            epsilon=config.adagrad_epsilon,
         )
     kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     return kinds[config.optimizer](rate)
+
+
+def _schedule(config, rate, first_step, num_steps):
+    """The learning rate of a run whose optimizer counts its steps from `first_step`."""
+    schedules = keras.optimizers.schedules
+    decayed = tf_dlrm.optimizers.WarmupPolynomialDecay
+    if config.learning_rate_decay == "linear" and not first_step:
+        return schedules.PolynomialDecay(rate, num_steps, 0.0)
+    if config.learning_rate_decay == "linear":
+        # At its step s the rate has lost (s - first_step) / num_steps; the schedule
+        # counts steps from 1.
+        return decayed(
+            rate,
+            decay_start_step=first_step + 1,
+            decay_steps=num_steps,
+            power=1.0,
+            end_learning_rate=0.0,
+        )
+    if config.learning_rate_decay == "square":
+        warmup_steps = 0 if first_step else config.warmup_steps  # it is warm
+        start = first_step + config.decay_start_step
+        return decayed(rate, warmup_steps, start, config.decay_steps)
+    if config.learning_rate_decay == "epochs":
+        of_epoch = num_steps // config.epochs
+        # Up to and with the last step of an epoch, counted from 0.
+        ends = [
+            first_step + of_epoch * epoch - 1 for epoch in config.reduce_after_epochs
+        ]
+        rates = [rate * 0.1**i for i in range(len(ends) + 1)]
+        return schedules.PiecewiseConstantDecay(ends, rates)
+    return rate

@@ -1,6 +1,7 @@
 """`RunConfig`: everything that decides a training run, but for its data."""
 
 import dataclasses
+import itertools
 import json
 import math
 from typing import Literal
@@ -42,8 +43,9 @@ class RunConfig:
     """Learning rate of the tables; None: as the MLPs'."""
     initial_accumulator_value: float = 0.1
     """What Adagrad's accumulators start at."""
-    learning_rate_decay: Literal["none", "linear"] = "none"
-    """Whether learning rates fall linearly to 0 over the run."""
+    learning_rate_decay: Literal["none", "linear", "square", "epochs"] = "none"
+    """How learning rates fall: linearly to 0 over the run; by the square of the steps
+    left, after a warm-up and a constant part, as in MLPerf; to a tenth after epochs."""
     batch_size: int = 2048
     """Rows in a step."""
     epochs: int = 1
@@ -78,6 +80,31 @@ class RunConfig:
     max_bad_share: float = 1e-4
     """Largest share of rows that may be bad before the run stops."""
 
+    # What published experiments have besides
+    bottom_dropout: float | None = None
+    """Share of hidden values dropped in the bottom MLP; None: as in both."""
+    batch_normalization: Literal["none", "before_activation", "after_activation"] = (
+        "none"
+    )
+    """Where hidden layers of both MLPs are normalized by their batch."""
+    cross_layers: int = 3
+    """Layers of the cross interaction."""
+    cross_rank: int | None = None
+    """Rank of their matrices; None: full."""
+    shared_table: bool = False
+    """All features read one table, of HASH_BUCKETS rows."""
+    adagrad_epsilon: float = 1e-7
+    """Added to Adagrad's accumulators under the root."""
+    warmup_steps: int = 0
+    """Steps in which learning rates rise from 0, for --learning-rate-decay square."""
+    decay_start_step: int = 0
+    """Step at which the decay begins, for square."""
+    decay_steps: int = 0
+    """Steps of that decay; 0: none."""
+    reduce_after_epochs: tuple[int, ...] = ()
+    """Epochs after which learning rates are a tenth of before, for
+    --learning-rate-decay epochs."""
+
     def __post_init__(self):
         at_least = {
             "embedding_dim": 1,
@@ -91,13 +118,19 @@ class RunConfig:
             "patience": 1,
             "evaluate_every_steps": 1,
             "seed": 0,
+            "cross_layers": 1,
+            "cross_rank": 1,
+            "warmup_steps": 0,
+            "decay_start_step": 0,
+            "decay_steps": 0,
         }
         for name, minimum in at_least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
                 self._refuse(name, f"must be at least {minimum}")
         positive = ("learning_rate", "embedding_learning_rate")
-        for name in (*positive, "initial_embedding_limit", "initial_accumulator_value"):
+        others = ("initial_embedding_limit", "initial_accumulator_value")
+        for name in (*positive, *others, "adagrad_epsilon"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 self._refuse(name, "must be a finite number, not negative")
@@ -108,8 +141,9 @@ class RunConfig:
         if self.target_auc is not None and not 0 < self.target_auc <= 1:
             self._refuse("target_auc", "must be above 0 and at most 1")
         check_rate(self.negative_sampling_rate)
-        if not 0 <= self.dropout < 1:
-            self._refuse("dropout", "must be at least 0 and below 1")
+        for name in ("dropout", "bottom_dropout"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                self._refuse(name, "must be at least 0 and below 1")
         if not 0 <= self.max_bad_share <= 1:
             self._refuse("max_bad_share", "must be a share from 0 to 1")
         for name in ("bottom_mlp_dims", "top_mlp_dims"):
@@ -123,6 +157,33 @@ class RunConfig:
                 f"must end in embedding_dim ({self.embedding_dim}) for dot interaction",
             )
 
+        self._check_experiments()
+
+    def _check_experiments(self):
+        """What goes with something else alone would be ignored without it."""
+        if self.shared_table and self.hash_buckets is None:
+            self._refuse("shared_table", "goes with hash_buckets")
+        if self.interaction != "cross":
+            self._refuse_unless("interaction", "cross", "cross_layers", "cross_rank")
+        decay, square = self.learning_rate_decay, ("warmup_steps", "decay_start_step")
+        if decay != "square":
+            names = (*square, "decay_steps")
+            self._refuse_unless("learning_rate_decay", "square", *names)
+        elif self.decay_start_step < self.warmup_steps and self.decay_steps:
+            self._refuse("decay_start_step", "must not lie inside the warm-up")
+        if decay != "epochs":
+            self._refuse_unless("learning_rate_decay", "epochs", "reduce_after_epochs")
+        else:
+            ends = (0, *self.reduce_after_epochs, self.epochs)
+            if len(ends) < 3 or any(a >= b for a, b in itertools.pairwise(ends)):
+                rule = "must be rising, positive and below epochs, at least one"
+                self._refuse("reduce_after_epochs", rule)
+
+    def _refuse_unless(self, option, value, *names):
+        for name in names:
+            if getattr(self, name) != getattr(type(self), name):
+                self._refuse(name, f"goes with {option}={value!r}")
+
     def _refuse(self, name, rule):
         raise ValueError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")
 
@@ -134,6 +195,7 @@ class RunConfig:
     def from_json(cls, text: str) -> "RunConfig":
         """Makes a config from `to_json()`."""
         values = json.loads(text)
-        for name in ("bottom_mlp_dims", "top_mlp_dims"):
-            values[name] = tuple(values[name])
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
         return cls(**values)

@@ -17,7 +17,8 @@ from pipelines.quarantine import Quarantine
 from pipelines.records.layout import MANIFEST, Manifest
 from pipelines.records.reading import open_rows
 from pipelines.sampling import NegativeSampling
-from pipelines.vocabulary import HashVocabulary, Vocabulary
+from pipelines.vocabulary import Vocabulary
+from pipelines.vocabulary.hashing import hash_vocabulary
 
 
 def find_records(paths: Paths) -> str | None:
@@ -57,8 +58,7 @@ class LogData:
         train_paths: Files to train on.
         valid_paths: Files for validation, or `None`.
         folder: The `RunFolder`, for bad rows.
-        vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one as the config
-            says.
+        vocabulary: The vocabulary; `None` makes one as the config says.
         num_rows: Rows to train on in an epoch, where they were counted before.
 
     Attributes:
@@ -96,6 +96,7 @@ class LogData:
             # Before hours of training, not after: a look at every validation row.
             _check_rows(self._valid, self._bad_valid)
         self.vocabulary = vocabulary or self._make_vocabulary()
+        check_shared(config, self.vocabulary, "the vocabulary")
         self.num_rows = num_rows or getattr(self.vocabulary, "num_rows", 0)
         if num_rows:
             return
@@ -109,7 +110,7 @@ class LogData:
     def _make_vocabulary(self):
         config = self._config
         if config.hash_buckets is not None:
-            return HashVocabulary(config.hash_buckets)
+            return hash_vocabulary(config.hash_buckets, config.shared_table)
         return build_vocabulary(
             self._train, config.min_count, config.max_vocabulary_size, self._bad
         )
@@ -160,7 +161,8 @@ class RecordData:
 
     Raises:
         ValueError: If the folder has no vocabulary, or not that of its records, or
-            the config samples negatives that were sampled before.
+            the config shares a table that it does not share, or samples negatives that
+            were sampled before.
 
     Attributes: as of `LogData`.
     """
@@ -173,6 +175,7 @@ class RecordData:
         self._manifest = Manifest.load(records_folder)
         check_sampled_once(config, records_folder, self._manifest)
         self.vocabulary = load_vocabulary(records_folder, self._manifest)
+        check_shared(config, self.vocabulary, records_folder)
         self.num_rows = self._manifest.num_rows("train")
         self.negative_sampling_rate = rate_of(self._manifest)
         self._sampling = _sampling_of(config)
@@ -238,6 +241,20 @@ def check_sampled_once(config, folder, manifest: Manifest) -> None:
             "that; sampling them again at "
             f"negative_sampling_rate={config.negative_sampling_rate:g} is refused. "
             "Leave --negative-sampling-rate out, or prepare all rows."
+        )
+
+
+def check_shared(config, vocabulary, place) -> None:
+    """Refuses a vocabulary with a table for each feature where one for all is meant.
+
+    Raises:
+        ValueError: If the config says so, but not the vocabulary.
+    """
+    if config.shared_table and not vocabulary.is_shared:
+        raise ValueError(
+            f"--shared-table: {place} has a table for each feature. Prepare it with "
+            f"--hash-buckets {config.hash_buckets} --shared-table, or train with "
+            "--no-shared-table."
         )
 
 

@@ -185,12 +185,12 @@ class RunFolder:
                 "damaged."
             )
         model = keras.saving.load_model(self.model_path)
-        sizes = [table.vocabulary_size for table in model.spec.tables]
-        if sizes != list(parser.vocabulary.sizes):
+        rows, ids = _rows(model.spec), _rows(parser.spec())
+        if rows != ids:
             raise ValueError(
                 f"The vocabulary {self.vocabulary_path} does not match the model "
-                f"{self.model_path}: {sum(parser.vocabulary.sizes):,} ids, but "
-                f"{sum(sizes):,} rows in the tables."
+                f"{self.model_path}: {sum(ids.values()):,} ids in {len(ids)} tables, "
+                f"but {sum(rows.values()):,} rows in {len(rows)}."
             )
         return model
 
@@ -210,6 +210,10 @@ class RunFolder:
 def write_json(path, content) -> None:
     """Writes JSON text; the file appears whole or not at all."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _rows(spec) -> dict[str, int]:
+    return {table.name: table.vocabulary_size for table in spec.tables}
 
 
 def _sha256(path) -> str:

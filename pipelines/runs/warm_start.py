@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from pipelines.criteo.fields import Values
+from pipelines.criteo import Parser
 from pipelines.criteo.format import SPARSE_FEATURES
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
@@ -18,6 +19,10 @@ _SAME = (
     "bottom_mlp_dims",
     "top_mlp_dims",
     "interaction",
+    "cross_layers",
+    "cross_rank",
+    "batch_normalization",
+    "shared_table",
     "optimizer",
     "negative_sampling_rate",  # the MLPs have learned the odds of the sample
 )
@@ -66,8 +71,10 @@ def row_maps(
                 "Hashing into another number of buckets gives every value another id: "
                 f"--hash-buckets was {_shown(old.sizes)}, is {_shown(new.sizes)}."
             )
-        sizes = zip(SPARSE_FEATURES, old.sizes, strict=True)
-        return {name: np.arange(size) for name, size in sizes}
+        return {
+            table.name: np.arange(table.vocabulary_size)
+            for table in Parser(old).spec(embedding_dim=1).tables
+        }
     maps = {}
     for name, before, now in zip(
         SPARSE_FEATURES, old.numberings, new.numberings, strict=True

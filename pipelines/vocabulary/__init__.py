@@ -1,5 +1,6 @@
 """How categorical values are numbered: by a vocabulary, or by a hash."""
 
-from pipelines.vocabulary.vocabularies import HashVocabulary, Vocabulary, load
+from pipelines.vocabulary.hashing import HashVocabulary, SharedHashVocabulary
+from pipelines.vocabulary.vocabularies import Vocabulary, load
 
-__all__ = ["HashVocabulary", "Vocabulary", "load"]
+__all__ = ["HashVocabulary", "SharedHashVocabulary", "Vocabulary", "load"]

@@ -43,6 +43,7 @@ class HashVocabulary:
         `tf.strings.to_hash_bucket_strong(value, size - 1, [k, 0x646C726D])`.
     """
 
+    is_shared = False
     _kind = "hash"
 
     def __init__(self, num_buckets: int | Sequence[int]):
@@ -111,3 +112,61 @@ class HashVocabulary:
 
     def __repr__(self):
         return f"<HashVocabulary of {sum(self._sizes):,} ids>"
+
+
+class SharedHashVocabulary(HashVocabulary):
+    """Ids by hashing, in one table that all features read.
+
+    The id of a value is that of `HashVocabulary(num_rows)`: the feature is part of the
+    hash, so that equal values of two features have rows of their own, as far as rows
+    reach. Row 0 is that of empty fields of all features.
+
+    Args:
+        num_rows: Rows of the table, row 0 included; at least 2.
+
+    Raises:
+        ValueError: If there are too few.
+
+    Example:
+
+    >>> import pipelines.criteo, pipelines.vocabulary
+    >>> vocabulary = pipelines.vocabulary.SharedHashVocabulary(1_000_001)
+    >>> (table,) = pipelines.criteo.Parser(vocabulary).spec(embedding_dim=16).tables
+    >>> table.vocabulary_size, len(table.features)
+    (1000001, 26)
+
+    Reference:
+        PaddleRec's Criteo models: `hash(number of the feature + value) % 1000001`, by
+        Python's own hash.
+    """
+
+    is_shared = True
+    _kind = "shared hash"
+
+    def __init__(self, num_rows: int):
+        if not hasattr(num_rows, "__index__"):
+            raise ValueError(
+                "`num_rows` must be an integer, at least 2 (row 0 is for empty "
+                f"fields). Received: num_rows={num_rows!r}"
+            )
+        super().__init__(num_rows)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of what decides the ids and the table."""
+        content = f"siphash-2-4 {HASH_KEY:#x} shared {self._sizes[0]}"
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @classmethod
+    def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
+        del lines
+        return cls(header["sizes"][0])
+
+    def __repr__(self):
+        return f"<SharedHashVocabulary of {self._sizes[0]:,} ids>"
+
+
+def hash_vocabulary(num_buckets: int, is_shared: bool) -> HashVocabulary:
+    """A vocabulary that hashes, with a table for each feature or one for all."""
+    kind = SharedHashVocabulary if is_shared else HashVocabulary
+    return kind(num_buckets)

@@ -1,7 +1,7 @@
 """How categorical values are numbered: by a vocabulary, or by a hash.
 
-Both kinds have `sizes`, `digest`, `save`, `load` and `make_lookup`, which is all
-that the parser uses.
+All kinds have `sizes`, `is_shared`, `digest`, `save`, `load` and `make_lookup`, which
+is all that the parser uses.
 """
 
 import functools
@@ -20,7 +20,7 @@ from pipelines.files import Paths, expand_paths
 from pipelines.quarantine import Quarantine
 from pipelines.vocabulary import checked_file
 from pipelines.vocabulary.counting import Counters
-from pipelines.vocabulary.hashing import HashVocabulary
+from pipelines.vocabulary.hashing import HashVocabulary, SharedHashVocabulary
 from pipelines.vocabulary.numbering import Numbering, number
 
 _FORBIDDEN = re.compile(rb"[\t\r\n,]")
@@ -54,6 +54,7 @@ class Vocabulary:
     ([3, 1], [b'68fd1e64', b'05db9164'])
     """
 
+    is_shared = False  # each feature has a table of its own
     _kind = "values"
 
     def __init__(
@@ -274,12 +275,13 @@ class Vocabulary:
 
 
 def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary:
-    """Reads a vocabulary file of either kind.
+    """Reads a vocabulary file of any kind.
 
     Raises:
         ValueError: If it is something else, was cut short or is damaged.
     """
-    return checked_file.load(path, (Vocabulary, HashVocabulary))
+    kinds = (Vocabulary, HashVocabulary, SharedHashVocabulary)
+    return checked_file.load(path, kinds)
 
 
 def check_limits(min_count: int, max_size: int | None) -> None:

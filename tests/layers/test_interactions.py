@@ -146,3 +146,21 @@ def test_gradient_of_slices_and_with_kernels_on_one_side_only(inside):
     with xla.disabled(inside):
         got = tape.gradient(loss, x)
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_low_rank_is_torchrecs_form():
+    """x_{l+1} = x_0 * (W_l (V_l x_l) + b_l) + x_l with W (N, r) and V (r, N)."""
+    layer = CrossInteraction(num_layers=2, rank=3)
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype("float32")
+    layer(x)
+    rng = np.random.default_rng(1)
+    W, V = rng.normal(size=(2, 8, 3)), rng.normal(size=(2, 3, 8))
+    b = rng.normal(size=(2, 8))
+    x_l = x.astype(np.float64)
+    for i in range(2):
+        layer.projections[i].assign(V[i].T)
+        layer.kernels[i].assign(W[i].T)
+        layer.biases[i].assign(b[i])
+        x_l = x * (np.einsum("nr,rm,bm->bn", W[i], V[i], x_l) + b[i]) + x_l
+    np.testing.assert_allclose(layer(x), x_l, rtol=1e-3, atol=1e-3)
+    assert layer.count_params() == 2 * (2 * 8 * 3 + 8)

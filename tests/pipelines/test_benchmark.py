@@ -378,3 +378,26 @@ def test_the_command_imports_no_tensorflow():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_a_number_of_steps_takes_a_time_in_all(steps_per_execution):
+    changes = {"steps": 12, "steps_per_execution": steps_per_execution}
+    result = arms.run_arm(arms.make_ours(dataclasses.replace(QUICK, **changes)))
+    assert "failed" not in result, result
+    assert result["num_steps"] == 12 // steps_per_execution
+    # All executions but one take at least the tenth percentile: two of three here.
+    least = 12 * result["ms_per_step_p10"] / 1e3 * 0.6
+    assert least - 0.01 <= result["total_seconds"] < 60
+    assert f"{result['total_seconds']:,.1f} s in all" in runner.describe(result)
+
+
+def test_steps_that_do_not_fit_are_refused(capsys):
+    with pytest.raises(ValueError, match="`steps` must be positive"):
+        dataclasses.replace(QUICK, steps=0)
+    with pytest.raises(ValueError, match="`steps` must be a multiple"):
+        dataclasses.replace(QUICK, steps=5, steps_per_execution=2)
+    for option in ("--peers", "--mode inference"):
+        command = ["benchmark", "--steps", "5", *option.split()]
+        assert cli.main(command) == 2
+        assert "--steps" in capsys.readouterr().err

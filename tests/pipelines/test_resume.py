@@ -18,6 +18,7 @@ CONFIG = RunConfig(
     batch_size=100,
     epochs=2,
     dropout=0.2,
+    batch_normalization="before_activation",
     jit_compile="off",
 )
 

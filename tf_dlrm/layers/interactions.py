@@ -110,7 +110,8 @@ class CrossInteraction(keras.layers.Layer):
 
     Reference:
         Wang et al. 2021, arXiv 2008.13535, equations 1 and 2 (the low-rank form
-        without experts), as used by MLPerf DLRM-v2.
+        without experts), as used by MLPerf DLRM-v2: torchrec's `LowRankCrossNet`, whose
+        `V` and `W` are the transposes of `projections` and `kernels`.
     """
 
     def __init__(

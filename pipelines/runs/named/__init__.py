@@ -1,0 +1,44 @@
+"""Named runs, by source: a function that returns one config each, and its description.
+
+`EXPERIMENTS` holds the descriptions of all; `RUNS` the functions of those that
+`tf-dlrm train --run` takes.
+"""
+
+from pipelines.runs.config import RunConfig
+from pipelines.runs.named import (
+    facebookresearch,
+    fuxictr,
+    mlperf,
+    own,
+    paddlerec,
+    paper,
+)
+from pipelines.runs.named.description import Measured, NamedRun, Published, to_markdown
+
+__all__ = [
+    "EXPERIMENTS",
+    "RUNS",
+    "Measured",
+    "NamedRun",
+    "Published",
+    "get",
+    "to_markdown",
+]
+
+EXPERIMENTS = {
+    run.name: run
+    for source in (own, facebookresearch, mlperf, paddlerec, fuxictr, paper)
+    for run in source.RUNS
+}
+RUNS = {name: run.make for name, run in EXPERIMENTS.items() if run.make is not None}
+
+
+def get(name: str) -> RunConfig:
+    """Returns the config of a named run.
+
+    Raises:
+        ValueError: If there is no such run.
+    """
+    if name not in RUNS:
+        raise ValueError(f"There is no run '{name}'. Runs: {', '.join(RUNS)}")
+    return RUNS[name]()

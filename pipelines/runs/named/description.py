@@ -1,0 +1,112 @@
+"""`NamedRun`: what is known of a run, for the command, the docs and the tests alike."""
+
+import dataclasses
+import textwrap
+from collections.abc import Callable, Sequence
+
+from pipelines.runs.config import RunConfig
+
+WIDTH = 88
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A result that others published.
+
+    Attributes:
+        result: What they found.
+        source: Where they say so.
+    """
+
+    result: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A result of ours.
+
+    Attributes:
+        data: The rows that it was found on.
+        result: What was found.
+        date: When.
+    """
+
+    data: str
+    result: str
+    date: str
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedRun:
+    """An experiment: how it is run, on what, what came of it.
+
+    Attributes:
+        name: Its name; for `tf-dlrm train --run`, where it has a config.
+        summary: What it is, in a line.
+        data: The data that it wants.
+        command: The command lines, in order.
+        make: Function that returns its config; `None` if it is no training run.
+        settings: Where its settings were read.
+        published: Results of others.
+        differences: In what it differs from what was published.
+        measured: Results of ours.
+    """
+
+    name: str
+    summary: str
+    data: str
+    command: tuple[str, ...]
+    make: Callable[[], RunConfig] | None = None
+    settings: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
+    differences: tuple[str, ...] = ()
+    measured: tuple[Measured, ...] = ()
+
+    def describe(self) -> str:
+        """All of it as text for a terminal."""
+        parts = [("data", self.data)]
+        parts += [("command", line) for line in self.command]
+        parts += [("settings", text) for text in self.settings]
+        for each in self.published:
+            parts.append(("published", f"{each.result} ({each.source})"))
+        parts += [("differs", text) for text in self.differences]
+        for each in self.measured:
+            parts.append(("measured", f"{each.result} on {each.data} ({each.date})"))
+        lines, last = [self.name, f"  {self.summary}"], None
+        for label, text in parts:
+            shown = label if label != last else ""
+            first = f"  {shown:<11}"
+            if label == "command":  # to be copied as it is
+                lines.append(first + text)
+            else:
+                lines += textwrap.wrap(
+                    text,
+                    WIDTH,
+                    initial_indent=first,
+                    subsequent_indent=" " * 13,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            last = label
+        return "\n".join(lines)
+
+
+def to_markdown(found: Sequence[NamedRun]) -> str:
+    """A table of runs: what and how, on what, published, measured."""
+    lines = [
+        "| run | command | data | published | ours |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for run in found:
+        published = [f"{each.result} ({each.source})" for each in run.published]
+        measured = [f"{m.data}: {m.result} ({m.date})" for m in run.measured]
+        cells = (
+            f"`{run.name}`: {run.summary}",
+            "<br>".join(f"`{line}`" for line in run.command),
+            run.data,
+            "<br>".join(published) or "none",
+            "<br>".join(measured) or "not run here",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

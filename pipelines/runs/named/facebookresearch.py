@@ -1,0 +1,99 @@
+"""The runs that facebookresearch/dlrm has scripts for."""
+
+from pipelines.runs.config import RunConfig
+from pipelines.runs.named.description import Measured, NamedRun, Published
+
+_REPOSITORY = "github.com/facebookresearch/dlrm"
+
+
+def dlrm_kaggle() -> RunConfig:
+    """The Criteo Kaggle run of facebookresearch/dlrm (`dlrm_s_criteo_kaggle.sh`).
+
+    One epoch with SGD at 0.1 and batches of 128; every value has a row.
+    """
+    return RunConfig(min_count=1, optimizer="sgd", learning_rate=0.1, batch_size=128)
+
+
+def dlrm_terabyte() -> RunConfig:
+    """The Criteo Terabyte run of facebookresearch/dlrm (`dlrm_s_criteo_terabyte.sh`).
+
+    With what the README gives for its figure: `--data-sub-sample-rate=0.875` leaves
+    out so many of the rows without a click.
+    """
+    return RunConfig(
+        embedding_dim=64,
+        bottom_mlp_dims=(512, 256, 64),
+        top_mlp_dims=(512, 512, 256, 1),
+        min_count=1,
+        max_vocabulary_size=10_000_000,
+        optimizer="sgd",
+        learning_rate=0.1,
+        batch_size=2048,
+        negative_sampling_rate=0.125,
+    )
+
+
+RUNS = (
+    NamedRun(
+        name="dlrm_kaggle",
+        summary="facebookresearch/dlrm on Criteo Kaggle, and the paper's DLRM.",
+        data="train.txt of Criteo Kaggle (45.8M rows, 7 days): days 1 to 6 to train, "
+        "day 7 in halves for validation and test",
+        command=(
+            "tf-dlrm prepare --input train.txt --valid-share 0.07 --test-share 0.07 "
+            "--min-count 1 --out data/kaggle",
+            "tf-dlrm train --run dlrm_kaggle --train data/kaggle --out runs/kaggle",
+        ),
+        make=dlrm_kaggle,
+        settings=(f"{_REPOSITORY}, bench/dlrm_s_criteo_kaggle.sh at bd1a716, 07e421d",),
+        published=(
+            Published(
+                "test accuracy about 79 % at its best, looked at every 1,024 steps; "
+                "78.1 % after the epoch; no AUC",
+                f"figure in the README, read by a user in {_REPOSITORY}/issues/90",
+            ),
+        ),
+        differences=("Theirs splits off day 7 by its rows; shares come close to it.",),
+        measured=(
+            Measured(
+                "a million planted rows, 200,000 to test",
+                "AUC 0.7546, log loss 0.4817 (best possible 0.8032, 0.4430)",
+                "2026-11-21",
+            ),
+            Measured(
+                "8,000 real rows, 2,000 to test",
+                "AUC 0.6696, log loss 0.5079",
+                "2026-11-21",
+            ),
+        ),
+    ),
+    NamedRun(
+        name="dlrm_terabyte",
+        summary="facebookresearch/dlrm on Criteo Terabyte.",
+        data="day_0 .. day_23 of Criteo Terabyte (4.4G rows): 23 days to train, the "
+        "last in halves for validation and test",
+        command=(
+            "tf-dlrm prepare --input 'day_?' 'day_1?' day_20 day_21 day_22 --valid "
+            "day_23 --min-count 1 --max-vocabulary-size 10000000 --out data/terabyte",
+            "tf-dlrm train --run dlrm_terabyte --train data/terabyte "
+            "--out runs/terabyte",
+        ),
+        make=dlrm_terabyte,
+        settings=(
+            f"{_REPOSITORY}, bench/dlrm_s_criteo_terabyte.sh at bd1a716 (2,048 rows a "
+            "batch, at most 10M rows a table; 181ce8b and before: 128 and 20M)",
+            "the share of rows without a click: README at bd8d4a4",
+        ),
+        published=(
+            Published(
+                "curves of loss and accuracy, without numbers",
+                f"figure in {_REPOSITORY}'s README",
+            ),
+        ),
+        differences=(
+            "Theirs takes ids modulo 10M; here the rarest values share row 0.",
+            "Theirs thins the rows of all days out, test too, and corrects nothing; "
+            "here validation rows stay whole and predictions are corrected.",
+        ),
+    ),
+)

@@ -1,0 +1,140 @@
+"""`RunConfig`: what does not fit is refused; what is set reaches the model."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+from pipelines import cli
+from pipelines.runs import assembly
+from pipelines.runs.config import RunConfig
+from tf_dlrm import FeatureSpec
+
+SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5, 1))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"cross_layers": 2}, "`cross_layers` goes with interaction='cross'"),
+        ({"cross_rank": 2}, "`cross_rank` goes with interaction='cross'"),
+        ({"interaction": "cross", "cross_rank": 0}, "`cross_rank` must be at least 1"),
+        ({"shared_table": True}, "`shared_table` goes with hash_buckets"),
+        ({"bottom_dropout": 1.0}, "`bottom_dropout` must be at least 0 and below 1"),
+        ({"adagrad_epsilon": -1.0}, "`adagrad_epsilon` must be a finite number"),
+        ({"warmup_steps": 3}, "`warmup_steps` goes with learning_rate_decay='square'"),
+        ({"decay_steps": 3}, "`decay_steps` goes with learning_rate_decay='square'"),
+        (
+            {
+                "learning_rate_decay": "square",
+                "warmup_steps": 9,
+                "decay_start_step": 5,
+                "decay_steps": 1,
+            },
+            "`decay_start_step` must not lie inside the warm-up",
+        ),
+        (
+            {"reduce_after_epochs": (1,), "epochs": 2},
+            "`reduce_after_epochs` goes with learning_rate_decay='epochs'",
+        ),
+        (
+            {"learning_rate_decay": "epochs", "epochs": 2},
+            "`reduce_after_epochs` must be rising, positive and below epochs",
+        ),
+        (
+            {
+                "learning_rate_decay": "epochs",
+                "epochs": 2,
+                "reduce_after_epochs": (2,),
+            },
+            r"below epochs, at least one. Received: reduce_after_epochs=\(2,\)",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
+)
+def test_what_does_not_fit_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SMALL, **change)
+
+
+def make(**changes):
+    config = dataclasses.replace(SMALL, **changes)
+    model = assembly.make_model(config, FeatureSpec.criteo([10] * 26, 4))
+    assembly.compile_model(model, config, num_steps=12)
+    return model
+
+
+def test_options_reach_the_model():
+    model = make(
+        interaction="cross",
+        cross_layers=2,
+        cross_rank=3,
+        dropout=0.2,
+        bottom_dropout=0.1,
+        batch_normalization="after_activation",
+        adagrad_epsilon=1e-20,
+    )
+    assert (model.interaction.num_layers, model.interaction.rank) == (2, 3)
+    assert (model.bottom_mlp.dropout, model.top_mlp.dropout) == (0.1, 0.2)
+    for mlp in (model.bottom_mlp, model.top_mlp):
+        assert mlp.batch_normalization == "after_activation"
+    assert model.optimizer.epsilon == model.embedding_optimizer.epsilon == 1e-20
+    model = make(dropout=0.2)
+    assert model.bottom_mlp.dropout == model.top_mlp.dropout == 0.2
+    assert not model.bottom_mlp.normalizations
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        (
+            {
+                "learning_rate_decay": "epochs",
+                "epochs": 4,  # of three steps
+                "reduce_after_epochs": (1, 3),
+            },
+            [1.0] * 3 + [0.1] * 6 + [0.01] * 3,
+        ),
+        (
+            {
+                "learning_rate_decay": "square",
+                "warmup_steps": 4,
+                "decay_start_step": 6,
+                "decay_steps": 4,
+            },
+            [0.25, 0.5, 0.75, 1, 1, 1, 9 / 16, 4 / 16, 1 / 16, 0, 0, 0],
+        ),
+    ],
+    ids=["epochs", "square"],
+)
+def test_learning_rates_fall_as_said(changes, expected):
+    model = make(learning_rate=0.5, embedding_learning_rate=0.25, **changes)
+    dense, tables = [], []
+    for step in range(12):
+        model.optimizer.iterations.assign(step)
+        dense.append(float(model.optimizer.learning_rate))
+        rate = model.embedding_optimizer.learning_rate
+        tables.append(float(rate(step)))
+    assert isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
+    np.testing.assert_allclose(dense, 0.5 * np.array(expected), atol=1e-6)
+    np.testing.assert_allclose(tables, 0.25 * np.array(expected), atol=1e-6)
+
+
+def test_options_of_the_command(tmp_path, capsys):
+    """Each can be given to `tf-dlrm train`, and starts from the named run."""
+    (tmp_path / "a.tsv").write_text("0" + 39 * "\t" + "\n")
+    command = ["train", "--train", f"{tmp_path}/a.tsv", "--out", "o", "--dry-run"]
+    changes = "--run fuxictr_criteo_x1 --epochs 5 --reduce-after-epochs 2 4"
+    assert cli.main([*command, *changes.split()]) == 0
+    printed = capsys.readouterr().out
+    assert '"batch_normalization": "before_activation"' in printed
+    assert '"bottom_dropout": 0.0' in printed and '"epochs": 5' in printed
+    changes = "--interaction cross --cross-layers 2 --cross-rank 8"
+    assert cli.main([*command, *changes.split()]) == 0
+    assert '"cross_rank": 8' in capsys.readouterr().out
+    changes = "--run paddlerec --hash-buckets 99"
+    assert cli.main([*command, *changes.split()]) == 0
+    assert "hashing into 99 rows of one table" in capsys.readouterr().out
+    assert cli.main([*command, *changes.split(), "--no-shared-table"]) == 0
+    assert "hashing into 99 rows a table" in capsys.readouterr().out
