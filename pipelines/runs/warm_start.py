@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
-from pipelines.criteo.fields import Values
 from pipelines.criteo import Parser
+from pipelines.criteo.fields import Values
 from pipelines.criteo.format import SPARSE_FEATURES
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
