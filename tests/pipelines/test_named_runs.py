@@ -34,6 +34,7 @@ def cross(width, layers, rank):
     return layers * (2 * width * rank + width)
 
 
+MODELS = ("DLRM", "DCN")
 # Parameters besides the tables, by what was published.
 NETWORKS = {
     "demo": mlp(13, (128, 64, 16)) + mlp(16 + PAIRS, (128, 64, 1)),
@@ -150,3 +151,15 @@ def test_results_are_those_that_were_measured():
             if entry["best_possible"]:
                 assert f"{entry['best_possible'][name]:.4f}" in texts[0]
         assert all(m.date == content["date"] for m in run.measured)
+    content = json.loads((ROOT / "benchmarks/results/comparison.json").read_text())
+    measured = runs.EXPERIMENTS["paper_comparison"].measured
+    for found, data in zip(measured, content["data"].values(), strict=True):
+        # DLRM and DCN with SGD, then with Adagrad.
+        arms = {(arm["optimizer"], arm["model"]): arm for arm in data["arms"]}
+        pairs = [(o, m) for o in ("SGD", "Adagrad") for m in MODELS]
+        expected = [arms[pair]["accuracy"] for pair in pairs]
+        told = [float(x) for x in re.findall(r"([\d.]+) %", found.result)]
+        expected.append(data["accuracy_of_no_clicks"])
+        np.testing.assert_allclose(told, np.array(expected) * 100, atol=0.006)
+        dlrm, dcn = (arms["SGD", model]["other_parameters"] for model in MODELS)
+        assert (dlrm, dcn) == (NETWORKS["dlrm_kaggle"], NETWORKS["paper_dcn"])
