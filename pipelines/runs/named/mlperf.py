@@ -54,7 +54,8 @@ RUNS = (
         command=(
             "tf-dlrm prepare --input 'day_?' 'day_1?' day_20 day_21 day_22 --valid "
             "day_23 --min-count 1 --max-vocabulary-size 40000000 --out data/mlperf",
-            "tf-dlrm train --run mlperf_v1 --train data/mlperf --out runs/mlperf_v1",
+            "tf-dlrm train --run mlperf_v1 --target-auc 0.8025 "
+            "--evaluate-every-steps 102400 --train data/mlperf --out runs/mlperf_v1",
         ),
         make=mlperf_v1,
         settings=(
@@ -82,7 +83,8 @@ RUNS = (
             "tf-dlrm prepare --input 'day_?' 'day_1?' day_20 day_21 day_22 --valid "
             "day_23 --min-count 1 --max-vocabulary-size 40000000 --multi-hot uniform "
             "--out data/mlperf_v2",
-            "tf-dlrm train --run mlperf_v2 --train data/mlperf_v2 --out runs/mlperf_v2",
+            "tf-dlrm train --run mlperf_v2 --target-auc 0.80275 "
+            "--evaluate-every-steps 3200 --train data/mlperf_v2 --out runs/mlperf_v2",
         ),
         make=mlperf_v2,
         settings=(
