@@ -20,6 +20,7 @@ from tensorboard.plugins.hparams import api_pb2
 import tf_dlrm
 from tf_dlrm.training import callbacks
 from tf_dlrm.training.step_probes import RowMarks
+from tf_dlrm.training.watching import logger as logger_module
 from tf_dlrm.training.watching.pr_curve import pr_points
 
 HERE = pathlib.Path(__file__).parent
@@ -115,17 +116,46 @@ def test_waiting_for_input_is_seen(tmp_path):
             slow.set_shape(ids.shape)
             return features | {"sparse_features": slow}, label
 
-        return dataset(4).map(on_batch)
+        options = tf.data.Options()  # without it, nothing is read beside the steps
+        options.experimental_optimization.inject_prefetch = False
+        return dataset(4).map(on_batch).with_options(options)
 
-    model, shares = compiled(run_eagerly=False), []
-    for i, seconds in enumerate((0.05, 0.0)):
+    model, waited, num_steps = compiled(run_eagerly=False), [], 16
+    for i, seconds in enumerate((0.1, 0.0)):
         logger = callbacks.TensorBoardLogger(tmp_path / str(i), 4, every_steps=4)
         fit(model, logger, data=wait(seconds), epochs=2)
         found = event_files.read(tmp_path / str(i) / "train")
-        steps = found["speed/input_wait_share"]
-        shares.append(steps[max(steps)])
-    assert 0.6 < shares[0] <= 1
-    assert 0 <= shares[1] < shares[0] - 0.2
+        share, rate = (  # of the second epoch, in which nothing is traced
+            steps[max(steps)]
+            for steps in (
+                found["speed/input_wait_share"],
+                found["speed/samples_per_second"],
+            )
+        )
+        assert 0 <= share <= 1
+        waited.append(share * num_steps * 4 / rate)
+    assert waited[0] > 0.1 * num_steps * 0.99  # in seconds
+    assert waited[1] < waited[0] / 2
+
+
+def test_evaluations_within_an_epoch_are_no_time_of_training(tmp_path, monkeypatch):
+    clock, written = [100.0], []
+    monkeypatch.setattr(logger_module.time, "perf_counter", lambda: clock[0])
+    logger = callbacks.TensorBoardLogger(tmp_path, 16, every_steps=2)
+    logger.set_model(compiled())
+    monkeypatch.setattr(logger, "_write", lambda part, values: written.append(values))
+    logger.on_epoch_begin(0)
+    for batch in range(2):
+        logger.on_train_batch_begin(batch)
+        clock[0] += 1
+        logger.on_train_batch_end(batch, {})
+        logger.on_test_begin()
+        clock[0] += 50
+        logger.on_test_batch_end(0)
+        logger.on_test_end({})
+    logger.on_epoch_end(0, {})
+    rates = [values["speed/samples_per_second"] for values in written]
+    np.testing.assert_allclose(rates, [16 / 50, 16, 16 / 50, 16])
 
 
 def test_several_steps_an_execution_have_no_wait(tmp_path):

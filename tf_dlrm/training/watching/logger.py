@@ -34,6 +34,7 @@ class TensorBoardLogger(Watcher):
 
     def __init__(self, log_dir, batch_size: int, every_steps: int = 50):
         super().__init__(log_dir)
+        self._epoch_start = self._last_time = self._written_time = 0.0
         if every_steps < 1:
             raise ValueError(
                 f"`every_steps` must be at least 1. Received: {every_steps}"
@@ -94,6 +95,10 @@ class TensorBoardLogger(Watcher):
         seconds = time.perf_counter() - self._test_since
         values = _metrics(logs) | self._speed(self._test_batches, seconds)
         self._write(VALIDATION, values)
+        # It may be one within an epoch, which is no time of training.
+        self._epoch_start += seconds
+        self._last_time += seconds
+        self._written_time += seconds
 
     def on_epoch_end(self, epoch, logs=None):
         train = {k: v for k, v in (logs or {}).items() if not k.startswith("val_")}
