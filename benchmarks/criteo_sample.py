@@ -27,6 +27,24 @@ RESULTS = pathlib.Path(__file__).parent / "results" / "criteo_sample.json"
 PARTS = {"train": (0, 8_000), "test": (8_000, 10_000), "later": (10_109, None)}
 
 
+def split(path, folder) -> dict[str, pathlib.Path]:
+    """Writes the parts of the sample as files of lines, and returns their paths."""
+    with gzip.open(path, "rb") as file:
+        lines = file.read().splitlines(keepends=True)
+    files = {}
+    for name, (first, last) in PARTS.items():
+        files[name] = pathlib.Path(folder) / f"{name}.tsv"
+        files[name].write_bytes(b"".join(lines[first:last]))
+    return files
+
+
+def train(path, folder, seed: int):
+    """Trains the named run with a seed, and returns its folder."""
+    config = dataclasses.replace(runs.get("criteo_sample"), seed=seed)
+    run, _ = job.train(config, path, None, pathlib.Path(folder) / f"run-{seed}")
+    return run
+
+
 def measure(path, folder, seeds=(0, 1, 2)) -> dict:
     """Returns AUC and log loss on `test` and `later`, a list with one for each seed.
 
@@ -35,17 +53,10 @@ def measure(path, folder, seeds=(0, 1, 2)) -> dict:
         folder: A folder for files and runs.
         seeds: Seeds of the runs.
     """
-    with gzip.open(path, "rb") as file:
-        lines = file.read().splitlines(keepends=True)
-    files = {}
-    for name, (first, last) in PARTS.items():
-        files[name] = pathlib.Path(folder) / f"{name}.tsv"
-        files[name].write_bytes(b"".join(lines[first:last]))
+    files = split(path, folder)
     found = {name: {"auc": [], "log_loss": []} for name in ("test", "later")}
     for seed in seeds:
-        config = dataclasses.replace(runs.get("criteo_sample"), seed=seed)
-        out = pathlib.Path(folder) / f"run-{seed}"
-        run, _ = job.train(config, files["train"], None, out)
+        run = train(files["train"], folder, seed)
         parser = run.load_parser()
         model = run.load_model(parser)
         for name, scores in found.items():

@@ -9,8 +9,6 @@ file is Criteo's, not part of this project.
 """
 
 import argparse
-import dataclasses
-import gzip
 import json
 import os
 import pathlib
@@ -18,16 +16,15 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import criteo_sample
 import numpy as np
 import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipelines import runs
 from pipelines.runs import job
 from tf_dlrm.serving.quantization import TABLE_DTYPES
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "quantization.json"
-NUM_TRAINED = 8_000
 
 
 def measure(path, folder, seeds=(0, 1, 2), dtypes=TABLE_DTYPES) -> dict:
@@ -40,20 +37,21 @@ def measure(path, folder, seeds=(0, 1, 2), dtypes=TABLE_DTYPES) -> dict:
         dtypes: Dtypes of tables.
     """
     folder = pathlib.Path(folder)
-    with gzip.open(path, "rb") as file:
-        lines = file.read().splitlines(keepends=True)
-    (folder / "train.tsv").write_bytes(b"".join(lines[:NUM_TRAINED]))
-    scored = lines[NUM_TRAINED:]
+    files = criteo_sample.split(path, folder)
+    scored = [
+        line
+        for name in ("test", "later")
+        for line in files[name].read_bytes().splitlines()
+    ]
     labels = np.array([int(line[:1]) for line in scored])
     found = {dtype: {"auc": [], "log_loss": [], "bytes": []} for dtype in dtypes}
     for seed in seeds:
-        config = dataclasses.replace(runs.get("criteo_sample"), seed=seed)
-        run, _ = job.train(config, folder / "train.tsv", None, folder / f"run-{seed}")
+        run = criteo_sample.train(files["train"], folder, seed)
         for dtype, scores in found.items():
             base = folder / f"{seed}-{dtype}"
             version = pathlib.Path(job.export(run, base, table_dtype=dtype))
             serve = tf.saved_model.load(str(version)).signatures["serving_tsv"]
-            got = serve(lines=tf.constant([line.rstrip(b"\r\n") for line in scored]))
+            got = serve(lines=tf.constant(scored))
             probabilities = got["probabilities"].numpy()[:, 0].astype(np.float64)
             scores["auc"].append(roc_auc_score(labels, probabilities))
             scores["log_loss"].append(log_loss(labels, probabilities))

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipelines.records.layout import DTYPES, MANIFEST, Manifest, Schema, Shard
+from pipelines.whole_files import sync_folder
 
 DEFAULT_ROWS_PER_SHARD = 1 << 20
 _MAX_LENGTH = np.iinfo(np.uint16).max
@@ -239,7 +240,7 @@ class ShardWriter:
         described = {part: file.close() for part, file in files.items()}
         for file in files.values():
             file.put_in_place()
-        _sync(os.path.join(self._folder, self._split))
+        sync_folder(os.path.join(self._folder, self._split))
         shard = Shard(self._split, name, num_rows, described)
         self._shards.append(shard)
         if self._on_shard is not None:
@@ -291,11 +292,3 @@ class _NpyFile:
         )
         text = text.ljust(128 - 10 - 1).encode() + b"\n"
         return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
-
-
-def _sync(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,8 @@ import pathlib
 import time
 from typing import Any
 
+from pipelines.whole_files import sync_folder
+
 _VERSION = 1
 _SECONDS_BETWEEN_NOTES = 5.0
 _OTHER_FORMATS = (".parquet", ".zst", ".bz2", ".xz", ".zip")
@@ -128,7 +130,7 @@ class Unfinished:
                 self._flush()
                 self._write_notes(self.state, finished=True)
                 os.replace(self._path, self._output)
-                _sync(self._output.parent)
+                sync_folder(self._output.parent)
             self._notes.unlink()
 
 
@@ -229,11 +231,3 @@ def _open_alone(path):
         pass
     file.close()
     raise ValueError(f"{path} is being written by another process.")
-
-
-def _sync(folder):
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -43,8 +43,18 @@ class StopEarly(keras.callbacks.Callback):
 
     Example:
 
-    >>> stop = tf_dlrm.training.StopEarly("val_auc", target=0.8025)
-    >>> # model.fit(train, validation_data=valid, callbacks=[stop])
+    >>> import numpy as np, tf_dlrm
+    >>> spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", 10, 4)])
+    >>> model = tf_dlrm.DLRM(spec, (4,), (4, 1))
+    >>> model.compile("adagrad", metrics=[tf_dlrm.metrics.ClickAUC()])
+    >>> x = {"dense_features": np.ones((8, 1)), "sparse_features": np.ones((8, 1), int)}
+    >>> y = np.arange(8) % 2
+    >>> stop = tf_dlrm.training.StopEarly("val_auc", target=0.5)
+    >>> history = model.fit(
+    ...     x, y, epochs=5, validation_data=(x, y), callbacks=[stop], verbose=0)
+    The training ends: val_auc 0.50000 reached 0.5.
+    >>> len(history.epoch)
+    1
 
     Reference:
         Mattson et al. 2020, arXiv 1910.01500: time to a quality target.
