@@ -15,6 +15,7 @@ from pipelines.commands.shared import (
     read_truth,
 )
 from pipelines.runs.config import RunConfig
+from pipelines.runs.layout import RunFiles
 from pipelines.runs.report import describe_stalls, print_metrics, print_training
 from pipelines.runs.watching import Watching
 
@@ -193,7 +194,7 @@ class Evaluate:
     """Only print what would happen."""
 
     def _output(self):
-        return self.output or str(pathlib.Path(self.model) / "evaluation.json")
+        return self.output or str(RunFiles(self.model).evaluation_path)
 
     def _beside(self, ending):
         return pathlib.Path(self._output()).with_suffix("").as_posix() + ending
