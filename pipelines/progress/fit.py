@@ -44,6 +44,7 @@ class FitProgress(_Progress):
     Attributes:
         first_batch: Where the first epoch begins, if it was resumed.
         seconds: Time spent in training so far, without validation.
+        validation_seconds: Time spent in validation so far.
     """
 
     def __init__(self, batch_size: int, num_rows: int | None = None, note=str):
@@ -51,7 +52,7 @@ class FitProgress(_Progress):
         self._batch_size, self._num_rows = batch_size, num_rows
         self._extra = note
         self.first_batch = 0
-        self.seconds = 0.0
+        self.seconds = self.validation_seconds = 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         epochs = self.params.get("epochs") or 1
@@ -71,6 +72,10 @@ class FitProgress(_Progress):
 
     def on_test_begin(self, logs=None):
         self._end()
+        self._start = time.perf_counter()
+
+    def on_test_end(self, logs=None):
+        self.validation_seconds += time.perf_counter() - self._start
 
     def on_epoch_end(self, epoch, logs=None):
         self._end(logs)

@@ -165,6 +165,7 @@ def train(
         **counts,
         "seconds": time.perf_counter() - start,
         "training_seconds": shown.seconds,
+        "validation_seconds": shown.validation_seconds,
         "samples_per_second": trained / shown.seconds if shown.seconds else 0.0,
         "checkpoint_seconds": checkpoint.seconds,
     }
