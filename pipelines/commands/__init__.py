@@ -10,6 +10,7 @@ from pipelines.commands.generate import Generate, ProfileTrace
 from pipelines.commands.model import Evaluate, Export, Train, Verify
 from pipelines.commands.predict import Predict
 from pipelines.commands.prepare import Prepare
+from pipelines.commands.report import Report
 
 COMMANDS = {
     "generate": Generate,
@@ -17,6 +18,7 @@ COMMANDS = {
     "prepare": Prepare,
     "train": Train,
     "evaluate": Evaluate,
+    "report": Report,
     "predict": Predict,
     "export": Export,
     "verify": Verify,
