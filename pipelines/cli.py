@@ -13,7 +13,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-_WITHOUT_TENSORFLOW = ("benchmark", "generate", "prepare", "profile-trace", "runs")
+_WITHOUT_TENSORFLOW = (
+    "benchmark",
+    "generate",
+    "prepare",
+    "profile-trace",
+    "report",
+    "runs",
+)
 EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
 
 

@@ -2,12 +2,12 @@
 
 import importlib.util
 
+from pipelines import pictures
 from pipelines.benchmark import breakdown, results
 from pipelines.benchmark.workloads import SCALING_ROWS, describe_rows
+from pipelines.pictures import GRID, INK, LINES, MUTED
 
-INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 OURS, PEER = "#d9480f", "#9fb3c8"
-LINES = ("#d9480f", "#1864ab", "#2b8a3e", "#862e9c", "#e67700")
 PARTS = {
     "embedding lookup": "#1864ab",
     "embedding update": "#4dabf7",
@@ -58,7 +58,7 @@ def _draw_bars(summary, path):
     axes.set_xlabel("samples/s, median of rounds (longer is better)", color=MUTED)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="x", color=GRID)
-    _finish(figure, axes, "Training" if summary["mode"] == "train" else "Inference")
+    pictures.finish(axes, "Training" if summary["mode"] == "train" else "Inference")
     _save(figure, summary, path)
 
 
@@ -79,7 +79,7 @@ def _draw_lines(summary, path):
     axes.set_ylabel("ms per step", color=MUTED)
     axes.grid(axis="y", color=GRID)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    _finish(figure, axes, "A step's cost as the table grows")
+    pictures.finish(axes, "A step's cost as the table grows")
     _save(figure, summary, path)
 
 
@@ -92,43 +92,19 @@ def draw_breakdown(found: dict[str, dict], job, path) -> None:
         path: File to write.
     """
     figure, axes = _start(9, 1.9 + 0.75 * len(found))
-    names = list(reversed(found))
-    left = dict.fromkeys(names, 0.0)
-    for part, color in PARTS.items():
-        for name in names:
-            share = 100 * found[name]["share"][part]
-            axes.barh(name, share, left=left[name], color=color, height=0.6, label=part)
-            if share >= 4:
-                axes.text(
-                    left[name] + share / 2,
-                    names.index(name),
-                    f"{share:.0f}%",
-                    ha="center",
-                    va="center",
-                    color="white" if _is_dark(color) else INK,
-                    fontsize=9,
-                )
-            left[name] += share
-    for i, name in enumerate(names):
-        whole = sum(found[name]["ms_per_step"].values())
+    shares = {
+        part: [100 * each["share"][part] for each in found.values()] for part in PARTS
+    }
+    pictures.stack_bars(
+        axes, list(found), shares, PARTS, lambda x: f"{x:.0f}%" if x >= 4 else ""
+    )
+    for i, each in enumerate(found.values()):
+        whole = sum(each["ms_per_step"].values())
         axes.text(101, i, f"{whole:,.1f} ms", va="center", color=INK, weight="bold")
     axes.set_xlim(0, 100)
-    axes.set_ylim(-0.5, len(names) - 0.5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    handles, labels = axes.get_legend_handles_labels()
-    legend = dict(zip(labels, handles))
-    figure.legend(
-        legend.values(),
-        legend.keys(),
-        ncols=5,
-        frameon=False,
-        loc="outside lower center",
-        fontsize=9,
-        handlelength=1,
-        handleheight=1,
-    )
-    _finish(
-        figure,
+    pictures.put_legend_below(figure, 5)
+    pictures.finish(
         axes,
         f"Where a training step goes: {job.workload.name}, {job.optimizer}, batch "
         f"{job.batch_size:,}",
@@ -136,25 +112,9 @@ def draw_breakdown(found: dict[str, dict], job, path) -> None:
     figure.savefig(path, dpi=150, facecolor="white")
 
 
-def _is_dark(color):
-    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return 0.299 * red + 0.587 * green + 0.114 * blue < 140
-
-
 def _start(width, height):
-    # The object API: no window system, no global state.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = pictures.start(width, height)
     return figure, figure.add_subplot()
-
-
-def _finish(figure, axes, title):
-    axes.set_title(title, loc="left", color=INK, weight="bold", fontsize=13, pad=10)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(length=0, colors=INK, labelsize=10)
-    axes.set_axisbelow(True)
 
 
 def _save(figure, summary, path):

@@ -11,6 +11,7 @@ from pipelines.commands.generate import Generate, ProfileTrace
 from pipelines.commands.model import Export, Train, Verify
 from pipelines.commands.predict import Predict
 from pipelines.commands.prepare import Prepare
+from pipelines.commands.report import Report
 
 COMMANDS = {
     "generate": Generate,
@@ -18,6 +19,7 @@ COMMANDS = {
     "prepare": Prepare,
     "train": Train,
     "evaluate": Evaluate,
+    "report": Report,
     "predict": Predict,
     "export": Export,
     "verify": Verify,

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from pipelines.commands.shared import Files, check_output, describe_input, read_truth
+from pipelines.runs.layout import RunFiles
 from pipelines.runs.report import print_metrics
 
 
@@ -42,7 +43,7 @@ class Evaluate:
     """Only print what would happen."""
 
     def _output(self):
-        return self.output or str(pathlib.Path(self.model) / "evaluation.json")
+        return self.output or str(RunFiles(self.model).evaluation_path)
 
     def _beside(self, ending):
         return pathlib.Path(self._output()).with_suffix("").as_posix() + ending

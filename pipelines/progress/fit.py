@@ -46,6 +46,7 @@ class FitProgress(_Progress):
         first_batch: Where the first epoch begins, if it was resumed.
         seconds: Time spent in training so far, without validation.
         num_trained: Rows trained on so far.
+        validation_seconds: Time spent in validation so far.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class FitProgress(_Progress):
         self._batch_size, self._rows, self._num_rows = batch_size, num_rows, None
         self._extra = note
         self.first_batch = 0
-        self.seconds, self.num_trained = 0.0, 0
+        self.seconds = self.validation_seconds = 0.0
+        self.num_trained = 0
 
     def on_epoch_begin(self, epoch, logs=None):
         epochs = self.params.get("epochs") or 1
@@ -80,6 +82,10 @@ class FitProgress(_Progress):
 
     def on_test_begin(self, logs=None):
         self._end()
+        self._start = time.perf_counter()
+
+    def on_test_end(self, logs=None):
+        self.validation_seconds += time.perf_counter() - self._start
 
     def on_epoch_end(self, epoch, logs=None):
         self._end(logs)

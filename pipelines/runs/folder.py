@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 import os
-import pathlib
 import shutil
 from typing import Any
 
@@ -16,11 +15,12 @@ from pipelines import vocabulary as vocabularies
 from pipelines.criteo import Parser
 from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
+from pipelines.runs.layout import RunFiles
 from pipelines.whole_files import write_text
 from tf_dlrm.training.checkpoint_files import CheckpointFolder
 
 
-class RunFolder:
+class RunFolder(RunFiles):
     """Where a run keeps everything that it made and was made from.
 
     `config.json` (run and data), `vocabulary.tsv`, `model.keras`, `metrics.json`,
@@ -33,19 +33,6 @@ class RunFolder:
     Raises:
         ValueError: When reading, if it is not a run or its files do not fit.
     """
-
-    def __init__(self, path):
-        self.path = pathlib.Path(path)
-        self.config_path = self.path / "config.json"
-        self.vocabulary_path = self.path / "vocabulary.tsv"
-        self.model_path = self.path / "model.keras"
-        self.metrics_path = self.path / "metrics.json"
-        self.history_path = self.path / "metrics.csv"
-        self.bad_rows_path = self.path / "bad_rows.tsv"
-        self.bad_valid_rows_path = self.path / "bad_rows_valid.tsv"
-        self.plan_path = self.path / "plan.json"
-        self.log_dir = self.path / "logs"
-        self.checkpoint_dir = self.path / "checkpoints"
 
     def start(self) -> None:
         """Makes the folder; what a run without checkpoints left will be replaced.
@@ -101,7 +88,7 @@ class RunFolder:
 
     def read_data(self) -> dict[str, Any]:
         """Returns what the run is trained on, as `describe` was told."""
-        return self._read()["data"]
+        return self.read()["data"]
 
     def read_vocabulary(self):
         """Returns the run's vocabulary.
@@ -110,7 +97,7 @@ class RunFolder:
             ValueError: If it is not the one that the run was made with.
         """
         vocabulary = vocabularies.load(self.vocabulary_path)
-        if vocabulary.digest != self._read()["vocabulary_digest"]:
+        if vocabulary.digest != self.read()["vocabulary_digest"]:
             raise ValueError(
                 f"{self.vocabulary_path} is not the vocabulary that this run was "
                 "trained with: the ids would mean other values."
@@ -130,17 +117,7 @@ class RunFolder:
 
     def read_config(self) -> RunConfig:
         """Returns the run's config."""
-        return RunConfig.from_json(json.dumps(self._read()["config"]))
-
-    def _read(self):
-        if not self.config_path.exists():
-            raise ValueError(f"{self.path} is not the folder of a run: no config.json.")
-        try:
-            content = json.loads(self.config_path.read_text(encoding="utf-8"))
-            content["config"], content["vocabulary_digest"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{self.config_path} is damaged.") from None
-        return content
+        return RunConfig.from_json(json.dumps(self.read()["config"]))
 
     def check(self) -> None:
         """Looks whether this is the folder of a finished run, without loading it.
@@ -148,7 +125,7 @@ class RunFolder:
         Raises:
             ValueError: If it is not; the message says what is missing.
         """
-        self._read()
+        self.read()
         if not self.vocabulary_path.exists():
             raise ValueError(f"{self.path} has no vocabulary.tsv.")
         if not self.model_path.exists():
@@ -163,7 +140,7 @@ class RunFolder:
         Raises:
             ValueError: If the vocabulary is not the one that the run was made with.
         """
-        content = self._read()
+        content = self.read()
         vocabulary = self.read_vocabulary()
         expander = content.get("multi_hot")
         if expander is not None:

@@ -198,6 +198,7 @@ def train(
         **counts,
         "seconds": time.perf_counter() - start,
         "training_seconds": seconds,
+        "validation_seconds": shown.validation_seconds + early.seconds,
         "samples_per_second": shown.num_trained / seconds if seconds > 0 else 0.0,
         "checkpoint_seconds": checkpoint.seconds,
         "num_skipped_batches": model.num_skipped_batches,

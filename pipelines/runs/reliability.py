@@ -11,6 +11,7 @@ import io
 
 import numpy as np
 
+from pipelines.runs.click_rates import sigmoid
 from pipelines.whole_files import write_text
 from tf_dlrm.training.metrics import find_click_auc
 
@@ -148,11 +149,6 @@ def from_histogram(
         before = sigmoid(logits - np.log(negative_sampling_rate))
         uncorrected = float((rows * before).sum() / clicks.sum())
     return Reliability(bins, logits, rows, uncorrected, negative_sampling_rate)
-
-
-def sigmoid(logits):
-    """1 / (1 + exp(-logits))."""
-    return 1.0 / (1.0 + np.exp(-logits))
 
 
 def _wilson(clicks, sizes):

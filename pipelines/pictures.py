@@ -1,0 +1,100 @@
+"""The look of our pictures: colours, titles, stacked bars. matplotlib is optional."""
+
+from collections.abc import Callable, Sequence
+
+INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+LINES = (
+    "#d9480f", "#1864ab", "#2b8a3e", "#862e9c", "#e67700", "#1098ad", "#e64980",
+    "#495057",
+)  # fmt: skip
+
+
+def start(width: float, height: float):
+    """A figure of this size in inches, without a window system or global state.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "The pictures need matplotlib: pip install matplotlib."
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def plain(text: str) -> str:
+    """A text as matplotlib shows it as it is: no formula, no label that is hidden."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def finish(axes, title: str = "") -> None:
+    """Gives axes their title and takes the frame and the ticks away."""
+    if title:
+        axes.set_title(title, loc="left", color=INK, weight="bold", fontsize=13, pad=10)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    axes.tick_params(length=0, colors=INK, labelsize=10)
+    axes.set_axisbelow(True)
+
+
+def stack_bars(
+    axes,
+    names: Sequence[str],
+    parts: dict[str, Sequence[float]],
+    colors: dict[str, str],
+    describe: Callable[[float], str],
+) -> None:
+    """Draws a stacked bar for each name, the first on top.
+
+    Args:
+        axes: Where to.
+        names: What the bars are called.
+        parts: Lengths of the pieces, for each name.
+        colors: Colour of each part, which also says their order.
+        describe: Text in a piece of some length; empty: none.
+    """
+    left = [0.0] * len(names)
+    for part, color in colors.items():
+        places = range(len(names))
+        axes.barh(places, parts[part], left=left, color=color, height=0.6, label=part)
+        for i, length in enumerate(parts[part]):
+            axes.text(
+                left[i] + length / 2,
+                i,
+                describe(length),
+                ha="center",
+                va="center",
+                color="white" if _is_dark(color) else INK,
+                fontsize=9,
+            )
+            left[i] += length
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+
+
+def put_legend_below(figure, columns: int, handles=None) -> None:
+    """Puts a legend below everything, for as many columns as have room.
+
+    Args:
+        figure: The figure.
+        columns: Entries in a row.
+        handles: What it explains; `None`: all that has a label.
+    """
+    figure.legend(
+        **({} if handles is None else {"handles": handles}),
+        ncols=columns,
+        frameon=False,
+        loc="outside lower center",
+        fontsize=9,
+        labelcolor=INK,
+        handlelength=1,
+        handleheight=1,
+    )
+
+
+def _is_dark(color):
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 140

@@ -1,0 +1,112 @@
+"""The picture of what runs learned: loss and AUC against the samples they saw."""
+
+from pipelines import pictures
+from pipelines.pictures import GRID, INK, LINES, MUTED
+from pipelines.reports.runs import Run
+
+_PANELS = (("loss", "Loss"), ("auc", "AUC"))
+_START = 0.05  # share of the samples in which values are too wild to set the scale
+_MARGIN = 0.06  # of the scale
+_LEGEND_LETTERS = 120
+_VALIDATION = {
+    "marker": "o",
+    "markersize": 6.5,
+    "markeredgecolor": "white",
+    "linestyle": (0, (4, 2)),
+    "linewidth": 1.5,
+}
+
+
+def has_curves(runs: list[Run]) -> bool:
+    """Whether a run has anything to draw."""
+    return any(
+        run.scalars(part, metric)
+        for run in runs
+        for part in ("train", "validation")
+        for metric, _ in _PANELS
+    )
+
+
+def draw(runs: list[Run], path) -> None:
+    """Draws the learning curves of runs, a colour for each.
+
+    Args:
+        runs: The runs, at most as many as there are colours.
+        path: PNG file to write.
+
+    Raises:
+        ImportError: If matplotlib is missing.
+    """
+    figure = pictures.start(11, 5)
+    figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)
+    for axes, (metric, title) in zip(figure.subplots(1, 2), _PANELS):
+        _draw_metric(axes, runs, metric)
+        pictures.finish(axes, title)
+    _explain(figure, runs)
+    figure.savefig(path, dpi=150, facecolor="white", format="png")
+
+
+def _draw_metric(axes, runs, metric):
+    last = max(run.last_step * run.batch_size for run in runs)
+    scale = []
+    for run, color in zip(runs, LINES):
+        training = _in_samples(run, "train", metric)
+        validation = _in_samples(run, "validation", metric)
+        axes.plot(*training, color=color, linewidth=1.1, alpha=0.75)
+        axes.plot(
+            *validation,
+            color=color,
+            zorder=3,
+            **_VALIDATION,
+        )
+        scale += validation[1]
+        scale += [y for x, y in zip(*training) if x >= _START * last]
+    scale = [value for value in scale if value == value]  # not NaN
+    if scale:
+        margin = _MARGIN * (max(scale) - min(scale)) or 0.01
+        axes.set_ylim(min(scale) - margin, max(scale) + margin)
+    axes.set_xlim(0, last * 1.02 or 1)
+    axes.xaxis.set_major_formatter(lambda value, _: _count(value))
+    axes.locator_params(axis="x", nbins=6)
+    axes.set_xlabel("samples", color=MUTED)
+    axes.grid(axis="y", color=GRID)
+
+
+def _in_samples(run, part, metric):
+    curve = run.scalars(part, metric)
+    steps = sorted(curve)
+    return [step * run.batch_size for step in steps], [curve[step] for step in steps]
+
+
+def _explain(figure, runs):
+    """Runs below, kinds of lines above."""
+    from matplotlib.lines import Line2D
+
+    names = [pictures.plain(run.label) for run in runs]
+    handles = [
+        Line2D([], [], color=color, linewidth=4, label=name)
+        for name, color in zip(names, LINES)
+    ]
+    columns = max(1, _LEGEND_LETTERS // (max(map(len, names)) + 4))
+    pictures.put_legend_below(figure, min(len(runs), columns), handles)
+    kinds = [
+        Line2D([], [], color=MUTED, linewidth=1.1, label="training, epoch so far"),
+        Line2D([], [], color=MUTED, label="validation", **_VALIDATION),
+    ]
+    figure.legend(
+        handles=kinds,
+        loc="outside upper right",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handlelength=3.2,
+    )
+
+
+def _count(value):
+    """A number of samples: 0, 250k, 1.5M."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"

@@ -1,0 +1,95 @@
+"""What a reader of a report must know: what is missing, what cannot be compared."""
+
+from collections.abc import Sequence
+
+from pipelines.reports import calibration
+from pipelines.reports.runs import Run
+from pipelines.reports.times import Times
+
+NO_PROFILE = (
+    "No run has a profile of its steps: train with --profile-steps 100:110 for one."
+)
+_SAMPLING = "negative_sampling_rate"
+_MOST_NAMES = 4
+
+
+def of_runs(
+    runs: Sequence[Run], measured: Sequence[Times], differing: Sequence[str]
+) -> list[str]:
+    """The notes on some runs, one line each.
+
+    Args:
+        runs: The runs.
+        measured: Where the time of each went.
+        differing: Names of the options in which they differ.
+    """
+    found = [_unfinished(run) for run in runs if not run.is_finished]
+    if len(runs) > 1 and not differing:
+        found.append("The runs do not differ in any option.")
+    for what, without in (
+        ("No logs, so no curve but by epochs, and no wait for input",
+         [run for run in runs if not run.train]),
+        ("No validation (--valid)",
+         [run for run in runs if not run.scalars("validation", "loss")]),
+        ("Not evaluated (tf-dlrm evaluate --model RUN --input FILE)",
+         [run for run in runs if run.evaluation is None]),
+        ("Without a reliability table of the evaluation",
+         [r for r in runs if r.evaluation is not None and not calibration.has_bins(r)]),
+    ):  # fmt: skip
+        if without:
+            found.append(f"{what}: {_names(without, len(runs))}.")
+    if any(each.num_processes > 1 for each in measured):
+        again = [run for run, t in zip(runs, measured) if t.num_processes > 1]
+        found.append(
+            f"Cut and resumed: {_names(again, len(runs))}. Its time is that of all its "
+            "processes, lost steps included."
+        )
+    validated = [run for run in runs if run.scalars("validation", "loss")]
+    if _differ(validated, lambda r: r.options["valid"]) or _differ(
+        [run for run in validated if run.is_finished],
+        lambda run: run.results.get("num_valid_rows"),
+    ):
+        found.append("The runs were not validated on the same rows.")
+    evaluated = [run for run in runs if run.evaluation is not None]
+    if _differ(evaluated, lambda run: run.evaluation["num_rows"]):
+        found.append("The runs were not evaluated on the same rows.")
+    if _SAMPLING in differing:
+        found.append(
+            "Training losses are of other samples of the negatives: they cannot be "
+            "compared."
+        )
+    return found
+
+
+def incomparable(differing: Sequence[str]) -> tuple[str, ...]:
+    """Names of the measures in which no run is better than another."""
+    return ("training_loss",) if _SAMPLING in differing else ()
+
+
+def _unfinished(run):
+    name = run.label
+    if not run.last_step:
+        return f"{name} is not finished, and its logs hold no step yet."
+    losses = run.scalars("train", "loss")
+    if losses and losses[max(losses)] != losses[max(losses)]:
+        return f"{name} is not finished: its loss became not a number."
+    of = ""
+    if run.steps_per_epoch:
+        of = f" of {run.steps_per_epoch * run.num_epochs:,}"
+    return (
+        f"{name} is not finished: its logs end at step {run.last_step:,}{of}. Its "
+        "values are the last ones there."
+    )
+
+
+def _names(runs, number):
+    if len(runs) == number > 1:
+        return "all runs"
+    names = [run.label for run in runs[:_MOST_NAMES]]
+    more = len(runs) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def _differ(runs, key):
+    found = [key(run) for run in runs]
+    return any(each != found[0] for each in found)

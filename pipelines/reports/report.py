@@ -1,0 +1,200 @@
+"""A report: runs read, measured, written as tables and pictures."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.pictures import LINES
+from pipelines.reports import calibration, curves, measures, notes, steps, times
+from pipelines.reports.runs import Run, read_runs
+from pipelines.reports.table import BEST, Table
+from pipelines.reports.times import Times
+from pipelines.whole_files import replacing, write_text
+
+TABLES = ("report.md", "report.csv", "report.json")
+CURVES = "learning_curves.png"
+CALIBRATION = "calibration.png"
+STEPS = "step_breakdown.png"
+PICTURES = (CURVES, CALIBRATION, STEPS)
+MOST_DRAWN = len(LINES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Runs side by side.
+
+    Attributes:
+        runs: The runs.
+        times: Where the time of each went.
+        values: What each reached, as `measures.measure` returns it.
+        differing: Names of the options in which they differ.
+        best: Which runs have the best value of a measure.
+        profiles: A step by operation, by number of the run.
+        notes: What a reader must know: what is missing, what cannot be compared.
+    """
+
+    runs: list[Run]
+    times: list[Times]
+    values: list[dict[str, float | None]]
+    differing: list[str]
+    best: dict[str, list[int]]
+    profiles: dict[int, dict[str, Any]]
+    notes: list[str]
+
+    @property
+    def table(self) -> Table:
+        """The table."""
+        return Table(self.runs, self.differing, self.values, self.best)
+
+    def drawn(self) -> list[int]:
+        """Numbers of the runs in the pictures: all, or those that learned most."""
+        numbers = range(len(self.runs))
+        if len(self.runs) <= MOST_DRAWN:
+            return list(numbers)
+
+        def loss(i):
+            value = self.values[i]["validation_log_loss"]
+            return (value is None, value or 0.0, i)
+
+        return sorted(sorted(numbers, key=loss)[:MOST_DRAWN])
+
+    def write(self, output) -> list[str]:
+        """Writes `report.md`, `.csv` and `.json`, and the pictures.
+
+        Without matplotlib there are no pictures, and a note says so.
+
+        Args:
+            output: The folder; what an earlier report left in it is replaced.
+
+        Returns:
+            The names of the files.
+        """
+        output = pathlib.Path(output)
+        output.mkdir(parents=True, exist_ok=True)
+        pictures = self._draw(output)
+        for name in set(PICTURES) - set(pictures):
+            (output / name).unlink(missing_ok=True)
+        write_text(output / "report.md", self._markdown(pictures))
+        write_text(output / "report.csv", self.table.to_csv())
+        content = json.dumps(self._content(pictures), indent=2, allow_nan=False)
+        write_text(output / "report.json", content + "\n")
+        return [*TABLES, *pictures]
+
+    def _draw(self, output):
+        drawn = self.drawn()
+        runs = [self.runs[i] for i in drawn]
+        if len(drawn) < len(self.runs):
+            names = ", ".join(run.label for run in runs)
+            self.notes.append(
+                f"The pictures show {len(drawn)} of {len(self.runs)} runs, those with "
+                f"the lowest log loss of the validation: {names}."
+            )
+        profiles = {
+            place: self.profiles[i]
+            for place, i in enumerate(drawn)
+            if i in self.profiles
+        }
+        measured = [self.times[i] for i in drawn]
+        wanted = {}
+        if curves.has_curves(runs):
+            wanted[CURVES] = lambda file: curves.draw(runs, file)
+        if any(calibration.has_bins(run) for run in runs):
+            wanted[CALIBRATION] = lambda file: calibration.draw(runs, file)
+        if profiles or any(each.parts() for each in measured):
+            wanted[STEPS] = lambda file: steps.draw(runs, measured, profiles, file)
+        for name, draw in wanted.items():
+            try:
+                with replacing(output / name) as file:
+                    draw(file)
+            except ImportError as error:
+                self.notes.append(str(error))
+                return []
+        return list(wanted)
+
+    def _markdown(self, pictures):
+        number = f"{len(self.runs)} runs" if len(self.runs) > 1 else "A run"
+        parts = [f"# {number}", self.table.to_markdown()]
+        if self.best:
+            parts.append("Bold: the best of a column.")
+        if self.notes:
+            parts.append("\n".join(f"- {note}" for note in self.notes))
+        parts += [f"![{_title(name)}]({name})" for name in pictures]
+        return "\n\n".join(parts) + "\n"
+
+    def _content(self, pictures):
+        runs = []
+        for i, run in enumerate(self.runs):
+            found = {
+                "name": run.name,
+                "folder": str(run.files.path),
+                "finished": run.is_finished,
+                "values": self.values[i],
+                "seconds": self.times[i].parts(),
+                "evaluation": run.evaluation,
+                "config": run.options,
+            }
+            if i in self.profiles:
+                found["ms_per_step"] = self.profiles[i]["ms_per_step"]
+            runs.append(found)
+        best = {
+            name: [self.runs[i].name for i in numbers]
+            for name, numbers in self.best.items()
+        }
+        return {
+            "runs": runs,
+            "differing": self.differing,
+            "best": best,
+            "notes": self.notes,
+            "pictures": pictures,
+        }
+
+    def to_text(self, width: int) -> str:
+        """The table and the notes, for a terminal of some width."""
+        parts = [self.table.to_text(width)]
+        if self.best:
+            parts.append(f"{BEST} the best of a column")
+        parts += self.notes
+        return "\n".join([parts[0], "", *parts[1:]]).rstrip()
+
+
+def make_report(paths: Sequence) -> Report:
+    """Reads runs and compares them.
+
+    Args:
+        paths: Their folders.
+
+    Raises:
+        ValueError: If one is no run, is given twice, or holds a damaged file.
+    """
+    runs = read_runs(paths)
+    measured = [times.measure(run) for run in runs]
+    values = [measures.measure(*each) for each in zip(runs, measured)]
+    differing = measures.find_differing(runs)
+    profiles, found = {}, notes.of_runs(runs, measured, differing)
+    for i, run in enumerate(runs):
+        if run.trace is not None:
+            try:
+                profiles[i] = _read_profile(run)
+            except ValueError as error:
+                found.append(f"{run.label}: its profile is left out. {error}")
+    if not any(run.trace for run in runs):
+        found.append(notes.NO_PROFILE)
+    best = measures.find_best(values, notes.incomparable(differing))
+    return Report(runs, measured, values, differing, best, profiles, found)
+
+
+def _read_profile(run):
+    from google.protobuf.message import DecodeError
+
+    from pipelines.benchmark.breakdown import read_trace
+
+    try:
+        return read_trace(run.trace, run.options.get("steps_per_execution", 1))
+    except DecodeError:
+        raise ValueError("The trace is damaged.") from None
+
+
+def _title(name):
+    return name.removesuffix(".png").replace("_", " ").capitalize()

@@ -1,0 +1,229 @@
+"""`Run`: what is in the folder of a run, as far as it got."""
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.reports import logs
+from pipelines.runs.layout import RunFiles
+
+_LONGEST_NAME = 28
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run, for comparing it with others.
+
+    Attributes:
+        files: Where its files are.
+        name: What it is called: the last parts of its path, as many as tell it from
+            the others.
+        label: The same with its middle left out, if that tells it from the others.
+        options: Its config and its data, flat, by name.
+        num_rows: Rows of an epoch as counted before the training, or `None`.
+        results: `metrics.json`; `None` where the training is not finished.
+        history: A dict for each line of `metrics.csv`.
+        evaluation: `evaluation.json`, or `None`.
+        bins: Rows of `evaluation_reliability.csv`, as numbers.
+        root: Event files in `logs`: one for each time that it was begun or resumed.
+        train: Those in `logs/train`.
+        validation: Those in `logs/validation`.
+        trace: Folder of the newest profile, or `None`.
+    """
+
+    files: RunFiles
+    name: str
+    label: str
+    options: dict[str, Any]
+    num_rows: int | None
+    results: dict[str, Any] | None
+    history: list[dict[str, float | None]]
+    evaluation: dict[str, Any] | None
+    bins: list[dict[str, float]]
+    root: list[logs.LogFile]
+    train: list[logs.LogFile]
+    validation: list[logs.LogFile]
+    trace: pathlib.Path | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training came to its end."""
+        return self.results is not None
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a step."""
+        return self.options["batch_size"]
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that it has, or would have."""
+        return self.options["epochs"]
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Steps of an epoch; `None` if that is not known."""
+        rows = self.results["num_rows"] if self.is_finished else self.num_rows
+        return math.ceil(rows / self.batch_size) if rows else None
+
+    @property
+    def last_step(self) -> int:
+        """The last step that the logs know, or that the epochs make."""
+        steps = logs.join(self.train, "metrics/loss")
+        known = len(self.history) * (self.steps_per_epoch or 0)
+        return max([*steps, known])
+
+    def scalars(self, part: str, metric: str) -> dict[int, float]:
+        """The curve of a metric by step, in `"train"` or in `"validation"`.
+
+        Without event files it has a value for each epoch, by `metrics.csv`.
+        """
+        files = self.train if part == "train" else self.validation
+        found = logs.join(files, f"metrics/{metric}")
+        if found or not self.steps_per_epoch:
+            return found
+        name = metric if part == "train" else f"val_{metric}"
+        return {
+            epoch * self.steps_per_epoch: line[name]
+            for epoch, line in enumerate(self.history, start=1)
+            if line.get(name) is not None
+        }
+
+
+def read_runs(paths: Sequence) -> list[Run]:
+    """Reads the folders of runs.
+
+    Args:
+        paths: The folders.
+
+    Raises:
+        ValueError: If one is no run, is given twice, or holds a damaged file.
+    """
+    folders = [pathlib.Path(path) for path in paths]
+    for i, folder in enumerate(folders):
+        if folder.resolve() in [each.resolve() for each in folders[:i]]:
+            raise ValueError(f"The run {folder} is given twice.")
+    names = name_folders(folders)
+    labels = [shorten(name) for name in names]
+    if len(set(labels)) < len(labels):
+        labels = names
+    return [_read(*each) for each in zip(folders, names, labels)]
+
+
+def find_run(folder) -> RunFiles:
+    """The files of a run.
+
+    Raises:
+        ValueError: If the folder is none; the message says what it may be instead.
+    """
+    files = RunFiles(folder)
+    if not files.path.is_dir():
+        raise ValueError(f"There is no folder {files.path}.")
+    if not files.config_path.exists():
+        within = sorted(path.parent for path in files.path.glob("*/config.json"))
+        if within:
+            raise ValueError(
+                f"{files.path} is not a run, but holds some: give {within[0]}"
+                + (f", or {files.path}/*" if len(within) > 1 else "")
+            )
+    files.read()
+    return files
+
+
+def name_folders(folders: Sequence[pathlib.Path]) -> list[str]:
+    """Short names that differ: the ends of paths."""
+    parts = [folder.resolve().parts for folder in folders]
+    for number in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(each[-number:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return names
+
+
+def shorten(text: str, longest: int = _LONGEST_NAME) -> str:
+    """A text with its middle left out, where it is too long."""
+    if len(text) <= longest:
+        return text
+    end = (longest - 1) // 2
+    return f"{text[: longest - 1 - end]}…{text[-end:]}"
+
+
+def _read(folder, name, label):
+    files = find_run(folder)
+    content = files.read()
+    data = content.get("data") or {}
+    results = _read_json(files.metrics_path)
+    traces = sorted(files.log_dir.rglob("*.xplane.pb"), key=lambda path: path.parts)
+    run = Run(
+        files,
+        name,
+        label,
+        _options(content, data),
+        data.get("num_rows"),
+        results,
+        _read_csv(files.history_path) if results else [],
+        _read_json(files.evaluation_path),
+        _read_csv(files.reliability_path),
+        *(logs.read_folder(files.log_dir / p) for p in ("", "train", "validation")),
+        traces[-1].parent if traces else None,
+    )
+    for path, content, names in (
+        (files.config_path, run.options, ("batch_size", "epochs")),
+        (files.metrics_path, results, ("metrics", "num_rows", "seconds")),
+        (files.evaluation_path, run.evaluation, ("auc", "num_rows")),
+    ):
+        missing = [
+            name for name in names if content is not None and name not in content
+        ]
+        if missing:
+            raise ValueError(f"{path} is damaged: it has no {missing[0]}.")
+    return run
+
+
+def _options(content, data):
+    """What was decided, by name; files by their names alone, as they may be moved."""
+    options = {**content["config"]}
+    if "negative_sampling_rate" in data:  # also where `prepare` sampled
+        options["negative_sampling_rate"] = data["negative_sampling_rate"]
+    options["train"] = _names(data.get("records") or data.get("train"))
+    options["valid"] = _names(data.get("records") or data.get("valid"))
+    options["vocabulary"] = _names(data.get("vocabulary"))
+    options["devices"] = data.get("devices", 1)
+    for name, value in (content.get("multi_hot") or {"hotness": 1}).items():
+        if name != "vocabulary_sizes":
+            options[f"multi_hot_{name}"] = value
+    options["tf_dlrm"] = content.get("tf_dlrm")
+    return options
+
+
+def _names(paths):
+    paths = [paths] if isinstance(paths, str) else paths or []
+    return [os.path.basename(path.rstrip("/")) for path in paths]
+
+
+def _read_json(path):
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged.")
+    return content
+
+
+def _read_csv(path):
+    if not path.exists():
+        return []
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        return [{k: logs.finite(float(v)) for k, v in line.items()} for line in lines]
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} is damaged.") from None

@@ -1,0 +1,137 @@
+"""The table of a report: as text, as Markdown and as CSV."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+
+from pipelines.reports.measures import MEASURES, QUALITY, TIME
+from pipelines.reports.runs import Run, shorten
+
+MISSING, BEST = "-", "*"
+NARROWEST, WIDEST = 80, 120
+_GAP = "  "
+
+
+class Table:
+    """Runs, what differs between them and what they reached.
+
+    Args:
+        runs: The runs.
+        differing: Names of the options that are shown.
+        values: What `measures.measure` returns, of each run.
+        best: What `measures.find_best` returns.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        differing: Sequence[str],
+        values: Sequence[dict],
+        best: dict[str, list[int]],
+    ):
+        self._runs, self._differing = runs, differing
+        self._values, self._best = values, best
+
+    def to_text(self, width: int = WIDEST) -> str:
+        """The table for a terminal.
+
+        Args:
+            width: Columns of the terminal; a block that is wider goes on below.
+        """
+        width = min(max(width, NARROWEST), WIDEST)
+        lines = []
+        for title, columns in self._blocks(BEST, ""):
+            names = [title, *(run.label for run in self._runs)]
+            first = max(map(len, names))
+            for part in _fit(columns, width - first):
+                for i in range(len(part[0])):
+                    cells = [column[i].rjust(_width(column)) for column in part]
+                    if i > 0 or any(map(str.strip, cells)):
+                        left = ["", *names][i].ljust(first)
+                        lines.append(_GAP.join([left, *cells]).rstrip())
+                lines.append("")
+        return "\n".join(lines).rstrip()
+
+    def to_markdown(self) -> str:
+        """The table as Markdown."""
+        blocks = []
+        for title, columns in self._blocks("**", "**"):
+            heads = [" ".join(filter(None, column[:2])) for column in columns]
+            lines = [_row([title, *heads]), _row(["---", *["---:"] * len(columns)])]
+            for i, run in enumerate(self._runs, start=2):
+                cells = [column[i].strip() for column in columns]
+                lines.append(_row([run.label, *cells]))
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks)
+
+    def to_csv(self) -> str:
+        """A line for each run: options that differ as `config.*`, and all measures."""
+        file = io.StringIO(newline="")
+        writer = csv.writer(file)
+        options = [f"config.{name}" for name in self._differing]
+        names = [each.name for each in MEASURES]
+        writer.writerow(["run", "folder", "finished", *options, *names])
+        for run, values in zip(self._runs, self._values):
+            chosen = [run.options.get(name) for name in self._differing]
+            chosen = [c if isinstance(c, str) else json.dumps(c) for c in chosen]
+            known = ["" if values[name] is None else values[name] for name in names]
+            finished = json.dumps(run.is_finished)
+            writer.writerow([run.name, run.files.path, finished, *chosen, *known])
+        return file.getvalue()
+
+    def _blocks(self, after, before):
+        """Titles and columns; each column has two lines of title, then its cells."""
+        options = [
+            ["", name, *(_words(run.options.get(name, "")) for run in self._runs)]
+            for name in self._differing
+        ]
+        if options:
+            yield "What differs", options
+        for title, measures in (("Quality", QUALITY), ("Time", TIME)):
+            columns = []
+            for measure in measures:
+                cells = []
+                for i, values in enumerate(self._values):
+                    value = values[measure.name]
+                    text = MISSING if value is None else measure.text(value)
+                    is_best = i in self._best.get(measure.name, ())
+                    cells.append(
+                        f"{before}{text}{after}" if is_best else text + " " * len(after)
+                    )
+                columns.append([*measure.title, *cells])
+            yield title, columns
+
+
+def _fit(columns, width):
+    """Columns in parts of at most some width; a wider column is a part of its own."""
+    part, used = [], 0
+    for column in columns:
+        needed = _width(column) + len(_GAP)
+        if part and used + needed > width:
+            yield part
+            part, used = [], 0
+        part.append(column)
+        used += needed
+    yield part
+
+
+def _width(column):
+    return max(map(len, column))
+
+
+def _words(option):
+    """An option in words: `512-256-1` for numbers, `none` for nothing."""
+    if option is None:
+        return "none"
+    if isinstance(option, bool):
+        return "on" if option else "off"
+    if isinstance(option, list):
+        if all(isinstance(each, int) for each in option):
+            return shorten("-".join(map(str, option)))
+        return shorten(" ".join(map(str, option)))
+    return shorten(f"{option:g}" if isinstance(option, float) else str(option)) or "-"
+
+
+def _row(cells):
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
