@@ -5,6 +5,7 @@ import re
 import shlex
 
 import guide
+import numpy as np
 import pytest
 
 import tf_dlrm
@@ -48,7 +49,11 @@ def test_model(tmp_path, monkeypatch, capsys):
         assert model(batch).shape == (512, 1), name
     narrow = {key: batch[key] for key in ("age", "price", "country")}
     assert names["mixed"]({**narrow, "item": batch["shown"]}).shape == (512, 1)
-    assert (pathlib.Path(names["path"]) / "saved_model.pb").exists()
+    assert {type(each) for each in names["again"].embedding_optimizer.values()} == {
+        tf_dlrm.optimizers.RowWiseAdagrad,
+        tf_dlrm.optimizers.SparseSGD,
+    }
+    np.testing.assert_array_equal(names["model"](batch), names["again"](batch))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
