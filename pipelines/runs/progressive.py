@@ -182,15 +182,19 @@ class DayData:
         return {n: int(sum(column)) for n, column in zip(names, columns, strict=True)}
 
     def report(self, history: dict[str, list[float]]) -> list[dict]:
-        """Of each day but the first: its metrics before it was trained on."""
+        """Of each day but the first: its metrics before it was trained on.
+
+        Of a run that ended early, the days that were evaluated by then.
+        """
         names = ("auc", "log_loss", "normalized_entropy", "calibration")
+        evaluated = history.get("val_num_rows", [])
         return [
             {
                 "day": os.path.basename(day),
-                "num_rows": int(history["val_num_rows"][i]),
+                "num_rows": int(num_rows),
                 **{name: history[f"val_{name}"][i] for name in names},
             }
-            for i, day in enumerate(self.days[1:])
+            for i, (day, num_rows) in enumerate(zip(self.days[1:], evaluated))
         ]
 
 

@@ -14,6 +14,7 @@ from pipelines.criteo import read
 from pipelines.runs import job
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
+from pipelines.runs.progressive import DayData
 from pipelines.synthetic import Planted
 
 CONFIG = RunConfig(
@@ -136,7 +137,7 @@ def test_the_folder_tells_of_the_days(days, whole):
         for path in events
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
-        if value.tag == "auc"
+        if value.tag == "metrics/auc"
     ]
     assert [step for step, _ in found] == [4, 11]
     assert [auc for _, auc in found] == pytest.approx(
@@ -148,7 +149,7 @@ def test_the_folder_tells_of_the_days(days, whole):
         for path in (folder.log_dir / "train").iterdir()
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
-        if value.tag == "learning_rate"
+        if value.tag == "optimizer/learning_rate"
     ]
     assert rates[-1] == pytest.approx(0.0, abs=1e-9) and rates[0] > 0.01
 
@@ -219,6 +220,18 @@ def test_a_vocabulary_of_the_first_day_and_a_sample_of_the_negatives(
     assert results["num_rows"] + results["num_negatives_left_out"] == sum(SIZES)
     assert results["num_negatives_left_out"] > 400
     assert [day["num_rows"] for day in results["days"]] == list(SIZES[1:])
+
+
+@pytest.mark.parametrize("num_days", [0, 1])
+def test_a_run_that_ended_early_tells_of_the_days_that_it_came_to(
+    num_days, days, tmp_path
+):
+    data = DayData(CONFIG, days, None, RunFolder(tmp_path), rows_by_epoch=[9] * 3)
+    names = ("num_rows", "auc", "log_loss", "normalized_entropy", "calibration")
+    history = {f"val_{name}": [0.5] for name in names} if num_days else {"loss": [1.0]}
+    found = data.report(history)
+    assert [day["day"] for day in found] == ["day_1.tsv"][:num_days]
+    assert data.count(history)["num_bad_rows"] == 0
 
 
 def test_mistakes_are_named(days, tmp_path, capsys):
