@@ -47,12 +47,13 @@ def draw(runs: list[Run], path) -> None:
 
 
 def _draw_metric(axes, runs, metric):
-    last = max(run.last_step * run.batch_size for run in runs)
+    last = max((run.last_step - run.first_step) * run.batch_size for run in runs)
     scale = []
     for run, color in zip(runs, LINES):
         training = _in_samples(run, "train", metric)
         validation = _in_samples(run, "validation", metric)
-        axes.plot(*training, color=color, linewidth=1.1, alpha=0.75)
+        alone = "." if len(training[0]) == 1 else ""  # a line needs two points
+        axes.plot(*training, alone + "-", color=color, linewidth=1.1, alpha=0.75)
         axes.plot(
             *validation,
             color=color,
@@ -75,7 +76,8 @@ def _draw_metric(axes, runs, metric):
 def _in_samples(run, part, metric):
     curve = run.scalars(part, metric)
     steps = sorted(curve)
-    return [step * run.batch_size for step in steps], [curve[step] for step in steps]
+    samples = [(step - run.first_step) * run.batch_size for step in steps]
+    return samples, [curve[step] for step in steps]
 
 
 def _explain(figure, runs):

@@ -92,8 +92,8 @@ def measure(run: Run, times: Times) -> dict[str, float | None]:
             for name in ("auc", "log_loss", "normalized_entropy", "calibration")
         },
         "test_auc": finite((run.evaluation or {}).get("auc")),
-        "rows": run.results["num_rows"] if run.is_finished else run.num_rows,
-        "epochs": run.num_epochs if run.is_finished else _epochs(run),
+        "rows": _rows(run),
+        "epochs": run.num_epochs,
         "minutes": None if times.total is None else times.total / 60,
         "samples_per_second": times.samples_per_second,
         "input_wait_share": times.input_wait_share,
@@ -145,5 +145,10 @@ def _last(run, part, metric):
     return finite(curve[max(curve)]) if curve else None
 
 
-def _epochs(run):
-    return run.last_step / run.steps_per_epoch if run.steps_per_epoch else None
+def _rows(run):
+    """Rows of an epoch, or of all days."""
+    if run.is_finished:
+        return run.results["num_rows"]
+    if run.options["progressive"]:
+        return sum(run.rows_by_epoch)
+    return run.rows_by_epoch[0] if run.rows_by_epoch else None

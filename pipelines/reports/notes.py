@@ -24,6 +24,11 @@ def of_runs(
         differing: Names of the options in which they differ.
     """
     found = [_unfinished(run) for run in runs if not run.is_finished]
+    found += [
+        f"{run.label} ended early: {run.results['stopped']}."
+        for run in runs
+        if run.is_finished and run.results.get("stopped")
+    ]
     if len(runs) > 1 and not differing:
         found.append("The runs do not differ in any option.")
     for what, without in (
@@ -45,7 +50,7 @@ def of_runs(
             "processes, lost steps included."
         )
     validated = [run for run in runs if run.scalars("validation", "loss")]
-    if _differ(validated, lambda r: r.options["valid"]) or _differ(
+    if _differ(validated, _validation_rows) or _differ(
         [run for run in validated if run.is_finished],
         lambda run: run.results.get("num_valid_rows"),
     ):
@@ -68,18 +73,22 @@ def incomparable(differing: Sequence[str]) -> tuple[str, ...]:
 
 def _unfinished(run):
     name = run.label
-    if not run.last_step:
+    if run.last_step == run.first_step:
         return f"{name} is not finished, and its logs hold no step yet."
     losses = run.scalars("train", "loss")
     if losses and losses[max(losses)] != losses[max(losses)]:
         return f"{name} is not finished: its loss became not a number."
-    of = ""
-    if run.steps_per_epoch:
-        of = f" of {run.steps_per_epoch * run.num_epochs:,}"
+    of = f" of {run.epoch_ends[-1]:,}" if run.epoch_ends else ""
     return (
         f"{name} is not finished: its logs end at step {run.last_step:,}{of}. Its "
         "values are the last ones there."
     )
+
+
+def _validation_rows(run):
+    if run.options["progressive"]:  # each day, before it is trained on
+        return run.options["train"]
+    return run.options["valid"]
 
 
 def _names(runs, number):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.reports import logs
+from pipelines.runs.config import RunConfig
 from pipelines.runs.layout import RunFiles
 
 _LONGEST_NAME = 28
@@ -25,7 +27,10 @@ class Run:
             the others.
         label: The same with its middle left out, if that tells it from the others.
         options: Its config and its data, flat, by name.
-        num_rows: Rows of an epoch as counted before the training, or `None`.
+        rows_by_epoch: Rows of each epoch as counted before the training; empty if that
+            is not known.
+        first_step: Steps of the run that this one was warm-started from, which its own
+            steps count on from.
         results: `metrics.json`; `None` where the training is not finished.
         history: A dict for each line of `metrics.csv`.
         evaluation: `evaluation.json`, or `None`.
@@ -40,7 +45,8 @@ class Run:
     name: str
     label: str
     options: dict[str, Any]
-    num_rows: int | None
+    rows_by_epoch: list[int]
+    first_step: int
     results: dict[str, Any] | None
     history: list[dict[str, float | None]]
     evaluation: dict[str, Any] | None
@@ -61,22 +67,27 @@ class Run:
         return self.options["batch_size"]
 
     @property
-    def num_epochs(self) -> int:
-        """Epochs that it has, or would have."""
-        return self.options["epochs"]
-
-    @property
-    def steps_per_epoch(self) -> int | None:
-        """Steps of an epoch; `None` if that is not known."""
-        rows = self.results["num_rows"] if self.is_finished else self.num_rows
-        return math.ceil(rows / self.batch_size) if rows else None
+    def epoch_ends(self) -> list[int]:
+        """The last step of each epoch that it has, or would have."""
+        steps = [math.ceil(rows / self.batch_size) for rows in self.rows_by_epoch]
+        return list(itertools.accumulate(steps, initial=self.first_step))[1:]
 
     @property
     def last_step(self) -> int:
-        """The last step that the logs know, or that the epochs make."""
+        """The last step in the logs; without them the end of the last epoch."""
         steps = logs.join(self.train, "metrics/loss")
-        known = len(self.history) * (self.steps_per_epoch or 0)
-        return max([*steps, known])
+        return max(steps or [self.first_step, *self.epoch_ends[: len(self.history)]])
+
+    @property
+    def num_epochs(self) -> float | None:
+        """Epochs so far; `None` if their length is not known."""
+        if self.is_finished and not self.results.get("stopped"):
+            return float(len(self.history))
+        before, done, last = self.first_step, 0.0, self.last_step
+        for end in self.epoch_ends:
+            done += min(max(last - before, 0) / max(end - before, 1), 1.0)
+            before = end
+        return done if self.epoch_ends else None
 
     def scalars(self, part: str, metric: str) -> dict[int, float]:
         """The curve of a metric by step, in `"train"` or in `"validation"`.
@@ -85,12 +96,12 @@ class Run:
         """
         files = self.train if part == "train" else self.validation
         found = logs.join(files, f"metrics/{metric}")
-        if found or not self.steps_per_epoch:
+        if found:
             return found
         name = metric if part == "train" else f"val_{metric}"
         return {
-            epoch * self.steps_per_epoch: line[name]
-            for epoch, line in enumerate(self.history, start=1)
+            end: line[name]
+            for end, line in zip(self.epoch_ends, self.history)
             if line.get(name) is not None
         }
 
@@ -164,7 +175,8 @@ def _read(folder, name, label):
         name,
         label,
         _options(content, data),
-        data.get("num_rows"),
+        _rows_by_epoch(content["config"], data, results),
+        data.get("first_step") or 0,
         results,
         _read_csv(files.history_path) if results else [],
         _read_json(files.evaluation_path),
@@ -172,26 +184,37 @@ def _read(folder, name, label):
         *(logs.read_folder(files.log_dir / p) for p in ("", "train", "validation")),
         traces[-1].parent if traces else None,
     )
-    for path, content, names in (
-        (files.config_path, run.options, ("batch_size", "epochs")),
+    for path, found, names in (
+        (files.config_path, content["config"], ("batch_size", "epochs")),
         (files.metrics_path, results, ("metrics", "num_rows", "seconds")),
         (files.evaluation_path, run.evaluation, ("auc", "num_rows")),
     ):
-        missing = [
-            name for name in names if content is not None and name not in content
-        ]
+        missing = [name for name in names if found is not None and name not in found]
         if missing:
             raise ValueError(f"{path} is damaged: it has no {missing[0]}.")
     return run
 
 
+def _rows_by_epoch(config, data, results):
+    rows = data.get("rows_by_epoch")
+    if rows is None:  # of an earlier version
+        rows = data.get("num_rows") or (results or {}).get("num_rows")
+        rows = [rows] * config.get("epochs", 1) if rows else []
+    return rows
+
+
 def _options(content, data):
-    """What was decided, by name; files by their names alone, as they may be moved."""
-    options = {**content["config"]}
+    """What was decided, by name; files by their names alone, as they may be moved.
+
+    Options that are newer than the run have the values that it was made with.
+    """
+    options = {**json.loads(RunConfig().to_json()), **content["config"]}
     if "negative_sampling_rate" in data:  # also where `prepare` sampled
         options["negative_sampling_rate"] = data["negative_sampling_rate"]
     options["train"] = _names(data.get("records") or data.get("train"))
     options["valid"] = _names(data.get("records") or data.get("valid"))
+    options["progressive"] = bool(data.get("progressive"))
+    options["warm_start"] = _names(data.get("warm_start"))
     options["vocabulary"] = _names(data.get("vocabulary"))
     options["devices"] = data.get("devices", 1)
     for name, value in (content.get("multi_hot") or {"hotness": 1}).items():
@@ -224,6 +247,12 @@ def _read_csv(path):
     try:
         with open(path, encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
-        return [{k: logs.finite(float(v)) for k, v in line.items()} for line in lines]
+        return [
+            {
+                name: logs.finite(float(v)) if v != "" else None
+                for name, v in line.items()
+            }
+            for line in lines
+        ]
     except (ValueError, TypeError):
         raise ValueError(f"{path} is damaged.") from None

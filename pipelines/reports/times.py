@@ -84,7 +84,7 @@ def measure(run: Run) -> Times:
         seconds
         for each in processes
         for step, seconds in each.saves.items()
-        if run.steps_per_epoch and step % run.steps_per_epoch
+        if step not in _ends(run)
     ]
     if results:
         last = processes[-1] if processes else _Process()
@@ -109,6 +109,12 @@ def measure(run: Run) -> Times:
     )
 
 
+def _ends(run):
+    """Steps between epochs; a finished run may have ended before the last of them."""
+    ends = {run.first_step, *run.epoch_ends}
+    return ends | {run.last_step} if run.is_finished else ends
+
+
 @dataclasses.dataclass
 class _Process:
     """What the logs tell of one process of a run: seconds and steps."""
@@ -122,7 +128,7 @@ class _Process:
 
 def _find_processes(run):
     starts = [file.start for file in run.root or run.train]
-    found, saved = [], [0]
+    found, saved = [], [run.first_step]
     for start, end in zip(starts, [*starts[1:], float("inf")]):
         files = [
             file
@@ -150,13 +156,13 @@ def _add(process: _Process, file: LogFile, begin: int, run: Run) -> None:
     if not shares:  # several steps at once: the wait is not known
         shares = [None] * len(rates)
     rates = rates[: len(shares)]  # the file may end between the two
-    epoch = run.steps_per_epoch or float("inf")
+    ends = _ends(run)
     spans = []  # (last step, steps, seconds, share of them)
     for i, (rate, share) in enumerate(zip(rates, shares)):
         before = spans[-1][0] if spans else begin
         is_last = i + 1 == len(rates) or rates[i + 1].step > rate.step
-        if is_last and rate.step % epoch == 0:
-            before = max(begin, rate.step - epoch)
+        if is_last and rate.step in ends:
+            before = max(begin, *(end for end in ends if end < rate.step))
             spans = [span for span in spans if span[0] <= before]
         steps = max(rate.step - before, 0)
         seconds = steps * run.batch_size / max(rate.value, 1e-9)

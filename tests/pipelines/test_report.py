@@ -44,7 +44,7 @@ def make_run(folder, epochs=2, metrics=METRICS, data=None, results=None, **optio
     content = {
         "tf_dlrm": "1.0",
         "config": json.loads(config.to_json()),
-        "data": {"num_rows": ROWS, **data},
+        "data": {"rows_by_epoch": [ROWS] * epochs, **data},
         "vocabulary_digest": "0",
     }
     write_json(folder / "config.json", content)
@@ -253,6 +253,59 @@ def test_a_finished_run_that_was_resumed_has_the_time_of_both_processes(tmp_path
     assert spent.saved == 2.0
     notes = make_report([run]).notes
     assert any(note.startswith("Cut and resumed: run.") for note in notes)
+
+
+def test_days_of_a_warm_start_that_ended_early(tmp_path, capsys):
+    """Days differ in rows, the last is not validated, steps count on from 40."""
+    data = {
+        "rows_by_epoch": [500, 1000, 300],
+        "first_step": 40,
+        "progressive": True,
+        "warm_start": "/far/earlier",
+    }
+    stopped = {"stopped": "the AUC of 0.8 is reached", "num_rows": 1800}
+    run = make_run(tmp_path / "days", epochs=3, data=data, results=stopped)
+    (run / "metrics.csv").write_text("epoch,loss,val_auc\n1,0.5,0.7\n2,0.4,\n")
+    (found,) = read_runs([run])
+    assert found.epoch_ends == [45, 55, 58]
+    assert found.scalars("validation", "auc") == {45: 0.7}
+    assert (found.last_step, found.num_epochs) == (55, 2.0)
+    entries = train_entries((1, 45, 0.5), (2, 52, 0.4), rate=500.0)
+    saves = [(2, step, {"speed/checkpoint_seconds": 1.0}) for step in (45, 50, 52)]
+    write_events(run / "logs" / "train", 1000, [*entries, *saves])
+    (found,) = read_runs([run])
+    assert (found.last_step, found.num_epochs) == (52, 1.7)
+    assert times.measure(found).saved_amid == 1.0  # at its end it was done
+    (run / "metrics.json").unlink()  # as it was before its end
+    (found,) = read_runs([run])
+    assert (found.last_step, found.num_epochs) == (52, 1.7)
+    spent = times.measure(found)
+    assert spent.trained == pytest.approx((5 + 7) * BATCH / 500)
+    assert spent.saved_amid == 2.0
+    other = make_run(tmp_path / "other")
+    out = tmp_path / "out"
+    report(run, other, "--output", out)
+    printed = capsys.readouterr().out
+    assert "days is not finished: its logs end at step 52 of 58." in printed
+    content = json.loads((out / "report.json").read_text())
+    expected = {"epochs", "train", "valid", "progressive", "warm_start"}
+    assert set(content["differing"]) <= expected
+    assert content["runs"][0]["values"]["rows"] == 1800
+    again = make_run(tmp_path / "again", data=data, results=stopped)
+    note = "again ended early: the AUC of 0.8 is reached."
+    assert note in make_report([again]).notes
+
+
+def test_a_run_of_an_earlier_version_has_the_options_of_its_time(tmp_path):
+    old, new = make_run(tmp_path / "old"), make_run(tmp_path / "new", learning_rate=0.5)
+    content = json.loads((old / "config.json").read_text())
+    for name in ("cross_layers", "patience"):
+        del content["config"][name]
+    content["data"]["num_rows"] = content["data"].pop("rows_by_epoch")[0]
+    write_json(old / "config.json", content)
+    found = make_report([old, new])
+    assert found.differing == ["learning_rate"]
+    assert found.runs[0].epoch_ends == found.runs[1].epoch_ends == [10, 20]
 
 
 def test_an_epoch_counts_by_its_last_entry(tmp_path):
