@@ -124,7 +124,7 @@ def test_a_model_of_a_tenth_of_the_negatives_is_calibrated(
     assert 0.9 < found["calibration"] < 1.1
     assert found["negative_sampling_rate"] == 0.1
     # From 11,000 rows where the other learned from 60,000.
-    assert found["auc"] > expected["auc"] - 0.03
+    assert found["auc"] > expected["auc"] - 0.05
     assert "uncorrected_calibration" not in expected
     results = json.loads((sampled / "metrics.json").read_text())
     labels = np.array(
