@@ -17,7 +17,7 @@ from small_model import make_data, make_model, make_spec, tables_of
 
 import tf_dlrm
 from pipelines import records
-from tf_dlrm.training import ResumableTraining
+from tf_dlrm.training import NotFiniteError, ResumableTraining
 from tf_dlrm.training.checkpoint_files import CheckpointError, CheckpointFolder
 
 HERE = pathlib.Path(__file__).parent
@@ -358,5 +358,6 @@ def test_another_number_of_steps_is_refused(folder):
 def test_nothing_is_saved_of_a_diverged_training(folder):
     checkpoint, model = make(folder), compiled()
     model.top_mlp.dense_layers[0].kernel.assign(np.full((10, 8), np.nan))
-    fit(checkpoint, model, read(folder))
+    with pytest.raises(NotFiniteError):
+        fit(checkpoint, model, read(folder))
     assert names(folder) == []
