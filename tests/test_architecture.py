@@ -20,7 +20,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 # From the bottom up; a module may import its own rank and what is below.
 RANKS = [
     {"version"},
-    {"features", "calibration", "gradients", "rows", "xla", "huge_pages", "replicas"},
+    {
+        "features",
+        "calibration",
+        "disk",
+        "gradients",
+        "rows",
+        "xla",
+        "huge_pages",
+        "replicas",
+    },
     {"inputs", "summary", "layers", "optimizers"},
     {"sharding"},
     {"training", "metrics"},

@@ -7,6 +7,8 @@ import shutil
 import tempfile
 import time
 
+from tf_dlrm import disk
+
 _PREFIX = ".tmp-"
 _ABANDONED_SECONDS = 24 * 3600
 
@@ -59,10 +61,10 @@ def staged_directory(base_dir, version: int):
     try:
         yield staging
         staging.chmod(0o755)  # mkdtemp's 0o700 would hide it from a server's user
-        _sync_tree(staging)
+        disk.sync_tree(staging)
         # Renaming onto a version that appeared meanwhile fails: it is not empty.
         os.rename(staging, base_dir / str(version))
-        _sync(base_dir)
+        disk.sync(base_dir)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -76,18 +78,3 @@ def _remove_abandoned(base_dir):
                 shutil.rmtree(path, ignore_errors=True)
         except FileNotFoundError:
             continue  # another export did, or put it in place
-
-
-def _sync_tree(directory):
-    for root, _, files in os.walk(directory):
-        for name in files:
-            _sync(os.path.join(root, name))
-        _sync(root)
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tf_dlrm import disk
+
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _TEMPORARY, _DAMAGED = ".tmp-", "damaged-"
@@ -111,11 +113,10 @@ class CheckpointFolder:
             text = json.dumps(content, indent=1) + "\n"
             (staging / MANIFEST).write_text(text, encoding="utf-8")
             staging.chmod(0o755)  # not mkdtemp's 0o700
-            for each in (*staging.iterdir(), staging):
-                _sync(each)
+            disk.sync_tree(staging)
             final = self._free_path(step)
             os.rename(staging, final)
-            _sync(self.path)
+            disk.sync(self.path)
         except CheckpointError:
             raise
         except (OSError, RuntimeError) as error:  # h5py's are RuntimeErrors too
@@ -234,11 +235,3 @@ def _sum_file(path) -> str:
 def _sum_content(content) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
