@@ -48,6 +48,12 @@ def check(config, train_paths: Paths, valid_paths: Paths | None) -> list[str]:
             "--progressive validates on the next day of --train: leave --valid out, or "
             "name its files last in --train."
         )
+    for name in ("target_auc", "patience"):
+        if getattr(config, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} compares evaluations on the same rows, "
+                "and --progressive makes each on another day. Leave one of them out."
+            )
     paths = [train_paths] if isinstance(train_paths, str | os.PathLike) else train_paths
     for path in paths:
         if find_records(path) is not None:

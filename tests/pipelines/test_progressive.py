@@ -244,6 +244,8 @@ def test_mistakes_are_named(days, tmp_path, capsys):
             ["--train", *days, "--epochs", "2"],
             "--progressive is one pass over the days",
         ),
+        (["--train", *days, "--patience", "1"], "--patience compares evaluations"),
+        (["--train", *days, "--target-auc", "0.8"], "--target-auc compares"),
         (["--train", *days[:2], "--valid", days[2]], "leave --valid out"),
         (["--train", tmp_path / "p"], "holds records. Name the files"),
         (["--train", days[0], tmp_path / "p"], "holds records. Name the files"),

@@ -66,6 +66,9 @@ def test_of_a_loss_the_smallest_is_best(rows):
     stop.on_evaluation({"loss": 0.4})
     assert stop.best == 0.4 and stop.reason is None
     stop.on_evaluation({"loss": 0.45})
+    assert stop.reason is None  # nothing was learned since
+    model.optimizer.iterations.assign_add(1)
+    stop.on_evaluation({"loss": 0.45})
     assert stop.reason == "loss has not improved on 0.40000 in 1 evaluations"
     assert model.stop_training
 
@@ -186,6 +189,35 @@ def test_a_target_within_an_epoch_ends_it(rows):
         callbacks=[EvaluateWithinEpochs(valid, 3, [stop]), stop],
     )
     assert model.optimizer.iterations.numpy() == 3
+
+
+def test_it_may_be_fed_within_epochs_alone(rows):
+    """At the last step of an epoch, too: the end of the epoch is no second one."""
+    features, label = rows
+    valid = tf.data.Dataset.from_tensor_slices((features, label)).batch(20)
+    stop, model = StopEarly(patience=1, min_delta=2.0, verbose=0), make_model()
+    within = EvaluateWithinEpochs(valid, 5, [stop])
+    model.fit(
+        features, label, batch_size=8, epochs=3, verbose=0, callbacks=[within, stop]
+    )
+    assert model.optimizer.iterations.numpy() == 10
+    assert "in 1 evaluations" in stop.reason
+
+
+def test_an_evaluation_at_the_end_of_an_epoch_counts_once(rows):
+    features, label = rows
+    valid = tf.data.Dataset.from_tensor_slices((features, label)).batch(20)
+    stop, model = StopEarly(patience=2, min_delta=2.0, verbose=0), make_model()
+    model.fit(
+        features,
+        label,
+        batch_size=8,
+        epochs=3,
+        verbose=0,
+        validation_data=valid,
+        callbacks=[EvaluateWithinEpochs(valid, 10, [stop]), stop],
+    )
+    assert model.optimizer.iterations.numpy() == 30
 
 
 def test_refuses_steps_that_are_none():

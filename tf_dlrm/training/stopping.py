@@ -17,8 +17,8 @@ def sign_of(monitor: str) -> float:
 class StopEarly(keras.callbacks.Callback):
     """Ends a training at its goal, where it improves no more, or after some time.
 
-    It looks at the results of each epoch, and at those of `EvaluateWithinEpochs`. The
-    weights stay those of the end; `ResumableTraining` keeps the best as well.
+    It looks at the results of each epoch, and at those of `EvaluateWithinEpochs` (then
+    `fit` needs no `validation_data`). The weights stay those of the end; `ResumableTraining` keeps the best as well.
 
     Args:
         monitor: Name of the result to look at. The largest is best where the name
@@ -26,7 +26,7 @@ class StopEarly(keras.callbacks.Callback):
         target: Value at which the training ends, as MLPerf's runs do at an AUC;
             `None`: none.
         patience: How many evaluations in a row may bring no better value; `None`:
-            any number.
+            any number. Two after the same step count as one.
         min_delta: What counts as better must be so by more than this.
         max_minutes: Minutes of training, evaluations included, after which it ends;
             those before a resume count. `None`: any.
@@ -86,7 +86,7 @@ class StopEarly(keras.callbacks.Callback):
     def _begin(self):
         self.best = self.reason = None
         self._num_without, self._minutes_before, self._start = 0, 0.0, None
-        self._goes_on = False
+        self._goes_on, self._step = False, None
 
     @property
     def minutes(self) -> float:
@@ -98,6 +98,7 @@ class StopEarly(keras.callbacks.Callback):
         return {
             "best": self.best,
             "num_without": self._num_without,
+            "step": self._step,
             "minutes": self.minutes,
             "reason": self.reason,
         }
@@ -106,6 +107,7 @@ class StopEarly(keras.callbacks.Callback):
         """Sets what `get_state` returned, for the next `fit`."""
         self._begin()
         self.best, self._num_without = state["best"], state["num_without"]
+        self._step = state["step"]
         self._minutes_before, self._goes_on = state["minutes"], True
         self.reason = state["reason"]
 
@@ -120,10 +122,11 @@ class StopEarly(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         looks = self._target is not None or self._patience is not None
-        if looks and self._monitor not in (logs or {}):
+        if looks and self.best is None and self._monitor not in (logs or {}):
             raise ValueError(
                 f"`monitor` must be one of the results {', '.join(logs or {})}; those "
-                "of the validation come with `validation_data`. Received: "
+                "of the validation come with `validation_data` or "
+                "`EvaluateWithinEpochs`. Received: "
                 f"monitor={self._monitor!r}"
             )
         self.on_evaluation(logs or {})
@@ -136,13 +139,15 @@ class StopEarly(keras.callbacks.Callback):
         """
         if self._monitor not in results:
             return
-        value = float(results[self._monitor])
+        value, step = float(results[self._monitor]), int(self.model.optimizer.iterations)
         is_better = self.best is None or (
             self._sign * (value - self.best) > self._min_delta
         )
-        self._num_without = 0 if is_better else self._num_without + 1
         if is_better:
-            self.best = value
+            self.best, self._num_without = value, 0
+        elif step != self._step:  # a last step of an epoch may be evaluated twice
+            self._num_without += 1
+        self._step = step
         if self._target is not None and self._sign * (value - self._target) >= 0:
             self._stop(f"{self._monitor} {value:.5f} reached {self._target:g}")
         elif self._patience is not None and self._num_without >= self._patience:
