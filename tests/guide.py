@@ -17,11 +17,20 @@ def sections(page=PATH.name):
     return dict(zip(parts[::2], parts[1::2]))
 
 
+def blocks(page):
+    """Our Python on a page."""
+    return _blocks((DOCS / page).read_text())
+
+
+def _blocks(text):
+    return re.findall(r"```python\n(.*?)```", text, re.S)
+
+
 def run(title, names, page=PATH.name):
     """Runs the blocks of a section, one after the other, in one namespace."""
-    blocks = re.findall(r"```python\n(.*?)```", sections(page)[title], re.S)
-    assert blocks, title
-    for block in blocks:
+    found = _blocks(sections(page)[title])
+    assert found, title
+    for block in found:
         exec(compile(block, f"{page}: {title}", "exec"), names)
     return names
 
@@ -36,6 +45,16 @@ def run_page(page, names):
 
 def commands(title, page):
     """The `tf-dlrm` command lines of a section, as lists of arguments."""
-    blocks = re.findall(r"```bash\n(.*?)```", sections(page)[title], re.S)
+    return _commands(sections(page)[title])
+
+
+def all_commands(page):
+    """The `tf-dlrm` command lines of a page."""
+    return _commands((DOCS / page).read_text())
+
+
+def _commands(text):
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
     lines = [line for block in blocks for line in block.splitlines()]
-    return [shlex.split(line)[1:] for line in lines if line.startswith("tf-dlrm ")]
+    lines = [line for line in lines if line.startswith("tf-dlrm ")]
+    return [shlex.split(line, comments=True)[1:] for line in lines]

@@ -7,8 +7,10 @@ import guide
 import numpy as np
 import pytest
 
+import pipelines
 import tf_dlrm
 from pipelines import cli
+from pipelines.synthetic import Planted
 
 ROOT = guide.DOCS.parent
 PAGE = "getting_started.md"
@@ -60,6 +62,54 @@ def test_model(tmp_path, monkeypatch, capsys):
         tf_dlrm.optimizers.SparseSGD,
     }
     np.testing.assert_array_equal(names["model"](batch), names["again"](batch))
+
+
+@pytest.fixture(scope="module")
+def criteo_model(tmp_path_factory):
+    """What the pages on training begin with: a model, its vocabulary and rows."""
+    folder = tmp_path_factory.mktemp("rows")
+    for number, name in enumerate(("train", "valid")):
+        Planted().write(folder / f"{name}.tsv", 600, 600 * number)
+    names = {"tf_dlrm": tf_dlrm}
+    for name, min_count in (("old_", 3), ("", 2)):
+        vocabulary = pipelines.Vocabulary.build([folder / "train.tsv"], min_count)
+        parser = pipelines.criteo.Parser(vocabulary)
+        model = tf_dlrm.DLRM(parser.spec(4), (8, 4), (8, 1))
+        model.compile(
+            "adagrad", metrics=tf_dlrm.metrics.click_metrics(), jit_compile=False
+        )
+        names |= {f"{name}vocabulary": vocabulary, f"{name}model": model}
+    for name in ("train", "valid"):
+        names[name] = pipelines.criteo.read(folder / f"{name}.tsv", parser, 150)
+    return names
+
+
+def test_training(criteo_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = guide.run_page("training.md", {**criteo_model})
+    assert any((tmp_path / "checkpoints/ctr").glob("step-*"))
+    assert names["stop"].best is not None
+    moved = names["maps"]["C1"]
+    rows = [names[m].embedding.get_table("C1") for m in ("old_model", "model")]
+    np.testing.assert_array_equal(rows[1][moved[moved >= 0]], rows[0][moved >= 0])
+    assert str(names["report"]) in capsys.readouterr().out
+
+
+def test_watching(criteo_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = criteo_model["vocabulary"].values("C1")
+    guide.run_page("watching.md", {**criteo_model, "names": ["", *values]})
+    assert any((tmp_path / "logs/train").glob("events*"))
+    labels = tmp_path / "logs/train/projector/C1_labels.tsv"
+    assert len(labels.read_text().splitlines()) > len(values)
+
+
+def test_evaluation(capsys):
+    rng = np.random.default_rng(0)
+    names = {"labels": rng.integers(0, 2, 500), "predictions": rng.random(500)}
+    names |= {"countries": rng.choice(["DE", "FR"], 500), "tf_dlrm": tf_dlrm}
+    names = guide.run_page("evaluation.md", {**names, "users": rng.integers(0, 9, 500)})
+    assert list(names["slices"].groups) == ["DE", "FR"]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

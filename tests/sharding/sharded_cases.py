@@ -151,8 +151,10 @@ def run(strategy, case, seed, compiled):
     assert one["iterations"] == other["iterations"] == len(BATCH_SIZES)
     for name, slots in one["slots"].items():
         for slot, values in slots.items():
+            # Where large terms of a sum cancel, their rounding stays.
+            atol = max(1e-5, 3e-7 * np.abs(values).max(initial=0))
             np.testing.assert_allclose(
-                other["slots"][name][slot], values, rtol=1e-6, atol=1e-5
+                other["slots"][name][slot], values, rtol=1e-6, atol=atol
             )
 
 

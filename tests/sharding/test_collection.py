@@ -42,6 +42,10 @@ def test_files_go_from_some_devices_to_others(tmp_path):
     assert "passed" in run("fit_cases.py", 0, tmp_path)
 
 
+def test_the_program_of_the_page():
+    assert "passed" in run("page_cases.py")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_devices", [0, 2, 4, 8])
 def test_all_fits_and_files(num_devices, tmp_path):

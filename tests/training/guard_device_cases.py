@@ -1,6 +1,7 @@
-"""Runs in a process of its own: a batch that is not finite, on two devices.
+"""Runs in a process of its own: guards on two devices.
 
-It is so in the rows of one replica alone; neither may apply it.
+A batch that is not finite in the rows of one replica alone is applied by neither; and
+evaluations within an epoch change nothing, and end it.
 """
 
 import os
@@ -15,7 +16,7 @@ from guard_data import Normalized, make_batches, poison, table_state
 
 import tf_dlrm
 from tf_dlrm.sharding import ShardedEmbeddingCollection
-from tf_dlrm.training import NotFiniteError
+from tf_dlrm.training import EvaluateWithinEpochs, NotFiniteError, StopEarly
 
 BATCH_SIZE = 16
 
@@ -60,6 +61,11 @@ def state(model):
     return [*table_state(model), *replicas]
 
 
+def learned(model):
+    """Without batch statistics: those of `Normalized` move in evaluations, too."""
+    return [*table_state(model), *(v.numpy() for v in model.trainable_weights)]
+
+
 def check(optimizer, plan, row):
     """The bad row is one of the first replica, or of the last."""
     batches = make_batches(2, BATCH_SIZE)
@@ -79,6 +85,26 @@ def check(optimizer, plan, row):
         raise AssertionError("ten bad batches in a row did not stop the training")
 
 
+def check_evaluations(plan):
+    batches = make_batches(6, BATCH_SIZE)
+    valid = dataset_of(batches[:2])
+    stop = StopEarly("val_log_loss", target=1e9, verbose=0)
+    plain, model = (trained("adagrad", plan, batches) for _ in range(2))
+    plain.fit(dataset_of(batches), verbose=0)
+    within = EvaluateWithinEpochs(valid, 2)
+    model.fit(dataset_of(batches), verbose=0, callbacks=[within])
+    assert model.history.history == plain.history.history
+    for value, expected in zip(learned(model), learned(plain), strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert [each["batch"] for each in within.results] == [2, 4, 6]
+    expected = model.evaluate(valid, verbose=0, return_dict=True)
+    for name, value in expected.items():
+        np.testing.assert_allclose(within.results[-1][f"val_{name}"], value, 1e-6)
+    within = EvaluateWithinEpochs(valid, 4, [stop])
+    model.fit(dataset_of(batches), verbose=0, callbacks=[within, stop])
+    assert model.optimizer.iterations.numpy() == 16 and stop.reason is not None
+
+
 def trained(optimizer, plan, batches):
     with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
         model = make_model(optimizer, plan)
@@ -94,6 +120,7 @@ def main():
     tf.config.set_logical_device_configuration(cpu, two)
     check("adam", "row_wise", 0)
     check("adagrad", None, BATCH_SIZE - 1)
+    check_evaluations("row_wise")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ class StopEarly(keras.callbacks.Callback):
     """Ends a training at its goal, where it improves no more, or after some time.
 
     It looks at the results of each epoch, and at those of `EvaluateWithinEpochs` (then
-    `fit` needs no `validation_data`). The weights stay those of the end; `ResumableTraining` keeps the best as well.
+    `fit` needs no `validation_data`). The weights stay those of the end;
+    `ResumableTraining` keeps the best as well.
 
     Args:
         monitor: Name of the result to look at. The largest is best where the name
@@ -139,7 +140,8 @@ class StopEarly(keras.callbacks.Callback):
         """
         if self._monitor not in results:
             return
-        value, step = float(results[self._monitor]), int(self.model.optimizer.iterations)
+        value = float(results[self._monitor])
+        step = int(self.model.optimizer.iterations.numpy())
         is_better = self.best is None or (
             self._sign * (value - self.best) > self._min_delta
         )

@@ -1,0 +1,103 @@
+"""The commands on the pages of docs/, on few rows and in small tables."""
+
+import json
+import pathlib
+import shlex
+import shutil
+
+import guide
+import pytest
+
+from pipelines import cli
+from pipelines.runs.folder import RunFolder
+from pipelines.synthetic import Planted
+
+SMALLER = {"--rows": "2500", "--hash-buckets": "1000"}  # than the pages have it
+FILES = ("day_0.gz", "day_1.gz", "day_2.gz", "today.gz", "day_23.gz")
+NUM_ROWS = 2_500
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with days of logs; the tests add to it what the pages speak of."""
+    folder = tmp_path_factory.mktemp("pages")
+    for number, name in enumerate(FILES):
+        Planted().write(folder / name, NUM_ROWS, number * NUM_ROWS)
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):
+    """Runs the commands of a page that have these names; returns what they print."""
+    monkeypatch.chdir(place)
+
+    def run_page(page, *names):
+        typed = [c for c in guide.all_commands(page) if c[0] in names]
+        assert [command[0] for command in typed] == list(names)
+        printed = []
+        for command in typed:
+            for option in SMALLER.keys() & set(command):
+                command[command.index(option) + 1] = SMALLER[option]
+            if command[0] == "train" and "--resume" not in command:
+                _move_away(command[command.index("--out") + 1])
+            assert cli.main(command) in (0, None), shlex.join(command)
+            printed.append(capsys.readouterr().out)
+        return printed
+
+    return run_page
+
+
+def _move_away(out):
+    """What a folder holds is the run of yesterday."""
+    if pathlib.Path(out).exists():
+        shutil.rmtree("runs/yesterday", ignore_errors=True)
+        shutil.move(out, "runs/yesterday")
+
+
+@pytest.fixture(scope="module")
+def mine(place):
+    """The run that several pages go on with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        (command, *_) = guide.all_commands("training.md")
+        assert cli.main(command) == 0
+    return RunFolder(place / "runs/mine")
+
+
+def test_evaluation(mine, run):
+    (printed,) = run("evaluation.md", "evaluate")
+    assert "gauc" in printed and "C3" in printed
+
+
+def test_serving(mine, place, run):
+    exported, predicted, _ = run("serving.md", "export", "predict", "export")
+    assert "saved_models/ctr/1" in exported
+    assert cli.main(["verify", "saved_models/ctr"]) == 0
+    header, *rows = (place / "scores.csv").read_text().splitlines()
+    assert header == "file,line,label,probability" and len(rows) == NUM_ROWS
+
+
+def test_watching(mine, run):
+    for name in ("cross", "dot_adagrad", "dot_adam"):
+        shutil.copytree(mine.path, f"runs/{name}")
+    (printed,) = run("watching.md", "report")
+    assert "dot_adagrad" in printed
+    assert pathlib.Path("runs/report/report.md").exists()
+
+
+def test_training(mine, place, run):
+    """From here on `runs/mine` is another."""
+    _, resumed, progressive, warm = run("training.md", *["train"] * 4)
+    assert "this run is finished" in resumed
+    assert "day_2.gz                            2,500" in progressive
+    assert "kept" in warm
+    stored = json.loads((place / "runs/mine/metrics.json").read_text())
+    assert [day["day"] for day in stored["days"]] == ["day_1.gz", "day_2.gz"]
+
+
+def test_data(place, run):
+    names = ("prepare", "train", "evaluate", "prepare", "train")
+    run("data.md", *names, "profile-trace", "generate")
+    written = json.loads((place / "runs/mine/metrics.json").read_text())
+    assert written["num_negatives_left_out"] > 0
+    assert len((place / "data/like_day_0.tsv").read_text().splitlines()) == 2_500
