@@ -50,6 +50,13 @@ def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
     return {k: [os.path.abspath(p) for p in v] for k, v in data.items()}
 
 
+def make_quarantines(config, folder) -> tuple[Quarantine, Quarantine]:
+    """Where bad rows of the training go, and those of the validation."""
+    paths = (folder.bad_rows_path, folder.bad_valid_rows_path)
+    train, valid = (Quarantine(path, config.max_bad_share) for path in paths)
+    return train, valid
+
+
 class LogData:
     """Labelled files of lines.
 
@@ -87,9 +94,8 @@ class LogData:
         self._train = expand_paths(train_paths)
         self._valid = expand_paths(valid_paths) if valid_paths else None
         self._config = config
-        self._bad = Quarantine(folder.bad_rows_path, config.max_bad_share)
-        self._bad_valid = Quarantine(folder.bad_valid_rows_path, config.max_bad_share)
-        self.quarantines = (self._bad, self._bad_valid)
+        self.quarantines = make_quarantines(config, folder)
+        self._bad, self._bad_valid = self.quarantines
         self.negative_sampling_rate = config.negative_sampling_rate
         self._sampling = _sampling_of(config)
         if self._valid:

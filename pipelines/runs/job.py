@@ -9,32 +9,27 @@ import keras
 import tensorflow as tf
 
 import tf_dlrm
-from pipelines import records
-from pipelines.criteo import Parser, read
+from pipelines.criteo import Parser
 from pipelines.files import Paths
-from pipelines.progress.fit import EvaluateProgress, FitProgress
-from pipelines.quarantine import Quarantine
-from pipelines.records.layout import Manifest
+from pipelines.progress.fit import FitProgress
 from pipelines.runs import assembly, resuming, stopping
 from pipelines.runs.config import RunConfig
 from pipelines.runs.data import (
     LogData,
     RecordData,
     describe_data,
-    estimate_rows,
-    expander_of,
     find_records,
-    no_rows,
-    rate_of,
 )
 from pipelines.runs.errors import clear_errors
+from pipelines.runs.evaluation import evaluate
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.progressive import DayData
-from pipelines.runs.slices import SlicedEvaluation
 from pipelines.runs.warm_start import EarlierRun
 from pipelines.runs.watching import Watching
 from pipelines.whole_files import write_text
 from tf_dlrm.training import ResumableTraining
+
+__all__ = ["evaluate", "export", "train"]
 
 
 def train(
@@ -126,17 +121,8 @@ def train(
             config, spec, placement, data.negative_sampling_rate
         )
         assembly.compile_model(model, config, num_steps, first_step)
-    plan = getattr(model.embedding, "plan", None)
-    if plan is not None:
-        print(plan, flush=True)
-        write_text(folder.plan_path, plan.to_json() + "\n")
-    checkpoint_options = {"log_dir": folder.log_dir, "verbose": 0}
-    if progressive:  # losses on different days say nothing of which model is best
-        checkpoint_options["monitor"] = None
-    checkpoint = ResumableTraining(
-        folder.checkpoint_dir, **{**checkpoint_options, **(checkpoints or {})}
-    )
-    checkpoint.how_to_go_on = "give the same command with --resume."
+    _write_plan(model, folder)
+    checkpoint = _make_checkpoint(folder, progressive, checkpoints or {})
     shown = FitProgress(
         config.batch_size, data.rows_by_epoch, lambda: _saved(checkpoint)
     )
@@ -188,27 +174,48 @@ def train(
         checkpoint.clear(keep_best=False)
         raise
     folder.save_model(model)
+    results = _describe(history, counts, shown, early, checkpoint)
+    results["num_skipped_batches"] = model.num_skipped_batches
+    results["seconds"] = time.perf_counter() - start
+    if progressive:
+        results["days"] = data.report(history)
+    folder.write_results(history, results)
+    checkpoint.clear()
+    return folder, results
+
+
+def _write_plan(model, folder):
+    plan = getattr(model.embedding, "plan", None)
+    if plan is not None:
+        print(plan, flush=True)
+        write_text(folder.plan_path, plan.to_json() + "\n")
+
+
+def _make_checkpoint(folder, progressive, arguments):
+    options = {"log_dir": folder.log_dir, "verbose": 0}
+    if progressive:  # losses on different days say nothing of which model is best
+        options["monitor"] = None
+    checkpoint = ResumableTraining(folder.checkpoint_dir, **options | arguments)
+    checkpoint.how_to_go_on = "give the same command with --resume."
+    return checkpoint
+
+
+def _describe(history, counts, shown, early, checkpoint):
+    """The results of a training."""
     seconds = shown.seconds - early.seconds
-    results = {
+    return {
         "metrics": {
             name: values[-1]
             for name, values in history.items()
             if not name.removeprefix("val_").startswith("num_")
         },
         **counts,
-        "seconds": time.perf_counter() - start,
         "training_seconds": seconds,
         "validation_seconds": shown.validation_seconds + early.seconds,
         "samples_per_second": shown.num_trained / seconds if seconds > 0 else 0.0,
         "checkpoint_seconds": checkpoint.seconds,
-        "num_skipped_batches": model.num_skipped_batches,
         **early.describe(),
     }
-    if progressive:
-        results["days"] = data.report(history)
-    folder.write_results(history, results)
-    checkpoint.clear()
-    return folder, results
 
 
 def _open_data(config, train_paths, valid_paths, folder, vocabulary, options, stored):
@@ -232,80 +239,6 @@ def _saved(checkpoint):
     if not checkpoint.seconds:
         return ""
     return f"{checkpoint.num_saved} saved, last in {checkpoint.seconds[-1]:.2f} s"
-
-
-def evaluate(
-    model,
-    parser,
-    paths: Paths,
-    batch_size: int = 4096,
-    quarantine: Quarantine | None = None,
-    split: str = "test",
-    slices: SlicedEvaluation | None = None,
-) -> dict:
-    """Returns the metrics of a model on labelled rows, as a dict.
-
-    Args:
-        model: A compiled `DLRM`.
-        parser: The parser with its vocabulary.
-        paths: Labelled files, or one folder of records.
-        batch_size: Rows in a step.
-        quarantine: Where bad rows of files go. `None`: `Quarantine()`.
-        split: Which split of records.
-        slices: What to slice the rows by; it keeps what is found. `None`: nothing.
-
-    Raises:
-        ValueError: If no row is good, the ids of records mean other values, or the
-            negatives of the split were sampled.
-        pipelines.quarantine.BadRowsError: If too many rows are bad.
-    """
-    quarantine = Quarantine() if quarantine is None else quarantine
-    folder = find_records(paths)
-    if folder is not None:
-        manifest = Manifest.load(folder)
-        if manifest.vocabulary_digest != parser.vocabulary.digest:
-            raise ValueError(
-                f"{folder} was not prepared with the vocabulary of this model: its ids "
-                "mean other values. Prepare it with --vocabulary of the run."
-            )
-        if _bags(expander_of(manifest)) != _bags(parser.expander):
-            raise ValueError(
-                f"{folder} was prepared with other bags (--multi-hot) than this model "
-                "was trained on."
-            )
-        if split == "train" and rate_of(manifest) < 1:
-            raise ValueError(
-                f"The negatives of the split 'train' of {folder} were sampled (at "
-                f"negative_sampling_rate={rate_of(manifest):g}): its metrics would not "
-                "be those of all rows. The other splits are whole."
-            )
-        num_rows = manifest.num_rows(split)
-    if slices is not None:
-        results = slices.evaluate(model, parser, paths, batch_size, quarantine, split)
-    else:
-        if folder is not None:
-            dataset = records.read(folder, batch_size, split=split)
-            shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
-        else:
-            dataset = read(paths, parser, batch_size, quarantine=quarantine)
-            estimate = estimate_rows(paths)
-            shown = EvaluateProgress(batch_size, estimate, lambda: quarantine.num_rows)
-        with shown, clear_errors(quarantine):
-            results = model.evaluate(
-                dataset, verbose=0, return_dict=True, callbacks=[shown]
-            )
-    if folder is None:
-        num_rows = quarantine.num_rows - quarantine.num_bad
-    if not num_rows:
-        raise ValueError(no_rows(paths) if folder is None else f"{folder} is empty.")
-    return {k: float(v) for k, v in results.items()} | {
-        "num_rows": num_rows,
-        "num_bad_rows": quarantine.num_bad,
-    }
-
-
-def _bags(expander):
-    return None if expander is None else expander.get_config()
 
 
 def export(

@@ -22,6 +22,7 @@ from pipelines.runs.data import (
     count_rows,
     describe_data,
     find_records,
+    make_quarantines,
 )
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import HashVocabulary
@@ -102,9 +103,8 @@ class DayData:
     ):
         self.days = check(config, train_paths, valid_paths)
         self._config = config
-        self._bad = Quarantine(folder.bad_rows_path, config.max_bad_share)
-        self._bad_valid = Quarantine(folder.bad_valid_rows_path, config.max_bad_share)
-        self.quarantines = (self._bad, self._bad_valid)
+        self.quarantines = make_quarantines(config, folder)
+        self._bad, self._bad_valid = self.quarantines
         self.negative_sampling_rate = config.negative_sampling_rate
         self._sampling = [None] * len(self.days)
         if config.negative_sampling_rate < 1:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pipelines import cli
 from pipelines.criteo import read
+from pipelines.quarantine import Quarantine
 from pipelines.runs import job
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
@@ -90,7 +91,7 @@ def test_each_day_is_evaluated_as_a_run_of_the_days_before_would(days, whole):
 
     model = assembly.make_model(CONFIG, parser.spec(CONFIG.embedding_dim))
     assembly.compile_model(model, CONFIG, sum(STEPS))
-    quarantine = lambda: job.Quarantine(max_bad_share=0.01)  # noqa: E731
+    quarantine = lambda: Quarantine(max_bad_share=0.01)  # noqa: E731
     expected = []
     for day, path in enumerate(days):
         options = {"shuffle": True, "seed": CONFIG.seed, "quarantine": quarantine()}

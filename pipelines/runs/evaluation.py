@@ -1,0 +1,96 @@
+"""Metrics of a run's model on labelled rows."""
+
+from pipelines import records
+from pipelines.criteo import read
+from pipelines.files import Paths
+from pipelines.progress.fit import EvaluateProgress
+from pipelines.quarantine import Quarantine
+from pipelines.records.layout import Manifest
+from pipelines.runs.data import (
+    estimate_rows,
+    expander_of,
+    find_records,
+    no_rows,
+    rate_of,
+)
+from pipelines.runs.errors import clear_errors
+from pipelines.runs.slices import SlicedEvaluation
+
+
+def evaluate(
+    model,
+    parser,
+    paths: Paths,
+    batch_size: int = 4096,
+    quarantine: Quarantine | None = None,
+    split: str = "test",
+    slices: SlicedEvaluation | None = None,
+) -> dict:
+    """Returns the metrics of a model on labelled rows, as a dict.
+
+    Args:
+        model: A compiled `DLRM`.
+        parser: The parser with its vocabulary.
+        paths: Labelled files, or one folder of records.
+        batch_size: Rows in a step.
+        quarantine: Where bad rows of files go. `None`: `Quarantine()`.
+        split: Which split of records.
+        slices: What to slice the rows by; it keeps what is found. `None`: nothing.
+
+    Raises:
+        ValueError: If no row is good, the ids of records mean other values, or the
+            negatives of the split were sampled.
+        pipelines.quarantine.BadRowsError: If too many rows are bad.
+    """
+    quarantine = Quarantine() if quarantine is None else quarantine
+    folder = find_records(paths)
+    if folder is not None:
+        num_rows = _check_records(folder, parser, split).num_rows(split)
+    if slices is not None:
+        results = slices.evaluate(model, parser, paths, batch_size, quarantine, split)
+    else:
+        if folder is not None:
+            dataset = records.read(folder, batch_size, split=split)
+            shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
+        else:
+            dataset = read(paths, parser, batch_size, quarantine=quarantine)
+            estimate = estimate_rows(paths)
+            shown = EvaluateProgress(batch_size, estimate, lambda: quarantine.num_rows)
+        with shown, clear_errors(quarantine):
+            results = model.evaluate(
+                dataset, verbose=0, return_dict=True, callbacks=[shown]
+            )
+    if folder is None:
+        num_rows = quarantine.num_rows - quarantine.num_bad
+    if not num_rows:
+        raise ValueError(no_rows(paths) if folder is None else f"{folder} is empty.")
+    return {k: float(v) for k, v in results.items()} | {
+        "num_rows": num_rows,
+        "num_bad_rows": quarantine.num_bad,
+    }
+
+
+def _check_records(folder, parser, split):
+    """The manifest of records that mean to this model what they say."""
+    manifest = Manifest.load(folder)
+    if manifest.vocabulary_digest != parser.vocabulary.digest:
+        raise ValueError(
+            f"{folder} was not prepared with the vocabulary of this model: its ids "
+            "mean other values. Prepare it with --vocabulary of the run."
+        )
+    if _bags(expander_of(manifest)) != _bags(parser.expander):
+        raise ValueError(
+            f"{folder} was prepared with other bags (--multi-hot) than this model "
+            "was trained on."
+        )
+    if split == "train" and rate_of(manifest) < 1:
+        raise ValueError(
+            f"The negatives of the split 'train' of {folder} were sampled (at "
+            f"negative_sampling_rate={rate_of(manifest):g}): its metrics would not "
+            "be those of all rows. The other splits are whole."
+        )
+    return manifest
+
+
+def _bags(expander):
+    return None if expander is None else expander.get_config()
