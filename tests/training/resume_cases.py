@@ -5,6 +5,7 @@ and in the middle of a save; one more gets a SIGTERM. The last one ends. All tha
 left must be bit-equal to what a child leaves that was not killed.
 """
 
+import math
 import mmap
 import os
 import pathlib
@@ -18,21 +19,27 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras  # before the forks; no operation is run in this process
 import numpy as np
+import pandas
 import tensorflow as tf
 
 import tf_dlrm
 from pipelines import criteo, records
+from pipelines.runs import job
+from pipelines.runs.config import RunConfig
 from pipelines.vocabulary import HashVocabulary
 from tf_dlrm.training import ResumableTraining, callbacks, checkpoint_files
 
 NUM_ROWS, BATCH_SIZE, EPOCHS, EVERY_STEPS = 1000, 50, 2, 3
 STEPS = EPOCHS * NUM_ROWS // BATCH_SIZE
+DAYS = 3
+DAY_STEPS = DAYS * math.ceil(NUM_ROWS / DAYS / BATCH_SIZE)
 # input, optimizer, steps per execution, arguments of fit, where the SIGTERM comes
 CASES = {
     "records": ("records", "adagrad", 1, {}, "test"),
     "text": ("text", "adam", 1, {}, "batch"),
     "executions": ("text", "adagrad", 2, {}, "test"),
     "endless": ("endless", "adam", 2, {"steps_per_epoch": 20}, "batch"),
+    "days": ("days", "adagrad", 1, {}, "batch"),
 }
 STEP, SAVING = slice(0, 8), slice(8, 16)  # of what children tell
 
@@ -45,20 +52,24 @@ def write_data(folder):
     ids = np.stack([rng.integers(0, n, NUM_ROWS) for n in (30, 20)], 1)
     with records.Writer(folder / "records", schema) as writer:
         writer.append(labels, dense, ids)
-    for part in range(3):
+    for part in range(DAYS):
         with open(folder / f"day_{part}", "w") as file:
-            for _ in range(NUM_ROWS // 3 + (part == 0)):
+            for _ in range(NUM_ROWS // DAYS + (part == 0)):
                 numbers = [str(n) for n in rng.integers(0, 99, 13)]
                 values = [f"{n:08x}" for n in rng.integers(0, 40, 26)]
                 line = [str(rng.integers(0, 2)), *numbers, *values]
                 file.write("\t".join(line) + "\n")
 
 
+def day_files(folder):
+    return [str(folder / f"day_{part}") for part in range(DAYS)]
+
+
 def make_datasets(kind, folder):
     """To train on and to validate, and the spec."""
     if kind == "text":
         parser = criteo.Parser(HashVocabulary(40))
-        files = [str(folder / f"day_{part}") for part in range(3)]
+        files = day_files(folder)
         options = {"shuffle": True, "seed": 3, "shuffle_buffer": 128}
         train = criteo.read(files, parser, BATCH_SIZE, **options)
         return train, criteo.read(files[:1], parser, BATCH_SIZE), parser.spec(4)
@@ -106,10 +117,54 @@ def tell_saves(shared):
 
 def train(case, folder, out, shared, where=None):
     warnings.filterwarnings("ignore")
+    tell_saves(shared)
+    by_kind = train_days if CASES[case][0] == "days" else train_dataset
+    model, history, rows = by_kind(case, folder, out, Tell(shared, where))
+    found = {f"history:{k}": np.array(v) for k, v in history.items()}
+    found |= {f"weight:{i}": w for i, w in enumerate(model.get_weights())}
+    found |= {f"seed:{v.path}": v.numpy() for v in model.non_trainable_variables}
+    found |= {f"dense:{v.path}": v.numpy() for v in model.optimizer.variables}
+    state = model.embedding.get_state()
+    found["iterations"] = np.array(state["iterations"])
+    for table, slots in state["slots"].items():
+        found |= {f"slot:{table}:{name}": v for name, v in slots.items()}
+    found["predictions"] = model.predict(rows, verbose=0)
+    np.savez(out / "result.npz", **found)
+
+
+def train_days(case, folder, out, tell):
+    """`tf-dlrm train --progressive --deterministic --resume`."""
+    files = day_files(folder)
+    config = RunConfig(
+        embedding_dim=4,
+        bottom_mlp_dims=(8, 4),
+        top_mlp_dims=(8, 1),
+        dropout=0.3,
+        hash_buckets=40,
+        batch_size=BATCH_SIZE,
+        deterministic=True,
+        jit_compile="off",
+    )
+    run, _ = job.train(
+        config,
+        files,
+        None,
+        out,
+        callbacks=[tell],
+        resume=True,
+        checkpoints={"every_steps": EVERY_STEPS},
+        progressive=True,
+    )
+    parser = run.load_parser()
+    rows = criteo.read(files[0], parser, BATCH_SIZE)
+    return run.load_model(parser), pandas.read_csv(run.history_path), rows
+
+
+def train_dataset(case, folder, out, tell):
+    """Stock `fit` of a dataset with `ResumableTraining`."""
     kind, optimizer, steps_per_execution, options, _ = CASES[case]
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(5)
-    tell_saves(shared)
     dataset, valid, spec = make_datasets(kind, folder)
     top = tf_dlrm.layers.MLP((8, 1), dropout=0.3)
     model = tf_dlrm.DLRM(spec, (8, 4), top)
@@ -128,21 +183,12 @@ def train(case, folder, out, shared, where=None):
             callbacks.RowNormLogger(out / "logs"),
             callbacks.PRCurveLogger(out / "logs"),
             checkpoint,
-            Tell(shared, where),
+            tell,
         ],
         verbose=0,
         **options,
     )
-    found = {f"history:{k}": np.array(v) for k, v in history.history.items()}
-    found |= {f"weight:{i}": w for i, w in enumerate(model.get_weights())}
-    found |= {f"seed:{v.path}": v.numpy() for v in model.non_trainable_variables}
-    found |= {f"dense:{v.path}": v.numpy() for v in model.optimizer.variables}
-    state = model.embedding.get_state()
-    found["iterations"] = np.array(state["iterations"])
-    for table, slots in state["slots"].items():
-        found |= {f"slot:{table}:{name}": v for name, v in slots.items()}
-    found["predictions"] = model.predict(valid, verbose=0)
-    np.savez(out / "result.npz", **found)
+    return model, history.history, valid
 
 
 def start(function, *arguments):
@@ -210,8 +256,8 @@ def check_case(case, num_kills, folder, rng):
             steps.append(step)
         elif len(steps) < num_kills:  # it came to the end: from the start again
             compare(whole, cut, case)
-            for each in (cut / "checkpoints").iterdir():
-                each.rename(folder / f"{case}_{len(steps)}_{each.name}")
+            cut.rename(folder / f"{case}_{len(steps)}")
+            cut.mkdir()
     finish(start(train, case, folder, cut, shared, CASES[case][-1]), 143)
     finish(start(train, case, folder, cut, shared))
     compare(whole, cut, case)
@@ -223,8 +269,10 @@ def compare(whole, cut, case):
         assert sorted(a.files) == sorted(b.files), (a.files, b.files)
         for name in a.files:
             np.testing.assert_array_equal(a[name], b[name], f"{case}: {name}")
-        assert len(a["history:loss"]) == EPOCHS and "history:val_auc" in a.files
-        assert a["iterations"] == STEPS
+        is_of_days = CASES[case][0] == "days"
+        assert len(a["history:loss"]) == (DAYS if is_of_days else EPOCHS)
+        assert "history:val_auc" in a.files
+        assert a["iterations"] == (DAY_STEPS if is_of_days else STEPS)
     (cut / "result.npz").unlink()
 
 
