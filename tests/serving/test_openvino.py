@@ -19,9 +19,7 @@ SCRIPT = pathlib.Path(__file__).with_name("openvino_cases.py")
 SIZES, COMBINERS = (500, 7, 30), ("sum", "mean", "sqrtn")
 # Interaction, widths of the tables, length of the bags, dtype.
 MODELS = {
-    "dot multi-hot": ("dot", (8, 8, 8), 4, "float32"),
     "cat widths": ("cat", (8, 4, 6), 4, "float32"),
-    "cross one-hot": ("cross", (8, 8, 8), 1, "float32"),
     "bfloat16": ("dot", (8, 8, 8), 4, "mixed_bfloat16"),
 }
 MORE_MODELS = {

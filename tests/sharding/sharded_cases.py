@@ -165,13 +165,15 @@ def main():
         cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
     )
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
-    if chosen:
+    is_product = bool(chosen)
+    if is_product:
         chosen = CASES[chosen[0] :: chosen[1]]
     else:
         chosen = [c for n, *c in pairwise((NUM_DEVICES, *FACTORS)) if n == num_devices]
     failed = []
     for i, case in enumerate(chosen):
-        compiled = i % 10 == 0  # compiling takes most of the time, then Grappler
+        # Compiling takes most of the time, then Grappler.
+        compiled = i % 10 == 0 and (is_product or num_devices == 2)
         tf.config.optimizer.set_experimental_options(
             {"disable_meta_optimizer": not compiled}
         )

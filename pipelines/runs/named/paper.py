@@ -103,9 +103,9 @@ RUNS = (
         measured=(
             Measured(
                 "two cores",
-                "228 s in float32, 160 s with bfloat16 MLPs: a thousand times the "
-                "median step, not timed in one go",
-                "2026-11-21",
+                "1,000 batches in one go: 304 s in float32, 213 s with bfloat16 MLPs, "
+                "while torch's step took 1.3 times ours",
+                "2026-11-22",
             ),
         ),
     ),
