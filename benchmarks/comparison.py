@@ -197,7 +197,9 @@ def _draw_panel(axes, data, optimizer):
         fontsize=8,
     )
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_formatter(
+        lambda value, _: f"{value / 1e6:g}M" if rows[-1] >= 1e6 else f"{value:,.0f}"
+    )
     axes.grid(color=GRID)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=INK, labelsize=9)

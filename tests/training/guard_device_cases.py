@@ -46,9 +46,11 @@ def dataset_of(batches):
     signature = tf.nest.map_structure(
         lambda rows: tf.TensorSpec((None, *rows.shape[1:]), rows.dtype), batches[0]
     )
-    dataset = tf.data.Dataset.from_generator(
-        lambda: iter(batches), output_signature=signature
-    )
+
+    def copies():  # TensorFlow may compute in place in arrays that it is given
+        return (tf.nest.map_structure(np.copy, batch) for batch in batches)
+
+    dataset = tf.data.Dataset.from_generator(copies, output_signature=signature)
     options = tf.data.Options()
     policy = tf.data.experimental.AutoShardPolicy.OFF
     options.experimental_distribute.auto_shard_policy = policy
