@@ -1,6 +1,5 @@
-"""Shared set-up of the tests: quiet logs, seeds, and where the real rows are."""
+"""Shared set-up of the tests: quiet logs, seeds, XLA, and where the real rows are."""
 
-import collections
 import os
 import pathlib
 
@@ -9,28 +8,29 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 
+from tf_dlrm import xla
+
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config):
-    """The whole suite runs in three processes, by file, where pytest-xdist is there.
+def pytest_generate_tests(metafunc):
+    """A test marked `engines` runs by TensorFlow's kernels, and once more under XLA."""
+    if metafunc.definition.get_closest_marker("engines"):
+        compiled = pytest.param("xla", marks=pytest.mark.integration)
+        metafunc.parametrize("engine", ["plain", compiled], indirect=True)
 
-    Twice as fast, and what one process has of memory mappings is not enough:
-    TensorFlow never frees what XLA compiled (see `tf_dlrm.xla`).
+
+@pytest.fixture(autouse=True)
+def engine(request):
+    """`"plain"` where the test does not say otherwise: XLA takes seconds to compile.
+
+    Tests marked `xla` decide for themselves, as a user's program does.
     """
-    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    is_worker = hasattr(config, "workerinput")
-    if is_whole and not is_worker and getattr(config.option, "tx", None) == []:
-        if config.option.numprocesses is None and not config.option.collectonly:
-            config.option.numprocesses, config.option.dist = 3, "loadfile"
-            config.option.loadscopereorder = False  # the order is that below
-
-
-def pytest_collection_modifyitems(items):
-    """Files with few tests first: they take long, and none should be alone at last."""
-    sizes = collections.Counter(item.path for item in items)
-    items.sort(key=lambda item: sizes[item.path])  # stable: the rest stays in order
+    engine = getattr(request, "param", "plain")
+    if request.node.get_closest_marker("xla"):
+        engine = "xla"
+    with xla.disabled(engine == "plain"):
+        yield engine
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,7 @@ RANKS = [
     {
         "features",
         "calibration",
+        "compiled_code",
         "disk",
         "gradients",
         "rows",

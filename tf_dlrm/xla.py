@@ -5,20 +5,19 @@ and several times faster than TensorFlow's kernels on a CPU. It loses on matrix
 products, which oneDNN does better. So only these parts are compiled, and the MLPs are
 not. `jit_compile=False` in `compile` turns all of it off, as `disabled()` does.
 
-TensorFlow never gives back the memory of what XLA compiled: about twelve mappings a
-kernel, of which Linux allows 65,530 a process (`vm.max_map_count`) and beyond which
-it crashes. A process that trained some 200 models is near it; from there on kernels
-are not compiled any more, with a warning.
+Whoever has one way of computing with XLA and another without asks `enabled()` once per
+call and tells the kernels: the answer may change from one moment to the next, since
+`compiled_code` stops compiling near the limit of memory mappings.
 """
 
 import bisect
 import contextlib
 import functools
 import threading
-import warnings
-from pathlib import Path
 
 import tensorflow as tf
+
+from tf_dlrm.compiled_code import CompiledCode
 
 _state = threading.local()
 
@@ -32,48 +31,12 @@ def enabled() -> bool:
     """
     if getattr(_state, "disabled", 0) or tf.config.functions_run_eagerly():
         return False
-    if _room.is_used_up:
+    if code.is_full:
         return False
     return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
 
 
-class _Room:
-    """What the operating system still allows this process to compile."""
-
-    is_used_up = False
-    _num_traced = 0
-    _traced_per_check = 64  # some 800 mappings, and a check takes up to 50 ms
-
-    def take(self):
-        """Counts a kernel that is about to be compiled."""
-        self._num_traced += 1
-        if self.is_used_up or self._num_traced % self._traced_per_check:
-            return
-        used, allowed = memory_mappings()
-        if used > 0.85 * allowed:
-            self.is_used_up = True
-            warnings.warn(
-                f"This process has {used:,} of the {allowed:,} memory mappings that "
-                "Linux allows it (vm.max_map_count), most of them of XLA's compiled "
-                "code, which TensorFlow never frees. What is traced from now on runs "
-                "without XLA: the same results, more slowly. Start a new process, or "
-                "raise the limit.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-
-def memory_mappings() -> tuple[int, float]:
-    """How many memory mappings this process has, and how many it may have."""
-    try:
-        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
-        with open("/proc/self/maps", "rb") as mappings:
-            return sum(1 for _ in mappings), allowed
-    except OSError:  # not Linux
-        return 0, float("inf")
-
-
-_room = _Room()
+code = CompiledCode()
 
 
 @contextlib.contextmanager
@@ -136,20 +99,29 @@ class Kernel:
     """
 
     def __init__(self, function, name: str):
+        code.release_dead()  # before there is more of it
         self._function, self._name = function, name
 
         @functools.wraps(function)  # TensorFlow counts retracing by the function
         def traced(*arguments, **defaults):
-            _room.take()
+            code.add(self)
             return function(*arguments, **defaults)
 
         self._compiled = tf.function(
             traced, jit_compile=True, autograph=False, reduce_retracing=True
         )
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments, compiled: bool | None = None):
+        """Calls the function.
+
+        Args:
+            *arguments: Its arguments.
+            compiled: Whether XLA compiles it; the caller's answer from `enabled()`
+                where it has prepared the arguments for one way or the other. `None`
+                asks now.
+        """
         with tf.name_scope(self._name):
-            if enabled():
+            if enabled() if compiled is None else compiled:
                 return self._compiled(*arguments)
             return self._function(*arguments)
 

@@ -138,7 +138,7 @@ class FusedTable:
     def _pool_compiled(self, handle, ids, weights):
         packed = bag_kernels.pack(ids, weights, len(self.columns))
         if packed.splits is None:
-            pooled, bad = self._one_hot_kernel(handle, *packed)
+            pooled, bad = self._one_hot_kernel(handle, *packed, compiled=True)
         else:
             lowest = 0 if isinstance(ids, tf.RaggedTensor) else -1
             pooled, bad = self._pool_packed_bags(handle, packed, lowest)
@@ -152,8 +152,8 @@ class FusedTable:
         )
         pooled, bad = tf.cond(
             num_values > 2 * num_bags,
-            lambda: long(handle, *packed),
-            lambda: short(handle, *packed),
+            lambda: long(handle, *packed, compiled=True),
+            lambda: short(handle, *packed, compiled=True),
         )
         return tf.ensure_shape(pooled, (None, len(self.columns), self.width)), bad
 
@@ -221,7 +221,9 @@ class FusedTable:
             rates: Learning rate by id of the optimizer.
             step: Number of this step, from 1; int64 scalar tensor.
         """
-        compiled = [p for p in self._parts if xla.enabled() and p.flatten is not None]
+        compiled = []
+        if xla.enabled():
+            compiled = [part for part in self._parts if part.flatten is not None]
         if compiled:
             packed = bag_kernels.pack(ids, weights, len(self.columns))
             width = gradients.shape[-1]
@@ -240,14 +242,16 @@ class FusedTable:
         num_values = packed.ids.shape.num_elements()
         if num_values is None:
             num_values = tf.size(packed.ids)
-        arguments = (*part.flatten(*packed), gradients, rate, step)
+        flat, saved = part.flatten(*packed, compiled=True)
+        arguments = (flat, saved, gradients, rate, step)
         small = row_updates.is_small(num_values, gradients.shape[-1])
         if isinstance(small, bool):
-            (part.write_small if small else part.write_large)(*arguments)
+            write = part.write_small if small else part.write_large
+            write(*arguments, compiled=True)
             return
 
         def written(kernel):
-            kernel(*arguments)
+            kernel(*arguments, compiled=True)
             return tf.constant(True)
 
         tf.cond(

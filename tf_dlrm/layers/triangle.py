@@ -56,13 +56,13 @@ class Triangle:
                 upstream = pairs = tf.convert_to_tensor(upstream)  # may be slices
                 if compiled:
                     pairs = xla.pad_rows(upstream)
-                with xla.disabled(not compiled):
-                    spread = self._spread(pairs, width)
+                spread = self._spread(pairs, width, compiled=compiled)
                 of_z = tf.matmul(spread, z)[:num_rows]
                 return of_z[:, 0, :] + upstream[:, :width], of_z[:, 1:, :]
 
             padded = xla.pad_rows(first) if compiled else first
-            return self._pick(padded, gram)[:num_rows], gradient
+            picked = self._pick(padded, gram, compiled=compiled)
+            return picked[:num_rows], gradient
 
         result = triangle(first, others)
         return tf.ensure_shape(result, (first.shape[0], width + len(self._pairs)))

@@ -38,7 +38,7 @@ class _RowMetric(keras.metrics.Metric):
         if tf.distribute.has_strategy() or not xla.enabled():
             self.add_rows(*rows)
         else:
-            self._kernel(*[xla.pad_rows(row) for row in rows])
+            self._kernel(*[xla.pad_rows(row) for row in rows], compiled=True)
 
     def get_config(self):
         return {"name": self.name, "dtype": self.dtype}
