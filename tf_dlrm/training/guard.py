@@ -27,7 +27,13 @@ class StepGuard:
 
     Args:
         device: Where the counts lie.
+
+    Attributes:
+        has_just_skipped: Whether the last call of the train function left a batch out,
+            as `GuardCallback` saw it.
     """
+
+    has_just_skipped = False
 
     def __init__(self, device: str):
         def make():
@@ -155,6 +161,7 @@ class GuardCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._num_skipped = self._at_begin = self._guard.num_skipped
         self._in_a_row, self._first = 0, None
+        self._guard.has_just_skipped = False
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch, self._at_epoch = epoch, self._num_skipped
@@ -168,6 +175,7 @@ class GuardCallback(keras.callbacks.Callback):
         self._num_batches += num_batches
         num_skipped = self._guard.num_skipped
         new, self._num_skipped = num_skipped - self._num_skipped, num_skipped
+        self._guard.has_just_skipped = new > 0
         # Of several steps run at once one cannot say which they were.
         self._in_a_row = self._in_a_row + new if new == num_batches else 0
         if new and self._first is None:

@@ -108,7 +108,7 @@ class StopEarly(keras.callbacks.Callback):
         """Sets what `get_state` returned, for the next `fit`."""
         self._begin()
         self.best, self._num_without = state["best"], state["num_without"]
-        self._step = state["step"]
+        self._step = state.get("step")  # not in the oldest checkpoints
         self._minutes_before, self._goes_on = state["minutes"], True
         self.reason = state["reason"]
 

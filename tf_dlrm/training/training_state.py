@@ -83,6 +83,12 @@ def _get_guard(model):
     return {} if guard is None else {"guard": guard.get_state()}
 
 
+def has_just_skipped(model) -> bool:
+    """Whether the last batch of `fit` was not applied; see `StepGuard`."""
+    guard = getattr(model, "_guard", None)
+    return guard is not None and guard.has_just_skipped
+
+
 def _metric_variables(model):
     """Variables of all metrics: lists of tf.Variables, one for each replica."""
     for metric in model.metrics:
