@@ -26,6 +26,7 @@ RANKS = [
         "compiled_code",
         "disk",
         "gradients",
+        "initializers",
         "rows",
         "xla",
         "huge_pages",
@@ -96,6 +97,7 @@ def test_keras_still_has_what_the_adapter_leans_on():
     assert keras_hooks.loss_tracker(model).name == "loss"
 
 
+@pytest.mark.integration
 def test_the_wheel_holds_exactly_the_two_packages(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet"]
     options = ["--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]

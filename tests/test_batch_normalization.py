@@ -164,6 +164,7 @@ for place in cases.PLACES:
 """
 
 
+@pytest.mark.integration
 def test_two_replicas_have_the_statistics_of_the_global_batch():
     import pathlib
 

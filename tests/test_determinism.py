@@ -47,6 +47,7 @@ print(train() == train())
 """
 
 
+@pytest.mark.integration
 def test_equal_seeds_give_bit_equal_weights():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
@@ -54,6 +55,7 @@ def test_equal_seeds_give_bit_equal_weights():
     assert done.stdout.split() == ["True"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("embedding_optimizer", ["sgd", "adagrad", "row_wise_adagrad"])
 def test_jit_compile_changes_the_speed_only(embedding_optimizer):
     rng = np.random.default_rng(0)
@@ -84,6 +86,7 @@ def test_jit_compile_changes_the_speed_only(embedding_optimizer):
             np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.integration
 def test_jit_compile_false_compiles_nothing(monkeypatch):
     spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", 30, 4)])
     x = {"dense_features": np.ones((9, 1)), "sparse_features": np.zeros((9, 1), int)}

@@ -12,6 +12,8 @@ import tf_dlrm
 from pipelines import cli
 from pipelines.synthetic import Planted
 
+pytestmark = pytest.mark.integration
+
 ROOT = guide.DOCS.parent
 PAGE = "getting_started.md"
 PAGES = sorted(

@@ -12,6 +12,8 @@ from pipelines import cli
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
 
+pytestmark = pytest.mark.integration
+
 SMALLER = {"--rows": "2500", "--hash-buckets": "1000"}  # than the pages have it
 FILES = ("day_0.gz", "day_1.gz", "day_2.gz", "today.gz", "day_23.gz")
 NUM_ROWS = 2_500

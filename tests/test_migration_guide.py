@@ -19,6 +19,8 @@ import tf_dlrm
 from pipelines import cli
 from pipelines.synthetic import Planted
 
+pytestmark = pytest.mark.integration
+
 
 def test_keras_rs():
     model = guide.run("keras-rs", {})["model"]

@@ -8,6 +8,8 @@ from oracle import NumpyDLRM, adagrad, sgd
 
 import tf_dlrm
 
+pytestmark = pytest.mark.engines
+
 SIZES, COMBINERS, WIDTH, NUM_DENSE = (
     (11, 7, 1, 23),
     ("sum", "mean", "sum", "sqrtn"),

@@ -103,7 +103,7 @@ def test_slots_of_another_width_start_afresh(tmp_path):
     model.fit(*make_data(), verbose=0)
     model.save_weights(tmp_path / "m.weights.h5")
     other = compiled("adagrad")
-    with pytest.warns(UserWarning, match="starts afresh"):
+    with pytest.warns(UserWarning, match="restarts from its initial state"):
         other.load_weights(tmp_path / "m.weights.h5")
     np.testing.assert_array_equal(predictions(other), predictions(model))
     assert (other.embedding.get_state()["slots"]["C0"]["accumulator"] == 0.1).all()

@@ -199,15 +199,6 @@ def test_a_negative_learning_rate_is_refused():
         optimizers.SparseSGD(-1.0)
 
 
-def test_a_call_of_ones_own_is_refused_where_fit_would_not_run_it():
-    class Own(tf_dlrm.DLRM):
-        def call(self, features, training=None):
-            return 0 * super().call(features, training=training) + 0.25
-
-    with pytest.raises(ValueError, match="overrides `call`"):
-        Own(make_spec(), (8, 4), (8, 1)).compile("sgd")
-
-
 def test_a_frozen_mlp_object_is_frozen():
     frozen = layers.MLP((8, 4), final_activation="relu", trainable=False)
     model = tf_dlrm.DLRM(make_spec(), frozen, (8, 1))

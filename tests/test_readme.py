@@ -4,8 +4,11 @@ import pathlib
 import re
 
 import keras
+import pytest
 
 from pipelines.synthetic import Planted
+
+pytestmark = pytest.mark.integration
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 

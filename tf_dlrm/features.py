@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from tf_dlrm import initializers
+
 COMBINERS = ("sum", "mean", "sqrtn")
 NUM_CRITEO_INTEGERS = 13
 NUM_CRITEO_CATEGORICALS = 26
@@ -42,13 +44,16 @@ class EmbeddingTable:
             `"mean"` is Σwx / Σw, `"sqrtn"` is Σwx / sqrt(Σw²), where w is 1
             without weights. An empty bag gives zeros.
         initializer: Keras initializer (object, name or config) called with the
-            table's shape. `None` is the paper's: uniform in
-            `±1 / sqrt(vocabulary_size)`.
+            table's shape, or the rows themselves: an array
+            `(vocabulary_size, embedding_dim)` of at most 16 MiB. `None` is the
+            paper's: uniform in `±1 / sqrt(vocabulary_size)`.
         features: Names of the features that look rows up here. `None`: the one
             feature that is named as the table.
+        trainable: Whether training changes the rows.
 
     Raises:
         ValueError: If an argument breaks a rule above; the message names it.
+        TypeError: For an initializer that a file could not hold, such as a lambda.
 
     Example:
 
@@ -67,6 +72,7 @@ class EmbeddingTable:
     combiner: str = "sum"
     initializer: Any = None
     features: Sequence[str] | None = None
+    trainable: bool = True
 
     def __post_init__(self):
         _check_name("`name` of an EmbeddingTable", self.name)
@@ -87,10 +93,13 @@ class EmbeddingTable:
             )
         for feature in features:
             _check_name(f"A feature of table '{self.name}'", feature)
-        initializer = self.initializer
-        if initializer is not None:
-            initializer = keras.initializers.get(initializer)
-        values = {**sizes, "features": tuple(features), "initializer": initializer}
+        shape = (sizes["vocabulary_size"], sizes["embedding_dim"])
+        values = {
+            **sizes,
+            "features": tuple(features),
+            "initializer": initializers.get(self.initializer, self.name, shape),
+            "trainable": bool(self.trainable),
+        }
         for field, value in values.items():
             object.__setattr__(self, field, value)
 
@@ -127,13 +136,12 @@ class FeatureSpec:
 
     Args:
         dense: Names of the dense (real-valued) features, in the order of the
-            columns of `dense_features`.
+            columns of `dense_features`; `()` where there are none.
         tables: The `EmbeddingTable`s. The columns of `sparse_features` are their
             features, table by table.
 
     Raises:
-        ValueError: If a table or a feature is named twice, or there is no
-            dense feature or no table.
+        ValueError: If a table or a feature is named twice, or there is no table.
 
     Example:
 
@@ -153,9 +161,9 @@ class FeatureSpec:
     tables: Sequence[EmbeddingTable]
 
     def __post_init__(self):
-        if isinstance(self.dense, str) or not self.dense:
+        if isinstance(self.dense, str):
             raise ValueError(
-                "`dense` must be a non-empty sequence of feature names. "
+                "`dense` must be a sequence of feature names. "
                 f"Received: dense={self.dense!r}"
             )
         if isinstance(self.tables, EmbeddingTable) or not self.tables:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.features import FeatureSpec
@@ -61,16 +62,38 @@ def standardize_features(features, spec: FeatureSpec) -> Batch:
 
 def _from_packed(features, spec):
     unknown = sorted(set(features) - set(PACKED_KEYS))
-    missing = sorted(set(PACKED_KEYS[:2]) - set(features))
+    needed = PACKED_KEYS[:2] if spec.num_dense else PACKED_KEYS[1:2]
+    missing = sorted(set(needed) - set(features))
     if unknown or missing:
         raise ValueError(
             f"Features in packed form have the keys {PACKED_KEYS} (the last is "
             f"optional). Missing: {missing}, not known: {unknown}"
         )
-    dense = tf.cast(tf.convert_to_tensor(features["dense_features"]), tf.float32)
+    dense = features.get("dense_features")
+    if dense is None:
+        dense = _no_dense(features["sparse_features"])
+    dense = tf.cast(tf.convert_to_tensor(dense), tf.float32)
     if dense.shape.rank is None:
         dense = tf.ensure_shape(dense, (None, spec.num_dense))
-    return Batch(dense, features["sparse_features"], features.get("sparse_weights"))
+    ids, weights = (features.get(key) for key in PACKED_KEYS[1:])
+    if isinstance(ids, tf.SparseTensor):  # weights of the same places
+        ids = tf.sparse.to_dense(ids, default_value=-1)
+        if isinstance(weights, tf.SparseTensor):
+            weights = tf.sparse.to_dense(weights)
+    return Batch(dense, _refuse_lists("'sparse_features'", ids), weights)
+
+
+def _refuse_lists(name, ids):
+    """Ids as they came; lists only where they can be an array."""
+    if isinstance(ids, (list, tuple)):
+        try:
+            return np.array(ids)
+        except ValueError:
+            raise ValueError(
+                f"{name} holds lists of different lengths. Make them a tensor first: "
+                "tf.ragged.constant(ids), or pad them with -1."
+            ) from None
+    return ids
 
 
 def _from_columns(features, spec):
@@ -90,7 +113,19 @@ def _from_columns(features, spec):
             )
         dense.append(tf.reshape(column, (tf.shape(column)[0],)))
     ids = [_bag_column(name, features[name]) for name in spec.sparse_features]
-    return Batch(tf.stack(dense, axis=1), _stack_bags(ids), None)
+    ids = _stack_bags(ids)
+    return Batch(tf.stack(dense, axis=1) if dense else _no_dense(ids), ids, None)
+
+
+def _no_dense(ids):
+    """`(B, 0)` beside ids in any of their forms."""
+    if isinstance(ids, tf.RaggedTensor):
+        num_rows = tf.cast(ids.nrows(), tf.int32)
+    elif isinstance(ids, tf.SparseTensor):
+        num_rows = tf.cast(ids.dense_shape[0], tf.int32)
+    else:
+        num_rows = tf.shape(ids)[0]
+    return tf.zeros((num_rows, 0))
 
 
 def _with_rank(column):
@@ -104,6 +139,11 @@ def _with_rank(column):
 
 def _bag_column(name, column):
     """One feature's ids as `(B, L)` or ragged `(B, None)`."""
+    column = _refuse_lists(f"Sparse feature '{name}'", column)
+    if isinstance(column, tf.SparseTensor):  # as tf.io.VarLenFeature parses them
+        column = tf.RaggedTensor.from_value_rowids(
+            column.values, column.indices[:, 0], nrows=column.dense_shape[0]
+        )
     if isinstance(column, tf.RaggedTensor):
         if column.ragged_rank != 1 or column.flat_values.shape.rank != 1:
             raise ValueError(
@@ -168,17 +208,28 @@ def refuse_frame(x) -> None:
         )
 
 
-def standardize_labels(y):
+def standardize_labels(y, are_probabilities: bool = False):
     """Labels as float32 `(B, 1)`, the shape of the predictions.
+
+    Args:
+        y: The labels.
+        are_probabilities: Whether labels outside `[0, 1]` are refused.
 
     With equal shapes Keras leaves the prediction's tensor alone, and so finds the
     logit behind it.
 
     Raises:
         ValueError: If there are none, or the shape is another.
+        TypeError: For several arrays.
+        tf.errors.InvalidArgumentError: For a label outside `[0, 1]`.
     """
     if y is None:
         raise ValueError("Labels are needed: data must be (features, label).")
+    if isinstance(y, (dict, list, tuple)):
+        raise TypeError(
+            "The label must be one array (batch,) or (batch, 1): the model has one "
+            f"output, the click probability. Received: {type(y).__name__} of {len(y)}"
+        )
     y = tf.convert_to_tensor(y)
     if y.shape.rank is not None and (
         y.shape.rank not in (1, 2) or y.shape[1:] not in ([], [1], [None])
@@ -186,4 +237,15 @@ def standardize_labels(y):
         raise ValueError(
             f"Labels must be (batch,) or (batch, 1). Received shape: {y.shape}"
         )
-    return tf.reshape(tf.cast(y, tf.float32), (tf.shape(y)[0], 1))
+    y = tf.reshape(tf.cast(y, tf.float32), (tf.shape(y)[0], 1))
+    if not are_probabilities:
+        return y
+    # One that is not finite is the guard's.
+    out_of_range = tf.logical_or(y < 0.0, y > 1.0) & tf.math.is_finite(y)
+    message = "Labels must lie in [0, 1] for binary cross-entropy. Received one of:"
+    worst = tf.reduce_max(tf.where(out_of_range, tf.abs(y), 0.0))
+    check = tf.debugging.Assert(
+        tf.logical_not(tf.reduce_any(out_of_range)), [message, "±", worst]
+    )
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(y)

@@ -1,5 +1,6 @@
 """`DLRM`: the model of Naumov et al. 2019, arXiv 1906.00091."""
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -9,23 +10,17 @@ from keras import ops
 from tf_dlrm import calibration, summary
 from tf_dlrm.features import FeatureSpec
 from tf_dlrm.inputs import Batch, standardize_features
-from tf_dlrm.layers import (
-    MLP,
-    CatInteraction,
-    CrossInteraction,
-    DotInteraction,
-    EmbeddingCollection,
+from tf_dlrm.layers import MLP, DotInteraction
+from tf_dlrm.layers.construction import (
+    DEFAULT_BOTTOM_MLP_DIMS,
+    make_bottom_mlp,
+    make_embedding,
+    make_feature_mlps,
+    make_interaction,
+    make_top_mlp,
 )
+from tf_dlrm.layers.mlp import build as build_layer
 from tf_dlrm.training.row_sparse import RowSparseTraining
-
-EMBEDDING_CONTRACT = (
-    "build_optimizer",
-    "apply_gradients",
-    "get_table",
-    "set_table",
-    "get_state",
-    "set_state",
-)
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -44,14 +39,15 @@ class DLRM(RowSparseTraining, keras.Model):
         spec: The `FeatureSpec`: dense features and tables.
         bottom_mlp_dims: Dims of the bottom MLP, ReLU after each layer, or an
             `MLP`. For dot interaction its last dim is the tables' embedding dim.
+            Without dense features there is none: leave it out, or give `None`.
         top_mlp_dims: Dims of the top MLP, ReLU between layers, linear at the end;
             the last is 1. Or an `MLP`.
         interaction: `"dot"`, `"cat"`, `"cross"` (DCN-v2, 3 full layers), or a layer
             that is called with the list `[dense vector (B, D), pooled (B, F, D)]`
             and returns `(B, n)`.
         self_interaction: Whether `"dot"` includes each vector's product with itself.
-        embedding: A layer with the embedding contract (see `EmbeddingCollection`);
-            `None` makes an `EmbeddingCollection(spec.tables)`.
+        embedding: A `tf_dlrm.layers.EmbeddingLayer`; `None` makes an
+            `EmbeddingCollection(spec.tables)`.
         feature_mlp_dims: MLPs between pooled embeddings and interaction, ReLU after
             each layer: dims for every feature, or a dict of feature name to dims
             (or `MLP`). This is how tables of different widths meet in one dot
@@ -74,7 +70,7 @@ class DLRM(RowSparseTraining, keras.Model):
 
     Raises:
         ValueError: If dims do not fit together; the message names the argument.
-        TypeError: If `embedding` lacks a method of the contract.
+        TypeError: If `embedding` is no `EmbeddingLayer`.
 
     Example:
 
@@ -95,7 +91,7 @@ class DLRM(RowSparseTraining, keras.Model):
     def __init__(
         self,
         spec: FeatureSpec,
-        bottom_mlp_dims: Sequence[int] | MLP = (512, 256, 64, 16),
+        bottom_mlp_dims: Sequence[int] | MLP | None = DEFAULT_BOTTOM_MLP_DIMS,
         top_mlp_dims: Sequence[int] | MLP = (512, 256, 1),
         interaction="dot",
         self_interaction: bool = False,
@@ -109,21 +105,16 @@ class DLRM(RowSparseTraining, keras.Model):
         self.spec = spec
         self.negative_sampling_rate = calibration.check_rate(negative_sampling_rate)
         policy = self.dtype_policy
-        self.bottom_mlp = _as_mlp(
-            bottom_mlp_dims, "bottom_mlp_dims", "bottom_mlp", policy, "relu"
-        )
-        self.embedding = _check_embedding(embedding, spec)
-        self.feature_mlps = _make_feature_mlps(feature_mlp_dims, spec, policy)
+        self.bottom_mlp = make_bottom_mlp(bottom_mlp_dims, spec, policy)
+        self.embedding = make_embedding(embedding, spec)
+        self.feature_mlps = make_feature_mlps(feature_mlp_dims, spec, policy)
         # tf.train.Checkpoint does not see into Keras' dicts.
         self._checkpointed = tf.Module()
         self._checkpointed.feature_mlps = dict(self.feature_mlps)
-        self.interaction = _make_interaction(interaction, self_interaction, policy)
-        self.top_mlp = _as_mlp(top_mlp_dims, "top_mlp_dims", "top_mlp", policy, None)
-        if self.top_mlp.dims[-1] != 1 or not _is_linear(self.top_mlp.final_activation):
-            raise ValueError(
-                "`top_mlp_dims` must end in 1, the click logit, without activation. "
-                f"Received: top_mlp_dims={self.top_mlp.dims}"
-            )
+        self.interaction = make_interaction(
+            interaction, self_interaction, spec.num_dense > 0, policy
+        )
+        self.top_mlp = make_top_mlp(top_mlp_dims, policy)
         self._check_widths()
         self.build()
 
@@ -133,8 +124,13 @@ class DLRM(RowSparseTraining, keras.Model):
         with self._kernels():
             batch = self.standardize(features)
             pooled = self.embedding(batch.ids, weights=batch.weights)
-            probabilities = self.score(batch.dense, pooled, training=bool(training))
+            # A batch with an id out of range changes nothing, statistics included.
+            waits = bool(training) and self._changes_in_forward()
+            with tf.control_dependencies(tf.nest.flatten(pooled) if waits else []):
+                probabilities = self.score(batch.dense, pooled, bool(training))
             return probabilities if training else self.recalibrate(probabilities)
+
+    _own_call = call  # what `compile` compares a subclass's with
 
     def score(self, dense, pooled, training=False):
         """Click probabilities from dense features and pooled embeddings.
@@ -148,8 +144,9 @@ class DLRM(RowSparseTraining, keras.Model):
         Returns:
             float32 `(B, 1)`.
         """
-        vector = self.bottom_mlp(dense, training=training)
-        vectors = [vector, *self._embedding_vectors(pooled, training)]
+        vectors = self._embedding_vectors(pooled, training)
+        if self.bottom_mlp is not None:
+            vectors = [self.bottom_mlp(dense, training=training), *vectors]
         vectors = [ops.cast(v, self.compute_dtype) for v in vectors]
         logit = self.top_mlp(self.interaction(vectors), training=training)
         # The sigmoid is the last operation and float32: Keras finds the logit behind
@@ -181,19 +178,21 @@ class DLRM(RowSparseTraining, keras.Model):
     def build(self, input_shape=None):
         if self.built:
             return
-        _build(self.embedding, None)
-        _build(self.bottom_mlp, (None, self.spec.num_dense))
+        build_layer(self.embedding, None)
+        shapes = []
+        if self.bottom_mlp is not None:
+            build_layer(self.bottom_mlp, (None, self.spec.num_dense))
+            shapes.append((None, self.bottom_mlp.dims[-1]))
         for name, width in zip(self.spec.sparse_features, self._table_widths()):
             if name in self.feature_mlps:
-                _build(self.feature_mlps[name], (None, width))
-        shapes = [(None, self.bottom_mlp.dims[-1])]
+                build_layer(self.feature_mlps[name], (None, width))
         widths = self._vector_widths()
         if self.feature_mlps or len(set(widths)) > 1:
             shapes += [(None, width) for width in widths]
         else:
             shapes.append((None, len(widths), widths[0]))
-        _build(self.interaction, shapes)
-        _build(self.top_mlp, self.interaction.compute_output_shape(shapes))
+        build_layer(self.interaction, shapes)
+        build_layer(self.top_mlp, self.interaction.compute_output_shape(shapes))
         self.built = True
 
     def _table_widths(self):
@@ -211,18 +210,20 @@ class DLRM(RowSparseTraining, keras.Model):
     def _check_widths(self):
         if not isinstance(self.interaction, DotInteraction):
             return
-        width = self.bottom_mlp.dims[-1]
+        widths = self._vector_widths()
+        has_dense = self.bottom_mlp is not None
+        width = self.bottom_mlp.dims[-1] if has_dense else widths[0]
         wrong = {
-            name: w
-            for name, w in zip(self.spec.sparse_features, self._vector_widths())
-            if w != width
+            name: w for name, w in zip(self.spec.sparse_features, widths) if w != width
         }
         if wrong:
+            origin = f"{width} from the first"
+            if has_dense:
+                origin = f"bottom_mlp_dims={self.bottom_mlp.dims}"
             raise ValueError(
                 "With dot interaction `bottom_mlp_dims` must end in the embedding_dim "
                 "of all features (`feature_mlp_dims` can bring others to it). "
-                f"Received: bottom_mlp_dims={self.bottom_mlp.dims}, but "
-                f"widths of features {wrong}"
+                f"Received: {origin}, but widths of features {wrong}"
             )
 
     # What people look at and what is saved
@@ -250,6 +251,63 @@ class DLRM(RowSparseTraining, keras.Model):
         for line in summary.lines(self, width=line_length or 80):
             (print_fn or print)(line)
 
+    # Weights by logical table, wherever the tables lie
+
+    def get_weights(self) -> list:
+        """Return copies of all weights: those of the dense layers, then the tables.
+
+        A table is `(vocabulary_size, embedding_dim)`, also where it is sharded. So
+        `EarlyStopping(restore_best_weights=True)` restores the tables on any number
+        of devices; it takes their memory once more.
+        """
+        own = [variable.numpy() for variable in self._weights_but_tables()]
+        return [*own, *self.embedding.get_weights()]
+
+    def set_weights(self, weights) -> None:
+        """Set what `get_weights` returned.
+
+        Raises:
+            ValueError: If a number or a shape differs.
+        """
+        variables = self._weights_but_tables()
+        num_tables = len(self.embedding.get_weights())
+        if len(weights) != len(variables) + num_tables:
+            raise ValueError(
+                f"The model has {len(variables)} weights of dense layers and "
+                f"{num_tables} tables. Received: {len(weights)} arrays"
+            )
+        self.embedding.set_weights(weights[len(variables) :])
+        for variable, value in zip(variables, weights):
+            variable.assign(value)
+
+    def count_params(self) -> int:
+        """Return the number of values in dense layers and tables."""
+        own = sum(math.prod(each.shape) for each in self._weights_but_tables())
+        return own + self.embedding.count_params()
+
+    def _weights_but_tables(self):
+        tables = {id(variable) for variable in self.embedding.variables}
+        return [each for each in self.weights if id(each) not in tables]
+
+    def load_weights(self, filepath, skip_mismatch: bool = False, **kwargs) -> None:
+        """As `keras.Model.load_weights`; tables are skipped one by one, and named."""
+        with self.embedding.skipping_mismatches(skip_mismatch):
+            super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+
+    def save(self, filepath, overwrite: bool = True, **kwargs) -> None:
+        """As `keras.Model.save`; the file must be `.keras`.
+
+        Raises:
+            ValueError: For the legacy `.h5` form, which would lose tables.
+        """
+        if str(filepath).lower().endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "A model in the legacy `.h5` form could not be loaded, and would lose "
+                "the tables' state. Save it as `.keras`, or its weights as "
+                f"`.weights.h5`. Received: {filepath}"
+            )
+        super().save(filepath, overwrite=overwrite, **kwargs)
+
     def export(self, *args, **kwargs):
         """Refused: Keras' export would write a signature that is wrong for bags.
 
@@ -266,7 +324,7 @@ class DLRM(RowSparseTraining, keras.Model):
         return {
             **super().get_config(),
             "spec": self.spec.get_config(),
-            "bottom_mlp_dims": serialize(self.bottom_mlp),
+            "bottom_mlp_dims": self.bottom_mlp and serialize(self.bottom_mlp),
             "top_mlp_dims": serialize(self.top_mlp),
             "interaction": serialize(self.interaction),
             "self_interaction": False,  # the layer's own config has it
@@ -289,93 +347,3 @@ class DLRM(RowSparseTraining, keras.Model):
             for name, mlp in (config["feature_mlp_dims"] or {}).items()
         }
         return cls(**config)
-
-
-def _build(layer, input_shape):
-    if not layer.built:  # layers from a config, or a user's, may be
-        layer.build(input_shape)
-        layer.built = True
-    if not layer.trainable:
-        # Keras makes variables trainable all the same, and lets an assignment of the
-        # value that is there pass without effect.
-        layer.trainable = True
-        layer.trainable = False
-
-
-def _as_mlp(dims, argument, name, policy, final_activation):
-    if isinstance(dims, MLP):
-        return dims
-    try:
-        return MLP(dims, final_activation=final_activation, name=name, dtype=policy)
-    except ValueError as error:
-        raise ValueError(str(error).replace("`dims`", f"`{argument}`", 1)) from None
-
-
-def _is_linear(activation) -> bool:
-    return activation is keras.activations.linear
-
-
-def _check_embedding(embedding, spec):
-    if embedding is None:
-        return EmbeddingCollection(spec.tables, name="embedding")
-    absent = [method for method in EMBEDDING_CONTRACT if not hasattr(embedding, method)]
-    if absent:
-        raise TypeError(
-            "`embedding` must have the embedding contract, see tf_dlrm.layers."
-            f"EmbeddingCollection. {type(embedding).__name__} lacks: "
-            f"{', '.join(absent)}"
-        )
-    tables = getattr(embedding, "tables", None)
-    if tables is not None:
-        got = [(f, t.name, t.vocabulary_size) for t in tables for f in t.features]
-        expected = [
-            (f, t.name, t.vocabulary_size) for t in spec.tables for f in t.features
-        ]
-        if got != expected:
-            raise ValueError(
-                "`embedding` must hold the tables of `spec`, in that order. Received "
-                f"(feature, table, rows): {got[:3]} ..., expected {expected[:3]} ..."
-            )
-    return embedding
-
-
-def _make_feature_mlps(dims, spec, policy) -> dict[str, MLP]:
-    if not dims:
-        return {}
-    if isinstance(dims, MLP):
-        raise TypeError(
-            "`feature_mlp_dims` takes dims for every feature, or a dict of feature "
-            "name to dims or MLP; one MLP for all features would share its weights."
-        )
-    if not isinstance(dims, dict):
-        dims = dict.fromkeys(spec.sparse_features, dims)
-    unknown = sorted(set(dims) - set(spec.sparse_features))
-    if unknown:
-        raise ValueError(
-            "`feature_mlp_dims` names features that the spec does not have: "
-            f"{', '.join(unknown)}"
-        )
-    return {
-        name: _as_mlp(each, "feature_mlp_dims", f"mlp_{name}", policy, "relu")
-        for name, each in dims.items()
-    }
-
-
-def _make_interaction(interaction, self_interaction, policy):
-    if isinstance(interaction, keras.layers.Layer):
-        return interaction
-    if self_interaction and interaction != "dot":
-        raise ValueError(
-            "`self_interaction` goes with interaction='dot'. Received: "
-            f"interaction={interaction!r}"
-        )
-    if interaction == "dot":
-        return DotInteraction(self_interaction, name="interaction", dtype=policy)
-    if interaction == "cat":
-        return CatInteraction(name="interaction", dtype=policy)
-    if interaction == "cross":
-        return CrossInteraction(name="interaction", dtype=policy)
-    raise ValueError(
-        "`interaction` must be 'dot', 'cat', 'cross' or a Keras layer. Received: "
-        f"interaction={interaction!r}"
-    )

@@ -22,10 +22,47 @@ def number() -> int:
 
 
 def device_names() -> tuple[str, ...]:
-    """Names of the devices, in the order of the replicas; `""` without a strategy."""
+    """Names of the devices, in the order of the replicas; `""` without a strategy.
+
+    Raises:
+        ValueError: Under a strategy whose replicas are not all in this process, where
+            the tables of its workers would come to differ.
+    """
     if not tf.distribute.has_strategy():
         return ("",)  # wherever TensorFlow puts it
-    return tuple(tf.distribute.get_strategy().extended.worker_devices)
+    strategy = tf.distribute.get_strategy()
+    devices = tuple(strategy.extended.worker_devices)
+    elsewhere = (
+        tf.distribute.experimental.ParameterServerStrategy,
+        tf.distribute.TPUStrategy,
+    )
+    if len(devices) != count() or isinstance(strategy, elsewhere):
+        raise ValueError(
+            "Embedding tables can be trained under tf.distribute.MirroredStrategy, on "
+            f"the devices of one process. Received: {type(strategy).__name__} with "
+            f"{count()} replicas, {len(devices)} of them in this process"
+        )
+    return devices
+
+
+def check_devices(layer, what: str) -> None:
+    """Raise unless an embedding layer was made under the current strategy.
+
+    Args:
+        layer: The layer; one without `devices` is not looked at.
+        what: What was called, for the message.
+
+    Raises:
+        ValueError: If its tables are for other devices.
+    """
+    devices = getattr(layer, "devices", None)
+    if devices is not None and devices != device_names():
+        raise ValueError(
+            f"{what} needs an embedding layer that was made under the same strategy: "
+            "make the layer, the model and its optimizer, and compile, inside of one "
+            f"`with strategy.scope():`. The layer's devices: {devices}, the current "
+            f"strategy's: {device_names()}"
+        )
 
 
 def on_device(device: str, make):

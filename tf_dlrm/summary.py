@@ -32,7 +32,11 @@ def lines(model, width: int = 80):
     num_table = sum(table.num_parameters for table in spec.tables)
     parts = [
         ("embedding tables", f"{len(spec.tables)} tables", num_table),
-        ("bottom MLP", _mlp_shape(spec.num_dense, model.bottom_mlp), model.bottom_mlp),
+        *(
+            ("bottom MLP", _mlp_shape(spec.num_dense, mlp), mlp)
+            for mlp in [model.bottom_mlp]
+            if mlp is not None
+        ),
         *((f"MLP of {n}", _mlp_shape("", m), m) for n, m in model.feature_mlps.items()),
         ("interaction", _interaction_shape(model), model.interaction),
         ("top MLP", _mlp_shape("", model.top_mlp), model.top_mlp),
@@ -83,7 +87,8 @@ def _mlp_shape(num_inputs, mlp) -> str:
 
 def _interaction_shape(model) -> str:
     name = type(model.interaction).__name__
-    return f"{name} of {model.spec.num_sparse + 1} vectors"
+    num_vectors = model.spec.num_sparse + (model.bottom_mlp is not None)
+    return f"{name} of {num_vectors} vectors"
 
 
 def _count(layer) -> int:

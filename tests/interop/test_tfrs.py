@@ -11,6 +11,8 @@ import pytest
 
 import tf_dlrm
 
+pytestmark = pytest.mark.integration
+
 SCRIPT = pathlib.Path(__file__).parent / "tfrs_cases.py"
 CASES = [
     node.name

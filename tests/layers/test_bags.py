@@ -8,6 +8,8 @@ from tf_dlrm import EmbeddingTable
 from tf_dlrm import rows as row_ops
 from tf_dlrm.layers import EmbeddingCollection, bag_kernels, bags, id_ranges
 
+pytestmark = pytest.mark.engines
+
 NUM_FEATURES, SIZE = 3, 9
 
 

@@ -8,6 +8,8 @@ import tensorflow as tf
 from tf_dlrm import EmbeddingTable, optimizers
 from tf_dlrm.layers import EmbeddingCollection
 
+pytestmark = pytest.mark.engines
+
 
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])

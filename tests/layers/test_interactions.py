@@ -8,6 +8,8 @@ import tensorflow as tf
 from tf_dlrm import xla
 from tf_dlrm.layers import CatInteraction, CrossInteraction, DotInteraction
 
+pytestmark = pytest.mark.xla
+
 
 def vectors(num_pooled=4, width=3, batch=5):
     rng = np.random.default_rng(0)

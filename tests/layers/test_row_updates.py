@@ -10,6 +10,8 @@ from tf_dlrm import EmbeddingTable, optimizers, xla
 from tf_dlrm import rows as row_ops
 from tf_dlrm.layers import EmbeddingCollection, row_updates
 
+pytestmark = pytest.mark.xla
+
 WIDTH = 3
 SIZES, COMBINERS = (40, 7, 1), ("sum", "mean", "sqrtn")
 FORMS = ["one_hot", "padded", "ragged", "one_hot_weighted", "ragged_weighted"]

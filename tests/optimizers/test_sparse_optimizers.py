@@ -9,6 +9,8 @@ from optimizer_oracle import CASES
 from tf_dlrm import EmbeddingTable, optimizers, xla
 from tf_dlrm.layers import EmbeddingCollection
 
+pytestmark = pytest.mark.engines
+
 VOCABULARY, WIDTH, STEPS = 12, 3, 5
 
 
@@ -269,3 +271,59 @@ def test_an_optimizer_without_mathematics_is_refused():
 
     with pytest.raises(TypeError, match="Mine must define `apply`"):
         Mine(0.1).apply(None, {}, 0.1, 1)
+
+
+OPTIMIZERS_OF_KERAS = sorted(
+    name
+    for name, kind in vars(keras.optimizers).items()
+    if isinstance(kind, type)
+    and issubclass(kind, keras.optimizers.Optimizer)
+    and kind is not keras.optimizers.Optimizer
+)
+EXACT = {"SGD", "Adagrad", "Adam", "Ftrl"}
+REFUSED = {"LossScaleOptimizer", "ScheduleFreeAdamW", "MultiOptimizer"}
+
+
+def make_optimizer(name):
+    kind = getattr(keras.optimizers, name)
+    if name == "LossScaleOptimizer":
+        return kind(keras.optimizers.SGD(0.1))
+    if name == "MultiOptimizer":
+        return kind(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1)))
+    return kind(0.1)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS_OF_KERAS)
+def test_every_optimizer_of_keras_is_exact_or_refused_by_name(name):
+    optimizer = make_optimizer(name)
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=f"{name} is not supported"):
+            optimizers.check_dense_optimizer(optimizer)
+        return
+    optimizers.check_dense_optimizer(optimizer)  # for the MLPs it is Keras' own
+    if name in EXACT:
+        counterpart = optimizers.from_keras(optimizer)
+        assert type(counterpart).__name__ == f"Sparse{name}"
+    else:
+        with pytest.raises(ValueError, match=f"{name} has no row-sparse counterpart"):
+            optimizers.from_keras(optimizer)
+
+
+@pytest.mark.parametrize(
+    "option", ["l2_shrinkage_regularization_strength", "learning_rate_power"]
+)
+def test_what_ftrl_has_no_counterpart_of_is_refused(option):
+    value = {"learning_rate_power": -0.4}.get(option, 0.1)
+    with pytest.raises(ValueError, match=option):
+        optimizers.from_keras(keras.optimizers.Ftrl(0.1, **{option: value}))
+
+
+def test_ftrl_of_keras_keeps_its_options():
+    options = {
+        "initial_accumulator_value": 0.3,
+        "l1_regularization_strength": 0.1,
+        "l2_regularization_strength": 0.2,
+        "beta": 0.4,
+    }
+    made = optimizers.from_keras(keras.optimizers.Ftrl(0.1, **options), 0.1)
+    assert made.get_config() == {"learning_rate": pytest.approx(0.1), **options}

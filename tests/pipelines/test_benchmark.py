@@ -20,6 +20,8 @@ from pipelines.benchmark.workloads import (
     scaling_workload,
 )
 
+pytestmark = pytest.mark.integration
+
 TINY = Workload("tiny", 3, (50, 7, 1000), 8, (16, 8), (16, 1))
 BAGS = dataclasses.replace(TINY, name="bags", max_hotness=4)
 QUICK = Job(TINY, batch_size=64, seconds=0.05, warmup_steps=3)

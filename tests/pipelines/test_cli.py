@@ -19,6 +19,8 @@ from pipelines.runs import job
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
 
+pytestmark = pytest.mark.integration
+
 SMALL = [
     "--bottom-mlp-dims", "16", "8", "--top-mlp-dims", "16", "1",
     "--embedding-dim", "8", "--batch-size", "256",

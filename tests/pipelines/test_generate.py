@@ -173,6 +173,7 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.integration
 def test_generating_needs_no_tensorflow(data, tmp_path):
     code = (
         "import sys, pipelines.cli as c\n"

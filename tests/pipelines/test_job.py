@@ -15,6 +15,8 @@ from pipelines.runs import demo
 from pipelines.runs.folder import RunFolder
 from tf_dlrm.serving import quantization
 
+pytestmark = pytest.mark.integration
+
 
 def load_benchmark(name):
     """By path: other projects install a package called benchmarks."""

@@ -18,6 +18,8 @@ from pipelines.runs.folder import RunFolder
 from pipelines.runs.progressive import DayData
 from pipelines.synthetic import Planted
 
+pytestmark = pytest.mark.integration
+
 CONFIG = RunConfig(
     embedding_dim=4,
     bottom_mlp_dims=(8, 4),

@@ -461,6 +461,7 @@ def test_profiles_are_found_and_bad_ones_named(tmp_path, capsys):
     assert size_of(tmp_path / "out" / "step_breakdown.png")[1] < with_steps
 
 
+@pytest.mark.integration
 def test_without_tensorflow_and_without_matplotlib(tmp_path):
     run = make_run(tmp_path / "run")
     write_events(run / "logs" / "train", 1000, train_entries((1, 5, 0.5)))

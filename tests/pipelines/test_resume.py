@@ -10,6 +10,8 @@ from pipelines import cli
 from pipelines.runs import job
 from pipelines.runs.config import RunConfig
 
+pytestmark = pytest.mark.integration
+
 CONFIG = RunConfig(
     embedding_dim=4,
     bottom_mlp_dims=(4,),

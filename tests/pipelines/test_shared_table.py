@@ -12,6 +12,8 @@ from pipelines.runs.config import RunConfig
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import HashVocabulary, SharedHashVocabulary
 
+pytestmark = pytest.mark.integration
+
 CONFIG = RunConfig(
     embedding_dim=4,
     bottom_mlp_dims=(8, 4),

@@ -18,6 +18,8 @@ from pipelines.runs.warm_start import EarlierRun, row_maps
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 
+pytestmark = pytest.mark.integration
+
 OPTIONS = [
     "--bottom-mlp-dims", "16", "8", "--top-mlp-dims", "16", "1", "--embedding-dim", "8",
     "--batch-size", "256", "--jit-compile", "off", "--min-count", "4",

@@ -17,6 +17,8 @@ import pipelines
 import tf_dlrm
 from tf_dlrm.serving.c_library import read_recorded
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):

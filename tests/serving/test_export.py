@@ -107,6 +107,7 @@ def test_what_killed_exports_left_goes_after_a_day(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {".tmp-1-new", "notes", "1"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "num_kills", [2, pytest.param(200, marks=pytest.mark.slow, id="200")]
 )

@@ -15,6 +15,8 @@ import tf_dlrm
 from tf_dlrm import EmbeddingTable, FeatureSpec
 from tf_dlrm.serving.c_library import read_recorded
 
+pytestmark = pytest.mark.integration
+
 SCRIPT = pathlib.Path(__file__).with_name("openvino_cases.py")
 SIZES, COMBINERS = (500, 7, 30), ("sum", "mean", "sqrtn")
 # Interaction, widths of the tables, length of the bags, dtype.

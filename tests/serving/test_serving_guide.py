@@ -29,6 +29,8 @@ from tensorflow_serving.apis import (
 )
 from tensorflow_serving.config import model_server_config_pb2
 
+pytestmark = pytest.mark.integration
+
 DOCS = (pathlib.Path(__file__).parents[2] / "docs/serving.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", DOCS, re.S)
 URL = r"http://localhost:8501/v1/models/(\w+)"

@@ -13,6 +13,8 @@ import tf_dlrm
 from pipelines.cli import main
 from tf_dlrm.serving import c_library, verify_saved_model
 
+pytestmark = pytest.mark.integration
+
 SIGNATURES = {
     "serving_default",
     "serving_ragged",

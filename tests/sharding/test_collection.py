@@ -20,6 +20,7 @@ def run(script, *arguments):
     return done.stdout
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
 def test_lookups_and_updates_equal_those_of_one_device(num_devices):
     """Every two of devices, placement, form, optimizer, widths; `slow` has them all."""
@@ -33,15 +34,18 @@ def test_all_cases(num_devices, first):
     assert "30 cases passed" in run("sharded_cases.py", num_devices, first, 6)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("num_devices", [2, 4])
 def test_fit_equals_that_of_one_device(num_devices, tmp_path):
     assert "passed" in run("fit_cases.py", num_devices, tmp_path)
 
 
+@pytest.mark.integration
 def test_files_go_from_some_devices_to_others(tmp_path):
     assert "passed" in run("fit_cases.py", 0, tmp_path)
 
 
+@pytest.mark.integration
 def test_the_program_of_the_page():
     assert "passed" in run("page_cases.py")
 

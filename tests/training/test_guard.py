@@ -3,7 +3,6 @@
 import pathlib
 import subprocess
 import sys
-import warnings
 
 import keras
 import numpy as np
@@ -13,6 +12,8 @@ from guard_data import Normalized, make_batches, poison, table_state
 
 import tf_dlrm
 from tf_dlrm.training import NotFiniteError
+
+pytestmark = pytest.mark.engines
 
 NUM_BATCHES, BATCH_SIZE = 5, 16
 
@@ -126,34 +127,6 @@ def test_a_training_that_diverges_keeps_weights_that_are_finite():
     assert all(np.isfinite(value).all() for value in state(model))
 
 
-class ZeroedWithoutApplies(tf_dlrm.layers.EmbeddingCollection):
-    """A layer of a user's, from before there was a guard."""
-
-    def apply_gradients(self, gradients, ids, weights=None, learning_rate=None):
-        super().apply_gradients(gradients, ids, weights, learning_rate)
-
-
-def test_a_layer_that_knows_no_guard_gets_no_gradient():
-    batches = make_batches(2, BATCH_SIZE)
-    models = []
-    for poisoned in (False, True):
-        keras.utils.set_random_seed(3)
-        tables = [tf_dlrm.EmbeddingTable(f"C{i}", 20, 4) for i in range(3)]
-        spec = tf_dlrm.FeatureSpec(("I0", "I1"), tables)
-        embedding = ZeroedWithoutApplies(tables, seed=1)
-        model = tf_dlrm.DLRM(spec, (8, 4), (8, 1), embedding=embedding)
-        model.compile("sgd")
-        bad = [poison(batches[0], "dense_features", np.nan)] * poisoned
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            train(model, [batches[0], *bad, batches[1]])
-        models.append(model)
-    for value, expected in zip(
-        models[1].embedding.variables, models[0].embedding.variables
-    ):
-        np.testing.assert_array_equal(value, expected)
-
-
 class CountsRows(tf_dlrm.DLRM):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         results = super().compute_metrics(x, y, y_pred, sample_weight)
@@ -195,6 +168,7 @@ def test_it_is_saved_with_the_model(tmp_path):
     assert loaded.get_compile_config()["max_skipped_batches"] == 7
 
 
+@pytest.mark.integration
 def test_on_two_devices_it_changes_nothing_either():
     script = pathlib.Path(__file__).with_name("guard_device_cases.py")
     done = subprocess.run(

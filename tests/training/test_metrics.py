@@ -7,6 +7,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from tf_dlrm import metrics
 
+pytestmark = pytest.mark.engines
+
 
 def clicks(num_rows, rate, seed=0):
     """Labels with known probabilities around a click rate, as a good model has."""

@@ -20,6 +20,8 @@ from pipelines import records
 from tf_dlrm.training import NotFiniteError, ResumableTraining
 from tf_dlrm.training.checkpoint_files import CheckpointError, CheckpointFolder
 
+pytestmark = pytest.mark.integration
+
 HERE = pathlib.Path(__file__).parent
 BATCH_SIZE, STEPS = 16, 4  # of 64 rows
 
@@ -361,3 +363,32 @@ def test_nothing_is_saved_of_a_diverged_training(folder):
     with pytest.raises(NotFiniteError):
         fit(checkpoint, model, read(folder))
     assert names(folder) == []
+
+
+def test_class_weights_go_with_a_resume(folder, tmp_path):
+    """Cut and resumed, it ends bit-equal; the weights are those of Keras."""
+    weights = {0: 0.5, 1: 3.0}
+    whole, cut = compiled(), compiled()
+    cut.set_weights(whole.get_weights())
+    expected = compiled()
+    expected.set_weights(whole.get_weights())
+    fit(
+        tf_dlrm.training.ResumableTraining(tmp_path / "a", every_steps=1),
+        whole,
+        read(folder, shuffle=False),
+        class_weight=weights,
+    )
+    for cut_after in (3, None):
+        checkpoint = tf_dlrm.training.ResumableTraining(tmp_path / "b", every_steps=1)
+        fit(
+            checkpoint,
+            cut,
+            read(folder, shuffle=False),
+            cut_after=cut_after,
+            class_weight=weights,
+        )
+    plain = read(folder, shuffle=False).map(lambda x, y: (x, y))
+    expected.fit(plain, epochs=2, verbose=0, class_weight=weights)
+    for a, b, c in zip(whole.get_weights(), cut.get_weights(), expected.get_weights()):
+        np.testing.assert_array_equal(b, a)
+        np.testing.assert_allclose(a, c, atol=1e-6)

@@ -33,6 +33,7 @@ def test_on_one_device(form, jit_compile, tmp_path):
     watching_cases.check(tmp_path, form=form, jit_compile=jit_compile)
 
 
+@pytest.mark.integration
 def test_on_two_devices_with_sharded_tables(tmp_path):
     command = [sys.executable, HERE / "watching_cases.py", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -60,6 +61,7 @@ def fit(model, *watchers, data=None, **options):
     )
 
 
+@pytest.mark.integration
 def test_nothing_that_is_watched_changes_the_training(tmp_path):
     weights = []
     for watchers in ([], [callbacks.GradientNormLogger, callbacks.TouchedRowLogger]):
@@ -236,6 +238,7 @@ def test_the_projector_names_rows(tmp_path):
         callbacks.EmbeddingProjector(tmp_path, ["C1"], max_rows=0)
 
 
+@pytest.mark.integration
 def test_steps_are_profiled(tmp_path):
     model = compiled()
     fit(model, callbacks.StepProfiler(tmp_path, 2, 3))

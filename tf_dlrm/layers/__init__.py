@@ -1,5 +1,6 @@
 """Layers of the model: MLPs, interactions and embedding tables."""
 
+from tf_dlrm.layers.contract import EmbeddingLayer
 from tf_dlrm.layers.embedding_collection import EmbeddingCollection
 from tf_dlrm.layers.interactions import (
     CatInteraction,
@@ -14,4 +15,5 @@ __all__ = [
     "CrossInteraction",
     "DotInteraction",
     "EmbeddingCollection",
+    "EmbeddingLayer",
 ]

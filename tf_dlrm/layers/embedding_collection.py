@@ -19,7 +19,7 @@ from tf_dlrm.layers.trained_tables import TrainedTables
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
-class EmbeddingCollection(TrainedTables, keras.layers.Layer):
+class EmbeddingCollection(TrainedTables):
     """Embedding tables with pooling and exact row-sparse updates.
 
     Tables of equal width are rows of one variable, so that a batch costs one gather,
@@ -259,8 +259,9 @@ class EmbeddingCollection(TrainedTables, keras.layers.Layer):
     def _build_slots(self, optimizers):
         slots = {}
         for fused, *others in zip(*self._copies):
+            own = {table.name for table in fused.tables}
             fused.build_optimizer(
-                {t.name: optimizers[t.name] for t in fused.tables}, others
+                {name: each for name, each in optimizers.items() if name in own}, others
             )
             slots.update(fused.slots)
         return slots

@@ -119,9 +119,11 @@ class FusedTable:
 
         def gradients(upstream):
             lookup = self.lookup(ids, weights)
+            rows, of_rows = lookup.unpool(upstream)
             of_table = row_ops.unique_slices(
                 self.variable,
-                *lookup.unpool(upstream),
+                self._null_if_frozen(rows),
+                of_rows,
                 self.null_row,
                 call.sparse_gradient,
             )
@@ -179,7 +181,7 @@ class FusedTable:
         """Creates the slots, mirrored where a strategy mirrors variables.
 
         Args:
-            optimizers: Maps each table's name to its optimizer.
+            optimizers: Maps the name of each table that is trained to its optimizer.
             copies: The `FusedTable`s of the same tables in the other replicas, each
                 of which gets its own of the mirrored slots.
         """
@@ -188,7 +190,7 @@ class FusedTable:
             table._parts = []
         self.slots = {}
         for optimizer in {id(o): o for o in optimizers.values()}.values():
-            tables = [t for t in self.tables if optimizers[t.name] is optimizer]
+            tables = [t for t in self.tables if optimizers.get(t.name) is optimizer]
             first_slot_row, num_rows = {}, 0
             for table in tables:
                 first_slot_row[table.name] = num_rows
@@ -307,7 +309,7 @@ class FusedTable:
         """
         for part in self._parts if parts is None else parts:
             part_rows, part_gradients = rows, gradients
-            if len(self._parts) > 1:
+            if len(part.first_slot_row) < len(self.tables):
                 of_part = tf.gather(self._belongs_to(part), self._table_of(rows))
                 part_rows = tf.boolean_mask(rows, of_part)
                 part_gradients = tf.boolean_mask(gradients, of_part)
@@ -343,6 +345,13 @@ class FusedTable:
     # Rows to slots where tables have different optimizers. The table of a row is
     # found by bisection; the null row is one table further and belongs to no part.
 
+    def _null_if_frozen(self, rows):
+        if all(table.trainable for table in self.tables):
+            return rows
+        trainable = tf.constant([*(table.trainable for table in self.tables), True])
+        null_row = tf.constant(self.null_row, rows.dtype)
+        return tf.where(tf.gather(trainable, self._table_of(rows)), rows, null_row)
+
     def _table_of(self, rows):
         ends = np.cumsum([table.vocabulary_size for table in self.tables])
         ends = tf.constant(ends, self.row_dtype)
@@ -353,7 +362,7 @@ class FusedTable:
         return tf.constant([*flags, False])
 
     def _slot_rows(self, part, rows):
-        if len(self._parts) == 1:
+        if len(part.first_slot_row) == len(self.tables):
             return rows
         shifts = [
             part.first_slot_row.get(table.name, 0) - self.first_row[table.name]

@@ -19,6 +19,8 @@ class DotInteraction(keras.layers.Layer):
 
     Args:
         self_interaction: Whether the diagonal z_i · z_i is in the triangle too.
+        append_first: Whether z_0 stands before the dot products. A `DLRM` without
+            dense features has no z_0 to pass on, and turns this off.
 
     Call arguments:
         inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors, in the
@@ -26,7 +28,7 @@ class DotInteraction(keras.layers.Layer):
 
     Returns:
         `(batch, D + (F + 1) F / 2)` float tensor; with self interaction
-        `(batch, D + (F + 2)(F + 1) / 2)`.
+        `(batch, D + (F + 2)(F + 1) / 2)`; D columns less without `append_first`.
 
     Example:
 
@@ -40,9 +42,12 @@ class DotInteraction(keras.layers.Layer):
         of this name leave z_0 out of the output.
     """
 
-    def __init__(self, self_interaction: bool = False, **kwargs):
+    def __init__(
+        self, self_interaction: bool = False, append_first: bool = True, **kwargs
+    ):
         super().__init__(**kwargs)
         self.self_interaction = bool(self_interaction)
+        self.append_first = bool(append_first)
         self._triangles = {}
 
     def call(self, inputs):
@@ -50,15 +55,21 @@ class DotInteraction(keras.layers.Layer):
         num_vectors = int(others.shape[1]) + 1
         if num_vectors not in self._triangles:
             self._triangles[num_vectors] = Triangle(num_vectors, self.self_interaction)
-        return self._triangles[num_vectors](first, others)
+        result = self._triangles[num_vectors](first, others)
+        return result if self.append_first else result[:, first.shape[-1] :]
 
     def compute_output_shape(self, input_shape):
         batch, num_vectors, width = _stacked_shape(input_shape)
         extra = 1 if self.self_interaction else -1
-        return (batch, width + num_vectors * (num_vectors + extra) // 2)
+        num_products = num_vectors * (num_vectors + extra) // 2
+        return (batch, num_products + (width if self.append_first else 0))
 
     def get_config(self):
-        return {**super().get_config(), "self_interaction": self.self_interaction}
+        return {
+            **super().get_config(),
+            "self_interaction": self.self_interaction,
+            "append_first": self.append_first,
+        }
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")

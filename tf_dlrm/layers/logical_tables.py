@@ -1,5 +1,6 @@
 """State by logical table: neither fusion nor placement of tables shows in a file."""
 
+import contextlib
 import math
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ class LogicalTables:
     """
 
     _load_error = None
+    _skips_mismatches = False
 
     def get_table(self, name: str) -> np.ndarray:
         """Returns a copy of a table: float32 `(vocabulary_size, embedding_dim)`.
@@ -53,6 +55,36 @@ class LogicalTables:
             ValueError: If there is no such table or the shape differs.
         """
         self._set(name, None, rows)
+
+    # As Keras' layers, but by logical table: neither the null row nor shards show.
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Return a copy of all tables, in their order."""
+        return [self.get_table(table.name) for table in self.tables]
+
+    def set_weights(self, weights) -> None:
+        """Overwrite all tables.
+
+        Args:
+            weights: One array `(vocabulary_size, embedding_dim)` for each table.
+
+        Raises:
+            ValueError: If there are not as many, or a shape differs; nothing is
+                written then.
+        """
+        weights = [np.asarray(each) for each in weights]
+        if len(weights) != len(self.tables):
+            raise ValueError(
+                f"There are {len(self.tables)} tables. Received: {len(weights)} arrays"
+            )
+        for table, values in zip(self.tables, weights):
+            self._check_shape(table.name, None, values)
+        for table, values in zip(self.tables, weights):
+            self._write(table.name, None, values)
+
+    def count_params(self) -> int:
+        """Return the number of values in all tables."""
+        return sum(table.num_parameters for table in self.tables)
 
     def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:
         """Returns the optimizer's state by logical table.
@@ -94,15 +126,18 @@ class LogicalTables:
         )
 
     def _set(self, name, slot, values):
-        shape = self._shape(name, slot)
         values = values if hasattr(values, "shape") else np.asarray(values)
+        self._check_shape(name, slot, values)
+        self._write(name, slot, values)
+
+    def _check_shape(self, name, slot, values):
+        shape = self._shape(name, slot)
         if tuple(values.shape) != shape:
             what = name if slot is None else f"{name}/{slot}"
             raise ValueError(
                 f"'{what}' has shape {shape}. Received values of shape "
                 f"{tuple(values.shape)}"
             )
-        self._write(name, slot, values)
 
     # Keras calls these for `.keras` and `.weights.h5`.
 
@@ -135,25 +170,40 @@ class LogicalTables:
             raise
         self._load_error = None
 
+    @contextlib.contextmanager
+    def skipping_mismatches(self, skips: bool):
+        """Files that are loaded inside may lack tables, or have others of the name."""
+        self._skips_mismatches = skips
+        try:
+            yield
+        finally:
+            self._skips_mismatches = False
+
     def _load(self, store, keys):
         names = [table.name for table in self.tables]
-        absent = [name for name in names if f"table:{name}" not in keys]
-        if absent:
-            held = sorted(k.partition(":")[2] for k in keys if k.startswith("table:"))
-            raise ValueError(
-                f"The file holds no rows of table(s) {', '.join(absent)}. Its tables: "
-                f"{', '.join(held) or 'none'}"
-            )
+        mismatches = {}
+        for name in names:
+            if f"table:{name}" not in keys:
+                mismatches[name] = f"'{name}' is not in the file"
+                continue
+            try:
+                self._check_shape(name, None, store[f"table:{name}"])
+            except ValueError as error:
+                mismatches[name] = str(error)
+        if mismatches:
+            self._report(mismatches, keys)
+        names = [name for name in names if name not in mismatches]
         for name in names:
             self.set_table(name, store[f"table:{name}"])
         if self._iterations is None or "iterations" not in keys:
             return
         slots = [(name, slot) for name in names for slot in self._slot_names(name)]
         wanted = {self._slot_key(name, slot) for name, slot in slots}
-        if wanted != {key for key in keys if key.startswith("slot:")}:
+        held = {key for key in keys if key.startswith("slot:")}
+        if not wanted <= held or (wanted != held and not mismatches):
             warnings.warn(
                 "The file holds the state of another optimizer of the tables: their "
-                "optimizer starts afresh.",
+                "optimizer restarts from its initial state.",
                 stacklevel=2,
             )
             return
@@ -164,6 +214,13 @@ class LogicalTables:
             key = f"learning_rate:{name}"
             if key in keys and isinstance(optimizer.learning_rate, float):
                 optimizer.learning_rate = float(np.asarray(store[key]))
+
+    def _report(self, mismatches, keys):
+        held = sorted(key.partition(":")[2] for key in keys if key.startswith("table:"))
+        text = f"{'; '.join(mismatches.values())}. Tables of the file: {held}"
+        if not self._skips_mismatches:
+            raise ValueError(f"The file does not fit the tables: {text}")
+        warnings.warn(f"Tables that keep the rows that they have: {text}", stacklevel=2)
 
 
 def check_names(optimizers: dict, tables: Sequence[str]) -> None:

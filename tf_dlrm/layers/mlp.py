@@ -30,6 +30,9 @@ class MLP(keras.layers.Layer):
             `"after_activation"`. Under several replicas its statistics are those of
             the global batch.
         use_bias: Whether the layers have biases.
+        kernel_regularizer: Keras regularizer of every kernel, such as `"l2"`.
+        frozen: Names of inner layers that are not trained, such as `"dense_0"` or
+            `"norm_1"`; the same as setting `trainable` of these layers.
 
     Call arguments:
         inputs: `(batch, n)` float tensor.
@@ -40,8 +43,8 @@ class MLP(keras.layers.Layer):
 
     Raises:
         ValueError: If `dims` is empty or holds something other than positive
-            integers, `dropout` is outside `[0, 1)`, or `batch_normalization` is
-            something else.
+            integers, `dropout` is outside `[0, 1)`, `batch_normalization` is
+            something else, or `frozen` names a layer that there is not.
 
     Example:
 
@@ -62,6 +65,8 @@ class MLP(keras.layers.Layer):
         dropout: float = 0.0,
         batch_normalization: bool | str = False,
         use_bias: bool = True,
+        kernel_regularizer=None,
+        frozen: Sequence[str] = (),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -80,6 +85,7 @@ class MLP(keras.layers.Layer):
             )
         self.batch_normalization = batch_normalization
         self.use_bias = bool(use_bias)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         # The dense layers by themselves, in order: what interop and people read.
         self.dense_layers = [
             keras.layers.Dense(
@@ -89,6 +95,7 @@ class MLP(keras.layers.Layer):
                     scale=1.0, mode="fan_avg", distribution="untruncated_normal"
                 ),
                 bias_initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
+                kernel_regularizer=self.kernel_regularizer,
                 dtype=self.dtype_policy,
                 name=f"dense_{i}",
             )
@@ -111,6 +118,13 @@ class MLP(keras.layers.Layer):
             for i in range(len(self.dims) - 1)
             if self.dropout
         ]
+        by_name = {each.name: each for each in self._inner_layers()}
+        for name in frozen:
+            if name not in by_name:
+                raise ValueError(
+                    f"`frozen` must name layers of {list(by_name)}. Received: {name!r}"
+                )
+            by_name[name].trainable = False
         # tf.train.Checkpoint does not see into Keras' lists.
         self._checkpointed = tf.Module()
         self._checkpointed.dense_layers = list(self.dense_layers)
@@ -119,11 +133,11 @@ class MLP(keras.layers.Layer):
     def build(self, input_shape):
         has_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
         for i, (layer, dim) in enumerate(zip(self.dense_layers, self.dims)):
-            layer.build(input_shape)
+            build(layer, input_shape)
             input_shape = (input_shape[0], dim)
             if i < len(self.normalizations):
                 self.normalizations[i].synchronized = has_replicas
-                self.normalizations[i].build(input_shape)
+                build(self.normalizations[i], input_shape)
             if i < len(self.dropouts):
                 self.dropouts[i].build(input_shape)
         self.built = True
@@ -155,7 +169,24 @@ class MLP(keras.layers.Layer):
             "dropout": self.dropout,
             "batch_normalization": self.batch_normalization,
             "use_bias": self.use_bias,
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "frozen": [e.name for e in self._inner_layers() if not e.trainable],
         }
+
+    def _inner_layers(self):
+        return [*self.dense_layers, *self.normalizations]
+
+
+def build(layer, input_shape) -> None:
+    """Build a layer, unless it is, so that a frozen one has frozen variables."""
+    if not layer.built:  # layers from a config, or a user's, may be
+        layer.build(input_shape)
+        layer.built = True
+    if not layer.trainable:
+        # Keras makes variables trainable all the same, and lets an assignment of the
+        # value that is there pass without effect.
+        layer.trainable = True
+        layer.trainable = False
 
 
 def check_dims(argument: str, dims) -> tuple[int, ...]:

@@ -5,12 +5,13 @@ import tensorflow as tf
 from tf_dlrm import replicas
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.layers import bags
-from tf_dlrm.layers.global_batch import pack
+from tf_dlrm.layers.contract import EmbeddingLayer
+from tf_dlrm.layers.global_batch import join, pack
 from tf_dlrm.layers.logical_tables import LogicalTables, check_names
 
 
-class TrainedTables(LogicalTables):
-    """Mix-in for an embedding layer: its part of the contract that trains.
+class TrainedTables(LogicalTables, EmbeddingLayer):
+    """An embedding layer's part of the contract that trains.
 
     The layer has `tables`, `num_features` and `devices`, and says how it is updated:
     `_build_slots(optimizers)` makes state for each table and returns it by name,
@@ -26,12 +27,13 @@ class TrainedTables(LogicalTables):
 
         Args:
             optimizer: A `tf_dlrm.optimizers` object for all tables, or a dict of
-                table name to such an object, which must name every table.
+                table name to such an object, which must name every table that is
+                trained.
 
         Raises:
             ValueError: If a dict names an unknown table or leaves one out.
         """
-        names = [table.name for table in self.tables]
+        names = [table.name for table in self.tables if table.trainable]
         if not isinstance(optimizer, dict):
             optimizer = dict.fromkeys(names, optimizer)
         check_names(optimizer, names)
@@ -82,13 +84,16 @@ class TrainedTables(LogicalTables):
         Raises:
             RuntimeError: Before `build_optimizer`.
         """
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        self._apply_standardized(gradients, ids, weights, learning_rate, applies)
+
+    def _apply_standardized(self, gradients, ids, weights, learning_rate, applies):
         if self._iterations is None:
             raise RuntimeError(
                 "The tables have no optimizer: call `build_optimizer` (a DLRM's "
                 "`compile` does)."
             )
-        ids = bags.standardize_ids(ids, self.num_features)
-        weights = bags.standardize_weights(weights, ids)
         arguments = pack(ids, weights)
         for i, each in enumerate(self._gradient_tensors(gradients)):
             arguments[f"gradient_{i}"] = tf.cast(each, tf.float32)
@@ -97,6 +102,31 @@ class TrainedTables(LogicalTables):
         if applies is not None:
             arguments["applies"] = applies
         replicas.run_for_all(self._step, arguments)
+
+    def apply_lookups(self, lookups, gradients, learning_rate, applies) -> None:
+        """As in `EmbeddingLayer`: rows that several lookups share are summed first."""
+        ids = [bags.standardize_ids(each.ids, self.num_features) for each in lookups]
+        forms = {(isinstance(i, tf.RaggedTensor), len(i.shape)) for i in ids}
+        if len(forms) > 1:
+            raise ValueError(
+                "The ids of all lookups of a step must have one form: one-hot, padded "
+                f"or ragged. Received shapes: {[str(i.shape) for i in ids]}"
+            )
+        weights = [
+            bags.standardize_weights(each.weights, i) for each, i in zip(lookups, ids)
+        ]
+        if any(each is not None for each in weights):
+            weights = [
+                tf.ones_like(getattr(i, "values", i), tf.float32) if w is None else w
+                for w, i in zip(weights, ids)
+            ]
+        dtype = tf.int64 if len({i.dtype for i in ids}) > 1 else ids[0].dtype
+        ids, weights = join([(tf.cast(i, dtype), w) for i, w in zip(ids, weights)])
+        gradients = [tf.nest.flatten(each) for each in gradients]
+        structure = lookups[0].pooled
+        joined = [tf.concat(each, 0) for each in zip(*gradients, strict=True)]
+        joined = tf.nest.pack_sequence_as(structure, joined)
+        self._apply_standardized(joined, ids, weights, learning_rate, applies)
 
     def _step(self, of_replicas):
         applies = of_replicas[0].get("applies")

@@ -22,13 +22,20 @@ _BY_NAME = {
 }
 # Options that would act on rows without a gradient, or on all variables at once.
 _NEVER = ("use_ema", "gradient_accumulation_steps", "loss_scale_factor")
+CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 _DENSE_ONLY = (
     "weight_decay",
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
+    *CLIPPING,
     "momentum",
     "amsgrad",
+    "l2_shrinkage_regularization_strength",
+)
+# Optimizers that scale the loss, keep other weights for evaluation, or ask which
+# variable goes to which of several.
+_REFUSED = (
+    keras.optimizers.LossScaleOptimizer,
+    keras.optimizers.ScheduleFreeAdamW,
+    keras.optimizers.MultiOptimizer,
 )
 
 
@@ -39,8 +46,8 @@ def get(identifier) -> SparseOptimizer:
         identifier: A `SparseOptimizer`; a name (`"sgd"`, `"adagrad"`,
             `"row_wise_adagrad"`, `"adam"`, `"ftrl"`, also with `sparse_` in front),
             which follows the learning rate of the model's optimizer; a config made by
-            `keras.saving.serialize_keras_object`; or a Keras `SGD`, `Adagrad` or
-            `Adam` object, whose counterpart keeps its learning rate.
+            `keras.saving.serialize_keras_object`; or a Keras `SGD`, `Adagrad`, `Adam`
+            or `Ftrl` object, whose counterpart keeps its learning rate.
 
     Raises:
         ValueError: If it is none of these.
@@ -62,12 +69,13 @@ def get(identifier) -> SparseOptimizer:
         return names[key](learning_rate=None)
     raise ValueError(
         "`embedding_optimizer` must be a tf_dlrm.optimizers object, one of "
-        f"{sorted(_BY_NAME)}, or a Keras SGD, Adagrad or Adam. Received: {identifier!r}"
+        f"{sorted(_BY_NAME)}, or a Keras SGD, Adagrad, Adam or Ftrl. Received: "
+        f"{identifier!r}"
     )
 
 
 def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
-    """Returns the row-sparse counterpart of a Keras `SGD`, `Adagrad` or `Adam`.
+    """Returns the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam`, `Ftrl`.
 
     Args:
         optimizer: The Keras optimizer.
@@ -87,10 +95,11 @@ def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
         keras.optimizers.SGD,
         keras.optimizers.Adagrad,
         keras.optimizers.Adam,
+        keras.optimizers.Ftrl,
     ):
         raise ValueError(
-            f"{kind.__name__} has no row-sparse counterpart (SGD, Adagrad and Adam "
-            f"have). {fix}"
+            f"{kind.__name__} has no row-sparse counterpart (SGD, Adagrad, Adam and "
+            f"Ftrl have). {fix}"
         )
     for option in (*_NEVER, *_DENSE_ONLY):
         value = getattr(optimizer, option, None)
@@ -107,6 +116,19 @@ def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
             initial_accumulator_value=optimizer.initial_accumulator_value,
             epsilon=optimizer.epsilon,
         )
+    if kind is keras.optimizers.Ftrl:
+        if optimizer.learning_rate_power != -0.5:
+            raise ValueError(
+                "`learning_rate_power` of Ftrl must be -0.5 to have a row-sparse "
+                f"counterpart. Received: {optimizer.learning_rate_power}. {fix}"
+            )
+        return SparseFtrl(
+            learning_rate,
+            initial_accumulator_value=optimizer.initial_accumulator_value,
+            l1_regularization_strength=optimizer.l1_regularization_strength,
+            l2_regularization_strength=optimizer.l2_regularization_strength,
+            beta=optimizer.beta,
+        )
     return SparseAdam(
         learning_rate,
         beta_1=optimizer.beta_1,
@@ -115,22 +137,41 @@ def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
     )
 
 
-def check_dense_optimizer(optimizer) -> None:
-    """Refuses options that no mixture of dense and row-sparse updates can honour.
+def check_dense_optimizer(optimizer, num_replicas: int = 1) -> None:
+    """Refuses what no mixture of dense and row-sparse updates can honour.
+
+    Args:
+        optimizer: A Keras optimizer.
+        num_replicas: Number of replicas that train.
 
     Raises:
-        ValueError: For moving averages, gradient accumulation, loss scaling; by name.
+        ValueError: For loss scaling, moving averages, gradient accumulation, several
+            optimizers in one; with several replicas for clipping; by name.
     """
+    name = type(optimizer).__name__
+    if isinstance(optimizer, _REFUSED):
+        raise ValueError(
+            f"{name} is not supported: it would treat the MLPs and the embedding "
+            "tables differently. Use SGD, Adagrad, Adam or another plain optimizer."
+        )
     for option in _NEVER:
         value = getattr(optimizer, option, None)
         if not _is_off(option, value):
             raise ValueError(
-                f"`{option}={value}` of {type(optimizer).__name__} is not supported: "
-                "it would treat the MLPs and the embedding tables differently."
+                f"`{option}={value}` of {name} is not supported: it would treat the "
+                "MLPs and the embedding tables differently."
+            )
+    for option in CLIPPING if num_replicas > 1 else ():
+        value = getattr(optimizer, option, None)
+        if value is not None:
+            raise ValueError(
+                f"`{option}={value}` of {name} is not supported under {num_replicas} "
+                "replicas: Keras clips the gradients of each before it sums them, "
+                "which trains other weights than one device does."
             )
 
 
 def _is_off(option, value) -> bool:
-    if option in ("weight_decay", "momentum") and value == 0:
+    if value == 0 and option not in CLIPPING:
         return True
     return value is None or value is False

@@ -13,6 +13,7 @@ from tf_dlrm import huge_pages, replicas
 from tf_dlrm import rows as row_ops
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.layers import bags, id_ranges
+from tf_dlrm.layers.contract import is_recorded
 from tf_dlrm.layers.global_batch import pack
 from tf_dlrm.layers.trained_tables import TrainedTables
 from tf_dlrm.sharding import traffic
@@ -24,7 +25,7 @@ from tf_dlrm.sharding.plans import Plan
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
-class ShardedEmbeddingCollection(TrainedTables, keras.layers.Layer):
+class ShardedEmbeddingCollection(TrainedTables):
     """Embedding tables spread over devices: model-parallel, beside mirrored MLPs.
 
     To be made, and used in a `DLRM`, under `tf.distribute.MirroredStrategy().scope()`.
@@ -208,7 +209,7 @@ class ShardedEmbeddingCollection(TrainedTables, keras.layers.Layer):
     # Forward
 
     def call(self, ids, weights=None, training=None):
-        if training:
+        if training and not is_recorded(self):
             raise RuntimeError(ONLY_IN_DLRM)
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)

@@ -87,6 +87,7 @@ class Group:
         of_parts = {
             name: optimizers[shard.table]
             for name, shard in zip(self.names, self.shards, strict=True)
+            if shard.table in optimizers  # others are not trained
         }
         shard = self.shards[0]
         by_rows = any(each.uses_mean_squares for each in of_parts.values())

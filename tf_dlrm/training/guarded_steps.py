@@ -7,7 +7,13 @@ import tensorflow as tf
 
 from tf_dlrm import replicas
 from tf_dlrm.training import keras_hooks
-from tf_dlrm.training.guard import GuardCallback, Restorable, StepGuard
+from tf_dlrm.training.guard import (
+    GuardCallback,
+    NotFiniteError,
+    Restorable,
+    StepGuard,
+)
+from tf_dlrm.training.positions import weigh_classes
 
 
 def check_limit(max_skipped_batches) -> None:
@@ -29,6 +35,7 @@ class GuardedSteps:
 
     _guard: StepGuard | None = None
     _max_skipped_batches: int | None = None
+    _num_in_a_row = 0  # of `train_on_batch`
 
     def _make_guard(self, max_skipped_batches):
         self._max_skipped_batches, self._guard = max_skipped_batches, None
@@ -88,10 +95,37 @@ class GuardedSteps:
             )
         )
 
+    def train_on_batch(self, *args, **kwargs):
+        """As `keras.Model.train_on_batch`; the loss of a batch that is not applied is
+        not a number.
+
+        Raises:
+            tf_dlrm.training.NotFiniteError: After `max_skipped_batches` of `compile`
+                in a row.
+        """
+        before = self.num_skipped_batches
+        result = super().train_on_batch(*args, **kwargs)
+        if self.num_skipped_batches == before:
+            self._num_in_a_row = 0
+            return result
+        self._num_in_a_row += 1
+        if self._num_in_a_row >= self._max_skipped_batches:
+            raise NotFiniteError(
+                f"{self._num_in_a_row:,} batches in a row had a loss or gradients that "
+                f"are not finite (not finite in the last: {self._guard.describe()}). "
+                "None of them was applied. Try a smaller learning rate, or look at the "
+                "data."
+            )
+        return result
+
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`, with the guard before the callbacks."""
         call = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
         callbacks = call.arguments.get("callbacks") or ()
+        class_weight = call.arguments.get("class_weight")
+        if class_weight is not None and hasattr(x, "position"):
+            call.arguments["x"] = weigh_classes(x, class_weight)
+            call.arguments["class_weight"] = None
         with contextlib.ExitStack() as stack:
             if self._guard is not None:
                 guard = GuardCallback(self._guard, self._max_skipped_batches)

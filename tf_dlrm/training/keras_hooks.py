@@ -1,8 +1,15 @@
 """The one adapter to what Keras keeps private. Checked against Keras 3.15.1."""
 
+import functools
+import inspect
 import itertools
+import threading
 
+import keras
 import tensorflow as tf
+from keras.src.losses import loss as losses
+
+_thread = threading.local()
 
 
 def loss_tracker(model):
@@ -14,16 +21,56 @@ def loss_tracker(model):
     return model._loss_tracker
 
 
-def unscale_loss(loss):
-    """The mean loss of this replica's rows.
+def compute_loss(model, x, y, y_pred, sample_weight, training: bool = True):
+    """The mean loss of this replica's rows, by the model's `compute_loss`.
 
-    Under a strategy Keras' losses divide means by the number of replicas. And of a
-    batch that is seen to have no rows Keras returns no mean, but the empty values.
+    Under a strategy Keras' losses divide means by the number of replicas, and a
+    `compute_loss` of the user's may or may not be made of them: here they do not. And
+    of a batch that is seen to have no rows Keras returns no mean, but the empty values.
     """
-    if loss.shape.rank:
-        loss = tf.reduce_sum(loss)
-    num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return loss if num_replicas == 1 else loss * num_replicas
+    parameters = inspect.signature(model.compute_loss).parameters.values()
+    names = {parameter.name for parameter in parameters}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    options = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+    if takes_any or "training" in names:
+        options["training"] = training
+    _thread.keeps_means = True
+    try:
+        if takes_any or names.issuperset(options):
+            loss = model.compute_loss(**options)
+        else:  # of other names: in Keras' order
+            loss = model.compute_loss(*options.values())
+    finally:
+        _thread.keeps_means = False
+    return tf.reduce_sum(loss) if loss.shape.rank else loss
+
+
+def _unless_means_are_kept(scale):
+    @functools.wraps(scale)
+    def call(value):
+        return value if getattr(_thread, "keeps_means", False) else scale(value)
+
+    return call
+
+
+for _name in ("scale_loss_for_distribution", "unscale_loss_for_distribution"):
+    setattr(losses, _name, _unless_means_are_kept(getattr(losses, _name)))
+
+
+def is_compilable(optimizer) -> bool:
+    """Whether XLA can compile the update of an optimizer.
+
+    Of Keras' own it can; a user's optimizer or schedule may print, call NumPy or use
+    strings.
+    """
+    schedule = getattr(optimizer, "_learning_rate", None)
+    parts = [optimizer]
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        parts.append(schedule)
+    elif callable(schedule) and not isinstance(schedule, keras.Variable):
+        return False
+    modules = {type(part).__module__.partition(".")[0] for part in parts}
+    return modules <= {"keras", "tf_dlrm"}
 
 
 def build_metrics(model):

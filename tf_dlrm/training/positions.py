@@ -119,3 +119,27 @@ def resumable_input(dataset) -> ResumableInput | None:
     Methods such as `map` make another dataset, which carries nothing.
     """
     return getattr(dataset, "resumable_input", None)
+
+
+def weigh_classes(dataset, class_weight: dict):
+    """Give the rows of a dataset with a position the weights of their labels.
+
+    As Keras' `fit` does with `class_weight`, whose dataset would have no position.
+
+    Args:
+        dataset: Of `(features, label)`, with a `position`.
+        class_weight: Label, 0 or 1, to weight; 1.0 where there is none.
+
+    Raises:
+        ValueError: If the rows have weights already.
+    """
+    weights = [float(class_weight.get(label, 1.0)) for label in (0, 1)]
+
+    def weigh(features, label, sample_weight=None):
+        if sample_weight is not None:
+            raise ValueError("Give either `class_weight` or sample weights, not both.")
+        return features, label, tf.gather(weights, tf.cast(tf.round(label), tf.int32))
+
+    weighted = dataset.map(weigh, tf.data.AUTOTUNE, deterministic=True)
+    weighted.position = dataset.position
+    return weighted

@@ -197,8 +197,7 @@ class ResumableTraining(keras.callbacks.Callback):
         if self._position is not None:
             if not self._position.is_followed:
                 raise ValueError(
-                    "Give `fit` the dataset that `resume` returned, as it is and "
-                    "without `class_weight`."
+                    "Give `fit` the dataset that `resume` returned, as it is."
                 )
             steps = self._position.steps_per_epoch
             if self._state is not None and steps != self._steps_per_epoch:
@@ -206,8 +205,7 @@ class ResumableTraining(keras.callbacks.Callback):
                     "The training was begun with another `steps_per_epoch`. Received: "
                     f"{steps}, before {self._steps_per_epoch}"
                 )
-        self._is_first, self._is_skipped = True, False
-        self._num_skipped = self._count_skipped()
+        self._is_first = True
         self._last_save = time.monotonic()
         self._metrics_before_test = None
         if isinstance(self.model, keras_hooks.FitsUnderStrategies):
@@ -230,17 +228,12 @@ class ResumableTraining(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         before, self._batch = self._batch, batch + 1
-        before_it, self._num_skipped = self._num_skipped, self._count_skipped()
-        self._is_skipped = self._num_skipped > before_it
         if self._termination.requested:
             self._stop(logs, training_state.get_metrics)
         elif self._position is not None and self._is_due(before):
             self._save(
                 self._epoch, self._batch, training_state.get_metrics(self.model), logs
             )
-
-    def _count_skipped(self):
-        return getattr(self.model, "num_skipped_batches", 0)
 
     def _is_due(self, before):
         if self._every_steps:
@@ -305,7 +298,8 @@ class ResumableTraining(keras.callbacks.Callback):
         raise SystemExit(SIGTERM_EXIT_CODE)
 
     def _save(self, epoch, batch, metrics, logs):
-        if self._is_skipped or not math.isfinite((logs or {}).get("loss", 0.0)):
+        skipped = training_state.has_just_skipped(self.model)
+        if skipped or not math.isfinite((logs or {}).get("loss", 0.0)):
             return  # perhaps the weights are nothing to go on from
         start = time.perf_counter()
         step = int(self.model.optimizer.iterations.numpy())

@@ -5,16 +5,24 @@ gradient to the embedding layer. So no gradient of a table's shape ever exists, 
 layer whose tables live elsewhere works in the same way.
 """
 
-import inspect
-
 import keras
 import tensorflow as tf
 
-from tf_dlrm import gradients, optimizers, xla
+from tf_dlrm import gradients, optimizers, replicas, xla
 from tf_dlrm.inputs import refuse_frame, standardize_labels
+from tf_dlrm.layers.contract import Lookup, recorded
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.guard import Restorable
 from tf_dlrm.training.guarded_steps import GuardedSteps, check_limit
+from tf_dlrm.training.step import (
+    StepResult,
+    check_reduction,
+    floats_of,
+    has_replicas,
+    is_cross_entropy,
+    pooled_of,
+    share_of_rows,
+)
 from tf_dlrm.training.step_probes import Probed
 
 
@@ -74,12 +82,15 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
                 "`mixed_float16` needs loss scaling, which the tables' row-sparse "
                 "updates do not support. Use `mixed_bfloat16`, which needs none."
             )
-        if _has_replicas():
-            _check_reduction(loss)
+        if self.distribute_strategy.num_replicas_in_sync > 1:
+            check_reduction(loss)
         check_limit(max_skipped_batches)
+        if tf.distribute.has_strategy():
+            replicas.check_devices(self.embedding, "`compile`")
         optimizer = keras.optimizers.get(optimizer)
-        optimizers.check_dense_optimizer(optimizer)
-        self._check_overrides()
+        num_replicas = self.distribute_strategy.num_replicas_in_sync
+        optimizers.check_dense_optimizer(optimizer, num_replicas)
+        self._check_overrides(jit_compile)
         # Compiled again with the optimizer that it has: training goes on, as in Keras.
         goes_on = optimizer is getattr(self, "optimizer", None) and (
             embedding_optimizer is None
@@ -94,6 +105,7 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
             **kwargs,
         )
         self._jit_compile_argument = jit_compile
+        self._labels_are_probabilities = is_cross_entropy(loss)
         self._make_guard(max_skipped_batches)
         if not goes_on:
             self.embedding_optimizer = self._resolve(embedding_optimizer, optimizer)
@@ -104,21 +116,22 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
         self._make_dense_step()
         self._apply_kernel = xla.Kernel(self._apply_dense, "dense_optimizer")
 
+    _labels_are_probabilities = False
+
     def _make_dense_step(self):
         self._compiled_dense_step = None
         if self._compiles_dense_step:
             self._compiled_dense_step = tf.function(
-                self._dense_step, jit_compile=True, reduce_retracing=True
+                self._dense_part, jit_compile=True, reduce_retracing=True
             )
 
-    def _check_overrides(self):
-        """A `call` of the user's would be evaluated, but not trained."""
-        own = next(c for c in type(self).__mro__ if RowSparseTraining in c.__bases__)
-        kind = type(self)
-        if kind.call is not own.call and kind.train_step is own.train_step:
+    def _check_overrides(self, jit_compile):
+        """A program compiled as a whole is told its lookups by the model's own call."""
+        if jit_compile is True and type(self).call is not type(self)._own_call:
             raise ValueError(
-                f"{kind.__name__} overrides `call`, which `fit` does not run: override "
-                "`score(dense, pooled, training)` instead, or `train_step` too."
+                "`jit_compile=True` compiles the step of the model's own `call`, and "
+                f"{type(self).__name__} overrides it. Use jit_compile='auto', or "
+                "override `score(dense, pooled, training)` instead."
             )
 
     def _resolve(self, embedding_optimizer, optimizer):
@@ -136,7 +149,7 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
             table: by_name[each] if isinstance(each, str) else optimizers.get(each)
             for table, each in embedding_optimizer.items()
         }
-        tables = [table.name for table in self.spec.tables]
+        tables = [table.name for table in self.spec.tables if table.trainable]
         unnamed = [name for name in tables if name not in named]
         if unnamed:
             named.update(dict.fromkeys(unnamed, optimizers.from_keras(optimizer)))
@@ -159,86 +172,122 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
 
     def _train_step(self, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        batch = self.standardize(x)
-        y = standardize_labels(y)
-        self._probes.see_batch(data, batch.ids)
-        pooled = self.embedding(batch.ids, weights=batch.weights)
-        arguments = (batch.dense, pooled, y, sample_weight, _share_of_rows(y))
-        # What changes variables waits for a batch whose ids are in range. At the end
-        # of a dataset of unknown length there is none, and a step begun all the same
-        # would count. Without such layers the bottom MLP runs beside the lookup.
-        checked = tf.nest.flatten(pooled)
-        with tf.control_dependencies(checked if self._changes_in_forward() else []):
-            learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
-            # XLA cannot compile a sum over replicas.
-            if self._compiled_dense_step is not None and not _has_replicas():
-                step = self._compiled_dense_step
-                arguments += (x if self._has_own_loss() else None,)
-            else:
-                step = self._dense_step
-                arguments += (x,)
-            loss, y_pred, pooled_gradients, applies = step(*arguments)
-        with tf.control_dependencies(checked):
-            if self.embedding.trainable:
-                self._apply_to_tables(pooled_gradients, batch, learning_rate, applies)
-        return self._update_metrics(x, y, y_pred, sample_weight, loss, applies)
-
-    def _apply_to_tables(self, pooled_gradients, batch, learning_rate, applies):
-        arguments = {"weights": batch.weights, "learning_rate": learning_rate}
-        if applies is not None:
-            taken = inspect.signature(self.embedding.apply_gradients).parameters
-            if "applies" in taken:
-                arguments["applies"] = applies
-            else:  # an embedding layer of the user's
-                pooled_gradients = tf.nest.map_structure(
-                    lambda g: tf.where(applies, g, tf.zeros_like(g)), pooled_gradients
+        y = standardize_labels(y, self._labels_are_probabilities)
+        self._probes.see_batch(data)
+        # XLA cannot compile a sum over replicas.
+        if self._compiled_dense_step is not None and not has_replicas():
+            result = self._look_up_and_compile(x, y, sample_weight)
+        else:
+            result = self._dense_step(x, y, sample_weight, share_of_rows(y), x)
+        for lookup in result.lookups:
+            self._probes.see_ids(lookup.ids)
+        # What changes variables waits for a batch whose ids are in range.
+        with tf.control_dependencies(tf.nest.flatten(pooled_of(result.lookups))):
+            if result.lookups and self.trainable and self.embedding.trainable:
+                self.embedding.apply_lookups(
+                    result.lookups,
+                    result.pooled_gradients,
+                    result.learning_rate,
+                    result.applies,
                 )
-        self.embedding.apply_gradients(pooled_gradients, batch.ids, **arguments)
+        return self._update_metrics(
+            x, y, result.y_pred, sample_weight, result.loss, result.applies
+        )
+
+    def _look_up_and_compile(self, x, y, sample_weight):
+        """A step whose part between lookup and update of the rows is one XLA program.
+
+        The lookup comes first: its range check would vanish in there.
+        """
+        batch = self.standardize(x)
+        pooled = self.embedding(batch.ids, weights=batch.weights)
+        with tf.control_dependencies(tf.nest.flatten(pooled)):
+            learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
+        no_ids = tf.zeros((tf.shape(y)[0], self.spec.num_sparse), tf.int32)
+        features = {"dense_features": batch.dense, "sparse_features": no_ids}
+        own_x = x if self._has_own_loss() else None
+        loss, y_pred, pooled_gradients, applies = self._compiled_dense_step(
+            features, y, sample_weight, own_x, pooled
+        )
+        lookups = [Lookup(batch.ids, batch.weights, pooled)]
+        return StepResult(
+            loss, y_pred, lookups, pooled_gradients, learning_rate, applies
+        )
+
+    def _dense_part(self, features, y, sample_weight, x, pooled):
+        result = self._dense_step(features, y, sample_weight, None, x, pooled)
+        return result.loss, result.y_pred, result.pooled_gradients, result.applies
 
     def _has_own_loss(self) -> bool:
         """Whether a subclass computes the loss, perhaps from the features."""
         return type(self).compute_loss is not keras.Model.compute_loss
 
-    def _dense_step(self, dense, pooled, y, sample_weight, share, x):
-        """Everything between the lookup and the update of the tables.
+    def _dense_step(self, features, y, sample_weight, share, x, pooled=None):
+        """Forward and backward pass, and the update of the dense variables.
 
-        `share` is this replica's part of the rows of the global batch, or `None` for
-        all; `x` is for a `compute_loss` of the user's.
+        Args:
+            features: What the model is called with.
+            y: Labels `(B, 1)`.
+            sample_weight: Weights of the rows, or `None`.
+            share: This replica's part of the rows of the global batch, or `None` for
+                all.
+            x: The features, for a `compute_loss` of the user's.
+            pooled: What the lookup returns, if it was made before.
         """
         variables = self.dense_variables
         statistics = Restorable(self._statistics if self._guard is not None else [])
         with tf.GradientTape() as tape:
-            tape.watch(pooled)
-            y_pred = self.score(dense, pooled, training=True)
-            loss = self.compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=True
-            )
+            with recorded(self.embedding, tape, pooled) as recording:
+                y_pred = self(features, training=True)
+                loss = keras_hooks.compute_loss(self, x, y, y_pred, sample_weight)
             # Gradients are summed over replicas: those of the global batch's mean.
-            loss = keras_hooks.unscale_loss(loss)
             differentiated = loss if share is None else loss * share
+        self._check_reads(tape)
+        lookups = recording.lookups
         pooled_gradients, dense_gradients = tape.gradient(
-            differentiated, (pooled, [variable.value for variable in variables])
+            differentiated,
+            (pooled_of(lookups), [variable.value for variable in variables]),
         )
-        # A `score` of the user's may leave features out.
+        # A model of the user's may leave features out.
         pooled_gradients = tf.nest.map_structure(
             lambda vectors, g: tf.zeros_like(vectors) if g is None else g,
-            pooled,
+            pooled_of(lookups),
             pooled_gradients,
         )
         self._probes.see_gradients(dense_gradients, pooled_gradients)
-        applies = None
-        if self._guard is not None:
-            observed = loss
-            if share is not None:  # without a row there is no mean
-                observed = tf.where(share > 0, loss, tf.zeros_like(loss))
-            applies = self._guard.admit(
-                (dense, y, sample_weight, pooled, observed),
-                (pooled_gradients, dense_gradients),
-            )
-            statistics.restore_unless(applies)
-        with tf.control_dependencies(tf.nest.flatten(pooled)):
+        # What changes variables waits for a batch whose ids are in range. At the end
+        # of a dataset of unknown length there is none, and a step begun all the same
+        # would count.
+        with tf.control_dependencies(tf.nest.flatten(pooled_of(lookups))):
+            learning_rate = None
+            if pooled is None:
+                learning_rate = tf.convert_to_tensor(self.optimizer.learning_rate)
+            applies = None
+            if self._guard is not None:
+                observed = loss
+                if share is not None:  # without a row there is no mean
+                    observed = tf.where(share > 0, loss, tf.zeros_like(loss))
+                inputs = [floats_of(features), y, sample_weight, pooled_of(lookups)]
+                applies = self._guard.admit(
+                    (*inputs, observed), (pooled_gradients, dense_gradients)
+                )
+                statistics.restore_unless(applies)
             self._apply_where(applies, dense_gradients)
-        return loss, y_pred, pooled_gradients, applies
+        return StepResult(
+            loss, y_pred, lookups, pooled_gradients, learning_rate, applies
+        )
+
+    def _check_reads(self, tape):
+        """Raises where a step read tables otherwise than by calling their layer."""
+        if not (self.trainable and self.embedding.trainable):
+            return
+        tables = {id(variable) for variable in self.embedding.lookup_variables}
+        if any(id(variable) in tables for variable in tape.watched_variables()):
+            raise ValueError(
+                "The training step read the embedding tables' variables directly: no "
+                "gradient would reach the rows. Look them up by calling the layer, "
+                "`self.embedding(ids)`, as often as you like."
+            )
 
     def _apply(self, dense_gradients):
         if self._compiles_apply():
@@ -255,22 +304,27 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
         several passes of an optimizer with state over each variable."""
         if tf.distribute.has_strategy() or self._compiled_dense_step is not None:
             return False
+        if not keras_hooks.is_compilable(self.optimizer):
+            return False
         plain_sgd = isinstance(self.optimizer, keras.optimizers.SGD)
         return not (plain_sgd and not self.optimizer.momentum)
 
     def _apply_dense(self, *dense_gradients):
+        if not dense_gradients:  # all MLPs are frozen; the tables' steps count
+            self.optimizer.iterations.assign_add(1)
+            return
         with gradients.freed_with_graph():
             self.optimizer.apply(list(dense_gradients), self.dense_variables)
 
     def test_step(self, data):
         """Loss and metrics of `(features, label[, sample_weight])`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y = standardize_labels(y)
+        y = standardize_labels(y, self._labels_are_probabilities)
         y_pred = self(x, training=False)
-        loss = self.compute_loss(
-            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=False
+        loss = keras_hooks.compute_loss(
+            self, x, y, y_pred, sample_weight, training=False
         )
-        self._track_loss(keras_hooks.unscale_loss(loss), y)
+        self._track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -282,14 +336,21 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
         return type(self).compute_metrics is not RowSparseTraining.compute_metrics
 
     def get_metrics_result(self):
-        """As `keras.Model.get_metrics_result`."""
+        """As `keras.Model.get_metrics_result`; the loss of no row is not a number.
+
+        So it is where every batch so far had a loss that is not finite.
+        """
         with self._kernels():
-            return super().get_metrics_result()
+            results = super().get_metrics_result()
+        if "loss" in results:
+            has_rows = keras_hooks.loss_tracker(self).count > 0
+            results["loss"] = tf.where(has_rows, results["loss"], float("nan"))
+        return results
 
     def _track_loss(self, loss, y):
         tracker = keras_hooks.loss_tracker(self)
         num_rows = tf.shape(y)[0]
-        if _has_replicas():  # one may have no row, and so no mean
+        if has_replicas():  # one may have no row, and so no mean
             loss = tf.where(num_rows > 0, loss, tf.zeros_like(loss))
         tracker.update_state(loss, sample_weight=num_rows)
 
@@ -301,6 +362,8 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
                 in a row; they were not applied.
         """
         validation = kwargs.get("validation_data")
+        if tf.distribute.has_strategy():
+            replicas.check_devices(self.embedding, "`fit`")
         for part in (x, *(validation if isinstance(validation, tuple) else ())):
             refuse_frame(part)
         return super().fit(x, y, *args, **kwargs)
@@ -331,33 +394,6 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
     def compile_from_config(self, config):
         arguments = keras.saving.deserialize_keras_object(config)
         self.compile(**arguments)
-
-
-def _has_replicas() -> bool:
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
-
-
-def _check_reduction(loss):
-    """A mean over the global batch is made of replicas' means; other sums are not."""
-    reduction = getattr(loss, "reduction", "sum_over_batch_size")
-    if reduction not in ("sum_over_batch_size", "mean"):
-        raise ValueError(
-            "Under several replicas the loss must be a mean over the batch, with the "
-            f"reduction 'sum_over_batch_size'. Received: reduction={reduction!r}"
-        )
-
-
-def _share_of_rows(y):
-    """This replica's part of the rows of the global batch; `None` without others.
-
-    Replicas may have different numbers of rows, also none: the mean of their means
-    is not the mean of all rows.
-    """
-    if not _has_replicas():
-        return None
-    num_rows = tf.cast(tf.shape(y)[0], tf.float32)
-    context = tf.distribute.get_replica_context()
-    return num_rows / context.all_reduce(tf.distribute.ReduceOp.SUM, num_rows)
 
 
 def _is_config(mapping) -> bool:

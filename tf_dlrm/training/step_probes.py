@@ -23,12 +23,18 @@ class Probe:
     def __init__(self, model):
         pass
 
-    def on_batch(self, data, ids) -> None:
+    def on_batch(self, data) -> None:
         """Called in the step of each replica, as it is traced.
 
         Args:
             data: The batch, as the dataset gave it.
-            ids: Its ids, in one of the forms of the batch contract.
+        """
+
+    def on_ids(self, ids) -> None:
+        """Called in the step of each replica, as it is traced, for each lookup.
+
+        Args:
+            ids: The ids, in one of the forms of the batch contract.
         """
 
     def on_gradients(self, dense, pooled) -> None:
@@ -70,10 +76,15 @@ class Probes:
         self._traced = self._wanted
         return changed
 
-    def see_batch(self, data, ids) -> None:
+    def see_batch(self, data) -> None:
         """Shows a batch to all; see `Probe.on_batch`."""
         for kind in self._traced:
-            self._made[kind].on_batch(data, ids)
+            self._made[kind].on_batch(data)
+
+    def see_ids(self, ids) -> None:
+        """Shows the ids of a lookup to all; see `Probe.on_ids`."""
+        for kind in self._traced:
+            self._made[kind].on_ids(ids)
 
     def see_gradients(self, dense, pooled) -> None:
         """Shows gradients to all; see `Probe.on_gradients`."""
@@ -119,7 +130,7 @@ class InputClock(Probe):
         self.num_traces = 0
         self._arrived = [0.0] * model.distribute_strategy.num_replicas_in_sync
 
-    def on_batch(self, data, ids):
+    def on_batch(self, data):
         if not tf.executing_eagerly():
             self.num_traces += 1
         replica = replicas.number()
@@ -238,7 +249,7 @@ class RowMarks(Probe):
             found[table.name], first = (end - first, touched, never), end
         return found
 
-    def on_batch(self, data, ids):
+    def on_ids(self, ids):
         ids = bags.standardize_ids(ids, len(self._first))
         if isinstance(ids, tf.RaggedTensor):
             tf.numpy_function(self._mark_bags, [ids.values, ids.row_splits], [])

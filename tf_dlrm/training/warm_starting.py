@@ -8,7 +8,13 @@ import numpy as np
 
 from tf_dlrm import rows as row_ops
 
-_WITHOUT_MEANING = ("name", "dtype", "trainable", "dropout")  # may be others now
+_WITHOUT_MEANING = (
+    "name",
+    "dtype",
+    "trainable",
+    "frozen",
+    "dropout",
+)  # may be others now
 _SCALARS = ("iteration", "learning_rate")  # of an optimizer, beside its slots
 
 
@@ -242,7 +248,9 @@ def _architecture(model) -> dict:
     for table in spec.tables:
         for name in ("embedding_dim", "combiner", "features"):
             found[f"{name} of table {table.name}"] = getattr(table, name)
-    layers = {"bottom_mlp": model.bottom_mlp, "top_mlp": model.top_mlp}
+    layers = {"top_mlp": model.top_mlp}
+    if model.bottom_mlp is not None:
+        layers["bottom_mlp"] = model.bottom_mlp
     layers |= {f"the MLP of {name}": mlp for name, mlp in model.feature_mlps.items()}
     for name, mlp in layers.items():
         for key, value in _config(mlp).items():

@@ -412,6 +412,7 @@ def test_counts_that_do_not_fit_in_memory_are_exact(tmp_path):
     assert list(zip(built.values("C17"), built.counts("C17"))) == expected
 
 
+@pytest.mark.integration
 def test_a_killed_run_goes_on(tmp_path, logs):
     """SIGKILL at some moments of a process of its own."""
     prepare.prepare(logs, tmp_path / "whole", OPTIONS)

@@ -17,6 +17,8 @@ from pipelines import scoring
 from pipelines.files import stamp
 from pipelines.scoring import batches, unfinished
 
+pytestmark = pytest.mark.integration
+
 
 class Cut(Exception):
     """Stands for whatever ends a run."""

@@ -217,6 +217,7 @@ print(-peak_mb(61) + peak_mb(500))
 """
 
 
+@pytest.mark.integration
 def test_memory_does_not_grow_with_the_input(trained, lines, tmp_path):
     """30 MB of lines and 8 MB of output more; a third of the lines is allowed."""
     (tmp_path / "lines").write_bytes(b"".join(line + b"\n" for line in lines))

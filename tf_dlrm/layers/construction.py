@@ -1,0 +1,117 @@
+"""The parts of a `DLRM`, made of what its constructor takes, or refused by name."""
+
+import re
+
+import keras
+
+from tf_dlrm import replicas
+from tf_dlrm.layers.contract import EmbeddingLayer
+from tf_dlrm.layers.embedding_collection import EmbeddingCollection
+from tf_dlrm.layers.interactions import CatInteraction, CrossInteraction, DotInteraction
+from tf_dlrm.layers.mlp import MLP
+
+
+def make_mlp(dims, argument, name, policy, final_activation):
+    if isinstance(dims, MLP):
+        return dims
+    try:
+        return MLP(dims, final_activation=final_activation, name=name, dtype=policy)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`dims`", f"`{argument}`", 1)) from None
+
+
+def _scope_name(feature: str) -> str:
+    """Name of a feature's MLP; TensorFlow allows few characters in scopes."""
+    return "mlp_" + re.sub(r"[^A-Za-z0-9_.-]", "_", feature)
+
+
+DEFAULT_BOTTOM_MLP_DIMS = (512, 256, 64, 16)
+
+
+def make_bottom_mlp(dims, spec, policy) -> MLP | None:
+    """The bottom MLP; `None` where there are no dense features for it."""
+    if spec.num_dense:
+        return make_mlp(dims, "bottom_mlp_dims", "bottom_mlp", policy, "relu")
+    if dims is not None and dims != DEFAULT_BOTTOM_MLP_DIMS:
+        raise ValueError(
+            "`bottom_mlp_dims` must be left out, or None, for a spec without dense "
+            f"features. Received: bottom_mlp_dims={dims}"
+        )
+    return None
+
+
+def make_top_mlp(dims, policy):
+    mlp = make_mlp(dims, "top_mlp_dims", "top_mlp", policy, None)
+    if mlp.dims[-1] != 1 or mlp.final_activation is not keras.activations.linear:
+        raise ValueError(
+            "`top_mlp_dims` must end in 1, the click logit, without activation. "
+            f"Received: top_mlp_dims={mlp.dims}"
+        )
+    return mlp
+
+
+def make_embedding(embedding, spec):
+    if embedding is None:
+        return EmbeddingCollection(spec.tables, name="embedding")
+    if not isinstance(embedding, EmbeddingLayer):
+        raise TypeError(
+            "`embedding` must be a tf_dlrm.layers.EmbeddingLayer, such as an "
+            f"EmbeddingCollection. Received: {type(embedding).__name__}"
+        )
+    replicas.check_devices(embedding, "A DLRM")
+    tables = getattr(embedding, "tables", None)
+    if tables is not None:
+        got = [(f, t.name, t.vocabulary_size) for t in tables for f in t.features]
+        expected = [
+            (f, t.name, t.vocabulary_size) for t in spec.tables for f in t.features
+        ]
+        if got != expected:
+            raise ValueError(
+                "`embedding` must hold the tables of `spec`, in that order. Received "
+                f"(feature, table, rows): {got[:3]} ..., expected {expected[:3]} ..."
+            )
+    return embedding
+
+
+def make_feature_mlps(dims, spec, policy) -> dict[str, MLP]:
+    if not dims:
+        return {}
+    if isinstance(dims, MLP):
+        raise TypeError(
+            "`feature_mlp_dims` takes dims for every feature, or a dict of feature "
+            "name to dims or MLP; one MLP for all features would share its weights."
+        )
+    if not isinstance(dims, dict):
+        dims = dict.fromkeys(spec.sparse_features, dims)
+    unknown = sorted(set(dims) - set(spec.sparse_features))
+    if unknown:
+        raise ValueError(
+            "`feature_mlp_dims` names features that the spec does not have: "
+            f"{', '.join(unknown)}"
+        )
+    return {
+        name: make_mlp(each, "feature_mlp_dims", _scope_name(name), policy, "relu")
+        for name, each in dims.items()
+    }
+
+
+def make_interaction(interaction, self_interaction, has_dense, policy):
+    if isinstance(interaction, keras.layers.Layer):
+        return interaction
+    if self_interaction and interaction != "dot":
+        raise ValueError(
+            "`self_interaction` goes with interaction='dot'. Received: "
+            f"interaction={interaction!r}"
+        )
+    if interaction == "dot":
+        return DotInteraction(
+            self_interaction, append_first=has_dense, name="interaction", dtype=policy
+        )
+    if interaction == "cat":
+        return CatInteraction(name="interaction", dtype=policy)
+    if interaction == "cross":
+        return CrossInteraction(name="interaction", dtype=policy)
+    raise ValueError(
+        "`interaction` must be 'dot', 'cat', 'cross' or a Keras layer. Received: "
+        f"interaction={interaction!r}"
+    )
