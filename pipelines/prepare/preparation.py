@@ -37,7 +37,7 @@ from pipelines.vocabulary.numbering import (
     number,
     tally,
 )
-from pipelines.whole_files import write_text
+from pipelines.whole_files import locks, write_text
 
 WORK = "unfinished"
 VOCABULARY = "vocabulary.tsv"
@@ -57,7 +57,8 @@ def prepare(
 
     Writes into `out`: records in shards with a manifest (`pipelines.records`), the
     vocabulary, `report.json` and `report.html` about the columns, and `bad_rows.tsv`
-    where there are any. Called again after a cut, it goes on where it stopped.
+    where there are any. Called again after a cut, it goes on where it stopped. Nobody
+    else can write to `out` meanwhile.
 
     Args:
         paths: Files of labelled rows, in the order of time: a path, a glob or a
@@ -74,7 +75,8 @@ def prepare(
 
     Raises:
         FileExistsError: If `out` holds finished records.
-        ValueError: If a file is damaged or changes meanwhile, or no row is good.
+        ValueError: If a file is damaged or changes meanwhile, no row is good, or
+            another process writes to `out`.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
 
     Example:
@@ -93,11 +95,12 @@ def prepare(
     """
     inputs = Inputs.find(paths, valid_paths, test_paths)
     out = pathlib.Path(out)
-    if (out / MANIFEST).exists():
-        raise FileExistsError(
-            f"{out} holds finished records. Name another folder, or remove it."
-        )
-    return _Preparation(inputs, out, options or Options(), vocabulary).run()
+    with locks.locked(out):
+        if (out / MANIFEST).exists():
+            raise FileExistsError(
+                f"{out} holds finished records. Name another folder, or remove it."
+            )
+        return _Preparation(inputs, out, options or Options(), vocabulary).run()
 
 
 class _Preparation:

@@ -1,5 +1,6 @@
 """Writing records: shard by shard, each there in full or not at all."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipelines.records.layout import DTYPES, MANIFEST, Manifest, Schema, Shard
-from pipelines.whole_files import sync_folder
+from pipelines.whole_files import disk, locks
 
 DEFAULT_ROWS_PER_SHARD = 1 << 20
 _MAX_LENGTH = np.iinfo(np.uint16).max
@@ -26,9 +27,12 @@ class Writer:
         vocabulary_digest: `Vocabulary.digest` of what numbered the ids.
         origin: How the records are made, JSON-safe, for the manifest.
 
+    Inside its `with` nobody else can write to the folder.
+
     Raises:
         FileExistsError: If the folder holds finished records.
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or another process writes to the
+            folder.
 
     Example:
 
@@ -51,26 +55,37 @@ class Writer:
         vocabulary_digest: str | None = None,
         origin: Mapping | None = None,
     ):
-        if (pathlib.Path(folder) / MANIFEST).exists():
-            raise FileExistsError(f"{folder} holds finished records. Name another.")
         self._folder, self._schema = folder, schema
         self._digest, self._origin = vocabulary_digest, dict(origin or {})
+        self._check_free()
         self._shards = ShardWriter(folder, schema, rows_per_shard, split)
+        self._lock = contextlib.ExitStack()
+
+    def _check_free(self):
+        if (pathlib.Path(self._folder) / MANIFEST).exists():
+            raise FileExistsError(
+                f"{self._folder} holds finished records. Name another."
+            )
 
     def append(self, labels, dense, ids, lengths=None) -> None:
         """Adds rows; see `ShardWriter.append`."""
         self._shards.append(labels, dense, ids, lengths)
 
     def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locks.locked(self._folder))
+            self._check_free()  # again, now that nobody else can finish it
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, kind, error, trace):
-        if kind is not None:
-            self._shards.abandon()
-            return
-        shards = self._shards.finish()
-        manifest = Manifest(self._schema, tuple(shards), self._digest, self._origin)
-        manifest.save(self._folder)
+        with self._lock:
+            if kind is not None:
+                self._shards.abandon()
+                return
+            shards = self._shards.finish()
+            manifest = Manifest(self._schema, tuple(shards), self._digest, self._origin)
+            manifest.save(self._folder)
 
 
 class ShardWriter:
@@ -240,7 +255,7 @@ class ShardWriter:
         described = {part: file.close() for part, file in files.items()}
         for file in files.values():
             file.put_in_place()
-        sync_folder(os.path.join(self._folder, self._split))
+        disk.sync(os.path.join(self._folder, self._split))
         shard = Shard(self._split, name, num_rows, described)
         self._shards.append(shard)
         if self._on_shard is not None:
