@@ -26,6 +26,7 @@ _FIXES = {
     errno.EPERM: "Make it writable, or choose another place",
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
+_OF_WRITING = {*_FIXES, errno.EIO}
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -126,7 +127,7 @@ def find_reason(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, OSError) and number:
         return number, os.strerror(number)
     text = str(error)
-    for number in (*_FIXES, errno.EIO):
+    for number in _OF_WRITING:
         if os.strerror(number) in text or f"errno = {number}," in text:
             return number, os.strerror(number)
     return None
@@ -160,7 +161,8 @@ def explaining(
         reason = find_reason(error)
         # One with a name is of that file: perhaps it was read.
         named = getattr(error, "filename", None)
-        if reason is None or (named is not None and not _is_at(named, path)):
+        is_ours = _is_at(named, path) if named else reason and reason[0] in _OF_WRITING
+        if reason is None or not is_ours:
             raise
         number, words = reason
         problem = f"{path}: {what} cannot be written: {words}."

@@ -1,11 +1,13 @@
 """What several commands share: options, tables, words about files."""
 
 import json
-import os
 import pathlib
+import tempfile
 from typing import Annotated
 
 import tyro
+
+from pipelines.whole_files import disk
 
 Files = Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")]
 
@@ -42,8 +44,9 @@ def check_output(output, inputs=()) -> None:
     folder = output.parent
     while not folder.exists():
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--output {output} cannot be written: {folder}.")
+    with disk.explaining(f"--output {output}", folder):
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def describe_files(paths) -> str:

@@ -37,7 +37,7 @@ from pipelines.vocabulary.numbering import (
     number,
     tally,
 )
-from pipelines.whole_files import locks, write_text
+from pipelines.whole_files import disk, locks, write_text
 
 WORK = "unfinished"
 VOCABULARY = "vocabulary.tsv"
@@ -95,7 +95,8 @@ def prepare(
     """
     inputs = Inputs.find(paths, valid_paths, test_paths)
     out = pathlib.Path(out)
-    with locks.locked(out):
+    kept = f"What was prepared so far is kept in {out / WORK}."
+    with disk.advising(kept, "start it again to go on"), locks.locked(out):
         if (out / MANIFEST).exists():
             raise FileExistsError(
                 f"{out} holds finished records. Name another folder, or remove it."

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipelines.criteo.fields import Values
 from pipelines.criteo.format import NUM_DENSE, NUM_SPARSE
-from pipelines.whole_files import write_text
+from pipelines.whole_files import disk, write_text
 
 BLOCKS_PER_SEGMENT = 16
 _PER_FEATURE = 6  # numbers in the header of a block
@@ -187,7 +187,8 @@ class Segments:
         """Adds a block; `bad` are `(position in the file, line, reason)`."""
         path, _ = self._paths(len(self._described))
         if self._file is None:
-            self._file = open(path, "wb")
+            with disk.explaining("rows that were read", path):
+                self._file = open(path, "wb")
         place = Place(
             file,
             first_line,
@@ -198,7 +199,8 @@ class Segments:
             len(packed),
             zlib.crc32(packed),
         )
-        self._file.write(packed)
+        with disk.explaining("rows that were read", path):
+            self._file.write(packed)
         self._places.append(place)
         self._bad += [
             [file, position, line.decode("latin-1"), reason]
@@ -211,7 +213,8 @@ class Segments:
         """Completes the segment that is being written."""
         if self._file is None:
             return
-        self._file.close()
+        with disk.explaining("rows that were read", self._file.name):
+            self._file.close()
         description = {"places": self._places, "bad": self._bad}
         write_text(self._paths(len(self._described))[1], json.dumps(description))
         self._described.append(description)

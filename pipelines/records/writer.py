@@ -145,7 +145,8 @@ class ShardWriter:
                 rows = slice(done, end)
                 if part == "sparse" and id_ends is not None:
                     rows = slice(id_ends[done], id_ends[end])
-                file.write(arrays[part][rows])
+                with disk.explaining("a shard of records", file.path):
+                    file.write(arrays[part][rows])
             self._num_rows += end - done
             done = end
             if self._num_rows == self._rows_per_shard:
@@ -166,7 +167,8 @@ class ShardWriter:
         """Removes what is not finished."""
         self._closer.shutdown()
         for file in (self._files or {}).values():
-            file.remove()
+            with contextlib.suppress(OSError):  # on a full disk, what is not flushed
+                file.remove()
         self._files = None
 
     def _checked(self, labels, dense, ids, lengths):
@@ -252,10 +254,12 @@ class ShardWriter:
             self._closing.pop(0).result()
 
     def _complete(self, files, name, num_rows):
-        described = {part: file.close() for part, file in files.items()}
-        for file in files.values():
-            file.put_in_place()
-        disk.sync(os.path.join(self._folder, self._split))
+        folder = os.path.join(self._folder, self._split)
+        with disk.explaining("a shard of records", os.path.join(folder, name)):
+            described = {part: file.close() for part, file in files.items()}
+            for file in files.values():
+                file.put_in_place()
+            disk.sync(folder)
         shard = Shard(self._split, name, num_rows, described)
         self._shards.append(shard)
         if self._on_shard is not None:
@@ -266,11 +270,12 @@ class _NpyFile:
     """A NumPy file of rows, beside its place until it is whole."""
 
     def __init__(self, path, dtype, row_shape):
-        self._path, self._temporary = path, f"{path}.tmp"
+        self.path, self._temporary = path, f"{path}.tmp"
         self._dtype, self._row_shape = np.dtype(dtype), row_shape
         self._num_rows = 0
-        self._file = open(self._temporary, "wb")
-        self._file.write(self._header())
+        with disk.explaining("a shard of records", path):
+            self._file = open(self._temporary, "wb")
+            self._file.write(self._header())
 
     def write(self, rows):
         self._num_rows += len(rows)
@@ -292,11 +297,13 @@ class _NpyFile:
         return os.path.getsize(self._temporary), digest
 
     def put_in_place(self):
-        os.replace(self._temporary, self._path)
+        os.replace(self._temporary, self.path)
 
     def remove(self):
-        self._file.close()
-        os.unlink(self._temporary)
+        try:
+            self._file.close()
+        finally:
+            os.unlink(self._temporary)
 
     def _header(self):
         """Version 1.0 of NumPy's format, always 128 bytes long."""

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from pipelines.quarantine import Quarantine
+from pipelines.whole_files import disk
 
-_KINDS = ("ValueError", "FileNotFoundError", "BadRowsError")
+_KINDS = ("ValueError", "FileNotFoundError", "BadRowsError", "WriteError")
 
 
 @contextlib.contextmanager
-def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
+def clear_errors(*quarantines: Quarantine, log_dir=None) -> Iterator[None]:
     """Raises errors of reading as themselves.
 
     An exception in an input pipeline reaches `fit` as a TensorFlow error with a
@@ -20,6 +21,7 @@ def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
 
     Args:
         *quarantines: Those of the data sets that are read inside.
+        log_dir: Where logs are written inside.
     """
     try:
         with warnings.catch_warnings():
@@ -29,6 +31,12 @@ def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
             warnings.filterwarnings("ignore", ".* batches had a loss or gradients")
             yield
     except tf.errors.OpError as error:
+        reason = disk.find_reason(error)
+        if reason is not None and "SummaryWriter" in str(error):
+            what = (
+                f"{log_dir}: the logs for TensorBoard cannot be written: {reason[1]}."
+            )
+            raise disk.WriteError(reason[0], what, "", "start again") from None
         for quarantine in quarantines:
             quarantine.check()
         for line in (error.message or "").splitlines():

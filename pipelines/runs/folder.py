@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ from pipelines.criteo import Parser
 from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
 from pipelines.runs.layout import RunFiles
-from pipelines.whole_files import write_text
+from pipelines.whole_files import disk, write_text
 from tf_dlrm.training.checkpoint_files import CheckpointFolder
 
 
@@ -107,13 +108,13 @@ class RunFolder(RunFiles):
     def save_model(self, model) -> None:
         """Writes the trained model; it appears whole or not at all."""
         temporary = self.path / ".model.tmp.keras"
-        try:
-            model.save(temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, self.model_path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with disk.explaining("the model", self.model_path, also=(RuntimeError,)):
+            try:
+                model.save(temporary)
+                disk.sync(temporary)
+                os.replace(temporary, self.model_path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def read_config(self) -> RunConfig:
         """Returns the run's config."""
@@ -173,13 +174,14 @@ class RunFolder(RunFiles):
 
     def write_results(self, history: dict[str, list[float]], results: dict) -> None:
         """Writes `metrics.csv`, a line for each epoch, and `metrics.json`."""
-        with open(self.history_path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["epoch", *history])
-            # Not every epoch need have been validated.
-            lines = itertools.zip_longest(*history.values(), fillvalue="")
-            for epoch, values in enumerate(lines, start=1):
-                writer.writerow([epoch, *values])
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["epoch", *history])
+        # Not every epoch need have been validated.
+        lines = itertools.zip_longest(*history.values(), fillvalue="")
+        for epoch, values in enumerate(lines, start=1):
+            writer.writerow([epoch, *values])
+        write_text(self.history_path, text.getvalue(), "the results")
         digest = {"model_sha256": _sha256(self.model_path)}
         write_json(self.metrics_path, {**results, **digest})
 

@@ -26,7 +26,7 @@ from pipelines.runs.folder import RunFolder
 from pipelines.runs.progressive import DayData
 from pipelines.runs.warm_start import EarlierRun
 from pipelines.runs.watching import Watching
-from pipelines.whole_files import locks, write_text
+from pipelines.whole_files import disk, locks, write_text
 from tf_dlrm.training import ResumableTraining
 
 __all__ = ["evaluate", "export", "train"]
@@ -89,7 +89,8 @@ def train(
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
     arguments = dict(locals())
-    with locks.locked(out):
+    kept = "Checkpoints that are there are as they were."
+    with disk.advising(kept, "resume the run"), locks.locked(out):
         return _train(**arguments)
 
 
@@ -170,7 +171,7 @@ def _train(
     num_epochs = len(data.rows_by_epoch)
     if early.stop.reason is not None:  # it was to end where it was cut
         num_epochs = checkpoint.initial_epoch
-    with shown, clear_errors(*data.quarantines):
+    with shown, clear_errors(*data.quarantines, log_dir=folder.log_dir):
         history = model.fit(
             train_dataset,
             validation_data=valid_dataset,

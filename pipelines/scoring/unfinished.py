@@ -82,7 +82,8 @@ class Unfinished:
 
     def write(self, packed: bytes) -> None:
         """Adds a piece."""
-        self._file.write(packed)
+        with disk.explaining("the predictions", self._path):
+            self._file.write(packed)
 
     def is_note_due(self) -> bool:
         """Whether the last note is some seconds old."""
@@ -90,8 +91,9 @@ class Unfinished:
 
     def note(self, state: dict[str, Any]) -> None:
         """Keeps what was written so far, and `state` of the work that made it."""
-        self._flush()
-        self._write_notes(state)
+        with disk.explaining("the predictions", self._path):
+            self._flush()
+            self._write_notes(state)
         self._noted = time.monotonic()
 
     def _write_notes(self, state, finished=False):
@@ -121,16 +123,19 @@ class Unfinished:
     def __exit__(self, kind, *_):
         with self._held:
             if kind is not None:
+                with contextlib.suppress(OSError):  # on a full disk
+                    self._file.close()
                 if self.state is None:  # nothing that would be worth to keep
                     self._path.unlink(missing_ok=True)
                 return
             if self.was_finished:
                 self._path.unlink()
             else:
-                self._flush()
-                self._write_notes(self.state, finished=True)
-                os.replace(self._path, self._output)
-                disk.sync(self._output.parent)
+                with disk.explaining("the predictions", self._output):
+                    self._flush()
+                    self._write_notes(self.state, finished=True)
+                    os.replace(self._path, self._output)
+                    disk.sync(self._output.parent)
             self._notes.unlink()
 
 

@@ -25,7 +25,7 @@ def write(path: str | os.PathLike, header: dict[str, Any], lines: Iterable[bytes
     header = {"format_version": FORMAT_VERSION, **header}
     first = _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n"
     checksum = hashlib.sha256()
-    with replacing(path) as file:
+    with replacing(path, "the vocabulary") as file:
         for line in itertools.chain([first], lines):
             file.write(line)
             checksum.update(line)
