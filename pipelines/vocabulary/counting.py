@@ -152,7 +152,8 @@ class Counters:
     def __init__(self, names, memory_bytes: int = 512 << 20, folder=None):
         self._temporary = None
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="tf-dlrm-counts-")
+            prefix = disk.temporary_name("tf-dlrm-counts")
+            self._temporary = tempfile.TemporaryDirectory(prefix=prefix)
             folder = self._temporary.name
         self._memory_bytes = memory_bytes
         self.of = [Counter(folder, name) for name in names]

@@ -117,13 +117,16 @@ def export_saved_model(
                 f"{', '.join(wanted)}. Received: {type(preprocessor).__name__}"
             )
         _check_vocabulary(model.spec, preprocessor)
-    with versions.staged_directory(base_dir, version) as staged:
-        staging = staged.path
+    with contextlib.ExitStack() as stack:
         if preprocessor is not None:
             preprocessor = preprocessor.for_serving()
+            # Its files are copied, and large: they go at once, also on an error.
+            stack.callback(getattr(preprocessor, "close", lambda: None))
         module = ServingModule(
             model, int(max_hotness), preprocessor, candidate_features, table_dtype
         )
+        staged = stack.enter_context(versions.staged_directory(base_dir, version))
+        staging = staged.path
         with _quiet():  # it would name the temporary directory
             tf.saved_model.save(module, str(staging), signatures=module.functions)
         _write_description(model, staging, module, int(max_hotness))
