@@ -21,6 +21,7 @@ _WITHOUT_TENSORFLOW = (
 EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
 _INTERRUPTED = 128 + signal.SIGINT
 _interrupted, _screen = False, 2  # whether Ctrl-C was pressed; where standard error is
+_LONGEST_MESSAGE = 2000
 _scratch = None  # folder for temporary files
 
 
@@ -357,6 +358,8 @@ def _words(error) -> str:
 
 def _fail(name, message, code=2):
     message = re.sub(r"\s*\n\s*", " ", message.strip())
+    if len(message) > _LONGEST_MESSAGE:  # it quotes what a file holds
+        message = f"{message[:_LONGEST_MESSAGE]}..."
     print(f"tf-dlrm {name}: error: {message}", file=sys.stderr)
     return code
 

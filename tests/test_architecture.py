@@ -24,6 +24,7 @@ RANKS = [
         "features",
         "calibration",
         "disk",
+        "locks",
         "gradients",
         "rows",
         "xla",

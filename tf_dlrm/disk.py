@@ -8,15 +8,19 @@ import contextlib
 import errno
 import functools
 import hashlib
+import json
 import os
 import pathlib
 import re
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.tmp.*", re.DOTALL)
 _NUM_BLOCKS = 64
+_DEEPEST = 100
+_TOO_DEEP = object()
 _FIXES = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some space within your quota",
@@ -93,6 +97,53 @@ def _fingerprint(path, block_bytes, when):
             file.seek((size - block_bytes) * i // (_NUM_BLOCKS - 1))
             digest.update(file.read(block_bytes))
     return f"{size}:blocks of {block_bytes}:{digest.hexdigest()}"
+
+
+def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
+    """Reads a JSON file that may hold anything.
+
+    Args:
+        path: The file.
+        kind: What it must hold at the top.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no JSON text, nested too deeply, or holds something else;
+            the message names the file.
+    """
+    with open(path, "rb") as file:
+        text = file.read()
+    try:
+        content = json.loads(text)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is damaged: it is not UTF-8.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: no JSON text ({error}).") from None
+    except RecursionError:
+        content = _TOO_DEEP
+    if content is _TOO_DEEP or not _is_shallow(content):
+        raise ValueError(f"{path} is damaged: it is nested too deeply.")
+    if not isinstance(content, kind):
+        raise ValueError(
+            f"{path} is damaged: it holds a {type(content).__name__}, not a "
+            f"{kind.__name__}."
+        )
+    return content
+
+
+def _is_shallow(content) -> bool:
+    """Whether it can be handled by recursion, wherever that begins."""
+    level = [content]
+    for _ in range(_DEEPEST):
+        inner = (each for each in level if isinstance(each, dict | list))
+        level = [
+            part
+            for each in inner
+            for part in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return True
+    return False
 
 
 # What could not be written

@@ -1,6 +1,5 @@
 """What several commands share: options, tables, words about files."""
 
-import json
 import pathlib
 import tempfile
 from typing import Annotated
@@ -18,7 +17,7 @@ def read_truth(paths) -> dict | None:
     if len(paths) != 1 or not report.is_file():
         return None
     try:
-        content = json.loads(report.read_text())
+        content = disk.read_json(report)
         wanted = ("num_rows", "best_auc", "best_log_loss")
         return {name: content[name] for name in wanted}
     except (ValueError, KeyError, TypeError):

@@ -120,7 +120,7 @@ def split_examples(
     # A tf.Example is a SequenceExample without lists, on the wire. The parser of these
     # is as fast, and does not put the bytes of a damaged message into its error, which
     # in Python would be a UnicodeDecodeError.
-    found, _ = tf.io.parse_sequence_example(_require_whole(examples), ragged)
+    found = tf.io.parse_sequence_example(_require_whole(examples), ragged)[0]
     integers = []
     for name in DENSE_FEATURES:
         too_many = tf.reduce_any(found[name].row_lengths() > 1)

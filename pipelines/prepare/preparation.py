@@ -149,7 +149,7 @@ class _Preparation:
             "inputs": self._inputs.describe(),
         }
         path = self._work / "state.json"
-        if not path.is_file() or json.loads(path.read_text()) != state:
+        if not path.is_file() or _read_state(path) != state:
             shutil.rmtree(self._work, ignore_errors=True)
             self._work.mkdir(parents=True)
             write_text(path, json.dumps(state))
@@ -367,6 +367,13 @@ class _Preparation:
 
     def _num_rows(self):
         return sum(place.num_rows for place in self._segments.places)
+
+
+def _read_state(path):
+    try:
+        return disk.read_json(path)
+    except ValueError:
+        return None  # what a full disk, or a person, made of it
 
 
 def _pack(rows) -> bytes:

@@ -160,7 +160,10 @@ class Segments:
         path, described = self._paths(number)
         if not described.is_file() or not path.is_file():
             return None
-        description = json.loads(described.read_text())
+        try:
+            description = disk.read_json(described)
+        except ValueError:
+            return None
         description["places"] = [Place(*place) for place in description["places"]]
         last = description["places"][-1]
         return description if path.stat().st_size == last.start + last.size else None

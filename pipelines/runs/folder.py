@@ -89,7 +89,7 @@ class RunFolder(RunFiles):
 
     def read_data(self) -> dict[str, Any]:
         """Returns what the run is trained on, as `describe` was told."""
-        return self.read()["data"]
+        return self.read().get("data") or {}
 
     def read_vocabulary(self):
         """Returns the run's vocabulary.
@@ -118,7 +118,11 @@ class RunFolder(RunFiles):
 
     def read_config(self) -> RunConfig:
         """Returns the run's config."""
-        return RunConfig.from_json(json.dumps(self.read()["config"]))
+        try:
+            return RunConfig.from_json(json.dumps(self.read()["config"]))
+        except ValueError as error:
+            text = str(error).removeprefix(f"{self.config_path} is damaged: ")
+            raise ValueError(f"{self.config_path} is damaged: {text}") from None
 
     def check(self) -> None:
         """Looks whether this is the folder of a finished run, without loading it.
@@ -145,7 +149,12 @@ class RunFolder(RunFiles):
         vocabulary = self.read_vocabulary()
         expander = content.get("multi_hot")
         if expander is not None:
-            expander = MultiHot.from_config(expander)
+            try:
+                expander = MultiHot.from_config(expander)
+            except (TypeError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"{self.config_path} is damaged: `multi_hot`: {error}"
+                ) from None
         return Parser(vocabulary, expander=expander)
 
     def load_model(self, parser: Parser) -> tf_dlrm.DLRM:
@@ -156,7 +165,7 @@ class RunFolder(RunFiles):
                 tables are not the vocabulary's.
         """
         self.check()
-        digest = json.loads(self.metrics_path.read_text()).get("model_sha256")
+        digest = disk.read_json(self.metrics_path).get("model_sha256")
         if digest != _sha256(self.model_path):
             raise ValueError(
                 f"{self.model_path} is not the model that this run wrote, or it is "

@@ -191,7 +191,7 @@ def _names(output):
 
 def _read_notes(path):
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes = disk.read_json(path)
     except FileNotFoundError:
         return None
     except ValueError:

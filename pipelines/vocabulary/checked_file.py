@@ -55,9 +55,13 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
             "missing or wrong. Copy it again, or build the vocabulary anew."
         )
     first, *lines = content[: end - 1].split(b"\n")
-    header = json.loads(first[len(_MAGIC) :])
-    version = header.pop("format_version")
-    if version > FORMAT_VERSION:
+    try:
+        header = json.loads(first[len(_MAGIC) :])
+        version = header.pop("format_version")
+        is_newer = version > FORMAT_VERSION
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{path}: the vocabulary file has a damaged header.") from None
+    if is_newer:
         raise ValueError(
             f"{path}: the vocabulary file has format version {version}; this version "
             f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."

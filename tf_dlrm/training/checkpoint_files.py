@@ -160,7 +160,14 @@ class CheckpointFolder:
             files, facts, written_as = (
                 content[k] for k in ("files", "facts", "format")
             )
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            RecursionError,
+        ):
             raise ValueError(f"{folder}: {MANIFEST} cannot be read") from None
         if told != _sum_content(content):
             raise ValueError(f"{folder}: {MANIFEST} is not what was written")
@@ -181,7 +188,7 @@ class CheckpointFolder:
         try:
             text = (self.path / name / MANIFEST).read_text(encoding="utf-8")
             return json.loads(text)["facts"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
     def find_newest(self, say: Callable[[str], None]) -> tuple[str, dict] | None:
