@@ -194,8 +194,7 @@ def explaining(
 ) -> Iterator[None]:
     """Raises failures of writing as a `WriteError`, in one line.
 
-    Inside another one, the words of the outer one on what is kept and how to go on
-    count, since it knows more of the job.
+    A `WriteError` from inside stays as it is; `advising` gives it other words.
 
     Args:
         what: What is written, such as "the vocabulary".
@@ -206,8 +205,8 @@ def explaining(
     """
     try:
         yield
-    except WriteError as error:
-        raise type(error)(error.errno, error.problem, kept, then) from error.__cause__
+    except WriteError:
+        raise
     except (OSError, *also) as error:
         reason = find_reason(error)
         # One with a name is of that file: perhaps it was read.

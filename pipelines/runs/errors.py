@@ -1,6 +1,7 @@
 """What went wrong in an input pipeline, raised as itself."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ _KINDS = ("ValueError", "FileNotFoundError", "BadRowsError", "WriteError")
 
 
 @contextlib.contextmanager
-def clear_errors(*quarantines: Quarantine, log_dir=None) -> Iterator[None]:
+def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
     """Raises errors of reading as themselves.
 
     An exception in an input pipeline reaches `fit` as a TensorFlow error with a
@@ -21,7 +22,6 @@ def clear_errors(*quarantines: Quarantine, log_dir=None) -> Iterator[None]:
 
     Args:
         *quarantines: Those of the data sets that are read inside.
-        log_dir: Where logs are written inside.
     """
     try:
         with warnings.catch_warnings():
@@ -31,12 +31,6 @@ def clear_errors(*quarantines: Quarantine, log_dir=None) -> Iterator[None]:
             warnings.filterwarnings("ignore", ".* batches had a loss or gradients")
             yield
     except tf.errors.OpError as error:
-        reason = disk.find_reason(error)
-        if reason is not None and "SummaryWriter" in str(error):
-            what = (
-                f"{log_dir}: the logs for TensorBoard cannot be written: {reason[1]}."
-            )
-            raise disk.WriteError(reason[0], what, "", "start again") from None
         for quarantine in quarantines:
             quarantine.check()
         for line in (error.message or "").splitlines():
@@ -44,3 +38,20 @@ def clear_errors(*quarantines: Quarantine, log_dir=None) -> Iterator[None]:
             if kind.endswith(_KINDS):
                 raise ValueError(message) from None
         raise
+
+
+@contextlib.contextmanager
+def explaining_logs(log_dir) -> Iterator[None]:
+    """Raises failures of writing for TensorBoard, wherever they come to light, as one.
+
+    Args:
+        log_dir: The folder of the logs.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = disk.find_reason(error)
+        if reason is None or not re.search("Summary|tfevents", str(error)):
+            raise
+        problem = f"{log_dir}: logs for TensorBoard cannot be written: {reason[1]}."
+        raise disk.WriteError(reason[0], problem, "", "start again") from error

@@ -20,7 +20,7 @@ from pipelines.runs.data import (
     describe_data,
     find_records,
 )
-from pipelines.runs.errors import clear_errors
+from pipelines.runs.errors import clear_errors, explaining_logs
 from pipelines.runs.evaluation import evaluate
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.progressive import DayData
@@ -90,7 +90,11 @@ def train(
     """
     arguments = dict(locals())
     kept = "Checkpoints that are there are as they were."
-    with disk.advising(kept, "resume the run"), locks.locked(out):
+    with (
+        disk.advising(kept, "resume the run"),
+        locks.locked(out),
+        explaining_logs(RunFolder(out).log_dir),
+    ):
         return _train(**arguments)
 
 
@@ -171,7 +175,7 @@ def _train(
     num_epochs = len(data.rows_by_epoch)
     if early.stop.reason is not None:  # it was to end where it was cut
         num_epochs = checkpoint.initial_epoch
-    with shown, clear_errors(*data.quarantines, log_dir=folder.log_dir):
+    with shown, clear_errors(*data.quarantines):
         history = model.fit(
             train_dataset,
             validation_data=valid_dataset,
