@@ -75,19 +75,14 @@ def fingerprints(
     total = sum(os.path.getsize(path) for path in paths)
     found = []
     for path in paths:
-        status = os.stat(path)
-        whole = total <= most_bytes or status.st_size <= share
-        size = None if whole else share // _NUM_BLOCKS
-        when = status.st_mtime_ns, status.st_ino, status.st_size
-        found.append(
-            [os.path.basename(path), _fingerprint(os.fspath(path), size, when)]
-        )
+        whole = total <= most_bytes or os.path.getsize(path) <= share
+        digest = _fingerprint(path, None if whole else share // _NUM_BLOCKS)
+        found.append([os.path.basename(path), digest])
     return found
 
 
-@functools.lru_cache(1 << 14)
-def _fingerprint(path, block_bytes, when):
-    size, digest = when[-1], hashlib.blake2b(digest_size=16)
+def _fingerprint(path, block_bytes):
+    size, digest = os.path.getsize(path), hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         if block_bytes is None:
             while block := file.read(1 << 20):

@@ -1,8 +1,10 @@
 """A training that was cut goes on as if it never was."""
 
 import errno
+import gc
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,6 +22,7 @@ from pipelines import records
 from tf_dlrm.disk import WriteError
 from tf_dlrm.training import NotFiniteError, ResumableTraining
 from tf_dlrm.training.checkpoint_files import CheckpointFolder
+from tf_dlrm.training.positions import ResumableInput
 
 HERE = pathlib.Path(__file__).parent
 BATCH_SIZE, STEPS = 16, 4  # of 64 rows
@@ -362,3 +365,39 @@ def test_nothing_is_saved_of_a_diverged_training(folder):
     with pytest.raises(NotFiniteError):
         fit(checkpoint, model, read(folder))
     assert names(folder) == []
+
+
+def test_another_content_of_the_same_size_is_refused(folder):
+    fit(make(folder), compiled(), read(folder), epochs=1, cut_after=2)
+    path = folder / "data" / "train" / "part-00000_labels.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    message = "another dataset: part-00000_labels.npy has another content"
+    with pytest.raises(ValueError, match=message):
+        make(folder).resume(compiled(), read(folder))
+
+
+def test_a_checkpoint_of_before_contents_were_noted_goes_on(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableInput, "describe", lambda self: self.description)
+        fit(make(folder), compiled(), read(folder), epochs=1, cut_after=2)
+    checkpoint = make(folder)
+    checkpoint.resume(compiled(), read(folder))
+    assert checkpoint.initial_batch == 2
+
+
+def test_hdf5_on_a_full_disk_is_an_ordinary_error(folder, capfd):
+    """Alone it prints a traceback for each object, and crashes at the end."""
+    checkpoint, model = make(folder), compiled()
+    dataset = checkpoint.resume(model, read(folder))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(WriteError, match="checkpoint cannot be written: File too"):
+            model.fit(dataset, callbacks=[checkpoint], verbose=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    gc.collect()
+    assert "h5py" not in capfd.readouterr().err
+    assert names(folder) == [] and not list((folder / "c").glob(".tmp*"))
