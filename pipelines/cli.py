@@ -258,18 +258,24 @@ def entry() -> None:
     an input pipeline that was cut off may wait for each other for ever. Its temporary
     files are in a folder that goes with it, or at the next start if it is killed.
     """
-    code = _INTERRUPTED
+    code = 0
     try:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _interrupt_again
         _make_scratch()
         try:
             code = main()
-            code = _flush(code)
+            sys.stdout.flush()
+        except OSError as error:  # of standard output: a command reports all others
+            if os.environ.get("TF_DLRM_TRACEBACK"):
+                raise
+            code = code or 2
+            os.write(2, f"tf-dlrm: error: {_words(error)}\n".encode())
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             _remove_scratch()
     except KeyboardInterrupt:
+        code = _INTERRUPTED
         _say_interrupted()
     if code:
         os._exit(code)
@@ -331,18 +337,6 @@ def _remove_scratch():
         shutil.rmtree(_scratch, ignore_errors=True)
 
 
-def _flush(code):
-    """Brings standard output to its place, which may be a full disk."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError as error:
-        if code == 0:
-            os.write(2, f"tf-dlrm: error: standard output: {error.strerror}\n".encode())
-        os._exit(code or 2)
-    return code
-
-
 def _is_from_tensorflow(error) -> bool:
     """An error of TensorFlow's runtime, such as a damaged SavedModel."""
     tensorflow = sys.modules.get("tensorflow")
@@ -351,8 +345,10 @@ def _is_from_tensorflow(error) -> bool:
 
 def _words(error) -> str:
     if isinstance(error, OSError) and error.strerror:
-        place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{place}"
+        if error.filename:
+            return f"{error.strerror}: {error.filename}"
+        is_told = hasattr(error, "problem")  # a WriteError tells its place
+        return error.strerror if is_told else f"standard output: {error.strerror}"
     return getattr(error, "one_line", "") or str(error)
 
 
