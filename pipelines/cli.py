@@ -4,14 +4,11 @@ A mistake of the user (an option, a file, its content) is one line on standard e
 and exit code 2 (TF_DLRM_TRACEBACK=1 shows where it was noticed).
 """
 
-import contextlib
-import importlib.metadata
-import io
+# Little is imported here: before `entry` runs, Ctrl-C ends in a traceback.
 import os
 import re
+import signal
 import sys
-import tempfile
-from collections.abc import Sequence
 
 _WITHOUT_TENSORFLOW = (
     "benchmark",
@@ -22,13 +19,18 @@ _WITHOUT_TENSORFLOW = (
     "runs",
 )
 EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
+_INTERRUPTED = 128 + signal.SIGINT
+_interrupted, _screen = False, 2  # whether Ctrl-C was pressed; where standard error is
+_LONGEST_MESSAGE = 2000
+_scratch = None  # folder for temporary files
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments=None) -> int:
     """Runs `tf-dlrm` and returns its exit code.
 
     Args:
-        arguments: The words after `tf-dlrm`; `None` for those of the process.
+        arguments: The words after `tf-dlrm`, a sequence of strings; `None` for those
+            of the process.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -38,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_help(COMMANDS)
         return 0 if arguments else 2
     if arguments[0] == "--version":
+        import importlib.metadata
+
         print(f"tf-dlrm {importlib.metadata.version('tf-dlrm')}")
         return 0
     name, *options = arguments
@@ -54,8 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in command.plan():
                 print(f"- {line}")
             return 0
-        command.run()
+        _run(command)
     except (ValueError, TypeError, OSError) as error:
+        if _interrupted:  # which something on the way made another error of
+            return _fail(name, "interrupted", code=_INTERRUPTED)
         if os.environ.get("TF_DLRM_TRACEBACK"):
             raise
         return _fail(name, _words(error))
@@ -64,12 +70,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return stopped.code
     except KeyboardInterrupt:
-        return _fail(name, "interrupted", code=130)
+        return _fail(name, "interrupted", code=_INTERRUPTED)
     except Exception as error:
+        if _interrupted:
+            return _fail(name, "interrupted", code=_INTERRUPTED)
         if os.environ.get("TF_DLRM_TRACEBACK") or not _is_from_tensorflow(error):
             raise
-        return _fail(name, (error.message or str(error)).splitlines()[0])
+        return _fail(name, _words_of_tensorflow(error))
     return 0
+
+
+def _run(command):
+    """Runs a command; no failed write is without its place."""
+    from pipelines.whole_files import disk
+
+    place = getattr(command, "out", None) or getattr(command, "output", None)
+    if place is None:
+        command.run()
+        return
+    tensorflow = sys.modules.get("tensorflow")
+    also = () if tensorflow is None else (tensorflow.errors.OpError,)
+    with disk.explaining("the output", place, also=also):
+        command.run()
+
+
+def _words_of_tensorflow(error):
+    """The first line of an error without what is of use to its authors alone."""
+    text = (error.message or str(error)).splitlines()[0]
+    text = re.sub(r"^\{\{.*?\}\}\s*", "", text)
+    return re.sub(r"\s*\[Op:[^\]]*\].*$", "", text)
 
 
 def _import_tensorflow():
@@ -78,10 +107,14 @@ def _import_tensorflow():
     They are written by C++ before any setting is read: only the file descriptor
     of standard error can keep them from the screen.
     """
+    import tempfile
+
+    global _screen
     sys.stderr.flush()
     screen = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
+        _screen = screen
         try:
             import tensorflow as tf
 
@@ -91,11 +124,15 @@ def _import_tensorflow():
             os.write(screen, held.read())
             raise
         finally:
+            _screen = 2
             os.dup2(screen, 2)
             os.close(screen)
 
 
 def _parse(name, kind, options):
+    import contextlib
+    import io
+
     import tyro
 
     default = None
@@ -218,14 +255,86 @@ def entry() -> None:
     """The console script: exits with `main`'s code.
 
     After a failure it leaves without the interpreter's farewell, in which threads of
-    an input pipeline that was cut off may wait for each other for ever.
+    an input pipeline that was cut off may wait for each other for ever. Its temporary
+    files are in a folder that goes with it, or at the next start if it is killed.
     """
-    code = main()
+    code = 0
+    try:
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _interrupt_again
+        _make_scratch()
+        try:
+            code = main()
+            sys.stdout.flush()
+        except OSError as error:  # of standard output: a command reports all others
+            if os.environ.get("TF_DLRM_TRACEBACK"):
+                raise
+            code = code or 2
+            os.write(2, f"tf-dlrm: error: {_words(error)}\n".encode())
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _remove_scratch()
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+        _say_interrupted()
     if code:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(0)
+
+
+def _interrupt(number, frame):
+    """Ctrl-C. A module that is interrupted while it is imported may make anything of
+    it, so there the process ends; nothing is being written."""
+    global _interrupted
+    _interrupted = True
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _say_interrupted()
+            _remove_scratch()
+            os._exit(_INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _interrupt_again(unraisable):
+    """Where Python could only print an interrupt and go on, as in a destructor."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    import _thread
+    import threading
+
+    threading.Timer(0.01, _thread.interrupt_main).start()
+
+
+def _say_interrupted():
+    words = [word for word in sys.argv[1:2] if word.replace("-", "").isalpha()]
+    name = " ".join(["tf-dlrm", *words])
+    os.write(_screen, f"{name}: error: interrupted\n".encode())
+
+
+def _make_scratch():
+    """Makes the folder for temporary files; without, they lie where all others do."""
+    import tempfile
+
+    from pipelines.whole_files import disk
+
+    global _scratch
+    try:
+        disk.remove_abandoned(tempfile.gettempdir())
+        _scratch = tempfile.mkdtemp(prefix=disk.temporary_name("tf-dlrm"))
+        tempfile.tempdir = _scratch
+    except OSError:
+        pass
+
+
+def _remove_scratch():
+    import shutil
+    import tempfile
+
+    if _scratch is not None:
+        tempfile.tempdir = None
+        shutil.rmtree(_scratch, ignore_errors=True)
 
 
 def _is_from_tensorflow(error) -> bool:
@@ -236,13 +345,17 @@ def _is_from_tensorflow(error) -> bool:
 
 def _words(error) -> str:
     if isinstance(error, OSError) and error.strerror:
-        place = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror}{place}"
+        if error.filename:
+            return f"{error.strerror}: {error.filename}"
+        is_told = hasattr(error, "problem")  # a WriteError tells its place
+        return error.strerror if is_told else f"standard output: {error.strerror}"
     return getattr(error, "one_line", "") or str(error)
 
 
 def _fail(name, message, code=2):
     message = re.sub(r"\s*\n\s*", " ", message.strip())
+    if len(message) > _LONGEST_MESSAGE:  # it quotes what a file holds
+        message = f"{message[:_LONGEST_MESSAGE]}..."
     print(f"tf-dlrm {name}: error: {message}", file=sys.stderr)
     return code
 

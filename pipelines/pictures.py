@@ -1,6 +1,9 @@
 """The look of our pictures: colours, titles, stacked bars. matplotlib is optional."""
 
+import pathlib
 from collections.abc import Callable, Sequence
+
+from pipelines.whole_files import replacing
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 LINES = (
@@ -22,6 +25,13 @@ def start(width: float, height: float):
             "The pictures need matplotlib: pip install matplotlib."
         ) from error
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure, path) -> None:
+    """Writes a figure; the file appears whole or not at all."""
+    kind = pathlib.Path(path).suffix.removeprefix(".") or "png"
+    with replacing(path, "the picture") as file:
+        figure.savefig(file, dpi=150, facecolor="white", format=kind)
 
 
 def plain(text: str) -> str:

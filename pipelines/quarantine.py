@@ -5,6 +5,8 @@ import os
 import threading
 from collections.abc import Sequence
 
+from pipelines.whole_files import disk
+
 HEADER = "path\tline\treason\tnum_bytes\trow\n"
 MAX_ROW_BYTES = 1024
 MIN_ROWS_TO_JUDGE = 10_000
@@ -174,7 +176,10 @@ class Quarantine:
                 self._places.append(f"{path}:{position + 1}: {reason}")
         if self.path is not None:
             is_new = not os.path.exists(self.path)
-            with open(self.path, "a", encoding="ascii", newline="") as file:
+            with (
+                disk.explaining("the list of bad rows", self.path),
+                open(self.path, "a", encoding="ascii", newline="") as file,
+            ):
                 file.write(HEADER if is_new else "")
                 for position, line, reason in bad_lines:
                     row = _escape(line[:MAX_ROW_BYTES].decode("latin-1"))

@@ -25,6 +25,7 @@ RANKS = [
         "calibration",
         "compiled_code",
         "disk",
+        "locks",
         "gradients",
         "initializers",
         "rows",

@@ -109,7 +109,7 @@ def draw_breakdown(found: dict[str, dict], job, path) -> None:
         f"Where a training step goes: {job.workload.name}, {job.optimizer}, batch "
         f"{job.batch_size:,}",
     )
-    figure.savefig(path, dpi=150, facecolor="white")
+    pictures.save(figure, path)
 
 
 def _start(width, height):
@@ -121,4 +121,4 @@ def _save(figure, summary, path):
     figure.supxlabel(
         results.describe_run(summary), x=0.01, ha="left", fontsize=8, color=MUTED
     )
-    figure.savefig(path, dpi=150, facecolor="white")
+    pictures.save(figure, path)

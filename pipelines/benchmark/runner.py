@@ -14,6 +14,7 @@ from pipelines.benchmark.workloads import (
     describe_rows,
     scaling_workload,
 )
+from pipelines.whole_files import locks, write_text
 
 SPARE_BYTES = 2**30  # what a process needs beside tables and their state
 BUSY_CORES = 0.2  # from here on a round is marked as disturbed
@@ -119,7 +120,11 @@ def run_benchmark(
     """
     out = pathlib.Path(out)
     charts.check_installed()
-    out.mkdir(parents=True, exist_ok=True)
+    with locks.locked(out):
+        return _run(arms, num_rounds, out, profiled, show)
+
+
+def _run(arms, num_rounds, out, profiled, show):
     job = arms[0].job
     with open(out / "results.jsonl", "w") as file:
 
@@ -134,7 +139,7 @@ def run_benchmark(
         summary = make(lines, job) | {"machine": machine.describe()}
         keep(summary)
     table = results.make_table(summary)
-    (out / "table.md").write_text(results.to_markdown(table, summary))
+    write_text(out / "table.md", results.to_markdown(table, summary), "the table")
     if any("samples_per_s" in line for line in lines):
         charts.draw_summary(summary, out / "chart.png")
     if profiled:
@@ -149,7 +154,8 @@ def _write_breakdown(profiled, out, show):
         show(f"profile  {arm.name:<12} {describe(result)}")
         if "breakdown" in result:
             found[arm.name] = result["breakdown"]
-    (out / "breakdown.json").write_text(json.dumps(found, indent=2) + "\n")
+    text = json.dumps(found, indent=2) + "\n"
+    write_text(out / "breakdown.json", text, "the breakdown")
     if found:
         charts.draw_breakdown(found, profiled[0].job, out / "breakdown.png")
 

@@ -83,11 +83,17 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluates."""
+        from pipelines.whole_files import locks
+
+        paths = self._check()
+        with locks.locked_file(self._output()):
+            self._run(paths)
+
+    def _run(self, paths):
         from pipelines.quarantine import Quarantine
         from pipelines.runs import job, reliability
         from pipelines.runs.folder import RunFolder, write_json
 
-        paths = self._check()
         truth = read_truth(paths)
         folder = RunFolder(self.model)
         parser = folder.load_parser()

@@ -83,6 +83,7 @@ class Generate:
     def run(self) -> None:
         """Generates."""
         from pipelines.progress import bar
+        from pipelines.whole_files import locks, write_text
 
         source = self._checked_source()
         write, options = source.write, {}
@@ -90,8 +91,9 @@ class Generate:
             write = source.write_binary
             if self.rows_per_shard is not None:
                 options["rows_per_shard"] = self.rows_per_shard
-        self._report_path().parent.mkdir(parents=True, exist_ok=True)
-        with bar("Generating", self.rows) as update:
+        # The rows and the report must be of the same command.
+        lock = locks.locked if self.format == "binary" else locks.locked_file
+        with lock(self.output), bar("Generating", self.rows) as update:
             report = write(
                 self.output,
                 self.rows,
@@ -99,7 +101,7 @@ class Generate:
                 progress=lambda done, total: update(done),
                 **options,
             )
-        self._report_path().write_text(report.to_json() + "\n")
+            write_text(self._report_path(), report.to_json() + "\n", "the report")
         auc = "unknown" if report.best_auc is None else f"{report.best_auc:.4f}"
         print(
             f"{self.output}: {report.num_rows:,} rows, {report.click_rate:.1%} clicks; "
@@ -188,14 +190,15 @@ class ProfileTrace:
         from pipelines.progress import bar
         from pipelines.quarantine import Quarantine
         from pipelines.synthetic import profile_logs
+        from pipelines.whole_files import locks
 
         paths = self._paths()
         output = pathlib.Path(self.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        quarantine = Quarantine(f"{output}.bad_rows.tsv", self.max_bad_share)
-        with bar("Measuring distances") as update:
-            profile = profile_logs(paths, quarantine, update)
-        profile.save(output)
+        with locks.locked_file(output):
+            quarantine = Quarantine(f"{output}.bad_rows.tsv", self.max_bad_share)
+            with bar("Measuring distances") as update:
+                profile = profile_logs(paths, quarantine, update)
+            profile.save(output)
         accesses = sum(feature.num_accesses for feature in profile.features)
         rates = [
             sum(f.hit_rate(rows) * f.num_accesses for f in profile.features) / accesses

@@ -1,11 +1,12 @@
 """What several commands share: options, tables, words about files."""
 
-import json
-import os
 import pathlib
+import tempfile
 from typing import Annotated
 
 import tyro
+
+from pipelines.whole_files import disk
 
 Files = Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")]
 
@@ -16,7 +17,7 @@ def read_truth(paths) -> dict | None:
     if len(paths) != 1 or not report.is_file():
         return None
     try:
-        content = json.loads(report.read_text())
+        content = disk.read_json(report)
         wanted = ("num_rows", "best_auc", "best_log_loss")
         return {name: content[name] for name in wanted}
     except (ValueError, KeyError, TypeError):
@@ -42,8 +43,9 @@ def check_output(output, inputs=()) -> None:
     folder = output.parent
     while not folder.exists():
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--output {output} cannot be written: {folder}.")
+    with disk.explaining(f"--output {output}", folder):
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 def describe_files(paths) -> str:

@@ -9,6 +9,7 @@ import tensorflow as tf
 from pipelines.criteo import format as criteo_format
 from pipelines.criteo import ops as criteo_ops
 from pipelines.criteo.format import NUM_SPARSE
+from pipelines.whole_files import disk
 from tf_dlrm.features import FeatureSpec
 
 
@@ -67,7 +68,7 @@ class Parser(tf.Module):
     ):
         super().__init__()
         self.vocabulary = vocabulary
-        self.expander = expander
+        self.expander, self._folder = expander, None
         self._lookup = vocabulary.make_lookup(asset_dir)
 
     def __call__(self, lines: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
@@ -252,9 +253,9 @@ class Parser(tf.Module):
         """Returns an equal parser to store in a SavedModel.
 
         Its vocabulary is made from text files, in a temporary folder that lasts as
-        long as the returned parser. `tf.saved_model.save` copies them to the
-        model's `assets`, where the vocabulary of the parser itself would be stored
-        as constants of the graph, which cannot be larger than 2 GB.
+        long as the returned parser, or until its `close()`. `tf.saved_model.save`
+        copies them to the model's `assets`, where the vocabulary of the parser itself
+        would be stored as constants of the graph, which cannot be larger than 2 GB.
 
         Example:
 
@@ -271,10 +272,21 @@ class Parser(tf.Module):
         >>> len(os.listdir(os.path.join(path, "assets")))
         26
         """
-        folder = tempfile.TemporaryDirectory(prefix="criteo-vocabulary-")
-        parser = Parser(self.vocabulary, folder.name, self.expander)
+        disk.remove_abandoned(tempfile.gettempdir())
+        prefix = disk.temporary_name("criteo-vocabulary")
+        folder = tempfile.TemporaryDirectory(prefix=prefix)
+        try:
+            parser = Parser(self.vocabulary, folder.name, self.expander)
+        except BaseException:
+            folder.cleanup()
+            raise
         parser._folder = folder  # Removed with the parser.
         return parser
+
+    def close(self) -> None:
+        """Removes the files of a parser from `for_serving`, once it is stored."""
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _one_hot(self, fields):
         ids = tf.reshape(self._lookup.find_columns(fields), [-1])

@@ -182,7 +182,11 @@ def read(
         "files": [[os.path.basename(p), os.path.getsize(p)] for p in paths],
     }
     resumable = ResumableInput(
-        description, drawn if seed is None else seed, resume, is_endless=repeat
+        description,
+        drawn if seed is None else seed,
+        resume,
+        is_endless=repeat,
+        files=tuple(paths),
     )
     return resumable.attach(finish(rows.rebatch(batch_size, drop_remainder)))
 

@@ -1,11 +1,14 @@
 """Ids of a block's features -> batches of rows, split by split."""
 
+import contextlib
+
 import numpy as np
 
 from pipelines.criteo.encoding import interleave
 from pipelines.criteo.format import SPARSE_FEATURES
 from pipelines.prepare.options import SPLITS
 from pipelines.records.store import Batch, take
+from pipelines.whole_files import disk
 
 
 class Assembler:
@@ -82,22 +85,26 @@ class IdFiles:
 
     def __exit__(self, *error):
         for file in [*self._writing.values(), *(self._reading or [])]:
-            file.close()
+            with contextlib.suppress(OSError):
+                file.close()
         for path in self._paths:
             path.unlink(missing_ok=True)
 
     def write(self, found: dict[int, np.ndarray]) -> None:
         """Adds the ids of the next block, by feature."""
         for feature, ids in found.items():
-            if feature not in self._writing:
-                self._writing[feature] = open(self._paths[feature], "wb")
-            ids.astype(np.int32).tofile(self._writing[feature])
+            path = self._paths[feature]
+            with disk.explaining("ids", path):
+                if feature not in self._writing:
+                    self._writing[feature] = open(path, "wb")
+                self._writing[feature].write(ids.astype(np.int32).data)
 
     def read(self, values) -> list[np.ndarray]:
         """The ids of the next block, whose values these are."""
         if self._reading is None:
             for file in self._writing.values():
-                file.close()
+                with disk.explaining("ids", file.name):
+                    file.close()
             self._reading = [open(path, "rb") for path in self._paths]
         return [
             np.fromfile(file, np.int32, len(of_feature.codes))

@@ -37,7 +37,7 @@ from pipelines.vocabulary.numbering import (
     number,
     tally,
 )
-from pipelines.whole_files import write_text
+from pipelines.whole_files import disk, locks, write_text
 
 WORK = "unfinished"
 VOCABULARY = "vocabulary.tsv"
@@ -57,7 +57,8 @@ def prepare(
 
     Writes into `out`: records in shards with a manifest (`pipelines.records`), the
     vocabulary, `report.json` and `report.html` about the columns, and `bad_rows.tsv`
-    where there are any. Called again after a cut, it goes on where it stopped.
+    where there are any. Called again after a cut, it goes on where it stopped. Nobody
+    else can write to `out` meanwhile.
 
     Args:
         paths: Files of labelled rows, in the order of time: a path, a glob or a
@@ -74,7 +75,8 @@ def prepare(
 
     Raises:
         FileExistsError: If `out` holds finished records.
-        ValueError: If a file is damaged or changes meanwhile, or no row is good.
+        ValueError: If a file is damaged or changes meanwhile, no row is good, or
+            another process writes to `out`.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
 
     Example:
@@ -93,11 +95,13 @@ def prepare(
     """
     inputs = Inputs.find(paths, valid_paths, test_paths)
     out = pathlib.Path(out)
-    if (out / MANIFEST).exists():
-        raise FileExistsError(
-            f"{out} holds finished records. Name another folder, or remove it."
-        )
-    return _Preparation(inputs, out, options or Options(), vocabulary).run()
+    kept = f"What was prepared so far is kept in {out / WORK}."
+    with disk.advising(kept, "start it again to go on"), locks.locked(out):
+        if (out / MANIFEST).exists():
+            raise FileExistsError(
+                f"{out} holds finished records. Name another folder, or remove it."
+            )
+        return _Preparation(inputs, out, options or Options(), vocabulary).run()
 
 
 class _Preparation:
@@ -145,7 +149,7 @@ class _Preparation:
             "inputs": self._inputs.describe(),
         }
         path = self._work / "state.json"
-        if not path.is_file() or json.loads(path.read_text()) != state:
+        if not path.is_file() or _read_state(path) != state:
             shutil.rmtree(self._work, ignore_errors=True)
             self._work.mkdir(parents=True)
             write_text(path, json.dumps(state))
@@ -363,6 +367,13 @@ class _Preparation:
 
     def _num_rows(self):
         return sum(place.num_rows for place in self._segments.places)
+
+
+def _read_state(path):
+    try:
+        return disk.read_json(path)
+    except ValueError:
+        return None  # what a full disk, or a person, made of it
 
 
 def _pack(rows) -> bytes:

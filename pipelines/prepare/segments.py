@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from pipelines.criteo.fields import Values
 from pipelines.criteo.format import NUM_DENSE, NUM_SPARSE
-from pipelines.whole_files import write_text
+from pipelines.whole_files import disk, write_text
 
 BLOCKS_PER_SEGMENT = 16
 _PER_FEATURE = 6  # numbers in the header of a block
@@ -160,7 +160,10 @@ class Segments:
         path, described = self._paths(number)
         if not described.is_file() or not path.is_file():
             return None
-        description = json.loads(described.read_text())
+        try:
+            description = disk.read_json(described)
+        except ValueError:
+            return None
         description["places"] = [Place(*place) for place in description["places"]]
         last = description["places"][-1]
         return description if path.stat().st_size == last.start + last.size else None
@@ -187,7 +190,8 @@ class Segments:
         """Adds a block; `bad` are `(position in the file, line, reason)`."""
         path, _ = self._paths(len(self._described))
         if self._file is None:
-            self._file = open(path, "wb")
+            with disk.explaining("rows that were read", path):
+                self._file = open(path, "wb")
         place = Place(
             file,
             first_line,
@@ -198,7 +202,8 @@ class Segments:
             len(packed),
             zlib.crc32(packed),
         )
-        self._file.write(packed)
+        with disk.explaining("rows that were read", path):
+            self._file.write(packed)
         self._places.append(place)
         self._bad += [
             [file, position, line.decode("latin-1"), reason]
@@ -211,7 +216,8 @@ class Segments:
         """Completes the segment that is being written."""
         if self._file is None:
             return
-        self._file.close()
+        with disk.explaining("rows that were read", self._file.name):
+            self._file.close()
         description = {"places": self._places, "bad": self._bad}
         write_text(self._paths(len(self._described))[1], json.dumps(description))
         self._described.append(description)

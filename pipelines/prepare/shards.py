@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.records.layout import Shard
 from pipelines.records.store import Batch, cut
-from pipelines.whole_files import write_text
+from pipelines.whole_files import disk, write_text
 
 
 class Written:
@@ -21,7 +21,7 @@ class Written:
     def __init__(self, path):
         self._path, self._shards, self._lock = path, [], threading.Lock()
         if path.is_file():
-            self._shards = [Shard(**shard) for shard in json.loads(path.read_text())]
+            self._shards = [Shard(**shard) for shard in disk.read_json(path, list)]
 
     def of(self, split: str) -> list[Shard]:
         """The shards of a split."""

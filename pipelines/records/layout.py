@@ -21,7 +21,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.whole_files import write_text
+from pipelines.whole_files import disk, write_text
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -179,27 +179,34 @@ class Manifest:
                 f"{folder}: no records. A folder that `tf-dlrm prepare` finished has "
                 f"a {MANIFEST}; start it again to go on where it stopped."
             )
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            digest = content.pop("sha256")
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path}: damaged ({error}).") from error
-        if content.get("format_version", 0) > FORMAT_VERSION:
+        content = disk.read_json(path)
+        digest = content.pop("sha256", None)
+        version = content.get("format_version", 0)
+        if not isinstance(version, int) or digest is None:
+            raise ValueError(f"{path} is damaged: it has no checksum or no version.")
+        if version > FORMAT_VERSION:
             raise ValueError(
                 f"{path}: format version {content['format_version']}; this version "
                 f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."
             )
         if digest != _digest(content):
             raise ValueError(f"{path}: damaged, its checksum is wrong.")
-        shards = tuple(
-            Shard(
-                **{**shard, "files": {k: tuple(v) for k, v in shard["files"].items()}}
+        try:
+            shards = tuple(
+                Shard(
+                    **shard
+                    | {"files": {k: tuple(v) for k, v in shard["files"].items()}}
+                )
+                for shard in content["shards"]
             )
-            for shard in content["shards"]
-        )
-        schema = Schema(**{k: tuple(v) for k, v in content["schema"].items()})
-        manifest = cls(schema, shards, content["vocabulary_digest"], content["origin"])
-        manifest._check_sizes(folder)
+            schema = Schema(**{k: tuple(v) for k, v in content["schema"].items()})
+            rest = content["vocabulary_digest"], dict(content["origin"])
+            manifest = cls(schema, shards, *rest)
+            manifest._check_sizes(folder)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is damaged: {type(error).__name__}: {error}"
+            ) from None
         return manifest
 
     def _check_sizes(self, folder):

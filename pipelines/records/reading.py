@@ -201,6 +201,7 @@ def make_dataset(
         resume,
         num_batches=None if repeat else cardinality,
         is_endless=repeat,
+        files=tuple(store.files),
     )
     return resumable.attach(_finish(dataset))
 

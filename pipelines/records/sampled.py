@@ -33,6 +33,11 @@ class SampledStore:
         sampling.record(0, 0, store.num_rows - self.num_rows)
 
     @property
+    def files(self) -> list[str]:
+        """All files, those of rows that are left out too."""
+        return self._store.files
+
+    @property
     def num_rows(self) -> int:
         """Number of rows that are kept."""
         return int(self._ends[-1])

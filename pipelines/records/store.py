@@ -65,6 +65,11 @@ class Store:
         self._open, self._lock = {}, threading.Lock()
 
     @property
+    def files(self) -> list[str]:
+        """All files, part by part."""
+        return [path for part in self._parts for path in part[1:] if path is not None]
+
+    @property
     def num_rows(self) -> int:
         """Number of rows in all."""
         return int(self._ends[-1]) if len(self._ends) else 0

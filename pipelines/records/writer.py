@@ -1,5 +1,6 @@
 """Writing records: shard by shard, each there in full or not at all."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -9,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipelines.records.layout import DTYPES, MANIFEST, Manifest, Schema, Shard
-from pipelines.whole_files import sync_folder
+from pipelines.whole_files import disk, locks
 
 DEFAULT_ROWS_PER_SHARD = 1 << 20
 _MAX_LENGTH = np.iinfo(np.uint16).max
@@ -26,9 +27,12 @@ class Writer:
         vocabulary_digest: `Vocabulary.digest` of what numbered the ids.
         origin: How the records are made, JSON-safe, for the manifest.
 
+    Inside its `with` nobody else can write to the folder.
+
     Raises:
         FileExistsError: If the folder holds finished records.
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or another process writes to the
+            folder.
 
     Example:
 
@@ -51,26 +55,37 @@ class Writer:
         vocabulary_digest: str | None = None,
         origin: Mapping | None = None,
     ):
-        if (pathlib.Path(folder) / MANIFEST).exists():
-            raise FileExistsError(f"{folder} holds finished records. Name another.")
         self._folder, self._schema = folder, schema
         self._digest, self._origin = vocabulary_digest, dict(origin or {})
+        self._check_free()
         self._shards = ShardWriter(folder, schema, rows_per_shard, split)
+        self._lock = contextlib.ExitStack()
+
+    def _check_free(self):
+        if (pathlib.Path(self._folder) / MANIFEST).exists():
+            raise FileExistsError(
+                f"{self._folder} holds finished records. Name another."
+            )
 
     def append(self, labels, dense, ids, lengths=None) -> None:
         """Adds rows; see `ShardWriter.append`."""
         self._shards.append(labels, dense, ids, lengths)
 
     def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locks.locked(self._folder))
+            self._check_free()  # again, now that nobody else can finish it
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, kind, error, trace):
-        if kind is not None:
-            self._shards.abandon()
-            return
-        shards = self._shards.finish()
-        manifest = Manifest(self._schema, tuple(shards), self._digest, self._origin)
-        manifest.save(self._folder)
+        with self._lock:
+            if kind is not None:
+                self._shards.abandon()
+                return
+            shards = self._shards.finish()
+            manifest = Manifest(self._schema, tuple(shards), self._digest, self._origin)
+            manifest.save(self._folder)
 
 
 class ShardWriter:
@@ -130,7 +145,8 @@ class ShardWriter:
                 rows = slice(done, end)
                 if part == "sparse" and id_ends is not None:
                     rows = slice(id_ends[done], id_ends[end])
-                file.write(arrays[part][rows])
+                with disk.explaining("a shard of records", file.path):
+                    file.write(arrays[part][rows])
             self._num_rows += end - done
             done = end
             if self._num_rows == self._rows_per_shard:
@@ -151,7 +167,8 @@ class ShardWriter:
         """Removes what is not finished."""
         self._closer.shutdown()
         for file in (self._files or {}).values():
-            file.remove()
+            with contextlib.suppress(OSError):  # on a full disk, what is not flushed
+                file.remove()
         self._files = None
 
     def _checked(self, labels, dense, ids, lengths):
@@ -237,10 +254,12 @@ class ShardWriter:
             self._closing.pop(0).result()
 
     def _complete(self, files, name, num_rows):
-        described = {part: file.close() for part, file in files.items()}
-        for file in files.values():
-            file.put_in_place()
-        sync_folder(os.path.join(self._folder, self._split))
+        folder = os.path.join(self._folder, self._split)
+        with disk.explaining("a shard of records", os.path.join(folder, name)):
+            described = {part: file.close() for part, file in files.items()}
+            for file in files.values():
+                file.put_in_place()
+            disk.sync(folder)
         shard = Shard(self._split, name, num_rows, described)
         self._shards.append(shard)
         if self._on_shard is not None:
@@ -251,11 +270,12 @@ class _NpyFile:
     """A NumPy file of rows, beside its place until it is whole."""
 
     def __init__(self, path, dtype, row_shape):
-        self._path, self._temporary = path, f"{path}.tmp"
+        self.path, self._temporary = path, f"{path}.tmp"
         self._dtype, self._row_shape = np.dtype(dtype), row_shape
         self._num_rows = 0
-        self._file = open(self._temporary, "wb")
-        self._file.write(self._header())
+        with disk.explaining("a shard of records", path):
+            self._file = open(self._temporary, "wb")
+            self._file.write(self._header())
 
     def write(self, rows):
         self._num_rows += len(rows)
@@ -277,11 +297,13 @@ class _NpyFile:
         return os.path.getsize(self._temporary), digest
 
     def put_in_place(self):
-        os.replace(self._temporary, self._path)
+        os.replace(self._temporary, self.path)
 
     def remove(self):
-        self._file.close()
-        os.unlink(self._temporary)
+        try:
+            self._file.close()
+        finally:
+            os.unlink(self._temporary)
 
     def _header(self):
         """Version 1.0 of NumPy's format, always 128 bytes long."""

@@ -11,7 +11,7 @@ from pipelines.reports import calibration, curves, measures, notes, steps, times
 from pipelines.reports.runs import Run, read_runs
 from pipelines.reports.table import BEST, Table
 from pipelines.reports.times import Times
-from pipelines.whole_files import replacing, write_text
+from pipelines.whole_files import locks, replacing, write_text
 
 TABLES = ("report.md", "report.csv", "report.json")
 CURVES = "learning_curves.png"
@@ -72,14 +72,14 @@ class Report:
             The names of the files.
         """
         output = pathlib.Path(output)
-        output.mkdir(parents=True, exist_ok=True)
-        pictures = self._draw(output)
-        for name in set(PICTURES) - set(pictures):
-            (output / name).unlink(missing_ok=True)
-        write_text(output / "report.md", self._markdown(pictures))
-        write_text(output / "report.csv", self.table.to_csv())
-        content = json.dumps(self._content(pictures), indent=2, allow_nan=False)
-        write_text(output / "report.json", content + "\n")
+        with locks.locked(output):
+            pictures = self._draw(output)
+            for name in set(PICTURES) - set(pictures):
+                (output / name).unlink(missing_ok=True)
+            write_text(output / "report.md", self._markdown(pictures), "the report")
+            write_text(output / "report.csv", self.table.to_csv(), "the report")
+            content = json.dumps(self._content(pictures), indent=2, allow_nan=False)
+            write_text(output / "report.json", content + "\n", "the report")
         return [*TABLES, *pictures]
 
     def _draw(self, output):
@@ -106,7 +106,7 @@ class Report:
             wanted[STEPS] = lambda file: steps.draw(runs, measured, profiles, file)
         for name, draw in wanted.items():
             try:
-                with replacing(output / name) as file:
+                with replacing(output / name, "the picture") as file:
                     draw(file)
             except ImportError as error:
                 self.notes.append(str(error))

@@ -11,10 +11,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.reports import logs
-from pipelines.runs.config import RunConfig
+from pipelines.runs.config import RunConfig, check_types
 from pipelines.runs.layout import RunFiles
+from pipelines.whole_files import disk
 
 _LONGEST_NAME = 28
+_RESULTS = {
+    "metrics": dict,
+    "num_rows": int,
+    "seconds": float,
+    "training_seconds": float,
+    "validation_seconds": float,
+    "samples_per_second": float,
+    "checkpoint_seconds": list[float],
+    "days": list,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,12 +243,11 @@ def _names(paths):
 def _read_json(path):
     if not path.exists():
         return None
+    content = disk.read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged.")
+        check_types(content, _RESULTS)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
     return content
 
 

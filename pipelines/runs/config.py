@@ -4,7 +4,10 @@ import dataclasses
 import itertools
 import json
 import math
-from typing import Literal
+import reprlib
+import types
+import typing
+from typing import Any, Literal
 
 from pipelines.sampling import check_rate
 
@@ -193,9 +196,55 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
-        """Makes a config from `to_json()`."""
+        """Makes a config from `to_json()`.
+
+        Raises:
+            ValueError: If a value is unknown, of another type or out of range; it is
+                named.
+        """
         values = json.loads(text)
+        hints = typing.get_type_hints(cls)
+        unknown = [name for name in values if name not in hints]
+        if unknown:
+            raise ValueError(
+                f"There is no option {reprlib.repr(unknown[0])}. Was it written by a "
+                "newer version of tf_dlrm?"
+            )
+        check_types(values, hints)
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
         return cls(**values)
+
+
+def check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
+    """Refuses values that are not of their types; names without a type are left out.
+
+    Raises:
+        ValueError: If one is not; it is named.
+    """
+    for name in hints.keys() & values.keys():
+        if not _fits(values[name], hints[name]):
+            hint = getattr(hints[name], "__name__", None)
+            if hint is None or typing.get_args(hints[name]):
+                hint = str(hints[name]).replace("typing.", "")
+            raise ValueError(
+                f"`{name}` must be {hint}. Received: {name}="
+                f"{reprlib.repr(values[name])}"
+            )
+
+
+def _fits(value, hint) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, each) for each in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin in (tuple, list):
+        whole = isinstance(value, list | tuple)
+        return whole and all(_fits(each, arguments[0]) for each in value)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

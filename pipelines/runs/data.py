@@ -19,6 +19,7 @@ from pipelines.records.reading import open_rows
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import Vocabulary
 from pipelines.vocabulary.hashing import hash_vocabulary
+from pipelines.whole_files import disk
 
 
 def find_records(paths: Paths) -> str | None:
@@ -40,14 +41,23 @@ def find_records(paths: Paths) -> str | None:
 
 
 def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
-    """What a run is trained on, for its `config.json`: records, or files."""
+    """What a run is trained on, for its `config.json`: records, or files.
+
+    Files are told by their place and by their content, as of `disk.fingerprints`.
+    """
     folder = find_records(train_paths)
     if folder is not None:
-        return {"records": os.path.abspath(folder)}
-    train = expand_paths(train_paths)
-    valid = expand_paths(valid_paths) if valid_paths else []
-    data = {"train": train, "valid": valid}
-    return {k: [os.path.abspath(p) for p in v] for k, v in data.items()}
+        shards = Manifest.load(folder).shards
+        paths = [shard.path(folder, part) for shard in shards for part in shard.files]
+        files = {"records": [os.path.join(folder, MANIFEST), *paths]}
+        data = {"records": os.path.abspath(folder)}
+    else:
+        files = {
+            "train": expand_paths(train_paths),
+            "valid": expand_paths(valid_paths) if valid_paths else [],
+        }
+        data = {k: [os.path.abspath(p) for p in v] for k, v in files.items()}
+    return data | {"content": {k: disk.fingerprints(v) for k, v in files.items()}}
 
 
 def make_quarantines(config, folder) -> tuple[Quarantine, Quarantine]:

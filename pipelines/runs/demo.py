@@ -11,6 +11,7 @@ from pipelines.runs import job
 from pipelines.runs.folder import RunFolder, write_json
 from pipelines.runs.report import print_metrics
 from pipelines.synthetic import Planted
+from pipelines.whole_files import locks, write_text
 
 
 def run(out, num_rows: int = 1_000_000, seed: int = 0) -> dict:
@@ -25,13 +26,19 @@ def run(out, num_rows: int = 1_000_000, seed: int = 0) -> dict:
         The test metrics and the best possible ones.
 
     Raises:
-        ValueError: If there are fewer than 1,000 rows.
+        ValueError: If there are fewer than 1,000 rows, or another process writes to
+            `out`.
         FileExistsError: If `out` holds a finished demo.
     """
     if num_rows < 1000:
         raise ValueError(f"--rows must be at least 1000. Received: {num_rows}")
-    start = time.perf_counter()
     out = pathlib.Path(out)
+    with locks.locked(out), locks.locked(out / "run"):
+        return _run(out, num_rows, seed)
+
+
+def _run(out, num_rows, seed):
+    start = time.perf_counter()
     RunFolder(out / "run").start()
     print("1. Data: click logs in Criteo's format, with planted click probabilities")
     reports = _generate(out / "data", num_rows, seed)
@@ -70,7 +77,7 @@ def _generate(data, num_rows, seed):
                 path, rows, first, progress=lambda done, total: update(done)
             )
         report_path = pathlib.Path(f"{path}.json")
-        report_path.write_text(reports[name].to_json() + "\n", encoding="utf-8")
+        write_text(report_path, reports[name].to_json() + "\n", "the report")
         first += rows
     return reports
 

@@ -1,14 +1,16 @@
 """What went wrong in an input pipeline, raised as itself."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 
 import tensorflow as tf
 
 from pipelines.quarantine import Quarantine
+from pipelines.whole_files import disk
 
-_KINDS = ("ValueError", "FileNotFoundError", "BadRowsError")
+_KINDS = ("ValueError", "FileNotFoundError", "BadRowsError", "WriteError")
 
 
 @contextlib.contextmanager
@@ -36,3 +38,20 @@ def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
             if kind.endswith(_KINDS):
                 raise ValueError(message) from None
         raise
+
+
+@contextlib.contextmanager
+def explaining_logs(log_dir) -> Iterator[None]:
+    """Raises failures of writing for TensorBoard, wherever they come to light, as one.
+
+    Args:
+        log_dir: The folder of the logs.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = disk.find_reason(error)
+        if reason is None or not re.search("Summary|tfevents", str(error)):
+            raise
+        problem = f"{log_dir}: logs for TensorBoard cannot be written: {reason[1]}."
+        raise disk.WriteError(reason[0], problem, "", "start again") from error

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -16,7 +17,7 @@ from pipelines.criteo import Parser
 from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
 from pipelines.runs.layout import RunFiles
-from pipelines.whole_files import write_text
+from pipelines.whole_files import disk, write_text
 from tf_dlrm.training.checkpoint_files import CheckpointFolder
 
 
@@ -88,7 +89,7 @@ class RunFolder(RunFiles):
 
     def read_data(self) -> dict[str, Any]:
         """Returns what the run is trained on, as `describe` was told."""
-        return self.read()["data"]
+        return self.read().get("data") or {}
 
     def read_vocabulary(self):
         """Returns the run's vocabulary.
@@ -107,17 +108,21 @@ class RunFolder(RunFiles):
     def save_model(self, model) -> None:
         """Writes the trained model; it appears whole or not at all."""
         temporary = self.path / ".model.tmp.keras"
-        try:
-            model.save(temporary)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, self.model_path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with disk.explaining("the model", self.model_path, also=(RuntimeError,)):
+            try:
+                model.save(temporary)
+                disk.sync(temporary)
+                os.replace(temporary, self.model_path)
+            finally:
+                temporary.unlink(missing_ok=True)
 
     def read_config(self) -> RunConfig:
         """Returns the run's config."""
-        return RunConfig.from_json(json.dumps(self.read()["config"]))
+        try:
+            return RunConfig.from_json(json.dumps(self.read()["config"]))
+        except ValueError as error:
+            text = str(error).removeprefix(f"{self.config_path} is damaged: ")
+            raise ValueError(f"{self.config_path} is damaged: {text}") from None
 
     def check(self) -> None:
         """Looks whether this is the folder of a finished run, without loading it.
@@ -144,7 +149,12 @@ class RunFolder(RunFiles):
         vocabulary = self.read_vocabulary()
         expander = content.get("multi_hot")
         if expander is not None:
-            expander = MultiHot.from_config(expander)
+            try:
+                expander = MultiHot.from_config(expander)
+            except (TypeError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"{self.config_path} is damaged: `multi_hot`: {error}"
+                ) from None
         return Parser(vocabulary, expander=expander)
 
     def load_model(self, parser: Parser) -> tf_dlrm.DLRM:
@@ -155,7 +165,7 @@ class RunFolder(RunFiles):
                 tables are not the vocabulary's.
         """
         self.check()
-        digest = json.loads(self.metrics_path.read_text()).get("model_sha256")
+        digest = disk.read_json(self.metrics_path).get("model_sha256")
         if digest != _sha256(self.model_path):
             raise ValueError(
                 f"{self.model_path} is not the model that this run wrote, or it is "
@@ -173,13 +183,14 @@ class RunFolder(RunFiles):
 
     def write_results(self, history: dict[str, list[float]], results: dict) -> None:
         """Writes `metrics.csv`, a line for each epoch, and `metrics.json`."""
-        with open(self.history_path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["epoch", *history])
-            # Not every epoch need have been validated.
-            lines = itertools.zip_longest(*history.values(), fillvalue="")
-            for epoch, values in enumerate(lines, start=1):
-                writer.writerow([epoch, *values])
+        text = io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(["epoch", *history])
+        # Not every epoch need have been validated.
+        lines = itertools.zip_longest(*history.values(), fillvalue="")
+        for epoch, values in enumerate(lines, start=1):
+            writer.writerow([epoch, *values])
+        write_text(self.history_path, text.getvalue(), "the results")
         digest = {"model_sha256": _sha256(self.model_path)}
         write_json(self.metrics_path, {**results, **digest})
 

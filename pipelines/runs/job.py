@@ -20,13 +20,13 @@ from pipelines.runs.data import (
     describe_data,
     find_records,
 )
-from pipelines.runs.errors import clear_errors
+from pipelines.runs.errors import clear_errors, explaining_logs
 from pipelines.runs.evaluation import evaluate
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.progressive import DayData
 from pipelines.runs.warm_start import EarlierRun
 from pipelines.runs.watching import Watching
-from pipelines.whole_files import write_text
+from pipelines.whole_files import disk, locks, write_text
 from tf_dlrm.training import ResumableTraining
 
 __all__ = ["evaluate", "export", "train"]
@@ -49,6 +49,9 @@ def train(
     warm_start=None,
 ) -> tuple[RunFolder, dict]:
     """Trains a run from files of Criteo lines into a folder of its own.
+
+    Nobody else can write to the folder meanwhile (`tf_dlrm.locks.locked` says where
+    that is safe).
 
     Args:
         config: The run.
@@ -81,10 +84,36 @@ def train(
         FileExistsError: If `out` holds a finished run, or one that can go on.
         OSError: If a checkpoint cannot be written.
         SystemExit: With code 143, after SIGTERM and a checkpoint.
-        ValueError: If the run to go on with is another, no row is good, or the
-            training diverged; no model is kept.
+        ValueError: If the run to go on with is another, no row is good, the
+            training diverged (no model is kept), or another process writes to `out`.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
+    arguments = dict(locals())
+    kept = "Checkpoints that are there are as they were."
+    with (
+        disk.advising(kept, "resume the run"),
+        locks.locked(out),
+        explaining_logs(RunFolder(out).log_dir),
+    ):
+        return _train(**arguments)
+
+
+def _train(
+    config,
+    train_paths,
+    valid_paths,
+    out,
+    vocabulary,
+    callbacks,
+    origin,
+    strategy,
+    placement,
+    resume,
+    checkpoints,
+    watching,
+    progressive,
+    warm_start,
+):
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     watching = watching or Watching()

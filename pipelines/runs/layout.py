@@ -1,8 +1,34 @@
 """What lies where in the folder of a run. Nothing here imports TensorFlow."""
 
-import json
 import pathlib
+import typing
 from typing import Any
+
+from pipelines.runs.config import RunConfig, check_types
+from pipelines.whole_files import disk
+
+_REQUIRED = ("config", "vocabulary_digest")
+_PARTS = {
+    "config": dict,
+    "vocabulary_digest": str,
+    "data": dict | None,
+    "multi_hot": dict | None,
+}
+_DATA = {
+    "records": str,
+    "train": list[str],
+    "valid": list[str],
+    "vocabulary": str | None,
+    "progressive": bool,
+    "warm_start": str | None,
+    "run": str | None,
+    "devices": int,
+    "rows_by_epoch": list[int] | None,
+    "num_rows": int | None,
+    "first_step": int | None,
+    "negative_sampling_rate": float,
+    "content": dict,
+}
 
 
 class RunFiles:
@@ -35,9 +61,14 @@ class RunFiles:
         """
         if not self.config_path.exists():
             raise ValueError(f"{self.path} is not the folder of a run: no config.json.")
+        content = disk.read_json(self.config_path)
+        missing = [name for name in _REQUIRED if name not in content]
+        if missing:
+            raise ValueError(f"{self.config_path} is damaged: it has no {missing[0]}.")
         try:
-            content = json.loads(self.config_path.read_text(encoding="utf-8"))
-            content["config"], content["vocabulary_digest"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{self.config_path} is damaged.") from None
+            check_types(content, _PARTS)
+            check_types(content.get("data") or {}, _DATA)
+            check_types(content["config"], typing.get_type_hints(RunConfig))
+        except ValueError as error:
+            raise ValueError(f"{self.config_path} is damaged: {error}") from None
         return content

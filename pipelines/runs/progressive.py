@@ -252,6 +252,7 @@ def _join_days(datasets):
         inputs[0].seed,
         make,
         epochs_differ=True,
+        files=tuple(path for each in inputs for path in each.files),
     ).attach(joined)
 
 

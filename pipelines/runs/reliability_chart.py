@@ -48,7 +48,7 @@ def draw(reliability: Reliability, metrics: dict, path) -> None:
     shown += [f"{t} {metrics[name]:.4f}" for name, t in _CAPTION if name in metrics]
     caption = ", ".join(shown)
     figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=MUTED)
-    figure.savefig(path, dpi=150, facecolor="white")
+    pictures.save(figure, path)
 
 
 def _limits(reliability):

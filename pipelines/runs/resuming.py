@@ -5,6 +5,7 @@ import os
 
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
+from tf_dlrm.training.positions import changed_files
 
 
 def check_same(
@@ -12,8 +13,9 @@ def check_same(
 ) -> None:
     """Refuses to go on with a run under other options, or with other data.
 
-    Files are compared by name, as they may have been moved. (The checkpoint knows their
-    sizes.) Another number of devices is no difference.
+    Files are compared by name, as they may have been moved, and by their content as
+    `tf_dlrm.disk.fingerprints` sees it; runs of earlier versions did not take note of
+    the content. Another number of devices is no difference.
 
     Args:
         folder: The folder of the run.
@@ -47,6 +49,22 @@ def check_same(
         raise ValueError(
             f"{folder.path} holds a run with other options: {'; '.join(differing)}. "
             "Leave them out (--resume takes those of the run), or choose another --out."
+        )
+    _check_content(folder, stored.get("content") or {}, data.get("content") or {})
+
+
+def _check_content(folder, before, now):
+    changed = [
+        f"{file} of --{name}"
+        for name in before
+        for file in changed_files(before[name], now.get(name, before[name]))
+    ]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ValueError(
+            f"{folder.path} cannot go on: the content is another than when the run was "
+            f"begun, of {', '.join(changed[:3])}{more}. Bring back what was there, or "
+            "choose another --out."
         )
 
 

@@ -17,6 +17,7 @@ from pipelines.scoring import unfinished
 from pipelines.scoring.batches import Batch, Position, read_batches
 from pipelines.scoring.models import Model, Source
 from pipelines.scoring.table import HEADER, find_labels, to_csv
+from pipelines.whole_files import disk
 
 BATCH_SIZE = 4096
 _MAX_WORKERS = 16
@@ -73,7 +74,11 @@ def score_files(
     paths = expand_paths(paths)
     job = _describe(model.source, paths, batch_size)
     bad_rows = f"{output}.bad_rows.tsv"
-    with unfinished.Unfinished(output, job, overwrite) as file:
+    kept = "What was scored is kept, but for the last seconds."
+    with (
+        disk.advising(kept, "start it again to go on"),
+        unfinished.Unfinished(output, job, overwrite) as file,
+    ):
         state = file.state
         if state is None:
             quarantine, position = Quarantine(bad_rows, max_bad_share), Position()

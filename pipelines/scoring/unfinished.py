@@ -6,7 +6,7 @@ far the input was read for them. What was written after that is cut off when a r
 on. The file takes its name when all of it is there.
 """
 
-import fcntl
+import contextlib
 import gzip
 import json
 import os
@@ -14,7 +14,7 @@ import pathlib
 import time
 from typing import Any
 
-from pipelines.whole_files import sync_folder
+from pipelines.whole_files import disk, locks
 
 _VERSION = 1
 _SECONDS_BETWEEN_NOTES = 5.0
@@ -49,15 +49,15 @@ class Unfinished:
         self._output = pathlib.Path(output)
         self._job = json.loads(json.dumps(job))
         self._path, self._notes = _names(output)
-        self._output.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _open_alone(self._path)
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locks.locked_file(self._output))
             # Again, now that nobody else can change them.
             check(output, job, overwrite)
+            with disk.explaining("the output", self._path):
+                file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._file = stack.enter_context(open(file, "r+b"))
             self._resume()
-        except BaseException:
-            self._file.close()
-            raise
+            self._held = stack.pop_all()
 
     def _resume(self):
         notes = _read_notes(self._notes)
@@ -82,7 +82,8 @@ class Unfinished:
 
     def write(self, packed: bytes) -> None:
         """Adds a piece."""
-        self._file.write(packed)
+        with disk.explaining("the predictions", self._path):
+            self._file.write(packed)
 
     def is_note_due(self) -> bool:
         """Whether the last note is some seconds old."""
@@ -90,8 +91,9 @@ class Unfinished:
 
     def note(self, state: dict[str, Any]) -> None:
         """Keeps what was written so far, and `state` of the work that made it."""
-        self._flush()
-        self._write_notes(state)
+        with disk.explaining("the predictions", self._path):
+            self._flush()
+            self._write_notes(state)
         self._noted = time.monotonic()
 
     def _write_notes(self, state, finished=False):
@@ -119,18 +121,21 @@ class Unfinished:
         return self
 
     def __exit__(self, kind, *_):
-        with self._file:
+        with self._held:
             if kind is not None:
+                with contextlib.suppress(OSError):  # on a full disk
+                    self._file.close()
                 if self.state is None:  # nothing that would be worth to keep
                     self._path.unlink(missing_ok=True)
                 return
             if self.was_finished:
                 self._path.unlink()
             else:
-                self._flush()
-                self._write_notes(self.state, finished=True)
-                os.replace(self._path, self._output)
-                sync_folder(self._output.parent)
+                with disk.explaining("the predictions", self._output):
+                    self._flush()
+                    self._write_notes(self.state, finished=True)
+                    os.replace(self._path, self._output)
+                    disk.sync(self._output.parent)
             self._notes.unlink()
 
 
@@ -186,7 +191,7 @@ def _names(output):
 
 def _read_notes(path):
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes = disk.read_json(path)
     except FileNotFoundError:
         return None
     except ValueError:
@@ -218,16 +223,3 @@ def _what_changed(notes, job):
                     f"It was begun with {name} {before.get(name)}, not {now.get(name)}."
                 )
     return ""
-
-
-def _open_alone(path):
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Another process may have finished it and given it its name meanwhile.
-        if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-            return file
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    file.close()
-    raise ValueError(f"{path} is being written by another process.")

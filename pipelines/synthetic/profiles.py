@@ -231,7 +231,7 @@ class Profile:
             with tsv.opened(path) as file:
                 content = json.loads(file.read())
             is_profile = content["format"] == FORMAT
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             is_profile = False
         except (EOFError, gzip.BadGzipFile, zlib.error):
             is_profile = False

@@ -15,7 +15,7 @@ from pipelines.synthetic import columns, tsv
 from pipelines.synthetic.blocks import Block
 from pipelines.synthetic.checks import check_directory
 from pipelines.synthetic.score import Score
-from pipelines.whole_files import replacing
+from pipelines.whole_files import locks, replacing
 
 TEXT_UNITS = 1000  # dense values of [0, 1) are written as floor(1000 * value)
 _MAX_RANKS = 1 << tsv.RANK_BITS
@@ -103,6 +103,7 @@ class Source:
                 )
         score = Score()
         with contextlib.ExitStack() as stack:
+            stack.enter_context(locks.locked_file(path))
             text_file = stack.enter_context(replacing(path))
             array_file = None
             if probabilities_path is not None:

@@ -25,7 +25,7 @@ def write(path: str | os.PathLike, header: dict[str, Any], lines: Iterable[bytes
     header = {"format_version": FORMAT_VERSION, **header}
     first = _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n"
     checksum = hashlib.sha256()
-    with replacing(path) as file:
+    with replacing(path, "the vocabulary") as file:
         for line in itertools.chain([first], lines):
             file.write(line)
             checksum.update(line)
@@ -55,9 +55,13 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
             "missing or wrong. Copy it again, or build the vocabulary anew."
         )
     first, *lines = content[: end - 1].split(b"\n")
-    header = json.loads(first[len(_MAGIC) :])
-    version = header.pop("format_version")
-    if version > FORMAT_VERSION:
+    try:
+        header = json.loads(first[len(_MAGIC) :])
+        version = header.pop("format_version")
+        is_newer = version > FORMAT_VERSION
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f"{path}: the vocabulary file has a damaged header.") from None
+    if is_newer:
         raise ValueError(
             f"{path}: the vocabulary file has format version {version}; this version "
             f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."

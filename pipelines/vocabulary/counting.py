@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.criteo.fields import Values, key_of_text, texts_of_keys
+from pipelines.whole_files import disk
 
 _MIN_MERGE = 1 << 15
 _RANGE_VALUES = 1 << 21
@@ -151,7 +152,8 @@ class Counters:
     def __init__(self, names, memory_bytes: int = 512 << 20, folder=None):
         self._temporary = None
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="tf-dlrm-counts-")
+            prefix = disk.temporary_name("tf-dlrm-counts")
+            self._temporary = tempfile.TemporaryDirectory(prefix=prefix)
             folder = self._temporary.name
         self._memory_bytes = memory_bytes
         self.of = [Counter(folder, name) for name in names]
@@ -204,9 +206,9 @@ class _KeyRun:
 
     @classmethod
     def write(cls, path, keys, counts):
-        with open(path, "wb") as file:
-            keys.tofile(file)
-            counts.tofile(file)
+        with disk.explaining("counts of values", path), open(path, "wb") as file:
+            file.write(np.ascontiguousarray(keys).data)
+            file.write(np.ascontiguousarray(counts).data)
         run = cls(keys[::_SAMPLE_STEP].copy(), None, path)
         run.size = len(keys)
         return run
@@ -242,9 +244,10 @@ class _TextRun:
     @classmethod
     def write(cls, path, texts, counts):
         table = pa.table({"text": texts, "count": pa.array(counts)})
-        with pa.OSFile(os.fspath(path), "wb") as file:
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_table(table, max_chunksize=_SAMPLE_STEP)
+        with disk.explaining("counts of values", path):
+            with pa.OSFile(os.fspath(path), "wb") as file:
+                with pa.ipc.new_file(file, table.schema) as writer:
+                    writer.write_table(table, max_chunksize=_SAMPLE_STEP)
         run = cls(texts.take(pa.array(np.arange(0, len(texts), _SAMPLE_STEP))), None)
         run._path, run.size = path, len(texts)
         return run

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
+from pipelines.whole_files import disk
 
 # The key at id 0. No value of a field holds a comma, so nothing ever finds it; a
 # table made from a text file cannot have an empty line there.
@@ -75,8 +76,9 @@ class TableLookup(Lookup):
                 )
             else:
                 path = os.path.join(asset_dir, f"{feature}.txt")
-                with open(path, "wb") as file:
-                    file.write(b"\n".join(keys) + b"\n")
+                with disk.explaining("the vocabulary of the export", path):
+                    with open(path, "wb") as file:
+                        file.write(b"\n".join(keys) + b"\n")
                 initializer = tf.lookup.TextFileInitializer(
                     path,
                     key_dtype=tf.string,

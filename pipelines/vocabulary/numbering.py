@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pipelines.criteo.fields import Values, distinct_of_texts, texts_of_keys
 from pipelines.vocabulary.counting import Counter
 from pipelines.vocabulary.siphash import hash_texts
+from pipelines.whole_files import disk
 
 _CHUNK = 1 << 20
 _NO_TEXTS = pa.array([], pa.large_binary())
@@ -151,12 +152,12 @@ class StoredNumbering:
             "key": (numbering.keys, numbering.key_ids),
             "text": (numbering.texts, numbering.text_ids),
         }
-        with open(path, "wb") as file:
+        with disk.explaining("the numbers of values", path), open(path, "wb") as file:
             for name, (values, ids) in columns.items():
                 table = pa.table({name: values, "id": ids})
                 with pa.ipc.new_stream(file, table.schema) as stream:
                     stream.write_table(table)
-            numbering.counts.tofile(file)
+            file.write(np.ascontiguousarray(numbering.counts).data)
 
     def __len__(self):
         return self._size

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torch_zip import Storage, Tensor, dump, save, save_parts
 
+import tf_dlrm
 from tf_dlrm.interop.torch_files import read_torch_file
 
 
@@ -122,9 +123,9 @@ def test_nothing_outside_of_a_storage_is_read(offset, size, stride, tmp_path):
 
 
 def test_a_tensor_is_no_storage(tmp_path):
-    """A stride of 0 gives any length: as a storage it would reach beyond the file."""
+    """Its strides say nothing of what lies behind it in the file."""
     path = tmp_path / "t.pt"
-    endless = Tensor(Storage(np.zeros(24, "float32")), 0, (1 << 30,), (0,))
+    endless = Tensor(Storage(np.zeros(24, "float32")), 0, (24,), (0,))
     save(path, {"t": Tensor(endless, 0, (1 << 20,), (1,))})
     with pytest.raises(ValueError, match="something other than a storage"):
         read_torch_file(path)
@@ -161,3 +162,55 @@ def test_files_of_other_forms(tmp_path):
         archive.writestr("word/document.xml", "text")
     with pytest.raises(ValueError, match="without the data.pkl"):
         read_torch_file(path)
+
+
+def doubled(*leaf):
+    """Lists of lists, a line for each level: 2**60 of them, if all are shown."""
+    value = list(leaf)
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+def doubled_tuple():
+    value = ()
+    for _ in range(60):
+        value = (value, value)
+    return value
+
+
+def deep_tuple():
+    """A pickle of tuples, 200,000 deep, as the key of a dict: (((...))) -> None."""
+    return b"\x80\x02})" + b"\x85" * 200_000 + b"Ns."
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps({"state_dict": doubled()}, 2),
+        pickle.dumps({"state_dict": {"a": doubled()}}, 2),
+        pickle.dumps([doubled()], 2),
+        pickle.dumps({"state_dict": {"k" * 10_000_000: 1}}, 2),
+        pickle.dumps(doubled_tuple(), 2)[:-1] + b"\x80\x02}q\x00h\x00Ns.",
+        deep_tuple(),
+        b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
+        raw("torch._utils\n_rebuild_tensor_v2", pickle.dumps(doubled(), 2)[2:-1], b"R"),
+    ],
+    ids=["list", "entry", "top", "long key", "tuple", "deep", "deep list", "call"],
+)
+def test_what_cannot_be_printed_is_an_error_that_can(data, tmp_path):
+    path = tmp_path / "dlrm.pt"
+    save_parts(path, data)
+    with pytest.raises(ValueError) as error:
+        tf_dlrm.interop.from_facebookresearch_dlrm(path)
+    assert len(str(error.value)) < 1000
+
+
+def test_sizes_that_are_structures(tmp_path):
+    path = tmp_path / "t.pt"
+    storage = Storage(np.zeros(24, "float32"))
+    for size in ((doubled(1), doubled(2)), doubled(), (1 << 40,)):
+        save(path, {"t": Tensor(storage, 0, size, (0,) * len(size))})
+        with pytest.raises(ValueError, match="t.pt is not read: a tensor of size") as e:
+            read_torch_file(path)
+        assert len(str(e.value)) < 1000

@@ -263,3 +263,17 @@ def test_for_serving_removes_its_folder(vocabulary):
     del parser
     gc.collect()
     assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [b"\xff\xfe\xfd", b"\n\x02\xff\xff", b"\n\x06\n\x02C1\x12\xff", b"\x12\x00"],
+)
+def test_damaged_examples_are_errors_that_can_be_printed(inside):
+    """Not a UnicodeDecodeError of bytes that TensorFlow puts into its message."""
+    parser = criteo.Parser(HashVocabulary(10))
+    message = b"\n" + bytes([len(inside)]) + inside
+    whole = tf.train.Example().SerializeToString()
+    with pytest.raises(tf.errors.InvalidArgumentError) as error:
+        parser.features_of_examples(tf.constant([whole, message]))
+    assert "Invalid protocol message" in str(error.value)

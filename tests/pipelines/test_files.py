@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import files
+from pipelines.whole_files import disk
 
 
 def open_zstd(path, mode):
@@ -117,3 +118,24 @@ def test_how_much_of_the_stored_file_was_read(tmp_path, suffix):
     assert seen == sorted(seen) and seen[-1] == size
     half = seen[len(seen) // 2] / size
     assert 0.4 < half < 0.95  # a reader is ahead by some buffers
+
+
+def test_fingerprints_tell_content(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 5_000_000)
+    ((name, whole),) = disk.fingerprints([path])
+    assert name == "a" and whole.startswith("5000000:whole:")
+    ((_, blocks),) = disk.fingerprints([path], most_bytes=1 << 20)
+    assert blocks.startswith("5000000:blocks of 16384:")
+    for place in (0, 4_999_999, 20_000, 2_540_000):
+        content = bytearray(b"x" * 5_000_000)
+        content[place] = 0
+        path.write_bytes(content)
+        assert disk.fingerprints([path]) != [["a", whole]]
+        seen = disk.fingerprints([path], most_bytes=1 << 20) != [["a", blocks]]
+        assert seen == (place != 20_000)  # between two blocks, as it says
+    path.write_bytes(b"x" * 5_000_000)
+    os.rename(path, tmp_path / "moved")
+    (tmp_path / "b").mkdir()
+    os.rename(tmp_path / "moved", tmp_path / "b" / "a")
+    assert disk.fingerprints([tmp_path / "b" / "a"]) == [["a", whole]]

@@ -502,7 +502,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([tmp_path / "empty"], "is not the folder of a run"),
         ([tmp_path / "runs"], "but holds some: give"),
         ([run, tmp_path / "runs" / ".." / "runs" / "one"], "is given twice"),
-        ([damaged], "metrics.json is damaged."),
+        ([damaged], "metrics.json is damaged: no JSON text"),
         ([less], "it has no seconds"),
         ([torn], "metrics.csv is damaged."),
         ([odd], "it has no batch_size"),

@@ -5,10 +5,12 @@ import shutil
 
 import keras
 import pytest
+from lock_holder import holding
 
 from pipelines import cli
 from pipelines.runs import job
 from pipelines.runs.config import RunConfig
+from tf_dlrm.locks import InUseError
 
 pytestmark = pytest.mark.integration
 
@@ -114,11 +116,41 @@ def test_other_options_or_data_are_refused_by_name(cut, run, tmp_path, capsys):
     ):
         assert cli.main(["train", "--resume", "--out", run, *more]) == 2
         assert message in capsys.readouterr().err
-    # The same name, but another content.
-    (tmp_path / "a.tsv").write_text((cut / "a.tsv").read_text() * 2)
-    more = ["--train", str(tmp_path / "a.tsv")]
+
+
+@pytest.mark.parametrize("option", ["train", "valid"])
+def test_another_content_of_the_same_size_is_refused_by_name(
+    option, cut, run, tmp_path, capsys
+):
+    text = (cut / "a.tsv").read_bytes()
+    changed = bytes([text[0] ^ 1]) + text[1:]  # the first label
+    (tmp_path / "a.tsv").write_bytes(changed)
+    more = [f"--{option}", str(tmp_path / "a.tsv")]
     assert cli.main(["train", "--resume", "--out", run, *more]) == 2
-    assert "files was" in capsys.readouterr().err
+    assert f"begun, of a.tsv of --{option}. Bring back" in capsys.readouterr().err
+
+
+def test_a_run_of_before_contents_were_noted_goes_on(cut, run, capsys):
+    path = cut.__class__(run) / "config.json"
+    config = json.loads(path.read_text())
+    assert set(config["data"].pop("content")) == {"train", "valid"}
+    path.write_text(json.dumps(config))
+    assert cli.main(["train", "--resume", "--out", run]) == 0
+    assert "batch 2." in capsys.readouterr().out
+
+
+def test_two_trainings_into_one_folder(cut, run, capsys):
+    files = {path: path.stat() for path in cut.__class__(run).rglob("*")}
+    with holding(run) as process:
+        assert cli.main(["train", "--resume", "--out", run]) == 2
+        error = capsys.readouterr().err
+        assert f"{run} is being written by process {process.pid} on" in error
+        assert error.count("\n") == 1
+        for path, before in files.items():
+            assert path.stat().st_mtime_ns == before.st_mtime_ns or path.is_dir()
+    with holding(f"{run}/checkpoints"), pytest.raises(InUseError):
+        train(cut, run, resume=True)  # of ResumableTraining alone
+    assert cli.main(["train", "--resume", "--out", run]) == 0
 
 
 def test_a_run_that_can_go_on_is_not_overwritten(cut, run, capsys):

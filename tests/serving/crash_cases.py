@@ -82,7 +82,8 @@ def main():
         assert found == files(base / name), name
         assert min(found.values()) > 0 or "fingerprint.pb" in found
     leftovers = [path.name for path in base.iterdir() if not path.name.isdecimal()]
-    assert all(name.startswith(".tmp-") for name in leftovers)
+    assert all(name.startswith(".next.") for name in leftovers)
+    assert len(leftovers) <= 1  # each export removes those before
     print(f"passed: {num_kills} kills, {len(seen)} versions, {len(leftovers)} cut")
 
 

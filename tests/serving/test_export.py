@@ -6,13 +6,17 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_dlrm
+from pipelines import criteo
+from pipelines.vocabulary import Vocabulary
 from tf_dlrm import EmbeddingTable, FeatureSpec, layers
+from tf_dlrm.serving import export, versions
 
 SIZES = (500, 7, 30)
 
@@ -95,6 +99,36 @@ def test_versions_count_up_and_are_never_overwritten(tmp_path):
     with pytest.raises(FileExistsError, match="Version 7 .* never overwritten"):
         tf_dlrm.export_saved_model(model, tmp_path, version=7)
     assert {p.name for p in tmp_path.iterdir()} == {"1", "2", "7", "8", "notes"}
+
+
+def test_exports_at_once_each_have_a_number(tmp_path):
+    with versions.staged_directory(tmp_path, None) as slow:
+        (slow.path / "slow").write_text("")
+        with versions.staged_directory(tmp_path, None) as fast:
+            (fast.path / "fast").write_text("")
+    assert (fast.version, slow.version) == (1, 2)
+    assert (tmp_path / "1" / "fast").exists() and (tmp_path / "2" / "slow").exists()
+    with pytest.raises(FileExistsError, match="Version 3 .* never overwritten"):
+        with versions.staged_directory(tmp_path, 3):
+            (tmp_path / "3").mkdir()
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "3"}
+
+
+def test_the_vocabulary_leaves_no_files_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    vocabulary = Vocabulary([[b"a"]] + [[]] * 25)
+    parser = criteo.Parser(vocabulary)
+    model = tf_dlrm.DLRM(parser.spec(embedding_dim=2), (2,), (1,))
+    tf_dlrm.export_saved_model(model, tmp_path / "a", preprocessor=parser)
+    vocabulary_files = [".criteo-vocabulary*", "criteo-vocabulary*"]
+    left = [p for g in vocabulary_files for p in (tmp_path / "temporary").glob(g)]
+    assert not left
+    monkeypatch.setattr(export, "_replay", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tf_dlrm.export_saved_model(model, tmp_path / "a", preprocessor=parser)
+    left = [p for g in vocabulary_files for p in (tmp_path / "temporary").glob(g)]
+    assert not left and [path.name for path in (tmp_path / "a").iterdir()] == ["1"]
 
 
 def test_what_killed_exports_left_goes_after_a_day(tmp_path):

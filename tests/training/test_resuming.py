@@ -1,8 +1,10 @@
 """A training that was cut goes on as if it never was."""
 
 import errno
+import gc
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import subprocess
@@ -17,8 +19,10 @@ from small_model import make_data, make_model, make_spec, tables_of
 
 import tf_dlrm
 from pipelines import records
+from tf_dlrm.disk import WriteError
 from tf_dlrm.training import NotFiniteError, ResumableTraining
-from tf_dlrm.training.checkpoint_files import CheckpointError, CheckpointFolder
+from tf_dlrm.training.checkpoint_files import CheckpointFolder
+from tf_dlrm.training.positions import ResumableInput
 
 pytestmark = pytest.mark.integration
 
@@ -207,13 +211,13 @@ def test_a_full_disk_is_an_error_and_touches_no_checkpoint(when, folder, monkeyp
         where = np if when == "state" else os
         name = "savez" if when == "state" else "fsync"
         monkeypatch.setattr(where, name, full_disk if name == "fsync" else _full_savez)
-    with pytest.raises(CheckpointError, match="are as they were") as found:
+    with pytest.raises(WriteError, match="are as they were") as found:
         model.fit(dataset, callbacks=[checkpoint], verbose=0)
     assert found.value.errno == errno.ENOSPC
     assert read_all(folder) == before
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     if when == "before":
-        with pytest.raises(CheckpointError, match=r"needs .* MB in .* are free"):
+        with pytest.raises(WriteError, match=r"needs .* MB in .* are free"):
             make(folder).resume(model, read(folder))
 
 
@@ -223,7 +227,7 @@ def _full_savez(*_, **__):
 
 def test_a_folder_that_cannot_be_written_is_an_error_at_once(folder):
     (folder / "c").write_text("a file")
-    with pytest.raises(OSError, match="No checkpoint could be written to"):
+    with pytest.raises(OSError, match="a checkpoint cannot be written: File exists"):
         make(folder).resume(compiled(), read(folder))
     assert (folder / "c").read_text() == "a file"
 
@@ -392,3 +396,39 @@ def test_class_weights_go_with_a_resume(folder, tmp_path):
     for a, b, c in zip(whole.get_weights(), cut.get_weights(), expected.get_weights()):
         np.testing.assert_array_equal(b, a)
         np.testing.assert_allclose(a, c, atol=1e-6)
+
+
+def test_another_content_of_the_same_size_is_refused(folder):
+    fit(make(folder), compiled(), read(folder), epochs=1, cut_after=2)
+    path = folder / "data" / "train" / "part-00000_labels.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    message = "another dataset: part-00000_labels.npy has another content"
+    with pytest.raises(ValueError, match=message):
+        make(folder).resume(compiled(), read(folder))
+
+
+def test_a_checkpoint_of_before_contents_were_noted_goes_on(folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableInput, "describe", lambda self: self.description)
+        fit(make(folder), compiled(), read(folder), epochs=1, cut_after=2)
+    checkpoint = make(folder)
+    checkpoint.resume(compiled(), read(folder))
+    assert checkpoint.initial_batch == 2
+
+
+def test_hdf5_on_a_full_disk_is_an_ordinary_error(folder, capfd):
+    """Alone it prints a traceback for each object, and crashes at the end."""
+    checkpoint, model = make(folder), compiled()
+    dataset = checkpoint.resume(model, read(folder))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(WriteError, match="checkpoint cannot be written: File too"):
+            model.fit(dataset, callbacks=[checkpoint], verbose=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    gc.collect()
+    assert "h5py" not in capfd.readouterr().err
+    assert names(folder) == [] and not list((folder / "c").glob(".tmp*"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from tf_dlrm.features import EmbeddingTable, FeatureSpec
-from tf_dlrm.interop.torch_files import read_torch_file
+from tf_dlrm.interop.torch_files import read_torch_file, short
 from tf_dlrm.interop.weights import DenseStack, make_model
 from tf_dlrm.layers import CatInteraction, DotInteraction
 from tf_dlrm.model import DLRM
@@ -121,7 +121,7 @@ def _array(key, value) -> np.ndarray:
         value = value.numpy()
     if not isinstance(value, np.ndarray):
         raise ValueError(
-            f"'{key}' of the state_dict must be a tensor. Received: {value!r}"
+            f"{short(key)} of the state_dict must be a tensor. Received: {short(value)}"
         )
     return value
 
@@ -144,14 +144,14 @@ def _sort_weights(state):
         found = [key for key in unknown if re.fullmatch(pattern, key)]
         if found:
             raise ValueError(
-                f"The checkpoint has {what}: no counterpart. Found: {found[0]}"
+                f"The checkpoint has {what}: no counterpart. Found: {short(found[0])}"
             )
     absent = [name for name, found in weights.items() if not found]
     if unknown or absent:
         raise ValueError(
             "The state_dict is not that of facebookresearch/dlrm (bot_l.0.weight, "
             f"bot_l.0.bias, emb_l.0.weight, top_l.0.weight, ...). Missing: {absent}, "
-            f"not known: {unknown[:5]}"
+            f"not known: {short(unknown)}"
         )
     return weights
 
@@ -261,4 +261,4 @@ def _check_spec(spec, bottom, rows) -> None:
 
 def _describe(value) -> str:
     names = list(value)[:5] if isinstance(value, Mapping) else value
-    return f"{type(value).__name__} {names!r}"
+    return f"{type(value).__name__} {short(names)}"

@@ -8,8 +8,10 @@ Storages are memory maps: a tensor costs memory when it is read, and only then.
 
 import collections
 import io
+import math
 import os
 import pickle
+import reprlib
 import struct
 import zipfile
 from typing import Any, NamedTuple
@@ -42,6 +44,7 @@ _SKIPPED = {
     "torch.device",
     "torch.Size",
 }
+_MOST_IN_A_TUPLE, _DEEPEST_TUPLE = 100_000, 50
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip entry: the lengths of two fields
 
 
@@ -71,9 +74,33 @@ def read_torch_file(path) -> Any:
         raise ValueError(_not_a_zip(path)) from error
     except Exception as error:  # a hostile pickle can raise anything
         raise ValueError(
-            f"{path} is damaged, or no file of torch.save: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+            f"{path} is damaged, or no file of torch.save: {_describe(error)}"
+        ) from None  # it may hold what cannot be printed
+
+
+class _Short(reprlib.Repr):
+    """Text of whatever a file holds, of bounded length and in bounded time: a few
+    bytes can stand for a structure of gigabytes, or one that is 100,000 deep."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 100, 100
+
+    def repr_instance(self, x, level):
+        return f"<{type(x).__name__}>"
+
+    def repr_int(self, x, level):
+        return repr(x) if abs(x) < 1 << 128 else "<int of many digits>"
+
+
+def short(value: Any) -> str:
+    """Like `repr`, but for values of which nothing is known; see `_Short`."""
+    return _Short().repr(value)
+
+
+def _describe(error) -> str:
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else ""
+    return f"{type(error).__name__}: {text[:200]}".removesuffix(": ")
 
 
 def _not_a_zip(path) -> str:
@@ -122,19 +149,24 @@ class _Rebuild:
     __slots__ = ()
 
     def __call__(self, storage, offset, size, stride, *_):
-        counts = (offset, *size, *stride)
-        if len(size) != len(stride) or min(counts) < 0:
-            raise _Refused(f"a tensor of size {size} and stride {stride}")
+        is_whole = isinstance(size, tuple | list) and isinstance(stride, tuple | list)
+        counts = (offset, *size, *stride) if is_whole else ()
+        is_whole &= all(type(count) is int and count >= 0 for count in counts)
+        if not is_whole or len(size) != len(stride):
+            sizes = f"size {short(size)} and stride {short(stride)}"
+            raise _Refused(f"a tensor of {sizes}")
         if not isinstance(storage, _Storage):
             raise _Refused("a tensor that is made of something other than a storage")
         (values,) = storage
         if 0 in size:
             return np.zeros(size, values.dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-        if last >= len(values):
+        # More values than the storage has would come of a stride of 0, which stands
+        # for any number of them.
+        if last >= len(values) or math.prod(size) > len(values):
             raise _Refused(
-                f"a tensor of size {size}, stride {stride} and offset {offset} reaches "
-                f"beyond its storage of {len(values)} values"
+                f"a tensor of size {short(size)}, stride {short(stride)} and offset "
+                f"{short(offset)} reaches beyond its storage of {len(values)} values"
             )
         strides = [step * values.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(
@@ -151,8 +183,14 @@ class _RebuildParameter:
         return data
 
 
-class _Unpickler(pickle.Unpickler):
-    """Answers the names that a file of tensors needs, and no other."""
+class _Unpickler(pickle._Unpickler):
+    """Answers the names that a file of tensors needs, and no other.
+
+    In Python, not in C, to look at each tuple as it is made: hashing and printing take
+    a shared one as often as it is used, and a deep one on the stack of C.
+    """
+
+    dispatch = dict(pickle._Unpickler.dispatch)
 
     @classmethod
     def of(cls, path, archive):
@@ -161,13 +199,25 @@ class _Unpickler(pickle.Unpickler):
             raise _Refused("it is a zip file without the data.pkl of torch.save")
         folder = pickles[0].split("/")[0]
         order = f"{folder}/byteorder"
+        if order in archive.namelist():
+            _check_stored(archive.getinfo(order))
         if order in archive.namelist() and archive.read(order) != b"little":
             raise _Refused("it was written on a machine of the other byte order")
         _check_stored(archive.getinfo(pickles[0]))
         unpickler = cls(io.BytesIO(archive.read(pickles[0])))
         unpickler._path, unpickler._archive = path, archive
         unpickler._folder, unpickler._storages = folder, {}
+        unpickler._tuples = {}  # by id: the tuple, what it stands for, its depth
         return unpickler
+
+    def _check_tuple(self):
+        made = self.stack[-1]
+        parts = [self._tuples[id(x)] for x in made if id(x) in self._tuples]
+        size = len(made) + sum(size for _, size, _ in parts)
+        depth = 1 + max((depth for *_, depth in parts), default=0)
+        if size > _MOST_IN_A_TUPLE or depth > _DEEPEST_TUPLE:
+            raise _Refused("it holds a tuple of tuples that is too large")
+        self._tuples[id(made)] = made, size, depth
 
     def find_class(self, module, name):
         full_name = f"{module}.{name}"
@@ -182,20 +232,23 @@ class _Unpickler(pickle.Unpickler):
         if full_name in _SKIPPED:
             return _Skipped()
         raise _Refused(
-            f"it asks for {full_name}, and only tensors and plain containers are "
+            f"it asks for {full_name[:200]}, and only tensors and plain containers are "
             "read. Save the state_dict by itself: torch.save(model.state_dict(), path)"
         )
 
     def persistent_load(self, pid):
         kind, storage_type, key, _, num_values = pid
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
-            raise _Refused(f"it holds something other than storages: {kind!r}")
+        known = isinstance(key, str) and isinstance(storage_type, _StorageType)
+        if not known or not isinstance(kind, str) or kind != "storage":
+            raise _Refused(f"it holds something other than storages: {short(kind)}")
+        if type(num_values) is not int:
+            raise _Refused(f"a storage of {short(num_values)} values")
         if key not in self._storages:
             values = self._map(storage_type.dtype, key, num_values)
             self._storages[key] = _Storage(values)
         storage = self._storages[key]
         if storage.values.dtype != storage_type.dtype:
-            raise _Refused(f"storage {key} is used with two dtypes")
+            raise _Refused(f"storage {short(key)} is used with two dtypes")
         return storage
 
     def _map(self, dtype, key, num_values):
@@ -204,7 +257,7 @@ class _Unpickler(pickle.Unpickler):
         _check_stored(entry)
         if not 0 <= num_values * np.dtype(dtype).itemsize <= entry.file_size:
             raise _Refused(
-                f"storage {key} should hold {num_values} values of "
+                f"storage {short(key)} should hold {short(num_values)} values of "
                 f"{np.dtype(dtype)} and has {entry.file_size} bytes"
             )
         if num_values == 0:
@@ -214,6 +267,26 @@ class _Unpickler(pickle.Unpickler):
             lengths = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         first = entry.header_offset + _LOCAL_HEADER.size + sum(lengths)
         return np.memmap(self._path, dtype, "r", first, (num_values,))
+
+
+def _checking(load):
+    def load_and_check(self):
+        load(self)
+        self._check_tuple()
+
+    return load_and_check
+
+
+def _build(self):
+    """Gives an object attributes: `state_dict`s have some, nothing else needs any."""
+    if not isinstance(self.stack[-2], collections.OrderedDict | _Skipped):
+        raise _Refused(f"it gives attributes to {short(self.stack[-2])}")
+    pickle._Unpickler.load_build(self)
+
+
+_Unpickler.dispatch[pickle.BUILD[0]] = _build
+for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
+    _Unpickler.dispatch[_code[0]] = _checking(_Unpickler.dispatch[_code[0]])
 
 
 def _check_stored(entry):

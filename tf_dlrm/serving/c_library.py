@@ -55,7 +55,7 @@ def read_recorded(folder) -> list[Request]:
             )
             for each in json.loads(path.read_text(encoding="utf-8"))
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 

@@ -44,7 +44,8 @@ def export_saved_model(
     Args:
         model: A `DLRM`.
         base_dir: Directory of the model's versions, such as `"saved_models/ctr"`.
-        version: Positive integer; `None` for the one after the largest there.
+        version: Positive integer; `None` for the one after the largest there, when the
+            model is put in place: exports at once each have their own.
         preprocessor: A `pipelines.criteo.Parser`, to serve raw lines with the
             vocabulary of the training; or `None`.
         max_hotness: Length L to which `serving_default` takes bags padded with -1.
@@ -105,7 +106,7 @@ def export_saved_model(
             "EmbeddingCollection), to be exported. "
             f"Received: {type(model.embedding).__name__}"
         )
-    version = versions.choose_version(base_dir, version)
+    versions.choose_version(base_dir, version)  # fails now, not after all the work
     _check_finite(model)
     original = preprocessor
     wanted = ("spec", "features", "for_serving")
@@ -116,11 +117,16 @@ def export_saved_model(
                 f"{', '.join(wanted)}. Received: {type(preprocessor).__name__}"
             )
         _check_vocabulary(model.spec, preprocessor)
-        preprocessor = preprocessor.for_serving()
-    module = ServingModule(
-        model, int(max_hotness), preprocessor, candidate_features, table_dtype
-    )
-    with versions.staged_directory(base_dir, version) as staging:
+    with contextlib.ExitStack() as stack:
+        if preprocessor is not None:
+            preprocessor = preprocessor.for_serving()
+            # Its files are copied, and large: they go at once, also on an error.
+            stack.callback(getattr(preprocessor, "close", lambda: None))
+        module = ServingModule(
+            model, int(max_hotness), preprocessor, candidate_features, table_dtype
+        )
+        staged = stack.enter_context(versions.staged_directory(base_dir, version))
+        staging = staged.path
         with _quiet():  # it would name the temporary directory
             tf.saved_model.save(module, str(staging), signatures=module.functions)
         _write_description(model, staging, module, int(max_hotness))
@@ -130,7 +136,7 @@ def export_saved_model(
         record(recorded, staging)
         warm_up.write(for_warm_up, pathlib.Path(base_dir).name, staging)
         _replay(recorded + for_warm_up, staging)
-    return str(pathlib.Path(base_dir) / str(version))
+    return str(pathlib.Path(base_dir) / str(staged.version))
 
 
 @contextlib.contextmanager

@@ -1,16 +1,21 @@
 """Version directories: `base/1`, `base/2`, ... Written beside, renamed into place."""
 
 import contextlib
+import errno
 import os
 import pathlib
 import shutil
 import tempfile
 import time
 
+import tensorflow as tf
+
 from tf_dlrm import disk
 
 _PREFIX = ".tmp-"
 _ABANDONED_SECONDS = 24 * 3600
+_TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
+_OF_WRITING = (tf.errors.OpError, RuntimeError)  # TensorFlow's, of a full disk
 
 
 def existing_versions(base_dir) -> list[int]:
@@ -45,33 +50,69 @@ def choose_version(base_dir, version: int | None) -> int:
     return version
 
 
+class Staged:
+    """A version that is being written.
+
+    Attributes:
+        path: Where to write it.
+        version: Its number, which is final only when it is in place.
+    """
+
+    def __init__(self, path: pathlib.Path, version: int):
+        self.path, self.version = path, version
+
+
 @contextlib.contextmanager
-def staged_directory(base_dir, version: int):
-    """Yields a temporary directory that becomes `base_dir/version` on success.
+def staged_directory(base_dir, version: int | None):
+    """Yields a `Staged`, whose directory becomes `base_dir/<version>` on success.
 
     Its name is no integer, so that TensorFlow Serving does not look at it. On an
-    error it is removed.
+    error it is removed; what killed exports of this host left is removed first.
+
+    Args:
+        base_dir: Directory of the versions.
+        version: The number; `None` for the one after the largest that is there at the
+            end: of exports at once, each has its own.
+
+    Raises:
+        FileExistsError: If another export has taken the version meanwhile.
+        tf_dlrm.disk.WriteError: If it cannot be written, an `OSError`.
     """
     base_dir = pathlib.Path(base_dir)
-    base_dir.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(base_dir)
-    staging = pathlib.Path(
-        tempfile.mkdtemp(prefix=f"{_PREFIX}{version}-", dir=base_dir)
-    )
-    try:
-        yield staging
-        staging.chmod(0o755)  # mkdtemp's 0o700 would hide it from a server's user
-        disk.sync_tree(staging)
-        # Renaming onto a version that appeared meanwhile fails: it is not empty.
-        os.rename(staging, base_dir / str(version))
-        disk.sync(base_dir)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    kept = "Versions that are there are as they were."
+    with disk.explaining("the exported model", base_dir, kept, also=_OF_WRITING):
+        base_dir.mkdir(parents=True, exist_ok=True)
+        disk.remove_abandoned(base_dir)
+        _remove_abandoned(base_dir)
+        name = disk.temporary_name(str(version or "next"))
+        staging = pathlib.Path(tempfile.mkdtemp(prefix=name, dir=base_dir))
+        try:
+            staged = Staged(staging, choose_version(base_dir, version))
+            yield staged
+            staging.chmod(0o755)  # mkdtemp's 0o700 would hide it from a server's user
+            disk.sync_tree(staging)
+            staged.version = _put_in_place(staging, base_dir, version)
+            disk.sync(base_dir)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+def _put_in_place(staging, base_dir, version) -> int:
+    """Gives a directory its name; another that appears meanwhile is never replaced."""
+    while True:
+        number = choose_version(base_dir, version)
+        try:
+            os.rename(staging, base_dir / str(number))  # fails where it is not empty
+            return number
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
 
 
 def _remove_abandoned(base_dir):
-    """Removes what killed exports left; after a day, for others may be at work."""
+    """Removes what killed exports of earlier versions left, whose names do not tell
+    the process; after a day, for others may be at work."""
     for path in base_dir.glob(f"{_PREFIX}*"):
         try:
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 
+from tf_dlrm import disk
 from tf_dlrm.summary import format_bytes
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
@@ -48,7 +49,8 @@ def draw_plan(plan, path=None):
     _finish(lookups, "Lookups", imbalance, what)
     _add_legend(figure, plan)
     if path is not None:
-        figure.savefig(path, dpi=150, facecolor="white")
+        with disk.explaining("the picture", path):
+            figure.savefig(path, dpi=150, facecolor="white")
     return figure
 
 
@@ -90,7 +92,8 @@ def draw_scaling(rows, path=None):
     handles, labels = panels[0].get_legend_handles_labels()
     _legend(figure, handles, labels)
     if path is not None:
-        figure.savefig(path, dpi=150, facecolor="white")
+        with disk.explaining("the picture", path):
+            figure.savefig(path, dpi=150, facecolor="white")
     return figure
 
 

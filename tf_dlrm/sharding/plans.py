@@ -325,7 +325,13 @@ class Plan(Sequence):
             shards = [Shard(**dict(zip(fields, each))) for each in found["shards"]]
             loads = [TableLoad(**_as_tuples(each)) for each in found["tables"]]
             numbers = found["num_devices"], found["batch_size"]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (
+            KeyError,
+            TypeError,
+            RecursionError,
+            ValueError,
+            AttributeError,
+        ) as error:
             raise ValueError(
                 "This is not the JSON text of a Plan, as `to_json()` writes it: "
                 f"{type(error).__name__}: {error}"

@@ -16,17 +16,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tf_dlrm import disk
+from tf_dlrm import disk, locks
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _TEMPORARY, _DAMAGED = ".tmp-", "damaged-"
 _NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
+_KEPT = "Checkpoints that are there are as they were."
+_THEN = "start the training again to go on from the newest"
 _SPARE_BYTES = 1 << 20  # for the file system's own needs
-
-
-class CheckpointError(OSError):
-    """A checkpoint could not be written; those that are there were not touched."""
 
 
 class CheckpointFolder:
@@ -38,6 +36,7 @@ class CheckpointFolder:
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
+        self._lock = self.path / ".lock"
 
     def names(self) -> list[str]:
         """Names of the checkpoints, oldest first; none of them was looked into."""
@@ -48,32 +47,46 @@ class CheckpointFolder:
         return [name for _, _, name in sorted(keys)]
 
     def check_writable(self, num_bytes: int) -> None:
-        """Looks whether a checkpoint could be written; removes what killed saves left.
+        """Takes the folder for this process, and looks whether it can be written to.
+
+        What killed saves left is removed.
 
         Args:
             num_bytes: Its size, about.
 
         Raises:
-            CheckpointError: If the folder cannot be written to, or the disk is full.
+            InUseError: If another process writes checkpoints there; nothing was
+                touched. It can when `release` is called, or this process ends.
+            WriteError: If the folder cannot be written to, or the disk is full.
         """
-        try:
+        with self._explaining():
             self.path.mkdir(parents=True, exist_ok=True)
+            if not locks.holds(self._lock):
+                locks.take(self._lock, self.path)
             for left in self.path.glob(f"{_TEMPORARY}*"):
                 shutil.rmtree(left, ignore_errors=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
-        except OSError as error:
-            raise _failure(self.path, error) from error
-        self._check_space(num_bytes)
+            self._check_space(num_bytes)
+
+    def release(self) -> None:
+        """Lets other processes write checkpoints into the folder again."""
+        locks.release(self._lock)
+
+    def _explaining(self):
+        return disk.explaining(
+            "a checkpoint", self.path, _KEPT, _THEN, also=(RuntimeError,)
+        )
 
     def _check_space(self, num_bytes):
         free = shutil.disk_usage(self.path).free
         if free < num_bytes + _SPARE_BYTES:
-            raise CheckpointError(
+            raise disk.WriteError(
                 errno.ENOSPC,
                 f"A checkpoint needs {_megabytes(num_bytes)} in {self.path}, but "
-                f"{_megabytes(free)} are free. Checkpoints that are there are as they "
-                "were.",
+                f"{_megabytes(free)} are free.",
+                _KEPT,
+                _THEN,
             )
 
     def write(
@@ -95,8 +108,12 @@ class CheckpointFolder:
             The checkpoint's folder.
 
         Raises:
-            CheckpointError: If it cannot be written. Others are as they were.
+            WriteError: If it cannot be written. Others are as they were.
         """
+        with self._explaining():
+            return self._write(step, facts, write_files, num_bytes)
+
+    def _write(self, step, facts, write_files, num_bytes):
         staging = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -117,10 +134,6 @@ class CheckpointFolder:
             final = self._free_path(step)
             os.rename(staging, final)
             disk.sync(self.path)
-        except CheckpointError:
-            raise
-        except (OSError, RuntimeError) as error:  # h5py's are RuntimeErrors too
-            raise _failure(self.path, error) from error
         finally:
             if staging is not None:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -147,7 +160,14 @@ class CheckpointFolder:
             files, facts, written_as = (
                 content[k] for k in ("files", "facts", "format")
             )
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            RecursionError,
+        ):
             raise ValueError(f"{folder}: {MANIFEST} cannot be read") from None
         if told != _sum_content(content):
             raise ValueError(f"{folder}: {MANIFEST} is not what was written")
@@ -168,7 +188,7 @@ class CheckpointFolder:
         try:
             text = (self.path / name / MANIFEST).read_text(encoding="utf-8")
             return json.loads(text)["facts"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
     def find_newest(self, say: Callable[[str], None]) -> tuple[str, dict] | None:
@@ -212,15 +232,6 @@ class CheckpointFolder:
         with contextlib.suppress(OSError):
             os.rename(folder, doomed)
         shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _failure(path, error):
-    words = getattr(error, "strerror", None) or str(error)
-    return CheckpointError(
-        getattr(error, "errno", None) or errno.EIO,
-        f"No checkpoint could be written to {path}: {words}. Checkpoints that are "
-        "there are as they were.",
-    )
 
 
 def _megabytes(num_bytes):

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm import disk
+
 
 class Position:
     """Where the next iteration of a dataset begins.
@@ -83,6 +85,8 @@ class ResumableInput:
         num_batches: Batches in an epoch, `None` where that is not known.
         is_endless: Whether the dataset goes on with the next epoch by itself.
         epochs_differ: Whether epochs have different numbers of batches.
+        files: Files whose content decides the batches: a checkpoint that was written
+            with another content is refused (see `tf_dlrm.disk.fingerprints`).
     """
 
     description: dict[str, Any]
@@ -91,6 +95,13 @@ class ResumableInput:
     num_batches: int | None = None
     is_endless: bool = False
     epochs_differ: bool = False
+    files: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """The description, with what tells the content of the files."""
+        if not self.files:
+            return self.description
+        return {**self.description, "content": disk.fingerprints(self.files)}
 
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """Returns the dataset, with this as its attribute."""
@@ -111,6 +122,29 @@ class ResumableInput:
             # epoch that begins in the middle.)
             dataset.cardinality = lambda: tf.constant(self.num_batches, tf.int64)
         return dataset, position
+
+
+def find_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs in two descriptions, each as a phrase.
+
+    Checkpoints of earlier versions do not know the content of files.
+    """
+    contents = before.get("content"), now.get("content")
+    differing = [
+        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted({*before, *now} - {"content"})
+        if before.get(name) != now.get(name)
+    ]
+    if differing or None in contents or contents[0] == contents[1]:
+        return differing
+    return [f"{name} has another content" for name in changed_files(*contents)]
+
+
+def changed_files(before: list[list[str]], now: list[list[str]]) -> list[str]:
+    """Names of the files whose fingerprints differ, or are on one side alone."""
+    both = zip(before, now)
+    changed = [old[0] for old, new in both if list(old) != list(new)]
+    return changed + [name for name, _ in [*before[len(now) :], *now[len(before) :]]]
 
 
 def resumable_input(dataset) -> ResumableInput | None:

@@ -139,7 +139,7 @@ class ResumableTraining(keras.callbacks.Callback):
         given = positions.resumable_input(dataset)
         if not isinstance(model, keras_hooks.FitsUnderStrategies):
             given = None
-        self._description = None if given is None else given.description
+        self._description = None if given is None else given.describe()
         self._check_input(facts)
         self.initial_epoch, self.initial_batch = facts.get("epoch", 0), 0
         self._history = facts.get("history", {"epoch": [], "logs": []})
@@ -176,16 +176,12 @@ class ResumableTraining(keras.callbacks.Callback):
                 f"that {_can(before)} begin in mid-epoch. This one "
                 f"{_can(self._description)}."
             )
-        names = sorted({*before, *self._description})
-        differing = [
-            f"{name} was {before.get(name)!r}, is {self._description.get(name)!r}"
-            for name in names
-            if before.get(name) != self._description.get(name)
-        ]
-        raise ValueError(
-            f"The checkpoints in {self._folder.path} were written with another "
-            f"dataset: {'; '.join(differing)}."
-        )
+        differing = positions.find_differences(before, self._description)
+        if differing:
+            raise ValueError(
+                f"The checkpoints in {self._folder.path} were written with another "
+                f"dataset: {'; '.join(differing)}."
+            )
 
     # What Keras calls
 
@@ -268,6 +264,7 @@ class ResumableTraining(keras.callbacks.Callback):
     def on_fit_exit(self):
         """Called at the end of `fit`, also where it fails."""
         self._termination.end()
+        self._folder.release()
         self._resumed = None
         if self._position is not None:
             self._position.epoch = self._position.batch = 0

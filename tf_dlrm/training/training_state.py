@@ -4,6 +4,7 @@ They hold weights, tables and the state of optimizers, but not the seeds of drop
 metrics in the middle of an epoch.
 """
 
+import io
 import math
 import warnings
 
@@ -20,8 +21,72 @@ def write(model, metrics: dict[str, np.ndarray], folder) -> None:
         metrics: What `get_metrics` returned, or nothing.
         folder: The folder.
     """
-    model.save_weights(folder / WEIGHTS)
+    with _WeightsFile(folder / WEIGHTS) as file:
+        model.save_weights(file)
+        file.check()
     np.savez(folder / STATE, **_get_variables(model), **metrics, **_get_guard(model))
+
+
+class _WeightsFile(io.BytesIO):
+    """A file on disk that HDF5 writes to, where a full disk is an ordinary error.
+
+    HDF5 cannot close a file of its own once a write has failed: it prints a traceback
+    for each object in it, and crashes at the end of the process. So it is told that all
+    went well, and `check` raises the first failure. (Keras takes a path or a `BytesIO`
+    of which nothing but these methods is used.)
+
+    Args:
+        path: The file, named as Keras wants it.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self._path, self._error = str(path), None
+        self._file = open(path, "w+b", buffering=0)
+        self._end = 0
+
+    def __str__(self):
+        return self._path
+
+    def write(self, data):
+        data = memoryview(data).cast("B")
+        start, done = self._file.tell(), 0
+        try:
+            while done < len(data) and self._error is None:
+                done += self._file.write(data[done:])
+        except OSError as error:
+            self._error = error
+        self._end = max(self._end, start + len(data))
+        self._file.seek(start + len(data))
+        return len(data)
+
+    def readinto(self, buffer):
+        return self._file.readinto(buffer)
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        if whence == io.SEEK_END:  # of all that it believes to have written
+            offset, whence = offset + self._end, io.SEEK_SET
+        return self._file.seek(offset, whence)
+
+    def tell(self):
+        return self._file.tell()
+
+    def truncate(self, size=None):
+        self._end = self.tell() if size is None else size
+        try:
+            self._file.truncate(self._end)
+        except OSError as error:
+            self._error = self._error or error
+        return self._end
+
+    def check(self):
+        """Raises the first failure of a write."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self):
+        self._file.close()
+        super().close()
 
 
 def restore(model, folder) -> dict[str, np.ndarray]:

@@ -181,7 +181,7 @@ def test_two_processes_do_not_write_one_output(exported, log, tmp_path):
     output = tmp_path / "scores.csv"
 
     def score(lines):
-        with pytest.raises(ValueError, match="being written by another process"):
+        with pytest.raises(ValueError, match="scores.csv is being written by process"):
             scoring.score_files(exported, log, output, **options())
         return exported.score(lines)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tensorboard.plugins import projector
 
+from tf_dlrm import disk
 from tf_dlrm.training.watching.events import TRAIN, Watcher
 
 
@@ -57,6 +58,10 @@ class EmbeddingProjector(Watcher):
 
     def on_epoch_end(self, epoch, logs=None):
         folder = self.log_dir / TRAIN / "projector"
+        with disk.explaining("rows for the projector", folder):
+            self._write_tables(folder)
+
+    def _write_tables(self, folder):
         folder.mkdir(parents=True, exist_ok=True)
         config = projector.ProjectorConfig()
         sizes = {t.name: t.vocabulary_size for t in self.model.spec.tables}
