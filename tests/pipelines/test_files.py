@@ -21,7 +21,7 @@ def test_expand_paths_sorts_globs_and_keeps_order(tmp_path):
     assert files.expand_paths([tmp_path / "c[1]", f"{tmp_path}/[ab]"]) == [
         str(tmp_path / name) for name in ("c[1]", "a", "b")
     ]
-    with pytest.raises(ValueError, match="Named twice: .*/b'"):
+    with pytest.raises(ValueError, match="listed twice: .*/b'"):
         files.expand_paths([tmp_path / "b", f"{tmp_path}/[ab]"])
     assert files.expand_paths(tmp_path / "c[1]") == [str(tmp_path / "c[1]")]
 
