@@ -21,6 +21,7 @@ _MAGICS = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
+    b"\x5d\0\0": "xz",  # its older form, .lzma
     b"\x04\x22\x4d\x18": "lz4",
     b"PK\x03\x04": "zip",
 }
@@ -41,6 +42,7 @@ _OTHERS = {
     b"\x1f\x9d": "a file of the program `compress`",
     b"\xff\x06\0\0sNaPpY": "a Snappy file",
     b"\x89LZO": "an lzop file",
+    b"\x02\x21\x4c\x18": "an lz4 file of the old format",
     b"ORC": "an ORC file",
     b"Obj\x01": "an Avro file",
     b"ARROW1": "an Arrow (Feather) file",
@@ -229,6 +231,11 @@ class _ArrowFile(io.RawIOBase):
         try:
             num_bytes = self._stream.readinto(buffer)
         except OSError as error:
+            if "memory" in str(error):  # as of `zstd --long=31`
+                raise ValueError(
+                    f"{self._path}: its {self._codec} window is too large to read. "
+                    "Compress it again without --long."
+                ) from error
             raise EOFError(str(error)) from error
         self._position += num_bytes
         return num_bytes

@@ -7,9 +7,7 @@ import stat
 import threading
 from collections.abc import Iterator, Sequence
 
-from pipelines.compression import DAMAGES, Content, compression_of, open_content
-
-__all__ = ["BlockReader", "Paths", "compression_of", "count_lines", "expand_paths"]
+from pipelines.compression import DAMAGES, Content, open_content
 
 MAX_LINE_BYTES = 16 << 20
 _MAX_OPEN_FILES = 64
@@ -57,6 +55,8 @@ def expand_paths(paths: Paths) -> list[str]:
         if not isinstance(path, str):
             raise TypeError(f"Paths must be text. Received: {path!r}")
         found = [path]
+        if path.startswith("file:/") and not os.path.exists(path):
+            raise ValueError(f"{path!r} is an address. Name the path alone.")
         if _ADDRESS.match(path) and not os.path.exists(path):
             raise ValueError(
                 f"{path!r} is a remote address, and only local files are read. Copy "
@@ -225,9 +225,12 @@ class BlockReader:
             return block
         rest = content.stream.readline(MAX_LINE_BYTES)
         if len(rest) == MAX_LINE_BYTES:
+            what = "Is it a text file?"
+            if b"\r" in rest:
+                what = r"Do lines end in a carriage return alone? Run tr '\r' '\n'."
             raise ValueError(
                 f"{path}: a line is longer than {MAX_LINE_BYTES:,} bytes, near byte "
-                f"{offset + len(block):,}. Is it a text file?"
+                f"{offset + len(block):,}. {what}"
             )
         return block + rest
 

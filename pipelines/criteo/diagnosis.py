@@ -104,9 +104,8 @@ def _look(block):
         return "looks like HTML or XML: a download that failed? Fetch it again."
     if first.startswith((b"{", b"[")):
         return f"looks like JSON. {_LAYOUT} {_TABLE}"
-    if sum(bool(re.match(rb"\S+( \S*[0-9]:\S+)+", line)) for line in lines) * 2 > len(
-        lines
-    ):
+    pairs = [line for line in lines if re.match(rb"\S+( \S*[0-9]:\S+)+", line)]
+    if len(pairs) * 2 > len(lines):
         return f"looks like LibSVM's format. {_LAYOUT} {_TABLE}"
     num_columns = _most_common(line.count(b"\t") for line in lines) + 1
     if num_columns in (NUM_COLUMNS, NUM_COLUMNS - 1):

@@ -7,11 +7,12 @@ import numpy as np
 
 from pipelines import records
 from pipelines import vocabulary as vocabularies
+from pipelines.compression import compression_of
 from pipelines.criteo import Parser, read, tables
 from pipelines.criteo.diagnosis import no_rows
 from pipelines.criteo.scanning import ChunkReader, scan
 from pipelines.criteo.tables import is_parquet
-from pipelines.files import Paths, compression_of, expand_paths
+from pipelines.files import Paths, expand_paths
 from pipelines.multi_hot import MultiHot
 from pipelines.prepare import VOCABULARY, WORK
 from pipelines.progress import bar

@@ -51,6 +51,7 @@ READ = {
     "gzip of two members": gzip.compress(CONTENT[:9]) + gzip.compress(CONTENT[9:]),
     "bzip2": bz2.compress(CONTENT),
     "xz": lzma.compress(CONTENT),
+    "xz of the older form": lzma.compress(CONTENT, lzma.FORMAT_ALONE),
     "zstd": arrow("zstd"),
     "zstd after a frame to skip": skipped(4, arrow("zstd")),
     "zstd after a long frame to skip": skipped(5000, arrow("zstd")),
@@ -122,6 +123,7 @@ def test_what_is_no_file_is_named(tmp_path):
         ("/dev/zero", "is a device"),
         ("s3://bucket/day_*.gz", "is a remote address, and only local"),
         ("gs://bucket/day_0", "is a remote address"),
+        ("file:///day_0", "is an address. Name the path alone"),
         (tmp_path / "link", "it is a link to 'nowhere', which does not exist"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=match):
