@@ -2,6 +2,7 @@
 
 import collections
 import os
+import re
 import threading
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ HEADER = "path\tline\treason\tnum_bytes\trow\n"
 MAX_ROW_BYTES = 1024
 MIN_ROWS_TO_JUDGE = 10_000
 _NUM_PLACES = 5
+_HEADER_LINE = re.compile(r":1: the label must be 0 or 1, found '[A-Za-z_]")
 _OTHER_FILE = "Most rows are bad: is it a file of another layout?"
 
 
@@ -168,6 +170,11 @@ class Quarantine:
             option = f"To leave them out, allow a larger share: --max-bad-share {share}"
             if self.num_bad * 2 > self.num_rows:  # not a row here and there
                 advice = option = explain(self._bad_path) or _OTHER_FILE
+            elif all(_HEADER_LINE.search(place) for place in self._places):
+                advice = option = (
+                    "The first line is a header: remove it, for instance with tail -n "
+                    "+2."
+                )
             error = BadRowsError("\n".join([*lines, advice]))
             error.one_line = f"{lines[0]} First: {lines[1].strip()[:160]}. {option}"
             if self.path is not None:

@@ -111,6 +111,9 @@ class LogData:
             return
         if vocabulary is not None or not self.num_rows or self._sampling:
             self.num_rows = count_rows(self._train, self._sampling)
+        if not self.num_rows:
+            nothing = "The sample of the negatives leaves no row to train on."
+            raise ValueError(nothing if self._sampling else no_rows(self._train))
 
     @property
     def rows_by_epoch(self) -> list[int]:

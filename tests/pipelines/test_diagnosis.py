@@ -78,6 +78,17 @@ def test_some_bad_rows_are_not_another_layout(tmp_path):
     assert error.value.one_line.endswith("--max-bad-share 0.2")
 
 
+def test_a_header_is_named(tmp_path):
+    names = [*(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))]
+    header = text("label", names[:13], names[13:], rows=1)
+    (tmp_path / "log").write_text(header + text(rows=9))
+    with pytest.raises(BadRowsError, match="The first line is a header: remove it"):
+        Vocabulary.build(tmp_path / "log")
+    (tmp_path / "log").write_text(text(rows=9) + header)
+    with pytest.raises(BadRowsError, match="max_bad_share=0.2.$"):
+        Vocabulary.build(tmp_path / "log")
+
+
 @pytest.mark.parametrize("content", [None, b"", b"\n\n\n", b"PAR1\0"])
 def test_there_may_be_nothing_to_say(tmp_path, content):
     if content is not None:

@@ -264,6 +264,14 @@ def test_rows_without_a_label(tmp_path):
     assert tables.to_lines(batch).split(b"\n")[0].count(b"\t") == 38
 
 
+def test_a_table_without_rows_is_said_so(tmp_path, capsys):
+    path = write(tmp_path / "none.parquet", columns_of(0))
+    for options in ([], ["--hash-buckets", "9"]):
+        command = ["train", "--train", path, "--out", str(tmp_path / "run"), *options]
+        assert cli.main(command) == 2
+        assert f"{path} contains no valid rows." in capsys.readouterr().err
+
+
 @pytest.mark.integration
 def test_commands_read_parquet_as_the_lines_that_it_stands_for(tmp_path):
     """train, evaluate, predict and profile-trace; rows of any order of types."""
