@@ -1,19 +1,19 @@
 """Files of lines: which ones are meant, and reading them in blocks of whole lines."""
 
 import glob
-import gzip
-import io
 import os
+import re
+import stat
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 
-import pyarrow
+from pipelines.compression import DAMAGES, Content, open_content
 
 MAX_LINE_BYTES = 16 << 20
-_GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_OPEN_FILES = 64
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_HIDDEN = ("_", ".")
+_SUCCESS = "_SUCCESS"  # of Hadoop and Spark, beside the parts of a data set
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
@@ -24,14 +24,17 @@ def expand_paths(paths: Paths) -> list[str]:
     Args:
         paths: A path, a glob (`*`, `?`, `[...]`), or a sequence of either. The
             files of a glob are sorted; otherwise the order is kept. A path that
-            exists is never read as a glob.
+            exists is never read as a glob. A folder of part files, as Spark writes it,
+            stands for them. Names in a folder or a glob that begin with "_" or "." are
+            left out, such as `_SUCCESS`.
 
     Returns:
         The paths of the files, at least one.
 
     Raises:
         FileNotFoundError: If a file is missing or a glob matches nothing.
-        ValueError: If a path is a directory, a file is named twice, or there is
+        ValueError: If a path is a directory of other files, a pipe or a remote
+            address, a file is listed twice, also by way of a link, or there is
             nothing to read in any of the files.
 
     Example:
@@ -51,30 +54,86 @@ def expand_paths(paths: Paths) -> list[str]:
     for path in map(os.fspath, paths):
         if not isinstance(path, str):
             raise TypeError(f"Paths must be text. Received: {path!r}")
-        if os.path.exists(path) or not glob.has_magic(path):
-            expanded.append(path)
-            continue
-        matches = sorted(glob.glob(path, recursive=True))
-        if not matches:
-            raise FileNotFoundError(f"No file matches the pattern {path!r}.")
-        expanded.extend(matches)
+        found = [path]
+        if path.startswith("file:/") and not os.path.exists(path):
+            raise ValueError(f"{path!r} is an address. Name the path alone.")
+        if _ADDRESS.match(path) and not os.path.exists(path):
+            raise ValueError(
+                f"{path!r} is a remote address, and only local files are read. Copy "
+                "the files to a local folder, or mount them as one."
+            )
+        if not os.path.exists(path) and glob.has_magic(path):
+            found = [p for p in glob.glob(path, recursive=True) if _is_meant(p, path)]
+            if not found:
+                raise FileNotFoundError(f"No file matches the pattern {path!r}.")
+        for one in sorted(found):
+            _check(one)
+            expanded += _list_folder(one) if os.path.isdir(one) else [one]
     if not expanded:
         raise ValueError("`paths` must name at least one file. Received none.")
+    names = {}
     for path in expanded:
-        if os.path.isdir(path):
-            raise ValueError(
-                f"{path!r} is a directory. Name its files, for instance with the "
-                f"pattern {os.path.join(path, '*')!r}."
-            )
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"There is no file {path!r}.")
-    places = [os.path.realpath(path) for path in expanded]
-    repeated = sorted({path for path in places if places.count(path) > 1})
-    if repeated:
-        raise ValueError(f"Named twice: {', '.join(map(repr, repeated))}.")
+        status = os.stat(path)
+        file = status.st_dev, status.st_ino
+        if file in names:
+            first = names[file]
+            link = "" if first == path else f" and, through a link, {path!r}"
+            raise ValueError(f"The same file is listed twice: {first!r}{link}.")
+        names[file] = path
     if all(os.path.getsize(path) == 0 for path in expanded):
         raise ValueError(f"There is nothing in {', '.join(map(repr, expanded))}.")
     return expanded
+
+
+def _is_meant(path: str, pattern: str = "") -> bool:
+    """Whether no name in a path is hidden, but for those that the pattern has."""
+    asked = pattern.split(os.sep)
+    if any(name.startswith(_HIDDEN) and glob.has_magic(name) for name in asked):
+        return True
+    names = path.split(os.sep)
+    return not any(name.startswith(_HIDDEN) and name not in asked for name in names)
+
+
+def _check(path):
+    """Raises unless a path leads to a folder or to a file that can be read again."""
+    if not os.path.exists(path):
+        if os.path.islink(path):
+            raise FileNotFoundError(
+                f"There is no file {path!r}: it is a link to {os.readlink(path)!r}, "
+                "which does not exist."
+            )
+        raise FileNotFoundError(f"There is no file {path!r}.")
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
+        raise ValueError(
+            f"{path!r} is {kind}, and files are read more than once. Write its content "
+            "to a file first."
+        )
+
+
+def _list_folder(folder):
+    """The files of a folder that one job wrote in parts."""
+    names = sorted(os.listdir(folder))
+    parts = [os.path.join(folder, name) for name in names if _is_meant(name)]
+    is_whole = _SUCCESS in names or all(map(_is_part, parts))
+    if not is_whole or not any(map(os.path.getsize, parts)):
+        raise ValueError(
+            f"{folder!r} is a directory, and not one of part files. Name its files, "
+            f"for instance with the pattern {os.path.join(folder, '*')!r}."
+        )
+    for path in parts:
+        _check(path)
+        if os.path.isdir(path):
+            raise ValueError(
+                f"{folder!r} is a directory that holds folders. Name the files, for "
+                f"instance with the pattern {os.path.join(folder, '*', '*')!r}."
+            )
+    return parts
+
+
+def _is_part(path):
+    return os.path.basename(path).startswith("part")
 
 
 def stamp(path: str) -> tuple[int, int, int]:
@@ -89,7 +148,7 @@ def count_lines(block: bytes) -> int:
 
 
 class BlockReader:
-    """Reads a plain, gzip or zstd file in blocks of whole lines, from any offset.
+    """Reads a plain or compressed file in blocks of whole lines, from any offset.
 
     A block depends on nothing but the file and the offset, so a reader can be
     shared by iterators, and an iterator resumed in its middle, while blocks that
@@ -133,38 +192,47 @@ class BlockReader:
             last line of a file may have no line end.
 
         Raises:
-            ValueError: If a compressed file was cut short or damaged, or a line is
-                longer than `MAX_LINE_BYTES`.
+            ValueError: If a compressed file was cut short or damaged, a file holds
+                something else than lines, or a line is longer than `MAX_LINE_BYTES`.
         """
         with self._lock:
-            file = self._open_files.pop((path, offset), None)
+            content = self._open_files.pop((path, offset), None)
         try:
-            if file is None:
-                file = _open(path)
-                file.seek(offset)
-            block = file.read(self.block_bytes)
-            if block and not block.endswith(b"\n"):
-                rest = file.readline(MAX_LINE_BYTES)
-                if len(rest) == MAX_LINE_BYTES:
-                    raise ValueError(
-                        f"{path}: a line is longer than {MAX_LINE_BYTES:,} bytes, "
-                        f"near byte {offset + len(block):,}. Is it a text file?"
-                    )
-                block += rest
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            if content is None:
+                content = open_content(path)
+                content.stream.seek(offset)
+            block = self._read_block(path, offset, content)
+        except (*DAMAGES, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the disk, not of the content
             raise ValueError(
                 f"{path}: the compressed file was cut short or is damaged, after byte "
                 f"{offset:,} of its content ({error}). Fetch it again."
             ) from error
         if not block:
-            file.close()
+            content.stream.close()
             return block
         with self._lock:
-            self._stored_bytes[path] = _stored_bytes(file)
-            self._open_files[path, offset + len(block)] = file
+            self._stored_bytes[path] = content.stored_bytes()
+            self._open_files[path, offset + len(block)] = content
             while len(self._open_files) > _MAX_OPEN_FILES:
-                self._open_files.pop(next(iter(self._open_files))).close()
+                self._open_files.pop(next(iter(self._open_files))).stream.close()
         return block
+
+    def _read_block(self, path: str, offset: int, content: Content) -> bytes:
+        block = content.stream.read(self.block_bytes)
+        if not block or block.endswith(b"\n"):
+            return block
+        rest = content.stream.readline(MAX_LINE_BYTES)
+        if len(rest) == MAX_LINE_BYTES:
+            what = "Is it a text file?"
+            if b"\r" in rest:
+                what = r"Do lines end in a carriage return alone? Run tr '\r' '\n'."
+            raise ValueError(
+                f"{path}: a line is longer than {MAX_LINE_BYTES:,} bytes, near byte "
+                f"{offset + len(block):,}. {what}"
+            )
+        return block + rest
 
     def stored_bytes(self, path: str) -> int:
         """Bytes of the file, compressed as it is, up to the end of the last block."""
@@ -172,8 +240,8 @@ class BlockReader:
             return self._stored_bytes.get(path, 0)
 
     def __del__(self):
-        for file in self._open_files.values():
-            file.close()
+        for content in self._open_files.values():
+            content.stream.close()
 
     def blocks(self, path: str) -> Iterator[bytes]:
         """Yields all blocks of a file."""
@@ -181,67 +249,3 @@ class BlockReader:
         while block := self.read(path, offset):
             yield block
             offset += len(block)
-
-
-def _open(path: str):
-    with open(path, "rb") as file:
-        start = file.read(4)
-    if start.startswith(_GZIP_MAGIC):
-        return gzip.open(path, "rb")
-    if start == _ZSTD_MAGIC:
-        return io.BufferedReader(_ZstdFile(path), 1 << 20)
-    for suffix in (".gz", ".zst"):
-        if path.endswith(suffix):
-            raise ValueError(f"{path}: named {suffix}, but it is no such file.")
-    return open(path, "rb")
-
-
-def _stored_bytes(file) -> int:
-    if isinstance(file, gzip.GzipFile):
-        return file.fileobj.tell()
-    raw = file.raw
-    return raw.stored_bytes() if isinstance(raw, _ZstdFile) else file.tell()
-
-
-class _ZstdFile(io.RawIOBase):
-    """The content of a zstd file; read on, or from its beginning."""
-
-    def __init__(self, path):
-        self._path = path
-        self._start()
-
-    def _start(self):
-        self._file = pyarrow.OSFile(self._path)
-        self._stream = pyarrow.CompressedInputStream(self._file, "zstd")
-        self._position = 0
-
-    def readable(self):
-        return True
-
-    def seekable(self):
-        return True
-
-    def tell(self):
-        return self._position
-
-    def stored_bytes(self):
-        return self._file.tell()
-
-    def seek(self, offset, whence=io.SEEK_SET):
-        if whence == io.SEEK_CUR:
-            offset += self._position
-        if offset < self._position:
-            self._start()
-        while self._position < offset and self.read(
-            min(offset - self._position, 1 << 20)
-        ):
-            pass
-        return self._position
-
-    def readinto(self, buffer):
-        try:
-            num_bytes = self._stream.readinto(buffer)
-        except OSError as error:
-            raise EOFError(str(error)) from error
-        self._position += num_bytes
-        return num_bytes

@@ -2,15 +2,19 @@
 
 import collections
 import os
+import re
 import threading
 from collections.abc import Sequence
 
+from pipelines.criteo.diagnosis import explain
 from pipelines.whole_files import disk
 
 HEADER = "path\tline\treason\tnum_bytes\trow\n"
 MAX_ROW_BYTES = 1024
 MIN_ROWS_TO_JUDGE = 10_000
 _NUM_PLACES = 5
+_HEADER_LINE = re.compile(r":1: the label must be 0 or 1, found '[A-Za-z_]")
+_OTHER_FILE = "Most rows are bad: is it a file of another layout?"
 
 
 class BadRowsError(ValueError):
@@ -73,7 +77,7 @@ class Quarantine:
         self.num_rows = 0
         self.num_bad = 0
         self.reasons = collections.Counter()
-        self._places = []
+        self._places, self._bad_path = [], None
         self._num_lines_seen = collections.Counter()
         self._lock = threading.Lock()
         if self.path is not None:
@@ -96,6 +100,7 @@ class Quarantine:
         quarantine.num_rows, quarantine.num_bad = state["num_rows"], state["num_bad"]
         quarantine.reasons.update(state["reasons"])
         quarantine._places += state["places"]
+        quarantine._bad_path = state.get("bad_path")
         quarantine._num_lines_seen.update(state["num_lines_seen"])
         if not state["num_bytes"]:
             _remove_old(quarantine.path)
@@ -119,6 +124,7 @@ class Quarantine:
                 "num_bad": self.num_bad,
                 "reasons": dict(self.reasons),
                 "places": list(self._places),
+                "bad_path": self._bad_path,
                 "num_lines_seen": dict(self._num_lines_seen),
                 "num_bytes": num_bytes,
             }
@@ -160,8 +166,18 @@ class Quarantine:
         """
         if self.num_bad > self.max_bad_share * self.num_rows:
             lines = self._summary()
-            error = BadRowsError("\n".join(lines))
-            error.one_line = f"{lines[0]} First: {lines[1].strip()[:160]}. {lines[-1]}"
+            share = f"{min(1.0, 2 * self.num_bad / self.num_rows):.2g}"
+            advice = f"To leave them out, allow a larger share: max_bad_share={share}."
+            option = f"To leave them out, allow a larger share: --max-bad-share {share}"
+            if self.num_bad * 2 > self.num_rows:  # not a row here and there
+                advice = option = explain(self._bad_path) or _OTHER_FILE
+            elif all(_HEADER_LINE.search(place) for place in self._places):
+                advice = option = (
+                    "The first line is a header: remove it, for instance with tail -n "
+                    "+2."
+                )
+            error = BadRowsError("\n".join([*lines, advice]))
+            error.one_line = f"{lines[0]} First: {lines[1].strip()[:160]}. {option}"
             if self.path is not None:
                 error.one_line += f" All of them: {self.path}"
             raise error
@@ -170,6 +186,7 @@ class Quarantine:
         if not bad_lines:
             return
         self.num_bad += len(bad_lines)
+        self._bad_path = self._bad_path or path
         for position, _, reason in bad_lines:
             self.reasons[reason.partition(", found ")[0]] += 1
             if len(self._places) < _NUM_PLACES:
@@ -201,15 +218,7 @@ class Quarantine:
             lines.append('To see them all: Quarantine("bad_rows.tsv").')
         else:
             lines.append(f"All of them are in {self.path}.")
-        share = self._suggested_share()
-        lines.append(
-            f"To go on without them, allow a larger share: max_bad_share={share} "
-            f"(--max-bad-share {share})."
-        )
         return lines
-
-    def _suggested_share(self) -> str:
-        return f"{min(1.0, 2 * self.num_bad / self.num_rows):.2g}"
 
 
 def _escape(text: str) -> str:

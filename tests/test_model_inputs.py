@@ -73,6 +73,28 @@ def test_a_data_frame_is_refused_with_the_way_to_go(method):
         function(frame, *arguments)
 
 
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_columns_of_types_that_numpy_lacks_are_named(method):
+    """And the dict that the message for a frame gives works, Int64 included."""
+    model = compiled()
+    spec = model.spec
+    frame = pd.DataFrame({name: [1.0, 2.0] for name in spec.dense})
+    for name in spec.sparse_features:
+        frame[name] = pd.array([1, 2], "Int64")
+    labels = [] if method == "predict" else [np.ones(2)]
+    function = getattr(model, method)
+    with pytest.raises(TypeError, match=r"has the type Int64 .*\(missing ids as -1"):
+        function(dict(frame), *labels, verbose=0)
+    names = (*spec.dense, *spec.sparse_features)
+    arrays = {name: frame[name].to_numpy() for name in names}
+    function(arrays, *labels, verbose=0)
+    if labels:
+        with pytest.raises(
+            TypeError, match="'the labels' has the type Int64 of pandas"
+        ):
+            function(arrays, pd.Series([0, 1], dtype="Int64"), verbose=0)
+
+
 @pytest.mark.parametrize(
     "change, error, message",
     [

@@ -204,8 +204,30 @@ def refuse_frame(x) -> None:
         raise TypeError(
             "A DataFrame as input would become one float32 matrix and change ids "
             "above 2^24. Use pipelines.from_dataframe(frame, model.spec), or pass a "
-            "dict of its columns."
+            "dict of its columns as arrays: {name: frame[name].to_numpy() for name in "
+            "(*model.spec.dense, *model.spec.sparse_features)}."
         )
+
+
+def check_arrays(x, y=None) -> None:
+    """Raises for features or labels of frames that Keras' `fit` cannot take.
+
+    Raises:
+        TypeError: With the way to go.
+    """
+    refuse_frame(x)
+    columns = dict(x) if isinstance(x, dict) else {}
+    for name, column in [*columns.items(), ("the labels", y)]:
+        library = type(column).__module__.partition(".")[0]
+        data_type = getattr(column, "dtype", None)
+        if library == "polars" or (
+            library == "pandas" and not isinstance(data_type, np.dtype | None)
+        ):
+            raise TypeError(
+                f"{name!r} has the type {data_type} of {library}, which Keras does not "
+                "take. Pass an array, column.to_numpy() (missing ids as -1: "
+                "column.fillna(-1).to_numpy()), or use pipelines.from_dataframe."
+            )
 
 
 def standardize_labels(y, are_probabilities: bool = False):

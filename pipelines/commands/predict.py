@@ -20,8 +20,8 @@ class Predict:
     """Folder of an exported model's versions (the newest is taken), of one version, or
     of a run."""
     input: Files
-    """Files of lines with or without label (plain, gzip, zstd), or quoted patterns such
-    as 'day_*.gz'."""
+    """Files of rows with or without label (text, plain or compressed, or Parquet), or
+    quoted patterns such as 'day_*.gz'."""
     output: str
     """CSV file to write: file, line, label, probability, for each line in order.
     Compressed if its name ends in .gz."""

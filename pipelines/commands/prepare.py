@@ -17,8 +17,8 @@ class Prepare:
     """
 
     input: Files
-    """Labelled files in the order of time (plain, gzip, zstd or Parquet), or quoted
-    patterns such as 'day_*.gz'."""
+    """Labelled files in the order of time (text, plain or compressed, or Parquet), or
+    quoted patterns such as 'day_*.gz'."""
     out: str
     """Folder for records, vocabulary.tsv, report.html, report.json, bad_rows.tsv."""
     valid: Files = dataclasses.field(default_factory=list)

@@ -70,6 +70,19 @@ def distinct_of_texts(texts: pa.LargeBinaryArray) -> Values:
     return read_values(text, starts + text.first, lengths, has_bags=False)
 
 
+def integers_of_texts(texts: pa.LargeBinaryArray):
+    """Reads texts that should match `-?[0-9]+`; null and "" are missing.
+
+    Returns:
+        float64 `(n,)`, 0 where missing or not valid; bool `(n,)`, which are missing;
+        bool `(n,)`, which are valid or missing.
+    """
+    data, starts, lengths = _open_binary(pc.fill_null(texts, b""))
+    text = Text(data)
+    numbers, valid = read_integers(text, starts + text.first, lengths)
+    return np.where(valid, numbers, 0.0), lengths == 0, valid
+
+
 def texts_of_keys(keys: np.ndarray) -> pa.LargeBinaryArray:
     """The values that keys stand for; see `Values`."""
     data = keys.astype(">u8").view(np.uint8).reshape(-1, WORD)

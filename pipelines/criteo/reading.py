@@ -4,12 +4,13 @@ import os
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
 from pipelines.criteo import row_form
-from pipelines.criteo.columns import read_block
 from pipelines.criteo.encoding import encode
-from pipelines.files import BlockReader, Paths, count_lines, expand_paths, stamp
+from pipelines.criteo.scanning import ChunkReader, changed, take_apart
+from pipelines.files import Paths, expand_paths, stamp
 from pipelines.quarantine import Quarantine
 from pipelines.records.store import take
 from pipelines.sampling import NegativeSampling
@@ -46,7 +47,8 @@ def read(
     before are read again, at the speed of reading).
 
     Args:
-        paths: A path, a glob, or a sequence of them; plain, gzip or zstd files.
+        paths: A path, a glob, or a sequence of them; text, plain or compressed, or
+            Parquet.
         parser: A `criteo.Parser`.
         batch_size: Rows in a batch; the last one may have fewer.
         shuffle: Whether to shuffle, anew in each epoch.
@@ -206,6 +208,14 @@ def _permute(values, seed):
     return tf.random.experimental.stateless_shuffle(values, seed)
 
 
+def _serialize(batch):
+    """Rows of a table as bytes, for a tensor to carry."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as stream:
+        stream.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
 class _Source:
     """The good rows of files, read block by block and decoded side by side.
 
@@ -219,7 +229,7 @@ class _Source:
         self._labelled = labelled
         self._quarantine = quarantine
         self._sampling, self._numbers = sampling, numbers
-        self._reader = BlockReader(BLOCK_BYTES)
+        self._reader = ChunkReader(labelled, BLOCK_BYTES)
         self._stamps = [stamp(path) for path in paths]
         self._unfinished = set(range(len(paths)))
 
@@ -261,22 +271,24 @@ class _Source:
         return recorded.map(lambda row, _: row)
 
     def _read(self, file, offset):
-        block = self._reader.read(self.paths[file], int(offset))
-        if not block:
+        chunk = self._reader.read(self.paths[file], int(offset))
+        if not chunk.size:
             self._check_unchanged(file)
-        num_lines = count_lines(block)
+        content = chunk.content or b""
+        if not isinstance(content, bytes):
+            content = _serialize(content)
         # An object array, since NumPy drops the NULs at the end of plain bytes.
-        return np.array(block, object), np.int64(len(block)), np.int64(num_lines)
+        content = np.array(content, object)
+        return content, np.int64(chunk.size), np.int64(chunk.num_rows)
 
     def _check_unchanged(self, file):
         if stamp(self.paths[file]) != self._stamps[file]:
-            raise ValueError(
-                f"{self.paths[file]}: changed while it was read. Start again when "
-                "nothing writes to it."
-            )
+            raise ValueError(changed(self.paths[file]))
 
     def _decode(self, file, first_line, block):
-        rows = read_block(block, self._labelled)
+        if block and self._reader.is_table(self.paths[file]):
+            block = pa.ipc.open_stream(block).read_next_batch()
+        rows = take_apart(block, self._labelled)
         positions, lines, reasons = [], [], []
         for position, line, reason in rows.bad:
             positions.append(position)

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+
 from pipelines.criteo.columns import Rows, read_block
-from pipelines.criteo.tables import batches, is_parquet, read_batch
+from pipelines.criteo.tables import BatchReader, is_parquet, read_batch
 from pipelines.files import BlockReader, count_lines, stamp
 from pipelines.quarantine import Quarantine
 
@@ -20,7 +22,7 @@ class Block(NamedTuple):
     Attributes:
         file: Position of the file.
         first_line: Position of the first line in the file, from 0.
-        end_offset: Bytes of the (decompressed) file up to the end of the block.
+        end_offset: Place in the file where the block ends; see `Chunk`.
         rows: The rows.
         made: What `make` made of them.
     """
@@ -30,6 +32,66 @@ class Block(NamedTuple):
     end_offset: int
     rows: Rows
     made: Any
+
+
+class Chunk(NamedTuple):
+    """Whole rows of a file, not yet taken apart; of size 0 at the end of the file.
+
+    Attributes:
+        content: Lines of text, or rows of a table.
+        size: How far the next chunk is: bytes of text (decompressed), rows of a table.
+        num_rows: Number of lines or rows.
+    """
+
+    content: bytes | pa.RecordBatch | None
+    size: int
+    num_rows: int
+
+
+class ChunkReader:
+    """Reads text and Parquet files alike, chunk by chunk, from any place.
+
+    A chunk is a function of the file and the place where it begins, so that several
+    threads can share a reader; chunks that are read in order cost one sequential read.
+
+    Args:
+        labelled: Whether rows must have a label.
+        block_bytes: Size of a chunk of text.
+    """
+
+    def __init__(self, labelled: bool = True, block_bytes: int = BLOCK_BYTES):
+        self._lines, self._tables = BlockReader(block_bytes), BatchReader(labelled)
+        self._is_table = {}
+
+    def is_table(self, path: str) -> bool:
+        """Whether a file is a Parquet file."""
+        if path not in self._is_table:
+            self._is_table[path] = is_parquet(path)
+        return self._is_table[path]
+
+    def read(self, path: str, place: int) -> Chunk:
+        """Reads the chunk that begins at 0, or where another one ended.
+
+        Raises:
+            ValueError: If the file is damaged or cannot hold rows.
+        """
+        if self.is_table(path):
+            batch = self._tables.read(path, place)
+            num_rows = 0 if batch is None else len(batch)
+            return Chunk(batch, num_rows, num_rows)
+        block = self._lines.read(path, place)
+        return Chunk(block, len(block), count_lines(block))
+
+
+def take_apart(content: bytes | pa.RecordBatch, labelled: bool = True) -> Rows:
+    """The rows of a chunk."""
+    read = read_block if isinstance(content, bytes) else read_batch
+    return read(content, labelled)
+
+
+def changed(path: str) -> str:
+    """The message for a file that something writes to."""
+    return f"{path}: changed while it was read. Start again when nothing writes to it."
 
 
 def scan(
@@ -45,8 +107,8 @@ def scan(
         paths: The files.
         quarantine: Where bad rows go.
         labelled: As of `columns.read_block`.
-        start: File, byte offset and line to begin at: the end of a block of an
-            earlier scan.
+        start: File, place and line to begin at: the end of a block of an earlier
+            scan.
         make: Function of the rows that is called beside others, for `Block.made`.
 
     Raises:
@@ -69,32 +131,23 @@ def scan(
                 job.cancel()
 
 
-def _read(block, labelled, make):
-    read = read_block if isinstance(block, bytes) else read_batch
-    rows = read(block, labelled)
+def _read(content, labelled, make):
+    rows = take_apart(content, labelled)
     return rows, make(rows)
 
 
 def _blocks(paths, labelled, start):
-    reader = BlockReader(BLOCK_BYTES)
-    first_file, offset, line = start
+    reader = ChunkReader(labelled, BLOCK_BYTES)
+    first_file, place, line = start
     for file in range(first_file, len(paths)):
         before = stamp(paths[file])
-        if os.path.getsize(paths[file]) and is_parquet(paths[file]):
-            for batch in batches(paths[file], labelled, first_row=line):
-                yield file, line, line + len(batch), batch
-                line += len(batch)
-        else:
-            while block := reader.read(paths[file], offset):
-                offset += len(block)
-                yield file, line, offset, block
-                line += count_lines(block)
+        while (chunk := reader.read(paths[file], place)).size:
+            place += chunk.size
+            yield file, line, place, chunk.content
+            line += chunk.num_rows
         if stamp(paths[file]) != before:
-            raise ValueError(
-                f"{paths[file]}: changed while it was read. Start again when nothing "
-                "writes to it."
-            )
-        offset = line = 0
+            raise ValueError(changed(paths[file]))
+        place = line = 0
 
 
 def _finish(paths, quarantine, file, line, offset, job):

@@ -46,6 +46,44 @@ def read_numbers(column: Any, name: str) -> np.ndarray:
     return numbers
 
 
+def read_labels(column: Any, name: str) -> np.ndarray:
+    """Reads a column of labels: clicks, 0 or 1, or probabilities.
+
+    Returns:
+        float32 array `(N,)`.
+
+    Raises:
+        TypeError: If the column is not numeric.
+        ValueError: If a value is missing or not from 0 to 1.
+    """
+    rule = "must hold labels: 0 or 1, or probabilities between"
+    return _within(read_numbers(column, name), name, rule, largest=1.0)
+
+
+def read_weights(column: Any, name: str) -> np.ndarray:
+    """Reads a column of sample weights.
+
+    Returns:
+        float32 array `(N,)`.
+
+    Raises:
+        TypeError: If the column is not numeric.
+        ValueError: If a value is missing, negative or not finite.
+    """
+    rule = "must hold weights: numbers that are not negative"
+    return _within(read_numbers(column, name), name, rule)
+
+
+def _within(numbers, name, rule, largest=np.inf):
+    wrong = np.flatnonzero((numbers < 0) | (numbers > largest))
+    if len(wrong):
+        raise ValueError(
+            f"The column {name!r} {rule}. Received: {numbers[wrong[0]]:g} in row "
+            f"{wrong[0]}, counted from 0."
+        )
+    return numbers
+
+
 def read_ids(
     column: Any, name: str, vocabulary_size: int
 ) -> tuple[np.ndarray, np.ndarray | None]:

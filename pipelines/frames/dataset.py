@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.frames.columns import NO_ID, read_ids, read_numbers
+from pipelines.frames.columns import (
+    NO_ID,
+    read_ids,
+    read_labels,
+    read_numbers,
+    read_weights,
+)
 from tf_dlrm.features import FeatureSpec
 
 
@@ -19,6 +25,8 @@ def from_dataframe(
     batch_size: int = 2048,
     shuffle: bool = False,
     seed: int | None = None,
+    *,
+    weight: str | None = None,
 ) -> tf.data.Dataset:
     """Makes batches of a pandas or polars data frame.
 
@@ -34,23 +42,28 @@ def from_dataframe(
             form, an empty bag in the ragged one. Float columns are accepted if all
             their values are integers, as pandas makes them of integers with gaps.
         spec: The features of the model.
-        label: Name of the label column. `None`: features only, for `predict`.
+        label: Name of the label column: 0 or 1, or probabilities between. `None`:
+            features only, for `predict`.
         batch_size: Rows in a batch; the last one may have fewer.
         shuffle: Whether to put all rows in a random order, anew in each epoch.
         seed: Seed of the shuffle; an integer makes the order repeatable.
+        weight: Name of a column of sample weights, numbers that are not negative.
+            `None`: every row counts once.
 
     Returns:
-        A `tf.data.Dataset` of `(features, label)`, or of features.
+        A `tf.data.Dataset` of `(features, label)`, of features, or with `weight` of
+        `(features, label, sample_weight)`.
         `features["dense_features"]` is float32 `(B, num_dense)`;
         `features["sparse_features"]` int64 `(B, num_sparse)` if no cell is a
-        sequence, else an int64 ragged tensor `(B, num_sparse, None)`; `label`
-        float32 `(B,)`.
+        sequence, else an int64 ragged tensor `(B, num_sparse, None)`; `label` and
+        `sample_weight` float32 `(B,)`.
 
     Raises:
         TypeError: If `frame` is no data frame, or a column is not numeric.
-        ValueError: If a column is missing or there twice, a dense value or label is
-            missing or not finite, an id is no integer or not in the table, or the
-            frame has no row. The message names column and row.
+        ValueError: If a column is missing or there twice, a dense value, label or
+            weight is missing or not finite, a label is not from 0 to 1, a weight is
+            negative, an id is no integer or not in the table, or the frame has no
+            row. The message names column and row.
 
     Example:
 
@@ -68,18 +81,29 @@ def from_dataframe(
             "`batch_size` must be a positive integer. "
             f"Received: batch_size={batch_size!r}"
         )
-    wanted = [*spec.dense, *spec.sparse_features, *([] if label is None else [label])]
-    _check_columns(frame, wanted)
+    if weight is not None and label is None:
+        raise ValueError(
+            f"`weight` goes with a label. Received: weight={weight!r}, label=None"
+        )
+    targets = [name for name in (label, weight) if name is not None]
+    _check_columns(frame, [*spec.dense, *spec.sparse_features, *targets])
     num_rows = len(frame)
-    dense = [read_numbers(frame[name], name) for name in spec.dense]
-    take = {"dense_features": _make_take(np.stack(dense, axis=1))}
+    dense = np.empty((num_rows, spec.num_dense), np.float32)
+    for position, name in enumerate(spec.dense):
+        dense[:, position] = read_numbers(frame[name], name)
+    take = {"dense_features": _make_take(dense)}
     take["sparse_features"] = _make_take_ids(frame, spec)
+    take_targets = []
     if label is not None:
-        take_label = _make_take(read_numbers(frame[label], label))
+        take_targets.append(_make_take(read_labels(frame[label], label)))
+    if weight is not None:
+        take_targets.append(_make_take(read_weights(frame[weight], weight)))
 
     def make_batch(rows):
         features = {name: function(rows) for name, function in take.items()}
-        return features if label is None else (features, take_label(rows))
+        if not take_targets:
+            return features
+        return (features, *(function(rows) for function in take_targets))
 
     rows = tf.data.Dataset.range(num_rows)
     if shuffle:
@@ -99,7 +123,7 @@ def _check_columns(frame, wanted):
     if missing:
         raise ValueError(
             f"The frame lacks the columns {missing}. It has {columns[:50]}. The names "
-            "are those of `spec.dense`, `spec.sparse_features` and `label`."
+            "are those of `spec.dense`, `spec.sparse_features`, `label` and `weight`."
         )
     repeated = [name for name in wanted if columns.count(name) > 1]
     if repeated:

@@ -13,20 +13,23 @@ def to_dataframe(
     label: str = "label",
     num_rows: int | None = None,
     library: Literal["pandas", "polars"] = "pandas",
+    weight: str = "weight",
 ) -> Any:
     """Collects batches in a data frame; `from_dataframe` is the way back.
 
     Args:
-        dataset: An iterable of `(features, label)` or of features, such as
+        dataset: An iterable of `(features, label)`, with or without sample weights as
+            a third element, or of features, such as
             `pipelines.records.read` and `pipelines.criteo.read` give; the sparse
             features ragged or `(B, num_sparse)`.
         spec: Names of the features, such as `parser.spec()`.
         label: Name of the label's column.
         num_rows: Most rows to take; `None`: all. All of them are in memory.
         library: Of which kind the frame is.
+        weight: Name of the sample weights' column.
 
     Returns:
-        A pandas or polars `DataFrame` with the label (float32) if there is one, the
+        A pandas or polars `DataFrame` with label and weight (float32) if there are, the
         dense columns (float32) and the sparse ones: int64 where each row has one id
         (-1 for none), lists of them where a feature has bags.
 
@@ -44,17 +47,16 @@ def to_dataframe(
     >>> pipelines.to_dataframe(batches, spec)["item"].tolist()
     [3, 7]
     """
-    labels, dense, ids, lengths = [], [], [], []
+    targets, dense, ids, lengths = [], [], [], []
     left = np.inf if num_rows is None else num_rows
     for batch in dataset:
-        features, batch_label = batch if isinstance(batch, tuple) else (batch, None)
+        features, *batch_targets = batch if isinstance(batch, tuple) else (batch,)
         count = min(left, int(features["dense_features"].shape[0]))
         if not count:
             break
         left -= count
         dense.append(np.asarray(features["dense_features"])[:count])
-        if batch_label is not None:
-            labels.append(np.asarray(batch_label).reshape(-1)[:count])
+        targets.append([np.asarray(t).reshape(-1)[:count] for t in batch_targets])
         some_ids, some_lengths = _open(features["sparse_features"][:count])
         ids.append(some_ids)
         lengths.append(some_lengths)
@@ -68,7 +70,10 @@ def to_dataframe(
             f"The batches have {found[0]} dense and {found[1]} sparse features, `spec` "
             f"has {spec.num_dense} and {spec.num_sparse}."
         )
-    columns = {label: np.concatenate(labels)} if labels else {}
+    columns = {
+        name: np.concatenate(pieces)
+        for name, pieces in zip((label, weight), zip(*targets, strict=True))
+    }
     columns |= {name: dense[:, i] for i, name in enumerate(spec.dense)}
     starts = np.cumsum(lengths.reshape(-1)).reshape(lengths.shape) - lengths
     for i, name in enumerate(spec.sparse_features):

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
+from pipelines.criteo.diagnosis import no_rows
 from pipelines.criteo.encoding import transform
 from pipelines.criteo.scanning import scan
 from pipelines.files import stamp
@@ -62,7 +63,7 @@ def prepare(
 
     Args:
         paths: Files of labelled rows, in the order of time: a path, a glob or a
-            sequence of them; plain, gzip or zstd text, or Parquet.
+            sequence of them; text, plain or compressed, or Parquet.
         out: Folder for all of it.
         options: How; `None`: `Options()`.
         valid_paths: Files of rows for validation, beside those that `options` takes.
@@ -75,7 +76,7 @@ def prepare(
 
     Raises:
         FileExistsError: If `out` holds finished records.
-        ValueError: If a file is damaged or changes meanwhile, no row is good, or
+        ValueError: If a file is damaged or changes meanwhile, no row is valid, or
             another process writes to `out`.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
 
@@ -202,7 +203,7 @@ class _Preparation:
         segments.close()
         self._quarantine.check()
         if not any(place.num_rows for place in segments.places):
-            raise ValueError(f"None of the {done:,} rows is good.")
+            raise ValueError(no_rows(self._inputs.paths))
 
     def _replay_bad_rows(self):
         """Takes note of what an earlier run read; returns where it ended."""

@@ -113,6 +113,7 @@ class Store:
 
 class _OpenPart:
     def __init__(self, part):
+        self._labels_path = part.labels
         self._files = {
             name: _NpyReader(getattr(part, name))
             for name in ("labels", "dense", "sparse", "lengths")
@@ -134,7 +135,15 @@ class _OpenPart:
             self._starts = np.cumsum([0, *sums])
 
     def labels(self, first, last):
-        return self._files["labels"][first:last].reshape(-1)
+        labels = self._files["labels"][first:last].reshape(-1)
+        wrong = np.flatnonzero(~((labels >= 0) & (labels <= 1)))  # NaN, too
+        if len(wrong):
+            raise ValueError(
+                f"{self._labels_path}: a label must be 0 or 1, or a probability "
+                f"between. Received: {labels[wrong[0]]:g} in row {first + wrong[0]:,}, "
+                "counted from 0."
+            )
+        return labels
 
     def rows(self, first, last):
         rows = slice(first, last)

@@ -7,9 +7,12 @@ import numpy as np
 
 from pipelines import records
 from pipelines import vocabulary as vocabularies
-from pipelines.criteo import Parser, read
-from pipelines.criteo.columns import find_bad
-from pipelines.files import BlockReader, Paths, count_lines, expand_paths
+from pipelines.compression import compression_of
+from pipelines.criteo import Parser, read, tables
+from pipelines.criteo.diagnosis import no_rows
+from pipelines.criteo.scanning import ChunkReader, scan
+from pipelines.criteo.tables import is_parquet
+from pipelines.files import Paths, expand_paths
 from pipelines.multi_hot import MultiHot
 from pipelines.prepare import VOCABULARY, WORK
 from pipelines.progress import bar
@@ -118,6 +121,9 @@ class LogData:
             return
         if vocabulary is not None or not self.num_rows or self._sampling:
             self.num_rows = count_rows(self._train, self._sampling)
+        if not self.num_rows:
+            nothing = "The sample of the negatives leaves no row to train on."
+            raise ValueError(nothing if self._sampling else no_rows(self._train))
 
     @property
     def rows_by_epoch(self) -> list[int]:
@@ -319,35 +325,28 @@ def build_vocabulary(
 
 
 def estimate_rows(paths) -> int | None:
-    """Rows of plain files by a look at their size; `None` where that says nothing."""
-    paths = expand_paths(paths)
-    if any(path.endswith(".gz") for path in paths):
-        return None
-    with open(paths[0], "rb") as file:
-        start = file.read(1 << 20)
-    lines = max(start.count(b"\n"), 1)
-    size = sum(os.path.getsize(path) for path in paths)
-    return round(size / (max(start.rfind(b"\n") + 1, 1) / lines))
-
-
-def no_rows(paths) -> str:
-    """What to say of files without a good row."""
-    return f"No row is good in {', '.join(map(str, expand_paths(paths)))}."
+    """Rows of files by a look at their sizes; `None` where those say nothing."""
+    total = 0
+    for path in expand_paths(paths):
+        if is_parquet(path):
+            total += tables.count_rows(path)
+            continue
+        if compression_of(path):
+            return None
+        with open(path, "rb") as file:
+            start = file.read(1 << 20)
+        bytes_a_line = max(start.rfind(b"\n") + 1, 1) / max(start.count(b"\n"), 1)
+        total += os.path.getsize(path) / bytes_a_line
+    return round(total)
 
 
 def _check_rows(paths, quarantine):
     """Reads labelled rows once, for their faults alone."""
-    done, reader = 0, BlockReader()
+    done = 0
     with bar("Checking validation rows") as update:
-        for path in paths:
-            first = 0
-            for block in reader.blocks(path):
-                num_lines = count_lines(block)
-                bad = [(first + i, *rest) for i, *rest in find_bad(block)]
-                quarantine.record(path, first, num_lines, bad)
-                first += num_lines
-                done += num_lines
-                update(done)
+        for block in scan(paths, quarantine):
+            done += block.rows.num_lines
+            update(done)
     quarantine.check()
     if quarantine.num_rows == quarantine.num_bad:
         raise ValueError(no_rows(paths))
@@ -355,23 +354,32 @@ def _check_rows(paths, quarantine):
 
 def count_rows(paths, sampling: NegativeSampling | None = None) -> int:
     """Lines, or those that are kept; bad ones are not told from others."""
-    reader = BlockReader()
+    reader = ChunkReader()
     total = done = 0
     with bar("Counting rows") as update:
         for file, path in enumerate(paths):
-            first = 0
-            for block in reader.blocks(path):
-                num_lines = count_lines(block)
+            if sampling is None and reader.is_table(path):
+                total += tables.count_rows(path)
+                continue
+            first = place = 0
+            while (chunk := reader.read(path, place)).size:
                 if sampling is None:
-                    total += num_lines
+                    total += chunk.num_rows
                 else:
-                    lines = first + np.arange(num_lines)
-                    labels = _first_bytes(block, num_lines) != ord("0")
-                    total += int(sampling.keep(file, lines, labels).sum())
-                first += num_lines
-                done += num_lines
+                    rows = first + np.arange(chunk.num_rows)
+                    labels = _are_clicks(chunk)
+                    total += int(sampling.keep(file, rows, labels).sum())
+                place += chunk.size
+                first += chunk.num_rows
+                done += chunk.num_rows
                 update(done)
     return total
+
+
+def _are_clicks(chunk):
+    if isinstance(chunk.content, bytes):
+        return _first_bytes(chunk.content, chunk.num_rows) != ord("0")
+    return tables.read_numbers(chunk.content.column(tables.LABEL))[0] != 0
 
 
 def _first_bytes(block, num_lines):

@@ -2,7 +2,8 @@
 
 from pipelines import records
 from pipelines.criteo import read
-from pipelines.files import Paths
+from pipelines.criteo.diagnosis import no_rows
+from pipelines.files import Paths, expand_paths
 from pipelines.progress.fit import EvaluateProgress
 from pipelines.quarantine import Quarantine
 from pipelines.records.layout import Manifest
@@ -10,7 +11,6 @@ from pipelines.runs.data import (
     estimate_rows,
     expander_of,
     find_records,
-    no_rows,
     rate_of,
 )
 from pipelines.runs.errors import clear_errors
@@ -62,8 +62,10 @@ def evaluate(
             )
     if folder is None:
         num_rows = quarantine.num_rows - quarantine.num_bad
+    if not num_rows and folder is not None:
+        raise ValueError(f"{folder} is empty.")
     if not num_rows:
-        raise ValueError(no_rows(paths) if folder is None else f"{folder} is empty.")
+        raise ValueError(no_rows(expand_paths(paths)))
     return {k: float(v) for k, v in results.items()} | {
         "num_rows": num_rows,
         "num_bad_rows": quarantine.num_bad,

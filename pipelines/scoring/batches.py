@@ -5,11 +5,14 @@ is a function of the file and its first line, and a run that goes on after a cut
 the bytes that it would have given without.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.criteo.scanning import changed
+from pipelines.criteo.tables import batches, count_rows, is_parquet, to_lines
 from pipelines.files import BlockReader, count_lines, stamp
 
 _BLOCK_BYTES = 4 << 20
@@ -22,7 +25,7 @@ class Position(NamedTuple):
 
     Attributes:
         file: Number of the file.
-        offset: Bytes of the (decompressed) file up to there.
+        offset: Bytes of the (decompressed) text up to there.
         line: Lines of the file up to there.
     """
 
@@ -60,7 +63,8 @@ def read_batches(
     r"""Yields the lines of files in their order.
 
     Args:
-        paths: The files: plain, gzip or zstd.
+        paths: The files: text, plain or compressed, or Parquet, whose rows are written
+            as lines.
         stamps: What `files.stamp` said of each.
         batch_size: Lines in a batch; the last of a file may have fewer.
         start: Where to begin: 0, or the end of a batch.
@@ -85,26 +89,37 @@ def read_batches(
         path, position = paths[file], start
         if file != start.file:
             position = Position(file)
-        for text, num_lines, share in _cut(reader, path, position.offset, batch_size):
+        blocks = _blocks(reader, path, position)
+        for text, num_lines, stored in _cut(blocks, batch_size):
             first_line = position.line
             position = Position(
                 file, position.offset + len(text), first_line + num_lines
             )
-            stored = stored_before + round(share * reader.stored_bytes(path))
+            stored = stored_before + round(stored)
             yield Batch(path, first_line, num_lines, text, position, stored)
         if list(stamp(path)) != list(stamps[file]):
-            raise ValueError(
-                f"{path}: changed while it was read. Start again when nothing writes "
-                "to it."
-            )
+            raise ValueError(changed(path))
         stored_before += stamps[file][0]
 
 
-def _cut(reader, path, offset, batch_size):
-    """Yields `(text, number of lines, share of what was read that ends with it)`."""
-    rest = b""
+def _blocks(reader, path, start):
+    """Yields lines of a file, and how many of its stored bytes lie before their end."""
+    if is_parquet(path):
+        row, total, size = start.line, count_rows(path), os.path.getsize(path)
+        for rows in batches(path, labelled=False, first_row=row):
+            row += len(rows)
+            yield to_lines(rows), size * row / total
+        return
+    offset = start.offset
     while block := reader.read(path, offset):
         offset += len(block)
+        yield block, reader.stored_bytes(path)
+
+
+def _cut(blocks, batch_size):
+    """Yields `(text, number of lines, stored bytes)` of batches."""
+    rest, stored = b"", 0
+    for block, stored_after in blocks:
         text = rest + block
         content = np.frombuffer(text, np.uint8)
         ends = np.flatnonzero(content == ord("\n")) + 1
@@ -115,9 +130,13 @@ def _cut(reader, path, offset, batch_size):
             if next_line > len(ends):
                 break
             end = int(ends[next_line - 1])
-            share = 1 - (len(text) - end) / offset
-            yield text[start:end], next_line - line, share
+            share = (end - len(rest)) / max(len(block), 1)
+            yield (
+                text[start:end],
+                next_line - line,
+                stored + (stored_after - stored) * max(share, 0),
+            )
             start, line = end, next_line
-        rest = text[start:]
+        rest, stored = text[start:], stored_after
     if rest:
-        yield rest, count_lines(rest), 1.0
+        yield rest, count_lines(rest), stored

@@ -9,7 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.criteo.columns import find_bad
-from pipelines.criteo.tables import is_parquet
 from pipelines.files import Paths, expand_paths, stamp
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
@@ -48,7 +47,8 @@ def score_files(
 
     Args:
         model: From `load`.
-        paths: Files of lines with or without label, plain, gzip or zstd.
+        paths: Files of rows with or without label: text, plain or compressed, or
+            Parquet.
         output: CSV file to write; one that ends in ".gz" is compressed.
         max_bad_share: Largest share of bad rows.
         batch_size: Lines that are scored at a time.
@@ -122,9 +122,6 @@ def _describe(source, paths, batch_size):
     """What an output is made of, as of `Unfinished`."""
     if not hasattr(batch_size, "__index__") or batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1. Received: {batch_size!r}")
-    for path in paths:
-        if os.path.getsize(path) and is_parquet(path):
-            raise ValueError(f"{path} is a Parquet file; lines of text are scored.")
     files = {path: stamp(path) for path in paths}
     for name, *about in source.files:
         files[os.path.join(source.path, name)] = about

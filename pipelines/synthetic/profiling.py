@@ -18,7 +18,6 @@ from pipelines.synthetic.distances import (
 from pipelines.synthetic.profiles import FeatureProfile, Profile
 
 PIECE_ACCESSES = 1 << 18
-_BLOCK_BYTES = 8 << 20
 
 
 def profile(
@@ -100,7 +99,7 @@ def profile_logs(
     measured at a time), not with the number of rows.
 
     Args:
-        paths: labelled files, plain or gzip; see `pipelines.files.expand_paths`.
+        paths: labelled files, text or Parquet; see `pipelines.files.expand_paths`.
         quarantine: `pipelines.Quarantine`, where bad rows go; they are left out.
             Defaults to one that allows 1 in 10,000.
         progress: called with the number of lines read so far.
@@ -111,37 +110,33 @@ def profile_logs(
     Raises:
         ValueError: too many rows are bad, or a file is damaged.
     """
-    from pipelines.criteo import columns
+    from pipelines.criteo.diagnosis import no_rows
     from pipelines.criteo.format import SPARSE_FEATURES
-    from pipelines.files import BlockReader, expand_paths
+    from pipelines.criteo.scanning import scan
+    from pipelines.files import expand_paths
     from pipelines.quarantine import Quarantine
 
     paths = expand_paths(paths)
     quarantine = Quarantine() if quarantine is None else quarantine
     meters = [_TextMeter() for _ in SPARSE_FEATURES]
-    reader, done, num_good = BlockReader(_BLOCK_BYTES), 0, 0
+    done = num_good = 0
     jobs = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as executor:
-        for path in paths:
-            first = 0
-            for block in reader.blocks(path):
-                rows = columns.read_block(block)
-                bad = [(first + place, line, why) for place, line, why in rows.bad]
-                quarantine.record(path, first, rows.num_lines, bad)
-                first, done = first + rows.num_lines, done + rows.num_lines
-                num_good += len(rows.labels)
-                _wait(jobs)  # the next block is read while this one is measured
-                num_rows = len(rows.labels)
-                jobs = [
-                    executor.submit(meter.add_values, values, num_rows)
-                    for meter, values in zip(meters, rows.values, strict=True)
-                ]
-                if progress is not None:
-                    progress(done)
+        for block in scan(paths, quarantine):
+            num_rows = len(block.rows.labels)
+            done += block.rows.num_lines
+            num_good += num_rows
+            _wait(jobs)  # the next block is read while this one is measured
+            jobs = [
+                executor.submit(meter.add_values, values, num_rows)
+                for meter, values in zip(meters, block.rows.values, strict=True)
+            ]
+            if progress is not None:
+                progress(done)
         _wait(jobs)
         quarantine.check()
         if not num_good:
-            raise ValueError(f"No row is good in {', '.join(map(repr, paths))}.")
+            raise ValueError(no_rows(paths))
         _wait([executor.submit(meter.measure) for meter in meters])
     return _finish(meters, SPARSE_FEATURES, None)
 

@@ -278,14 +278,15 @@ def _ids_of_range(counted, next_id, limit):
     ordered = counts if rising is None else counts[rising]
     order = np.argsort(ordered, kind="stable")
     grouped = ordered[order]
-    starts = np.flatnonzero(np.diff(grouped, prepend=grouped[:1] - 1))
-    ends = np.append(starts[1:], len(grouped))
-    for first, last in zip(starts.tolist(), ends.tolist(), strict=True):
+    ends = np.flatnonzero(np.diff(grouped, append=grouped[-1:] + 1)) + 1
+    first = 0  # of the values of a count; a feature without values has none
+    for last in ends.tolist():
         count = int(grouped[first])
         if count in next_id:
             begin = next_id[count]
             ids[order[first:last]] = np.arange(begin, begin + last - first)
             next_id[count] = begin + last - first
+        first = last
     ids[ids >= limit] = 0
     result = ids
     if rising is not None:

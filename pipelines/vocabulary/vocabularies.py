@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.criteo.diagnosis import no_rows
 from pipelines.criteo.fields import Values, count_codes
 from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
 from pipelines.criteo.scanning import scan
@@ -117,7 +118,8 @@ class Vocabulary:
         quarantine.
 
         Args:
-            paths: A path, a glob, or a sequence of them; plain or gzip files.
+            paths: A path, a glob, or a sequence of them; text, plain or compressed,
+                or Parquet.
             min_count: Number of times a value must be seen to have an id.
             max_size: Largest number of ids of a feature, 0 included; the rarest
                 values have none. `None`: no limit.
@@ -131,14 +133,15 @@ class Vocabulary:
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If an argument is out of range, or no row is good.
+            ValueError: If an argument is out of range, or no row is valid.
             pipelines.quarantine.BadRowsError: If too many rows are bad.
         """
         check_limits(min_count, max_size)
         quarantine = Quarantine() if quarantine is None else quarantine
         counters = Counters(SPARSE_FEATURES)
         num_lines = num_good = 0
-        for block in scan(expand_paths(paths), quarantine):
+        paths = expand_paths(paths)
+        for block in scan(paths, quarantine):
             rows = block.rows
             for counter, values in zip(counters.of, rows.values, strict=True):
                 counter.add(values, count_codes(values))
@@ -150,7 +153,7 @@ class Vocabulary:
         quarantine.check()
         num_bad = num_lines - num_good
         if not num_good:
-            raise ValueError(f"None of the {num_bad:,} rows is good.")
+            raise ValueError(no_rows(paths))
         return cls.of_numberings(
             [number(counter, min_count, max_size)[0] for counter in counters.of],
             min_count=min_count,

@@ -331,7 +331,7 @@ def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
         ([*train, "--train", good, "--dropout", "2"], "`dropout` must be"),
         ([*train, "--train", good, "--hash-buckets", "1"], "`hash_buckets` must be"),
         ([*train, "--train", good, "--embedding-dim", "8"], "`bottom_mlp_dims` must"),
-        ([*train, "--train", good, good], "Named twice"),
+        ([*train, "--train", good, good], "listed twice"),
         ([*train, "--train", good, "--vocabulary", tmp_path / "v", "--min-count", "3"],
          "--min-count 3 has no effect with --vocabulary"),
         (["evaluate", "--model", trained, "--input", good, "--output", tmp_path],
@@ -383,7 +383,7 @@ def test_bad_validation_rows_stop_before_the_training(data, tmp_path, capsys):
     line = fails(
         [*train, "--valid", tmp_path / "bad.tsv", "--max-bad-share", "1"], capsys
     )
-    assert "No row is good in" in line
+    assert "contains no valid rows" in line
 
 
 def test_runs_that_did_not_train_are_not_kept(data, tmp_path, capsys):
@@ -417,7 +417,7 @@ def test_evaluate_sets_bad_rows_aside_and_ignores_other_files(
     assert json.loads(output.read_text())["num_bad_rows"] == 1
     (tmp_path / "none.tsv").write_bytes(b"no row\n")
     command[4] = tmp_path / "none.tsv"
-    assert "No row is good" in fails([*command, "--max-bad-share", "1"], capsys)
+    assert "contains no valid rows" in fails([*command, "--max-bad-share", "1"], capsys)
 
 
 def test_another_model_in_the_folder_is_refused(trained, data, tmp_path, capsys):

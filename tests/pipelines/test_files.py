@@ -22,7 +22,7 @@ def test_expand_paths_sorts_globs_and_keeps_order(tmp_path):
     assert files.expand_paths([tmp_path / "c[1]", f"{tmp_path}/[ab]"]) == [
         str(tmp_path / name) for name in ("c[1]", "a", "b")
     ]
-    with pytest.raises(ValueError, match="Named twice: .*/b'"):
+    with pytest.raises(ValueError, match="listed twice: .*/b'"):
         files.expand_paths([tmp_path / "b", f"{tmp_path}/[ab]"])
     assert files.expand_paths(tmp_path / "c[1]") == [str(tmp_path / "c[1]")]
 
@@ -91,6 +91,9 @@ def test_line_without_end_is_refused(tmp_path, monkeypatch):
     (tmp_path / "binary").write_bytes(b"x" * 1000)
     with pytest.raises(ValueError, match="binary: a line is longer than 100 bytes"):
         files.BlockReader(10).read(str(tmp_path / "binary"), 0)
+    (tmp_path / "returns").write_bytes(b"1\t2\r" * 100)
+    with pytest.raises(ValueError, match="end in a carriage return alone"):
+        files.BlockReader(10).read(str(tmp_path / "returns"), 0)
 
 
 def test_open_files_are_bounded(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 import tensorflow as tf
 
+import tf_dlrm
 from pipelines.frames import from_dataframe, to_dataframe
 from tf_dlrm.features import EmbeddingTable, FeatureSpec
 
@@ -107,7 +108,8 @@ def test_bags_equal_the_frame_row_by_row(library, shuffle):
     single = rng.integers(0, 10, num_rows).tolist()
     columns = {"shown": bags[0], "clicked": single, "country": bags[1]}
     x = list(range(num_rows))
-    frame = library.DataFrame({"x": x, "y": x, "label": x, **columns})
+    label = [row % 2 for row in x]
+    frame = library.DataFrame({"x": x, "y": x, "label": label, **columns})
     dataset = from_dataframe(frame, SPEC, batch_size=16, shuffle=shuffle, seed=1)
     features, _ = dataset.element_spec
     assert features["sparse_features"].shape.as_list() == [None, 3, None]
@@ -116,7 +118,9 @@ def test_bags_equal_the_frame_row_by_row(library, shuffle):
     for features, label in dataset:
         sparse = features["sparse_features"]
         assert sparse.shape[1:].as_list() == [3, None]
-        for row, found in zip(label.numpy().astype(int).tolist(), sparse.to_list()):
+        rows = features["dense_features"][:, 0].numpy().astype(int).tolist()
+        assert label.numpy().tolist() == [row % 2 for row in rows]
+        for row, found in zip(rows, sparse.to_list()):
             order.append(row)
             assert found == [bags[0][row], [single[row]], bags[1][row]]
     assert sorted(order) == x
@@ -124,11 +128,12 @@ def test_bags_equal_the_frame_row_by_row(library, shuffle):
 
 
 def test_shuffle_differs_by_epoch_and_follows_the_seed():
-    frame = pd.concat([make_frame()] * 10).assign(label=range(30))
+    frame = pd.concat([make_frame()] * 10).assign(x=range(30))
 
     def epochs(seed):
         data = from_dataframe(frame, SPEC, shuffle=True, seed=seed)
-        return [next(iter(data))[1].numpy().tolist() for _ in range(2)]
+        batches = [next(iter(data))[0]["dense_features"] for _ in range(2)]
+        return [batch[:, 0].numpy().tolist() for batch in batches]
 
     assert epochs(1) == epochs(1) != epochs(2)
     first, second = epochs(1)
@@ -242,3 +247,72 @@ def test_round_trip_of_frames(library, bags):
         to_dataframe(batches, other)
     with pytest.raises(ValueError, match="no row"):
         to_dataframe([], spec)
+
+
+@LIBRARIES
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_sample_weights_are_the_third_element(library, shuffle):
+    """They stay with their rows: the model's loss is the weighted one."""
+    frame = make_frame(library, clicks=[0, 1, 1], w=[0.5, 0, 3])
+    options = {"label": "clicks", "weight": "w", "batch_size": 2, "shuffle": shuffle}
+    batches = [*from_dataframe(frame, SPEC, **options)]
+    assert [len(batch) for batch in batches] == [3, 3]
+    rows = [
+        (float(x), float(y), float(w))
+        for features, label, weight in batches
+        for (x, _), y, w in zip(features["dense_features"], label, weight)
+    ]
+    assert sorted(rows) == [(-1.0, 1.0, 0.0), (0.5, 0.0, 0.5), (2.0, 1.0, 3.0)]
+    _, label, weight = batches[0]
+    assert weight.dtype == label.dtype == tf.float32 and weight.shape == label.shape
+    again = to_dataframe(batches, SPEC, label="clicks", weight="w")
+    assert sorted(again["w"]) == [0, 0.5, 3] and "weight" not in again
+
+
+def test_a_model_is_trained_by_the_weights():
+    """Of rows of weight 0 nothing is learned; 2 and 2 are as 1 and 1, doubled."""
+    frame = make_frame(w=[1, 0, 2], shown=[1, 2, 3], clicked=[4, 5, 6])
+    tables = [
+        EmbeddingTable("item", 9, 4, features=("shown", "clicked")),
+        EmbeddingTable("country", 10, 4),
+    ]
+    model = tf_dlrm.DLRM(FeatureSpec(("x", "y"), tables), (4,), (1,))
+    model.compile("sgd", "binary_crossentropy")
+    batches = from_dataframe(frame, model.spec, weight="w")
+    (features, label, weight), *_ = batches
+    p = model.predict(features, verbose=0)[:, 0].astype(np.float64)
+    y, w = label.numpy(), weight.numpy()
+    losses = -(y * np.log(p) + (1 - y) * np.log(1 - p))
+    before = model.embedding.get_table("item")
+    found = model.evaluate(batches, verbose=0)
+    np.testing.assert_allclose(found, (w * losses).mean(), rtol=1e-5)
+    model.fit(batches, verbose=0)
+    moved = np.abs(model.embedding.get_table("item") - before).sum(1) > 0
+    assert np.flatnonzero(moved).tolist() == [1, 3, 4, 6]
+
+
+@LIBRARIES
+@pytest.mark.parametrize(
+    ("column", "cells", "match"),
+    [
+        ("label", [0, 2, 1], "must hold labels: 0 or 1, .* Received: 2 in row 1"),
+        ("label", [0, 1, -1], "must hold labels: .* Received: -1 in row 2"),
+        ("label", [0.0, 1.5, 1.0], "Received: 1.5 in row 1"),
+        ("w", [1.0, -0.5, 1.0], "must hold weights: .* Received: -0.5 in row 1"),
+        ("w", [1.0, None, 1.0], "missing or not finite .* in row 1"),
+        ("w", [1.0, float("inf"), 1.0], "missing or not finite .* in row 1"),
+    ],
+)
+def test_labels_and_weights_are_checked(library, column, cells, match):
+    frame = make_frame(library, **{"w": [1, 1, 1], column: cells})
+    with pytest.raises(ValueError, match=f"column '{column}' .*{match}"):
+        from_dataframe(frame, SPEC, weight="w")
+
+
+def test_weights_must_be_there_and_have_a_label():
+    with pytest.raises(ValueError, match=r"lacks the columns \['w'\]"):
+        from_dataframe(make_frame(), SPEC, weight="w")
+    with pytest.raises(ValueError, match="`weight` goes with a label"):
+        from_dataframe(make_frame(), SPEC, label=None, weight="x")
+    soft = only_batch(make_frame(label=[0.25, True, 0]))
+    assert soft[1].numpy().tolist() == [0.25, 1, 0]

@@ -110,6 +110,31 @@ def test_build_refuses_files_without_a_good_row(tmp_path):
         Vocabulary.build(tmp_path / "rows.csv")
 
 
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 29], ids=["spilled", "in memory"])
+def test_a_feature_without_values_has_one_id(tmp_path, monkeypatch, memory_bytes):
+    """C1 is empty in all rows, C2 rare, C3 holds short and long values."""
+    monkeypatch.setattr(
+        counting.Counters.__init__, "__defaults__", (memory_bytes, None)
+    )
+    fields = [b"", b"rare", b"a value of many bytes", *[b"%d" % i for i in range(23)]]
+    lines = [
+        b"\t".join([b"1", *[b"5"] * 13, b"", b"%d" % i, *fields[2:]]) for i in range(5)
+    ]
+    (tmp_path / "day").write_bytes(b"\n".join(lines))
+    built = Vocabulary.build(tmp_path / "day", min_count=2)
+    assert_counted(built, lines, 2)
+    assert built.sizes == [1, 1] + [2] * 24
+    assert Vocabulary.build(tmp_path / "day", min_count=6).sizes == [1] * 26
+    built.save(tmp_path / "vocabulary")
+    loaded = vocabulary.load(tmp_path / "vocabulary")
+    assert loaded == built and loaded.sizes == built.sizes
+    for lookup in (loaded.make_lookup(), loaded.make_lookup(str(tmp_path))):
+        values = tf.constant([b"", b"x", b"0", b","])
+        assert [lookup.find(i, values).numpy().tolist() for i in (0, 1)] == [
+            [0] * 4
+        ] * 2
+
+
 @pytest.mark.parametrize("argument", ["min_count", "max_size"])
 def test_build_checks_its_arguments(argument):
     with pytest.raises(ValueError, match=f"`{argument}` must be at least 1"):

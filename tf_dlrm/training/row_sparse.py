@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from tf_dlrm import gradients, optimizers, replicas, xla
-from tf_dlrm.inputs import refuse_frame, standardize_labels
+from tf_dlrm.inputs import check_arrays, standardize_labels
 from tf_dlrm.layers.contract import Lookup, recorded
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.guard import Restorable
@@ -364,18 +364,19 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
         validation = kwargs.get("validation_data")
         if tf.distribute.has_strategy():
             replicas.check_devices(self.embedding, "`fit`")
-        for part in (x, *(validation if isinstance(validation, tuple) else ())):
-            refuse_frame(part)
+        check_arrays(x, y)
+        if isinstance(validation, tuple):
+            check_arrays(*validation[:2])
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.evaluate`; refuses a DataFrame, naming the way to go."""
-        refuse_frame(x)
+        check_arrays(x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`; refuses a DataFrame, naming the way to go."""
-        refuse_frame(x)
+        check_arrays(x)
         return super().predict(x, *args, **kwargs)
 
     # The compile arguments are saved with the model, the tables' optimizer too.

@@ -412,6 +412,18 @@ def test_counts_that_do_not_fit_in_memory_are_exact(tmp_path):
     assert list(zip(built.values("C17"), built.counts("C17"))) == expected
 
 
+@pytest.mark.parametrize("memory_bytes", [1, 1 << 29], ids=["spilled", "in memory"])
+def test_a_column_that_is_empty_in_all_rows(tmp_path, memory_bytes):
+    rows = [line.split(b"\t") for line in make_lines(30)]
+    lines = [b"\t".join([*row[:14], b"", *row[15:]]) for row in rows]
+    path = write_lines(tmp_path / "day_0", lines)
+    options = prepare.Options(min_count=2, memory_bytes=memory_bytes)
+    manifest = prepare.prepare(path, tmp_path / "out", options)
+    assert manifest.schema.vocabulary_sizes[0] == 1
+    vocabulary = vocabularies.load(tmp_path / "out" / "vocabulary.tsv")
+    assert_rows(rows_of(tmp_path / "out", "train"), lines, vocabulary)
+
+
 @pytest.mark.integration
 def test_a_killed_run_goes_on(tmp_path, logs):
     """SIGKILL at some moments of a process of its own."""

@@ -285,6 +285,23 @@ def test_torchrec_layout(tmp_path):
         records.read_npy(path)
 
 
+@pytest.mark.parametrize("label", [2, -1, 0.5, 1.5, np.nan])
+def test_labels_of_npy_files_are_from_0_to_1(tmp_path, label):
+    labels = np.zeros(8, np.float32 if isinstance(label, float) else np.int32)
+    labels[5] = label
+    np.save(tmp_path / "day_dense.npy", np.ones((8, 13), np.float32))
+    np.save(tmp_path / "day_sparse.npy", np.ones((8, 26), np.int32))
+    np.save(tmp_path / "day_labels.npy", labels)
+    batches = records.read_npy(tmp_path / "day_dense.npy", 4)
+    if label == 0.5:
+        assert [y.numpy().tolist() for _, y in batches][1] == [0, 0.5, 0, 0]
+        return
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match="day_labels.npy: a label .* in row 5,"
+    ):
+        list(batches)
+
+
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     """A window is loaded, not the rows that came before."""
     write(tmp_path)

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from small_model import make_model
@@ -132,16 +133,40 @@ def test_several_files_and_an_empty_one(exported, lines, tmp_path):
         scoring.score_files(exported, tmp_path / "b", tmp_path / "t.csv")
 
 
+def test_parquet_is_scored_as_the_lines_that_it_stands_for(exported, lines, tmp_path):
+    """With a gap among integers, a row without a label, and a bad row."""
+    names = [
+        "label",
+        *(f"I{i}" for i in range(1, 14)),
+        *(f"C{i}" for i in range(1, 27)),
+    ]
+    rows = [line.decode().split("\t") for line in lines[:70]]
+    rows[3][0], rows[5][2], rows[9][1] = "", "", "2.5"
+    columns = zip(*([cell or None for cell in row] for row in rows), strict=True)
+    table = pa.table(dict(zip(names, columns, strict=True)))
+    pq.write_table(table, tmp_path / "log.parquet", row_group_size=25)
+    text = ["\t".join(row if row[0] else row[1:]) for row in rows]
+    (tmp_path / "log.tsv").write_text("\n".join(text))
+    found = []
+    for name in ("log.parquet", "log.tsv"):
+        options = {"max_bad_share": 0.1, "batch_size": 16}
+        counts, scores = score(exported, tmp_path / name, tmp_path / "s", **options)
+        assert counts == {"num_rows": 70, "num_bad_rows": 1}
+        found.append(
+            [[row[c] for c in ("line", "label", "probability")] for row in scores]
+        )
+        (tmp_path / "s").unlink()
+    assert found[0] == found[1] and found[0][3][1] == found[0][9][2] == ""
+
+
 def test_what_cannot_be_read_is_an_error_and_no_output(exported, lines, tmp_path):
     packed = gzip.compress(b"\n".join(lines))
     (tmp_path / "cut.gz").write_bytes(packed[: len(packed) // 2])
     output = tmp_path / "scores.csv"
     with pytest.raises(ValueError, match=r"cut\.gz: .* was cut short"):
         scoring.score_files(exported, tmp_path / "cut.gz", output)
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.table({"label": [1]}), tmp_path / "log.parquet")
-    with pytest.raises(ValueError, match="is a Parquet file"):
+    with pytest.raises(ValueError, match="log.parquet: lacks the columns"):
         scoring.score_files(exported, tmp_path / "log.parquet", output)
     (tmp_path / "log").write_bytes(lines[0])
     for name in ("scores.parquet", "scores.csv.zst"):

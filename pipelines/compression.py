@@ -1,0 +1,241 @@
+"""The content of files, compressed or not; what a file is that holds no lines.
+
+Kinds are known by the first bytes of a file, not by its name.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyarrow
+
+DAMAGES = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_START_BYTES = 512  # of a file, that tell what it is; a tar archive needs 262
+_MAGICS = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x5d\0\0": "xz",  # its older form, .lzma
+    b"\x04\x22\x4d\x18": "lz4",
+    b"PK\x03\x04": "zip",
+}
+_SUFFIXES = {
+    ".gz": "gzip",
+    ".zst": "zstd",
+    ".bz2": "bzip2",
+    ".xz": "xz",
+    ".lz4": "lz4",
+    ".zip": "zip",
+    ".br": "brotli",
+}
+_OTHERS = {
+    b"PAR1": "a Parquet file",
+    b"PARE": "an encrypted Parquet file",
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+    b"\x1f\x9d": "a file of the program `compress`",
+    b"\xff\x06\0\0sNaPpY": "a Snappy file",
+    b"\x89LZO": "an lzop file",
+    b"\x02\x21\x4c\x18": "an lz4 file of the old format",
+    b"ORC": "an ORC file",
+    b"Obj\x01": "an Avro file",
+    b"ARROW1": "an Arrow (Feather) file",
+    b"SEQ": "a Hadoop sequence file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a NumPy array",
+    b"SQLite format 3": "an SQLite database",
+    b"\x80\x04\x95": "a Python pickle",
+    b"\x80\x05\x95": "a Python pickle",
+}
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\r"))
+
+
+class Content(NamedTuple):
+    """The content of a file, as a binary stream that can be read and moved forward.
+
+    Attributes:
+        stream: The stream.
+        stored_bytes: Function that tells how many bytes of the file, as it is stored,
+            were read.
+    """
+
+    stream: io.BufferedIOBase
+    stored_bytes: Callable[[], int]
+
+
+def compression_of(path: str) -> str | None:
+    """The compression of a file, such as `"gzip"`; `None` for none that is known."""
+    with open(path, "rb") as file:
+        return _find(path, file.read(_START_BYTES))
+
+
+def open_content(path: str) -> Content:
+    """Opens a file to read what it holds, decompressed.
+
+    Raises:
+        ValueError: If it holds something else than lines; the message says what.
+        OSError: Or one of `DAMAGES`, if it is damaged.
+    """
+    with open(path, "rb") as file:
+        start = file.read(_START_BYTES)
+    kind = _find(path, start)
+    if kind is None:
+        _check_start(path, start, "")
+        for suffix, name in _SUFFIXES.items():
+            if path.endswith(suffix):
+                raise ValueError(
+                    f"{path}: named {suffix}, but does not hold {name} data. Rename it "
+                    "if it is plain text; otherwise fetch it again."
+                )
+        stream = open(path, "rb")
+        return Content(stream, stream.tell)
+    content = _open_compressed(path, kind)
+    _check_start(path, content.stream.peek(_START_BYTES), f"within {kind}")
+    return content
+
+
+def _open_compressed(path, kind):
+    if kind in ("zstd", "lz4", "brotli"):
+        file = _ArrowFile(path, kind)
+        return Content(io.BufferedReader(file, 1 << 20), file.stored_bytes)
+    raw = open(path, "rb")
+    if kind == "zip":
+        return Content(_open_member(path, raw), raw.tell)
+    open_stream = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]
+    return Content(open_stream(raw, "rb"), raw.tell)
+
+
+def _open_member(path, raw):
+    archive = zipfile.ZipFile(raw)
+    members = [
+        member
+        for member in archive.infolist()
+        if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+    ]
+    if len(members) != 1 or members[0].flag_bits & 1:
+        what = "an encrypted" if len(members) == 1 else f"{len(members)}"
+        raise ValueError(
+            f"{path}: a zip archive is read if it holds one file; this one holds "
+            f"{what} file{'s' * (len(members) != 1)}. Extract it first."
+        )
+    return archive.open(members[0])
+
+
+def _find(path, start):
+    while start[1:4] == b"\x2a\x4d\x18" and 0x50 <= start[0] <= 0x5F:
+        # A frame to skip, as of pzstd; zstd and lz4 have the same.
+        size = 8 + int.from_bytes(start[4:8], "little")
+        if size >= len(start):
+            with open(path, "rb") as file:
+                file.seek(size)
+                start = bytes(size) + file.read(_START_BYTES)
+        start = start[size:]
+    for magic, kind in _MAGICS.items():
+        if start.startswith(magic):
+            return kind
+    return "brotli" if path.endswith(".br") else None
+
+
+def _check_start(path, start, place):
+    """Raises if the first bytes are those of something else than lines."""
+    start = start[:_START_BYTES]
+    what = _describe(start)
+    for magic, kind in _MAGICS.items():
+        if place and start.startswith(magic):
+            what = f"{kind} data"
+    if what is not None:
+        what = f"{what} {place}".rstrip()
+        raise ValueError(
+            f"{path}: is {what}, not lines of text. Extract or convert it first."
+        )
+    encoding = _find_encoding(start)
+    if encoding:
+        raise ValueError(
+            f"{path}: is {encoding} text; lines are read as UTF-8 or ASCII. Convert it "
+            f"first: iconv -f {encoding} -t UTF-8."
+        )
+
+
+def _describe(start):
+    if start[257:262] == b"ustar":
+        return "a tar archive"
+    if start and not start.strip(b"\0") and len(start) == _START_BYTES:
+        return "zero bytes"
+    if start[:64].translate(None, _CONTROLS) == start[:64]:
+        return None
+    return next((w for magic, w in _OTHERS.items() if start.startswith(magic)), None)
+
+
+def _find_encoding(start):
+    """UTF-16 or UTF-32 where every other byte, or three of four, is a zero."""
+    text = start[4:68]  # behind a byte-order mark
+    zeros = [not text[i::4].strip(b"\0") for i in range(4)]
+    if len(text) < 8:
+        return None
+    for pattern, name in (
+        ([False, True, True, True], "UTF-32LE"),
+        ([True, True, True, False], "UTF-32BE"),
+        ([False, True, False, True], "UTF-16LE"),
+        ([True, False, True, False], "UTF-16BE"),
+    ):
+        if zeros == pattern:
+            return name
+    for mark, name in ((b"\xff\xfe", "UTF-16LE"), (b"\xfe\xff", "UTF-16BE")):
+        if start.startswith(mark) and b"\0" in text:
+            return name
+    return None
+
+
+class _ArrowFile(io.RawIOBase):
+    """The content of a file that Arrow decompresses; read on, or from its beginning."""
+
+    def __init__(self, path, codec):
+        self._path, self._codec = path, codec
+        self._start()
+
+    def _start(self):
+        self._file = pyarrow.OSFile(self._path)
+        self._stream = pyarrow.CompressedInputStream(self._file, self._codec)
+        self._position = 0
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def tell(self):
+        return self._position
+
+    def stored_bytes(self):
+        return self._file.tell()
+
+    def seek(self, offset, whence=io.SEEK_SET):
+        if whence == io.SEEK_CUR:
+            offset += self._position
+        if offset < self._position:
+            self._start()
+        while self._position < offset and self.read(
+            min(offset - self._position, 1 << 20)
+        ):
+            pass
+        return self._position
+
+    def readinto(self, buffer):
+        try:
+            num_bytes = self._stream.readinto(buffer)
+        except OSError as error:
+            if "memory" in str(error):  # as of `zstd --long=31`
+                raise ValueError(
+                    f"{self._path}: its {self._codec} window is too large to read. "
+                    "Compress it again without --long."
+                ) from error
+            raise EOFError(str(error)) from error
+        self._position += num_bytes
+        return num_bytes

@@ -1,0 +1,182 @@
+"""A look at a file whose lines are not rows of a Criteo log: what is it instead?"""
+
+import collections
+import os
+import re
+from collections.abc import Sequence
+
+from pipelines.criteo.format import (
+    DENSE_FEATURES,
+    NUM_COLUMNS,
+    NUM_DENSE,
+    reason,
+    trim,
+)
+from pipelines.criteo.tables import is_parquet
+from pipelines.files import BlockReader
+
+_BYTES, _LINES = 1 << 16, 100
+_DELIMITERS = {
+    b",": "commas",
+    b";": "semicolons",
+    b"|": "vertical bars",
+    b"\x01": "the character \\x01",
+    b" ": "blanks",
+}
+_LAYOUT = (
+    f"A Criteo log has {NUM_COLUMNS} columns separated by tabs, without a header: the "
+    "label, 13 integers and 26 categories."
+)
+_TABLE = (
+    "Convert it, or save it as Parquet with the columns label, I1 .. I13 and C1 .. C26."
+)
+_MISSING = (b"null", b"\\n", b"na", b"n/a", b"nan", b"none", b"-", b"?")
+_FAULTS = (
+    (rb"[\"'].*[\"']", "the integers are in quotes: write them without"),
+    (
+        rb"-?[0-9]+\.0*",
+        "integers are written with a decimal point, as pandas writes a column with "
+        'gaps: convert it with astype("Int64") before you save it',
+    ),
+    (rb"-?[0-9]*\.[0-9]+|-?[0-9.]+[eE][-+]?[0-9]+", "they hold decimal numbers"),
+    (rb"\s.*|.*\s", "the integers have blanks around them: remove those"),
+    (
+        rb"[0-9]{1,3}(,[0-9]{3})+",
+        "the integers have thousands separators: remove those",
+    ),
+)
+
+
+def no_rows(paths: Sequence[str | os.PathLike]) -> str:
+    """The message for files without a valid row, with what the first looks like."""
+    names = ", ".join(map(str, paths))
+    verb = "contains" if len(paths) == 1 else "contain"
+    return f"{names} {verb} no valid rows. {explain(paths[0])}".rstrip()
+
+
+def explain(path: str | os.PathLike) -> str:
+    r"""Says what a file looks like, and what to do; "" where that is unknown.
+
+    Args:
+        path: A file most of whose lines are bad.
+
+    Example:
+
+    >>> import os, tempfile
+    >>> from pipelines.criteo import diagnosis
+    >>> path = os.path.join(tempfile.mkdtemp(), "log.csv")
+    >>> with open(path, "wb") as file:
+    ...     _ = file.write(3 * (b"1" + 39 * b",7" + b"\n"))
+    >>> diagnosis.explain(path).removeprefix(path).partition(".")[0]
+    ' has 40 columns separated by commas'
+    """
+    path = os.fspath(path)
+    try:
+        if is_parquet(path):
+            return ""
+        block = BlockReader(_BYTES).read(path, 0)
+    except ValueError as error:
+        return str(error)
+    except OSError:
+        return ""
+    if not block.strip():
+        return ""
+    found = _look(block)
+    return f"{path} {found}" if found else ""
+
+
+def _look(block):
+    start = block[:4096]
+    controls = sum(
+        start.count(bytes([code])) for code in (*range(1, 9), *range(14, 32))
+    )
+    if start.count(b"\0") + controls - start.count(b"\x01") > len(start) / 10:
+        return f"looks like binary data, not text. {_LAYOUT}"
+    if block.count(b"\r") - block.count(b"\r\n") > block.count(b"\n"):
+        return (
+            "has lines that end in a carriage return alone. Convert it first: "
+            r"tr '\r' '\n'."
+        )
+    lines = [trim(line) for line in block.split(b"\n")[:_LINES]]
+    lines = [line for line in lines if line.strip()]
+    first = lines[0].lstrip().lower()
+    if first.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
+        return "looks like HTML or XML: a download that failed? Fetch it again."
+    if first.startswith((b"{", b"[")):
+        return f"looks like JSON. {_LAYOUT} {_TABLE}"
+    pairs = [line for line in lines if re.match(rb"\S+( \S*[0-9]:\S+)+", line)]
+    if len(pairs) * 2 > len(lines):
+        return f"looks like LibSVM's format. {_LAYOUT} {_TABLE}"
+    num_columns = _most_common(line.count(b"\t") for line in lines) + 1
+    if num_columns in (NUM_COLUMNS, NUM_COLUMNS - 1):
+        return _look_at_fields(lines, num_columns)
+    delimiter = b"\t" if num_columns > 1 else _find_delimiter(lines)
+    if delimiter is None:
+        return f"has lines without tabs, such as {_show(lines[0])}. {_LAYOUT}"
+    num_columns = _most_common(line.count(delimiter) for line in lines) + 1
+    name = _DELIMITERS.get(delimiter, "tabs")
+    return f"has {num_columns} columns separated by {name}. {_LAYOUT} {_TABLE}"
+
+
+def _look_at_fields(lines, num_columns):
+    """Where the number of columns is right: which fields are not."""
+    rows = [line.split(b"\t") for line in lines if line.count(b"\t") + 1 == num_columns]
+    has_label = num_columns == NUM_COLUMNS
+    first = int(has_label)
+    bad = [
+        field
+        for row in rows
+        for field in row[first : first + NUM_DENSE]
+        if field and not re.fullmatch(rb"-?[0-9]+", field)
+    ]
+    if len(bad) * 3 > len(rows):
+        return _look_at_integers(bad)
+    labels = collections.Counter(row[0] for row in rows)
+    wrong = [label for label, _ in labels.most_common() if label not in (b"0", b"1")]
+    if has_label and wrong:
+        shown = ", ".join(map(_show, wrong[:3]))
+        return f"has other labels than 0 and 1 in its first column, such as {shown}."
+    if not has_label and all(reason(line, labelled=False) is None for line in lines):
+        return (
+            f"has {num_columns} columns: the label, the first column, is missing. Rows "
+            "without a label can be scored, not trained or evaluated on."
+        )
+    why = next(filter(None, (reason(line, has_label) for line in lines)), None)
+    return f"has lines such as the first bad one: {why}." if why else ""
+
+
+def _look_at_integers(fields):
+    place = f"the columns {DENSE_FEATURES[0]} .. {DENSE_FEATURES[-1]}"
+    example = _show(collections.Counter(fields).most_common(1)[0][0])
+    marks = [field for field in fields if field.lower() in _MISSING]
+    if len(marks) * 2 > len(fields):
+        return (
+            f"marks missing values in {place} as {_show(marks[0])}: they must be empty "
+            "fields."
+        )
+    for pattern, words in _FAULTS:
+        if sum(bool(re.fullmatch(pattern, f)) for f in fields) * 2 > len(fields):
+            return f"has fields such as {example} in {place}: {words}."
+    return (
+        f"has fields such as {example} in {place}, which must be integers. Are its "
+        f"columns in another order? {_LAYOUT}"
+    )
+
+
+def _find_delimiter(lines):
+    """The delimiter of which most lines have equally many, if any."""
+    best, columns = None, 1
+    for delimiter in _DELIMITERS:
+        counts = [line.count(delimiter) for line in lines]
+        common = _most_common(counts)
+        if common >= columns and counts.count(common) * 2 > len(counts):
+            best, columns = delimiter, common + 1
+    return best
+
+
+def _most_common(numbers):
+    return collections.Counter(numbers).most_common(1)[0][0]
+
+
+def _show(field):
+    return repr(field[:40].decode("utf-8", "backslashreplace"))
