@@ -49,8 +49,8 @@ def from_dataframe(
     Raises:
         TypeError: If `frame` is no data frame, or a column is not numeric.
         ValueError: If a column is missing or there twice, a dense value or label is
-            missing or not finite, an id is no integer or not in the table, or the
-            frame has no row. The message names column and row.
+            missing or not finite, a label is outside [0, 1], an id is no integer or not
+            in the table, or the frame has no row. The message names column and row.
 
     Example:
 
@@ -75,7 +75,7 @@ def from_dataframe(
     take = {"dense_features": _make_take(np.stack(dense, axis=1))}
     take["sparse_features"] = _make_take_ids(frame, spec)
     if label is not None:
-        take_label = _make_take(read_numbers(frame[label], label))
+        take_label = _make_take(_read_labels(frame, label))
 
     def make_batch(rows):
         features = {name: function(rows) for name, function in take.items()}
@@ -106,6 +106,18 @@ def _check_columns(frame, wanted):
         raise ValueError(f"The frame has several columns named {repeated}.")
     if not len(frame):
         raise ValueError("The frame has no row.")
+
+
+def _read_labels(frame, name):
+    """Labels outside [0, 1] have a loss without a minimum: training would diverge."""
+    labels = read_numbers(frame[name], name)
+    bad = np.flatnonzero((labels < 0) | (labels > 1))
+    if len(bad):
+        raise ValueError(
+            f"The label column {name!r} must be in [0, 1], 1 for a click. Received: "
+            f"{labels[bad[0]]:g} in row {bad[0]}, counted from 0. Map the values first."
+        )
+    return labels
 
 
 def _make_take(array):

@@ -108,6 +108,7 @@ class Store:
 
 class _OpenPart:
     def __init__(self, part):
+        self._labels_path = part.labels
         self._files = {
             name: _NpyReader(getattr(part, name))
             for name in ("labels", "dense", "sparse", "lengths")
@@ -129,7 +130,16 @@ class _OpenPart:
             self._starts = np.cumsum([0, *sums])
 
     def labels(self, first, last):
-        return self._files["labels"][first:last].reshape(-1)
+        labels = self._files["labels"][first:last].reshape(-1)
+        bad = ~((labels >= 0) & (labels <= 1))  # NaN too
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"{self._labels_path}: labels must be in [0, 1], 1 for a click. "
+                f"Received: {labels[row]} in row {first + row:,}, counted from 0. "
+                "Correct the file."
+            )
+        return labels
 
     def rows(self, first, last):
         rows = slice(first, last)
