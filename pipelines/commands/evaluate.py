@@ -123,9 +123,5 @@ class Evaluate:
 
         table, picture = map(self._beside, ("_reliability.csv", "_reliability.png"))
         found.write_csv(table)
-        try:
-            reliability_chart.draw(found, results, picture)
-        except ImportError as error:
-            print(f"Reliability, in {len(found.bins)} bins: {table}. {error}")
-        else:
-            print(f"Reliability, in {len(found.bins)} bins: {table}, {picture}")
+        reliability_chart.draw(found, results, picture)
+        print(f"Reliability, in {len(found.bins)} bins: {table}, {picture}")

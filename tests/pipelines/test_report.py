@@ -461,12 +461,12 @@ def test_profiles_are_found_and_bad_ones_named(tmp_path, capsys):
     assert size_of(tmp_path / "out" / "step_breakdown.png")[1] < with_steps
 
 
-def test_without_tensorflow_and_without_matplotlib(tmp_path):
+def test_without_tensorflow(tmp_path):
     run = make_run(tmp_path / "run")
     write_events(run / "logs" / "train", 1000, train_entries((1, 5, 0.5)))
     make_trace(run / "logs/train/plugins/profile/2026")
     program = (
-        "import sys; sys.modules['matplotlib.figure'] = None\n"
+        "import sys\n"
         "from pipelines import cli\n"
         f"code = cli.main(['report', {str(run)!r}, '--output', 'out'])\n"
         "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'\n"
@@ -475,9 +475,8 @@ def test_without_tensorflow_and_without_matplotlib(tmp_path):
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "pip install matplotlib" in done.stdout
     content = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert content["pictures"] == []
+    assert "step_breakdown.png" in content["pictures"]
     assert content["runs"][0]["ms_per_step"]["top MLP"] == pytest.approx(2.0)
     assert not list((tmp_path / "out").glob("*.png"))
 
