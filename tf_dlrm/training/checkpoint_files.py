@@ -47,6 +47,10 @@ class CheckpointFolder:
         keys = [(int(m[1]), int(m[2] or 0), m[0]) for m in found if m]
         return [name for _, _, name in sorted(keys)]
 
+    def step(self, name: str) -> int:
+        """The step of a checkpoint, by its name."""
+        return int(_NAME.fullmatch(name)[1])
+
     def check_writable(self, num_bytes: int) -> None:
         """Looks whether a checkpoint could be written; removes what killed saves left.
 
