@@ -181,7 +181,8 @@ class RunFolder(RunFiles):
         raise ValueError(
             f"{self.path} holds no {which} model but the {saved} one: "
             + (
-                "it was trained without a validation to find the best."
+                "it was trained without validation rows to find the best, or by a "
+                "version that kept the last alone."
                 if best is None
                 else f"{self.other_model_path(saved).name} is missing."
             )

@@ -39,6 +39,8 @@ def save_models(
     is_best = config.saved_model == "best" and best is not None
     saved = "best" if is_best else "last"
     if best is None or best.step == step:
+        for path in (folder.last_model_path, folder.best_model_path):
+            path.unlink(missing_ok=True)  # of a run that was killed while it saved
         folder.save_model(model)
     else:
         first, second = folder.model_path, folder.other_model_path(saved)
