@@ -161,6 +161,7 @@ def _train_default(kind, options):
     import tyro
 
     from pipelines import runs
+    from pipelines.runs.defaults import LEARNING_RATES
 
     name, out = _option("run", options), _option("out", options)
     warm_start = _option("warm-start", options)
@@ -170,12 +171,14 @@ def _train_default(kind, options):
             return found
     if name is None and warm_start is not None:
         return _begun_from(kind, warm_start)
-    name = name or "demo"
+    config, optimizer = runs.get(name), _option("optimizer", options)
+    if optimizer in LEARNING_RATES and optimizer != config.optimizer:
+        config = config.with_optimizer(optimizer)
     return kind(
         train=tyro.MISSING,
         out=tyro.MISSING,
         run_name=name,
-        config=runs.get(name),
+        config=config,
     )
 
 
@@ -190,7 +193,7 @@ def _begun_from(kind, warm_start):
     return kind(
         train=tyro.MISSING,
         out=tyro.MISSING,
-        run_name=folder.read_data().get("run", "demo"),
+        run_name=folder.read_data().get("run"),
         config=folder.read_config(),
     )
 
@@ -213,7 +216,7 @@ def _resumed(kind, out):
         vocabulary=data.get("vocabulary"),
         progressive=data.get("progressive", False),
         warm_start=data.get("warm_start"),
-        run_name=data.get("run", "demo"),
+        run_name=data.get("run"),
         devices=data.get("devices", 1),
         config=folder.read_config(),
     )

@@ -1,4 +1,4 @@
-"""The look of our pictures: colours, titles, stacked bars. matplotlib is optional."""
+"""The look of our pictures: colours, titles, stacked bars."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -13,17 +13,9 @@ LINES = (
 
 
 def start(width: float, height: float):
-    """A figure of this size in inches, without a window system or global state.
+    """A figure of this size in inches, without a window system or global state."""
+    from matplotlib.figure import Figure
 
-    Raises:
-        ImportError: If matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "The pictures need matplotlib: pip install matplotlib."
-        ) from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

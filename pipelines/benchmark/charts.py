@@ -1,7 +1,5 @@
 """Pictures of a benchmark: bars by arm, cost against rows, and a step's parts."""
 
-import importlib.util
-
 from pipelines import pictures
 from pipelines.benchmark import breakdown, results
 from pipelines.benchmark.workloads import SCALING_ROWS, describe_rows
@@ -19,18 +17,6 @@ PARTS = {
     breakdown.IDLE: "#adb5bd",
     breakdown.OTHER: "#dee2e6",
 }
-
-
-def check_installed() -> None:
-    """Raises before the work where matplotlib is missing.
-
-    Raises:
-        ValueError: If it is.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError(
-            "the charts need matplotlib: pip install 'tf-dlrm[bench]' (or matplotlib)."
-        )
 
 
 def draw_summary(summary: dict, path) -> None:

@@ -119,7 +119,6 @@ def run_benchmark(
         The summary, as results.jsonl holds it.
     """
     out = pathlib.Path(out)
-    charts.check_installed()
     with locks.locked(out):
         return _run(arms, num_rounds, out, profiled, show)
 

@@ -91,12 +91,11 @@ class Benchmark:
     def _arms(self):
         """Arms, those of them to profile, and why others are skipped."""
         from pipelines.benchmark import arms as benchmark_arms
-        from pipelines.benchmark import charts, machine, runner
+        from pipelines.benchmark import machine, runner
         from pipelines.benchmark.jobs import Job
         from pipelines.benchmark.workloads import WORKLOADS, scaling_workload
 
         self._check()
-        charts.check_installed()
         scaling = self.workload == "scaling"
         job = Job(
             scaling_workload(10_000) if scaling else WORKLOADS[self.workload],

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -23,10 +23,13 @@ class Evaluate:
     """Folder of the run."""
     input: Files
     """Labelled files, or the folder that `prepare` wrote."""
+    which: Literal["saved", "best", "last"] = "saved"
+    """Model to measure: the one that the run saved as its own, its best or its last."""
     split: str = "test"
     """Which split of a prepared folder."""
     output: str | None = None
-    """JSON file for the metrics; None: MODEL/evaluation.json. Beside it come
+    """JSON file for the metrics; None: MODEL/evaluation.json, with --which best or last
+    MODEL/evaluation_best.json or _last.json. Beside it come
     *_reliability.csv and .png, predicted and observed click rates."""
     slices: Annotated[list[str], tyro.conf.arg(metavar="COLUMN [COLUMN ...]")] = (
         dataclasses.field(default_factory=list)
@@ -43,7 +46,10 @@ class Evaluate:
     """Only print what would happen."""
 
     def _output(self):
-        return self.output or str(RunFiles(self.model).evaluation_path)
+        default = RunFiles(self.model).evaluation_path
+        if self.which != "saved":
+            default = default.with_stem(f"{default.stem}_{self.which}")
+        return self.output or str(default)
 
     def _beside(self, ending):
         return pathlib.Path(self._output()).with_suffix("").as_posix() + ending
@@ -73,7 +79,7 @@ class Evaluate:
         from pipelines.runs.folder import RunFolder
 
         self._make_slices()
-        RunFolder(self.model).check()
+        RunFolder(self.model).find_model(self.which)
         folder = find_records(self.input)
         paths = expand_paths(self.input) if folder is None else [folder]
         check_output(self._output(), paths)
@@ -97,7 +103,7 @@ class Evaluate:
         truth = read_truth(paths)
         folder = RunFolder(self.model)
         parser = folder.load_parser()
-        model = folder.load_model(parser)
+        model = folder.load_model(parser, self.which)
         bad_rows = f"{self._output()}.bad_rows.tsv"
         quarantine = Quarantine(bad_rows, self.max_bad_share)
         slices = self._make_slices()
@@ -113,7 +119,7 @@ class Evaluate:
             truth = None
         found = reliability.of_model(model)
         results |= found.describe()
-        besides = {"best_possible": truth, "input": paths}
+        besides = {"best_possible": truth, "input": paths, "which": self.which}
         besides |= slices.describe() if slices else {}
         write_json(self._output(), results | besides)
         print_metrics(results, truth)
@@ -129,9 +135,5 @@ class Evaluate:
 
         table, picture = map(self._beside, ("_reliability.csv", "_reliability.png"))
         found.write_csv(table)
-        try:
-            reliability_chart.draw(found, results, picture)
-        except ImportError as error:
-            print(f"Reliability, in {len(found.bins)} bins: {table}. {error}")
-        else:
-            print(f"Reliability, in {len(found.bins)} bins: {table}, {picture}")
+        reliability_chart.draw(found, results, picture)
+        print(f"Reliability, in {len(found.bins)} bins: {table}, {picture}")

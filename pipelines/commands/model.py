@@ -37,8 +37,9 @@ class Train:
     in both are kept, with their state. Options start from those of that run."""
     vocabulary: str | None = None
     """vocabulary.tsv that `prepare` wrote; None: build one of the training files."""
-    run_name: Annotated[str, tyro.conf.arg(name="run")] = "demo"
-    """Named run whose values the options below start from (tf-dlrm runs lists them)."""
+    run_name: Annotated[str | None, tyro.conf.arg(name="run")] = None
+    """Named run whose values the options below start from (tf-dlrm runs lists them);
+    None: the demo's model, and what suits the optimizer and the number of rows."""
     devices: int = 1
     """Devices to train on: GPUs, or without any, parts of the CPU. With several, each
     holds a part of the tables."""
@@ -55,8 +56,8 @@ class Train:
     checkpoint_every_minutes: float | None = 10.0
     """Minutes between two checkpoints; None: by steps, and at the ends of epochs."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints are kept (and the best, with --valid). When
-    the run is done they are removed, but for the best if it is not the last."""
+    """How many of the newest checkpoints are kept, and the best with --valid. When the
+    run is done they are removed."""
     dry_run: bool = False
     """Only print what would happen."""
     config: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(
@@ -82,8 +83,9 @@ class Train:
         lines = [
             f"train on {describe_input(self.train)}",
             f"vocabulary: {vocabulary}",
-            f"write {self.out}/: config.json, vocabulary.tsv, model.keras, "
-            "metrics.json, metrics.csv, logs/, and bad_rows*.tsv if there are any",
+            f"write {self.out}/: config.json, vocabulary.tsv, model.keras (and "
+            "model_last.keras or model_best.keras, if they differ), metrics.json, "
+            "metrics.csv, logs/, and bad_rows*.tsv if there are any",
             f"config: {self.config.to_json()}",
         ]
         if self.devices > 1:
@@ -148,7 +150,7 @@ class Train:
     def run(self) -> None:
         """Trains."""
         from pipelines import vocabulary as vocabularies
-        from pipelines.runs import job
+        from pipelines.runs import job, saving
         from pipelines.runs.devices import make_strategy
         from pipelines.runs.folder import RunFolder
 
@@ -197,6 +199,9 @@ class Train:
                 "metrics of the training are those of the sample, all others are "
                 "corrected for it."
             )
+        if results["not_converged"]:
+            print(_advise(results["not_converged"], folder.read_config()))
+        print(saving.describe(results))
         print(
             f"{folder.path}: {results['num_rows']:,} rows at "
             f"{results['samples_per_second']:,.0f} samples/s, "
@@ -204,6 +209,17 @@ class Train:
             f"{describe_stalls(results['checkpoint_seconds'])}.\n"
             f"Look: tensorboard --logdir {folder.log_dir}"
         )
+
+
+def _advise(found, config) -> str:
+    """A warning that a training ended too early, and what to change."""
+    return (
+        f"Warning: the model is not converged. Its training loss was "
+        f"{found['before']:.4f} in the third quarter and {found['after']:.4f} in the "
+        f"last of {found['num_steps']:,} steps. To learn more, try a smaller "
+        f"--batch-size (now {config.batch_size:,}), more --epochs (now "
+        f"{config.epochs}) or a larger --learning-rate (now {config.learning_rate:g})."
+    )
 
 
 @dataclasses.dataclass
@@ -214,6 +230,8 @@ class Export:
     """Folder of the run."""
     output: str = "saved_models/ctr"
     """Folder of the exported model; its versions are numbered in it."""
+    which: Literal["saved", "best", "last"] = "saved"
+    """Model to export: the one that the run saved as its own, its best or its last."""
     version: int | None = None
     """Number of the version; None: the next one."""
     max_hotness: int = 1
@@ -231,7 +249,7 @@ class Export:
         from pipelines.runs.folder import RunFolder
         from tf_dlrm.serving.versions import choose_version
 
-        RunFolder(self.model).check()
+        RunFolder(self.model).find_model(self.which)
         version = choose_version(self.output, self.version)
         return [f"export {self.model} to {self.output}/{version}"]
 
@@ -247,6 +265,7 @@ class Export:
             self.max_hotness,
             self.candidate_features,
             self.table_dtype,
+            self.which,
         )
         text = (pathlib.Path(path) / "assets.extra" / "tf_dlrm.json").read_text("utf-8")
         described = json.loads(text)

@@ -1,6 +1,7 @@
 """`tf-dlrm predict`: files of raw lines -> a CSV file of click probabilities."""
 
 import dataclasses
+from typing import Literal
 
 from pipelines.commands.shared import Files, check_output, describe_files
 
@@ -25,6 +26,8 @@ class Predict:
     output: str
     """CSV file to write: file, line, label, probability, for each line in order.
     Compressed if its name ends in .gz."""
+    which: Literal["saved", "best", "last"] = "saved"
+    """Model of a run: the one that it saved as its own, its best or its last."""
     batch_size: int = 4096
     """Lines that are scored at a time."""
     max_bad_share: float = 1e-4
@@ -57,11 +60,16 @@ class Predict:
         check_output(f"{self.output}.bad_rows.tsv", paths)
         folder = RunFolder(self.model)
         if folder.config_path.exists():
-            folder.check()
-            used = (folder.config_path, folder.vocabulary_path, folder.model_path)
+            model_path = folder.find_model(self.which)
+            used = (folder.config_path, folder.vocabulary_path, model_path)
             source = scoring.Source.of(folder.path, (path.name for path in used))
         else:
             source = scoring.find(self.model)
+            if self.which != "saved":
+                raise ValueError(
+                    f"--which {self.which} goes with the folder of a run, and "
+                    f"{self.model} is an exported model: leave it out."
+                )
         done = scoring.check(
             source, paths, self.output, self.batch_size, self.overwrite
         )
@@ -76,7 +84,8 @@ class Predict:
         folder = RunFolder(source.path)
         if folder.config_path.exists():
             parser = folder.load_parser()
-            model = scoring.of_keras(folder.load_model(parser), parser, source)
+            model = folder.load_model(parser, self.which)
+            model = scoring.of_keras(model, parser, source)
         else:
             model = scoring.load(source.path)
         counts = scoring.score_files(

@@ -32,8 +32,8 @@ class Report:
         self._check()
         return [
             f"read {', '.join(self.runs)}",
-            f"write {self.output}/: {', '.join(TABLES)}; and with matplotlib, where "
-            f"runs have what they show, {', '.join(PICTURES)}",
+            f"write {self.output}/: {', '.join(TABLES)}; and where runs have "
+            f"what they show, {', '.join(PICTURES)}",
         ]
 
     def run(self) -> None:

@@ -41,6 +41,9 @@ class FitProgress(_Progress):
         batch_size: Rows in a batch.
         num_rows: Rows in an epoch, or of each epoch in a list; `None` if not known.
         note: Function whose text is shown, too.
+        count: Function that returns how many rows of the epoch were read so far, or
+            more: it is exact at the end of the data, where a batch may be partial and
+            bad rows were left out. `None`: `num_rows` is exact.
 
     Attributes:
         first_batch: Where the first epoch begins, if it was resumed.
@@ -54,8 +57,10 @@ class FitProgress(_Progress):
         batch_size: int,
         num_rows: int | Sequence[int] | None = None,
         note=str,
+        count=None,
     ):
         super().__init__()
+        self._count = count
         self._batch_size, self._rows, self._num_rows = batch_size, num_rows, None
         self._extra = note
         self.first_batch = 0
@@ -72,9 +77,12 @@ class FitProgress(_Progress):
         self._start, self._shown, self.first_batch = time.perf_counter(), 0.0, 0
 
     def on_train_batch_end(self, batch, logs=None):
-        self._done = (batch + 1) * self._batch_size
+        counts = [(batch + 1) * self._batch_size]
         if self._num_rows:
-            self._done = min(self._done, self._num_rows)
+            counts.append(self._num_rows)
+        if self._count is not None:
+            counts.append(self._count())
+        self._done = min(counts)
         now = time.perf_counter()
         if now - self._shown > 0.2:  # reading the metrics costs a little
             self._shown = now
@@ -105,7 +113,8 @@ class EvaluateProgress(_Progress):
     Args:
         batch_size: Rows in a batch.
         num_rows: About how many rows there are; `None` if not known.
-        count: Function that tells at the end how many there were.
+        count: Function that returns how many rows were read so far, or more; at the
+            end all of them.
     """
 
     def __init__(self, batch_size: int, num_rows: int | None, count):
@@ -116,7 +125,7 @@ class EvaluateProgress(_Progress):
         self._open("Evaluating", self._num_rows)
 
     def on_test_batch_end(self, batch, logs=None):
-        self._update((batch + 1) * self._batch_size)
+        self._update(min((batch + 1) * self._batch_size, self._count()))
 
     def on_test_end(self, logs=None):
         self._update(self._count())

@@ -136,12 +136,13 @@ class _OpenPart:
 
     def labels(self, first, last):
         labels = self._files["labels"][first:last].reshape(-1)
-        wrong = np.flatnonzero(~((labels >= 0) & (labels <= 1)))  # NaN, too
-        if len(wrong):
+        bad = ~((labels >= 0) & (labels <= 1))  # NaN too
+        if bad.any():
+            row = int(np.argmax(bad))
             raise ValueError(
-                f"{self._labels_path}: a label must be 0 or 1, or a probability "
-                f"between. Received: {labels[wrong[0]]:g} in row {first + wrong[0]:,}, "
-                "counted from 0."
+                f"{self._labels_path}: labels must be in [0, 1], 1 for a click. "
+                f"Received: {labels[row]} in row {first + row:,}, counted from 0. "
+                "Correct the file."
             )
         return labels
 

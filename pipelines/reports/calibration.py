@@ -24,9 +24,6 @@ def draw(runs: list[Run], path) -> None:
     Args:
         runs: The runs, also those without an evaluation: they keep their colours.
         path: PNG file to write.
-
-    Raises:
-        ImportError: If matplotlib is missing.
     """
     shown = [(run, color) for run, color in zip(runs, LINES) if has_bins(run)]
     letters = max(len(_TITLE), *(len(_label(run)) for run, _ in shown))

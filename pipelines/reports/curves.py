@@ -33,9 +33,6 @@ def draw(runs: list[Run], path) -> None:
     Args:
         runs: The runs, at most as many as there are colours.
         path: PNG file to write.
-
-    Raises:
-        ImportError: If matplotlib is missing.
     """
     figure = pictures.start(11, 5)
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)

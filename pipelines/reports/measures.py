@@ -137,7 +137,7 @@ def find_differing(runs: list[Run]) -> list[str]:
 
 
 def _last(run, part, metric):
-    """The final value by `metrics.json`, or the last one in the logs."""
+    """The value of the saved model by `metrics.json`, or the last one in the logs."""
     if run.is_finished:
         name = metric if part == "train" else f"val_{metric}"
         return finite(run.results["metrics"].get(name))

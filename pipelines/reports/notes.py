@@ -31,6 +31,12 @@ def of_runs(
     ]
     if len(runs) > 1 and not differing:
         found.append("The runs do not differ in any option.")
+    found += [
+        f"{run.label}: validation and training loss are those of its best model, "
+        f"of step {run.results['best']['step']:,}."
+        for run in runs
+        if run.is_finished and _saved_an_earlier_model(run.results)
+    ]
     for what, without in (
         ("No logs, so no curve but by epochs, and no wait for input",
          [run for run in runs if not run.train]),
@@ -82,6 +88,13 @@ def _unfinished(run):
     return (
         f"{name} is not finished: its logs end at step {run.last_step:,}{of}. Its "
         "values are the last ones there."
+    )
+
+
+def _saved_an_earlier_model(results):
+    best, last = results.get("best"), results.get("last")
+    return (
+        results.get("saved_model") == "best" and best and best["step"] != last["step"]
     )
 
 

@@ -63,8 +63,6 @@ class Report:
     def write(self, output) -> list[str]:
         """Writes `report.md`, `.csv` and `.json`, and the pictures.
 
-        Without matplotlib there are no pictures, and a note says so.
-
         Args:
             output: The folder; what an earlier report left in it is replaced.
 
@@ -105,12 +103,8 @@ class Report:
         if profiles or any(each.parts() for each in measured):
             wanted[STEPS] = lambda file: steps.draw(runs, measured, profiles, file)
         for name, draw in wanted.items():
-            try:
-                with replacing(output / name, "the picture") as file:
-                    draw(file)
-            except ImportError as error:
-                self.notes.append(str(error))
-                return []
+            with replacing(output / name, "the picture") as file:
+                draw(file)
         return list(wanted)
 
     def _markdown(self, pictures):

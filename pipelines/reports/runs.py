@@ -219,7 +219,7 @@ def _options(content, data):
 
     Options that are newer than the run have the values that it was made with.
     """
-    options = {**json.loads(RunConfig().to_json()), **content["config"]}
+    options = {**json.loads(RunConfig.from_json("{}").to_json()), **content["config"]}
     if "negative_sampling_rate" in data:  # also where `prepare` sampled
         options["negative_sampling_rate"] = data["negative_sampling_rate"]
     options["train"] = _names(data.get("records") or data.get("train"))

@@ -33,9 +33,6 @@ def draw(
         measured: Where the time of each went.
         profiles: What `benchmark.breakdown.read_trace` found, by number of the run.
         path: PNG file to write.
-
-    Raises:
-        ImportError: If matplotlib is missing.
     """
     timed = [i for i, each in enumerate(measured) if each.parts()]
     panels = []

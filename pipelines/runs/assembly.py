@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tf_dlrm
 from pipelines.runs.config import RunConfig
+from pipelines.runs.defaults import complete_rates
 from tf_dlrm import layers
 
 _NORMALIZATIONS = {
@@ -94,6 +95,7 @@ def compile_model(
         first_step: Number of its first step, from 0; more where a run before it is
             gone on with.
     """
+    config = complete_rates(config)
     steps = (first_step, num_steps)
     optimizer = _optimizer(config, config.learning_rate, *steps)
     embedding_optimizer = None

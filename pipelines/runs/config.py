@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 from pipelines.sampling import check_rate
 
+# Values that options had before there was a choice, where the default is another now.
+_BEFORE = {"saved_model": "last"}
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -40,19 +43,20 @@ class RunConfig:
     """Number ids by hashing into so many rows a table, with no pass over the data."""
     optimizer: Literal["sgd", "adagrad", "adam"] = "adagrad"
     """Optimizer of MLPs and tables (row-sparse on the tables)."""
-    learning_rate: float = 0.02
-    """Learning rate."""
+    learning_rate: float | None = None
+    """Learning rate; None: a default of the optimizer."""
     embedding_learning_rate: float | None = None
-    """Learning rate of the tables; None: as the MLPs'."""
-    initial_accumulator_value: float = 0.1
+    """Learning rate of the tables; None: as the MLPs', or a default of the optimizer
+    where that is not given either."""
+    initial_accumulator_value: float = 1e-6
     """What Adagrad's accumulators start at."""
     learning_rate_decay: Literal["none", "linear", "square", "epochs"] = "none"
     """How learning rates fall: linearly to 0 over the run; by the square of the steps
     left, after a warm-up and a constant part, as in MLPerf; to a tenth after epochs."""
-    batch_size: int = 2048
-    """Rows in a step."""
-    epochs: int = 1
-    """Passes over the training rows."""
+    batch_size: int | None = None
+    """Rows in a step; None: 128 to 1,024, by the number of rows."""
+    epochs: int | None = None
+    """Passes over the training rows; None: one, of at most 10,000 rows two."""
     shuffle: bool = True
     """Whether rows are mixed, anew in each epoch."""
     negative_sampling_rate: float = 1.0
@@ -72,10 +76,16 @@ class RunConfig:
     max_skipped_batches: int | None = 10
     """Batches in a row that may be skipped, as their loss or gradients are not finite,
     before the run stops; None: batches are not looked at."""
+    monitor: Literal["auc", "log_loss"] = "auc"
+    """Metric of the validation that patience and the best model go by."""
+    saved_model: Literal["best", "last"] = "best"
+    """Which model is saved as the run's: the best of the validations, within epochs
+    too, or that of the last step. The other one is kept beside it."""
     target_auc: float | None = None
     """AUC of the validation at which the run ends; None: none."""
     patience: int | None = None
-    """Validations in a row without a better AUC after which the run ends; None: any."""
+    """Validations in a row without a better value of the monitored metric after which
+    the run ends; None: any."""
     max_minutes: float | None = None
     """Minutes of training after which the run ends; None: any."""
     evaluate_every_steps: int | None = None
@@ -143,6 +153,8 @@ class RunConfig:
             self._refuse("max_minutes", "must be positive")
         if self.target_auc is not None and not 0 < self.target_auc <= 1:
             self._refuse("target_auc", "must be above 0 and at most 1")
+        if self.target_auc is not None and self.monitor != "auc":
+            self._refuse("target_auc", "goes with monitor='auc'")
         check_rate(self.negative_sampling_rate)
         for name in ("dropout", "bottom_dropout"):
             if not 0 <= (getattr(self, name) or 0) < 1:
@@ -177,7 +189,7 @@ class RunConfig:
         if decay != "epochs":
             self._refuse_unless("learning_rate_decay", "epochs", "reduce_after_epochs")
         else:
-            ends = (0, *self.reduce_after_epochs, self.epochs)
+            ends = (0, *self.reduce_after_epochs, self.epochs or 1)
             if len(ends) < 3 or any(a >= b for a, b in itertools.pairwise(ends)):
                 rule = "must be rising, positive and below epochs, at least one"
                 self._refuse("reduce_after_epochs", rule)
@@ -190,19 +202,26 @@ class RunConfig:
     def _refuse(self, name, rule):
         raise ValueError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")
 
+    def with_optimizer(self, optimizer: str) -> "RunConfig":
+        """Returns this config with another optimizer and its default rates."""
+        names = ("learning_rate", "embedding_learning_rate")
+        names += ("initial_accumulator_value", "adagrad_epsilon")
+        defaults = {name: getattr(RunConfig, name) for name in names}
+        return dataclasses.replace(self, optimizer=optimizer, **defaults)
+
     def to_json(self) -> str:
         """Returns the config as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
-        """Makes a config from `to_json()`.
+        """Makes a config from `to_json()`, also of an earlier version.
 
         Raises:
             ValueError: If a value is unknown, of another type or out of range; it is
                 named.
         """
-        values = json.loads(text)
+        values = {**_BEFORE, **json.loads(text)}
         hints = typing.get_type_hints(cls)
         unknown = [name for name in values if name not in hints]
         if unknown:

@@ -82,9 +82,10 @@ class LogData:
         num_rows: Rows to train on in an epoch, where they were counted before.
 
     Attributes:
+        config: The config; to be completed by the number of rows before data are read.
         vocabulary: The vocabulary.
         expander: The `MultiHot` that rows go through, or `None`.
-        num_rows: Rows to train on in an epoch.
+        num_rows: Rows to train on in an epoch, the first one.
         rows_by_epoch: The same of each epoch.
         negative_sampling_rate: Share of the negatives that is trained on.
         quarantines: Where bad rows went.
@@ -106,7 +107,7 @@ class LogData:
     ):
         self._train = expand_paths(train_paths)
         self._valid = expand_paths(valid_paths) if valid_paths else None
-        self._config = config
+        self.config = config
         self.quarantines = make_quarantines(config, folder)
         self._bad, self._bad_valid = self.quarantines
         self.negative_sampling_rate = config.negative_sampling_rate
@@ -127,10 +128,10 @@ class LogData:
 
     @property
     def rows_by_epoch(self) -> list[int]:
-        return [self.num_rows] * self._config.epochs
+        return [self.num_rows] * self.config.epochs
 
     def _make_vocabulary(self):
-        config = self._config
+        config = self.config
         if config.hash_buckets is not None:
             return hash_vocabulary(config.hash_buckets, config.shared_table)
         return build_vocabulary(
@@ -144,7 +145,7 @@ class LogData:
 
     def train_dataset(self):
         """The data set of an epoch."""
-        config = self._config
+        config = self.config
         return read(
             self._train,
             Parser(self.vocabulary),
@@ -159,8 +160,12 @@ class LogData:
         """The data set for validation, or `None`."""
         if not self._valid:
             return None
-        parser, size = Parser(self.vocabulary), self._config.batch_size
+        parser, size = Parser(self.vocabulary), self.config.batch_size
         return read(self._valid, parser, size, quarantine=self._bad_valid)
+
+    def count_read(self) -> int:
+        """Rows of the epoch that were read so far, or more; exact when all is read."""
+        return self.count({})["num_rows"]
 
     def count(self, history) -> dict:
         """How many rows there were, when all is read."""
@@ -193,7 +198,7 @@ class RecordData:
     callbacks, validation_freq = (), 1
 
     def __init__(self, config, records_folder):
-        self._folder, self._config = records_folder, config
+        self._folder, self.config = records_folder, config
         self._manifest = Manifest.load(records_folder)
         check_sampled_once(config, records_folder, self._manifest)
         self.vocabulary = load_vocabulary(records_folder, self._manifest)
@@ -208,7 +213,10 @@ class RecordData:
             ).num_rows
         self._has_valid = "valid" in self._manifest.splits
         self.expander = expander_of(self._manifest)
-        self.rows_by_epoch = [self.num_rows] * config.epochs
+
+    @property
+    def rows_by_epoch(self) -> list[int]:
+        return [self.num_rows] * self.config.epochs
 
     @property
     def origin(self) -> dict:
@@ -217,7 +225,7 @@ class RecordData:
 
     def train_dataset(self):
         """The data set of an epoch."""
-        config = self._config
+        config = self.config
         return records.read(
             self._folder,
             config.batch_size,
@@ -230,7 +238,11 @@ class RecordData:
         """The data set for validation, or `None`."""
         if not self._has_valid:
             return None
-        return records.read(self._folder, self._config.batch_size, split="valid")
+        return records.read(self._folder, self.config.batch_size, split="valid")
+
+    def count_read(self) -> int:
+        """Rows of the epoch."""
+        return self.num_rows
 
     def count(self, history) -> dict:
         """How many rows there are."""

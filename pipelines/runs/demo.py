@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from pipelines import runs, scoring
 from pipelines.progress import bar
-from pipelines.runs import job
+from pipelines.runs import job, saving
 from pipelines.runs.folder import RunFolder, write_json
 from pipelines.runs.report import print_metrics
 from pipelines.synthetic import Planted
@@ -44,8 +44,9 @@ def _run(out, num_rows, seed):
     reports = _generate(out / "data", num_rows, seed)
     paths = {name: report.path for name, report in reports.items()}
     print("\n2. Prepare and train")
-    config = runs.get("demo")
+    config = runs.get(None)  # for a million rows that of the named run `demo`
     folder, results = job.train(config, paths["train"], paths["valid"], out / "run")
+    print(saving.describe(results))
     print("\n3. Evaluate, against the best that any model could reach on these rows")
     parser = folder.load_parser()
     model = folder.load_model(parser)

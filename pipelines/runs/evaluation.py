@@ -55,7 +55,9 @@ def evaluate(
         else:
             dataset = read(paths, parser, batch_size, quarantine=quarantine)
             estimate = estimate_rows(paths)
-            shown = EvaluateProgress(batch_size, estimate, lambda: quarantine.num_rows)
+            shown = EvaluateProgress(
+                batch_size, estimate, lambda: quarantine.num_rows - quarantine.num_bad
+            )
         with shown, clear_errors(quarantine):
             results = model.evaluate(
                 dataset, verbose=0, return_dict=True, callbacks=[shown]

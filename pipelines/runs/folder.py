@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import pathlib
 import shutil
 from typing import Any
 
@@ -20,13 +21,17 @@ from pipelines.runs.layout import RunFiles
 from pipelines.whole_files import disk, write_text
 from tf_dlrm.training.checkpoint_files import CheckpointFolder
 
+WHICH = ("saved", "best", "last")
+
 
 class RunFolder(RunFiles):
     """Where a run keeps everything that it made and was made from.
 
-    `config.json` (run and data), `vocabulary.tsv`, `model.keras`, `metrics.json`,
-    `metrics.csv` (a line for each epoch), `bad_rows.tsv`, `logs/` (TensorBoard),
-    `plan.json` where tables were sharded, and `checkpoints/` while it is trained.
+    `config.json` (run and data), `vocabulary.tsv`, `model.keras` (beside it
+    `model_last.keras` or `model_best.keras`, where the best model is not the last),
+    `metrics.json`, `metrics.csv` (a line for each epoch), `bad_rows.tsv`, `logs/`
+    (TensorBoard), `plan.json` where tables were sharded, and `checkpoints/` while it is
+    trained.
 
     Args:
         path: The folder.
@@ -52,8 +57,8 @@ class RunFolder(RunFiles):
             )
         self.path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.log_dir, ignore_errors=True)
-        made = (self.config_path, self.metrics_path, self.history_path, self.plan_path)
-        for path in made:
+        files = (self.config_path, self.metrics_path, self.history_path, self.plan_path)
+        for path in (*files, self.last_model_path, self.best_model_path):
             path.unlink(missing_ok=True)
 
     def describe(
@@ -105,14 +110,20 @@ class RunFolder(RunFiles):
             )
         return vocabulary
 
-    def save_model(self, model) -> None:
-        """Writes the trained model; it appears whole or not at all."""
+    def save_model(self, model, path=None) -> None:
+        """Writes a trained model; it appears whole or not at all.
+
+        Args:
+            model: The model.
+            path: Its file. `None`: that of the run's model.
+        """
         temporary = self.path / ".model.tmp.keras"
-        with disk.explaining("the model", self.model_path, also=(RuntimeError,)):
+        path = path or self.model_path
+        with disk.explaining("the model", path, also=(RuntimeError,)):
             try:
                 model.save(temporary)
                 disk.sync(temporary)
-                os.replace(temporary, self.model_path)
+                os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
 
@@ -157,26 +168,69 @@ class RunFolder(RunFiles):
                 ) from None
         return Parser(vocabulary, expander=expander)
 
-    def load_model(self, parser: Parser) -> tf_dlrm.DLRM:
-        """Returns the trained model.
+    def find_model(self, which: str = "saved") -> pathlib.Path:
+        """Returns the file of a model of the run, without loading it.
+
+        Args:
+            which: `"saved"` for the run's model, `"best"` or `"last"`.
+
+        Raises:
+            ValueError: If the run has no such model; the message says why.
+        """
+        self.check()
+        if which not in WHICH:
+            raise ValueError(f"`which` must be one of {WHICH}. Received: {which!r}")
+        results = self._read_results()
+        saved = results.get("saved_model", "last")  # as before there was a choice
+        if which in ("saved", saved):
+            return self.model_path
+        if self.other_model_path(saved).exists():
+            return self.other_model_path(saved)
+        best, last = results.get("best"), results.get("last")
+        if best is not None and best["step"] == last["step"]:
+            return self.model_path
+        raise ValueError(
+            f"{self.path} holds no {which} model but the {saved} one: "
+            + (
+                "it was trained without validation rows to find the best, or by a "
+                "version that kept the last alone."
+                if best is None
+                else f"{self.other_model_path(saved).name} is missing."
+            )
+        )
+
+    def _read_results(self):
+        try:
+            return json.loads(self.metrics_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise ValueError(
+                f"{self.metrics_path} is missing or damaged: the training did not end."
+            ) from None
+
+    def load_model(self, parser: Parser, which: str = "saved") -> tf_dlrm.DLRM:
+        """Returns a trained model.
+
+        Args:
+            parser: The parser with the run's vocabulary.
+            which: As in `find_model`.
 
         Raises:
             ValueError: If there is none, it is not the one that the run wrote, or its
                 tables are not the vocabulary's.
         """
-        self.check()
-        digest = disk.read_json(self.metrics_path).get("model_sha256")
-        if digest != _sha256(self.model_path):
+        path = self.find_model(which)
+        is_other = path != self.model_path
+        key = "other_model_sha256" if is_other else "model_sha256"
+        if self._read_results().get(key) != _sha256(path):
             raise ValueError(
-                f"{self.model_path} is not the model that this run wrote, or it is "
-                "damaged."
+                f"{path} is not the model that this run wrote, or it is damaged."
             )
-        model = keras.saving.load_model(self.model_path)
+        model = keras.saving.load_model(path)
         rows, ids = _rows(model.spec), _rows(parser.spec())
         if rows != ids:
             raise ValueError(
                 f"The vocabulary {self.vocabulary_path} does not match the model "
-                f"{self.model_path}: {sum(ids.values()):,} ids in {len(ids)} tables, "
+                f"{path}: {sum(ids.values()):,} ids in {len(ids)} tables, "
                 f"but {sum(rows.values()):,} rows in {len(rows)}."
             )
         return model
@@ -191,8 +245,11 @@ class RunFolder(RunFiles):
         for epoch, values in enumerate(lines, start=1):
             writer.writerow([epoch, *values])
         write_text(self.history_path, text.getvalue(), "the results")
-        digest = {"model_sha256": _sha256(self.model_path)}
-        write_json(self.metrics_path, {**results, **digest})
+        digests = {"model_sha256": _sha256(self.model_path)}
+        other_path = self.other_model_path(results["saved_model"])
+        if other_path.exists():
+            digests["other_model_sha256"] = _sha256(other_path)
+        write_json(self.metrics_path, {**results, **digests})
 
 
 def write_json(path, content) -> None:

@@ -1,6 +1,7 @@
 """The whole job as functions: vocabulary, training, evaluation, export of a run."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import time
@@ -12,8 +13,9 @@ import tf_dlrm
 from pipelines.criteo import Parser
 from pipelines.files import Paths
 from pipelines.progress.fit import FitProgress
-from pipelines.runs import assembly, resuming, stopping
+from pipelines.runs import assembly, defaults, resuming, saving, stopping
 from pipelines.runs.config import RunConfig
+from pipelines.runs.convergence import LossCurve
 from pipelines.runs.data import (
     LogData,
     RecordData,
@@ -69,8 +71,7 @@ def train(
         resume: Whether to go on with a run that was cut. Where `out` holds none, one
             is begun.
         checkpoints: Arguments of `tf_dlrm.training.ResumableTraining`, such as
-            `{"every_steps": 1000}`. They are removed when the run is done, but for
-            the best one if a later epoch was worse.
+            `{"every_steps": 1000}`. They are removed when the run is done.
         watching: What is written for TensorBoard; `None`: `Watching()`.
         progressive: Whether each of `train_paths` is a day, on which the model is
             evaluated before it is trained on it.
@@ -78,7 +79,8 @@ def train(
             learned of the values that the vocabulary here has, too.
 
     Returns:
-        The folder and the results: final metrics, rows, seconds.
+        The folder and the results: metrics of the saved model, best and last model,
+        rows, seconds.
 
     Raises:
         FileExistsError: If `out` holds a finished run, or one that can go on.
@@ -127,7 +129,7 @@ def _train(
     if goes_on:
         given = describe_data(train_paths, valid_paths) | options
         resuming.check_same(folder, config, given, vocabulary)
-        vocabulary = folder.read_vocabulary()
+        vocabulary, config = folder.read_vocabulary(), folder.read_config()
     stored = folder.read_data() if goes_on else {}
     earlier = None
     if warm_start is not None:
@@ -137,6 +139,13 @@ def _train(
     data = _open_data(
         config, train_paths, valid_paths, folder, vocabulary, options, stored
     )
+    if progressive:
+        config = dataclasses.replace(config, epochs=1)
+    data.config = defaults.complete(config, data.num_rows)
+    chosen = defaults.describe(config, data.config, data.num_rows)
+    if chosen:
+        print(chosen, flush=True)
+    config = data.config
     row_maps = None
     if earlier and not goes_on:
         row_maps = earlier.row_maps(data.vocabulary)  # or it says why there are none
@@ -151,15 +160,21 @@ def _train(
         )
         assembly.compile_model(model, config, num_steps, first_step)
     _write_plan(model, folder)
-    checkpoint = _make_checkpoint(folder, progressive, checkpoints or {})
+    # Losses on different days say nothing of which model is best.
+    monitor = None if progressive else f"val_{config.monitor}"
+    checkpoint = _make_checkpoint(folder, monitor, checkpoints or {})
     shown = FitProgress(
-        config.batch_size, data.rows_by_epoch, lambda: _saved(checkpoint)
+        config.batch_size,
+        data.rows_by_epoch,
+        lambda: _saved(checkpoint),
+        data.count_read,
     )
     valid_dataset = data.valid_dataset()
     stopping.check(config, valid_dataset is not None)
     watchers = watching.callbacks(folder.log_dir, config, data.vocabulary)
-    early = stopping.Stopping(config, valid_dataset, watchers[:1])
-    checkpoint.carry(early=early.stop)
+    early = stopping.Stopping(config, valid_dataset, [*watchers[:1], checkpoint])
+    curve = LossCurve(num_steps)
+    checkpoint.carry(**early.states, loss_curve=curve)
     start = time.perf_counter()
     train_dataset = checkpoint.resume(model, data.train_dataset())
     if earlier and not (checkpoint.initial_epoch or checkpoint.initial_batch):
@@ -189,6 +204,7 @@ def _train(
                 *data.callbacks,
                 *watchers,
                 *early.callbacks,
+                curve,
                 *callbacks,
                 checkpoint,
             ],
@@ -202,14 +218,16 @@ def _train(
     except ValueError:
         checkpoint.clear(keep_best=False)
         raise
-    folder.save_model(model)
-    results = _describe(history, counts, shown, early, checkpoint)
+    results = _describe(counts, shown, early, checkpoint)
     results["num_skipped_batches"] = model.num_skipped_batches
+    last, epoch = _last_results(history), len(history["loss"])
+    results |= saving.save_models(model, folder, config, checkpoint, last, epoch)
+    results["not_converged"] = _judge_convergence(curve, results, config)
     results["seconds"] = time.perf_counter() - start
     if progressive:
         results["days"] = data.report(history)
     folder.write_results(history, results)
-    checkpoint.clear()
+    checkpoint.clear(keep_best=False)
     return folder, results
 
 
@@ -220,24 +238,37 @@ def _write_plan(model, folder):
         write_text(folder.plan_path, plan.to_json() + "\n")
 
 
-def _make_checkpoint(folder, progressive, arguments):
-    options = {"log_dir": folder.log_dir, "verbose": 0}
-    if progressive:  # losses on different days say nothing of which model is best
-        options["monitor"] = None
+def _make_checkpoint(folder, monitor, arguments):
+    options = {"monitor": monitor, "log_dir": folder.log_dir, "verbose": 0}
     checkpoint = ResumableTraining(folder.checkpoint_dir, **options | arguments)
     checkpoint.how_to_go_on = "give the same command with --resume."
     return checkpoint
 
 
-def _describe(history, counts, shown, early, checkpoint):
-    """The results of a training."""
+def _judge_convergence(curve, results, config):
+    """What `LossCurve.describe` says, where no validation says otherwise."""
+    best = results["best"]
+    if best is None and config.epochs > 1:  # rows seen again have a lower loss
+        return None
+    if best is not None:
+        is_last = best["step"] == results["last"]["step"]
+        if not is_last or (config.target_auc or math.inf) <= best[config.monitor]:
+            return None
+    return curve.describe()
+
+
+def _last_results(history):
+    return {
+        name: values[-1]
+        for name, values in history.items()
+        if not name.removeprefix("val_").startswith("num_")
+    }
+
+
+def _describe(counts, shown, early, checkpoint):
+    """The results of a training but for those of its models."""
     seconds = shown.seconds - early.seconds
     return {
-        "metrics": {
-            name: values[-1]
-            for name, values in history.items()
-            if not name.removeprefix("val_").startswith("num_")
-        },
         **counts,
         "training_seconds": seconds,
         "validation_seconds": shown.validation_seconds + early.seconds,
@@ -277,10 +308,18 @@ def export(
     max_hotness=1,
     candidate_features=(),
     table_dtype: str = "float32",
+    which: str = "saved",
 ) -> str:
-    """Exports the model of a run, with its parser, and returns the version's path."""
+    """Exports a model of a run, with its parser, and returns the version's path.
+
+    Args:
+        folder: The folder of the run.
+        base_dir: Folder of the exported versions.
+        version: As of `tf_dlrm.export_saved_model`, as all that follow but `which`.
+        which: `"saved"` for the run's model, `"best"` or `"last"`.
+    """
     parser = folder.load_parser()
-    model = folder.load_model(parser)
+    model = folder.load_model(parser, which)
     return tf_dlrm.export_saved_model(
         model,
         base_dir,

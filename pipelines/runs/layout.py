@@ -43,6 +43,8 @@ class RunFiles:
         self.config_path = self.path / "config.json"
         self.vocabulary_path = self.path / "vocabulary.tsv"
         self.model_path = self.path / "model.keras"
+        self.last_model_path = self.path / "model_last.keras"
+        self.best_model_path = self.path / "model_best.keras"
         self.metrics_path = self.path / "metrics.json"
         self.history_path = self.path / "metrics.csv"
         self.bad_rows_path = self.path / "bad_rows.tsv"
@@ -52,6 +54,14 @@ class RunFiles:
         self.checkpoint_dir = self.path / "checkpoints"
         self.evaluation_path = self.path / "evaluation.json"
         self.reliability_path = self.path / "evaluation_reliability.csv"
+
+    def other_model_path(self, saved: str) -> pathlib.Path:
+        """Path of the model that is not the run's, where best and last differ.
+
+        Args:
+            saved: Which one is the run's in `model_path`: `"best"` or `"last"`.
+        """
+        return self.last_model_path if saved == "best" else self.best_model_path
 
     def read(self) -> dict[str, Any]:
         """Returns the content of `config.json`.

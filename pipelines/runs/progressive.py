@@ -39,7 +39,7 @@ def check(config, train_paths: Paths, valid_paths: Paths | None) -> list[str]:
     Raises:
         ValueError: If not; the message says what to do.
     """
-    if config.epochs > 1:
+    if (config.epochs or 1) > 1:
         raise ValueError(
             "--progressive is one pass over the days: in a second one every row would "
             f"have been seen before. Leave --epochs out. Received: {config.epochs}"
@@ -102,7 +102,7 @@ class DayData:
         rows_by_epoch: list[int] | None = None,
     ):
         self.days = check(config, train_paths, valid_paths)
-        self._config = config
+        self.config = config
         self.quarantines = make_quarantines(config, folder)
         self._bad, self._bad_valid = self.quarantines
         self.negative_sampling_rate = config.negative_sampling_rate
@@ -117,13 +117,14 @@ class DayData:
             count_rows([day], sampling)
             for day, sampling in zip(self.days, self._sampling, strict=True)
         ]
+        self.num_rows = self.rows_by_epoch[0]
         self._evaluated = Position()
         self.callbacks = (_Days(self._evaluated, self._count),)
         # After the last day there is none to evaluate on.
         self.validation_freq = list(range(1, len(self.days)))
 
     def _make_vocabulary(self):
-        config = self._config
+        config = self.config
         if config.hash_buckets is not None:
             return HashVocabulary(config.hash_buckets)
         print(
@@ -145,7 +146,7 @@ class DayData:
 
     def train_dataset(self):
         """The days; resumed, epoch d is day d."""
-        config = self._config
+        config = self.config
         return _join_days(
             [
                 read(
@@ -163,7 +164,7 @@ class DayData:
 
     def valid_dataset(self):
         """The day after the one that is trained on."""
-        parser, size = Parser(self.vocabulary), self._config.batch_size
+        parser, size = Parser(self.vocabulary), self.config.batch_size
         days = [
             read(day, parser, size, seed=0, quarantine=self._bad_valid)
             for day in self.days
@@ -180,6 +181,10 @@ class DayData:
             "val_num_rows": self._bad_valid.num_rows - self._bad_valid.num_bad,
             "val_num_bad_rows": self._bad_valid.num_bad,
         }
+
+    def count_read(self) -> int:
+        """Rows of the day that were read so far, or more; exact at its end."""
+        return self._count()["num_rows"] - self.callbacks[0].num_rows_before
 
     def count(self, history: dict[str, list[float]]) -> dict:
         """How many rows there were, also before a resume."""
@@ -214,6 +219,12 @@ class _Days(keras.callbacks.Callback):
     def __init__(self, evaluated: Position, count):
         super().__init__()
         self._evaluated, self._count = evaluated, count
+        self._before = count()
+
+    @property
+    def num_rows_before(self) -> int:
+        """Rows that were read before the day."""
+        return self._before["num_rows"]
 
     def on_epoch_begin(self, epoch, logs=None):
         self._evaluated.epoch, self._before = epoch + 1, self._count()

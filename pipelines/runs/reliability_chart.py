@@ -28,9 +28,6 @@ def draw(reliability: Reliability, metrics: dict, path) -> None:
         reliability: What to draw.
         metrics: Results of the evaluation, for the caption.
         path: PNG file to write.
-
-    Raises:
-        ImportError: If matplotlib is missing.
     """
     figure = pictures.start(7, 7.6)
     upper, lower = figure.subplots(

@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 from pipelines.runs.config import RunConfig
+from pipelines.runs.defaults import COMPLETED
 from pipelines.runs.folder import RunFolder
 from tf_dlrm.training.positions import changed_files
 
@@ -30,7 +31,7 @@ def check_same(
     differing = [
         f"--{name.replace('_', '-')} was {before[name]}, is {now[name]}"
         for name in before
-        if before[name] != now[name]
+        if before[name] != now[name] and not (name in COMPLETED and now[name] is None)
     ]
     stored = folder.read_data()
     for name in ("records", "train", "valid", "warm_start"):

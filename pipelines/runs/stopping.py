@@ -35,7 +35,7 @@ class Stopping:
 
     def __init__(self, config: RunConfig, valid_dataset, loggers):
         self.stop = StopEarly(
-            "val_auc",
+            f"val_{config.monitor}",
             target=config.target_auc,
             patience=config.patience,
             max_minutes=config.max_minutes,
@@ -51,6 +51,11 @@ class Stopping:
     def seconds(self) -> float:
         """What evaluations within epochs took."""
         return self._within.seconds if self._within else 0.0
+
+    @property
+    def states(self) -> dict:
+        """What a resumed run goes on with, for `ResumableTraining.carry`."""
+        return {"early": self.stop} | ({"within": self._within} if self._within else {})
 
     def describe(self) -> dict:
         """For the results of the run."""

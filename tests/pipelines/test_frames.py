@@ -108,7 +108,7 @@ def test_bags_equal_the_frame_row_by_row(library, shuffle):
     single = rng.integers(0, 10, num_rows).tolist()
     columns = {"shown": bags[0], "clicked": single, "country": bags[1]}
     x = list(range(num_rows))
-    label = [row % 2 for row in x]
+    label = [row / num_rows for row in x]
     frame = library.DataFrame({"x": x, "y": x, "label": label, **columns})
     dataset = from_dataframe(frame, SPEC, batch_size=16, shuffle=shuffle, seed=1)
     features, _ = dataset.element_spec
@@ -118,9 +118,8 @@ def test_bags_equal_the_frame_row_by_row(library, shuffle):
     for features, label in dataset:
         sparse = features["sparse_features"]
         assert sparse.shape[1:].as_list() == [3, None]
-        rows = features["dense_features"][:, 0].numpy().astype(int).tolist()
-        assert label.numpy().tolist() == [row % 2 for row in rows]
-        for row, found in zip(rows, sparse.to_list()):
+        rows = np.rint(label.numpy() * num_rows).astype(int)
+        for row, found in zip(rows.tolist(), sparse.to_list(), strict=True):
             order.append(row)
             assert found == [bags[0][row], [single[row]], bags[1][row]]
     assert sorted(order) == x
@@ -128,7 +127,7 @@ def test_bags_equal_the_frame_row_by_row(library, shuffle):
 
 
 def test_shuffle_differs_by_epoch_and_follows_the_seed():
-    frame = pd.concat([make_frame()] * 10).assign(x=range(30))
+    frame = pd.concat([make_frame()] * 10).assign(label=np.arange(30) / 30)
 
     def epochs(seed):
         data = from_dataframe(frame, SPEC, shuffle=True, seed=seed)
@@ -160,6 +159,17 @@ def test_without_label():
 def test_dense_values_must_be_finite(library, cells, name):
     with pytest.raises(ValueError, match=f"column '{name}' has a value .*in row 1"):
         from_dataframe(make_frame(library, **{name: cells}), SPEC)
+
+
+@LIBRARIES
+@pytest.mark.parametrize("cell", [2.0, -1.0, 1.001])
+def test_labels_must_be_probabilities(library, cell):
+    """A loss of other labels has no minimum: it falls to -5.8e12, without a word."""
+    frame = make_frame(library, label=[1.0, 0.25, cell])
+    match = rf"label column 'label' must be in \[0, 1\].* {cell:g} in row 2"
+    with pytest.raises(ValueError, match=match):
+        from_dataframe(frame, SPEC)
+    from_dataframe(make_frame(library, label=[1.0, 0.25, 0.0]), SPEC)
 
 
 @pytest.mark.parametrize("dtype", [None, object, "category"])

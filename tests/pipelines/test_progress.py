@@ -2,9 +2,14 @@
 
 import re
 
+import keras
 import pytest
 
+from pipelines import cli
 from pipelines.progress import bar, bars
+from pipelines.progress.fit import EvaluateProgress, FitProgress
+from pipelines.runs import job
+from pipelines.runs.config import RunConfig
 
 
 @pytest.fixture
@@ -51,3 +56,67 @@ def test_the_line_fits_into_the_terminal(columns, clock, capsys, monkeypatch):
     assert ("saved" in shown) == (columns >= 120)
     assert ("loss 0.4674  auc 0.7742" in shown) == (columns >= 60)
     assert "67,891" in shown
+
+
+def steps(progress, num_batches):
+    for batch in range(num_batches):
+        progress.on_train_batch_end(batch)
+
+
+@pytest.mark.parametrize(
+    "num_rows, count, expected",
+    [(250, None, 250), (None, 240, 240), (260, 240, 240), (1000, 1000, 300)],
+    ids=["last batch", "length unknown", "bad rows", "ended early"],
+)
+def test_no_more_samples_are_counted_than_there_are(
+    clock, capsys, num_rows, count, expected
+):
+    counted = None if count is None else (lambda: count)
+    progress = FitProgress(100, num_rows, count=counted)
+    progress.set_params({"epochs": 1})
+    progress.set_model(keras.Model())
+    with progress:
+        progress.on_epoch_begin(0)
+        steps(progress, 3)
+        progress.on_epoch_end(0, {"loss": 0.5})
+    assert progress.num_trained == expected
+    assert f"Training: {expected} samples," in capsys.readouterr().out
+
+
+def test_an_evaluation_counts_no_more_than_was_read(clock, capsys):
+    """A file of 7 rows in a batch of 4,096, of which a terminal shows each update."""
+    progress, counts = EvaluateProgress(4096, None, lambda: 7), []
+    with progress:
+        progress.on_test_begin()
+        update = progress._update
+        progress._update = lambda done, *rest: (counts.append(done), update(done))
+        progress.on_test_batch_end(0)
+        progress.on_test_end()
+    assert counts == [7, 7]
+    assert "Evaluating: 7 samples," in capsys.readouterr().out
+
+
+def test_a_run_counts_its_rows(tmp_path, capsys):
+    """Bad rows are counted before the training, and not trained on."""
+    path = tmp_path / "a.tsv"
+    assert cli.main(["generate", "--output", str(path), "--rows", "230"]) == 0
+    bad = b"2" + b"\t" * 39 + b"\n"
+    path.write_bytes(bad * 20 + path.read_bytes())
+    config = RunConfig(
+        embedding_dim=4,
+        bottom_mlp_dims=(4,),
+        top_mlp_dims=(4, 1),
+        hash_buckets=50,
+        batch_size=100,
+        epochs=2,
+        jit_compile="off",
+        max_bad_share=0.2,
+    )
+    capsys.readouterr()
+    _, results = job.train(config, str(path), None, tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert "Epoch 1/2: 230 samples," in printed
+    assert "Epoch 2/2: 230 samples," in printed
+    assert results["num_rows"] == 230 and results["num_bad_rows"] == 20
+    seconds = results["training_seconds"]
+    assert results["samples_per_second"] * seconds == pytest.approx(460)

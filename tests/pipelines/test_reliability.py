@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -214,18 +213,6 @@ def test_records_are_sampled_by_prepare_or_by_the_run_but_not_by_both(
     evaluated = ["evaluate", "--model", tmp_path / "run_sampled", "--split", "train"]
     run(*evaluated, "--input", tmp_path / "sampled", code=2)
     assert "'train' of" in capsys.readouterr().err
-
-
-def test_without_matplotlib_there_are_numbers_and_a_hint(
-    data, sampled, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    output = ["--output", tmp_path / "e.json"]
-    command = ["evaluate", "--model", sampled, "--input", data / "test.tsv"]
-    run(*command, *output)
-    assert "pip install matplotlib" in capsys.readouterr().out
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"e.json", "e_reliability.csv"}
 
 
 @pytest.mark.parametrize("rate", ["0", "1.5", "-1", "nan"])

@@ -462,12 +462,12 @@ def test_profiles_are_found_and_bad_ones_named(tmp_path, capsys):
 
 
 @pytest.mark.integration
-def test_without_tensorflow_and_without_matplotlib(tmp_path):
+def test_without_tensorflow(tmp_path):
     run = make_run(tmp_path / "run")
     write_events(run / "logs" / "train", 1000, train_entries((1, 5, 0.5)))
     make_trace(run / "logs/train/plugins/profile/2026")
     program = (
-        "import sys; sys.modules['matplotlib.figure'] = None\n"
+        "import sys\n"
         "from pipelines import cli\n"
         f"code = cli.main(['report', {str(run)!r}, '--output', 'out'])\n"
         "assert 'tensorflow' not in sys.modules, 'TensorFlow was imported'\n"
@@ -476,11 +476,10 @@ def test_without_tensorflow_and_without_matplotlib(tmp_path):
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "pip install matplotlib" in done.stdout
     content = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert content["pictures"] == []
+    assert "step_breakdown.png" in content["pictures"]
     assert content["runs"][0]["ms_per_step"]["top MLP"] == pytest.approx(2.0)
-    assert not list((tmp_path / "out").glob("*.png"))
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(content["pictures"])
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -284,6 +286,7 @@ def test_recorded_requests_that_are_damaged_are_refused(tmp_path):
 
 
 def test_warm_up_requests_read_back(from_raw):
+    """By the messages of TensorFlow Serving, which have no field that is unknown."""
     apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
     signatures, _, path = from_raw
     file = str(path / "assets.extra/tf_serving_warmup_requests")
@@ -291,6 +294,9 @@ def test_warm_up_requests_read_back(from_raw):
     for record in tf.data.TFRecordDataset(file):
         log = apis.PredictionLog.FromString(record.numpy())
         request = log.predict_log.request
+        assert log.WhichOneof("log_type") == "predict_log"
+        assert log.ByteSize() == len(record.numpy())
+        assert apis.PredictionLog.FromString(_rewritten(log)) == log
         inputs = {name: tf.make_ndarray(v) for name, v in request.inputs.items()}
         assert request.model_spec.name == path.parent.name
         name = request.model_spec.signature_name
@@ -299,6 +305,30 @@ def test_warm_up_requests_read_back(from_raw):
         # A server that batches refuses others, and so the whole model.
         assert len({len(value) for value in inputs.values()}) == 1
     assert found == {(name, size) for name in signatures for size in (1, 8, 64)}
+
+
+def _rewritten(log):
+    """The same request built anew by TensorFlow Serving's own classes."""
+    request = log.predict_log.request
+    again = type(log)()
+    again.predict_log.request.model_spec.name = request.model_spec.name
+    signature = request.model_spec.signature_name
+    again.predict_log.request.model_spec.signature_name = signature
+    for name, value in request.inputs.items():
+        tensor = tf.make_tensor_proto(tf.make_ndarray(value))
+        again.predict_log.request.inputs[name].CopyFrom(tensor)
+    return again.SerializeToString()
+
+
+def test_an_export_takes_and_says_nothing_of_serving_apis(tmp_path, monkeypatch):
+    for name in ("tensorflow_serving", "tensorflow_serving.apis"):
+        monkeypatch.setitem(sys.modules, name, None)
+    model = tf_dlrm.DLRM(make_spec((8,) * 4), (8, 8), (8, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        path = tf_dlrm.export_saved_model(model, tmp_path)
+    file = f"{path}/assets.extra/tf_serving_warmup_requests"
+    assert len(list(tf.data.TFRecordDataset(file))) > 0
 
 
 def test_warm_up_requests_of_a_server_that_batches(tmp_path):

@@ -270,7 +270,6 @@ def test_links_say_what_is_published_and_what_one_direction_has():
 
 
 def test_scaling_is_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
     from tf_dlrm.sharding import chart
 
     tables = [tf_dlrm.EmbeddingTable(f"C{r}", r, 16) for r in (30, 5000)]

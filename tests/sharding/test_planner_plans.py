@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import sys
 
 import pytest
 
@@ -169,7 +168,6 @@ def test_summary_of_many_tables_is_short():
 
 
 def test_plot_draws_what_the_plan_holds(mixed, tmp_path):
-    pytest.importorskip("matplotlib")
     figure = mixed.plot(tmp_path / "plan.png")
     written = (tmp_path / "plan.png").read_bytes()
     assert written.startswith(b"\x89PNG") and len(written) > 10_000
@@ -182,12 +180,5 @@ def test_plot_draws_what_the_plan_holds(mixed, tmp_path):
 
 
 def test_plot_without_a_file_and_on_many_devices():
-    pytest.importorskip("matplotlib")
     plan = tf_dlrm.sharding.plan(tables(a=10**6, b=3), 128)
     assert len(plan.plot().axes) == 2
-
-
-def test_plot_without_matplotlib_says_what_to_do(mixed, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match="pip install matplotlib"):
-        mixed.plot()

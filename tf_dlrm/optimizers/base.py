@@ -17,6 +17,8 @@ class SparseOptimizer:
         learning_rate: Float, `keras.optimizers.schedules.LearningRateSchedule`, or
             `None` to follow the learning rate of the model's optimizer. Read live
             at every step: assigning `optimizer.learning_rate = 0.01` acts at once.
+            While `fit` runs, a float keeps its ratio to the rate of the model's
+            optimizer when a callback assigns that one.
 
     Raises:
         ValueError: If `learning_rate` is neither.

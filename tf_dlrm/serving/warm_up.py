@@ -1,25 +1,59 @@
-"""Requests that TensorFlow Serving sends itself before it takes others."""
+"""Requests that TensorFlow Serving sends itself before it takes others.
 
-import importlib.util
+The file holds messages of TensorFlow Serving. The few fields of them that a request
+needs are described here, so that writing it takes no package but TensorFlow.
+"""
+
 import pathlib
-import warnings
 
 import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 BATCH_SIZES = (1, 8, 64)
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_PACKAGE = "tf_dlrm.serving"
+# Names and numbers of model.proto, predict.proto and prediction_log.proto of
+# tensorflow_serving/apis 2.19. A tensor is the bytes of its `TensorProto`, as
+# a message in a message is on the wire, and a map is a list of its entries.
+_MESSAGES = {
+    "ModelSpec": [("name", 1, "string"), ("signature_name", 3, "string")],
+    "Input": [("key", 1, "string"), ("value", 2, "bytes")],
+    "PredictRequest": [("model_spec", 1, "ModelSpec"), ("inputs", 2, "Input*")],
+    "PredictLog": [("request", 1, "PredictRequest")],
+    "PredictionLog": [("predict_log", 6, "PredictLog")],
+}
 
-def is_available() -> bool:
-    """Whether TensorFlow Serving's messages are installed."""
-    return importlib.util.find_spec("tensorflow_serving") is not None
+
+def _make_classes():
+    """The classes of `_MESSAGES` by name."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="tf_dlrm/serving/warm_up.proto", package=_PACKAGE, syntax="proto3"
+    )
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field_name, number, kind in fields:
+            field = message.field.add(name=field_name, number=number)
+            many = kind.endswith("*")
+            field.label = _FIELD.LABEL_REPEATED if many else _FIELD.LABEL_OPTIONAL
+            if kind in ("string", "bytes"):
+                field.type = getattr(_FIELD, f"TYPE_{kind.upper()}")
+            else:
+                field.type = _FIELD.TYPE_MESSAGE
+                field.type_name = f".{_PACKAGE}.{kind.removesuffix('*')}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return {
+        name: message_factory.GetMessageClass(
+            pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")
+        )
+        for name in _MESSAGES
+    }
 
 
 def write(requests, model_name: str, folder) -> None:
     """Writes requests as TFRecords of `PredictionLog`.
-
-    Without `tensorflow-serving-api` it warns, and writes none: servers then load the
-    model just as well, and are slow at first.
 
     Args:
         requests: `Request`s, each of which the model answers: a server does not load a
@@ -27,23 +61,14 @@ def write(requests, model_name: str, folder) -> None:
         model_name: What the server calls the model.
         folder: The version's directory.
     """
-    if not is_available():
-        warnings.warn(
-            "No warm-up requests were written: they take tensorflow-serving-api (pip "
-            "install 'tf-dlrm[serving]').",
-            stacklevel=3,
-        )
-        return
-    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
-
+    make_log = _make_classes()["PredictionLog"]
     with tf.io.TFRecordWriter(str(pathlib.Path(folder) / WARM_UP)) as writer:
         for request in requests:
-            message = predict_pb2.PredictRequest()
+            log = make_log()
+            message = log.predict_log.request
             message.model_spec.name = model_name
             message.model_spec.signature_name = request.signature
             for name, value in request.inputs.items():
-                message.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-            log = prediction_log_pb2.PredictionLog(
-                predict_log=prediction_log_pb2.PredictLog(request=message)
-            )
-            writer.write(log.SerializeToString())
+                tensor = tf.make_tensor_proto(value).SerializeToString()
+                message.inputs.add(key=name, value=tensor)
+            writer.write(log.SerializeToString(deterministic=True))

@@ -1,4 +1,4 @@
-"""Pictures of plans and of predicted step times, by matplotlib, if installed."""
+"""Pictures of plans and of predicted step times, by matplotlib."""
 
 from collections import defaultdict
 
@@ -27,9 +27,6 @@ def draw_plan(plan, path=None):
 
     Returns:
         A `matplotlib.figure.Figure`.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
     """
     width = min(max(10.5, 1.2 * plan.num_devices), 20.0)
     figure, (memory, lookups) = _start(width, 5.2, ncols=2)
@@ -63,9 +60,6 @@ def draw_scaling(rows, path=None):
 
     Returns:
         A `matplotlib.figure.Figure`.
-
-    Raises:
-        ImportError: If matplotlib is not installed.
     """
     links = list(dict.fromkeys(row["link"] for row in rows))
     figure, panels = _start(3.3 * len(links) + 0.6, 4.2, ncols=len(links), sharey=True)
@@ -169,13 +163,8 @@ def _merge_small(parts, least):
 
 
 def _start(width, height, **panels):
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Pictures of plans need matplotlib: pip install matplotlib (or "
-            "'tf-dlrm[bench]'); print(plan) needs nothing."
-        ) from error
+    from matplotlib.figure import Figure
+
     # The object API: no window system, no global state.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(squeeze=False, **panels)[0]

@@ -288,9 +288,6 @@ class Plan(Sequence):
 
         Returns:
             A `matplotlib.figure.Figure`, which notebooks show.
-
-        Raises:
-            ImportError: If matplotlib is not installed.
         """
         from tf_dlrm.sharding import chart
 

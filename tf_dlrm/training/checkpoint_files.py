@@ -46,6 +46,10 @@ class CheckpointFolder:
         keys = [(int(m[1]), int(m[2] or 0), m[0]) for m in found if m]
         return [name for _, _, name in sorted(keys)]
 
+    def step(self, name: str) -> int:
+        """The step of a checkpoint, by its name."""
+        return int(_NAME.fullmatch(name)[1])
+
     def check_writable(self, num_bytes: int) -> None:
         """Takes the folder for this process, and looks whether it can be written to.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import types
 
 import tensorflow as tf
 
@@ -14,6 +15,14 @@ from tf_dlrm.training.guard import (
     StepGuard,
 )
 from tf_dlrm.training.positions import weigh_classes
+from tf_dlrm.training.table_rates import TableRates
+
+# What comes in an order of its own.
+_IN_ORDER = (
+    tf.data.Dataset,
+    tf.distribute.DistributedDataset,
+    types.GeneratorType,
+)
 
 
 def check_limit(max_skipped_batches) -> None:
@@ -119,14 +128,21 @@ class GuardedSteps:
         return result
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`, with the guard before the callbacks."""
+        """As `keras.Model.fit`, with the guard before the callbacks, and own learning
+        rates of tables that follow the callbacks."""
         call = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
+        if isinstance(x, _IN_ORDER):
+            call.arguments.setdefault("shuffle", False)  # Keras warns of its default
         callbacks = call.arguments.get("callbacks") or ()
         class_weight = call.arguments.get("class_weight")
         if class_weight is not None and hasattr(x, "position"):
             call.arguments["x"] = weigh_classes(x, class_weight)
             call.arguments["class_weight"] = None
         with contextlib.ExitStack() as stack:
+            rates = TableRates(self)
+            if callbacks and rates.is_needed:
+                callbacks = keras_hooks.with_each(callbacks, rates, stack)
+                call.arguments["callbacks"] = callbacks
             if self._guard is not None:
                 guard = GuardCallback(self._guard, self._max_skipped_batches)
                 call.arguments["callbacks"] = keras_hooks.with_callback(

@@ -82,6 +82,13 @@ def build_metrics(model):
                 compiled.build(label, label)
 
 
+def expect_end_of_data(epoch_iterator):
+    """Keeps Keras from warning at the end of each dataset of unknown length, as if it
+    were too short; with `steps_per_epoch` it may be."""
+    if not epoch_iterator.steps_per_epoch:
+        epoch_iterator._interrupted_warning = lambda: None
+
+
 def begin_at_position(epoch_iterator):
     """Makes the epochs of a dataset with a `position` begin at its batch.
 
@@ -136,6 +143,24 @@ def with_callback(callbacks, own, stack):
     return callbacks
 
 
+def with_each(callbacks, own, stack):
+    """What to give to `fit` so that `own` is called after each of the callbacks.
+
+    Args:
+        callbacks: As of `with_callback`.
+        own: The callback.
+        stack: As of `with_callback`.
+    """
+    listed = getattr(callbacks, "callbacks", None)
+    if listed is None:
+        callbacks = tf.nest.flatten(callbacks)
+        return [each for callback in callbacks for each in (callback, own)]
+    listed.append(own)
+    stack.callback(listed.remove, own)
+    own.set_model(callbacks._model)
+    return callbacks
+
+
 def forget_validation_size(model):
     """Lets the next validation of `fit` have another number of batches than the last.
 
@@ -157,6 +182,7 @@ class FitsUnderStrategies:
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if iterator is not None:
+            expect_end_of_data(iterator)
             begin_at_position(iterator)
         if self._distribute_strategy is not None:
             build_metrics(self)

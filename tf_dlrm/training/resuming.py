@@ -7,9 +7,9 @@ import time
 import keras
 import tensorflow as tf
 
-from tf_dlrm.training import keras_hooks, positions, training_state
+from tf_dlrm.training import best_checkpoint, keras_hooks, positions, training_state
+from tf_dlrm.training.best_checkpoint import BestCheckpoint
 from tf_dlrm.training.checkpoint_files import CheckpointFolder
-from tf_dlrm.training.stopping import sign_of
 from tf_dlrm.training.termination import SIGTERM_EXIT_CODE, Termination
 from tf_dlrm.training.watching import events
 from tf_dlrm.version import __version__
@@ -37,9 +37,11 @@ class ResumableTraining(keras.callbacks.Callback):
         every_minutes: Minutes between two checkpoints; `None`: by steps and epoch
             alone.
         keep: How many of the newest checkpoints stay.
-        monitor: Name among the results of an epoch: the checkpoint of the epoch with
-            the best value stays, too. The largest is best where the name ends in auc,
-            accuracy, precision or recall, else the smallest. `None`: none.
+        monitor: Name of a validation result: the checkpoint with the best value stays,
+            too. As a listener of `EvaluateWithinEpochs` the callback also saves after
+            an evaluation within an epoch that is the best so far. The largest is best
+            where the name ends in auc, accuracy, precision or recall, else the
+            smallest. `None`: none.
         log_dir: Folder for TensorBoard: `speed/checkpoint_seconds` tells for how long
             each save held the training up. `None`: none.
         verbose: 1 prints a line for each save, 0 none.
@@ -97,7 +99,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._log_dir, self._writer = log_dir, None
         self._termination = Termination()
         self._resumed = self._position = None
-        self._carried = {}
+        self._carried, self._evaluation, self._is_within_step = {}, None, False
         self.initial_epoch = self.initial_batch = 0
         self.how_to_go_on = "call `resume` and `fit` again, as before."
         self.num_saved, self.seconds = 0, []
@@ -106,8 +108,13 @@ class ResumableTraining(keras.callbacks.Callback):
     def best(self) -> pathlib.Path | None:
         """The checkpoint with the best value of `monitor`; its `model.weights.h5` is
         for `model.load_weights`."""
-        name = self._best_name()
-        return None if name is None else self._folder.path / name
+        best = self.find_best()
+        return None if best is None else best.path
+
+    def find_best(self) -> BestCheckpoint | None:
+        """Returns the best checkpoint with its place in the training and its results;
+        `None` without `monitor`, and before the first validation."""
+        return best_checkpoint.find(self._folder, self._monitor)
 
     def carry(self, **callbacks) -> None:
         """Names callbacks whose state is saved and goes on, too; before `resume`.
@@ -222,11 +229,22 @@ class ResumableTraining(keras.callbacks.Callback):
             self._position.epoch, self._position.batch = epoch, self._batch
         self._is_first, self._state = False, None
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self._is_within_step, self._evaluation = True, None
+
+    def on_evaluation(self, results: dict) -> None:
+        """Takes the results of `EvaluateWithinEpochs`, before the end of the step.
+
+        Args:
+            results: Values by name, such as `val_auc`.
+        """
+        self._evaluation = results
+
     def on_train_batch_end(self, batch, logs=None):
-        before, self._batch = self._batch, batch + 1
+        before, self._batch, self._is_within_step = self._batch, batch + 1, False
         if self._termination.requested:
             self._stop(logs, training_state.get_metrics)
-        elif self._position is not None and self._is_due(before):
+        elif self._position is not None and (self._is_due(before) or self._is_best()):
             self._save(
                 self._epoch, self._batch, training_state.get_metrics(self.model), logs
             )
@@ -238,12 +256,18 @@ class ResumableTraining(keras.callbacks.Callback):
         since = time.monotonic() - self._last_save
         return self._every_minutes is not None and since > 60 * self._every_minutes
 
+    def _is_best(self):
+        value = (self._evaluation or {}).get(self._monitor)
+        return best_checkpoint.is_better(value, self.find_best(), self._monitor)
+
     def on_test_begin(self, logs=None):
-        # Keras will reset them, and a validation may be cut.
-        self._metrics_before_test = training_state.get_metrics(self.model)
+        # Keras will reset them, and a validation may be cut; not one within a step,
+        # which is not counted yet.
+        if not self._is_within_step:
+            self._metrics_before_test = training_state.get_metrics(self.model)
 
     def on_test_batch_end(self, batch, logs=None):
-        if self._termination.requested:
+        if self._termination.requested and not self._is_within_step:
             self._stop(None, lambda model: self._metrics_before_test)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -275,9 +299,9 @@ class ResumableTraining(keras.callbacks.Callback):
         Args:
             keep_best: Whether the best one stays if a later epoch was worse.
         """
-        names, best = self._folder.names(), self._best_name()
-        is_wanted = keep_best and best is not None and best != names[-1]
-        self._folder.clear(best if is_wanted else None)
+        names, best = self._folder.names(), self.best
+        is_wanted = keep_best and best is not None and best.name != names[-1]
+        self._folder.clear(best.name if is_wanted else None)
 
     # Saving
 
@@ -295,18 +319,19 @@ class ResumableTraining(keras.callbacks.Callback):
         raise SystemExit(SIGTERM_EXIT_CODE)
 
     def _save(self, epoch, batch, metrics, logs):
+        is_finite = math.isfinite((logs or {}).get("loss", 0.0))
         skipped = training_state.has_just_skipped(self.model)
-        if skipped or not math.isfinite((logs or {}).get("loss", 0.0)):
+        if not is_finite or (skipped and not self._is_best()):
             return  # perhaps the weights are nothing to go on from
         start = time.perf_counter()
         step = int(self.model.optimizer.iterations.numpy())
-        value = (logs or {}).get(self._monitor) if batch == 0 else None
+        results = {**(logs or {}), **(self._evaluation or {})}
         facts = {
             "tf_dlrm": __version__,
             "epoch": epoch,
             "batch": batch,
             "history": self._history,
-            "monitored": None if value is None else [self._monitor, float(value)],
+            **best_checkpoint.facts(results, self._monitor),
             "input": self._description,
             "seed": self._seed,
             "steps_per_epoch": self._position and self._position.steps_per_epoch,
@@ -318,24 +343,13 @@ class ResumableTraining(keras.callbacks.Callback):
             lambda folder: training_state.write(self.model, metrics, folder),
             training_state.count_bytes(self.model),
         )
-        self._folder.prune(self._keep, self._best_name())
+        best = self.best
+        self._folder.prune(self._keep, None if best is None else best.name)
         self._last_save = time.monotonic()
         seconds = time.perf_counter() - start
         self.num_saved += 1
         self.seconds.append(seconds)
         self._show(path, step, seconds)
-
-    def _best_name(self):
-        if self._monitor is None:
-            return None
-        sign = -sign_of(self._monitor)
-        found = [
-            (sign * monitored[1], i, name)
-            for i, name in enumerate(self._folder.names())
-            if (monitored := self._folder.peek(name).get("monitored"))
-            and monitored[0] == self._monitor
-        ]
-        return min(found)[2] if found else None
 
     def _show(self, path, step, seconds):
         if self._verbose:

@@ -55,7 +55,9 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
                 `optimizer`, which must then be a plain SGD, Adagrad or Adam, and
                 follows its learning rate; but where `optimizer` is the object that
                 the model was compiled with before, the tables too keep the optimizer
-                and the state that they have. SGD and Adagrad equal their dense
+                and the state that they have. A float rate of an object keeps its
+                ratio to that of `optimizer` when a callback of `fit` assigns that one,
+                as `ReduceLROnPlateau` does. SGD and Adagrad equal their dense
                 originals; `"adam"` is lazy on the tables
                 (`tf_dlrm.optimizers.SparseAdam` says how it differs).
             jit_compile: What XLA compiles. `"auto"`: on CPUs the small parts where it

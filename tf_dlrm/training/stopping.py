@@ -1,5 +1,6 @@
 """Callbacks that evaluate within an epoch, and end a training early."""
 
+import math
 import time
 
 import keras
@@ -142,8 +143,8 @@ class StopEarly(keras.callbacks.Callback):
             return
         value = float(results[self._monitor])
         step = int(self.model.optimizer.iterations.numpy())
-        is_better = self.best is None or (
-            self._sign * (value - self.best) > self._min_delta
+        is_better = math.isfinite(value) and (
+            self.best is None or self._sign * (value - self.best) > self._min_delta
         )
         if is_better:
             self.best, self._num_without = value, 0
@@ -153,10 +154,12 @@ class StopEarly(keras.callbacks.Callback):
         if self._target is not None and self._sign * (value - self._target) >= 0:
             self._stop(f"{self._monitor} {value:.5f} reached {self._target:g}")
         elif self._patience is not None and self._num_without >= self._patience:
-            self._stop(
-                f"{self._monitor} has not improved on {self.best:.5f} in "
-                f"{self._num_without} evaluations"
+            before = (
+                "was never finite"
+                if self.best is None
+                else (f"has not improved on {self.best:.5f}")
             )
+            self._stop(f"{self._monitor} {before} in {self._num_without} evaluations")
 
     def _stop(self, reason):
         if self.reason is None:
@@ -181,7 +184,8 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
         validation_data: Dataset of `(features, label)`.
         every_steps: Steps of an epoch between two evaluations.
         listeners: Callbacks that are told of each evaluation; and of its results, as
-            `val_auc` and so on, those that have `on_evaluation`, as `StopEarly`.
+            `val_auc` and so on, those that have `on_evaluation`, as `StopEarly` and
+            `ResumableTraining`.
 
     Attributes:
         results: A dict of each evaluation: `epoch` from 0, `batch` the batches of it
@@ -200,6 +204,14 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
             )
         self._validation_data, self._every_steps = validation_data, every_steps
         self._listeners, self.results, self.seconds = tuple(listeners), [], 0.0
+
+    def get_state(self) -> dict:
+        """What a resumed training goes on with, JSON-safe."""
+        return {"results": self.results}
+
+    def set_state(self, state: dict) -> None:
+        """Sets what `get_state` returned."""
+        self.results = list(state["results"])
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch

@@ -33,12 +33,14 @@ EXPERIMENTS = {
 RUNS = {name: run.make for name, run in EXPERIMENTS.items() if run.make is not None}
 
 
-def get(name: str) -> RunConfig:
-    """Returns the config of a named run.
+def get(name: str | None) -> RunConfig:
+    """Returns the config of a named run; `None`: the one to start from without a name.
 
     Raises:
         ValueError: If there is no such run.
     """
+    if name is None:
+        return own.default()
     if name not in RUNS:
         raise ValueError(f"There is no run '{name}'. Runs: {', '.join(RUNS)}")
     return RUNS[name]()

@@ -11,7 +11,9 @@ def dlrm_kaggle() -> RunConfig:
 
     One epoch with SGD at 0.1 and batches of 128; every value has a row.
     """
-    return RunConfig(min_count=1, optimizer="sgd", learning_rate=0.1, batch_size=128)
+    return RunConfig(
+        min_count=1, optimizer="sgd", learning_rate=0.1, batch_size=128, epochs=1
+    )
 
 
 def dlrm_terabyte() -> RunConfig:
@@ -29,6 +31,7 @@ def dlrm_terabyte() -> RunConfig:
         optimizer="sgd",
         learning_rate=0.1,
         batch_size=2048,
+        epochs=1,
         negative_sampling_rate=0.125,
     )
 

@@ -21,6 +21,7 @@ def mlperf_v1() -> RunConfig:
         optimizer="sgd",
         learning_rate=1.0,
         batch_size=2048,
+        epochs=1,
     )
 
 
@@ -43,6 +44,7 @@ def mlperf_v2() -> RunConfig:
         initial_accumulator_value=0.0,
         adagrad_epsilon=1e-20,
         batch_size=65_536,
+        epochs=1,
     )
 
 

@@ -1,5 +1,7 @@
 """Runs of this project."""
 
+import dataclasses
+
 from pipelines.runs.config import RunConfig
 from pipelines.runs.named.description import Measured, NamedRun
 
@@ -18,6 +20,19 @@ def demo() -> RunConfig:
         initial_accumulator_value=1e-6,
         learning_rate_decay="linear",
         batch_size=1024,
+        epochs=1,
+    )
+
+
+def default() -> RunConfig:
+    """What `tf-dlrm train` starts from without a named run: the demo's model, trained
+    with what suits the optimizer and the number of rows."""
+    return dataclasses.replace(
+        demo(),
+        batch_size=None,
+        epochs=None,
+        learning_rate=None,
+        embedding_learning_rate=None,
     )
 
 

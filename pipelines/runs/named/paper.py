@@ -21,6 +21,7 @@ def paper_dcn() -> RunConfig:
         optimizer="sgd",
         learning_rate=0.1,
         batch_size=128,
+        epochs=1,
     )
 
 

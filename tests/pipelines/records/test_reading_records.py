@@ -285,21 +285,35 @@ def test_torchrec_layout(tmp_path):
         records.read_npy(path)
 
 
-@pytest.mark.parametrize("label", [2, -1, 0.5, 1.5, np.nan])
-def test_labels_of_npy_files_are_from_0_to_1(tmp_path, label):
-    labels = np.zeros(8, np.float32 if isinstance(label, float) else np.int32)
-    labels[5] = label
-    np.save(tmp_path / "day_dense.npy", np.ones((8, 13), np.float32))
-    np.save(tmp_path / "day_sparse.npy", np.ones((8, 26), np.int32))
+@pytest.mark.parametrize(
+    "labels, received",
+    [
+        (np.array([[0], [1], [2], [1]], np.int32), "2 in row 2"),
+        (np.array([0.0, -1.0, 1.0, 1.0], np.float32), "-1.0 in row 1"),
+        (np.array([0.0, 1.0, 1.0, np.nan], np.float32), "nan in row 3"),
+        (np.array([0, 1, 255, 1], np.uint8), "255 in row 2"),
+    ],
+    ids=["two", "minus one", "NaN", "byte"],
+)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_labels_that_are_no_probabilities_are_refused(
+    tmp_path, labels, received, shuffle
+):
+    np.save(tmp_path / "day_dense.npy", np.zeros((4, 13), np.float32))
+    np.save(tmp_path / "day_sparse.npy", np.zeros((4, 26), np.int32))
     np.save(tmp_path / "day_labels.npy", labels)
-    batches = records.read_npy(tmp_path / "day_dense.npy", 4)
-    if label == 0.5:
-        assert [y.numpy().tolist() for _, y in batches][1] == [0, 0.5, 0, 0]
-        return
-    with pytest.raises(
-        tf.errors.InvalidArgumentError, match="day_labels.npy: a label .* in row 5,"
-    ):
-        list(batches)
+    dataset = records.read_npy(tmp_path / "day_dense.npy", 2, shuffle=shuffle)
+    match = rf"day_labels.npy: labels must be in \[0, 1\].* {received}"
+    with pytest.raises(tf.errors.OpError, match=match):
+        list(dataset)
+
+
+def test_soft_labels_are_read(tmp_path):
+    np.save(tmp_path / "day_dense.npy", np.zeros((3, 13), np.float32))
+    np.save(tmp_path / "day_sparse.npy", np.zeros((3, 26), np.int32))
+    np.save(tmp_path / "day_labels.npy", np.array([0.0, 0.25, 1.0], np.float32))
+    (batch,) = records.read_npy(tmp_path / "day_dense.npy", 3)
+    assert batch[1].numpy().tolist() == [0.0, 0.25, 1.0]
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path):

@@ -1,0 +1,76 @@
+"""Options that suit the optimizer and the number of rows, where they are not given.
+
+Chosen by measurement: see "Defaults" in docs/training.md.
+"""
+
+import dataclasses
+import math
+
+from pipelines.runs.config import RunConfig
+
+# Of the MLPs, and of the tables.
+LEARNING_RATES = {"sgd": (0.3, 10.0), "adagrad": (0.02, 0.1), "adam": (0.002, 0.004)}
+COMPLETED = ("batch_size", "epochs", "learning_rate", "embedding_learning_rate")
+_SMALLEST_BATCH, _LARGEST_BATCH, _FEW_ROWS = 128, 1024, 10_000
+
+
+def choose_batch_size(num_rows: int) -> int:
+    """Returns a power of two near the root of the number of rows, from 128 to 1,024.
+
+    So few rows still make some hundred steps, and a million rows make a thousand.
+    """
+    power = int(math.log2(1.1 * math.sqrt(max(num_rows, 1))))
+    return min(max(2**power, _SMALLEST_BATCH), _LARGEST_BATCH)
+
+
+def choose_num_epochs(num_rows: int) -> int:
+    """Returns two for up to 10,000 rows, else one: more rows are learned by heart."""
+    return 2 if num_rows <= _FEW_ROWS else 1
+
+
+def complete(config: RunConfig, num_rows: int) -> RunConfig:
+    """Returns a config with numbers for the options in `COMPLETED` that are `None`.
+
+    Without `learning_rate` both rates are the optimizer's; a `learning_rate` without
+    `embedding_learning_rate` is that of the tables, too.
+
+    Args:
+        config: The run.
+        num_rows: Rows that it is trained on in an epoch.
+    """
+    changes = {}
+    if config.batch_size is None:
+        changes["batch_size"] = choose_batch_size(num_rows)
+    if config.epochs is None:
+        changes["epochs"] = choose_num_epochs(num_rows)
+    return dataclasses.replace(complete_rates(config), **changes)
+
+
+def complete_rates(config: RunConfig) -> RunConfig:
+    """Returns a config with its optimizer's learning rates, where none is given."""
+    if config.learning_rate is not None:
+        return config
+    dense_rate, table_rate = LEARNING_RATES[config.optimizer]
+    if config.embedding_learning_rate is not None:
+        table_rate = config.embedding_learning_rate
+    return dataclasses.replace(
+        config, learning_rate=dense_rate, embedding_learning_rate=table_rate
+    )
+
+
+def describe(config: RunConfig, completed: RunConfig, num_rows: int) -> str | None:
+    """Returns a line on what was chosen, or `None` where all was given."""
+    words = {
+        "batch_size": "batches of {:,} rows",
+        "epochs": "epochs: {}",
+        "learning_rate": "learning rate {:g}",
+        "embedding_learning_rate": "of the tables {:g}",
+    }
+    chosen = [
+        text.format(getattr(completed, name))
+        for name, text in words.items()
+        if getattr(config, name) != getattr(completed, name)
+    ]
+    if not chosen:
+        return None
+    return f"Chosen for {num_rows:,} rows and {config.optimizer}: {', '.join(chosen)}."

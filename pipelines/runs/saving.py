@@ -1,0 +1,75 @@
+"""Which model of a training becomes the model of its run: its best or its last."""
+
+from pipelines.runs.config import RunConfig
+from pipelines.runs.folder import RunFolder
+from tf_dlrm.training import ResumableTraining, training_state
+
+
+def save_models(
+    model,
+    folder: RunFolder,
+    config: RunConfig,
+    checkpoint: ResumableTraining,
+    last: dict[str, float],
+    epoch: int,
+) -> dict:
+    """Saves the model that the config asks for, and the other one beside it.
+
+    The best is that of a checkpoint: a resumed run has the same. Without validation
+    there is none, and the last is saved.
+
+    Args:
+        model: The model at the end of its training; it may be the best one afterwards.
+        folder: The folder of the run.
+        config: The run.
+        checkpoint: Its checkpoints.
+        last: The results of its last epoch.
+        epoch: Number of that epoch, from 1.
+
+    Returns:
+        For the results of the run: `saved_model`, `best` and `last` with epoch, step
+        and value of the monitored metric, and `metrics` of the saved model.
+    """
+    monitor = f"val_{config.monitor}"
+    step = int(model.optimizer.iterations.numpy())
+    best = checkpoint.find_best()
+    places = {"best": None, "last": _place(epoch, step, config, last.get(monitor))}
+    if best is not None:
+        places["best"] = _place(best.epoch, best.step, config, best.value)
+    is_best = config.saved_model == "best" and best is not None
+    saved = "best" if is_best else "last"
+    if best is None or best.step == step:
+        for path in (folder.last_model_path, folder.best_model_path):
+            path.unlink(missing_ok=True)  # of a run that was killed while it saved
+        folder.save_model(model)
+    else:
+        first, second = folder.model_path, folder.other_model_path(saved)
+        folder.save_model(model, second if is_best else first)
+        training_state.restore(model, best.path)
+        folder.save_model(model, first if is_best else second)
+    metrics = {**last, **best.results} if is_best else last
+    return {"saved_model": saved, **places, "metrics": metrics}
+
+
+def _place(epoch, step, config, value):
+    return {"epoch": epoch, "step": step, config.monitor: value}
+
+
+def describe(results: dict) -> str:
+    """Returns the line on the best and the saved model that a run ends with."""
+    if results["best"] is None:
+        reason = "no validation to find the best"
+        if "days" in results:
+            reason = "each day is another validation"
+        return f"saved model: {results['saved_model']} ({reason})"
+    line = f"best: {_words(results['best'])}"
+    if results["best"]["step"] != results["last"]["step"]:
+        line += f"; last: {_words(results['last'])}"
+    return f"{line}; saved model: {results['saved_model']}"
+
+
+def _words(place):
+    (metric,) = place.keys() - {"epoch", "step"}
+    text = f"epoch {place['epoch']}, step {place['step']:,}"
+    value = place[metric]
+    return text if value is None else f"{text}, {metric} {value:.4f}"

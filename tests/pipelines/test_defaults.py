@@ -1,0 +1,88 @@
+"""Defaults that go by the optimizer and the number of rows."""
+
+import dataclasses
+import json
+
+import pytest
+
+from pipelines import cli, runs
+from pipelines.runs import defaults
+from pipelines.runs.config import RunConfig
+from pipelines.runs.folder import RunFolder
+from pipelines.runs.resuming import check_same
+
+DEMO = runs.get("demo")
+
+
+@pytest.mark.parametrize(
+    "num_rows, batch_size, num_epochs",
+    [
+        (0, 128, 2),
+        (500, 128, 2),
+        (10_000, 128, 2),
+        (10_001, 128, 1),
+        (39_000, 128, 1),
+        (100_000, 256, 1),
+        (1_000_000, 1024, 1),
+        (45_000_000, 1024, 1),
+    ],
+)
+def test_batch_size_and_epochs_go_by_the_rows(num_rows, batch_size, num_epochs):
+    config = defaults.complete(RunConfig(), num_rows)
+    assert (config.batch_size, config.epochs) == (batch_size, num_epochs)
+
+
+def test_a_million_rows_have_the_values_of_the_demo():
+    assert defaults.complete(runs.get(None), 1_000_000) == DEMO
+
+
+def test_rates_go_by_the_optimizer_and_what_is_given_stays():
+    for optimizer, rates in defaults.LEARNING_RATES.items():
+        config = defaults.complete(RunConfig(optimizer=optimizer), 99)
+        assert (config.learning_rate, config.embedding_learning_rate) == rates
+    given = {"learning_rate": 0.7, "batch_size": 17, "epochs": 5}
+    config = defaults.complete(RunConfig(**given), 10**6)
+    assert {name: getattr(config, name) for name in given} == given
+    assert config.embedding_learning_rate is None  # that of the MLPs
+    config = defaults.complete(RunConfig(embedding_learning_rate=0.7), 99)
+    assert (config.learning_rate, config.embedding_learning_rate) == (0.02, 0.7)
+
+
+def parse(tmp_path, capsys, options):
+    (tmp_path / "a.tsv").write_text("0" + 39 * "\t" + "\n")
+    command = ["train", "--train", f"{tmp_path}/a.tsv", "--out", "o", "--dry-run"]
+    assert cli.main([*command, *options.split()]) == 0
+    printed = capsys.readouterr().out
+    text = printed[printed.index("{") : printed.rindex("}") + 1]
+    return RunConfig.from_json(text)
+
+
+@pytest.mark.parametrize("run", ["", "--run demo "])
+def test_another_optimizer_has_its_own_rates(tmp_path, capsys, run):
+    config = parse(tmp_path, capsys, f"{run}--optimizer adam")
+    assert (config.learning_rate, config.embedding_learning_rate) == (None, None)
+    config = parse(tmp_path, capsys, f"{run}--optimizer=adam --learning-rate 0.5")
+    assert (config.learning_rate, config.embedding_learning_rate) == (0.5, None)
+    config = parse(tmp_path, capsys, f"{run}--batch-size 99 --optimizer adagrad")
+    assert config.batch_size == 99
+    assert config.learning_rate == (0.02 if run else None)
+
+
+@pytest.mark.parametrize("name", runs.RUNS)
+def test_named_runs_leave_nothing_to_be_chosen(name, tmp_path, capsys):
+    config = runs.get(name)
+    assert defaults.complete(config, 123) == config
+    assert parse(tmp_path, capsys, f"--run {name}") == config
+    same = f"--run {name} --optimizer {config.optimizer}"
+    assert parse(tmp_path, capsys, same) == config
+
+
+def test_a_resumed_run_keeps_what_was_chosen_for_it(tmp_path):
+    folder = RunFolder(tmp_path)
+    stored = defaults.complete(RunConfig(), 1000)
+    content = {"config": json.loads(stored.to_json()), "vocabulary_digest": "0"}
+    folder.config_path.write_text(json.dumps({**content, "data": {}}))
+    check_same(folder, RunConfig(), {})
+    check_same(folder, stored, {})
+    with pytest.raises(ValueError, match="--batch-size was 128, is 64"):
+        check_same(folder, dataclasses.replace(stored, batch_size=64), {})
