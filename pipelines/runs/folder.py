@@ -201,7 +201,7 @@ class RunFolder(RunFiles):
 
     def _read_results(self):
         try:
-            return json.loads(self.metrics_path.read_text(encoding="utf-8"))
+            return disk.read_json(self.metrics_path)
         except (OSError, ValueError):
             raise ValueError(
                 f"{self.metrics_path} is missing or damaged: the training did not end."

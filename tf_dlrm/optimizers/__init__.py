@@ -1,7 +1,12 @@
 """Exact row-sparse optimizers: a step costs what the rows of the batch cost."""
 
 from tf_dlrm.optimizers.base import SparseOptimizer
-from tf_dlrm.optimizers.factory import check_dense_optimizer, from_keras, get
+from tf_dlrm.optimizers.factory import (
+    check_dense_optimizer,
+    for_tables,
+    from_keras,
+    get,
+)
 from tf_dlrm.optimizers.schedules import WarmupPolynomialDecay
 from tf_dlrm.optimizers.sparse_adagrad import RowWiseAdagrad, SparseAdagrad
 from tf_dlrm.optimizers.sparse_adam import SparseAdam
@@ -17,6 +22,7 @@ __all__ = [
     "SparseSGD",
     "WarmupPolynomialDecay",
     "check_dense_optimizer",
+    "for_tables",
     "from_keras",
     "get",
 ]

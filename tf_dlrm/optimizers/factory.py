@@ -74,6 +74,33 @@ def get(identifier) -> SparseOptimizer:
     )
 
 
+def for_tables(identifier, optimizer, tables):
+    """Return the optimizer of all tables, or one for each.
+
+    Args:
+        identifier: As `embedding_optimizer` of a model's `compile`.
+        optimizer: The Keras optimizer of the model, whose counterpart is the default.
+        tables: Names of the tables.
+
+    Returns:
+        A `SparseOptimizer`, or a dict of table name to one.
+    """
+    if identifier is None:
+        return from_keras(optimizer)
+    if not isinstance(identifier, dict) or "class_name" in identifier:
+        return get(identifier)
+    # One object for all tables of a name: what has one optimizer is one update.
+    by_name = {name: get(name) for name in identifier.values() if isinstance(name, str)}
+    chosen = {
+        table: by_name[each] if isinstance(each, str) else get(each)
+        for table, each in identifier.items()
+    }
+    unnamed = [name for name in tables if name not in chosen]
+    if unnamed:
+        chosen |= dict.fromkeys(unnamed, from_keras(optimizer))
+    return chosen
+
+
 def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
     """Returns the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam`, `Ftrl`.
 

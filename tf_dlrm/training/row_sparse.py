@@ -110,7 +110,10 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
         self._labels_are_probabilities = is_cross_entropy(loss)
         self._make_guard(max_skipped_batches)
         if not goes_on:
-            self.embedding_optimizer = self._resolve(embedding_optimizer, optimizer)
+            names = [table.name for table in self.spec.tables if table.trainable]
+            self.embedding_optimizer = optimizers.for_tables(
+                embedding_optimizer, optimizer, names
+            )
             self.embedding.build_optimizer(self.embedding_optimizer)
         # Now, not at the first step: Keras would build it for the tables as well.
         self.optimizer.build(self.dense_variables)
@@ -135,27 +138,6 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
                 f"{type(self).__name__} overrides it. Use jit_compile='auto', or "
                 "override `score(dense, pooled, training)` instead."
             )
-
-    def _resolve(self, embedding_optimizer, optimizer):
-        if embedding_optimizer is None:
-            return optimizers.from_keras(optimizer)
-        if not isinstance(embedding_optimizer, dict) or _is_config(embedding_optimizer):
-            return optimizers.get(embedding_optimizer)
-        # One object for all tables of a name: what has one optimizer is one update.
-        by_name = {
-            name: optimizers.get(name)
-            for name in embedding_optimizer.values()
-            if isinstance(name, str)
-        }
-        named = {
-            table: by_name[each] if isinstance(each, str) else optimizers.get(each)
-            for table, each in embedding_optimizer.items()
-        }
-        tables = [table.name for table in self.spec.tables if table.trainable]
-        unnamed = [name for name in tables if name not in named]
-        if unnamed:
-            named.update(dict.fromkeys(unnamed, optimizers.from_keras(optimizer)))
-        return named
 
     @property
     def dense_variables(self):
@@ -397,7 +379,3 @@ class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):
     def compile_from_config(self, config):
         arguments = keras.saving.deserialize_keras_object(config)
         self.compile(**arguments)
-
-
-def _is_config(mapping) -> bool:
-    return "class_name" in mapping
