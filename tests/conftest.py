@@ -1,5 +1,6 @@
 """Shared set-up of the tests: quiet logs, seeds, XLA, and where the real rows are."""
 
+import collections
 import os
 import pathlib
 
@@ -18,6 +19,21 @@ def pytest_generate_tests(metafunc):
     if metafunc.definition.get_closest_marker("engines"):
         compiled = pytest.param("xla", marks=pytest.mark.integration)
         metafunc.parametrize("engine", ["plain", compiled], indirect=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of a test marked `breadth(n)` n cases are in the default tier, far apart."""
+    cases = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("breadth"):
+            cases[item.path, item.originalname].append(item)
+    for group in cases.values():
+        (number,) = group[0].get_closest_marker("breadth").args
+        kept = {i * len(group) // number for i in range(number)}
+        for i, item in enumerate(group):
+            if i not in kept:
+                item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from tf_dlrm import EmbeddingTable, FeatureSpec, layers
 WIDTHS = [(11, 2), (7, 4), (30, 8)]
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("interaction", ["dot", "cat", "cross", "layer"])
 def test_interactions(interaction):
     if interaction == "layer":
@@ -29,6 +30,7 @@ def test_interactions(interaction):
     assert predictions(model).shape == (NUM_ROWS, 1)
 
 
+@pytest.mark.integration
 def test_tables_of_any_width_meet_by_feature_mlps(tmp_path):
     tables = [EmbeddingTable(f"C{i}", n, w) for i, (n, w) in enumerate(WIDTHS)]
     spec = FeatureSpec(("I0", "I1"), tables)

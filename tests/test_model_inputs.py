@@ -17,6 +17,7 @@ import tf_dlrm
 from tf_dlrm import EmbeddingTable, FeatureSpec, layers
 
 
+@pytest.mark.integration
 def test_numpy_dataset_and_columns_train_alike():
     features, label = make_data()
     columns = {f"C{i}": features["sparse_features"][:, i] for i in range(3)}
@@ -136,6 +137,7 @@ def test_wrong_columns_and_labels_are_named():
         model.train_on_batch(features, np.ones((NUM_ROWS, 2)))
 
 
+@pytest.mark.breadth(3)
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict", "train_on_batch"])
 @pytest.mark.parametrize("jit", ["auto", False, True], ids=["auto", "plain", "jit"])
 def test_an_id_out_of_range_raises_and_changes_nothing(call, jit):
@@ -171,6 +173,7 @@ def test_small_and_odd_id_types():
         model(features | {"sparse_features": np.full((NUM_ROWS, 3), "a")})
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "train_on_batch"])
 def test_one_hot_and_padded_batches_may_come_in_turn(method):
     features, label = make_data()

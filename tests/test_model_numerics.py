@@ -111,6 +111,7 @@ def test_forward_equals_numpy(self_interaction, weighted):
     )
 
 
+@pytest.mark.breadth(3)
 @pytest.mark.parametrize("mode", ["graph", "eager", "xla", "several_steps"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
@@ -191,6 +192,7 @@ def test_one_hot_and_padded_forms_equal_ragged():
         np.testing.assert_allclose(model(features), expected, atol=1e-5)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("form", ["one_hot", "padded", "ragged"])
 def test_missing_ids_leave_the_tables_alone(form):
     """Gradients of missing ids go nowhere, and what they read stays zeros."""
@@ -214,6 +216,7 @@ def test_missing_ids_leave_the_tables_alone(form):
     np.testing.assert_array_equal(pooled, np.zeros((6, 5, WIDTH)))
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("mode", ["graph", "eager", "xla"])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_trains_out_of_saturation(mode, policy):

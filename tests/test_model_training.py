@@ -17,6 +17,7 @@ import tf_dlrm
 from tf_dlrm import EmbeddingTable, layers, metrics, optimizers
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 def test_fits_what_it_sees(optimizer):
     keras_optimizer = keras.optimizers.get(optimizer)
@@ -104,6 +105,7 @@ def test_untouched_rows_stay_and_no_dense_state_exists():
     assert held < 2 * model.count_params() - 2 * table_values + 3
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "optimizer",
     [keras.optimizers.Adam(weight_decay=0.1), keras.optimizers.SGD(momentum=0.9)],
@@ -131,6 +133,7 @@ def test_mixed_precision():
         model.compile("sgd")
 
 
+@pytest.mark.integration
 def test_same_seed_same_weights():
     def train():
         keras.utils.set_random_seed(5)
@@ -141,6 +144,7 @@ def test_same_seed_same_weights():
     np.testing.assert_array_equal(train(), train())
 
 
+@pytest.mark.integration
 def test_compiling_again_with_the_same_optimizer_goes_on():
     features, label = make_data()
     results = []
@@ -174,6 +178,7 @@ def test_tables_of_one_optimizer_name_are_one_update():
     assert each["C1"] is each["C2"] is not each["C0"]
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("jit_compile", ["auto", True])
 def test_compute_loss_of_a_subclass_sees_the_features(jit_compile):
     class Weighted(tf_dlrm.DLRM):

@@ -138,6 +138,7 @@ def test_empty_batches():
     np.testing.assert_array_equal(layer.get_table("a"), before)
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 @pytest.mark.parametrize("form", ["functional", "subclass"])
 def test_trains_correctly_inside_any_keras_model(form, optimizer):

@@ -127,11 +127,13 @@ PAIRS += [("sgd", "padded"), ("sgd", "ragged")]
 PAIRS += [(case, form) for case in CASES for form in (FORMS[3], FORMS[4])]
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
 def test_steps_in_many_turns_equal_float64(case, form, turns):
     check_steps(case, form)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("form", ["ragged", "padded"])
 def test_steps_in_one_piece_equal_float64(form):
     assert row_updates.is_small(20 * 9 * len(SIZES), WIDTH)
@@ -142,6 +144,7 @@ PAIRS = [(case, form) for case, form in zip(CASES, ["one_hot", "padded", "ragged
 PAIRS += [("row_wise", form) for form in FORMS[3:]]
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("jit", [True, False], ids=["xla", "plain"])
 @pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
 def test_steps_of_tables_beyond_int32_equal_float64(case, form, jit, monkeypatch):
@@ -155,6 +158,7 @@ def test_steps_of_tables_beyond_int32_equal_float64(case, form, jit, monkeypatch
     )
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("case", ["adagrad", "row_wise", "adam", "ftrl"])
 def test_state_equals_that_of_tensorflows_kernels(case, turns):
     """The column that the marks are written into, above all."""
@@ -207,6 +211,7 @@ def test_one_very_long_bag():
     np.testing.assert_allclose(moved, 0.1 * (counts > 0)[:, None] * np.ones(3), 1e-4)
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("form", ["one_hot", "padded", "ragged"])
 @pytest.mark.parametrize("num_examples", [0, 1])
 def test_batches_of_none_and_one(form, num_examples):
@@ -251,6 +256,7 @@ def weight_gradients(tables, bags, upstream):
     return result
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("jit", [True, False], ids=["xla", "plain"])
 @pytest.mark.parametrize("form", [*FORMS, "padded_weighted"])
 def test_gradients_in_other_hands_equal_float64(form, jit):

@@ -79,6 +79,7 @@ def prepare_records(path, quarantine, out):
 WAYS = pytest.mark.parametrize("way", [read, prepare_records], ids=["read", "prepare"])
 
 
+@pytest.mark.breadth(7)
 @WAYS
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_lines_are_set_aside(tmp_path, way, kind):
@@ -97,6 +98,7 @@ def test_bad_lines_are_set_aside(tmp_path, way, kind):
     assert kept == bad[:1024]
 
 
+@pytest.mark.breadth(4)
 @WAYS
 @pytest.mark.parametrize("kind", GOOD)
 def test_odd_lines_are_rows(tmp_path, way, kind):

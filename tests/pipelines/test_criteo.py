@@ -61,6 +61,7 @@ def run(request):
     return call
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("name", ["kaggle", "terabyte", "unlabelled"])
 @pytest.mark.parametrize("kind", ["vocabulary", "hash"])
 def test_parser_equals_plain_python_on_real_rows(name, kind):
@@ -85,6 +86,7 @@ def test_parser_equals_plain_python_on_real_rows(name, kind):
     assert_parsed(features, label, expected)
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 def test_parser_equals_plain_python_on_hostile_lines(vocabulary, labelled, run):
     rng = np.random.default_rng(7)
@@ -117,6 +119,7 @@ BAGS = {
 }
 
 
+@pytest.mark.breadth(4)
 @pytest.mark.parametrize("field", BAGS, ids=repr)
 def test_bag_of_a_field(field, run):
     parser = criteo.Parser(Vocabulary([[b"a", b"b"]] * 26))
@@ -228,6 +231,7 @@ def save_module(parser, path):
     tf.saved_model.save(module, path, signatures={"serving_tsv": serving_tsv})
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("kind", ["vocabulary", "hash"])
 def test_saved_model_parses_as_training_does_and_can_be_moved(
     tmp_path, vocabulary, kind

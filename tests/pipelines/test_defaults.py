@@ -57,6 +57,7 @@ def parse(tmp_path, capsys, options):
     return RunConfig.from_json(text)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("run", ["", "--run demo "])
 def test_another_optimizer_has_its_own_rates(tmp_path, capsys, run):
     config = parse(tmp_path, capsys, f"{run}--optimizer adam")

@@ -126,6 +126,7 @@ def test_vectors(seed, distribution):
     assert expand(expander, ids).to_list() == [bags]
 
 
+@pytest.mark.breadth(3)
 @each_set
 @each_distribution
 @pytest.mark.parametrize("missing", [0.0, 0.3], ids=["full", "missing"])
@@ -394,6 +395,7 @@ def resident_bytes():
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
+@pytest.mark.integration
 def test_memory_stays_flat_over_many_batches():
     """A batch of 2048 rows has 3.5 MB of ids: keeping a tenth would show."""
     if not os.path.exists("/proc/self/statm"):

@@ -89,6 +89,7 @@ def test_repeat_fills_batches_across_epochs(three_files, shuffle):
     assert sorted(number for number, _ in found[:300]) == list(range(300))
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("block_bytes", [1, 1000, 1 << 20])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_hostile_file_in_blocks_of_any_size(tmp_path, monkeypatch, block_bytes, suffix):
@@ -121,6 +122,7 @@ def test_hostile_file_in_blocks_of_any_size(tmp_path, monkeypatch, block_bytes, 
     assert rows == [lines[number - 1][:1024] for number in bad]
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("name", ["kaggle", "unlabelled"])
 def test_real_file_equals_plain_python(name):
     path = criteo_oracle.real_path(name)

@@ -389,6 +389,7 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     assert same.best == {}
 
 
+@pytest.mark.integration
 def test_only_some_of_many_runs_are_drawn(tmp_path):
     folders = []
     for i in range(MOST_DRAWN + 3):

@@ -87,6 +87,7 @@ INTEGERS = {
 }
 
 
+@pytest.mark.breadth(4)
 @pytest.mark.parametrize("kind", INTEGERS)
 def test_integers_of_any_type(tmp_path, kind):
     """As the numbers of one column, and as the values of another."""
@@ -113,6 +114,7 @@ CATEGORIES = {
 }  # fmt: skip
 
 
+@pytest.mark.breadth(3)
 @pytest.mark.parametrize("kind", CATEGORIES)
 def test_categories_of_any_type(tmp_path, kind):
     column, expected = CATEGORIES[kind]

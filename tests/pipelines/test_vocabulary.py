@@ -81,6 +81,7 @@ def test_build_counts_real_rows(min_count):
     assert_counted(Vocabulary.build(paths, min_count), lines, min_count)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("block_bytes", [1, 2000, 1 << 20])
 def test_build_counts_hostile_rows(tmp_path, monkeypatch, block_bytes):
     monkeypatch.setattr(scanning, "BLOCK_BYTES", block_bytes)

@@ -42,6 +42,7 @@ def serve(path, features, signature="serving_default"):
     return function(**{k: tf.constant(v) for k, v in features.items()})
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("hotness", [1, 3])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_reload_equals_the_model(hotness, policy, tmp_path):
@@ -89,6 +90,7 @@ def test_each_weight_once_and_nothing_else(tmp_path):
     assert weights <= written <= 1.05 * weights
 
 
+@pytest.mark.integration
 def test_versions_count_up_and_are_never_overwritten(tmp_path):
     model = make_model()
     (tmp_path / "notes").mkdir()
@@ -114,6 +116,7 @@ def test_exports_at_once_each_have_a_number(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "3"}
 
 
+@pytest.mark.integration
 def test_the_vocabulary_leaves_no_files_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

@@ -73,6 +73,7 @@ def test_the_formula_and_its_ends():
     assert calibration.recalibrate(p, 1.0) is p
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "name",
     [
@@ -104,6 +105,7 @@ def test_the_export_says_the_rate(exported):
         assert json.loads(text)["negative_sampling_rate"] == rate
 
 
+@pytest.mark.integration
 def test_quantized_tables_serve_the_formula(exported, tmp_path):
     """The export verified itself; its answers are near those of float32 tables."""
     model, parser = make_model(RATE)
@@ -118,6 +120,7 @@ def test_quantized_tables_serve_the_formula(exported, tmp_path):
         np.testing.assert_allclose(got, expected, rtol=0.02)
 
 
+@pytest.mark.integration
 def test_an_export_without_the_correction_is_not_put_in_place(tmp_path, monkeypatch):
     model, parser = make_model(RATE)
     init = ServingModule.__init__
@@ -135,6 +138,7 @@ def test_an_export_without_the_correction_is_not_put_in_place(tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.integration
 def test_all_negatives_leave_the_graph_as_it_was(monkeypatch):
     model, parser = make_model(1.0)
 

@@ -64,6 +64,7 @@ def probabilities(signature, **features):
     return signature(**constants)["probabilities"].numpy()
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("flat", [False, True])
 def test_ragged_equals_the_model(exported, flat):
     model, signatures, _ = exported
@@ -126,6 +127,7 @@ def test_a_dense_value_that_is_not_finite_is_missing(exported, bad):
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("num_items", [0, 1, 5])
 def test_candidates_equal_rows_that_repeat_the_context(exported, num_items):
     model, signatures, _ = exported
@@ -216,6 +218,7 @@ def to_line(integers, values):
     return b"\t".join(fields)
 
 
+@pytest.mark.integration
 def test_examples_equal_lines(from_raw):
     signatures, *_ = from_raw
     rng = np.random.default_rng(0)
@@ -237,6 +240,7 @@ def test_examples_equal_lines(from_raw):
     assert none["probabilities"].shape == (0, 1)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "example, message",
     [

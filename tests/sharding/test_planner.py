@@ -417,6 +417,7 @@ def test_arguments_are_checked(arguments, message):
         tf_dlrm.sharding.plan(["C1"], 2)
 
 
+@pytest.mark.integration
 def test_plans_are_the_same_every_time():
     """Also in a process where strings and sets hash otherwise."""
     code = (
@@ -437,6 +438,7 @@ def test_plans_are_the_same_every_time():
     assert found.stdout.strip() == here.to_json()
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("strategy", ["auto", *KINDS])
 def test_a_thousand_tables_on_many_devices_take_seconds(strategy):
     generator = random.Random(3)

@@ -46,6 +46,7 @@ def state(model):
     return [*table_state(model), *others]
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "optimizer, options",
     [
@@ -86,6 +87,7 @@ def test_without_a_guard_it_is_applied():
     assert model.num_skipped_batches == 0
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "name, cause",
     [("dense_features", "dense features"), ("label", "labels"), ("weight", "weights")],

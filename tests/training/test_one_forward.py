@@ -31,6 +31,7 @@ class Interaction(keras.layers.Layer):
         return (None, 16)
 
 
+@pytest.mark.breadth(1)
 @EAGER
 def test_a_layer_is_told_that_it_trains(run_eagerly):
     model = make_model(interaction=Interaction())
@@ -42,6 +43,7 @@ def test_a_layer_is_told_that_it_trains(run_eagerly):
     assert not model.interaction.seen[-1]
 
 
+@pytest.mark.breadth(1)
 @EAGER
 def test_an_added_loss_counts_once_everywhere(run_eagerly):
     x, y = make_data()
@@ -64,6 +66,7 @@ def step_of_float64(table, ids, rate, gradient):
     return result
 
 
+@pytest.mark.breadth(1)
 @EAGER
 def test_a_call_of_ones_own_is_what_fit_trains(run_eagerly):
     class Shifted(tf_dlrm.DLRM):
@@ -85,6 +88,7 @@ def test_a_call_of_ones_own_is_what_fit_trains(run_eagerly):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.breadth(3)
 @EAGER
 @pytest.mark.parametrize("signature", ["keras", "named", "any", "without_training"])
 def test_a_penalty_on_rows_that_the_loss_looks_up_equals_float64(
@@ -424,6 +428,7 @@ def test_a_loop_of_ones_own_sees_a_loss_that_is_not_finite():
     assert np.isnan(logs["loss"])
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("low, high", [(-1, 1), (1, 5)])
 @pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch"])
 def test_labels_outside_of_0_and_1_are_refused_for_cross_entropy(low, high, method):
@@ -469,6 +474,7 @@ class Printing(keras.optimizers.schedules.LearningRateSchedule):
         return {}
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.xla
 @pytest.mark.parametrize("kind", ["SGD", "Adagrad", "Adam"])
 def test_a_schedule_may_do_what_xla_cannot(kind):
@@ -481,6 +487,7 @@ def test_a_schedule_may_do_what_xla_cannot(kind):
         assert np.abs(a - b).max() > 0
 
 
+@pytest.mark.integration
 def test_features_may_have_any_name():
     tables = [EmbeddingTable("user id", 5, 3), EmbeddingTable("Größe", 5, 3)]
     spec = tf_dlrm.FeatureSpec(("d",), tables)

@@ -26,6 +26,7 @@ def rows(seed, num_rows, num_groups, num_digits):
     return labels.astype(int), predictions, groups
 
 
+@pytest.mark.breadth(3)
 @pytest.mark.parametrize("block_rows", [5, 1 << 18])
 @pytest.mark.parametrize(
     "shape", [(1, 1, 1), (300, 1, 1), (2000, 90, 1), (2000, 700, 7), (50, 4, 0)]

@@ -73,6 +73,7 @@ def test_of_a_loss_the_smallest_is_best(rows):
     assert model.stop_training
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "values, options, expected",
     [
@@ -124,6 +125,7 @@ def test_refuses_what_has_no_meaning(options, message):
         StopEarly(**options)
 
 
+@pytest.mark.integration
 def test_evaluations_within_an_epoch_change_nothing(rows):
     features, label = rows
     valid = tf.data.Dataset.from_tensor_slices((features, label)).batch(20)
@@ -154,6 +156,7 @@ def test_evaluations_within_an_epoch_change_nothing(rows):
     assert places == [(0, 4), (0, 8), (1, 4), (1, 8)]
 
 
+@pytest.mark.integration
 def test_results_within_an_epoch_are_those_of_the_model_there(rows):
     features, label = rows
     valid = tf.data.Dataset.from_tensor_slices((features, label)).batch(20)
@@ -204,6 +207,7 @@ def test_it_may_be_fed_within_epochs_alone(rows):
     assert "in 1 evaluations" in stop.reason
 
 
+@pytest.mark.integration
 def test_an_evaluation_at_the_end_of_an_epoch_counts_once(rows):
     features, label = rows
     valid = tf.data.Dataset.from_tensor_slices((features, label)).batch(20)

@@ -26,6 +26,7 @@ from tf_dlrm.training.watching.pr_curve import pr_points
 HERE = pathlib.Path(__file__).parent
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "form, jit_compile", [("one_hot", False), ("ragged", False), ("one_hot", True)]
 )
@@ -73,6 +74,7 @@ def test_nothing_that_is_watched_changes_the_training(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.integration
 def test_a_step_is_traced_anew_only_where_other_things_are_watched(tmp_path):
     model, functions = compiled(run_eagerly=False), []
     for kinds in ([], [callbacks.GradientNormLogger], [callbacks.GradientNormLogger]):
@@ -106,6 +108,7 @@ def test_a_failed_fit_leaves_nothing_behind(tmp_path):
     assert model.use_probe(RowMarks)._marks is None
 
 
+@pytest.mark.integration
 def test_waiting_for_input_is_seen(tmp_path):
     def wait(seconds):
         def sleep(ids):

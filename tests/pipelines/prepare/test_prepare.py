@@ -66,6 +66,7 @@ def assert_rows(found, lines, vocabulary):
     assert [row[2] for row in found] == features["sparse_features"].to_list()
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("bags", [False, True], ids=["one_hot", "bags"])
 def test_records_hold_what_the_parser_gives(tmp_path, bags):
     lines = make_lines(700, bags=bags)
@@ -95,6 +96,7 @@ def test_records_hold_what_the_parser_gives(tmp_path, bags):
     assert not (tmp_path / "out" / preparation.WORK).exists()
 
 
+@pytest.mark.integration
 def test_real_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(scanning, "BLOCK_BYTES", 1 << 20)
     lines = criteo_oracle.real_lines("kaggle")[:4000]
@@ -114,6 +116,7 @@ def test_numpy_alone_reads_the_records(tmp_path):
     assert np.load(f"{part}_labels.npy").tolist() == [0, 1] * 25
 
 
+@pytest.mark.integration
 def test_splits_by_file_and_at_random(tmp_path):
     lines = make_lines(900)
     paths = [
@@ -136,6 +139,7 @@ def test_splits_by_file_and_at_random(tmp_path):
     assert sorted(found["train"] + found["valid"]) == sorted(dense)
 
 
+@pytest.mark.integration
 def test_negatives_are_sampled(tmp_path):
     path = write_lines(tmp_path / "day_0", make_lines(1000))
     options = prepare.Options(negative_sampling_rate=0.2, valid_share=0.2, min_count=1)
@@ -195,6 +199,7 @@ class _Cut(Exception):
     pass
 
 
+@pytest.mark.breadth(3)
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8, 12, 20, 33, 47, 60])
 def test_a_cut_run_goes_on_to_the_same_end(tmp_path, logs, monkeypatch, after):
     """Cut before the n-th time that a file is put in its place, or opened to write."""
@@ -389,6 +394,7 @@ def test_bad_rows_of_parquet_are_set_aside(tmp_path):
         prepare.prepare(path, tmp_path / "other")
 
 
+@pytest.mark.integration
 def test_counts_that_do_not_fit_in_memory_are_exact(tmp_path):
     lines = make_lines(2000, bags=True)
     for i in range(0, 2000, 3):  # values of more than eight bytes too

@@ -104,6 +104,7 @@ def test_missing_has_an_effect_of_its_own_where_values_start_at_1(planted, rows)
         assert abs(low[1] - low[0]) > 0.01
 
 
+@pytest.mark.integration
 def test_logistic_regression_stays_behind(planted):
     """A cheap bound: one-hot ids of the columns that matter, and binned integers.
 

@@ -154,6 +154,7 @@ def test_bad_rows_are_left_out(tmp_path):
         profile_logs([path], pipelines.Quarantine(max_bad_share=1))
 
 
+@pytest.mark.integration
 def test_real_rows(real_rows):
     path = real_rows / "criteo_kaggle_sample.tsv.gz"
     got = profile_logs([path])
