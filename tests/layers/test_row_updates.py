@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from optimizer_oracle import CASES
 
-from tf_dlrm import EmbeddingTable, optimizers, xla
+from tf_dlrm import EmbeddingTable, compiled_code, optimizers, xla
 from tf_dlrm import rows as row_ops
 from tf_dlrm.layers import EmbeddingCollection, row_updates
 
@@ -296,8 +296,8 @@ def test_gradients_in_other_hands_equal_float64(form, jit):
 def test_too_many_ids_change_nothing(case, form, monkeypatch):
     """Also where their number is known at run time only."""
     monkeypatch.setattr(row_updates, "MAX_VALUES", 32)
-    monkeypatch.setattr(xla._room, "is_used_up", False)  # by the tests before it
-    monkeypatch.setattr(xla, "memory_mappings", lambda: (0, 1))
+    monkeypatch.setattr(xla.code, "is_full", False)  # by the tests before it
+    monkeypatch.setattr(compiled_code, "memory_mappings", lambda: (0, 1))
     layer = make_layer(CASES[case][0]())
     rng = np.random.default_rng(8)
 

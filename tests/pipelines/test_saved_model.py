@@ -29,6 +29,7 @@ CONFIG = RunConfig(
     jit_compile="off",
 )
 LAST_STEP = 15
+TIES = 1e-3  # the AUC is of a histogram; some 20 of 22,500 pairs may share a bucket
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_the_best_of_the_monitored_metric_is_saved(
     check_equal(folder, "last", steps[LAST_STEP])
     auc, loss = scores(folder, data, "saved", valid)
     if monitor == "auc":  # the first model of the other one ties most rows
-        assert results["metrics"]["val_auc"] == pytest.approx(auc, abs=1e-5)
+        assert results["metrics"]["val_auc"] == pytest.approx(auc, abs=TIES)
     assert results["metrics"]["val_log_loss"] == pytest.approx(loss, abs=1e-5)
     assert saving.describe(results).endswith("saved model: best")
     assert f"best: epoch {best['epoch']}, step {step}, {monitor} " in (
@@ -147,7 +148,7 @@ def test_the_last_is_saved_on_request(data, tmp_path):
         check_equal(folder, which, steps[LAST_STEP])
     check_equal(folder, "best", steps[step])
     auc, _ = scores(folder, data, "last")
-    assert results["metrics"]["val_auc"] == pytest.approx(auc, abs=1e-5)
+    assert results["metrics"]["val_auc"] == pytest.approx(auc, abs=TIES)
     assert saving.describe(results).endswith("saved model: last")
 
 
@@ -218,7 +219,7 @@ def test_commands_take_the_saved_model_or_the_one_that_is_asked_for(
         assert cli.main(command) == 0
         found = json.loads((tmp_path / "run" / f"{file}.json").read_text())
         auc, _ = scores(RunFolder(run), data, which)
-        assert found["auc"] == pytest.approx(auc, abs=1e-5)
+        assert found["auc"] == pytest.approx(auc, abs=TIES)
         output = str(tmp_path / f"{which}.csv")
         command = ["predict", "--model", run, "--input", rows, "--output", output]
         assert cli.main([*command, "--which", which]) == 0

@@ -125,7 +125,10 @@ def test_slices_of_lines_and_gauc(data, tmp_path, capsys):
         "input",
         "best_possible",
     }:  # the rest of the evaluation is as it was
-        assert result[name] == pytest.approx(plain[name], rel=1e-5), name
+        expected = plain[name]
+        if not isinstance(expected, str):
+            expected = pytest.approx(expected, rel=1e-5)
+        assert result[name] == expected, name
     assert "slices" not in plain and not (tmp_path / "plain_slices.csv").exists()
     assert (tmp_path / "e_reliability.csv").exists() and "All slices" not in whole
     labels, predictions, fields = predict(data, paths)
@@ -148,7 +151,8 @@ def test_slices_of_lines_and_gauc(data, tmp_path, capsys):
         if 0 < labels[own].sum() < own.sum():
             areas.append(roc_auc_score(labels[own], predictions[own]))
             sizes.append(own.sum())
-    assert result["gauc"] == pytest.approx(np.average(areas, weights=sizes), abs=1e-5)
+    # Two predictions in one bucket of the histogram count as a tie.
+    assert result["gauc"] == pytest.approx(np.average(areas, weights=sizes), abs=1e-4)
     assert result["gauc_share_of_rows"] == sum(sizes) / len(labels)
     assert result["gauc_groups"] == len(areas)
     assert result["gauc_groups_left_out"] == len(np.unique(users)) - len(areas)
