@@ -68,7 +68,12 @@ def test_what_one_function_can_take_and_the_next_cannot(depth, tmp_path):
 @pytest.mark.parametrize(
     "part, name, value, message",
     [
-        ("config", "batch_size", "many", "`batch_size` must be int | None. Received: batch_"),
+        (
+            "config",
+            "batch_size",
+            "many",
+            "`batch_size` must be int | None. Received: batch_",
+        ),
         ("config", "batch_size", True, "`batch_size` must be int"),
         ("config", "batch_size", 0, "`batch_size` must be at least 1"),
         ("config", "learning_rate", [1], "`learning_rate` must be float"),
