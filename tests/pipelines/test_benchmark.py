@@ -327,14 +327,6 @@ def test_peers_need_the_repository(monkeypatch, tmp_path):
         arms.peers_folder()
 
 
-def test_charts_say_what_they_need(monkeypatch):
-    from pipelines.benchmark import charts
-
-    monkeypatch.setattr(charts.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'tf-dlrm\[bench\]'"):
-        charts.check_installed()
-
-
 def test_scaling_chart_and_table(tmp_path):
     from pipelines.benchmark import charts
 

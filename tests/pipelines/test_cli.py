@@ -62,7 +62,7 @@ def fails(arguments, capsys):
 def test_a_run_folder_is_whole(trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["config"]["epochs"] == 2
-    assert config["data"]["run"] == "demo"
+    assert config["data"]["run"] is None
     assert config["data"]["train"][0].endswith("train.tsv")
     results = json.loads((trained / "metrics.json").read_text())
     assert results["num_rows"] == 3000 and results["num_valid_rows"] == 700
@@ -193,7 +193,7 @@ def test_prepare_and_train_with_its_vocabulary(data, tmp_path, capsys):
     results = json.loads((out / "metrics.json").read_text())
     assert results["num_rows"] == 3000
     config = folder.load_model(folder.load_parser()).optimizer.get_config()
-    assert config["learning_rate"]["config"]["decay_steps"] == 12
+    assert config["learning_rate"]["config"]["decay_steps"] == 2 * 12  # epochs
 
 
 def test_train_and_evaluate_on_records(data, tmp_path, capsys):
