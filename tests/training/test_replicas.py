@@ -10,8 +10,6 @@ import tf_dlrm
 from tf_dlrm import EmbeddingTable, FeatureSpec, xla
 from tf_dlrm.sharding import ShardedEmbeddingCollection
 
-pytestmark = pytest.mark.integration
-
 TABLES = [EmbeddingTable(f"C{i}", size, 4) for i, size in enumerate((11, 7, 30))]
 SPEC = FeatureSpec(("I0", "I1"), TABLES)
 PLANS = pytest.mark.parametrize("plan", [None, "table_wise", "row_wise"])
@@ -77,6 +75,7 @@ class WithPenalty(tf_dlrm.DLRM):
         return super().compute_loss(x=x, **kwargs) + penalty
 
 
+@pytest.mark.breadth(1)
 @PLANS
 @pytest.mark.parametrize("kind", [PlainMean, WithPenalty, tf_dlrm.DLRM])
 @on_devices(2)
@@ -84,6 +83,7 @@ def test_any_loss_that_is_a_mean_trains_the_weights_of_one_device(kind, plan):
     train_on_both(lambda: make_model(plan, kind))
 
 
+@pytest.mark.integration
 @PLANS
 @on_devices(2)
 def test_a_call_of_ones_own_trains_the_weights_of_one_device(plan):
@@ -96,6 +96,7 @@ def test_a_call_of_ones_own_trains_the_weights_of_one_device(plan):
     train_on_both(lambda: make_model(plan, Shifted), "adagrad")
 
 
+@pytest.mark.integration
 @on_devices(2)
 def test_regularizers_and_added_losses_count_once():
     class Penalized(keras.layers.Layer):
@@ -120,6 +121,7 @@ def test_regularizers_and_added_losses_count_once():
     train_on_both(make)
 
 
+@pytest.mark.integration
 @PLANS
 @on_devices(2)
 def test_frozen_tables_and_steps_on_two_devices(plan):
@@ -132,6 +134,7 @@ def test_frozen_tables_and_steps_on_two_devices(plan):
     assert int(model.optimizer.iterations) == 6
 
 
+@pytest.mark.integration
 @PLANS
 @on_devices(2)
 def test_weights_of_the_best_epoch_are_those_of_all_tables(plan):
@@ -154,6 +157,7 @@ def test_weights_of_the_best_epoch_are_those_of_all_tables(plan):
     np.testing.assert_array_equal(model.embedding.get_table("C2"), tables[0][-1])
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("option", ["clipnorm", "clipvalue", "global_clipnorm"])
 @on_devices(2)
 def test_clipping_is_refused_under_replicas(option):
@@ -165,6 +169,7 @@ def test_clipping_is_refused_under_replicas(option):
             )
 
 
+@pytest.mark.integration
 @on_devices(2)
 def test_sums_hidden_in_a_list_of_losses_are_refused():
     with tf.distribute.MirroredStrategy().scope():
@@ -174,6 +179,7 @@ def test_sums_hidden_in_a_list_of_losses_are_refused():
             model.compile("sgd", loss=loss)
 
 
+@pytest.mark.integration
 @on_devices(2)
 def test_what_was_made_outside_of_the_scope_is_refused():
     outside = make_model()
