@@ -22,8 +22,15 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Of a test marked `breadth(n)` n cases are in the default tier, far apart."""
+def pytest_collection_modifyitems(config, items):
+    """Of a test marked `breadth(n)` n cases are in the default tier, far apart.
+
+    And what is slow runs only where `-m` names it, in whichever file it is.
+    """
+    if "slow" not in (config.option.markexpr or ""):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
     cases = collections.defaultdict(list)
     for item in items:
         if item.get_closest_marker("breadth"):
