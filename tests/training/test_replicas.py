@@ -131,7 +131,7 @@ def test_frozen_tables_and_steps_on_two_devices(plan):
         return model
 
     model = train_on_both(make, "adagrad")
-    assert int(model.optimizer.iterations) == 6
+    assert int(model.optimizer.iterations.numpy()) == 6
 
 
 @pytest.mark.integration
