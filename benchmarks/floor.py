@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.benchmark.workloads import WORKLOADS
-from tf_dlrm import huge_pages
+from tf_dlrm.runtime import huge_pages
 
 REPEATS = 30
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
 from pipelines.runs import job
-from tf_dlrm.serving.quantization import TABLE_DTYPES
+from tf_dlrm.serving import TABLE_DTYPES
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "quantization.json"
 

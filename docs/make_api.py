@@ -28,7 +28,7 @@ MODULES = (
     "tf_dlrm.metrics",
     "tf_dlrm.sharding",
     "tf_dlrm.training",
-    "tf_dlrm.training.callbacks",
+    "tf_dlrm.callbacks",
     "tf_dlrm.interop",
     "tf_dlrm.serving",
     "pipelines",

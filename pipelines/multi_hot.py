@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.layers import bags
+from tf_dlrm import embedding
 
 MLPERF_HOTNESS = (
     3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1,
@@ -258,7 +258,7 @@ class MultiHot:
     def _to_one_hot(self, sparse_features):
         """Returns int64 `(B, F)`, -1 where there is none."""
         num_features = len(self.hotness)
-        ids = bags.standardize_ids(sparse_features, num_features)
+        ids = embedding.standardize_ids(sparse_features, num_features)
         if isinstance(ids, tf.RaggedTensor):
             lengths = ids.row_lengths()
             message = (

@@ -12,14 +12,14 @@ from typing import BinaryIO
 
 
 def _import_alone(name):
-    """Imports a module of `tf_dlrm` without the package, which imports TensorFlow.
+    """Import a module of `tf_dlrm.runtime` without the package and its TensorFlow.
 
     Half of the commands do without TensorFlow. It is the same module as for others.
     """
-    full_name = f"tf_dlrm.{name}"
+    full_name = f"tf_dlrm.runtime.{name}"
     if full_name not in sys.modules:
         package = importlib.util.find_spec("tf_dlrm")  # found, not imported
-        places = package.submodule_search_locations
+        places = [f"{place}/runtime" for place in package.submodule_search_locations]
         spec = importlib.machinery.PathFinder.find_spec(full_name, places)
         module = importlib.util.module_from_spec(spec)
         sys.modules[full_name] = module
@@ -46,7 +46,7 @@ def replacing(path: str | os.PathLike, what: str = "the file") -> Iterator[Binar
         what: What it is, for the message where it cannot be written.
 
     Raises:
-        tf_dlrm.disk.WriteError: If it cannot be written, an `OSError`.
+        tf_dlrm.runtime.disk.WriteError: If it cannot be written, an `OSError`.
 
     Example:
 

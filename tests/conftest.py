@@ -9,7 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 
-from tf_dlrm import xla
+from tf_dlrm.runtime import xla
 
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 

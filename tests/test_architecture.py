@@ -19,31 +19,25 @@ import tf_dlrm
 ROOT = pathlib.Path(__file__).parents[1]
 # From the bottom up; a module may import its own rank and what is below.
 RANKS = [
-    {"version"},
-    {
-        "features",
-        "calibration",
-        "compiled_code",
-        "disk",
-        "locks",
-        "gradients",
-        "initializers",
-        "rows",
-        "xla",
-        "huge_pages",
-        "replicas",
-    },
-    {"inputs", "summary", "layers", "optimizers"},
-    {"sharding"},
-    {"training", "metrics"},
-    {"model"},
-    {"serving", "interop"},
+    {"version", "calibration", "runtime"},
+    {"features"},
+    {"inputs", "optimizers", "embedding"},
+    {"layers", "sharding"},
+    {"metrics", "training"},
+    {"summary", "model"},
+    {"callbacks", "serving", "interop"},
 ]
 ADAPTERS = {
-    ROOT / "tf_dlrm" / "gradients.py",
+    ROOT / "tf_dlrm" / "runtime" / "gradients.py",
     ROOT / "tf_dlrm" / "training" / "keras_hooks.py",
 }
-SIBLINGS_APART = {("layers", "optimizers"), ("optimizers", "layers")}
+SIBLINGS_APART = {
+    ("layers", "sharding"),
+    ("sharding", "layers"),
+    ("metrics", "training"),
+    ("optimizers", "embedding"),
+    ("embedding", "optimizers"),
+}
 
 
 def sources(package):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_model import make_data, make_spec
+from helpers.small_model import make_data, make_spec
 
 import tf_dlrm
 from tf_dlrm.layers import MLP
@@ -133,7 +133,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, numpy as np, tensorflow as tf
 sys.path.insert(0, {folder!r})
 import test_batch_normalization as cases
-from small_model import make_data, make_spec
+from helpers.small_model import make_data, make_spec
 import tf_dlrm
 from tf_dlrm.layers import MLP
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_model import compiled, make_data, predictions, tables_of
+from helpers.small_model import compiled, make_data, predictions, tables_of
 
 import tf_dlrm
 from tf_dlrm import EmbeddingTable, FeatureSpec, layers, optimizers

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tf_dlrm
-from tf_dlrm import xla
+from tf_dlrm.runtime import xla
 
 SCRIPT = """
 import os

@@ -3,9 +3,9 @@
 import re
 import shlex
 
-import guide
 import numpy as np
 import pytest
+from helpers import guide
 
 import pipelines
 import tf_dlrm

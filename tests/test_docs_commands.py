@@ -5,8 +5,8 @@ import pathlib
 import shlex
 import shutil
 
-import guide
 import pytest
+from helpers import guide
 
 from pipelines import cli
 from pipelines.runs.folder import RunFolder

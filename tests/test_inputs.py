@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_model import compiled, make_data, tables_of
+from helpers.small_model import compiled, make_data, tables_of
 
 import tf_dlrm
 from tf_dlrm import EmbeddingTable, FeatureSpec

@@ -9,11 +9,10 @@ import shlex
 import subprocess
 import sys
 
-import guide
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch_zip
+from helpers import guide, torch_zip
 
 import tf_dlrm
 from pipelines import cli

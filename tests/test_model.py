@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_model import (
+from helpers.small_model import (
     NUM_ROWS,
     compiled,
     make_data,

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from small_model import (
+from helpers.small_model import (
     NUM_ROWS,
     compiled,
     make_data,

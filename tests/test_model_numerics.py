@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from oracle import NumpyDLRM, adagrad, sgd
+from helpers.oracle import NumpyDLRM, adagrad, sgd
 
 import tf_dlrm
 

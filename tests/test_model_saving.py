@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_model import (
+from helpers.small_model import (
     compiled,
     make_data,
     make_model,

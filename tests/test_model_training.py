@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_model import (
+from helpers.small_model import (
     compiled,
     make_data,
     make_model,

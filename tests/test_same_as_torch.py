@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-import torch_python
+from helpers import torch_python
 
 import pipelines
 import tf_dlrm

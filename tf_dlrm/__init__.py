@@ -8,7 +8,17 @@ if _keras.backend.backend() != "tensorflow":
         f"importing. Received: {_keras.backend.backend()}"
     )
 
-from tf_dlrm import interop, layers, metrics, optimizers, sharding, training
+from tf_dlrm import (
+    callbacks,
+    embedding,
+    interop,
+    layers,
+    metrics,
+    optimizers,
+    serving,
+    sharding,
+    training,
+)
 from tf_dlrm.features import EmbeddingTable, FeatureSpec
 from tf_dlrm.model import DLRM
 from tf_dlrm.serving import export_saved_model
@@ -19,11 +29,14 @@ __all__ = [
     "EmbeddingTable",
     "FeatureSpec",
     "__version__",
+    "callbacks",
+    "embedding",
     "export_saved_model",
     "interop",
     "layers",
     "metrics",
     "optimizers",
+    "serving",
     "sharding",
     "training",
 ]

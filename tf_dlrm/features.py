@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from tf_dlrm import initializers
+from tf_dlrm.runtime import initializers
 
 COMBINERS = ("sum", "mean", "sqrtn")
 NUM_CRITEO_INTEGERS = 13

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.embedding.bags import to_signed
 from tf_dlrm.features import FeatureSpec
-from tf_dlrm.layers.bags import to_signed
 
 PACKED_KEYS = ("dense_features", "sparse_features", "sparse_weights")
 

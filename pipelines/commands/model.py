@@ -247,7 +247,7 @@ class Export:
     def plan(self) -> list[str]:
         """What would happen, for --dry-run."""
         from pipelines.runs.folder import RunFolder
-        from tf_dlrm.serving.versions import choose_version
+        from tf_dlrm.serving import choose_version
 
         RunFolder(self.model).find_model(self.which)
         version = choose_version(self.output, self.version)

@@ -10,7 +10,7 @@ from pipelines.criteo import format as criteo_format
 from pipelines.criteo import ops as criteo_ops
 from pipelines.criteo.format import NUM_SPARSE
 from pipelines.whole_files import disk
-from tf_dlrm.features import FeatureSpec
+from tf_dlrm import FeatureSpec
 
 
 class Parser(tf.Module):

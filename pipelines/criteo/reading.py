@@ -14,7 +14,7 @@ from pipelines.files import Paths, expand_paths, stamp
 from pipelines.quarantine import Quarantine
 from pipelines.records.store import take
 from pipelines.sampling import NegativeSampling
-from tf_dlrm.training.positions import ResumableInput
+from tf_dlrm.training.checkpoints import ResumableInput
 
 BLOCK_BYTES = 4 << 20
 _MAX_PARALLEL_FILES = 8
@@ -43,7 +43,7 @@ def read(
     8 files are read at a time, in another order each epoch, and their rows are
     permuted window by window.
     The position of an iterator can be saved with `tf.train.Checkpoint`, and
-    `tf_dlrm.training.ResumableTraining` resumes a training in mid-epoch (the lines
+    `tf_dlrm.callbacks.ResumableTraining` resumes a training in mid-epoch (the lines
     before are read again, at the speed of reading).
 
     Args:

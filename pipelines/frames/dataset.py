@@ -15,7 +15,7 @@ from pipelines.frames.columns import (
     read_numbers,
     read_weights,
 )
-from tf_dlrm.features import FeatureSpec
+from tf_dlrm import FeatureSpec
 
 
 def from_dataframe(

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tf_dlrm.features import FeatureSpec
+from tf_dlrm import FeatureSpec
 
 
 def to_dataframe(

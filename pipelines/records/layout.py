@@ -73,7 +73,7 @@ class Schema:
         Args:
             embedding_dim: Width of the embedding tables.
         """
-        from tf_dlrm.features import EmbeddingTable, FeatureSpec
+        from tf_dlrm import EmbeddingTable, FeatureSpec
 
         return FeatureSpec(
             dense=self.dense,

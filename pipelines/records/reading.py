@@ -8,7 +8,7 @@ from pipelines.records.order import WINDOW_ROWS, Order
 from pipelines.records.sampled import SampledStore
 from pipelines.records.store import Part, Store
 from pipelines.sampling import NegativeSampling
-from tf_dlrm.training.positions import ResumableInput
+from tf_dlrm.training.checkpoints import ResumableInput
 
 
 def read(

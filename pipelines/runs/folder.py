@@ -19,7 +19,7 @@ from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
 from pipelines.runs.layout import RunFiles
 from pipelines.whole_files import disk, write_text
-from tf_dlrm.training.checkpoint_files import CheckpointFolder
+from tf_dlrm.training.checkpoints import CheckpointFolder
 
 WHICH = ("saved", "best", "last")
 

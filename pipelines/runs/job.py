@@ -29,7 +29,7 @@ from pipelines.runs.progressive import DayData
 from pipelines.runs.warm_start import EarlierRun
 from pipelines.runs.watching import Watching
 from pipelines.whole_files import disk, locks, write_text
-from tf_dlrm.training import ResumableTraining
+from tf_dlrm.callbacks import ResumableTraining
 
 __all__ = ["evaluate", "export", "train"]
 
@@ -52,8 +52,8 @@ def train(
 ) -> tuple[RunFolder, dict]:
     """Trains a run from files of Criteo lines into a folder of its own.
 
-    Nobody else can write to the folder meanwhile (`tf_dlrm.locks.locked` says where
-    that is safe).
+    Nobody else can write to the folder meanwhile: `tf_dlrm.runtime.locks.locked` says
+    where that is safe.
 
     Args:
         config: The run.
@@ -70,7 +70,7 @@ def train(
         placement: How, as `strategy` of `tf_dlrm.sharding.plan`.
         resume: Whether to go on with a run that was cut. Where `out` holds none, one
             is begun.
-        checkpoints: Arguments of `tf_dlrm.training.ResumableTraining`, such as
+        checkpoints: Arguments of `tf_dlrm.callbacks.ResumableTraining`, such as
             `{"every_steps": 1000}`. They are removed when the run is done.
         watching: What is written for TensorBoard; `None`: `Watching()`.
         progressive: Whether each of `train_paths` is a day, on which the model is

@@ -26,8 +26,8 @@ from pipelines.runs.data import (
 )
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import HashVocabulary
-from tf_dlrm.training import keras_hooks
-from tf_dlrm.training.positions import Position, ResumableInput
+from tf_dlrm import training
+from tf_dlrm.training.checkpoints import Position, ResumableInput
 
 _COUNTS = ("num_rows", "num_bad_rows", "num_negatives_left_out")
 _VALID_COUNTS = ("val_num_rows", "val_num_bad_rows")
@@ -228,7 +228,7 @@ class _Days(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._evaluated.epoch, self._before = epoch + 1, self._count()
-        keras_hooks.forget_validation_size(self.model)
+        training.forget_validation_size(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         now = self._count()

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipelines.runs.click_rates import sigmoid
 from pipelines.whole_files import write_text
-from tf_dlrm.training.metrics import find_click_auc
+from tf_dlrm.metrics import find_click_auc
 
 NUM_BINS = 20
 _Z = 1.959964  # of 95 %

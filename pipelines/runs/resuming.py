@@ -6,7 +6,7 @@ import os
 from pipelines.runs.config import RunConfig
 from pipelines.runs.defaults import COMPLETED
 from pipelines.runs.folder import RunFolder
-from tf_dlrm.training.positions import changed_files
+from tf_dlrm.training.checkpoints import changed_files
 
 
 def check_same(
@@ -15,7 +15,7 @@ def check_same(
     """Refuses to go on with a run under other options, or with other data.
 
     Files are compared by name, as they may have been moved, and by their content as
-    `tf_dlrm.disk.fingerprints` sees it; runs of earlier versions did not take note of
+    `tf_dlrm.runtime.disk.fingerprints` sees it; runs of earlier versions did not note
     the content. Another number of devices is no difference.
 
     Args:

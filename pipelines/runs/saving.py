@@ -2,7 +2,8 @@
 
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
-from tf_dlrm.training import ResumableTraining, training_state
+from tf_dlrm.callbacks import ResumableTraining
+from tf_dlrm.training import checkpoints
 
 
 def save_models(
@@ -45,7 +46,7 @@ def save_models(
     else:
         first, second = folder.model_path, folder.other_model_path(saved)
         folder.save_model(model, second if is_best else first)
-        training_state.restore(model, best.path)
+        checkpoints.restore(model, best.path)
         folder.save_model(model, first if is_best else second)
     metrics = {**last, **best.results} if is_best else last
     return {"saved_model": saved, **places, "metrics": metrics}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tf_dlrm.training.sliced_metrics import Slices
+from tf_dlrm.metrics import Slices
 
 OTHER = "(other)"
 _NUM_SHOWN, _NUM_WORST = 12, 3

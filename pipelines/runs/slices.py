@@ -25,8 +25,8 @@ from pipelines.runs.data import expander_of, find_records
 from pipelines.runs.slice_columns import FILE, check_name
 from pipelines.runs.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.whole_files import write_text
-from tf_dlrm.training import keras_hooks
-from tf_dlrm.training.sliced_metrics import GroupAUC, GroupedRows, Slices
+from tf_dlrm import training
+from tf_dlrm.metrics import GroupAUC, GroupedRows, Slices
 
 _BLOCK_ROWS = 1 << 15
 
@@ -91,7 +91,7 @@ class SlicedEvaluation:
         columns = {name: source.column(name) for name in names}
         rows = {name: GroupedRows() for name in names}
         model.reset_metrics()
-        keras_hooks.build_metrics(model)
+        training.build_metrics(model)
         step, losses, num_rows = _make_step(model, source), 0.0, 0
         with bar("Evaluating", source.num_rows, "samples") as update:
             for block, batch in source:

@@ -1,7 +1,7 @@
 """What ends a run early, and evaluates it within its epochs, as its config says."""
 
 from pipelines.runs.config import RunConfig
-from tf_dlrm.training import EvaluateWithinEpochs, StopEarly
+from tf_dlrm.callbacks import EarlyStopping, EvaluateWithinEpochs
 
 
 def check(config: RunConfig, has_validation: bool) -> None:
@@ -29,12 +29,12 @@ class Stopping:
         loggers: Callbacks that write down evaluations within epochs, too.
 
     Attributes:
-        stop: The `StopEarly`.
+        stop: The `EarlyStopping`.
         callbacks: All of them, in their order.
     """
 
     def __init__(self, config: RunConfig, valid_dataset, loggers):
-        self.stop = StopEarly(
+        self.stop = EarlyStopping(
             f"val_{config.monitor}",
             target=config.target_auc,
             patience=config.patience,

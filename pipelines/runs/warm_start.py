@@ -12,7 +12,7 @@ from pipelines.criteo.format import SPARSE_FEATURES
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from pipelines.vocabulary import HashVocabulary, Vocabulary
-from tf_dlrm.training import WarmStart, warm_start
+from tf_dlrm.training import WarmStartResult, warm_start
 
 _SAME = (
     "embedding_dim",
@@ -119,7 +119,7 @@ class EarlierRun:
         """Where its rows go in tables of this vocabulary."""
         return row_maps(self._folder.read_vocabulary(), vocabulary)
 
-    def start(self, model, maps: dict[str, np.ndarray]) -> WarmStart:
+    def start(self, model, maps: dict[str, np.ndarray]) -> WarmStartResult:
         """Gives a new model what it has learned, says so, and lets go of its own.
 
         Args:

@@ -78,7 +78,7 @@ class Watching:
             config: The `RunConfig`.
             vocabulary: Its vocabulary, whose values are labels in the projector.
         """
-        from tf_dlrm.training import callbacks
+        from tf_dlrm import callbacks
 
         found = [
             callbacks.TensorBoardLogger(log_dir, config.batch_size),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.serving.versions import existing_versions
+from tf_dlrm.serving import existing_versions
 
 SIGNATURE = "serving_tsv"
 _GRAPH = "saved_model.pb"

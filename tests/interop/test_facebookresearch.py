@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import torch_python
-from oracle import NumpyDLRM
-from torch_zip import Tensor, save
+from helpers import torch_python
+from helpers.oracle import NumpyDLRM
+from helpers.torch_zip import Tensor, save
 
 import tf_dlrm
 from tf_dlrm.interop import from_facebookresearch_dlrm

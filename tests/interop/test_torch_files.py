@@ -7,7 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from torch_zip import Storage, Tensor, dump, save, save_parts
+from helpers.torch_zip import Storage, Tensor, dump, save, save_parts
 
 import tf_dlrm
 from tf_dlrm.interop.torch_files import read_torch_file

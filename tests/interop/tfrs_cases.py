@@ -17,11 +17,11 @@ import traceback
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-import guide
 import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
+from helpers import guide
 from tensorflow_recommenders.experimental.layers.embedding import partial_tpu_embedding
 
 import tf_dlrm

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_dlrm import xla
 from tf_dlrm.layers import CatInteraction, CrossInteraction, DotInteraction
+from tf_dlrm.runtime import xla
 
 pytestmark = pytest.mark.xla
 

@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from optimizer_oracle import CASES
+from helpers.optimizer_oracle import CASES
 
-from tf_dlrm import EmbeddingTable, optimizers, xla
+from tf_dlrm import EmbeddingTable, optimizers
 from tf_dlrm.layers import EmbeddingCollection
+from tf_dlrm.runtime import xla
 
 pytestmark = pytest.mark.engines
 

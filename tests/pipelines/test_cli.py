@@ -8,11 +8,11 @@ import pathlib
 import subprocess
 import sys
 
-import event_files
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import event_files
 
 from pipelines import cli, records, runs
 from pipelines.runs import job

@@ -1,10 +1,10 @@
 """The NumPy reader of blocks against an independent reader in plain Python."""
 
-import criteo_oracle
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from helpers import criteo_oracle
 
 from pipelines import criteo
 from pipelines.criteo import columns, encoding, fields

@@ -2,10 +2,10 @@ import gc
 import os
 import shutil
 
-import criteo_oracle
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import criteo_oracle
 
 from pipelines import criteo
 from pipelines.vocabulary import HashVocabulary, Vocabulary

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import pytest
-from lock_holder import holding
+from helpers.lock_holder import holding
 
 from pipelines import records
 from pipelines.whole_files import disk, locks, replacing

@@ -1,9 +1,9 @@
 import gzip
 
-import criteo_oracle
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import criteo_oracle
 
 from pipelines import criteo
 from pipelines.criteo import reading

@@ -5,12 +5,12 @@ import shutil
 
 import keras
 import pytest
-from lock_holder import holding
+from helpers.lock_holder import holding
 
 from pipelines import cli
 from pipelines.runs import job
 from pipelines.runs.config import RunConfig
-from tf_dlrm.locks import InUseError
+from tf_dlrm.runtime.locks import InUseError
 
 pytestmark = pytest.mark.integration
 

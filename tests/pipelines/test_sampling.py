@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from criteo_oracle import make_line
+from helpers.criteo_oracle import make_line
 
 from pipelines import criteo, records
 from pipelines.criteo import reading

@@ -4,11 +4,11 @@ import os
 import re
 import struct
 
-import criteo_oracle
 import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from helpers import criteo_oracle
 
 from pipelines import vocabulary
 from pipelines.criteo import scanning

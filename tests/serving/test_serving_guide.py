@@ -8,7 +8,6 @@ import shlex
 
 import numpy as np
 import pytest
-import rest_rules
 import tensorflow as tf
 from google.protobuf import (
     descriptor_pb2,
@@ -18,6 +17,7 @@ from google.protobuf import (
     text_format,
     wrappers_pb2,
 )
+from helpers import rest_rules
 from tensorflow.core.protobuf import saved_model_pb2
 
 pytest.importorskip("tensorflow_serving", reason="takes tensorflow-serving-api")

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 import tf_dlrm
-from tf_dlrm import replicas
+from tf_dlrm.runtime import replicas
 from tf_dlrm.sharding import ShardedEmbeddingCollection
 
 SIZES = (11, 50, 7, 101, 3)
@@ -234,7 +234,7 @@ def check_bytes(num_devices, plan, num_rows=256):
 
         strategy_of(num_devices).run(in_replica, args=(ids,))
 
-    with tf_dlrm.xla.disabled():
+    with tf_dlrm.runtime.xla.disabled():
         graph = step.get_concrete_function(ids).graph
     # TensorFlow computes equal operations of equal inputs once.
     names = {}

@@ -7,10 +7,10 @@ import sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-import guide
 import keras
 import numpy as np
 import tensorflow as tf
+from helpers import guide
 
 import tf_dlrm
 

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 import tf_dlrm
-from tf_dlrm import optimizers, replicas, xla
+from tf_dlrm import optimizers
+from tf_dlrm.runtime import replicas, xla
 
 COMBINERS = ("sum", "mean", "sqrtn")
 SIZES = (11, 50, 7, 101, 3) * len(COMBINERS)  # of the tables of each combiner

@@ -12,11 +12,12 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 import numpy as np
 import tensorflow as tf
-from guard_data import Normalized, make_batches, poison, table_state
+from helpers.guard_data import Normalized, make_batches, poison, table_state
 
 import tf_dlrm
+from tf_dlrm.callbacks import EarlyStopping, EvaluateWithinEpochs
 from tf_dlrm.sharding import ShardedEmbeddingCollection
-from tf_dlrm.training import EvaluateWithinEpochs, NotFiniteError, StopEarly
+from tf_dlrm.training import NotFiniteError
 
 BATCH_SIZE = 16
 
@@ -94,7 +95,7 @@ def check(optimizer, plan, row):
 def check_evaluations(plan):
     batches = make_batches(6, BATCH_SIZE)
     valid = dataset_of(batches[:2])
-    stop = StopEarly("val_log_loss", target=1e9, verbose=0)
+    stop = EarlyStopping("val_log_loss", target=1e9, verbose=0)
     plain, model = (trained("adagrad", plan, batches) for _ in range(2))
     plain.fit(dataset_of(batches), verbose=0)
     within = EvaluateWithinEpochs(valid, 2)

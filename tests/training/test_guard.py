@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from guard_data import Normalized, make_batches, poison, table_state
+from helpers.guard_data import Normalized, make_batches, poison, table_state
 
 import tf_dlrm
 from tf_dlrm.training import NotFiniteError

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_model import compiled, make_data, make_model, make_spec, tables_of
+from helpers.small_model import compiled, make_data, make_model, make_spec, tables_of
 
 import tf_dlrm
 from tf_dlrm import EmbeddingTable, layers
@@ -502,7 +502,7 @@ def test_replicas_in_other_processes_are_refused(kind, monkeypatch):
     """Their tables would come to differ from worker to worker without a word."""
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     if kind == "MultiWorker":  # as such a strategy looks: more replicas than devices
-        monkeypatch.setattr("tf_dlrm.replicas.count", lambda: 2)
+        monkeypatch.setattr("tf_dlrm.runtime.replicas.count", lambda: 2)
     else:
         monkeypatch.setattr(
             tf.distribute.experimental, "ParameterServerStrategy", type(strategy)

@@ -7,7 +7,8 @@ import tensorflow as tf
 from helpers.devices import on_devices
 
 import tf_dlrm
-from tf_dlrm import EmbeddingTable, FeatureSpec, xla
+from tf_dlrm import EmbeddingTable, FeatureSpec
+from tf_dlrm.runtime import xla
 from tf_dlrm.sharding import ShardedEmbeddingCollection
 
 TABLES = [EmbeddingTable(f"C{i}", size, 4) for i, size in enumerate((11, 7, 30))]

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_model import compiled, make_data, make_model, tables_of
+from helpers.small_model import compiled, make_data, make_model, tables_of
 
 from tf_dlrm import optimizers
-from tf_dlrm.training import ResumableTraining
+from tf_dlrm.callbacks import ResumableTraining
 
 RATES = [0.1, 0.05, 0.0, 0.2]
 

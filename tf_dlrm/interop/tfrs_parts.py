@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm import rows as row_ops
 from tf_dlrm.interop.weights import DenseStack
+from tf_dlrm.runtime import rows as row_ops
 
 
 class Table(NamedTuple):

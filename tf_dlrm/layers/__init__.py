@@ -1,7 +1,7 @@
 """Layers of the model: MLPs, interactions and embedding tables."""
 
-from tf_dlrm.layers.contract import EmbeddingLayer
-from tf_dlrm.layers.embedding_collection import EmbeddingCollection
+from tf_dlrm.embedding.collection import EmbeddingCollection
+from tf_dlrm.embedding.contract import EmbeddingLayer
 from tf_dlrm.layers.interactions import (
     CatInteraction,
     CrossInteraction,

@@ -4,11 +4,11 @@ import re
 
 import keras
 
-from tf_dlrm import replicas
-from tf_dlrm.layers.contract import EmbeddingLayer
-from tf_dlrm.layers.embedding_collection import EmbeddingCollection
+from tf_dlrm.embedding.collection import EmbeddingCollection
+from tf_dlrm.embedding.contract import EmbeddingLayer
 from tf_dlrm.layers.interactions import CatInteraction, CrossInteraction, DotInteraction
 from tf_dlrm.layers.mlp import MLP
+from tf_dlrm.runtime import replicas
 
 
 def make_mlp(dims, argument, name, policy, final_activation):

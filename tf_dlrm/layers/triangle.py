@@ -8,7 +8,7 @@ products are oneDNN's; picking and spreading are XLA kernels.
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm import gradients, xla
+from tf_dlrm.runtime import gradients, xla
 
 # Shapes: B batch, N vectors of a row, D width, P pairs.
 

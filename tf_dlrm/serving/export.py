@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm import rows as row_ops
+from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.serving import versions, warm_up
 from tf_dlrm.serving.requests import make_requests, record
 from tf_dlrm.serving.signatures import (

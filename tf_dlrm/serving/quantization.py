@@ -11,8 +11,8 @@ place in memory, and of a row of width 64 it reads 68 bytes or 36 where float32 
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm import replicas
-from tf_dlrm import rows as row_ops
+from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime import rows as row_ops
 
 TABLE_DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
 _BITS = {"int8": 8, "int4": 4}

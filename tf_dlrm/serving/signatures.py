@@ -7,8 +7,8 @@ import functools
 
 import tensorflow as tf
 
-from tf_dlrm import rows as row_ops
-from tf_dlrm import xla
+from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime import xla
 from tf_dlrm.serving.candidates import Split
 from tf_dlrm.serving.quantization import QuantizedTables
 

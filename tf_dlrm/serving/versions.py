@@ -10,7 +10,7 @@ import time
 
 import tensorflow as tf
 
-from tf_dlrm import disk
+from tf_dlrm.runtime import disk
 
 _PREFIX = ".tmp-"
 _ABANDONED_SECONDS = 24 * 3600
@@ -76,7 +76,7 @@ def staged_directory(base_dir, version: int | None):
 
     Raises:
         FileExistsError: If another export has taken the version meanwhile.
-        tf_dlrm.disk.WriteError: If it cannot be written, an `OSError`.
+        tf_dlrm.runtime.disk.WriteError: If it cannot be written, an `OSError`.
     """
     base_dir = pathlib.Path(base_dir)
     kept = "Versions that are there are as they were."

@@ -1,18 +1,7 @@
-"""Hybrid parallel: which device holds which part of which table, and what it costs."""
+"""Hybrid parallel: tables spread over devices, by a plan."""
 
+from tf_dlrm.sharding import planning
 from tf_dlrm.sharding.collection import ShardedEmbeddingCollection
-from tf_dlrm.sharding.costs import LINKS, Link, format_scaling, scaling, step_time
-from tf_dlrm.sharding.planner import plan
-from tf_dlrm.sharding.plans import Plan, Shard
+from tf_dlrm.sharding.planning import Plan, Shard, plan
 
-__all__ = [
-    "LINKS",
-    "Link",
-    "Plan",
-    "Shard",
-    "ShardedEmbeddingCollection",
-    "format_scaling",
-    "plan",
-    "scaling",
-    "step_time",
-]
+__all__ = ["Plan", "Shard", "ShardedEmbeddingCollection", "plan", "planning"]

@@ -9,19 +9,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm import huge_pages, replicas
-from tf_dlrm import rows as row_ops
+from tf_dlrm.embedding import bags, id_ranges
+from tf_dlrm.embedding.contract import is_recorded
+from tf_dlrm.embedding.global_batch import pack
+from tf_dlrm.embedding.trained_tables import TrainedTables
 from tf_dlrm.features import EmbeddingTable
-from tf_dlrm.layers import bags, id_ranges
-from tf_dlrm.layers.contract import is_recorded
-from tf_dlrm.layers.global_batch import pack
-from tf_dlrm.layers.trained_tables import TrainedTables
-from tf_dlrm.sharding import traffic
+from tf_dlrm.runtime import huge_pages, replicas
+from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.sharding.checkpoint_state import CheckpointState
 from tf_dlrm.sharding.exchange import ONLY_IN_DLRM, Exchange, assemble
 from tf_dlrm.sharding.groups import Group, key_of
-from tf_dlrm.sharding.planner import plan as make_plan
-from tf_dlrm.sharding.plans import Plan
+from tf_dlrm.sharding.planning import traffic
+from tf_dlrm.sharding.planning.planner import plan as make_plan
+from tf_dlrm.sharding.planning.plans import Plan
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")

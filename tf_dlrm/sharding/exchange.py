@@ -8,8 +8,8 @@ import types
 
 import tensorflow as tf
 
-from tf_dlrm.layers import bags
-from tf_dlrm.layers.global_batch import join, unpack
+from tf_dlrm.embedding import bags
+from tf_dlrm.embedding.global_batch import join, unpack
 from tf_dlrm.sharding.dense_sums import all_reduce
 
 _CALL = types.SimpleNamespace(sparse_gradient=True)  # no tape sees these lookups

@@ -8,9 +8,9 @@ import collections
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.embedding import bags
+from tf_dlrm.embedding.fused_table import FusedTable
 from tf_dlrm.features import EmbeddingTable
-from tf_dlrm.layers import bags
-from tf_dlrm.layers.fused_table import FusedTable
 
 
 def key_of(shard, table_width: int, summed_densely=frozenset()) -> tuple:

@@ -1,17 +1,15 @@
-"""Training: the row-sparse step, metrics, callbacks, the adapter to Keras."""
+"""Training: the row-sparse step, checkpoints, warm starts."""
 
-from tf_dlrm.training import callbacks
+from tf_dlrm.training import checkpoints
 from tf_dlrm.training.guard import NotFiniteError
-from tf_dlrm.training.resuming import ResumableTraining
-from tf_dlrm.training.stopping import EvaluateWithinEpochs, StopEarly
-from tf_dlrm.training.warm_starting import WarmStart, warm_start
+from tf_dlrm.training.keras_hooks import build_metrics, forget_validation_size
+from tf_dlrm.training.warm_start import WarmStartResult, warm_start
 
 __all__ = [
-    "EvaluateWithinEpochs",
     "NotFiniteError",
-    "ResumableTraining",
-    "StopEarly",
-    "WarmStart",
-    "callbacks",
+    "WarmStartResult",
+    "build_metrics",
+    "checkpoints",
+    "forget_validation_size",
     "warm_start",
 ]

@@ -9,8 +9,8 @@ import warnings
 import keras
 import tensorflow as tf
 
-from tf_dlrm import replicas
-from tf_dlrm import rows as row_ops
+from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime import rows as row_ops
 
 # What is looked at where something is not finite, in the order of the computation.
 SOURCES = ("dense features", "labels", "sample weights", "embeddings", "the loss")

@@ -6,15 +6,15 @@ import types
 
 import tensorflow as tf
 
-from tf_dlrm import replicas
+from tf_dlrm.runtime import replicas
 from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.checkpoints.positions import weigh_classes
 from tf_dlrm.training.guard import (
     GuardCallback,
     NotFiniteError,
     Restorable,
     StepGuard,
 )
-from tf_dlrm.training.positions import weigh_classes
 from tf_dlrm.training.table_rates import TableRates
 
 # What comes in an order of its own.

@@ -8,12 +8,14 @@ layer whose tables live elsewhere works in the same way.
 import keras
 import tensorflow as tf
 
-from tf_dlrm import gradients, optimizers, replicas, xla
+from tf_dlrm import optimizers
+from tf_dlrm.embedding.contract import Lookup, recorded
 from tf_dlrm.inputs import check_arrays, standardize_labels
-from tf_dlrm.layers.contract import Lookup, recorded
+from tf_dlrm.runtime import gradients, replicas, xla
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.guard import Restorable
 from tf_dlrm.training.guarded_steps import GuardedSteps, check_limit
+from tf_dlrm.training.probes import Probed
 from tf_dlrm.training.step import (
     StepResult,
     check_reduction,
@@ -23,7 +25,6 @@ from tf_dlrm.training.step import (
     pooled_of,
     share_of_rows,
 )
-from tf_dlrm.training.step_probes import Probed
 
 
 class RowSparseTraining(GuardedSteps, Probed, keras_hooks.FitsUnderStrategies):

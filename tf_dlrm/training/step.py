@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tf_dlrm.layers.contract import Lookup
+from tf_dlrm.embedding.contract import Lookup
 
 
 class StepResult(NamedTuple):

@@ -5,12 +5,11 @@ import os
 
 import numpy as np
 import pytest
-from test_prepare import (  # noqa: F401
-    _Cut,
+from helpers.prepared_rows import (
+    Cut,
     assert_rows,
     make_lines,
     rows_of,
-    small_blocks,
     tree,
     write_lines,
 )
@@ -95,12 +94,12 @@ def test_a_cut_run_keeps_the_same_rows(tmp_path, logs, monkeypatch, after):
 
     def cutting(*arguments):
         if not left[0]:
-            raise _Cut
+            raise Cut
         left[0] -= 1
         replace(*arguments)
 
     monkeypatch.setattr(os, "replace", cutting)
-    with pytest.raises(_Cut):
+    with pytest.raises(Cut):
         prepare.prepare(logs[0], tmp_path / "cut", wanted)
     monkeypatch.setattr(os, "replace", replace)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)

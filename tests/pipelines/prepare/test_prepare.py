@@ -1,17 +1,24 @@
 """`prepare` against the parser, and against itself when it was cut."""
 
-import gzip
 import json
 import os
 import pathlib
 import subprocess
 import sys
 
-import criteo_oracle
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import criteo_oracle
+from helpers.prepared_rows import (
+    Cut,
+    assert_rows,
+    make_lines,
+    rows_of,
+    tree,
+    write_lines,
+)
 
 from pipelines import criteo, prepare, records
 from pipelines import vocabulary as vocabularies
@@ -19,51 +26,6 @@ from pipelines.criteo import scanning
 from pipelines.prepare import preparation, segments
 from pipelines.quarantine import BadRowsError
 from pipelines.vocabulary import Vocabulary
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Many blocks and segments, also of few rows; and no waiting for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda file: None)
-    monkeypatch.setattr(scanning, "BLOCK_BYTES", 4000)
-    monkeypatch.setattr(segments, "BLOCKS_PER_SEGMENT", 3)
-
-
-def make_lines(num_lines, seed=0, bags=False):
-    rng = np.random.default_rng(seed)
-    lines = []
-    for i in range(num_lines):
-        line = criteo_oracle.make_line(rng, b"01"[i % 2 : i % 2 + 1])
-        if bags and i % 7 == 0:
-            fields = line.split(b"\t")
-            fields[20], fields[21] = b"a,b,%08x" % i, b","
-            line = b"\t".join(fields)
-        lines.append(line)
-    return lines
-
-
-def write_lines(path, lines):
-    opener = gzip.open if str(path).endswith(".gz") else open
-    with opener(path, "wb") as file:
-        file.write(b"\n".join(lines) + b"\n")
-    return str(path)
-
-
-def rows_of(folder, split):
-    """(label, dense, bags) of all rows, in order."""
-    rows = []
-    for features, label in records.read(folder, 64, split=split):
-        bags = features["sparse_features"].to_list()
-        rows += zip(label.numpy(), features["dense_features"].numpy(), bags)
-    return rows
-
-
-def assert_rows(found, lines, vocabulary):
-    features, label = criteo.Parser(vocabulary)(lines)
-    assert len(found) == len(lines)
-    np.testing.assert_array_equal([row[0] for row in found], label)
-    np.testing.assert_array_equal([row[1] for row in found], features["dense_features"])
-    assert [row[2] for row in found] == features["sparse_features"].to_list()
 
 
 @pytest.mark.breadth(1)
@@ -164,14 +126,6 @@ def test_multi_hot_rows_are_those_of_the_expander(tmp_path):
     assert [row[2] for row in rows_of(tmp_path / "out", "train")] == expected
 
 
-def tree(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in pathlib.Path(folder).rglob("*")
-        if path.is_file()
-    }
-
-
 OPTIONS = prepare.Options(
     min_count=2, valid_share=0.1, rows_per_shard=60, max_bad_share=0.5
 )
@@ -195,10 +149,6 @@ def test_two_runs_give_equal_bytes(tmp_path, logs):
     assert [line.split("\t")[1] for line in bad] == ["8", "151"]
 
 
-class _Cut(Exception):
-    pass
-
-
 @pytest.mark.breadth(3)
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8, 12, 20, 33, 47, 60])
 def test_a_cut_run_goes_on_to_the_same_end(tmp_path, logs, monkeypatch, after):
@@ -209,14 +159,14 @@ def test_a_cut_run_goes_on_to_the_same_end(tmp_path, logs, monkeypatch, after):
 
     def cutting(*arguments):
         if not left[0]:
-            raise _Cut
+            raise Cut
         left[0] -= 1
         replace(*arguments)
 
     monkeypatch.setattr(os, "replace", cutting)
     try:
         prepare.prepare(logs, tmp_path / "cut", OPTIONS)
-    except _Cut:
+    except Cut:
         with pytest.raises(FileNotFoundError, match="no records"):
             records.read(tmp_path / "cut")
     monkeypatch.setattr(os, "replace", replace)
@@ -230,12 +180,12 @@ def test_a_run_of_another_job_starts_anew(tmp_path, logs, monkeypatch, capsys):
 
     def cutting(*arguments):
         if not left[0]:
-            raise _Cut
+            raise Cut
         left[0] -= 1
         replace(*arguments)
 
     monkeypatch.setattr(os, "replace", cutting)
-    with pytest.raises(_Cut):
+    with pytest.raises(Cut):
         prepare.prepare(logs, tmp_path / "out", OPTIONS)
     monkeypatch.setattr(os, "replace", replace)
     other = prepare.Options(min_count=5, max_bad_share=0.5)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from small_model import make_model
+from helpers.small_model import make_model
 
 import pipelines
 import tf_dlrm

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from planted_rows import NUM_ROWS, collect
+from helpers.planted_rows import NUM_ROWS, collect
 
 from pipelines.synthetic import Planted
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from planted_rows import collect
+from helpers.planted_rows import collect
 
 from pipelines.records import Manifest
 from pipelines.synthetic import Planted, Random, Trace, profile

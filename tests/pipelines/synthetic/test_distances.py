@@ -2,9 +2,9 @@
 
 import itertools
 
-import lru_oracle
 import numpy as np
 import pytest
+from helpers import lru_oracle
 
 from pipelines.synthetic import stack_distances
 from pipelines.synthetic.distances import (

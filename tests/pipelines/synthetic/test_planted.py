@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from planted_rows import NUM_ROWS, collect
+from helpers.planted_rows import NUM_ROWS, collect
 from sklearn.metrics import log_loss, roc_auc_score
 
 from pipelines.synthetic import Planted, Report

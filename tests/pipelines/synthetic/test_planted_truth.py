@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from planted_rows import collect
+from helpers.planted_rows import collect
 from sklearn.metrics import roc_auc_score
 
 from pipelines.synthetic import Planted

@@ -4,9 +4,9 @@ import dataclasses
 import gzip
 import json
 
-import lru_oracle
 import numpy as np
 import pytest
+from helpers import lru_oracle
 
 import pipelines
 from pipelines.synthetic import FeatureProfile, Profile, profile, profile_logs

@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from planted_rows import collect
+from helpers.planted_rows import collect
 from scipy import stats
 
 from pipelines.criteo import columns

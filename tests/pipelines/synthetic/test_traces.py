@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from planted_rows import collect
+from helpers.planted_rows import collect
 
 from pipelines.synthetic import Trace, profile, profile_logs, stack_distances
 

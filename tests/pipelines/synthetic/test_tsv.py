@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from planted_rows import collect
+from helpers.planted_rows import collect
 
 from pipelines.synthetic import category_text
 

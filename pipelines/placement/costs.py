@@ -1,0 +1,275 @@
+"""A model of step time: what a plan costs on devices and links of given speed.
+
+It predicts which placement wins, not milliseconds: peak rates, nothing overlaps.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tf_dlrm.sharding.planning import (
+    DEFAULT_OPTIMIZER,
+    FLOAT_BYTES,
+    STRATEGIES,
+    Plan,
+    plan,
+    traffic,
+)
+
+LINE_BYTES = 64  # a burst of HBM2, a cache line of a CPU
+BACKWARD = 2  # gradients of inputs and of weights each cost a forward pass
+V100_MEMORY_BYTES_PER_SECOND = 900e9
+V100_FLOPS_PER_SECOND = 15.7e12  # float32
+
+
+class Link(NamedTuple):
+    """How a device is connected to the others.
+
+    Attributes:
+        name: For tables and pictures.
+        published_bytes_per_second: What the vendor states.
+        bytes_per_second: What a device can send while it receives as much. NVLink's
+            published rates add both directions, so this is half of them.
+        latency_seconds: Time to start a message: an assumption, not published.
+    """
+
+    name: str
+    published_bytes_per_second: float
+    bytes_per_second: float
+    latency_seconds: float
+
+
+LINKS = (
+    Link("NVLink, H100", 900e9, 450e9, 3e-6),
+    Link("NVLink, V100", 300e9, 150e9, 3e-6),
+    Link("PCIe 4.0 x16", 32e9, 32e9, 5e-6),
+    Link("25 Gbit Ethernet", 3.1e9, 3.1e9, 20e-6),
+)
+
+
+def step_time(
+    plan: Plan,
+    batch_size: int | None = None,
+    hotness=None,
+    mlp_flops: float = 0.0,
+    link_bytes_per_second: float = LINKS[1].bytes_per_second,
+    memory_bytes_per_second: float = V100_MEMORY_BYTES_PER_SECOND,
+    flops_per_second: float = V100_FLOPS_PER_SECOND,
+    *,
+    latency_seconds: float = 3e-6,
+    mlp_bytes: float | None = None,
+    id_bytes: int = 8,
+) -> dict[str, float]:
+    """Predicts the seconds of a training step on N devices, part by part.
+
+    An alpha-beta model: a message of n bytes takes alpha + n/beta, alpha being
+    `latency_seconds` and beta `link_bytes_per_second`. Each part takes as long as its
+    slowest device:
+
+    - `lookup`: bytes through the device's memory, over `memory_bytes_per_second`. Each
+      id reads its row (the columns that are here); each row that a batch touches, at
+      most as many as there are, is then read and written with its optimizer state.
+      Memory delivers whole lines of 64 bytes, so narrow parts of rows cost more.
+      A data-parallel table is read for the device's own examples, but updated on each
+      device for the whole batch.
+    - `exchange`: three personalized all-to-alls, the paper's butterfly shuffle: ids
+      to the owners, pooled vectors back, their gradients to the owners. Each takes
+      N - 1 turns, in which every device sends to another one and receives from
+      another one: (N - 1) alpha + max over devices of (bytes sent, received) / beta.
+    - `mlp`: 3 `mlp_flops` (forward, and twice that backward) for each example of the
+      largest local batch, over `flops_per_second`.
+    - `all_reduce`: gradients of the MLPs and of data-parallel tables, in a ring:
+      2 (N - 1) alpha + 2 (N - 1)/N bytes / beta; and the all-gather of
+      data-parallel tables that are too large for that.
+    - `total`: their sum, as if nothing overlapped.
+
+    Links are full duplex, all alike, and do not get in each other's way; bytes are
+    those of `Plan.exchange_bytes`. Caches, kernel launches and input are left out.
+
+    Args:
+        plan: The `Plan`.
+        batch_size: Global batch size; by default the plan's.
+        hotness: As in `plan`; by default what the plan was made for.
+        mlp_flops: Floating-point operations of MLPs and interaction, forward, for one
+            example.
+        link_bytes_per_second: What a device sends, and receives at the same time.
+        memory_bytes_per_second: Bandwidth of a device's memory.
+        flops_per_second: Floating-point operations of a device.
+        latency_seconds: Time to start a message.
+        mlp_bytes: Bytes of the MLPs' gradients; by default `2 * mlp_flops`, since a
+            weight of 4 bytes costs an example 2 operations.
+        id_bytes: Bytes of an id.
+
+    Returns:
+        Dict of seconds: `lookup`, `exchange`, `mlp`, `all_reduce`, `total`.
+
+    Raises:
+        ValueError: If a rate is not positive.
+
+    Example:
+
+    >>> import tf_dlrm
+    >>> tables = [tf_dlrm.EmbeddingTable("item", 1_000_000, 16)]
+    >>> plan = tf_dlrm.sharding.plan(tables, num_devices=2, batch_size=1000)
+    >>> fast = step_time(plan, mlp_flops=1e6, link_bytes_per_second=150e9)
+    >>> slow = step_time(plan, mlp_flops=1e6, link_bytes_per_second=3e9)
+    >>> fast["mlp"] == slow["mlp"], slow["total"] > fast["total"]
+    (True, True)
+
+    Reference:
+        Naumov et al. 2019, arXiv 1906.00091, section 3.
+    """
+    rates = {
+        "link_bytes_per_second": link_bytes_per_second,
+        "memory_bytes_per_second": memory_bytes_per_second,
+        "flops_per_second": flops_per_second,
+    }
+    for name, value in rates.items():
+        if not value > 0:
+            raise ValueError(f"`{name}` must be positive. Received: {name}={value!r}")
+    batch_size = plan.batch_size if batch_size is None else batch_size
+    flows = traffic.of_plan(plan, batch_size, hotness, id_bytes=id_bytes)
+    turns = plan.num_devices - 1
+
+    def all_to_all(flow):
+        most = max(flow.sent.max(), flow.received.max())
+        return (turns * latency_seconds + most / link_bytes_per_second) * (most > 0)
+
+    exchange = sum(all_to_all(flows[name]) for name in ("ids", "pooled", "gradients"))
+    mlp_bytes = 2 * mlp_flops if mlp_bytes is None else mlp_bytes
+    ring_bytes = 2 * turns / plan.num_devices * mlp_bytes
+    ring_bytes += flows["all_reduce"].sent.max()
+    ring = 2 * turns * latency_seconds + ring_bytes / link_bytes_per_second
+    local = traffic.local_batches(batch_size, plan.num_devices).max()
+    parts = {
+        "lookup": max(_bytes_touched(plan, batch_size, hotness))
+        / memory_bytes_per_second,
+        "exchange": exchange,
+        "mlp": (1 + BACKWARD) * mlp_flops * int(local) / flops_per_second,
+        "all_reduce": ring * (ring_bytes > 0) + all_to_all(flows["all_gather"]),
+    }
+    parts = {name: float(seconds) for name, seconds in parts.items()}
+    return {**parts, "total": sum(parts.values())}
+
+
+def _bytes_touched(plan, batch_size, hotness) -> list[float]:
+    """Bytes that a step moves through the memory of each device."""
+    total = [0.0] * plan.num_devices
+    loads = {load.name: load for load in plan.tables}
+    if hotness is not None:
+        loads = {name: load.with_hotness(hotness) for name, load in loads.items()}
+    for shard in plan:
+        load = loads[shard.table]
+        ids = load.ids_to(shard.num_rows) * batch_size
+        read = load.ids_to(shard.num_rows) * plan.examples_of(shard, batch_size)
+        width = shard.num_columns
+        row = _lines(FLOAT_BYTES * width)
+        state = _lines(load.row_bytes(width) - FLOAT_BYTES * width)
+        updated = min(ids, shard.num_rows) * 2 * (row + state)
+        total[shard.device] += read * row + updated
+    return total
+
+
+def _lines(num_bytes: int) -> int:
+    return LINE_BYTES * math.ceil(num_bytes / LINE_BYTES)
+
+
+def scaling(
+    tables: Sequence,
+    mlp_flops: float,
+    batch_size: int = 65_536,
+    hotness=1,
+    optimizer=DEFAULT_OPTIMIZER,
+    *,
+    num_devices: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128),
+    placements: Sequence[str] = STRATEGIES,
+    links: Sequence[Link] = LINKS,
+    **rates,
+) -> list[dict]:
+    """Predicts step times for numbers of devices, placements and links.
+
+    The global batch stays the same, so that N devices learn what one does.
+
+    Args:
+        tables: `EmbeddingTable`s.
+        mlp_flops: As in `step_time`.
+        batch_size: Global batch size.
+        hotness: As in `plan`.
+        optimizer: As in `plan`.
+        num_devices: Numbers of devices.
+        placements: Strategies.
+        links: `Link`s.
+        **rates: `memory_bytes_per_second`, `flops_per_second` and `mlp_bytes` of
+            `step_time`; by default those of a V100 whatever the link, so that rows
+            differ by link alone.
+
+    Returns:
+        A dict for each link, placement and number of devices: `link`, `placement`,
+        `num_devices`, `memory_bytes` (of the fullest device), `exchange_bytes` (of
+        all devices), the seconds of `step_time`, and `samples_per_second`.
+
+    Example:
+
+    >>> import tf_dlrm
+    >>> tables = [tf_dlrm.EmbeddingTable("item", 1_000_000, 16)]
+    >>> rows = scaling(tables, mlp_flops=1e6, num_devices=(1, 2), links=LINKS[:1])
+    >>> len(rows), rows[-1]["num_devices"]
+    (10, 2)
+    """
+    rows = []
+    plans = {
+        (placement, number): plan(
+            tables,
+            number,
+            batch_size=batch_size,
+            hotness=hotness,
+            strategy=placement,
+            optimizer=optimizer,
+        )
+        for placement in placements
+        for number in num_devices
+    }
+    for link in links:
+        for (placement, number), each in plans.items():
+            seconds = step_time(
+                each,
+                mlp_flops=mlp_flops,
+                link_bytes_per_second=link.bytes_per_second,
+                latency_seconds=link.latency_seconds,
+                **rates,
+            )
+            row = {
+                "link": link.name,
+                "placement": placement,
+                "num_devices": number,
+                "memory_bytes": max(each.memory_bytes),
+                "exchange_bytes": each.exchange_bytes()["total"],
+                **seconds,
+                "samples_per_second": batch_size / seconds["total"],
+            }
+            rows.append(row)
+    return rows
+
+
+def format_scaling(rows: Sequence[dict]) -> str:
+    """The rows of `scaling` as text: ms a step by devices and placement, by link.
+
+    The fastest placement in a line has a star.
+    """
+    placements = list(dict.fromkeys(row["placement"] for row in rows))
+    lines = []
+    for link in dict.fromkeys(row["link"] for row in rows):
+        found = [row for row in rows if row["link"] == link]
+        heads = "".join(f"{name:>15}" for name in placements)
+        lines += [f"{link}: milliseconds a step", f"{'devices':<8}{heads}"]
+        for number in dict.fromkeys(row["num_devices"] for row in found):
+            of_line = [row for row in found if row["num_devices"] == number]
+            times = {row["placement"]: 1000 * row["total"] for row in of_line}
+            best = min(times.values())
+            cells = [
+                f"{times[name]:.3f}{'*' if times[name] == best else ' '}"
+                for name in placements
+            ]
+            lines.append(f"{number:<8}" + "".join(f"{cell:>15}" for cell in cells))
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""The best checkpoint of a training, by a monitored result of its validations."""
+
+import dataclasses
+import math
+import pathlib
+
+from tf_dlrm.callbacks.early_stopping import sign_of
+from tf_dlrm.training.checkpoints.files import CheckpointFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class BestCheckpoint:
+    """A checkpoint and the results that the model in it has.
+
+    Attributes:
+        path: Its folder.
+        epoch: Number of the epoch, from 1.
+        step: Steps that the model was trained for.
+        value: The monitored value.
+        results: Results of the training so far in the epoch, and of the validation.
+    """
+
+    path: pathlib.Path
+    epoch: int
+    step: int
+    value: float
+    results: dict[str, float]
+
+
+def find(folder: CheckpointFolder, monitor: str | None) -> BestCheckpoint | None:
+    """Returns the best checkpoint in a folder, the earliest of equal ones.
+
+    Args:
+        folder: The checkpoints.
+        monitor: Name of the result; `None`: there is no best one.
+    """
+    best = None
+    for name in folder.names():
+        content = folder.peek(name)
+        monitored = content.get("monitored")
+        if not monitored or monitored[0] != monitor:
+            continue
+        if is_better(monitored[1], best, monitor):
+            within_epoch = content["batch"] > 0
+            best = BestCheckpoint(
+                folder.path / name,
+                content["epoch"] + within_epoch,
+                folder.step(name),
+                monitored[1],
+                content.get("results", {}),
+            )
+    return best
+
+
+def is_better(value: float | None, best: BestCheckpoint | None, monitor) -> bool:
+    """Returns whether a value is finite and better than that of `best`."""
+    if value is None or not math.isfinite(value):
+        return False
+    return best is None or sign_of(monitor) * (value - best.value) > 0
+
+
+def facts(results: dict, monitor: str | None) -> dict:
+    """Returns the part of a checkpoint's manifest that `find` reads.
+
+    Args:
+        results: Results of the model that is saved.
+        monitor: Name of the one that is monitored.
+    """
+    value = results.get(monitor)
+    if value is None or not math.isfinite(value):
+        return {"monitored": None}
+    values = {name: float(value) for name, value in results.items()}
+    return {"monitored": [monitor, float(value)], "results": values}

@@ -1,0 +1,238 @@
+"""Callbacks that evaluate within an epoch, and end a training early."""
+
+import math
+import time
+
+import keras
+
+from tf_dlrm.training.checkpoints import state as training_state
+
+_LARGER_IS_BETTER = ("auc", "accuracy", "precision", "recall")
+
+
+def sign_of(monitor: str) -> float:
+    """1 where a larger value of a result is better, as of `val_auc`, else -1."""
+    return 1.0 if monitor.endswith(_LARGER_IS_BETTER) else -1.0
+
+
+class EarlyStopping(keras.callbacks.Callback):
+    """Ends a training at its goal, where it improves no more, or after some time.
+
+    It looks at the results of each epoch, and at those of `EvaluateWithinEpochs` (then
+    `fit` needs no `validation_data`). The weights stay those of the end;
+    `ResumableTraining` keeps the best as well.
+
+    Args:
+        monitor: Name of the result to look at. The largest is best where the name
+            ends in auc, accuracy, precision or recall, else the smallest.
+        target: Value at which the training ends, as MLPerf's runs do at an AUC;
+            `None`: none.
+        patience: How many evaluations in a row may bring no better value; `None`:
+            any number. Two after the same step count as one.
+        min_delta: What counts as better must be so by more than this.
+        max_minutes: Minutes of training, evaluations included, after which it ends;
+            those before a resume count. `None`: any.
+        verbose: 1 prints the reason, 0 nothing.
+
+    Attributes:
+        best: The best value so far; `None` before the first.
+        reason: Why the training was ended, in words; `None` where it was not.
+        minutes: Minutes of training so far.
+
+    Raises:
+        ValueError: If an argument is out of range, or `monitor` is not among the
+            results of an epoch.
+
+    Example:
+
+    >>> import numpy as np, tf_dlrm
+    >>> spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", 10, 4)])
+    >>> model = tf_dlrm.DLRM(spec, (4,), (4, 1))
+    >>> model.compile("adagrad", metrics=[tf_dlrm.metrics.ClickAUC()])
+    >>> x = {"dense_features": np.ones((8, 1)), "sparse_features": np.ones((8, 1), int)}
+    >>> y = np.arange(8) % 2
+    >>> stop = tf_dlrm.callbacks.EarlyStopping("val_auc", target=0.5)
+    >>> history = model.fit(
+    ...     x, y, epochs=5, validation_data=(x, y), callbacks=[stop], verbose=0)
+    The training ends: val_auc 0.50000 reached 0.5.
+    >>> len(history.epoch)
+    1
+
+    Reference:
+        Mattson et al. 2020, arXiv 1910.01500: time to a quality target.
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_auc",
+        target: float | None = None,
+        patience: int | None = None,
+        min_delta: float = 0.0,
+        max_minutes: float | None = None,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        if patience is not None and patience < 1:
+            raise ValueError(f"`patience` must be at least 1. Received: {patience!r}")
+        if not min_delta >= 0:
+            raise ValueError(f"`min_delta` must be at least 0. Received: {min_delta!r}")
+        if max_minutes is not None and not max_minutes > 0:
+            raise ValueError(
+                f"`max_minutes` must be positive. Received: {max_minutes!r}"
+            )
+        self._monitor, self._sign = monitor, sign_of(monitor)
+        self._target, self._patience, self._min_delta = target, patience, min_delta
+        self._max_minutes, self._verbose = max_minutes, verbose
+        self._begin()
+
+    def _begin(self):
+        self.best = self.reason = None
+        self._num_without, self._minutes_before, self._start = 0, 0.0, None
+        self._goes_on, self._step = False, None
+
+    @property
+    def minutes(self) -> float:
+        since = 0.0 if self._start is None else time.monotonic() - self._start
+        return self._minutes_before + since / 60
+
+    def get_state(self) -> dict:
+        """What a resumed training goes on with, JSON-safe."""
+        return {
+            "best": self.best,
+            "num_without": self._num_without,
+            "step": self._step,
+            "minutes": self.minutes,
+            "reason": self.reason,
+        }
+
+    def set_state(self, state: dict) -> None:
+        """Sets what `get_state` returned, for the next `fit`."""
+        self._begin()
+        self.best, self._num_without = state["best"], state["num_without"]
+        self._step = state.get("step")  # not in the oldest checkpoints
+        self._minutes_before, self._goes_on = state["minutes"], True
+        self.reason = state["reason"]
+
+    def on_train_begin(self, logs=None):
+        if not self._goes_on:
+            self._begin()
+        self._goes_on, self._start = False, time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._max_minutes is not None and self.minutes >= self._max_minutes:
+            self._stop(f"{self._max_minutes:g} minutes are over")
+
+    def on_epoch_end(self, epoch, logs=None):
+        looks = self._target is not None or self._patience is not None
+        if looks and self.best is None and self._monitor not in (logs or {}):
+            raise ValueError(
+                f"`monitor` must be one of the results {', '.join(logs or {})}; those "
+                "of the validation come with `validation_data` or "
+                "`EvaluateWithinEpochs`. Received: "
+                f"monitor={self._monitor!r}"
+            )
+        self.on_evaluation(logs or {})
+
+    def on_evaluation(self, results: dict) -> None:
+        """Looks at results.
+
+        Args:
+            results: As in the logs of an epoch: those of a validation begin with val_.
+        """
+        if self._monitor not in results:
+            return
+        value = float(results[self._monitor])
+        step = int(self.model.optimizer.iterations.numpy())
+        is_better = math.isfinite(value) and (
+            self.best is None or self._sign * (value - self.best) > self._min_delta
+        )
+        if is_better:
+            self.best, self._num_without = value, 0
+        elif step != self._step:  # a last step of an epoch may be evaluated twice
+            self._num_without += 1
+        self._step = step
+        if self._target is not None and self._sign * (value - self._target) >= 0:
+            self._stop(f"{self._monitor} {value:.5f} reached {self._target:g}")
+        elif self._patience is not None and self._num_without >= self._patience:
+            before = (
+                "was never finite"
+                if self.best is None
+                else (f"has not improved on {self.best:.5f}")
+            )
+            self._stop(f"{self._monitor} {before} in {self._num_without} evaluations")
+
+    def _stop(self, reason):
+        if self.reason is None:
+            self.reason, self.model.stop_training = reason, True
+            if self._verbose:
+                print(f"The training ends: {reason}.", flush=True)
+
+    def on_train_end(self, logs=None):
+        self.on_fit_exit()
+
+    def on_fit_exit(self):
+        """Called at the end of `fit`, also where it fails."""
+        self._minutes_before, self._start = self.minutes, None
+
+
+class EvaluateWithinEpochs(keras.callbacks.Callback):
+    """Evaluates a model every so many steps, for trainings of one long epoch.
+
+    The metrics of the epoch go on as if nothing was.
+
+    Args:
+        validation_data: Dataset of `(features, label)`.
+        every_steps: Steps of an epoch between two evaluations.
+        listeners: Callbacks that are told of each evaluation; and of its results, as
+            `val_auc` and so on, those that have `on_evaluation`, as `EarlyStopping` and
+            `ResumableTraining`.
+
+    Attributes:
+        results: A dict of each evaluation: `epoch` from 0, `batch` the batches of it
+            that were trained on, and the values.
+        seconds: What all of them took.
+
+    Raises:
+        ValueError: If `every_steps` is not positive.
+    """
+
+    def __init__(self, validation_data, every_steps: int, listeners=()):
+        super().__init__()
+        if every_steps < 1:
+            raise ValueError(
+                f"`every_steps` must be at least 1. Received: {every_steps!r}"
+            )
+        self._validation_data, self._every_steps = validation_data, every_steps
+        self._listeners, self.results, self.seconds = tuple(listeners), [], 0.0
+
+    def get_state(self) -> dict:
+        """What a resumed training goes on with, JSON-safe."""
+        return {"results": self.results}
+
+    def set_state(self, state: dict) -> None:
+        """Sets what `get_state` returned."""
+        self.results = list(state["results"])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._first = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) // self._every_steps == self._first // self._every_steps:
+            return
+        start = time.perf_counter()
+        metrics = training_state.get_metrics(self.model)
+        found = self.model.evaluate(
+            self._validation_data,
+            verbose=0,
+            return_dict=True,
+            callbacks=list(self._listeners),
+        )
+        training_state.set_metrics(self.model, metrics)
+        values = {f"val_{name}": float(value) for name, value in found.items()}
+        self.results.append({"epoch": self._epoch, "batch": batch + 1, **values})
+        for each in self._listeners:
+            getattr(each, "on_evaluation", lambda results: None)(values)
+        self.seconds += time.perf_counter() - start

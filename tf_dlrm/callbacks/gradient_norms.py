@@ -1,0 +1,51 @@
+"""`GradientNormLogger`: how large gradients are."""
+
+from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.training.probes import GradientNorms
+
+
+class GradientNormLogger(Watcher):
+    """Writes the global norm of the gradients, of the MLPs and of the pooled vectors.
+
+    Under `gradients/`, of the steps since the last entry: the mean (`dense_norm`,
+    `pooled_norm`) and the largest (`dense_norm_max`, `pooled_norm_max`). They are those
+    of the mean loss of the global batch. The gradients of tables are those of pooled
+    vectors, spread over rows, and are never there as a whole.
+
+    Args:
+        log_dir: Folder of the run's logs.
+        every_steps: Steps between two entries.
+
+    Raises:
+        TypeError: If the model is not a `DLRM`.
+        ValueError: If `every_steps` is not positive.
+    """
+
+    probe = GradientNorms
+
+    def __init__(self, log_dir, every_steps: int = 50):
+        super().__init__(log_dir)
+        if every_steps < 1:
+            raise ValueError(
+                f"`every_steps` must be at least 1. Received: {every_steps}"
+            )
+        self._every_steps = every_steps
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._written = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._written is None:  # not 0 in an epoch that is resumed
+            self._written = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (batch + 1) // self._every_steps > self._written // self._every_steps:
+            self._written = batch + 1
+            self._write_norms()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._write_norms()
+
+    def _write_norms(self):
+        norms = self._probe.take()
+        self._write(TRAIN, {f"gradients/{name}": norms[name] for name in norms})

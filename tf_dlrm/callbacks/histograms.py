@@ -1,0 +1,31 @@
+"""`HistogramLogger`: how weights are distributed."""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+
+_SAMPLED_ROWS = 4096
+
+
+class HistogramLogger(Watcher):
+    """Writes histograms of the MLPs' weights and of each table, at ends of epochs.
+
+    Under `weights/` the kernels and biases; under `rows/` the values of up to 4,096
+    rows of each table, evenly spread over its ids and the same ones each time.
+
+    Args:
+        log_dir: Folder of the run's logs.
+    """
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self._events(TRAIN):
+            for variable in self.model.dense_variables:
+                # Without the name of the model.
+                name = variable.path.partition("/")[2] or variable.path
+                tf.summary.histogram(f"weights/{name}", variable.numpy())
+            for table in self.model.spec.tables:
+                size = table.vocabulary_size
+                sample = np.linspace(0, size - 1, min(size, _SAMPLED_ROWS)).astype(int)
+                rows = self.model.embedding.get_rows(table.name, sample)
+                tf.summary.histogram(f"rows/{table.name}", rows)

@@ -1,0 +1,95 @@
+"""`HyperparameterLogger`: what runs were made with, to compare them in TensorBoard."""
+
+import zlib
+from collections.abc import Sequence
+
+import tensorflow as tf
+from tensorboard.plugins.hparams import api, api_pb2, plugin_data_pb2, summary
+
+from tf_dlrm.callbacks.watcher import TRAIN, VALIDATION, Watcher
+
+_METRICS = ("auc", "log_loss", "normalized_entropy", "calibration", "loss")
+
+
+class HyperparameterLogger(Watcher):
+    """Writes a run's hyperparameters for TensorBoard's HParams page.
+
+    Runs whose logs lie in one folder are rows of its table, beside what they reached
+    (`TensorBoardLogger` writes that): metrics of the validation where there is one,
+    else of the training, and samples/s.
+
+    Args:
+        log_dir: Folder of the run's logs.
+        values: Name to value. Numbers, booleans and texts stay what they are, a
+            sequence becomes `"512-256"`, `None` becomes `"none"`.
+        shown: Names that the page shows without being asked; it takes five.
+
+    Raises:
+        ValueError: If `values` is empty.
+    """
+
+    def __init__(self, log_dir, values: dict, shown: Sequence[str] = ()):
+        super().__init__(log_dir)
+        if not values:
+            raise ValueError("`values` must name at least one hyperparameter.")
+        self._values = {name: _plain(value) for name, value in values.items()}
+        self._shown = tuple(shown)
+
+    def on_train_begin(self, logs=None):
+        self._status = api_pb2.STATUS_FAILURE  # unless it comes to its end
+        self._described = False
+        with self._events():
+            api.hparams(self._values, trial_id=self._trial())
+
+    def _trial(self):
+        """The name of the run, and what tells it from others of that name."""
+        path = self.log_dir.resolve()
+        name = path.parent.name if path.name == "logs" else path.name
+        return f"{name} {zlib.crc32(str(path).encode()) & 0xFFFF:04x}"
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._described:
+            return
+        self._described = True
+        part = TRAIN
+        if any(name.startswith("val_") for name in logs or {}):
+            part = VALIDATION
+        metrics = [
+            api.Metric(f"metrics/{name}", group=part, display_name=f"{part} {name}")
+            for name in _METRICS
+            if name in (logs or {})
+        ]
+        metrics.append(api.Metric("speed/samples_per_second", TRAIN, "samples/s"))
+        names = [api.HParam(name) for name in self._values]
+        described = api.hparams_config_pb(names, metrics)
+        # The page shows those first that are said to differ between runs.
+        plugin = described.value[0].metadata.plugin_data
+        data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
+        for each in data.experiment.hparam_infos:
+            each.differs = each.name in self._shown
+        plugin.content = data.SerializeToString()
+        with self._events():
+            tf.summary.experimental.write_raw_pb(described.SerializeToString())
+
+    def on_train_end(self, logs=None):
+        self._status = api_pb2.STATUS_SUCCESS
+        self.on_fit_exit()
+
+    def on_fit_exit(self):
+        """Called at the end of a DLRM's `fit`, also where it fails."""
+        if self._status is not None:
+            end = summary.session_end_pb(self._status).SerializeToString()
+            with self._events():
+                tf.summary.experimental.write_raw_pb(end)
+            self._status = None
+        super().on_fit_exit()
+
+    _status = None
+
+
+def _plain(value):
+    if value is None:
+        return "none"
+    if isinstance(value, (list, tuple)):
+        return "-".join(str(_plain(each)) for each in value)
+    return value

@@ -1,0 +1,71 @@
+"""`PRCurveLogger`: precision and recall at each validation."""
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.pr_curve import summary
+
+from tf_dlrm.callbacks.watcher import VALIDATION, Watcher
+from tf_dlrm.metrics.click import find_click_auc
+
+NUM_THRESHOLDS = 1001  # clicks are rare: most lie below the first tenths
+
+
+class PRCurveLogger(Watcher):
+    """Writes the precision-recall curve of each validation, for 1,001 thresholds.
+
+    From the histogram that `ClickAUC` keeps: no prediction is kept, and nothing is
+    computed in a step.
+
+    Args:
+        log_dir: Folder of the run's logs.
+
+    Raises:
+        ValueError: If the model was not compiled with `tf_dlrm.metrics.ClickAUC`.
+    """
+
+    def on_test_end(self, logs=None):
+        points = pr_points(*find_click_auc(self.model).histogram())
+        written = summary.raw_data_pb(
+            "precision_recall", *points, num_thresholds=NUM_THRESHOLDS
+        )
+        with self._events(VALIDATION):
+            tf.summary.experimental.write_raw_pb(written.SerializeToString())
+
+
+def pr_points(logits, negatives, positives, num_thresholds: int = NUM_THRESHOLDS):
+    """What TensorBoard draws a precision-recall curve of.
+
+    Args:
+        logits: `(n,)` ascending logits of buckets.
+        negatives: `(n,)` rows without a click in them.
+        positives: `(n,)` rows with one.
+        num_thresholds: Number of thresholds, evenly spaced from 0 to 1.
+
+    Returns:
+        True positives, false positives, true negatives, false negatives, precision
+        and recall, each `(num_thresholds,)`. Where nothing is predicted to be a click
+        precision is 1, as scikit-learn has it.
+    """
+    thresholds = np.linspace(0.0, 1.0, num_thresholds)
+    with np.errstate(divide="ignore"):
+        lowest = np.log(thresholds) - np.log1p(-thresholds)
+    first = np.searchsorted(logits, lowest)  # the first bucket at or above each
+
+    def count_from(counts):
+        below = np.concatenate([[0.0], np.cumsum(counts)])
+        return below[-1] - below[first]
+
+    true_positives, false_positives = count_from(positives), count_from(negatives)
+    num_positives, num_negatives = positives.sum(), negatives.sum()
+    predicted = true_positives + false_positives
+    precision = np.divide(
+        true_positives, predicted, out=np.ones(num_thresholds), where=predicted > 0
+    )
+    return (
+        true_positives,
+        false_positives,
+        num_negatives - false_positives,
+        num_positives - true_positives,
+        precision,
+        true_positives / max(num_positives, 1.0),
+    )

@@ -1,0 +1,100 @@
+"""`EmbeddingProjector`: rows of tables as points with names."""
+
+import io
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from tensorboard.plugins import projector
+
+from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime import disk
+
+
+class EmbeddingProjector(Watcher):
+    """Writes rows of some tables for TensorBoard's projector, at ends of epochs.
+
+    Vectors and labels are text files in `<log_dir>/train/projector`, replaced at each
+    epoch. The first rows of a table are written: those of the most frequent values,
+    where ids are numbered by falling frequency (as `pipelines.Vocabulary` does).
+
+    Args:
+        log_dir: Folder of the run's logs.
+        tables: Names of tables.
+        labels: Table name to labels of its rows, from id 0. Tables that are not named
+            have the ids alone.
+        max_rows: Most rows of a table.
+
+    Raises:
+        ValueError: If there is no such table, or `max_rows` is not positive.
+    """
+
+    def __init__(
+        self,
+        log_dir,
+        tables: Sequence[str],
+        labels: dict[str, Sequence[str]] | None = None,
+        max_rows: int = 10_000,
+    ):
+        super().__init__(log_dir)
+        if isinstance(tables, str) or not tables:
+            raise ValueError(
+                f"`tables` must be names of tables, at least one. Received: {tables!r}"
+            )
+        if max_rows < 1:
+            raise ValueError(f"`max_rows` must be at least 1. Received: {max_rows}")
+        self._tables, self._labels = tuple(tables), dict(labels or {})
+        self._max_rows = max_rows
+
+    def set_model(self, model):
+        super().set_model(model)
+        known = [table.name for table in model.spec.tables]
+        unknown = [name for name in self._tables if name not in known]
+        if unknown:
+            raise ValueError(
+                f"There is no table {', '.join(unknown)} for the projector. Tables: "
+                f"{', '.join(known)}"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        folder = self.log_dir / TRAIN / "projector"
+        with disk.explaining("rows for the projector", folder):
+            self._write_tables(folder)
+
+    def _write_tables(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        config = projector.ProjectorConfig()
+        sizes = {t.name: t.vocabulary_size for t in self.model.spec.tables}
+        for name in self._tables:
+            num_rows = min(sizes[name], self._max_rows)
+            rows = self.model.embedding.get_rows(name, np.arange(num_rows))
+            file = re.sub(r"[^\w.-]", "_", name)
+            _write_vectors(folder / f"{file}.tsv", rows)
+            self._write_labels(folder / f"{file}_labels.tsv", name, num_rows)
+            entry = config.embeddings.add()
+            entry.tensor_name = f"{name}: first {num_rows:,} of {sizes[name]:,} rows"
+            entry.tensor_shape.extend(rows.shape)
+            entry.tensor_path = f"projector/{file}.tsv"
+            entry.metadata_path = f"projector/{file}_labels.tsv"
+        projector.visualize_embeddings(str(self.log_dir / TRAIN), config)
+
+    def _write_labels(self, path, name, num_rows):
+        labels = self._labels.get(name, ())
+        with open(path, "w", encoding="utf-8") as file:
+            if not len(labels):  # one column has no header
+                file.writelines(f"{i}\n" for i in range(num_rows))
+                return
+            file.write("value\tid\n")
+            for i in range(num_rows):
+                label = _one_line(labels[i]) if i < len(labels) else ""
+                file.write(f"{label or i}\t{i}\n")
+
+
+def _write_vectors(path, rows):
+    text = io.BytesIO()
+    np.savetxt(text, rows, fmt="%.6g", delimiter="\t")
+    path.write_bytes(text.getvalue())
+
+
+def _one_line(label) -> str:
+    return re.sub(r"\s", " ", str(label)).strip()

@@ -1,0 +1,389 @@
+"""`ResumableTraining`: checkpoints from which a cut training goes on, bit for bit."""
+
+import math
+import pathlib
+import time
+
+import keras
+import tensorflow as tf
+
+from tf_dlrm.callbacks import best_checkpoint
+from tf_dlrm.callbacks import watcher as events
+from tf_dlrm.callbacks.best_checkpoint import BestCheckpoint
+from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.checkpoints import positions
+from tf_dlrm.training.checkpoints import state as training_state
+from tf_dlrm.training.checkpoints.files import CheckpointFolder
+from tf_dlrm.training.checkpoints.termination import SIGTERM_EXIT_CODE, Termination
+from tf_dlrm.version import __version__
+
+
+class ResumableTraining(keras.callbacks.Callback):
+    """Saves checkpoints, and lets a training that was cut go on as if it never was.
+
+    A checkpoint holds weights, tables and optimizer state (by logical table, so that
+    it is restored on any number of devices), seeds of dropout, running metrics, the
+    epochs' results and the position in the dataset. It appears whole or not at all.
+    With op determinism (`tf.config.experimental.enable_op_determinism()`) the resumed
+    run ends bit-equal to one that was not cut.
+
+    In mid-epoch that needs a `DLRM` and a dataset of `pipelines.records.read`,
+    `read_npy` or `pipelines.criteo.read`, as it was returned. With any other, the
+    training goes on at the begin of an epoch, and checkpoints are written at the
+    ends of epochs alone; a line says so.
+
+    On SIGTERM a `DLRM` saves at the end of the step, says so and exits with code 143.
+
+    Args:
+        directory: Folder of the checkpoints of one training.
+        every_steps: Steps between two checkpoints; `None`: by time and epoch alone.
+        every_minutes: Minutes between two checkpoints; `None`: by steps and epoch
+            alone.
+        keep: How many of the newest checkpoints stay.
+        monitor: Name of a validation result: the checkpoint with the best value stays,
+            too. As a listener of `EvaluateWithinEpochs` the callback also saves after
+            an evaluation within an epoch that is the best so far. The largest is best
+            where the name ends in auc, accuracy, precision or recall, else the
+            smallest. `None`: none.
+        log_dir: Folder for TensorBoard: `speed/checkpoint_seconds` tells for how long
+            each save held the training up. `None`: none.
+        verbose: 1 prints a line for each save, 0 none.
+
+    Attributes:
+        initial_epoch: Where to go on, for `fit`.
+        initial_batch: The batch in it.
+        num_saved: Checkpoints written.
+        seconds: For how long each of them held the training up.
+
+    Raises:
+        ValueError: If an argument is out of range, or `fit` is not given what `resume`
+            returned.
+        OSError: If a checkpoint cannot be written, as where the disk is full; those
+            that are there are not touched.
+
+    Example:
+
+    >>> import tempfile, numpy as np, tf_dlrm
+    >>> spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", 10, 4)])
+    >>> model = tf_dlrm.DLRM(spec, (4,), (4, 1))
+    >>> model.compile("adagrad")
+    >>> x = {"dense_features": np.ones((8, 1)), "sparse_features": np.ones((8, 1), int)}
+    >>> train = tf.data.Dataset.from_tensor_slices((x, np.ones(8))).batch(4)
+    >>> checkpoint = tf_dlrm.callbacks.ResumableTraining(tempfile.mkdtemp(), verbose=0)
+    >>> history = model.fit(
+    ...     checkpoint.resume(model, train), initial_epoch=checkpoint.initial_epoch,
+    ...     epochs=2, callbacks=[checkpoint], verbose=0)
+    This dataset cannot begin in mid-epoch: ...
+    >>> checkpoint.num_saved
+    2
+    """
+
+    def __init__(
+        self,
+        directory,
+        every_steps: int | None = None,
+        every_minutes: float | None = 10.0,
+        keep: int = 2,
+        monitor: str | None = "val_loss",
+        log_dir=None,
+        verbose: int = 1,
+    ):
+        super().__init__()
+        for name, value in (("every_steps", every_steps), ("keep", keep)):
+            if value is not None and (not hasattr(value, "__index__") or value < 1):
+                raise ValueError(f"`{name}` must be at least 1. Received: {value!r}")
+        if every_minutes is not None and not every_minutes > 0:
+            raise ValueError(
+                f"`every_minutes` must be positive. Received: {every_minutes!r}"
+            )
+        self._folder = CheckpointFolder(directory)
+        self._every_steps, self._every_minutes = every_steps, every_minutes
+        self._keep, self._monitor, self._verbose = keep, monitor, verbose
+        self._log_dir, self._writer = log_dir, None
+        self._termination = Termination()
+        self._resumed = self._position = None
+        self._carried, self._evaluation, self._is_within_step = {}, None, False
+        self.initial_epoch = self.initial_batch = 0
+        self.how_to_go_on = "call `resume` and `fit` again, as before."
+        self.num_saved, self.seconds = 0, []
+
+    @property
+    def best(self) -> pathlib.Path | None:
+        """The checkpoint with the best value of `monitor`; its `model.weights.h5` is
+        for `model.load_weights`."""
+        best = self.find_best()
+        return None if best is None else best.path
+
+    def find_best(self) -> BestCheckpoint | None:
+        """Returns the best checkpoint with its place in the training and its results;
+        `None` without `monitor`, and before the first validation."""
+        return best_checkpoint.find(self._folder, self._monitor)
+
+    def carry(self, **callbacks) -> None:
+        """Names callbacks whose state is saved and goes on, too; before `resume`.
+
+        Args:
+            **callbacks: Objects with `get_state()`, JSON-safe, and `set_state(state)`,
+                such as a `EarlyStopping`.
+        """
+        self._carried.update(callbacks)
+
+    def resume(self, model, dataset):
+        """Brings a model to where the newest checkpoint was, if there is one.
+
+        Args:
+            model: The model, compiled as it was before.
+            dataset: What it is trained on, as it was before.
+
+        Returns:
+            What to give to `fit`, with `initial_epoch`: the dataset, beginning where
+            the training was cut.
+
+        Raises:
+            ValueError: If the checkpoint is of another model, optimizer or dataset.
+            OSError: If no checkpoint can be written.
+        """
+        self._folder.check_writable(training_state.count_bytes(model))
+        found = self._folder.find_newest(say)
+        facts = {} if found is None else found[1]
+        given = positions.resumable_input(dataset)
+        if not isinstance(model, keras_hooks.FitsUnderStrategies):
+            given = None
+        self._description = None if given is None else given.describe()
+        self._check_input(facts)
+        self.initial_epoch, self.initial_batch = facts.get("epoch", 0), 0
+        self._history = facts.get("history", {"epoch": [], "logs": []})
+        self._steps_per_epoch = facts.get("steps_per_epoch")
+        self._state = self._seed = self._position = None
+        if given is not None:
+            self.initial_batch = facts.get("batch", 0)
+            self._seed = facts.get("seed", given.seed)
+            dataset, self._position = given.begin(self._seed)
+        else:
+            say(
+                "This dataset cannot begin in mid-epoch: checkpoints are written at "
+                "the ends of epochs, and a cut epoch is trained again from its begin."
+            )
+        for name, state in facts.get("carried", {}).items():
+            if name in self._carried:
+                self._carried[name].set_state(state)
+        if found is not None:
+            self._state = training_state.restore(model, self._folder.path / found[0])
+            say(
+                f"Going on from {self._folder.path / found[0]}: epoch "
+                f"{self.initial_epoch + 1}, batch {self.initial_batch:,}."
+            )
+        self._resumed = model
+        return dataset
+
+    def _check_input(self, facts):
+        before = facts.get("input")
+        if not facts or before == self._description:
+            return
+        if before is None or self._description is None:
+            raise ValueError(
+                f"The checkpoints in {self._folder.path} were written with a dataset "
+                f"that {_can(before)} begin in mid-epoch. This one "
+                f"{_can(self._description)}."
+            )
+        differing = positions.find_differences(before, self._description)
+        if differing:
+            raise ValueError(
+                f"The checkpoints in {self._folder.path} were written with another "
+                f"dataset: {'; '.join(differing)}."
+            )
+
+    # What Keras calls
+
+    def on_train_begin(self, logs=None):
+        if self._resumed is not self.model:
+            raise ValueError(
+                "Give `fit` what `ResumableTraining.resume(model, dataset)` returns."
+            )
+        if self._position is not None:
+            if not self._position.is_followed:
+                raise ValueError(
+                    "Give `fit` the dataset that `resume` returned, as it is."
+                )
+            steps = self._position.steps_per_epoch
+            if self._state is not None and steps != self._steps_per_epoch:
+                raise ValueError(
+                    "The training was begun with another `steps_per_epoch`. Received: "
+                    f"{steps}, before {self._steps_per_epoch}"
+                )
+        self._is_first = True
+        self._last_save = time.monotonic()
+        self._metrics_before_test = None
+        if isinstance(self.model, keras_hooks.FitsUnderStrategies):
+            self._termination.begin()  # another model's `fit` would not end it
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._is_first and epoch != self.initial_epoch:
+            raise ValueError(
+                "Give `fit` initial_epoch=checkpoint.initial_epoch, which is "
+                f"{self.initial_epoch}. Received: initial_epoch={epoch}"
+            )
+        self._epoch, self._batch = epoch, 0
+        if self._is_first and self.initial_batch:
+            self._batch = self.initial_batch
+            keras_hooks.build_metrics(self.model)
+            training_state.set_metrics(self.model, self._state)
+        if self._position is not None:
+            self._position.epoch, self._position.batch = epoch, self._batch
+        self._is_first, self._state = False, None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._is_within_step, self._evaluation = True, None
+
+    def on_evaluation(self, results: dict) -> None:
+        """Takes the results of `EvaluateWithinEpochs`, before the end of the step.
+
+        Args:
+            results: Values by name, such as `val_auc`.
+        """
+        self._evaluation = results
+
+    def on_train_batch_end(self, batch, logs=None):
+        before, self._batch, self._is_within_step = self._batch, batch + 1, False
+        if self._termination.requested:
+            self._stop(logs, training_state.get_metrics)
+        elif self._position is not None and (self._is_due(before) or self._is_best()):
+            self._save(
+                self._epoch, self._batch, training_state.get_metrics(self.model), logs
+            )
+
+    def _is_due(self, before):
+        if self._every_steps:
+            if self._batch // self._every_steps > before // self._every_steps:
+                return True
+        since = time.monotonic() - self._last_save
+        return self._every_minutes is not None and since > 60 * self._every_minutes
+
+    def _is_best(self):
+        value = (self._evaluation or {}).get(self._monitor)
+        return best_checkpoint.is_better(value, self.find_best(), self._monitor)
+
+    def on_test_begin(self, logs=None):
+        # Keras will reset them, and a validation may be cut; not one within a step,
+        # which is not counted yet.
+        if not self._is_within_step:
+            self._metrics_before_test = training_state.get_metrics(self.model)
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self._termination.requested and not self._is_within_step:
+            self._stop(None, lambda model: self._metrics_before_test)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._history["epoch"].append(epoch)
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self._history["logs"].append(values)
+        self._save(epoch + 1, 0, {}, logs)
+        if self._termination.requested:
+            self._exit()
+
+    def on_train_end(self, logs=None):
+        _put_before(self.model.history, self._history)
+        self.on_fit_exit()
+        if self._writer is not None:
+            self._writer.flush()
+            self._writer = None  # the last who had it closes it
+
+    def on_fit_exit(self):
+        """Called at the end of `fit`, also where it fails."""
+        self._termination.end()
+        self._folder.release()
+        self._resumed = None
+        if self._position is not None:
+            self._position.epoch = self._position.batch = 0
+
+    def clear(self, keep_best: bool = True) -> None:
+        """Removes the checkpoints of a training that is done.
+
+        Args:
+            keep_best: Whether the best one stays if a later epoch was worse.
+        """
+        names, best = self._folder.names(), self.best
+        is_wanted = keep_best and best is not None and best.name != names[-1]
+        self._folder.clear(best.name if is_wanted else None)
+
+    # Saving
+
+    def _stop(self, logs, get_metrics):
+        if self._position is not None:
+            self._save(self._epoch, self._batch, get_metrics(self.model), logs)
+        self._exit()
+
+    def _exit(self):
+        names = self._folder.names()
+        where = f"saved in {self._folder.path / names[-1]}" if names else "not saved"
+        if self._position is None:
+            where += " (as of the end of its last epoch)"
+        say(f"SIGTERM: the training is {where}. To go on, {self.how_to_go_on}")
+        raise SystemExit(SIGTERM_EXIT_CODE)
+
+    def _save(self, epoch, batch, metrics, logs):
+        is_finite = math.isfinite((logs or {}).get("loss", 0.0))
+        skipped = training_state.has_just_skipped(self.model)
+        if not is_finite or (skipped and not self._is_best()):
+            return  # perhaps the weights are nothing to go on from
+        start = time.perf_counter()
+        step = int(self.model.optimizer.iterations.numpy())
+        results = {**(logs or {}), **(self._evaluation or {})}
+        facts = {
+            "tf_dlrm": __version__,
+            "epoch": epoch,
+            "batch": batch,
+            "history": self._history,
+            **best_checkpoint.facts(results, self._monitor),
+            "input": self._description,
+            "seed": self._seed,
+            "steps_per_epoch": self._position and self._position.steps_per_epoch,
+            "carried": {k: each.get_state() for k, each in self._carried.items()},
+        }
+        path = self._folder.write(
+            step,
+            facts,
+            lambda folder: training_state.write(self.model, metrics, folder),
+            training_state.count_bytes(self.model),
+        )
+        best = self.best
+        self._folder.prune(self._keep, None if best is None else best.name)
+        self._last_save = time.monotonic()
+        seconds = time.perf_counter() - start
+        self.num_saved += 1
+        self.seconds.append(seconds)
+        self._show(path, step, seconds)
+
+    def _show(self, path, step, seconds):
+        if self._verbose:
+            num_bytes = sum(each.stat().st_size for each in path.iterdir())
+            say(f"Checkpoint {path}: {num_bytes / 1e6:.1f} MB in {seconds:.2f} s")
+        if self._log_dir is not None:
+            if self._writer is None:
+                self._writer = events.writer_of(
+                    pathlib.Path(self._log_dir) / events.TRAIN
+                )
+            with self._writer.as_default(step=step):
+                tf.summary.scalar("speed/checkpoint_seconds", seconds)
+
+
+def say(line: str) -> None:
+    """Prints a line at once."""
+    print(line, flush=True)
+
+
+def _can(description):
+    return "cannot" if description is None else "can"
+
+
+def _put_before(history, earlier):
+    """Completes Keras' `History` by the epochs before the resume."""
+    missing = [
+        (epoch, logs)
+        for epoch, logs in zip(earlier["epoch"], earlier["logs"], strict=True)
+        if epoch not in history.epoch
+    ]
+    history.epoch[:0] = [epoch for epoch, _ in missing]
+    for name in {name: None for _, logs in missing for name in logs}:
+        values = [logs[name] for _, logs in missing if name in logs]
+        history.history[name] = values + history.history.get(name, [])

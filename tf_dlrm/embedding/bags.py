@@ -1,0 +1,339 @@
+"""Bags of ids: from the forms of the batch contract to rows of a fused table.
+
+A fused table holds several tables one under the other and, below them all, a null
+row of zeros. An id that is missing, or outside of its table, reads the null row, so
+no lookup needs a mask and none can read a row of another table.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm.runtime import rows as row_ops
+
+# Shapes: B batch, F features, L padded length, V values in the batch.
+
+
+class Places(NamedTuple):
+    """Where the features of a fused table lie: NumPy arrays of F entries.
+
+    Attributes:
+        sizes: Vocabulary sizes.
+        offsets: First rows.
+        combiners: `"sum"`, `"mean"` or `"sqrtn"`.
+        null_row: The row that missing and out-of-range ids read.
+        row_dtype: `tf.int32`, or `tf.int64` for tables beyond `rows.INT32_ROWS`.
+    """
+
+    sizes: np.ndarray
+    offsets: np.ndarray
+    combiners: list
+    null_row: int
+    row_dtype: tf.DType
+
+
+class Lookup(NamedTuple):
+    """Where a batch reads a fused table.
+
+    Attributes:
+        rows: Rows of the fused table: `(B, F)` one-hot, `(B, F, L)` padded or
+            `(V,)` ragged.
+        segments: For ragged bags, `(V,)` the bag of each value: example * F +
+            feature. Otherwise `None`.
+        coefficients: Factor of each value in its bag's sum, shaped as `rows`;
+            `None` where all are 1.
+        num_features: F.
+        num_bags: B * F, scalar tensor.
+    """
+
+    rows: tf.Tensor
+    segments: tf.Tensor | None
+    coefficients: tf.Tensor | None
+    num_features: int
+    num_bags: tf.Tensor
+
+    @property
+    def padded(self) -> bool:
+        """Whether the ids came padded to one length."""
+        return self.segments is None and self.rows.shape.rank == 3
+
+    def pool(self, embeddings):
+        """Pools the embeddings of `rows`, shaped as they and D wide: `(B, F, D)`."""
+        if self.coefficients is not None:
+            embeddings = embeddings * self.coefficients[..., None]
+        return sum_bags(
+            embeddings, self.segments, self.padded, self.num_features, self.num_bags
+        )
+
+    def unpool(self, gradients):
+        """Carries gradients of pooled bags `(B, F, D)` to flat rows.
+
+        Returns `(V,)` rows, repeated as they come, and their `(V, D)` gradients.
+        """
+        width = gradients.shape[-1]
+        values = spread_bags(gradients, self.segments, self.padded)
+        if self.coefficients is not None:
+            values = values * self.coefficients[..., None]
+        elif self.padded:
+            shape = tf.concat([tf.shape(self.rows), [width]], 0)
+            values = tf.broadcast_to(values, shape)
+        return tf.reshape(self.rows, (-1,)), tf.reshape(values, (-1, width))
+
+
+def standardize_ids(ids, num_features: int):
+    """Checks the ids of a batch and returns them in one of three forms.
+
+    Args:
+        ids: int32/int64 `(B, F)`, `(B, F, L)` padded with -1, or ragged
+            `(B, F, None)`; NumPy arrays are accepted.
+        num_features: F.
+
+    Returns:
+        A `tf.Tensor`, or a `tf.RaggedTensor` `(B * F, None)` of flat bags.
+
+    Raises:
+        TypeError: If the ids are not integers.
+        ValueError: If the shape is none of the three.
+    """
+    if isinstance(ids, tf.RaggedTensor):
+        return _standardize_ragged(ids, num_features)
+    ids = tf.convert_to_tensor(ids)
+    if not ids.dtype.is_integer:
+        raise TypeError(
+            "Ids must be int32 or int64: float32 changes ids above 2^24 without a "
+            f"word. Received: dtype {ids.dtype.name}"
+        )
+    ids = to_signed(ids)
+    rank = ids.shape.rank
+    rule = (
+        f"Ids must be (batch, {num_features}), (batch, {num_features}, length) padded "
+        f"with -1, or ragged (batch, {num_features}, None). Received shape:"
+    )
+    if rank is None:
+        return _with_rank(ids, num_features, rule)
+    if rank not in (2, 3) or ids.shape[1] not in (num_features, None):
+        raise ValueError(f"{rule} {ids.shape}")
+    if ids.shape[1] is None:
+        shape = tf.shape(ids)
+        ids = _checked(ids, tf.equal(shape[1], num_features), [rule, shape])
+        # For XLA, where assertions vanish.
+        ids = tf.ensure_shape(ids, [None, num_features, None][:rank])
+    return ids
+
+
+def _with_rank(ids, num_features, rule):
+    """`(B, F, L)` of ids whose rank is known at run time only.
+
+    Keras relaxes the rank when one-hot and padded batches come in turn.
+    """
+    shape = tf.shape(ids)
+    known_rank = tf.logical_or(tf.equal(tf.size(shape), 2), tf.equal(tf.size(shape), 3))
+    fits = tf.logical_and(known_rank, tf.reduce_all(tf.equal(shape[1:2], num_features)))
+    ids = _checked(ids, fits, [rule, shape])
+    length = tf.reduce_prod(shape[2:])
+    return tf.reshape(ids, tf.stack([shape[0], num_features, length]))
+
+
+def to_signed(ids):
+    """Integer ids as int32 or int64; uint64 beyond int64 becomes its largest id."""
+    if ids.dtype in (tf.int32, tf.int64):
+        return ids
+    if ids.dtype == tf.uint64:
+        # A cast alone would wrap to negative ids, and so to -1, which is no id.
+        ids = tf.minimum(ids, tf.constant(tf.int64.max, tf.uint64))
+    return tf.cast(ids, tf.int64)
+
+
+def _checked(tensor, condition, data):
+    """`tensor`, once `condition` was found true at run time."""
+    check = tf.debugging.Assert(condition, data)  # None in eager mode
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(tensor)
+
+
+def _standardize_ragged(ids, num_features):
+    shape = f"(batch, {num_features}, None) of ragged_rank 2"
+    if ids.ragged_rank != 2 or ids.flat_values.shape.rank != 1:
+        raise ValueError(
+            f"Ragged ids must be {shape}. Received shape {ids.shape} of ragged_rank "
+            f"{ids.ragged_rank}"
+        )
+    if not ids.flat_values.dtype.is_integer:
+        raise TypeError(f"Ids must be int32 or int64. Received: dtype {ids.dtype.name}")
+    ids = to_signed(ids)
+    lengths = ids.uniform_row_length
+    static = tf.get_static_value(lengths)
+    if static == num_features:
+        return ids.values
+    if static is not None:
+        raise ValueError(
+            f"Ragged ids must be {shape}. Received: {static} bags in an example"
+        )
+    if lengths is None:
+        # tf.gather and tf.concat forget that the middle dimension is uniform.
+        lengths = ids.row_lengths()
+    values = _checked(
+        ids.flat_values,
+        tf.reduce_all(tf.equal(lengths, num_features)),
+        [f"Ragged ids must be {shape}; bags in each example:", lengths],
+    )
+    return ids.values.with_values(values)
+
+
+def standardize_weights(weights, ids):
+    """Returns float32 weights shaped as the standardized `ids`, flat if ragged."""
+    if weights is None:
+        return None
+    if isinstance(ids, tf.RaggedTensor):
+        if not isinstance(weights, tf.RaggedTensor):
+            raise ValueError("The weights of ragged ids must be ragged as the ids.")
+        values = tf.cast(weights.flat_values, tf.float32)
+        splits = tf.cast(weights.values.row_splits, ids.row_splits.dtype)
+        message = "Weights and ids must have one number of values in each bag."
+        check = tf.debugging.assert_equal(splits, ids.row_splits, message=message)
+        with tf.control_dependencies([] if check is None else [check]):
+            return tf.identity(values)
+    weights = tf.cast(tf.convert_to_tensor(weights), tf.float32)
+    message = "Weights must be shaped as the ids."
+    if weights.shape.rank is None:
+        shape = tf.shape(weights)
+        fits = tf.reduce_all(tf.equal(shape[:2], tf.shape(ids)[:2]))
+        weights = _checked(weights, fits, [message, "Received shape:", shape])
+        return tf.reshape(weights, tf.shape(ids))
+    if not weights.shape.is_compatible_with(ids.shape):
+        raise ValueError(
+            f"{message} Received: weights {weights.shape}, ids {ids.shape}"
+        )
+    if weights.shape.is_fully_defined() and ids.shape.is_fully_defined():
+        return weights
+    check = tf.debugging.assert_equal(tf.shape(weights), tf.shape(ids), message=message)
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(weights)
+
+
+def select_features(ids, weights, columns, num_features: int):
+    """Keeps the features at `columns` of standardized ids and weights."""
+    if isinstance(ids, tf.RaggedTensor):
+        num_examples = ids.nrows() // num_features
+        bags = (
+            tf.range(num_examples)[:, None] * num_features
+            + tf.constant(columns, ids.row_splits.dtype)[None, :]
+        )
+        bags = tf.reshape(bags, (-1,))
+        if weights is not None:
+            weights = tf.gather(ids.with_values(weights), bags).values
+        return tf.gather(ids, bags), weights
+    ids = tf.gather(ids, columns, axis=1)
+    return ids, None if weights is None else tf.gather(weights, columns, axis=1)
+
+
+def make_lookup(ids, weights, places: Places) -> Lookup:
+    """Finds the fused rows and the coefficients of standardized ids.
+
+    Args:
+        ids: As `standardize_ids` returns them, for the F features of one table.
+        weights: As `standardize_weights` returns them, or `None`.
+        places: Where the features lie.
+    """
+    num_features = len(places.sizes)
+    values = values_of(ids, places.sizes)
+    segments = None
+    if isinstance(ids, tf.RaggedTensor):
+        num_bags = tf.cast(ids.nrows(), tf.int32)
+        segments = tf.cast(ids.value_rowids(), tf.int32)
+    else:
+        num_bags = tf.shape(ids)[0] * num_features
+    size, offset = per_value(
+        ids,
+        segments,
+        tf.constant(places.sizes, values.dtype),
+        tf.constant(places.offsets, places.row_dtype),
+    )
+    valid = tf.logical_and(values >= 0, values < size)
+    rows = tf.where(
+        valid,
+        tf.cast(values, places.row_dtype) + offset,
+        tf.constant(places.null_row, places.row_dtype),
+    )
+    coefficients = _coefficients(
+        valid, weights, segments, places.combiners, num_features, num_bags
+    )
+    return Lookup(rows, segments, coefficients, num_features, num_bags)
+
+
+def values_of(ids, sizes):
+    """Ids, or the values of ragged ones, in a dtype that holds the sizes too."""
+    values = ids.values if isinstance(ids, tf.RaggedTensor) else ids
+    if row_ops.row_dtype(max(sizes)) == tf.int64:
+        values = tf.cast(values, tf.int64)
+    return values
+
+
+def per_value(ids, segments, *of_features):
+    """Spreads tensors of F entries over the values of standardized ids."""
+    if segments is not None:
+        feature = tf.math.floormod(segments, of_features[0].shape[0])
+        return [tf.gather(tensor, feature) for tensor in of_features]
+    if ids.shape.rank == 3:
+        return [tensor[:, None] for tensor in of_features]
+    return of_features
+
+
+def _coefficients(valid, weights, segments, combiners, num_features, num_bags):
+    padded = valid.shape.rank == 3
+    one_hot = segments is None and not padded
+    only_sums = all(combiner == "sum" for combiner in combiners)
+    if weights is None and (one_hot or only_sums):
+        return None
+    w = tf.cast(valid, tf.float32)
+    if weights is not None:
+        # where, not a product: the weight of a missing id may be anything.
+        w = tf.where(valid, weights, tf.zeros_like(weights))
+    if only_sums:
+        return w
+    sums = sum_bags(w, segments, padded, num_features, num_bags)
+    squares = sum_bags(w * w, segments, padded, num_features, num_bags)
+    factors = bag_factors(sums, squares, combiners)
+    return w * spread_bags(factors, segments, padded)
+
+
+def bag_factors(weight_sums, square_sums, combiners):
+    """1, 1 / Σw or 1 / √Σw² of each bag by its combiner; 0 where that is no number.
+
+    Args:
+        weight_sums: Σw, `(B, F)`.
+        square_sums: Σw², `(B, F)`.
+        combiners: F names.
+
+    Returns:
+        float32 `(B, F)`.
+    """
+    is_mean = tf.constant([combiner == "mean" for combiner in combiners])
+    is_sum = tf.constant([combiner == "sum" for combiner in combiners])
+    divisor = tf.where(is_mean, weight_sums, tf.sqrt(square_sums))
+    divisor = tf.where(is_sum, tf.ones_like(divisor), divisor)
+    return tf.math.divide_no_nan(tf.ones_like(divisor), divisor)
+
+
+def sum_bags(values, segments, padded: bool, num_features: int, num_bags):
+    """Sums scalars or rows of width D over their bags: to `(B, F)` or `(B, F, D)`."""
+    if segments is None:
+        return tf.reduce_sum(values, axis=2) if padded else values
+    summed = tf.math.unsorted_segment_sum(values, segments, num_bags)
+    return tf.reshape(summed, tf.concat([[-1, num_features], tf.shape(values)[1:]], 0))
+
+
+def spread_bags(bags, segments, padded: bool):
+    """Gives each value the entry of its bag: the transpose of `sum_bags`."""
+    if segments is None:
+        return tf.expand_dims(bags, 2) if padded else bags
+    flat = tf.reshape(bags, tf.concat([[-1], tf.shape(bags)[2:]], 0))
+    return tf.gather(flat, segments)
+
+
+def num_examples(ids, num_features: int):
+    """Number of examples of standardized ids, int32 scalar tensor."""
+    if isinstance(ids, tf.RaggedTensor):
+        return tf.cast(ids.nrows(), tf.int32) // num_features
+    return tf.shape(ids)[0]

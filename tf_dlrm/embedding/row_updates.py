@@ -1,0 +1,316 @@
+"""Updates of the rows that a batch touched, by any row-sparse optimizer.
+
+Rows that repeat are summed first. Who they are is found without sorting and without
+memory of its own: each value writes its position into the first column of its row's
+state, and reads back who wrote last. All values of a row then know one of them, which
+acts for all; writing that row's new state also puts the column right.
+"""
+
+import tensorflow as tf
+
+from tf_dlrm.embedding.bag_kernels import FlatIds
+from tf_dlrm.runtime import rows as row_ops
+
+# Shapes: V values, U unique rows, D width, C chunk.
+
+MAX_VALUES = 1 << 24  # positions are written into float32 state, exact up to here
+_SMALL_BYTES = 64 << 20  # gradients of all values up to here are written out at once
+_TURN_BYTES = 64 << 20  # sums of the repeated rows of one turn, where there are more
+_CHUNK = 1 << 16  # values in flight there
+_SMALL_CHUNK = 1 << 14  # where they are likely to be few
+
+
+def is_small(num_values, width: int):
+    """Whether a batch is updated in one piece: bool, or a tensor as `num_values`."""
+    return num_values <= _SMALL_BYTES // (4 * width)
+
+
+def update_plain(
+    optimizer,
+    table,
+    slots,
+    rows,
+    gradients,
+    learning_rate,
+    step,
+    to_slot_rows,
+    columns=slice(None),
+) -> None:
+    """Applies one step with TensorFlow's kernels.
+
+    Args:
+        optimizer: A `tf_dlrm.optimizers.SparseOptimizer`.
+        table: `tf.Variable` `(total rows, D)`.
+        slots: Name to `tf.Variable` `(slot rows, width)`.
+        rows: `(V,)` rows of `table`, repeated as they came.
+        gradients: `(V, D)` float32.
+        learning_rate: float32 scalar tensor.
+        step: Number of this step, from 1; int64 scalar tensor.
+        to_slot_rows: Function from unique rows to their rows in the slots.
+        columns: Those of the gradients that `table` has: a table may be split, and
+            the mean square of a row is that of all its columns.
+    """
+    if optimizer.is_linear:
+        change, _ = optimizer.apply(gradients[:, columns], {}, learning_rate, step)
+        row_ops.subtract(table, rows, change)
+        return
+    rows, gradients = row_ops.sum_repeated(rows, gradients)
+    slot_rows = to_slot_rows(rows)
+    state = {name: row_ops.gather(slot, slot_rows) for name, slot in slots.items()}
+    current = row_ops.gather(table, rows) if optimizer.writes_rows else None
+    squares = mean_squares(gradients)
+    change, state = optimizer.apply(
+        gradients[:, columns], state, learning_rate, step, current, squares
+    )
+    for name, slot in slots.items():
+        row_ops.replace(slot, slot_rows, state[name])
+    if optimizer.writes_rows:
+        row_ops.replace(table, rows, change)
+    else:
+        row_ops.subtract(table, rows, change)
+
+
+def mean_squares(gradients):
+    """Means of the squares of rows: `(n, D)` to `(n, 1)`."""
+    return tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
+
+
+def first_column(slots: dict, flat: FlatIds):
+    """What the first column of the first slot holds for each value, `(V,)`.
+
+    `update_compiled` overwrites it, so this must be read in a kernel of its own: in
+    one kernel XLA would copy the slot to have it before and after.
+    """
+    first = next(iter(slots.values()))
+    places = tf.stack([flat.slot_rows, tf.zeros_like(flat.slot_rows)], 1)
+    return tf.gather_nd(first.read_value(), tf.maximum(places, 0))
+
+
+def update_compiled(
+    optimizer,
+    table,
+    slots,
+    flat: FlatIds,
+    gradients,
+    saved,
+    rate,
+    step,
+    small: bool,
+    columns=slice(None),
+) -> None:
+    """Applies one step under XLA, whose scatters drop rows of -1 and are in place.
+
+    Args:
+        optimizer: A `tf_dlrm.optimizers.SparseOptimizer`.
+        table: `tf.Variable` `(total rows, D)`.
+        slots: Name to `tf.Variable` `(slot rows, width)`.
+        flat: The values of the batch.
+        gradients: `(N, D)` float32, of the pooled bags.
+        saved: What `first_column` returned; `None` for a linear optimizer.
+        rate: float32 scalar tensor, the learning rate.
+        step: Number of this step, from 1; int64 scalar tensor.
+        small: What `is_small` says of the batch.
+        columns: As of `update_plain`.
+    """
+    state = _State(optimizer, table, slots, rate, step, columns)
+    if not small and flat.bags is None:
+        flat = flat._replace(bags=tf.range(tf.shape(flat.rows)[0]))
+    if optimizer.is_linear:
+        if small:
+            state.write(flat.rows, flat.rows, flat.spread(gradients))
+        else:
+            _write_in_chunks(state, flat, gradients)
+    else:
+        acting = state.find_repeated(flat.slot_rows)
+        update = _update_small if small else _update_large
+        update(state, flat, gradients, saved, acting)
+    state.assign()
+
+
+class _State:
+    """The values of table and slots on their way through a kernel."""
+
+    def __init__(self, optimizer, table, slots, rate, step, columns):
+        self._columns = columns
+        self._optimizer, self._rate, self._step = optimizer, rate, step
+        self._variables = (table, *slots.values())
+        self._names = list(slots)
+        self.values = tuple(variable.read_value() for variable in self._variables)
+
+    def assign(self):
+        for variable, value in zip(self._variables, self.values):
+            variable.assign(value, read_value=False)
+
+    def find_repeated(self, slot_rows):
+        """`(V,)` positions: of each value the one that acts for its row.
+
+        Values without a row get their own. The first column of the state holds marks
+        from here on, until its rows are written.
+        """
+        position = tf.range(tf.shape(slot_rows)[0])
+        places = tf.stack([slot_rows, tf.zeros_like(slot_rows)], 1)
+        table, first, *others = self.values
+        first = tf.tensor_scatter_nd_update(
+            first, places, tf.cast(position, first.dtype)
+        )
+        self.values = (table, first, *others)
+        found = tf.cast(tf.gather_nd(first, tf.maximum(places, 0)), tf.int32)
+        return tf.where(slot_rows >= 0, found, position)
+
+    def write(self, rows, slot_rows, gradients, saved=None, squares=None):
+        """Steps rows.
+
+        Args:
+            rows: `(n,)` rows of the table, -1 for none.
+            slot_rows: `(n,)` rows of the slots, -1 for none.
+            gradients: `(n, D)`.
+            saved: `(n,)` the first column of their state, `None` without state.
+            squares: `(n, 1)` what `mean_squares` would compute, if it is known.
+        """
+        if squares is None and self._optimizer.uses_mean_squares:
+            squares = mean_squares(gradients)
+        gradients = gradients[:, self._columns]
+        table, *slots = self.values
+        state = {}
+        for i, (name, slot) in enumerate(zip(self._names, slots)):
+            values = tf.gather(slot, tf.maximum(slot_rows, 0))
+            if i == 0:
+                is_first = tf.range(tf.shape(values)[1]) == 0
+                values = tf.where(is_first, saved[:, None], values)
+            state[name] = values
+        current = None
+        if self._optimizer.writes_rows:
+            current = tf.gather(table, tf.maximum(rows, 0))
+        change, state = self._optimizer.apply(
+            gradients, state, self._rate, self._step, current, squares
+        )
+        slots = [
+            tf.tensor_scatter_nd_update(slot, slot_rows[:, None], state[name])
+            for name, slot in zip(self._names, slots)
+        ]
+        if self._optimizer.writes_rows:
+            table = tf.tensor_scatter_nd_update(table, rows[:, None], change)
+        else:
+            table = tf.tensor_scatter_nd_sub(table, rows[:, None], change)
+        self.values = (table, *slots)
+
+
+def _update_small(state, flat, gradients, saved, acting):
+    """All sums at once: `(V, D)` of memory."""
+    num_values = tf.shape(flat.rows)[0]
+    sums = tf.math.unsorted_segment_sum(flat.spread(gradients), acting, num_values)
+    acts = acting == tf.range(num_values)
+    rows = tf.where(acts, flat.rows, -1)
+    state.write(rows, tf.where(acts, flat.slot_rows, -1), sums, saved)
+
+
+def _update_large(state, flat, gradients, saved, acting):
+    """Rows that occur once in chunks as they come; the others are summed in turns.
+
+    A turn takes the rows whose sums fit into `_TURN_BYTES`, so that memory is bounded,
+    and goes over all repeated values: with many of them, few rows occur often.
+    """
+    num_values = tf.shape(flat.rows)[0]
+    position = tf.range(num_values)
+    is_other = acting != position
+    # The positions that act for others: written to by each of those.
+    marks = tf.where(is_other, acting, -1)
+    acts_for_others = tf.tensor_scatter_nd_update(
+        tf.zeros((num_values,), tf.bool), marks[:, None], tf.ones_like(is_other)
+    )
+    repeated = tf.logical_or(is_other, acts_for_others)
+    occurs_once = tf.logical_not(repeated)
+    once = flat._replace(
+        rows=tf.where(occurs_once, flat.rows, -1),
+        slot_rows=tf.where(occurs_once, flat.slot_rows, -1),
+    )
+    _write_in_chunks(state, once, gradients, saved)
+
+    # Side by side: the positions of repeated values, and those that act.
+    values, num_repeated = _pack(position, repeated)
+    actors, num_rows = _pack(position, acts_for_others)
+    number = tf.cumsum(tf.cast(acts_for_others, tf.int32)) - 1  # of the acting ones
+    place = tf.gather(number, acting)
+    turn_rows = max(1, _TURN_BYTES // (4 * gradients.shape[1]))
+    turn_rows = tf.minimum(num_values, turn_rows)
+    chunk = tf.minimum(turn_rows, _SMALL_CHUNK)
+
+    def turn(first):
+        def add(i, sums):
+            at = i + tf.range(chunk)
+            inside = at < num_repeated
+            at = tf.gather(values, tf.minimum(at, num_values - 1))
+            target = tf.gather(place, at) - first
+            inside = tf.logical_and(inside, target < turn_rows)
+            fits = tf.logical_and(inside, target >= 0)
+            target = tf.where(fits, target, -1)[:, None]
+            at = tf.where(fits, at, 0)  # values of other turns cost no memory access
+            sums = tf.tensor_scatter_nd_add(sums, target, flat.spread(gradients, at))
+            return i + chunk, sums
+
+        zeros = tf.zeros((turn_rows, tf.shape(gradients)[1]))
+        _, sums = tf.while_loop(
+            lambda i, _: i < num_repeated, add, (tf.constant(0), zeros)
+        )
+
+        def write(i):
+            # A last chunk reaches back over rows of the one before: they are left out.
+            i, fresh = tf.minimum(i, turn_rows - chunk), i
+            at = first + i + tf.range(chunk)
+            inside = tf.logical_and(at >= first + fresh, at < num_rows)
+            at = tf.gather(actors, tf.minimum(at, num_values - 1))
+            rows = tf.where(inside, tf.gather(flat.rows, at), -1)
+            slot_rows = tf.where(inside, tf.gather(flat.slot_rows, at), -1)
+            some = tf.gather(sums, i + tf.range(chunk))
+            state.write(rows, slot_rows, some, tf.gather(saved, at))
+
+        _loop(state, tf.minimum(num_rows - first, turn_rows), chunk, write)
+
+    _loop(state, num_rows, turn_rows, turn)
+
+
+def _write_in_chunks(state, flat, gradients, saved=None):
+    """Steps rows that do not repeat, or need not be summed, `_CHUNK` at a time."""
+    num_values = tf.shape(flat.rows)[0]
+    chunk = tf.minimum(num_values, _CHUNK)
+    of_bags = mean_squares(gradients)
+
+    def body(first):
+        # A last chunk reaches back over values of the one before: they are left out.
+        start = tf.minimum(first, num_values - chunk)
+        fresh = start + tf.range(chunk) >= first
+        part = FlatIds(
+            *[None if x is None else tf.slice(x, [start], [chunk]) for x in flat]
+        )
+        rows = tf.where(fresh, part.rows, -1)
+        slot_rows = tf.where(fresh, part.slot_rows, -1)
+        before = None if saved is None else tf.slice(saved, [start], [chunk])
+        squares = tf.gather(of_bags, part.bags)
+        if part.weights is not None:
+            squares *= tf.square(part.weights)[:, None]
+        state.write(rows, slot_rows, part.spread(gradients), before, squares)
+
+    _loop(state, num_values, chunk, body)
+
+
+def _pack(position, chosen):
+    """The chosen positions at the front of a vector, and how many they are."""
+    number = tf.cumsum(tf.cast(chosen, tf.int32))
+    target = tf.where(chosen, number - 1, -1)
+    packed = tf.tensor_scatter_nd_update(
+        tf.zeros_like(position), target[:, None], position
+    )
+    return packed, number[-1]
+
+
+def _loop(state, end, step, body):
+    """Runs `body(i)` for i = 0, step, ... below `end`; it may change `state`."""
+
+    def run(i, values):
+        state.values = values
+        body(i)
+        return i + step, state.values
+
+    _, state.values = tf.while_loop(
+        lambda i, _: i < end, run, (tf.constant(0), state.values)
+    )

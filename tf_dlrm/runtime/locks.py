@@ -1,0 +1,242 @@
+"""One writer at a time: locks of folders and files that end with their process.
+
+Needs `tf_dlrm.runtime.disk` and the standard library alone, as that does.
+"""
+
+import contextlib
+import contextvars
+import datetime
+import errno
+import fcntl
+import functools
+import json
+import os
+import pathlib
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+
+from tf_dlrm.runtime.disk import explaining, is_alive, remove_abandoned, start_of
+
+_LOCK = ".lock"
+_MAX_NOTE_BYTES = 4096
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
+
+
+class InUseError(ValueError):
+    """Another process writes to a folder or a file; nothing in it was touched."""
+
+
+_open_locks: dict[str, int] = {}  # descriptors by path, of this process
+_held = contextvars.ContextVar("held", default=frozenset())
+
+
+def _forget_locks():
+    """A forked child holds no lock, and keeps none alive."""
+    for descriptor in _open_locks.values():
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _open_locks.clear()
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike) -> Iterator[None]:
+    """Lets nobody else write to a folder, which is made if it is not there.
+
+    The system's lock (`flock`) of the file `.lock` in it counts: it ends with the
+    process, however that ends, so a killed one never blocks the next. The file tells
+    others who holds it. It is safe on local file systems, and on network ones that
+    pass `flock` on (NFS, CephFS, Lustre mounted with `flock`). Where there is no such
+    lock at all, the file's text counts: a process of this host is looked for by its
+    number and start. On network file systems that keep locks to one host, two hosts
+    that begin within the same moment are not told apart.
+
+    A lock that a process of another host left cannot be judged from here: it is
+    refused, with what to remove.
+
+    A function that is called inside may lock the same folder again; another thread,
+    and a forked child, may not.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        InUseError: If another process writes to it.
+        WriteError: If it cannot be written to.
+    """
+    folder = pathlib.Path(folder)
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    with explaining("the folder", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder / _LOCK, folder):
+            yield
+    finally:
+        for each in made:  # if nothing came of it
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
+@contextlib.contextmanager
+def locked_file(path: str | os.PathLike) -> Iterator[None]:
+    """The same of a single file, and what belongs to it, by `.<name>.lock` beside."""
+    path = pathlib.Path(path)
+    with explaining("the folder", path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_name(f".{path.name}{_LOCK}"), path):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(path, what):
+    key = os.getpid(), os.path.realpath(path)
+    if key in _held.get():
+        yield
+        return
+    take(path, what)
+    _held.set(_held.get() | {key})
+    try:
+        yield
+    finally:
+        if key[0] == os.getpid():
+            _held.set(_held.get() - {key})
+            release(path)
+
+
+def take(path: str | os.PathLike, what: str | os.PathLike) -> None:
+    """Takes a lock that `release` gives back, or the end of the process.
+
+    Args:
+        path: Its file.
+        what: What it is of, for the message.
+
+    Raises:
+        InUseError: If it is taken, by this process too.
+        WriteError: If the file cannot be made.
+    """
+    while True:
+        with explaining("the lock", path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            has_locks = _try_lock(descriptor)
+            if has_locks is None:
+                raise InUseError(_describe(path, what, _read_note(descriptor)))
+            if not _is_still(descriptor, path):
+                os.close(descriptor)
+                continue  # it was given back, and its file removed, meanwhile
+            note = _read_note(descriptor)
+            if note and (_is_elsewhere(note) or not (has_locks or _is_over(note))):
+                raise InUseError(_describe(path, what, note))
+            _write_note(descriptor)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+        remove_abandoned(os.path.dirname(path) or ".")
+        _open_locks[os.path.realpath(path)] = descriptor
+        return
+
+
+def release(path: str | os.PathLike) -> None:
+    """Gives a lock back; nothing happens if this process does not hold it."""
+    descriptor = _open_locks.pop(os.path.realpath(path), None)
+    if descriptor is None:
+        return
+    with contextlib.suppress(OSError):
+        if _is_still(descriptor, path):
+            os.unlink(path)
+    os.close(descriptor)
+
+
+def holds(path: str | os.PathLike) -> bool:
+    """Whether this process holds a lock."""
+    return os.path.realpath(path) in _open_locks
+
+
+def _try_lock(descriptor) -> bool | None:
+    """Whether the file system has locks; `None`: somebody else holds this one."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _is_still(descriptor, path):
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@functools.cache
+def _boot() -> str:
+    """Tells this start of this machine from all others, in its containers too."""
+    try:
+        return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _write_note(descriptor):
+    command = [os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]]
+    note = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": _boot(),
+        "start": start_of(os.getpid()),
+        "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
+        "command": shlex.join(command)[:300],
+    }
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(note).encode() + b"\n", 0)
+
+
+def _read_note(descriptor) -> dict:
+    """What the holder told of itself; empty where it did not."""
+    try:
+        note = json.loads(os.pread(descriptor, _MAX_NOTE_BYTES, 0))
+        kinds = {"pid": int, "host": str, "boot": str, "since": str, "command": str}
+        is_whole = all(isinstance(note[name], kind) for name, kind in kinds.items())
+        return note if is_whole else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _is_elsewhere(note) -> bool:
+    """Whether the holder ran on another machine, where it may still run."""
+    return note["host"] != socket.gethostname() and note["boot"] != (_boot() or None)
+
+
+def _is_over(note) -> bool:
+    """Whether a holder on this machine is gone."""
+    return note["boot"] != _boot() or not is_alive(note["pid"], note.get("start"))
+
+
+def _describe(path, what, note) -> str:
+    if not note:
+        return f"{what} is being written by another process. Wait, or name another."
+    host, command = (_printable(note[name]) for name in ("host", "command"))
+    who = (
+        f"{what} is being written by process {note['pid']} on {host} ({command}), "
+        f"since {_printable(note['since'])}"
+    )
+    if _is_elsewhere(note):
+        return (
+            f"{who}. Whether that still runs cannot be told from this host: if it does "
+            f"not, remove {path} and start again."
+        )
+    return f"{who}. Wait for it, or name another place; nothing was changed."
+
+
+def _printable(text):
+    return "".join(c if c.isprintable() else "?" for c in text)[:300]

@@ -1,0 +1,114 @@
+"""Into how many parts a table is split, by rows or columns, and parts as `Shard`s."""
+
+import math
+
+import numpy as np
+
+from tf_dlrm.sharding.planning.plans import Shard
+
+COLUMN_UNIT = 4  # columns; 16 bytes, what vector instructions load at once
+MIN_COLUMNS = 16  # auto keeps so many in a part: 64 bytes, what memory delivers at once
+LOOKUP_TOLERANCE = 1.25  # of a device's fair share of lookups, before auto splits
+ROWS_HOTNESS = 8  # ids a bag, from which a split by rows saves more than it sends
+ID_BYTES = 8
+
+
+def even_rows(load, num_parts: int) -> list[int]:
+    """Rows of parts that differ by at most one; no more parts than rows."""
+    parts = min(num_parts, load.num_rows)
+    share, rest = divmod(load.num_rows, parts)
+    return [share + (i < rest) for i in range(parts)]
+
+
+def even_widths(embedding_dim: int, num_parts: int) -> list[int]:
+    """Columns of at most `num_parts` parts, multiples of 4 but for a rest in the last.
+
+    >>> even_widths(16, 3), even_widths(10, 8), even_widths(3, 2)
+    ([8, 4, 4], [4, 4, 2], [3])
+    """
+    units = math.ceil(embedding_dim / COLUMN_UNIT)
+    parts = min(num_parts, units)
+    share, rest = divmod(units, parts)
+    widths = [COLUMN_UNIT * (share + (i < rest)) for i in range(parts)]
+    widths[-1] -= COLUMN_UNIT * units - embedding_dim
+    return widths
+
+
+def split(load, fair, num_devices, tolerance, columns):
+    """How auto splits a table that is not data-parallel.
+
+    Args:
+        load: The table's `TableLoad`.
+        fair: A device's fair share: bytes of memory, bytes of lookups an example.
+        num_devices: Number of devices.
+        tolerance: Most memory of a part over the fair share.
+        columns: Whether columns may be split.
+
+    Returns:
+        Kind, and parts `(rows, columns)`.
+    """
+    memory = load.memory_bytes() / fair[0]
+    lookups = load.lookup_bytes(load.num_rows, load.embedding_dim) / fair[1]
+    by_memory = min(math.ceil(memory / tolerance), num_devices)
+    by_lookups = min(math.ceil(lookups / LOOKUP_TOLERANCE), num_devices)
+    least = max(by_memory, by_lookups)
+    parts = _column_parts(load, least, num_devices) if columns and least > 1 else None
+    if parts:
+        width = load.embedding_dim // parts
+        return "column_wise", [(load.num_rows, width)] * parts
+    if by_lookups > by_memory and load.num_ids >= ROWS_HOTNESS * load.num_features:
+        sizes = even_rows(load, by_lookups)
+    else:
+        sizes = _filling_rows(load, fair[0], by_memory)
+    kind = "row_wise" if len(sizes) > 1 else "table_wise"
+    return kind, [(rows, load.embedding_dim) for rows in sizes]
+
+
+def _column_parts(load, least, num_devices) -> int | None:
+    """The least number of equal column ranges that is worth it, if there is one."""
+    most = min(num_devices, load.embedding_dim // MIN_COLUMNS)
+    for parts in range(least, most + 1):
+        if load.embedding_dim % (COLUMN_UNIT * parts) or load.state_per_row:
+            continue
+        # Forward and backward, for one example: ids to all parts and one vector, or
+        # ids to one part and a partial sum from each.
+        ids = load.num_ids * ID_BYTES
+        vectors = 2 * load.num_features * load.embedding_dim * 4
+        if parts * ids + vectors <= ids + parts * vectors:
+            return parts
+    return None
+
+
+def _filling_rows(load, fair_bytes, num_parts) -> list[int]:
+    """Parts that fill a device each, and a last one with what remains."""
+    fill = int(fair_bytes // load.row_bytes())
+    fill = max(fill, math.ceil(load.num_rows / num_parts))
+    full, rest = divmod(load.num_rows, fill)
+    return [fill] * full + [rest] * (rest > 0)
+
+
+def to_shards(packing, kinds) -> list[Shard]:
+    """The pieces of a `Packing` as shards, table by table, ranges in order.
+
+    The first range of each row-wise table, where ids numbered by frequency fall most
+    often, goes to the device that has the fewest first ranges so far.
+
+    Args:
+        packing: The `Packing`.
+        kinds: Kind of each table.
+    """
+    shards, num_firsts = [], np.zeros(packing.num_devices, int)
+    for i, (load, kind) in enumerate(zip(packing.loads, kinds)):
+        devices = np.flatnonzero(packing.present[:, i]).tolist()
+        if kind == "row_wise":
+            first = min(devices, key=lambda device: (num_firsts[device], device))
+            num_firsts[first] += 1
+            start = devices.index(first)
+            devices = devices[start:] + devices[:start]
+        row = column = 0
+        for device in devices:
+            rows, width = packing.pieces[device][i]
+            shards.append(Shard(load.name, kind, device, row, rows, column, width))
+            row += rows if kind == "row_wise" else 0
+            column += width if kind == "column_wise" else 0
+    return shards

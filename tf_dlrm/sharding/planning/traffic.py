@@ -1,0 +1,139 @@
+"""Bytes between devices in a step, by device and kind; formulas in
+`Plan.exchange_bytes`."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tf_dlrm.sharding.planning.loads import FLOAT_BYTES, check_hotness_names
+
+SYNCHRONIZATIONS = ("cheapest", "all_reduce", "all_gather")
+PHASES = ("ids", "pooled", "gradients", "all_reduce", "all_gather")
+
+
+class Flow(NamedTuple):
+    """Bytes that each device sends to others and receives from them, `(N,)`."""
+
+    sent: np.ndarray
+    received: np.ndarray
+
+
+def local_batches(batch_size: int, num_devices: int) -> np.ndarray:
+    """Examples on each device: equal shares, the first devices one more.
+
+    >>> local_batches(10, 4)
+    array([3, 3, 2, 2])
+    """
+    share, rest = divmod(batch_size, num_devices)
+    return share + (np.arange(num_devices) < rest)
+
+
+def all_reduce_bytes(load, num_devices: int) -> float:
+    """Bytes sent by all devices to sum a table's dense gradient.
+
+    With each row goes the number of its ids: optimizers leave others alone.
+    """
+    width = load.embedding_dim + 1
+    return 2 * (num_devices - 1) * load.num_rows * width * FLOAT_BYTES
+
+
+def bag_gradient_bytes(load, id_bytes: int, bag_bytes: int = 0) -> float:
+    """Bytes of an example's ids in a table and of the gradients of its bags."""
+    vector = load.embedding_dim * FLOAT_BYTES
+    return load.num_ids * id_bytes + load.num_features * (bag_bytes + vector)
+
+
+def reduces_cheaply(load, num_devices: int, batch_size: int, id_bytes: int = 8) -> bool:
+    """Whether a dense sum moves no more bytes than all ids and bags' gradients."""
+    gathered = bag_gradient_bytes(load, id_bytes) * batch_size * (num_devices - 1)
+    return all_reduce_bytes(load, num_devices) <= gathered
+
+
+def replicates_cheaply(
+    load, num_devices: int, batch_size: int, id_bytes: int = 8
+) -> bool:
+    """Whether keeping a table everywhere moves no more bytes than exchanging it.
+
+    Data-parallel: the lesser of all-reduce and all-gather. Table-wise: ids, pooled
+    vectors and gradients of the other devices' examples.
+    """
+    gathered = bag_gradient_bytes(load, id_bytes) * batch_size * (num_devices - 1)
+    replicated = min(all_reduce_bytes(load, num_devices), gathered)
+    vector = load.num_features * load.embedding_dim * FLOAT_BYTES
+    example = bag_gradient_bytes(load, id_bytes) + vector
+    return replicated <= example * batch_size * (num_devices - 1) / num_devices
+
+
+def of_plan(
+    plan,
+    batch_size: int | None = None,
+    hotness=None,
+    *,
+    id_bytes: int = 8,
+    bag_bytes: int = 0,
+    routed: bool = True,
+    data_parallel: str = "cheapest",
+) -> dict[str, Flow]:
+    """The `Flow` of each of `PHASES`; arguments as in `Plan.exchange_bytes`.
+
+    Raises:
+        ValueError: For arguments outside of their range.
+    """
+    batch_size = plan.batch_size if batch_size is None else batch_size
+    if data_parallel not in SYNCHRONIZATIONS:
+        raise ValueError(
+            f"`data_parallel` must be one of {SYNCHRONIZATIONS}. Received: "
+            f"data_parallel={data_parallel!r}"
+        )
+    numbers = {"batch_size": batch_size, "id_bytes": id_bytes, "bag_bytes": bag_bytes}
+    for name, value in numbers.items():
+        if value < 0 or value != int(value):
+            raise ValueError(
+                f"`{name}` must be an integer and not negative. Received: "
+                f"{name}={value!r}"
+            )
+    loads = {load.name: load for load in plan.tables}
+    if hotness is not None:
+        check_hotness_names(hotness, plan.tables)
+        loads = {name: load.with_hotness(hotness) for name, load in loads.items()}
+    num_devices = plan.num_devices
+    # For one example, the bytes that each device has to do with as an owner.
+    ids, vectors = np.zeros(num_devices), np.zeros(num_devices)
+    reduced, gathered = 0.0, 0.0
+    for shard in plan:
+        load = loads[shard.table]
+        if shard.kind == "data_parallel":
+            if shard.device == 0:
+                by_reduce = all_reduce_bytes(load, num_devices)
+                by_gather = bag_gradient_bytes(load, id_bytes, bag_bytes)
+                whole = by_gather * batch_size * (num_devices - 1)
+                if data_parallel == "all_reduce" or (
+                    data_parallel == "cheapest" and by_reduce <= whole
+                ):
+                    reduced += by_reduce
+                else:
+                    gathered += by_gather
+            continue
+        rows = shard.num_rows if routed else load.num_rows
+        bags = load.num_features * bag_bytes
+        ids[shard.device] += load.ids_to(rows) * id_bytes + bags
+        width = shard.num_columns * FLOAT_BYTES
+        vectors[shard.device] += load.num_features * width
+    local = local_batches(batch_size, num_devices)
+    ids_flow, gradient_flow = (_to_owners(each, local) for each in (ids, vectors))
+    ring = np.full(num_devices, reduced / num_devices)
+    return {
+        "ids": ids_flow,
+        "pooled": Flow(sent=gradient_flow.received, received=gradient_flow.sent),
+        "gradients": gradient_flow,
+        "all_reduce": Flow(ring, ring),
+        "all_gather": Flow(
+            local * gathered * (num_devices - 1), (batch_size - local) * gathered
+        ),
+    }
+
+
+def _to_owners(per_example, local) -> Flow:
+    """From the devices that have the examples to those that own the shards."""
+    received = (local.sum() - local) * per_example
+    return Flow(sent=local * (per_example.sum() - per_example), received=received)

@@ -1,0 +1,252 @@
+"""A folder of checkpoints: each whole and checksummed, or not there.
+
+A checkpoint is a folder `step-000001234` with its files and a `manifest.json`, which
+holds their sizes and SHA-256 sums, its own sum, and what else is to be known.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tf_dlrm.runtime import disk, locks
+
+MANIFEST = "manifest.json"
+_FORMAT = 1
+_TEMPORARY, _DAMAGED = ".tmp-", "damaged-"
+_NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
+_KEPT = "Checkpoints that are there are as they were."
+_THEN = "start the training again to go on from the newest"
+_SPARE_BYTES = 1 << 20  # for the file system's own needs
+
+
+class CheckpointFolder:
+    """Checkpoints under a folder, by step.
+
+    Args:
+        path: The folder; it is made with the first checkpoint.
+    """
+
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self._lock = self.path / ".lock"
+
+    def names(self) -> list[str]:
+        """Names of the checkpoints, oldest first; none of them was looked into."""
+        if not self.path.is_dir():
+            return []
+        found = [_NAME.fullmatch(each.name) for each in self.path.iterdir()]
+        keys = [(int(m[1]), int(m[2] or 0), m[0]) for m in found if m]
+        return [name for _, _, name in sorted(keys)]
+
+    def step(self, name: str) -> int:
+        """The step of a checkpoint, by its name."""
+        return int(_NAME.fullmatch(name)[1])
+
+    def check_writable(self, num_bytes: int) -> None:
+        """Takes the folder for this process, and looks whether it can be written to.
+
+        What killed saves left is removed.
+
+        Args:
+            num_bytes: Its size, about.
+
+        Raises:
+            InUseError: If another process writes checkpoints there; nothing was
+                touched. It can when `release` is called, or this process ends.
+            WriteError: If the folder cannot be written to, or the disk is full.
+        """
+        with self._explaining():
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not locks.holds(self._lock):
+                locks.take(self._lock, self.path)
+            for left in self.path.glob(f"{_TEMPORARY}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+            self._check_space(num_bytes)
+
+    def release(self) -> None:
+        """Lets other processes write checkpoints into the folder again."""
+        locks.release(self._lock)
+
+    def _explaining(self):
+        return disk.explaining(
+            "a checkpoint", self.path, _KEPT, _THEN, also=(RuntimeError,)
+        )
+
+    def _check_space(self, num_bytes):
+        free = shutil.disk_usage(self.path).free
+        if free < num_bytes + _SPARE_BYTES:
+            raise disk.WriteError(
+                errno.ENOSPC,
+                f"A checkpoint needs {_megabytes(num_bytes)} in {self.path}, but "
+                f"{_megabytes(free)} are free.",
+                _KEPT,
+                _THEN,
+            )
+
+    def write(
+        self,
+        step: int,
+        facts: dict[str, Any],
+        write_files: Callable[[pathlib.Path], None],
+        num_bytes: int,
+    ) -> pathlib.Path:
+        """Writes a checkpoint, which appears whole or not at all.
+
+        Args:
+            step: Its step.
+            facts: What `read_facts` will give, JSON-safe.
+            write_files: Called with a folder to write into.
+            num_bytes: Size of the files, about.
+
+        Returns:
+            The checkpoint's folder.
+
+        Raises:
+            WriteError: If it cannot be written. Others are as they were.
+        """
+        with self._explaining():
+            return self._write(step, facts, write_files, num_bytes)
+
+    def _write(self, step, facts, write_files, num_bytes):
+        staging = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._check_space(num_bytes)
+            staging = pathlib.Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.path))
+            write_files(staging)
+            facts = json.loads(json.dumps(facts))  # as it will be read
+            content = {"format": _FORMAT, "step": step, "facts": facts}
+            content["files"] = {
+                each.name: {"bytes": each.stat().st_size, "sha256": _sum_file(each)}
+                for each in sorted(staging.iterdir())
+            }
+            content["sha256"] = _sum_content(content)
+            text = json.dumps(content, indent=1) + "\n"
+            (staging / MANIFEST).write_text(text, encoding="utf-8")
+            staging.chmod(0o755)  # not mkdtemp's 0o700
+            disk.sync_tree(staging)
+            final = self._free_path(step)
+            os.rename(staging, final)
+            disk.sync(self.path)
+        finally:
+            if staging is not None:
+                shutil.rmtree(staging, ignore_errors=True)
+        return final
+
+    def _free_path(self, step):
+        """Another name where the step has one: nothing is ever replaced."""
+        path, again = self.path / f"step-{step:09d}", 0
+        while path.exists():
+            again += 1
+            path = self.path / f"step-{step:09d}.{again}"
+        return path
+
+    def read_facts(self, name: str) -> dict[str, Any]:
+        """Returns the facts of a checkpoint after looking at every byte of it.
+
+        Raises:
+            ValueError: If it is damaged; the message says what is wrong.
+        """
+        folder = self.path / name
+        try:
+            content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+            told = content.pop("sha256")
+            files, facts, written_as = (
+                content[k] for k in ("files", "facts", "format")
+            )
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            RecursionError,
+        ):
+            raise ValueError(f"{folder}: {MANIFEST} cannot be read") from None
+        if told != _sum_content(content):
+            raise ValueError(f"{folder}: {MANIFEST} is not what was written")
+        if written_as != _FORMAT:
+            raise ValueError(f"{folder}: format {written_as} is not known")
+        for file, expected in files.items():
+            path = folder / file
+            if not path.is_file():
+                raise ValueError(f"{folder}: {file} is missing")
+            if path.stat().st_size != expected["bytes"]:
+                raise ValueError(f"{folder}: {file} is of another size")
+            if _sum_file(path) != expected["sha256"]:
+                raise ValueError(f"{folder}: the checksum of {file} is another")
+        return facts
+
+    def peek(self, name: str) -> dict[str, Any]:
+        """The facts of a checkpoint as they stand there; empty if unreadable."""
+        try:
+            text = (self.path / name / MANIFEST).read_text(encoding="utf-8")
+            return json.loads(text)["facts"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return {}
+
+    def find_newest(self, say: Callable[[str], None]) -> tuple[str, dict] | None:
+        """The newest checkpoint that is whole, and its facts.
+
+        Those that are damaged are put aside, under the name `damaged-...`.
+
+        Args:
+            say: Called with a line on each damaged one.
+        """
+        for name in reversed(self.names()):
+            try:
+                return name, self.read_facts(name)
+            except ValueError as error:
+                say(f"Damaged checkpoint: {error}. Taking the one before it.")
+                with contextlib.suppress(OSError):
+                    os.rename(self.path / name, self.path / f"{_DAMAGED}{name}")
+        return None
+
+    def prune(self, keep: int, also: str | None) -> None:
+        """Removes all but the newest `keep` and the one named `also`."""
+        names = self.names()
+        for name in names[: max(len(names) - keep, 0)]:
+            if name != also:
+                self._remove(self.path / name)
+
+    def clear(self, but: str | None = None) -> None:
+        """Removes the checkpoints, all but one named, and the folder if it is empty."""
+        self.prune(0, but)
+        for left in (*self._matching(_TEMPORARY), *self._matching(_DAMAGED)):
+            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def _matching(self, prefix) -> Iterator[pathlib.Path]:
+        return self.path.glob(f"{prefix}*")
+
+    def _remove(self, folder):
+        # Under another name first: a kill leaves no half of a checkpoint.
+        doomed = self.path / f"{_TEMPORARY}{folder.name}"
+        with contextlib.suppress(OSError):
+            os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _megabytes(num_bytes):
+    return f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _sum_file(path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sum_content(content) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,179 @@
+"""Datasets that can begin at any batch of any epoch, as an exact resume needs."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm.runtime import disk
+
+
+class Position:
+    """Where the next iteration of a dataset begins.
+
+    `ResumableTraining` moves it at the begin of each epoch; a dataset that was made
+    with it looks when it is iterated.
+
+    Attributes:
+        epoch: Number of the epoch.
+        batch: Number of the batch in the epoch.
+        is_followed: Whether a `fit` goes by it.
+        epochs_differ: Whether an epoch may have more batches than the one before.
+    """
+
+    def __init__(self, is_endless: bool = False, epochs_differ: bool = False):
+        self.epoch = self.batch = 0
+        self.epochs_differ = epochs_differ
+        self.is_followed = False
+        self.steps_per_epoch = None
+        self._is_endless = is_endless
+
+    def follow(self, steps_per_epoch: int | None, steps_per_execution: int) -> None:
+        """Called by `fit` before it begins, with its own arguments.
+
+        Raises:
+            ValueError: If `steps_per_epoch` cuts a dataset that ends.
+        """
+        self.is_followed = True
+        if steps_per_epoch is None:
+            return
+        if not self._is_endless:
+            raise ValueError(
+                "`steps_per_epoch` with a resumable dataset needs one without end "
+                "(repeat=True). Received: "
+                f"steps_per_epoch={steps_per_epoch}"
+            )
+        executions = -(-steps_per_epoch // steps_per_execution)
+        self.steps_per_epoch = executions * steps_per_execution
+
+    def begins(self) -> tf.data.Dataset:
+        """A dataset of one `(epoch, first batch)`, as they are when it is iterated.
+
+        Of a dataset without end, cut into epochs by `steps_per_epoch`, the epoch is 0
+        and batches count through.
+        """
+
+        def read():
+            if self.steps_per_epoch:
+                return np.int64(0), np.int64(
+                    self.epoch * self.steps_per_epoch + self.batch
+                )
+            return np.int64(self.epoch), np.int64(self.batch)
+
+        def look(_):
+            found = tf.numpy_function(read, [], (tf.int64, tf.int64))
+            for each in found:
+                each.set_shape(())
+            return tuple(found)
+
+        return tf.data.Dataset.from_tensors(0).map(look)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumableInput:
+    """What a dataset carries as its attribute `resumable_input`.
+
+    Args:
+        description: What decides the batches, JSON-safe: a checkpoint of another
+            description is refused.
+        seed: The seed of its order, drawn where none was given.
+        make: From `(position, seed)` to a dataset that begins, each time it is
+            iterated, where the position is. What a batch holds must be a function of
+            the seed, its epoch and its number.
+        num_batches: Batches in an epoch, `None` where that is not known.
+        is_endless: Whether the dataset goes on with the next epoch by itself.
+        epochs_differ: Whether epochs have different numbers of batches.
+        files: Files whose content decides the batches: a checkpoint that was written
+            with another content is refused (see `tf_dlrm.runtime.disk.fingerprints`).
+    """
+
+    description: dict[str, Any]
+    seed: int
+    make: Callable[[Position, int], tf.data.Dataset]
+    num_batches: int | None = None
+    is_endless: bool = False
+    epochs_differ: bool = False
+    files: tuple[str, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """The description, with what tells the content of the files."""
+        if not self.files:
+            return self.description
+        return {**self.description, "content": disk.fingerprints(self.files)}
+
+    def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the dataset, with this as its attribute."""
+        dataset.resumable_input = self
+        return dataset
+
+    def begin(self, seed: int | None) -> tuple[tf.data.Dataset, Position]:
+        """Returns a dataset and the position that it follows.
+
+        Args:
+            seed: Seed of its order; `None` for its own.
+        """
+        position = Position(self.is_endless, self.epochs_differ)
+        dataset = self.make(position, self.seed if seed is None else seed)
+        dataset.position = position
+        if self.num_batches is not None:
+            # That of an epoch, for Keras. (`assert_cardinality` would be wrong in the
+            # epoch that begins in the middle.)
+            dataset.cardinality = lambda: tf.constant(self.num_batches, tf.int64)
+        return dataset, position
+
+
+def find_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs in two descriptions, each as a phrase.
+
+    Checkpoints of earlier versions do not know the content of files.
+    """
+    contents = before.get("content"), now.get("content")
+    differing = [
+        f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
+        for name in sorted({*before, *now} - {"content"})
+        if before.get(name) != now.get(name)
+    ]
+    if differing or None in contents or contents[0] == contents[1]:
+        return differing
+    return [f"{name} has another content" for name in changed_files(*contents)]
+
+
+def changed_files(before: list[list[str]], now: list[list[str]]) -> list[str]:
+    """Names of the files whose fingerprints differ, or are on one side alone."""
+    both = zip(before, now)
+    changed = [old[0] for old, new in both if list(old) != list(new)]
+    return changed + [name for name, _ in [*before[len(now) :], *now[len(before) :]]]
+
+
+def resumable_input(dataset) -> ResumableInput | None:
+    """What a dataset carries; `None`: it begins at the begin of an epoch alone.
+
+    Methods such as `map` make another dataset, which carries nothing.
+    """
+    return getattr(dataset, "resumable_input", None)
+
+
+def weigh_classes(dataset, class_weight: dict):
+    """Give the rows of a dataset with a position the weights of their labels.
+
+    As Keras' `fit` does with `class_weight`, whose dataset would have no position.
+
+    Args:
+        dataset: Of `(features, label)`, with a `position`.
+        class_weight: Label, 0 or 1, to weight; 1.0 where there is none.
+
+    Raises:
+        ValueError: If the rows have weights already.
+    """
+    weights = [float(class_weight.get(label, 1.0)) for label in (0, 1)]
+
+    def weigh(features, label, sample_weight=None):
+        if sample_weight is not None:
+            raise ValueError("Give either `class_weight` or sample weights, not both.")
+        return features, label, tf.gather(weights, tf.cast(tf.round(label), tf.int32))
+
+    weighted = dataset.map(weigh, tf.data.AUTOTUNE, deterministic=True)
+    weighted.position = dataset.position
+    return weighted

@@ -1,0 +1,274 @@
+"""Probes: what looks into a step while it runs, for those who watch a training.
+
+A probe is traced into the step for as long as a `fit` wants it. Without any, a step is
+what it was; and none changes what is trained.
+"""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm.embedding import bags
+from tf_dlrm.runtime import replicas
+
+
+class Probe:
+    """Something that looks into the steps of one model.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model):
+        pass
+
+    def on_batch(self, data) -> None:
+        """Called in the step of each replica, as it is traced.
+
+        Args:
+            data: The batch, as the dataset gave it.
+        """
+
+    def on_ids(self, ids) -> None:
+        """Called in the step of each replica, as it is traced, for each lookup.
+
+        Args:
+            ids: The ids, in one of the forms of the batch contract.
+        """
+
+    def on_gradients(self, dense, pooled) -> None:
+        """Called in the step of each replica, as it is traced.
+
+        Args:
+            dense: List of the gradients of the dense variables, of this replica's
+                share of the loss; `None` where there is none.
+            pooled: Structure of the gradients of the pooled vectors, likewise.
+        """
+
+    def release(self) -> None:
+        """Called when nobody wants it any more."""
+
+
+class Probes:
+    """The probes of a model: those that were made, are wanted, and are traced."""
+
+    def __init__(self):
+        self._made, self._wanted, self._traced = {}, (), ()
+
+    def use(self, model, kind: type):
+        """Returns the probe of a kind; the next `fit` has it in its steps."""
+        if kind not in self._made:
+            self._made[kind] = kind(model)
+        if kind not in self._wanted:
+            self._wanted += (kind,)
+        return self._made[kind]
+
+    def drop(self, kind: type) -> None:
+        """Leaves it out of the steps of the next `fit`."""
+        if kind in self._wanted:
+            self._wanted = tuple(each for each in self._wanted if each is not kind)
+            self._made[kind].release()
+
+    def take_change(self) -> bool:
+        """Whether others are wanted than are traced; from now on they are."""
+        changed = set(self._wanted) != set(self._traced)
+        self._traced = self._wanted
+        return changed
+
+    def see_batch(self, data) -> None:
+        """Shows a batch to all; see `Probe.on_batch`."""
+        for kind in self._traced:
+            self._made[kind].on_batch(data)
+
+    def see_ids(self, ids) -> None:
+        """Shows the ids of a lookup to all; see `Probe.on_ids`."""
+        for kind in self._traced:
+            self._made[kind].on_ids(ids)
+
+    def see_gradients(self, dense, pooled) -> None:
+        """Shows gradients to all; see `Probe.on_gradients`."""
+        for kind in self._traced:
+            self._made[kind].on_gradients(dense, pooled)
+
+
+class Probed:
+    """Mix-in for a model whose step shows `_probes` its batch and its gradients.
+
+    `_make_dense_step()` makes anew what is compiled on its own, with other probes.
+    """
+
+    @property
+    def _probes(self) -> Probes:
+        # Not an attribute that Keras or tf.train.Checkpoint would track.
+        return self.__dict__.setdefault("_probes_of_steps", Probes())
+
+    def use_probe(self, kind: type):
+        """Returns the probe of a kind; the next `fit` has it in its steps."""
+        return self._probes.use(self, kind)
+
+    def drop_probe(self, kind: type) -> None:
+        """Leaves it out of the steps of the next `fit`."""
+        self._probes.drop(kind)
+
+    def make_train_function(self, force=False):
+        """As in Keras; traces anew where other probes look into the step."""
+        changed = self._probes.take_change()
+        if changed:
+            self._make_dense_step()
+        super().make_train_function(force or changed)
+
+
+class InputClock(Probe):
+    """When the batch of the last step was there.
+
+    Attributes:
+        num_traces: How often a step was traced, which takes seconds before it begins.
+    """
+
+    def __init__(self, model):
+        self.num_traces = 0
+        self._arrived = [0.0] * model.distribute_strategy.num_replicas_in_sync
+
+    def on_batch(self, data):
+        if not tf.executing_eagerly():
+            self.num_traces += 1
+        replica = replicas.number()
+
+        def note():  # not tf.timestamp, which op determinism forbids
+            self._arrived[replica] = time.time()
+
+        with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
+            tf.numpy_function(note, [], [])
+
+    def seconds_since(self, begin: float) -> float:
+        """From `begin`, of `time.time()`, to when the batches of all replicas were
+        there."""
+        return min(max(max(self._arrived) - begin, 0.0), time.time() - begin)
+
+
+class GradientNorms(Probe):
+    """Global norms of the gradients of the dense variables and of the pooled vectors.
+
+    Those of the mean loss of the global batch, before any clipping.
+    """
+
+    _STEPS, _SUMS, _LARGEST = range(3)
+
+    def __init__(self, model):
+        with model.distribute_strategy.scope():
+            device = replicas.device_names()[0]
+        self._state = replicas.on_device(
+            device, lambda: tf.Variable(tf.zeros((3, 2)), trainable=False)
+        )
+
+    def on_gradients(self, dense, pooled):
+        dense = [tf.convert_to_tensor(each) for each in dense if each is not None]
+        pooled = _sum_of_squares(tf.nest.flatten(pooled))
+        if replicas.count() > 1:
+            total = tf.distribute.ReduceOp.SUM
+            context = tf.distribute.get_replica_context()
+            dense, pooled = context.all_reduce(total, [dense, pooled])
+        norms = tf.sqrt(tf.stack([_sum_of_squares(dense), pooled]))
+        if replicas.number():
+            return  # all have the same
+        state = self._state.read_value()
+        self._state.assign(
+            tf.stack(
+                [
+                    state[self._STEPS] + 1.0,
+                    state[self._SUMS] + norms,
+                    tf.maximum(state[self._LARGEST], norms),
+                ]
+            )
+        )
+
+    def take(self) -> dict[str, float]:
+        """Mean and largest norm over the steps since the last call; none: empty."""
+        state = self._state.numpy()
+        self._state.assign(tf.zeros((3, 2)))
+        if not state[self._STEPS, 0]:
+            return {}
+        means = state[self._SUMS] / state[self._STEPS]
+        return {
+            f"{part}_norm{suffix}": float(values[i])
+            for i, part in enumerate(("dense", "pooled"))
+            for suffix, values in (("", means), ("_max", state[self._LARGEST]))
+        }
+
+    def release(self):
+        self.take()
+
+
+def _sum_of_squares(tensors):
+    # l2_loss: half of the sum, without the squares in memory.
+    return 2.0 * tf.add_n([tf.nn.l2_loss(tf.cast(x, tf.float32)) for x in tensors])
+
+
+class RowMarks(Probe):
+    """Which rows of the tables were looked up: a byte for each row, in host memory.
+
+    The byte is the number of the epoch that looked it up last. A batch's ids are
+    written by NumPy beside the rest of the step: O(values in the batch).
+    """
+
+    _LAST_EPOCH = 255  # what a byte holds
+
+    def __init__(self, model):
+        self._tables = model.spec.tables
+        sizes = np.array([table.vocabulary_size for table in self._tables], np.int64)
+        self._ends = np.cumsum(sizes)
+        first = dict(zip((t.name for t in self._tables), self._ends - sizes))
+        owners = [table for table in self._tables for _ in table.features]
+        self._first = np.array([first[table.name] for table in owners])
+        self._sizes = np.array([table.vocabulary_size for table in owners])
+        self._marks, self._epoch = None, 0
+
+    def begin_epoch(self) -> None:
+        """What is marked from now on is of a new epoch."""
+        if self._marks is None:  # a row more, for missing ids
+            self._marks = np.zeros(int(self._ends[-1]) + 1, np.uint8)
+            self._epoch = 0
+        if self._epoch == self._LAST_EPOCH:
+            np.minimum(self._marks, 1, out=self._marks)
+            self._epoch = 1
+        self._epoch += 1
+
+    def release(self):
+        self._marks = None
+
+    def count(self) -> dict[str, tuple[int, int, int]]:
+        """By table: its rows, those looked up in this epoch, those never looked up."""
+        found, first = {}, 0
+        for table, end in zip(self._tables, map(int, self._ends)):
+            touched = never = 0
+            for a in range(first, end, 1 << 20):  # comparisons take memory, too
+                marks = self._marks[a : min(a + (1 << 20), end)]
+                touched += int(np.count_nonzero(marks == self._epoch))
+                never += len(marks) - int(np.count_nonzero(marks))
+            found[table.name], first = (end - first, touched, never), end
+        return found
+
+    def on_ids(self, ids):
+        ids = bags.standardize_ids(ids, len(self._first))
+        if isinstance(ids, tf.RaggedTensor):
+            tf.numpy_function(self._mark_bags, [ids.values, ids.row_splits], [])
+        else:
+            tf.numpy_function(self._mark, [ids], [])
+
+    def _mark(self, ids):
+        if self._marks is None:
+            return  # nobody looks any more
+        shape = (1, -1) + (1,) * (ids.ndim - 2)
+        rows = ids + self._first.reshape(shape)
+        in_range = (ids >= 0) & (ids < self._sizes.reshape(shape))
+        self._marks[np.where(in_range, rows, len(self._marks) - 1)] = self._epoch
+
+    def _mark_bags(self, values, splits):
+        if self._marks is None:
+            return
+        lengths = np.diff(splits)
+        first = np.tile(self._first, len(lengths) // len(self._first))
+        # All are in range: others are refused elsewhere, in words.
+        rows = values + np.repeat(first, lengths)
+        np.put(self._marks, rows, self._epoch, mode="clip")

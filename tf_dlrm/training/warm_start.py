@@ -1,0 +1,283 @@
+"""`warm_start`: a new model goes on from an older one with other rows in its tables."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from tf_dlrm.runtime import rows as row_ops
+
+_WITHOUT_MEANING = (
+    "name",
+    "dtype",
+    "trainable",
+    "frozen",
+    "dropout",
+)  # may be others now
+_SCALARS = ("iteration", "learning_rate")  # of an optimizer, beside its slots
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmTable:
+    """What became of the rows of a table.
+
+    Attributes:
+        name: Name of the table.
+        num_kept: Rows that are in both models: values and state were taken over.
+        num_new: Rows that start afresh.
+        num_dropped: Rows of the older model that have no place in the new one.
+        num_bytes: Bytes of rows and state taken over.
+    """
+
+    name: str
+    num_kept: int
+    num_new: int
+    num_dropped: int
+    num_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStartResult:
+    """What a warm start took over; `str` of it is a table.
+
+    Attributes:
+        tables: A `WarmTable` for each table.
+        iterations: Steps that the older model was trained for; the optimizers count
+            on from there.
+    """
+
+    tables: tuple[WarmTable, ...]
+    iterations: int
+
+    @property
+    def total(self) -> WarmTable:
+        """The sums over all tables."""
+        counts = [dataclasses.astuple(table)[1:] for table in self.tables]
+        return WarmTable("all", *(sum(column) for column in zip(*counts)))
+
+    def describe(self) -> dict:
+        """The same, JSON-safe."""
+        return {
+            "iterations": self.iterations,
+            "tables": [dataclasses.asdict(table) for table in self.tables],
+        }
+
+    def __str__(self):
+        lines = [f"{'table':<16}{'kept':>14}{'new':>14}{'dropped':>14}{'MB kept':>12}"]
+        for each in (*self.tables, self.total):
+            lines.append(
+                f"{each.name:<16}{each.num_kept:>14,}{each.num_new:>14,}"
+                f"{each.num_dropped:>14,}{each.num_bytes / 1e6:>12,.1f}"
+            )
+        return "\n".join(lines)
+
+
+def warm_start(
+    model, old_model, row_maps: Mapping[str, np.ndarray] | None = None
+) -> WarmStartResult:
+    """Gives a new model what an older one of the same architecture has learned.
+
+    Rows of tables move to their new places with the state that their optimizer has of
+    them. Rows that the older model does not have stay as they were initialized, and so
+    does their state. All that is not in a table (MLPs, interaction) is taken over with
+    the state of its optimizer, and the optimizers' iterations count on: those of Adam
+    must, and a learning-rate schedule sees them. The learning rate stays that of the
+    new model, and the seeds of its dropout.
+
+    Tables may be sharded in one model and not in the other. Beside the two models there
+    are copies of one table at a time.
+
+    Args:
+        model: The new `DLRM`, compiled.
+        old_model: The older one, compiled with the same kinds of optimizers, such as
+            `keras.saving.load_model` returns. It is not changed.
+        row_maps: Of each table an integer array `(rows of the older model,)`: the row
+            in the new model, or -1 for none. Tables that are not named keep their
+            rows, so both models must have as many.
+
+    Returns:
+        What was taken over, by table.
+
+    Raises:
+        ValueError: If the models differ in more than the rows of tables, each
+            difference named, or a map does not fit. Nothing was changed then.
+
+    Example:
+
+    >>> import numpy as np, tf_dlrm
+    >>> def make_model(rows):
+    ...     spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", rows, 4)])
+    ...     model = tf_dlrm.DLRM(spec, (4,), (4, 1))
+    ...     model.compile("adagrad")
+    ...     return model
+    >>> yesterday, today = make_model(rows=3), make_model(rows=4)
+    >>> found = tf_dlrm.training.warm_start(today, yesterday, {"a": [0, 3, -1]})
+    >>> before, after = (m.embedding.get_table("a") for m in (yesterday, today))
+    >>> bool((after[[0, 3]] == before[[0, 1]]).all()), found.total.num_new
+    (True, 2)
+    """
+    _check_same(model, old_model)
+    row_maps = _check_maps(model, old_model, dict(row_maps or {}))
+    old_state = old_model.embedding.get_state([])
+    tables = tuple(
+        _move_table(model, old_model, name, row_map, old_state["iterations"])
+        for name, row_map in row_maps.items()
+    )
+    _copy(_dense_weights(old_model), _dense_weights(model))
+    old, new = old_model.optimizer, model.optimizer
+    _copy(_slots(old), _slots(new))
+    new.iterations.assign(old.iterations.numpy())
+    return WarmStartResult(tables, int(old.iterations.numpy()))
+
+
+def _move_table(model, old_model, name, row_map, iterations) -> WarmTable:
+    old, new = old_model.embedding, model.embedding
+    rows = new.get_table(name)
+    num_rows, num_bytes = len(rows), _move(old.get_table(name), rows, row_map)
+    new.set_table(name, rows)
+    del rows  # before there is state
+    slots = new.get_state([name])["slots"][name]
+    old_slots = old.get_state([name])["slots"][name]
+    for slot, values in slots.items():
+        num_bytes += _move(old_slots[slot], values, row_map)
+    new.set_state({"iterations": iterations, "slots": {name: slots}})
+    num_kept = int((row_map >= 0).sum())
+    return WarmTable(
+        name, num_kept, num_rows - num_kept, len(row_map) - num_kept, num_bytes
+    )
+
+
+def _move(source, target, row_map) -> int:
+    """Copies rows to their new places; returns their bytes."""
+    num_bytes = 0
+    for a, b in row_ops.block_ranges(*source.shape):
+        kept = row_map[a:b] >= 0
+        rows = source[a:b][kept]
+        target[row_map[a:b][kept]] = rows
+        num_bytes += rows.nbytes
+    return num_bytes
+
+
+def _dense_weights(model):
+    """Weights that are in no table; seeds are not among them."""
+    tables = {id(weight) for weight in model.embedding.weights}
+    return [weight for weight in model.weights if id(weight) not in tables]
+
+
+def _slots(optimizer):
+    return [each for each in optimizer.variables if each.name not in _SCALARS]
+
+
+def _copy(sources, targets):
+    for source, target in zip(sources, targets, strict=True):
+        target.assign(source.numpy())
+
+
+def _check_maps(model, old_model, row_maps):
+    """The maps of all tables, in the order of the tables: int64 arrays."""
+    old_sizes = {t.name: t.vocabulary_size for t in old_model.spec.tables}
+    unknown = sorted(set(row_maps) - set(old_sizes))
+    if unknown:
+        raise ValueError(
+            f"`row_maps` names tables that the models do not have: {unknown}. Tables: "
+            f"{', '.join(old_sizes)}"
+        )
+    checked = {}
+    for table in model.spec.tables:
+        name, size = table.name, table.vocabulary_size
+        if name not in row_maps:
+            if size != old_sizes[name]:
+                raise ValueError(
+                    f"Table '{name}' had {old_sizes[name]:,} rows and has {size:,}: "
+                    "`row_maps` must say where they go."
+                )
+            checked[name] = np.arange(size)
+            continue
+        row_map = np.asarray(row_maps[name])
+        if row_map.shape != (old_sizes[name],) or row_map.dtype.kind not in "iu":
+            raise ValueError(
+                f"`row_maps` of '{name}' must be {old_sizes[name]:,} integers, one for "
+                "each row of the older model. Received: "
+                f"{row_map.dtype} of shape {row_map.shape}"
+            )
+        checked[name] = row_map = row_map.astype(np.int64)
+        targets = np.sort(row_map[row_map != -1])
+        if len(targets) and not 0 <= targets[0] <= targets[-1] < size:
+            raise ValueError(
+                f"`row_maps` of '{name}' must be -1 or rows from 0 to {size - 1:,}. "
+                f"Received: values from {targets[0]:,} to {targets[-1]:,}"
+            )
+        if (targets[1:] == targets[:-1]).any():
+            repeated = targets[1:][targets[1:] == targets[:-1]][0]
+            raise ValueError(
+                f"`row_maps` of '{name}' names a new row twice: {repeated:,}"
+            )
+    return checked
+
+
+def _check_same(model, old_model):
+    for name, each in (("model", model), ("old_model", old_model)):
+        if getattr(each, "optimizer", None) is None:
+            raise ValueError(
+                f"`{name}` must be compiled: a warm start takes the state of its "
+                "optimizers along."
+            )
+    for describe in (_architecture, _shapes):
+        old, new = describe(old_model), describe(model)
+        differing = [
+            f"{name} was {old.get(name)}, is {new.get(name)}"
+            for name in dict.fromkeys((*old, *new))
+            if old.get(name) != new.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                "A warm start needs two models that differ in nothing but the rows of "
+                f"their tables: {'; '.join(differing)}."
+            )
+
+
+def _architecture(model) -> dict:
+    """What two models must have in common, by name."""
+    spec = model.spec
+    found = {
+        "negative_sampling_rate": model.negative_sampling_rate,
+        "the list of dense features": list(spec.dense),
+        "the list of tables": [table.name for table in spec.tables],
+    }
+    for table in spec.tables:
+        for name in ("embedding_dim", "combiner", "features"):
+            found[f"{name} of table {table.name}"] = getattr(table, name)
+    layers = {"top_mlp": model.top_mlp}
+    if model.bottom_mlp is not None:
+        layers["bottom_mlp"] = model.bottom_mlp
+    layers |= {f"the MLP of {name}": mlp for name, mlp in model.feature_mlps.items()}
+    for name, mlp in layers.items():
+        for key, value in _config(mlp).items():
+            found[f"{key} of {name}"] = value
+    kind = type(model.interaction).__name__
+    found["the interaction"] = " ".join([kind, *_words(_config(model.interaction))])
+    found["the optimizer"] = type(model.optimizer).__name__
+    of_tables = model.embedding_optimizer
+    for table in spec.tables:
+        each = of_tables[table.name] if isinstance(of_tables, dict) else of_tables
+        found[f"the optimizer of table {table.name}"] = type(each).__name__
+    return found
+
+
+def _shapes(model) -> dict:
+    """What a layer of the user's may hide from `_architecture`."""
+    weights, slots = _dense_weights(model), _slots(model.optimizer)
+    return {
+        "the shapes of the weights": [tuple(each.shape) for each in weights],
+        "the shapes of the optimizer's state": [tuple(each.shape) for each in slots],
+    }
+
+
+def _config(layer) -> dict:
+    config = keras.saving.serialize_keras_object(layer)["config"]
+    return {k: v for k, v in config.items() if k not in _WITHOUT_MEANING}
+
+
+def _words(config):
+    return [f"{name}={value}" for name, value in sorted(config.items())]
