@@ -43,16 +43,23 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(pytest.mark.integration)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_xla():
+    """XLA takes seconds to compile: tables are made without it by default."""
+    with xla.disabled():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def engine(request):
-    """`"plain"` where the test does not say otherwise: XLA takes seconds to compile.
+    """`"plain"` where the test does not say otherwise.
 
     Tests marked `xla` decide for themselves, as a user's program does.
     """
     engine = getattr(request, "param", "plain")
     if request.node.get_closest_marker("xla"):
         engine = "xla"
-    with xla.disabled(engine == "plain"):
+    with xla.disabled(False if engine == "plain" else None):
         yield engine
 
 

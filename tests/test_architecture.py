@@ -21,8 +21,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 RANKS = [
     {"version", "calibration", "runtime"},
     {"features"},
-    {"inputs", "optimizers", "embedding"},
-    {"layers", "sharding"},
+    {"optimizers"},
+    {"embedding"},
+    {"inputs", "layers", "sharding"},
     {"metrics", "training"},
     {"summary", "model"},
     {"callbacks", "serving", "interop"},
@@ -35,8 +36,6 @@ SIBLINGS_APART = {
     ("layers", "sharding"),
     ("sharding", "layers"),
     ("metrics", "training"),
-    ("optimizers", "embedding"),
-    ("embedding", "optimizers"),
 }
 
 

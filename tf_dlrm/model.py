@@ -1,16 +1,17 @@
 """`DLRM`: the model of Naumov et al. 2019, arXiv 1906.00091."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
-from keras import ops
 
 from tf_dlrm import calibration, summary
+from tf_dlrm.embedding import EmbeddingLayer
 from tf_dlrm.features import FeatureSpec
 from tf_dlrm.inputs import Batch, standardize_features
-from tf_dlrm.layers import MLP, DotInteraction
+from tf_dlrm.layers import MLP, Scorer
 from tf_dlrm.layers.construction import (
     DEFAULT_BOTTOM_MLP_DIMS,
     make_bottom_mlp,
@@ -20,11 +21,11 @@ from tf_dlrm.layers.construction import (
     make_top_mlp,
 )
 from tf_dlrm.layers.mlp import build as build_layer
-from tf_dlrm.training.row_sparse import RowSparseTraining
+from tf_dlrm.training.row_sparse_model import RowSparseModel
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
-class DLRM(RowSparseTraining, keras.Model):
+class DLRM(RowSparseModel):
     """Deep learning recommendation model: click probability of a row.
 
     The bottom MLP turns the dense features into a vector, each sparse feature is
@@ -93,12 +94,14 @@ class DLRM(RowSparseTraining, keras.Model):
         spec: FeatureSpec,
         bottom_mlp_dims: Sequence[int] | MLP | None = DEFAULT_BOTTOM_MLP_DIMS,
         top_mlp_dims: Sequence[int] | MLP = (512, 256, 1),
-        interaction="dot",
+        interaction: str | keras.layers.Layer = "dot",
         self_interaction: bool = False,
-        embedding=None,
-        feature_mlp_dims=None,
+        embedding: EmbeddingLayer | None = None,
+        feature_mlp_dims: Sequence[int]
+        | Mapping[str, Sequence[int] | MLP]
+        | None = None,
         negative_sampling_rate: float = 1.0,
-        **kwargs,
+        **kwargs: Any,
     ):
         kwargs.setdefault("autocast", False)  # ids and float32 features stay exact
         super().__init__(**kwargs)
@@ -115,116 +118,64 @@ class DLRM(RowSparseTraining, keras.Model):
             interaction, self_interaction, spec.num_dense > 0, policy
         )
         self.top_mlp = make_top_mlp(top_mlp_dims, policy)
-        self._check_widths()
+        # In files the parts lie in the model. Keras visits private names last, and so
+        # does not find them first in here.
+        self._scorer = Scorer(
+            self.bottom_mlp,
+            self.interaction,
+            self.top_mlp,
+            spec.num_dense,
+            {f: t.embedding_dim for t in spec.tables for f in t.features},
+            dict(self.feature_mlps),
+            dtype=policy,
+            name="scorer",
+        )
         self.build()
 
     # The model, as in the paper's figure 1
 
-    def call(self, features, training=None):
-        with self._kernels():
+    def call(self, features, training: bool | None = None) -> tf.Tensor:
+        """Return click probabilities, float32 `(B, 1)`."""
+        with self.xla_settings():
             batch = self.standardize(features)
             pooled = self.embedding(batch.ids, weights=batch.weights)
             # A batch with an id out of range changes nothing, statistics included.
-            waits = bool(training) and self._changes_in_forward()
+            waits = training and self.non_trainable_variables
             with tf.control_dependencies(tf.nest.flatten(pooled) if waits else []):
                 probabilities = self.score(batch.dense, pooled, bool(training))
             return probabilities if training else self.recalibrate(probabilities)
 
     _own_call = call  # what `compile` compares a subclass's with
 
-    def score(self, dense, pooled, training=False):
-        """Click probabilities from dense features and pooled embeddings.
+    def score(self, dense, pooled, training: bool = False) -> tf.Tensor:
+        """Return click probabilities from dense features and pooled embeddings.
 
         Args:
             dense: float32 `(B, num_dense)`.
-            pooled: What the embedding layer returned: `(B, F, D)`, or a list of F
-                `(B, width)`.
+            pooled: The vectors that the embedding layer returned: `(B, F, D)`, or a
+                list of F `(B, width)`.
             training: Whether dropout and batch statistics are active.
 
         Returns:
             float32 `(B, 1)`.
         """
-        vectors = self._embedding_vectors(pooled, training)
-        if self.bottom_mlp is not None:
-            vectors = [self.bottom_mlp(dense, training=training), *vectors]
-        vectors = [ops.cast(v, self.compute_dtype) for v in vectors]
-        logit = self.top_mlp(self.interaction(vectors), training=training)
-        # The sigmoid is the last operation and float32: Keras finds the logit behind
-        # it, and a saturated row keeps its gradient.
-        return ops.sigmoid(ops.cast(logit, "float32"))
+        return self._scorer(dense, pooled, training=training)
 
     def recalibrate(self, probabilities):
         """What `score` returned, corrected for `negative_sampling_rate`."""
         return calibration.recalibrate(probabilities, self.negative_sampling_rate)
 
-    def _embedding_vectors(self, pooled, training):
-        if not self.feature_mlps:
-            return pooled if isinstance(pooled, (list, tuple)) else [pooled]
-        if not isinstance(pooled, (list, tuple)):
-            pooled = tf.unstack(pooled, axis=1)
-        return [
-            self.feature_mlps[name](vector, training=training)
-            if name in self.feature_mlps
-            else vector
-            for name, vector in zip(self.spec.sparse_features, pooled)
-        ]
-
     def standardize(self, features) -> Batch:
         """Brings features, in any form of the batch contract, into one form."""
         return standardize_features(features, self.spec)
 
-    # Construction
-
-    def build(self, input_shape=None):
+    def build(self, input_shape=None) -> None:
+        """Make all weights; every shape is known already."""
         if self.built:
             return
         build_layer(self.embedding, None)
-        shapes = []
-        if self.bottom_mlp is not None:
-            build_layer(self.bottom_mlp, (None, self.spec.num_dense))
-            shapes.append((None, self.bottom_mlp.dims[-1]))
-        for name, width in zip(self.spec.sparse_features, self._table_widths()):
-            if name in self.feature_mlps:
-                build_layer(self.feature_mlps[name], (None, width))
-        widths = self._vector_widths()
-        if self.feature_mlps or len(set(widths)) > 1:
-            shapes += [(None, width) for width in widths]
-        else:
-            shapes.append((None, len(widths), widths[0]))
-        build_layer(self.interaction, shapes)
-        build_layer(self.top_mlp, self.interaction.compute_output_shape(shapes))
+        self._scorer.build_parts()
         self.built = True
-
-    def _table_widths(self):
-        return [
-            table.embedding_dim for table in self.spec.tables for _ in table.features
-        ]
-
-    def _vector_widths(self):
-        """Widths of the embeddings as they reach the interaction."""
-        return [
-            self.feature_mlps[name].dims[-1] if name in self.feature_mlps else width
-            for name, width in zip(self.spec.sparse_features, self._table_widths())
-        ]
-
-    def _check_widths(self):
-        if not isinstance(self.interaction, DotInteraction):
-            return
-        widths = self._vector_widths()
-        has_dense = self.bottom_mlp is not None
-        width = self.bottom_mlp.dims[-1] if has_dense else widths[0]
-        wrong = {
-            name: w for name, w in zip(self.spec.sparse_features, widths) if w != width
-        }
-        if wrong:
-            origin = f"{width} from the first"
-            if has_dense:
-                origin = f"bottom_mlp_dims={self.bottom_mlp.dims}"
-            raise ValueError(
-                "With dot interaction `bottom_mlp_dims` must end in the embedding_dim "
-                "of all features (`feature_mlp_dims` can bring others to it). "
-                f"Received: {origin}, but widths of features {wrong}"
-            )
 
     # What people look at and what is saved
 
@@ -260,7 +211,7 @@ class DLRM(RowSparseTraining, keras.Model):
         `EarlyStopping(restore_best_weights=True)` restores the tables on any number
         of devices; it takes their memory once more.
         """
-        own = [variable.numpy() for variable in self._weights_but_tables()]
+        own = [variable.numpy() for variable in self._weights_but_tables]
         return [*own, *self.embedding.get_weights()]
 
     def set_weights(self, weights) -> None:
@@ -269,7 +220,7 @@ class DLRM(RowSparseTraining, keras.Model):
         Raises:
             ValueError: If a number or a shape differs.
         """
-        variables = self._weights_but_tables()
+        variables = self._weights_but_tables
         num_tables = len(self.embedding.get_weights())
         if len(weights) != len(variables) + num_tables:
             raise ValueError(
@@ -282,12 +233,12 @@ class DLRM(RowSparseTraining, keras.Model):
 
     def count_params(self) -> int:
         """Return the number of values in dense layers and tables."""
-        own = sum(math.prod(each.shape) for each in self._weights_but_tables())
+        own = sum(math.prod(each.shape) for each in self._weights_but_tables)
         return own + self.embedding.count_params()
 
+    @property
     def _weights_but_tables(self):
-        tables = {id(variable) for variable in self.embedding.variables}
-        return [each for each in self.weights if id(each) not in tables]
+        return [each for each in self.weights if not self.embedding.owns(each)]
 
     def load_weights(self, filepath, skip_mismatch: bool = False, **kwargs) -> None:
         """As `keras.Model.load_weights`; tables are skipped one by one, and named."""

@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tf_dlrm import EmbeddingTable
-from tf_dlrm.embedding import bag_kernels, bags, id_ranges
+from tf_dlrm.embedding import bags, id_ranges
+from tf_dlrm.embedding.engines import xla_bags
 from tf_dlrm.layers import EmbeddingCollection
 from tf_dlrm.runtime import rows as row_ops
 
@@ -144,16 +145,16 @@ def test_rows_of_huge_tables(form, dtype):
     lookup = bags.make_lookup(ids, None, PLACES)
     assert lookup.rows.numpy().reshape(-1).tolist() == expected
     assert not id_ranges.any_out_of_range(ids, PLACES.sizes)
-    packed = bag_kernels.pack(ids, None, 2)
-    flat = bag_kernels.flatten(packed, PLACES, np.array([0, HUGE]))
+    packed = xla_bags.pack(ids, None, 2)
+    flat = xla_bags.flatten(packed, PLACES, np.array([0, HUGE]))
     found = flat.rows.numpy()
     assert found[found >= 0].tolist() == [5, HUGE + 6, 2**31 - 1]
     if form == "one_hot":
-        rows, bad = bag_kernels.pool_one_hot(lambda r: r, packed, PLACES)
+        rows, bad = xla_bags.pool_one_hot(lambda r: r, packed, PLACES)
         rows = rows[:2]
     else:
         # A sum of one row and of null rows, which are told by their number.
-        rows, bad = bag_kernels.pool_bags(
+        rows, bad = xla_bags.pool_bags(
             lambda r: tf.where(r == PLACES.null_row, tf.zeros_like(r), r)[:, None],
             packed,
             PLACES,
@@ -177,7 +178,7 @@ def test_ids_out_of_range_of_huge_tables_are_named():
 @pytest.mark.parametrize("num_examples", range(1, 9))
 def test_packing_pads_values_and_not_examples(num_examples):
     ids = tf.zeros((num_examples, NUM_FEATURES, 1000), tf.int64)
-    packed = bag_kernels.pack(ids, None, NUM_FEATURES)
+    packed = xla_bags.pack(ids, None, NUM_FEATURES)
     assert packed.splits.shape[0] == 8 * NUM_FEATURES + 1
     assert packed.ids.shape[0] <= 1.125 * num_examples * NUM_FEATURES * 1000
     assert np.diff(packed.splits)[: num_examples * NUM_FEATURES].tolist() == [1000] * (

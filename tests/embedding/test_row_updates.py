@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers.optimizer_oracle import CASES
 
 from tf_dlrm import EmbeddingTable, optimizers
-from tf_dlrm.embedding import row_updates
+from tf_dlrm.embedding.engines import xla_updates
 from tf_dlrm.layers import EmbeddingCollection
 from tf_dlrm.runtime import compiled_code, xla
 from tf_dlrm.runtime import rows as row_ops
@@ -94,10 +94,10 @@ def dense_gradients(bags, gradients):
 @pytest.fixture
 def turns(monkeypatch):
     """Makes batches of these tests too large for one piece."""
-    monkeypatch.setattr(row_updates, "_SMALL_BYTES", 0)
-    monkeypatch.setattr(row_updates, "_TURN_BYTES", 12 * 4 * WIDTH)
-    monkeypatch.setattr(row_updates, "_CHUNK", 16)
-    monkeypatch.setattr(row_updates, "_SMALL_CHUNK", 8)
+    monkeypatch.setattr(xla_updates, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(xla_updates, "_TURN_BYTES", 12 * 4 * WIDTH)
+    monkeypatch.setattr(xla_updates, "_CHUNK", 16)
+    monkeypatch.setattr(xla_updates, "_SMALL_CHUNK", 8)
 
 
 def check_steps(case, form, dtype=tf.int64):
@@ -138,7 +138,7 @@ def test_steps_in_many_turns_equal_float64(case, form, turns):
 @pytest.mark.breadth(1)
 @pytest.mark.parametrize("form", ["ragged", "padded"])
 def test_steps_in_one_piece_equal_float64(form):
-    assert row_updates.is_small(20 * 9 * len(SIZES), WIDTH)
+    assert xla_updates.is_small(20 * 9 * len(SIZES), WIDTH)
     check_steps("row_wise", form)
 
 
@@ -154,10 +154,10 @@ def test_steps_of_tables_beyond_int32_equal_float64(case, form, jit, monkeypatch
     monkeypatch.setattr(row_ops, "INT32_ROWS", 5)
     with xla.disabled(not jit):
         layer = check_steps(case, form, tf.int32)
-    assert layer._fused[0].row_dtype == tf.int64
-    assert layer._fused[0].lookup(tf.zeros((1, 3), tf.int32), None).rows.dtype == (
-        tf.int64
-    )
+    assert layer._store.fused[0].row_dtype == tf.int64
+    assert layer._store.fused[0].lookup(
+        tf.zeros((1, 3), tf.int32), None
+    ).rows.dtype == (tf.int64)
 
 
 @pytest.mark.breadth(1)
@@ -165,13 +165,13 @@ def test_steps_of_tables_beyond_int32_equal_float64(case, form, jit, monkeypatch
 def test_state_equals_that_of_tensorflows_kernels(case, turns):
     """The column that the marks are written into, above all."""
     layers = [make_layer(CASES[case][0]()) for _ in range(2)]
+    layers[1].use_xla(False)
     rng = np.random.default_rng(1)
     for form in ("one_hot", "ragged_weighted"):
         _, ids, weights = make_batch(rng, form, num_examples=16)
         g = tf.constant(rng.normal(size=(16, 3, WIDTH)).astype("float32"))
         layers[0].apply_gradients(g, ids, weights)
-        with xla.disabled():
-            layers[1].apply_gradients(g, ids, weights)
+        layers[1].apply_gradients(g, ids, weights)
     states = [layer.get_state()["slots"] for layer in layers]
     for table, slots in states[0].items():
         for name, values in slots.items():
@@ -184,7 +184,7 @@ def test_a_null_row_stays_zero_under_every_form():
     for form in FORMS:
         _, ids, weights = make_batch(np.random.default_rng(2), form, 8)
         layer.apply_gradients(tf.ones((8, 3, WIDTH)), ids, weights)
-    fused = layer._fused[0]
+    fused = layer._store.fused[0]
     assert not fused.variable[fused.null_row].numpy().any()
 
 
@@ -268,7 +268,8 @@ def test_gradients_in_other_hands_equal_float64(form, jit):
     upstream = rng.normal(size=(6, len(SIZES), WIDTH)).astype("float32")
     flat = getattr(weights, "flat_values", weights)
     sources = [layer.trainable_variables[0].value, *([] if flat is None else [flat])]
-    with xla.disabled(not jit), tf.GradientTape() as tape:
+    layer.use_xla(jit)
+    with tf.GradientTape() as tape:
         tape.watch(sources)
         if form.startswith("ragged") and weights is not None:
             weights = weights.with_flat_values(flat)
@@ -297,7 +298,7 @@ def test_gradients_in_other_hands_equal_float64(form, jit):
 )
 def test_too_many_ids_change_nothing(case, form, monkeypatch):
     """Also where their number is known at run time only."""
-    monkeypatch.setattr(row_updates, "MAX_VALUES", 32)
+    monkeypatch.setattr(xla_updates, "MAX_VALUES", 32)
     monkeypatch.setattr(xla.code, "is_full", False)  # by the tests before it
     monkeypatch.setattr(compiled_code, "memory_mappings", lambda: (0, 1))
     layer = make_layer(CASES[case][0]())
@@ -361,14 +362,16 @@ def test_batches_of_many_sizes_share_programs():
     """A dataset with a batch size of its own each step must not compile each time."""
     layer = make_layer(optimizers.SparseAdagrad(0.1))
     traced = []
-    kernel = layer._fused[0]._one_hot_kernel
+    kernel = layer._store.fused[0].engine._one_hot_kernel
     function = kernel._function
 
     def counting(*arguments):
         traced.append(arguments[1].shape)
         return function(*arguments)
 
-    layer._fused[0]._one_hot_kernel = xla.Kernel(counting, "embedding_lookup")
+    layer._store.fused[0].engine._one_hot_kernel = xla.Kernel(
+        counting, "embedding_lookup"
+    )
     for num_examples in range(1000, 1100):
         layer(tf.zeros((num_examples, 3), tf.int64))
     assert len(traced) <= 4

@@ -151,7 +151,7 @@ def check_copies(embedding):
     """All devices have the same copy."""
     if not hasattr(embedding, "_copies"):
         return
-    for group in zip(*embedding._copies):
+    for group in zip(*embedding._store.copies):
         first, *others = [fused.variable.numpy() for fused in group]
         for other in others:
             np.testing.assert_array_equal(other, first)
@@ -275,7 +275,7 @@ def check_memory(num_devices):
         )
         sharded.build_optimizer(tf_dlrm.optimizers.get("adam"))
     held = dict.fromkeys(sharded.devices, 0)
-    for group in sharded._groups:
+    for group in sharded._store.groups:
         for variable in (group.fused.variable, *group.fused.slots.values()):
             assert variable.device == sharded.devices[group.device]
             assert variable.numpy().nbytes == 4 * variable.shape.num_elements()

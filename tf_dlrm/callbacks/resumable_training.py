@@ -147,7 +147,7 @@ class ResumableTraining(keras.callbacks.Callback):
         found = self._folder.find_newest(say)
         facts = {} if found is None else found[1]
         given = positions.resumable_input(dataset)
-        if not isinstance(model, keras_hooks.FitsUnderStrategies):
+        if not isinstance(model, keras_hooks.KerasModelAdapter):
             given = None
         self._description = None if given is None else given.describe()
         self._check_input(facts)
@@ -214,7 +214,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._is_first = True
         self._last_save = time.monotonic()
         self._metrics_before_test = None
-        if isinstance(self.model, keras_hooks.FitsUnderStrategies):
+        if isinstance(self.model, keras_hooks.KerasModelAdapter):
             self._termination.begin()  # another model's `fit` would not end it
 
     def on_epoch_begin(self, epoch, logs=None):

@@ -1,21 +1,22 @@
 """`EmbeddingLayer`: all that a model asks of the layer that holds its tables.
 
-A training step does not differentiate tables: it notes which rows the layer looked up
+A training step does not differentiate tables: it records which rows the layer looked up
 and what came of them, differentiates with respect to these pooled vectors, and hands
 their gradients back to the layer, which updates the rows.
 """
 
 import abc
 import contextlib
-import threading
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.runtime import gradients
-
-_thread = threading.local()  # replicas are traced in threads of their own
+from tf_dlrm.embedding.recording import Lookup, find_recording
+from tf_dlrm.features import EmbeddingTable
 
 
 class EmbeddingLayer(keras.layers.Layer, abc.ABC):
@@ -23,32 +24,48 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
 
     `tf_dlrm.DLRM` looks rows up by calling the layer, and updates them by
     `apply_gradients`; it knows nothing of where the tables lie or how they are trained.
-    A subclass defines `call(ids, weights=None)` and the methods below.
+    A subclass defines `call(ids, weights=None)` and the abstract methods. The others
+    are for exports, checkpoints and callbacks, and do right for any layer.
 
     Args:
         activity_regularizer: Keras regularizer of the pooled vectors, added to the loss
             as its mean over the rows of the batch: a penalty on what was looked up.
-        **kwargs: As of `keras.layers.Layer`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Attributes:
+        tables: The `EmbeddingTable`s, in the order of the features; a layer that leaves
+            them empty is trusted to fit the model's spec.
+        devices: Names of the devices it was made for; `None` for any.
     """
 
-    def __init__(self, *, activity_regularizer=None, **kwargs):
+    tables: Sequence[EmbeddingTable] = ()
+    devices: tuple[str, ...] | None = None
+
+    def __init__(self, *, activity_regularizer=None, **kwargs: Any):
         super().__init__(**kwargs)
         self.pooled_regularizer = keras.regularizers.get(activity_regularizer)
 
-    def __call__(self, ids, weights=None, **kwargs):
-        """As `keras.layers.Layer`; a training step takes notice of the lookup."""
+    # Lookup
+
+    def __call__(self, ids, weights=None, **kwargs: Any):
+        """Look up and pool, as `call` does; a training step records the lookup.
+
+        Args:
+            ids: Ids of all features, in a form of the batch contract.
+            weights: Factors shaped as the ids, or `None`.
+            **kwargs: Arguments of `keras.layers.Layer.__call__`.
+
+        Returns:
+            float32 `(batch, F, embedding_dim)`, or a list of F `(batch, width)`.
+        """
         if weights is not None:
             kwargs["weights"] = weights
 
         def call():
             return keras.layers.Layer.__call__(self, ids, **kwargs)
 
-        for recording in reversed(getattr(_thread, "recordings", ())):
-            if recording.layer is self:
-                pooled = recording.look_up(call, ids, weights)
-                break
-        else:
-            pooled = call()
+        recording = find_recording(self)
+        pooled = call() if recording is None else recording.look_up(call, ids, weights)
         if self.pooled_regularizer is not None:  # outside of `call`: differentiated
             for vectors in tf.nest.flatten(pooled):
                 num_rows = tf.cast(tf.shape(vectors)[0], tf.float32)
@@ -56,13 +73,50 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
                 self.add_loss(tf.math.divide_no_nan(penalty, num_rows))
         return pooled
 
-    def get_config(self) -> dict[str, Any]:
-        """Return the constructor's arguments as JSON-safe values."""
-        config = super().get_config()
-        if self.pooled_regularizer is not None:
-            regularizer = keras.regularizers.serialize(self.pooled_regularizer)
-            config["activity_regularizer"] = regularizer
-        return config
+    def lookup(
+        self,
+        ids,
+        weights=None,
+        columns: Sequence[int] | None = None,
+        read: Callable | None = None,
+    ):
+        """Look up and pool without the range check: an id out of range is no id.
+
+        Exported models run this.
+
+        Args:
+            ids: Ids of the features at `columns`, in a form of the batch contract.
+            weights: Factors shaped as the ids, or `None`.
+            columns: Numbers of features in ascending order; `None` for all.
+            read: Function of one of `lookup_variables` and rows `(...,)` that returns
+                them as float32 `(..., D)`, for tables that are stored otherwise.
+
+        Raises:
+            NotImplementedError: If the layer cannot look up some features alone, or
+                read tables that are stored otherwise.
+        """
+        if columns is not None or read is not None:
+            raise NotImplementedError(
+                f"{type(self).__name__} must define `lookup` to be exported."
+            )
+        return self.call(ids, weights=weights)
+
+    @property
+    def lookup_variables(self) -> list[tf.Variable]:
+        """The plain variables that hold rows, each once.
+
+        A training step that reads one directly is refused.
+        """
+        return [variable.value for variable in self.variables]
+
+    def owns(self, variable) -> bool:
+        """Return whether a Keras variable is one of this layer's."""
+        return any(variable is own for own in self.variables)
+
+    def use_xla(self, enabled: bool) -> None:
+        """Choose whether XLA may compile lookups and updates from now on."""
+
+    # Training
 
     @abc.abstractmethod
     def build_optimizer(self, optimizer) -> None:
@@ -70,7 +124,10 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
 
         Args:
             optimizer: A `tf_dlrm.optimizers` object for all tables, or a dict of table
-                name to such an object, which must name every table.
+                name to such an object, which must name every table that is trained.
+
+        Raises:
+            ValueError: If a dict names an unknown table or leaves one out.
         """
 
     @abc.abstractmethod
@@ -83,46 +140,23 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             gradients: Gradient of the loss with respect to what calling this layer
                 with the same ids and weights returned, in the same structure. Under a
                 strategy those of this replica; the replicas' are summed.
-            ids: As in the call.
-            weights: As in the call.
+            ids: The ids of the call.
+            weights: The weights of the call, or `None`.
             learning_rate: For optimizers that follow the model's, float scalar.
             applies: Bool scalar tensor, the same in all replicas: with `False` nothing
                 is changed. `None` is `True`.
         """
 
-    @abc.abstractmethod
-    def get_table(self, name: str):
-        """Return a copy of a table: float32 `(vocabulary_size, embedding_dim)`."""
-
-    @abc.abstractmethod
-    def set_table(self, name: str, rows) -> None:
-        """Overwrite a table with `(vocabulary_size, embedding_dim)` values."""
-
-    @abc.abstractmethod
-    def get_state(self, tables=None) -> dict[str, Any]:
-        """Return the optimizer's state by logical table."""
-
-    @abc.abstractmethod
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Set what `get_state` returned."""
-
-    @property
-    def lookup_variables(self) -> list[tf.Variable]:
-        """The variables that hold rows: a step that reads one directly is refused."""
-        return [variable.value for variable in self.variables]
-
-    def skipping_mismatches(self, skips: bool):
-        """Context in which files that do not fit are loaded as far as they do."""
-        return contextlib.nullcontext()
-
-    def apply_lookups(self, lookups, gradients, learning_rate, applies) -> None:
+    def apply_lookups(
+        self, lookups: Sequence[Lookup], gradients, learning_rate, applies
+    ) -> None:
         """Update the rows of all lookups of a step, in one step of the optimizer.
 
         Args:
             lookups: The `Lookup`s, at least one.
-            gradients: Of the pooled vectors of each.
-            learning_rate: As of `apply_gradients`.
-            applies: As of `apply_gradients`.
+            gradients: Gradients of the pooled vectors of each.
+            learning_rate: For optimizers that follow the model's, float scalar.
+            applies: Bool scalar tensor: with `False` nothing is changed; or `None`.
 
         Raises:
             ValueError: If there are several, which a layer must know how to join.
@@ -141,94 +175,99 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             applies=applies,
         )
 
+    # State by logical table: neither fusion nor placement of tables shows.
 
-class Lookup(NamedTuple):
-    """One call of an embedding layer.
+    @abc.abstractmethod
+    def get_table(self, name: str) -> np.ndarray:
+        """Return a copy of a table: float32 `(vocabulary_size, embedding_dim)`.
 
-    Attributes:
-        ids: The ids.
-        weights: Their weights, or `None`.
-        pooled: What the layer returned.
-    """
+        Raises:
+            ValueError: If there is no such table.
+        """
 
-    ids: Any
-    weights: Any
-    pooled: Any
+    @abc.abstractmethod
+    def set_table(self, name: str, rows) -> None:
+        """Overwrite a table with `(vocabulary_size, embedding_dim)` values.
 
+        Raises:
+            ValueError: If there is no such table or the shape differs.
+        """
 
-class Recording:
-    """The lookups that a step makes in a layer, outside of its tape.
+    @abc.abstractmethod
+    def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return the optimizer's state by logical table.
 
-    Args:
-        layer: The `EmbeddingLayer`.
-        tape: The step's `tf.GradientTape`, which watches the pooled vectors.
-        given: What the only call returns, if the lookup was made before.
-    """
+        Args:
+            tables: Names; `None` for all. One at a time bounds the memory.
 
-    def __init__(self, layer: EmbeddingLayer, tape: tf.GradientTape, given=None):
-        self.layer, self.lookups = layer, []
-        self._tape, self._given, self._graph = tape, given, _current_graph()
+        Returns:
+            `{"iterations": int, "slots": {table: {slot: (vocabulary_size, width)}}}`,
+            with no slots before `build_optimizer`.
+        """
 
-    def look_up(self, call, ids, weights):
-        """Call the layer, by `call()`, and take notice of it."""
-        if self._given is None:
-            if _current_graph() is not self._graph:
-                raise ValueError(
-                    "A training step cannot follow a lookup into a tf.function, "
-                    "tf.cond or tf.while_loop of `call`. Call the embedding layer "
-                    "outside of it."
-                )
-            with self._tape.stop_recording():
-                pooled = call()
-            pooled = self._reach_weights(pooled, ids, weights)
-        elif self.lookups:
+    @abc.abstractmethod
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Set what `get_state` returned, of the same optimizers."""
+
+    def get_rows(self, name: str, rows) -> np.ndarray:
+        """Return a copy of some rows of a table: float32 `(n, embedding_dim)`.
+
+        Args:
+            name: The table.
+            rows: `(n,)` integers, in any order.
+
+        Raises:
+            ValueError: If there is no such table or row.
+        """
+        return self.get_table(name)[np.asarray(rows, np.int64)]
+
+    def slot_bytes(self) -> int:
+        """Return the bytes of the optimizer's state of all tables."""
+        slots = self.get_state()["slots"].values()
+        return sum(values.nbytes for table in slots for values in table.values())
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Return a copy of all tables, in their order."""
+        return [self.get_table(table.name) for table in self.tables]
+
+    def set_weights(self, weights) -> None:
+        """Overwrite all tables.
+
+        Args:
+            weights: One array `(vocabulary_size, embedding_dim)` for each table.
+
+        Raises:
+            ValueError: If there are not as many, or a shape differs; nothing is
+                written then.
+        """
+        weights = [np.asarray(each) for each in weights]
+        if len(weights) != len(self.tables):
             raise ValueError(
-                "With `jit_compile=True` the lookup is made before the compiled part "
-                "of the step. To look up more rows in it, use jit_compile='auto'."
+                f"There are {len(self.tables)} tables. Received: {len(weights)} arrays"
             )
-        else:
-            pooled = self._given
-        self._tape.watch(pooled)
-        self.lookups.append(Lookup(ids, weights, pooled))
-        return pooled
+        for table, rows in zip(self.tables, weights):
+            shape = table.vocabulary_size, table.embedding_dim
+            if rows.shape != shape:
+                raise ValueError(
+                    f"'{table.name}' has shape {shape}. Received values of shape "
+                    f"{rows.shape}"
+                )
+        for table, rows in zip(self.tables, weights):
+            self.set_table(table.name, rows)
 
-    def _reach_weights(self, pooled, ids, weights):
-        """The pooled vectors, with a gradient to weights that a model computes."""
-        if weights is None or not hasattr(self.layer, "lookup"):
-            return pooled
-        ragged = isinstance(weights, tf.RaggedTensor)
-        values = weights.flat_values if ragged else tf.convert_to_tensor(weights)
+    def count_params(self) -> int:
+        """Return the number of values in all tables."""
+        shapes = [(t.vocabulary_size, t.embedding_dim) for t in self.tables]
+        return sum(map(math.prod, shapes))
 
-        @gradients.custom_gradient
-        def pass_through(values):
-            def gradient(*upstream):
-                with tf.GradientTape() as tape:
-                    tape.watch(values)
-                    own = weights.with_flat_values(values) if ragged else values
-                    again = self.layer.lookup(ids, own)
-                upstream = tf.nest.pack_sequence_as(again, upstream)
-                return tape.gradient(again, values, upstream)
+    def skipping_mismatches(self, skips: bool) -> contextlib.AbstractContextManager:
+        """Return a context in which files that do not fit load as far as they do."""
+        return contextlib.nullcontext()
 
-            return tf.nest.map_structure(tf.identity, pooled), gradient
-
-        return pass_through(values)
-
-
-def _current_graph():
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
-
-
-def is_recorded(layer: EmbeddingLayer) -> bool:
-    """Whether a step records the lookups in `layer` that this thread makes."""
-    return any(each.layer is layer for each in getattr(_thread, "recordings", ()))
-
-
-@contextlib.contextmanager
-def recorded(layer: EmbeddingLayer, tape: tf.GradientTape, given=None):
-    """Record the lookups in `layer` that this thread makes inside."""
-    recordings = _thread.__dict__.setdefault("recordings", [])
-    recordings.append(Recording(layer, tape, given))
-    try:
-        yield recordings[-1]
-    finally:
-        recordings.pop()
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON-safe values."""
+        config = super().get_config()
+        if self.pooled_regularizer is not None:
+            regularizer = keras.regularizers.serialize(self.pooled_regularizer)
+            config["activity_regularizer"] = regularizer
+        return config

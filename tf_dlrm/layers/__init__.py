@@ -8,6 +8,7 @@ from tf_dlrm.layers.interactions import (
     DotInteraction,
 )
 from tf_dlrm.layers.mlp import MLP
+from tf_dlrm.layers.scorer import Scorer
 
 __all__ = [
     "MLP",
@@ -16,4 +17,5 @@ __all__ = [
     "DotInteraction",
     "EmbeddingCollection",
     "EmbeddingLayer",
+    "Scorer",
 ]

@@ -59,18 +59,17 @@ def make_embedding(embedding, spec):
             f"EmbeddingCollection. Received: {type(embedding).__name__}"
         )
     replicas.check_devices(embedding, "A DLRM")
-    tables = getattr(embedding, "tables", None)
-    if tables is not None:
-        got = [(f, t.name, t.vocabulary_size) for t in tables for f in t.features]
-        expected = [
-            (f, t.name, t.vocabulary_size) for t in spec.tables for f in t.features
-        ]
-        if got != expected:
-            raise ValueError(
-                "`embedding` must hold the tables of `spec`, in that order. Received "
-                f"(feature, table, rows): {got[:3]} ..., expected {expected[:3]} ..."
-            )
+    tables, expected = _describe(embedding.tables), _describe(spec.tables)
+    if tables and tables != expected:
+        raise ValueError(
+            "`embedding` must hold the tables of `spec`, in that order. Received "
+            f"(feature, table, rows): {tables[:3]} ..., expected {expected[:3]} ..."
+        )
     return embedding
+
+
+def _describe(tables):
+    return [(f, t.name, t.vocabulary_size) for t in tables for f in t.features]
 
 
 def make_feature_mlps(dims, spec, policy) -> dict[str, MLP]:

@@ -49,13 +49,13 @@ def check_devices(layer, what: str) -> None:
     """Raise unless an embedding layer was made under the current strategy.
 
     Args:
-        layer: The layer; one without `devices` is not looked at.
+        layer: The layer; one whose `devices` is `None` fits any.
         what: What was called, for the message.
 
     Raises:
         ValueError: If its tables are for other devices.
     """
-    devices = getattr(layer, "devices", None)
+    devices = layer.devices
     if devices is not None and devices != device_names():
         raise ValueError(
             f"{what} needs an embedding layer that was made under the same strategy: "

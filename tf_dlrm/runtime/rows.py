@@ -55,6 +55,11 @@ def sum_repeated(rows, gradients):
     return unique, tf.math.unsorted_segment_sum(gradients, places, tf.size(unique))
 
 
+def mean_squares(gradients):
+    """Return means of the squares of rows: `(n, D)` to `(n, 1)`."""
+    return tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
+
+
 def gather_from(handle, rows, width: int):
     """Reads rows of a float32 variable by its handle: `(...,)` to `(..., width)`."""
     values = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)

@@ -14,6 +14,7 @@ import bisect
 import contextlib
 import functools
 import threading
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -23,34 +24,47 @@ _state = threading.local()
 
 
 def enabled() -> bool:
-    """Whether kernels are compiled: on CPUs, outside of `disabled()`.
+    """Return whether kernels are compiled: on CPUs, outside of `disabled()`.
 
-    Accelerators have fast kernels of their own for what is compiled here. And
+    Accelerators have fast kernels of their own for what is compiled here.
+    """
+    if is_disabled() or not can_compile():
+        return False
+    return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
+
+
+def is_disabled() -> bool:
+    """Return whether this thread is inside of `disabled()`."""
+    return bool(getattr(_state, "disabled", 0))
+
+
+def can_compile() -> bool:
+    """Return whether the process can compile kernels now.
+
+    It cannot near the limit of memory mappings. And
     `tf.config.run_functions_eagerly(True)` would run kernels line by line, which lean
     on XLA's scatters.
     """
-    if getattr(_state, "disabled", 0) or tf.config.functions_run_eagerly():
-        return False
-    if code.is_full:
-        return False
-    return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
+    return not (tf.config.functions_run_eagerly() or code.is_full)
 
 
 code = CompiledCode()
 
 
 @contextlib.contextmanager
-def disabled(really: bool = True):
-    """What is traced or run inside uses TensorFlow's kernels only.
+def disabled(really: bool | None = True) -> Iterator[None]:
+    """Use TensorFlow's operations only in what is made, traced or run inside.
 
     Args:
-        really: With `False` nothing changes.
+        really: With `False` nothing changes; `None` enables XLA inside of a
+            `disabled()` around it.
     """
-    _state.disabled = getattr(_state, "disabled", 0) + int(really)
+    before = getattr(_state, "disabled", 0)
+    _state.disabled = 0 if really is None else before + int(really)
     try:
         yield
     finally:
-        _state.disabled -= int(really)
+        _state.disabled = before
 
 
 def settings():

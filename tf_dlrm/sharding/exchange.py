@@ -4,20 +4,14 @@
 """
 
 import collections
-import types
 
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags
+from tf_dlrm.embedding.engines import PooledGradients, Step
+from tf_dlrm.embedding.fused_table import Call
 from tf_dlrm.embedding.global_batch import join, unpack
 from tf_dlrm.sharding.dense_sums import all_reduce
-
-_CALL = types.SimpleNamespace(sparse_gradient=True)  # no tape sees these lookups
-
-ONLY_IN_DLRM = (
-    "No gradient reaches sharded tables through a tape: train them in a DLRM, whose "
-    "step hands their gradients over, or call `apply_gradients` yourself."
-)
 
 
 class Exchange:
@@ -59,7 +53,8 @@ class Exchange:
                     selected.append(group.select(*sent[replica], self._num_features))
             with tf.device(self._devices[group.device]):
                 ids, weights = join(selected)
-                pooled, _ = group.fused.pool(ids, weights, _CALL)
+                # No tape sees these lookups.
+                pooled, _ = group.fused.pool(ids, weights, Call())
                 of_replicas = [pooled]
                 if len(chosen) > 1:
                     of_replicas = tf.split(pooled, [num_rows[r] for r in chosen])
@@ -78,14 +73,13 @@ class Exchange:
                 )
         return results
 
-    def update(self, replicas, rates, step):
+    def update(self, replicas, step: Step) -> None:
         """Updates the rows that the global batch looked up, each where it lies.
 
         Args:
             replicas: What `pack` gave of each replica, with `gradient_0`, ... of the
                 features' vectors.
-            rates: Learning rates by `id` of the optimizer.
-            step: Number of this update.
+            step: The step.
         """
         sent = [unpack(replica) for replica in replicas]
         of_features = [
@@ -107,11 +101,11 @@ class Exchange:
                 joined = (
                     gradients[0] if len(gradients) == 1 else tf.concat(gradients, 0)
                 )
-                group.fused.update(ids, weights, joined, rates, step)
+                group.fused.update(PooledGradients(ids, weights, joined), step)
         for copies in dense_copies.values():
-            self._update_densely(copies, sent, of_features, rates, step)
+            self._update_densely(copies, sent, of_features, step)
 
-    def _update_densely(self, copies, sent, of_features, rates, step):
+    def _update_densely(self, copies, sent, of_features, step):
         """Each device sums its own batch's gradients; the sums are summed."""
         sums = []
         for group, batch, gradients in zip(copies, sent, of_features):
@@ -124,7 +118,7 @@ class Exchange:
             sums = all_reduce(sums, self._devices)
         for group, total in zip(copies, sums, strict=True):
             with tf.device(self._devices[group.device]):
-                group.apply_dense_sums(total, rates, step)
+                group.apply_dense_sums(total, step)
 
 
 def assemble(parts):

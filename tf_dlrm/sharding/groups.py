@@ -4,13 +4,17 @@
 """
 
 import collections
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags
+from tf_dlrm.embedding.engines import Step
 from tf_dlrm.embedding.fused_table import FusedTable
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.sharding.planning.plans import Shard
 
 
 def key_of(shard, table_width: int, summed_densely=frozenset()) -> tuple:
@@ -38,9 +42,17 @@ class Group:
         key: Their `key_of`.
         shards: The `Shard`s.
         features: `(feature, EmbeddingTable)` of the collection, in order.
+        device_name: TensorFlow's name of the device.
     """
 
-    def __init__(self, device: int, key: tuple, shards, features):
+    def __init__(
+        self,
+        device: int,
+        key: tuple,
+        shards: Sequence[Shard],
+        features: Sequence[tuple[str, EmbeddingTable]],
+        device_name: str,
+    ):
         self.device, self.shards = device, tuple(shards)
         self.key = key
         self.name = "_".join(str(each) for each in (device, *key) if each != "")
@@ -68,7 +80,8 @@ class Group:
                     features=[f"{number}_{c}" for c, _ in places[shard.table]],
                 )
             )
-        self.fused = FusedTable(width, parts, parts)
+        self.fused = FusedTable(width, parts, parts, device_name)
+        self._optimizers: dict[str, SparseOptimizer] = {}
         self.names = [part.name for part in parts]
         self._first_rows = np.array([shard.first_row for shard in self.of_feature])
         self._num_rows = np.array([shard.num_rows for shard in self.of_feature])
@@ -82,8 +95,9 @@ class Group:
         self._sizes = [sizes[s.table] for s in self.of_feature]
         self._combiners = [combiners[s.table] for s in self.of_feature]
 
-    def build_optimizer(self, optimizers: dict) -> None:
-        """Creates slots: `optimizers` maps each logical table to its optimizer."""
+    def build_optimizer(self, optimizers: dict[str, SparseOptimizer]) -> None:
+        """Create slots: `optimizers` maps each logical table to its optimizer."""
+        self._optimizers = optimizers
         of_parts = {
             name: optimizers[shard.table]
             for name, shard in zip(self.names, self.shards, strict=True)
@@ -96,8 +110,16 @@ class Group:
             self.fused.gradient_columns = shard.columns
         self.fused.build_optimizer(of_parts)
 
-    def gradients(self, of_features):
-        """What this group needs of the gradients `(B, width)` of all features.
+    def optimizer_of(self, name: str) -> SparseOptimizer:
+        """Return the optimizer of a logical table that is trained."""
+        return self._optimizers[name]
+
+    def name_of(self, shard: Shard) -> str:
+        """Return the name of a shard among the tables of the fused variable."""
+        return self.names[self.shards.index(shard)]
+
+    def gradients(self, of_features: Sequence[tf.Tensor]) -> tf.Tensor:
+        """Return the group's part of the gradients `(B, width)` of all features.
 
         Returns:
             `(B, F, D)`: the group's columns, or whole rows where an optimizer needs
@@ -126,16 +148,16 @@ class Group:
         # The row of missing ids is the one after all others.
         return tf.math.unsorted_segment_sum(values, rows, num_rows + 1)[:num_rows]
 
-    def apply_dense_sums(self, sums, rates, step) -> None:
-        """Updates the rows that `sums` counts ids of; see `FusedTable.update`."""
+    def apply_dense_sums(self, sums: tf.Tensor, step: Step) -> None:
+        """Update the rows that `sums` counts ids of."""
         touched = tf.where(sums[:, -1] > 0)[:, 0]
         rows = tf.cast(touched, self.fused.row_dtype)
         gradients = tf.gather(sums[:, :-1], rows)
-        self.fused.update_rows(rows, gradients, rates, step)
+        self.fused.update_rows(rows, gradients, step)
 
     def place(self, shard) -> int:
         """First row of a shard in the fused variable."""
-        return self.fused.first_row[self.names[self.shards.index(shard)]]
+        return self.fused.first_row[self.name_of(shard)]
 
     def select(self, ids, weights, num_features: int):
         """What this group needs of a batch: the ids of its features, in its rows.

@@ -169,8 +169,8 @@ def forget_validation_size(model):
     model._eval_epoch_iterator = None
 
 
-class FitsUnderStrategies:
-    """Mix-in for a `keras.Model` that is built, of one output `(B, 1)`.
+class KerasModelAdapter(keras.Model):
+    """A `keras.Model` that is built, of one output `(B, 1)`, for `fit` as it is.
 
     Under a strategy `fit` builds model, metrics and loss from a first batch, which it
     averages over the replicas. That fails for ragged tensors, and for a first batch

@@ -92,33 +92,6 @@ class Probes:
             self._made[kind].on_gradients(dense, pooled)
 
 
-class Probed:
-    """Mix-in for a model whose step shows `_probes` its batch and its gradients.
-
-    `_make_dense_step()` makes anew what is compiled on its own, with other probes.
-    """
-
-    @property
-    def _probes(self) -> Probes:
-        # Not an attribute that Keras or tf.train.Checkpoint would track.
-        return self.__dict__.setdefault("_probes_of_steps", Probes())
-
-    def use_probe(self, kind: type):
-        """Returns the probe of a kind; the next `fit` has it in its steps."""
-        return self._probes.use(self, kind)
-
-    def drop_probe(self, kind: type) -> None:
-        """Leaves it out of the steps of the next `fit`."""
-        self._probes.drop(kind)
-
-    def make_train_function(self, force=False):
-        """As in Keras; traces anew where other probes look into the step."""
-        changed = self._probes.take_change()
-        if changed:
-            self._make_dense_step()
-        super().make_train_function(force or changed)
-
-
 class InputClock(Probe):
     """When the batch of the last step was there.
 

@@ -1,74 +1,287 @@
-"""What a training step takes and gives, and each replica's part in it."""
+"""The training step: look up, score, differentiate, update, report.
+
+The step calls the model, which looks rows up and scores them, as in `predict`. The
+lookups are recorded outside of the tape, which watches the pooled vectors; their
+gradients go to the embedding layer. So no gradient of a table's shape ever exists, and
+a layer whose tables lie elsewhere works in the same way.
+"""
 
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tf_dlrm.embedding.contract import Lookup
+from tf_dlrm.embedding.recording import Lookup, recorded
+from tf_dlrm.inputs import standardize_labels
+from tf_dlrm.runtime import replicas
+from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.dense_update import DenseUpdate
+from tf_dlrm.training.guard import Restorable, StepGuard
+from tf_dlrm.training.probes import Probes
 
 
-class StepResult(NamedTuple):
+class Batch(NamedTuple):
+    """The rows of a step.
+
+    Attributes:
+        features: The features that the model is called with.
+        x: The features as they came, for a `compute_loss` of the user's and metrics.
+        y: Labels `(B, 1)`.
+        sample_weight: Weights of the rows, or `None`.
+        share: This replica's part of the rows of the global batch; `None` for all.
+    """
+
+    features: Any
+    x: Any
+    y: tf.Tensor
+    sample_weight: tf.Tensor | None
+    share: tf.Tensor | None = None
+
+
+class Forward(NamedTuple):
+    """What the forward pass leaves.
+
+    Attributes:
+        loss: Mean over this replica's rows.
+        y_pred: Click probabilities `(B, 1)`.
+        lookups: The lookups, in the order of the calls.
+        tape: The tape that saw all but them.
+        statistics: What the pass changed of the model's state.
+    """
+
     loss: tf.Tensor
     y_pred: tf.Tensor
     lookups: list[Lookup]
-    pooled_gradients: list
-    learning_rate: Any
-    applies: Any
+    tape: tf.GradientTape | None = None
+    statistics: Restorable | None = None
+
+    @property
+    def pooled(self) -> list:
+        """The pooled vectors of each lookup."""
+        return [lookup.pooled for lookup in self.lookups]
 
 
-def pooled_of(lookups):
-    return [lookup.pooled for lookup in lookups]
+class Gradients(NamedTuple):
+    """Gradients of the loss of the global batch, from this replica's rows.
+
+    Attributes:
+        dense: Of the dense variables.
+        pooled: Of the pooled vectors of each lookup.
+        applies: Whether the batch is applied, bool scalar tensor; `None`: it is.
+    """
+
+    dense: list
+    pooled: list
+    applies: tf.Tensor | None
 
 
-def floats_of(features):
-    """What of the features is real numbers, for the guard to look at."""
-    tensors = tf.nest.flatten(features, expand_composites=True)
-    return [x for x in map(tf.convert_to_tensor, tensors) if x.dtype.is_floating]
-
-
-def has_replicas() -> bool:
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
-
-
-def check_reduction(loss) -> None:
-    """Raise unless the loss of a batch can be made of those of its parts.
+class TrainStep:
+    """One step of a model that looks rows up in an `EmbeddingLayer`.
 
     Args:
-        loss: What `compile` was given: a loss, its name, or a structure of them.
-
-    Raises:
-        ValueError: If a loss is not a mean over the batch.
+        model: The compiled `RowSparseModel`.
+        guard: Decides which batches are applied; `None`: all.
+        probes: What looks into the step.
+        dense_update: Updates the dense variables.
+        labels_are_probabilities: Whether labels must be in [0, 1].
     """
-    for each in tf.nest.flatten(loss):
-        reduction = getattr(each, "reduction", "sum_over_batch_size")
-        if reduction not in ("sum_over_batch_size", "mean"):
+
+    def __init__(
+        self,
+        model,
+        guard: StepGuard | None,
+        probes: Probes,
+        dense_update: DenseUpdate,
+        labels_are_probabilities: bool,
+    ):
+        self._model, self._embedding = model, model.embedding
+        self._guard, self._probes = guard, probes
+        self._dense_update = dense_update
+        self._labels_are_probabilities = labels_are_probabilities
+
+    def __call__(self, data) -> dict[str, Any]:
+        """Train on `(features, label[, sample_weight])`; return loss and metrics."""
+        batch = self._open(data)
+        forward = self._look_up_and_score(batch)
+        gradients = self._differentiate(batch, forward)
+        self._update(forward, gradients)
+        return self._report(batch, forward, gradients)
+
+    def _open(self, data) -> Batch:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y = standardize_labels(y, self._labels_are_probabilities)
+        self._probes.see_batch(data)
+        return Batch(x, x, y, sample_weight, _share_of_rows(y))
+
+    def _look_up_and_score(self, batch: Batch, pooled=None) -> Forward:
+        """Call the model and its loss.
+
+        Args:
+            batch: The batch.
+            pooled: What the lookup returns, if it was made before.
+        """
+        changed = self._model.statistics if self._guard is not None else []
+        statistics = Restorable(changed)
+        with tf.GradientTape() as tape:
+            with recorded(self._embedding, tape, pooled) as recording:
+                y_pred = self._model(batch.features, training=True)
+                loss = keras_hooks.compute_loss(
+                    self._model, batch.x, batch.y, y_pred, batch.sample_weight
+                )
+        self._check_reads(tape)
+        for lookup in recording.lookups:
+            self._probes.see_ids(lookup.ids)
+        return Forward(loss, y_pred, recording.lookups, tape, statistics)
+
+    def _check_reads(self, tape):
+        """Raise where a step read tables otherwise than by calling their layer."""
+        if not self._trains_tables:
+            return
+        tables = {id(variable) for variable in self._embedding.lookup_variables}
+        if any(id(variable) in tables for variable in tape.watched_variables()):
             raise ValueError(
-                "Under several replicas the loss must be a mean over the batch, with "
-                "the reduction 'sum_over_batch_size'. Received: "
-                f"reduction={reduction!r}"
+                "The training step read the embedding tables' variables directly: no "
+                "gradient would reach the rows. Look them up by calling the layer, "
+                "`self.embedding(ids)`, as often as you like."
             )
 
+    @property
+    def _trains_tables(self):
+        return self._model.trainable and self._embedding.trainable
 
-def is_cross_entropy(loss) -> bool:
-    """Whether a loss of `compile` is binary cross-entropy: labels are in [0, 1]."""
-    kinds = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
-    functions = (
-        keras.losses.binary_crossentropy,
-        keras.losses.binary_focal_crossentropy,
-    )
-    losses = [keras.losses.get(each) for each in tf.nest.flatten(loss)]
-    return any(isinstance(each, kinds) or each in functions for each in losses)
+    def _differentiate(self, batch: Batch, forward: Forward) -> Gradients:
+        variables = [variable.value for variable in self._model.dense_variables]
+        # Weighted by the share: gradients are summed over replicas, to those of the
+        # global batch's mean.
+        pooled, dense = forward.tape.gradient(
+            forward.loss, (forward.pooled, variables), output_gradients=batch.share
+        )
+        # A model of the user's may leave features out.
+        pooled = tf.nest.map_structure(
+            lambda vectors, gradient: (
+                tf.zeros_like(vectors) if gradient is None else gradient
+            ),
+            forward.pooled,
+            pooled,
+        )
+        self._probes.see_gradients(dense, pooled)
+        return Gradients(dense, pooled, self._admit(batch, forward, pooled, dense))
+
+    def _admit(self, batch, forward, pooled, dense):
+        """Ask the guard whether the batch is applied; undo the forward pass if not."""
+        if self._guard is None:
+            return None
+        observed = forward.loss
+        if batch.share is not None:  # without a row there is no mean
+            observed = tf.where(batch.share > 0, observed, tf.zeros_like(observed))
+        inputs = [_floats(batch.features), batch.y, batch.sample_weight, forward.pooled]
+        # What changes variables waits for a batch whose ids are in range. At the end
+        # of a dataset of unknown length there is none, and a step begun all the same
+        # would count.
+        with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
+            applies = self._guard.admit((*inputs, observed), (pooled, dense))
+            forward.statistics.restore_unless(applies)
+        return applies
+
+    def _update(self, forward: Forward, gradients: Gradients) -> None:
+        """Update the dense variables, and the rows that were looked up."""
+        with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
+            # As it is before the dense update moves the schedule on.
+            rate = tf.convert_to_tensor(self._model.optimizer.learning_rate)
+            self._dense_update.apply(gradients.dense, gradients.applies)
+            self._update_rows(forward, gradients, rate)
+
+    def _update_rows(self, forward, gradients, rate):
+        if forward.lookups and self._trains_tables:
+            self._embedding.apply_lookups(
+                forward.lookups, gradients.pooled, rate, gradients.applies
+            )
+
+    def _report(self, batch: Batch, forward: Forward, gradients: Gradients):
+        """Return loss and metrics so far; they see no row that is not applied."""
+        model, applies, loss = self._model, gradients.applies, forward.loss
+
+        def update(x, y, y_pred, sample_weight):
+            model.track_loss(loss, y)
+            return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+        rows = batch.x, batch.y, forward.y_pred, batch.sample_weight
+        if applies is None:
+            return update(*rows)
+        if not model.has_own_metrics and not tf.distribute.has_strategy():
+            keras_hooks.build_metrics(model)  # not in a branch
+            return tf.cond(applies, lambda: update(*rows), model.get_metrics_result)
+        # Sums over replicas, and what a user wrote, cannot be in a branch.
+        loss = tf.where(applies, loss, tf.zeros_like(loss))
+        num_rows = tf.where(applies, tf.shape(batch.y)[0], 0)
+        return update(
+            *tf.nest.map_structure(
+                lambda each: None if each is None else each[:num_rows], rows
+            )
+        )
 
 
-def share_of_rows(y):
-    """This replica's part of the rows of the global batch; `None` without others.
+class CompiledTrainStep(TrainStep):
+    """A step whose part between lookup and update of the rows is one XLA program.
+
+    The lookup comes first: its range check would vanish in there. Under several
+    replicas, whose sums XLA cannot compile, it is the plain step.
+    """
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self._program = tf.function(
+            self._run_program, jit_compile=True, reduce_retracing=True
+        )
+
+    def __call__(self, data) -> dict[str, Any]:
+        if replicas.count() > 1:
+            return super().__call__(data)
+        model, batch = self._model, self._open(data)
+        inputs = model.standardize(batch.x)
+        pooled = self._embedding(inputs.ids, weights=inputs.weights)
+        lookup = Lookup(inputs.ids, inputs.weights, pooled)
+        with tf.control_dependencies(tf.nest.flatten(pooled)):
+            rate = tf.convert_to_tensor(model.optimizer.learning_rate)
+        no_ids = tf.zeros((tf.shape(batch.y)[0], model.spec.num_sparse), tf.int32)
+        features = {"dense_features": inputs.dense, "sparse_features": no_ids}
+        loss, y_pred, pooled_gradients, applies = self._program(
+            features,
+            batch.y,
+            batch.sample_weight,
+            batch.x if model.has_own_loss else None,
+            pooled,
+        )
+        self._probes.see_ids(inputs.ids)
+        forward = Forward(loss, y_pred, [lookup])
+        gradients = Gradients([], pooled_gradients, applies)
+        with tf.control_dependencies(tf.nest.flatten(pooled)):
+            self._update_rows(forward, gradients, rate)
+        return self._report(batch, forward, gradients)
+
+    def _run_program(self, features, y, sample_weight, x, pooled):
+        batch = Batch(features, x, y, sample_weight)
+        forward = self._look_up_and_score(batch, pooled)
+        gradients = self._differentiate(batch, forward)
+        with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
+            self._dense_update.apply(gradients.dense, gradients.applies)
+        return forward.loss, forward.y_pred, gradients.pooled, gradients.applies
+
+
+def _share_of_rows(y) -> tf.Tensor | None:
+    """Return this replica's part of the global batch's rows; `None` without others.
 
     Replicas may have different numbers of rows, also none: the mean of their means
     is not the mean of all rows.
     """
-    if not has_replicas():
+    if replicas.count() == 1:
         return None
     num_rows = tf.cast(tf.shape(y)[0], tf.float32)
     context = tf.distribute.get_replica_context()
     return num_rows / context.all_reduce(tf.distribute.ReduceOp.SUM, num_rows)
+
+
+def _floats(features):
+    """Return what of the features is real numbers, for the guard to look at."""
+    tensors = tf.nest.flatten(features, expand_composites=True)
+    return [x for x in map(tf.convert_to_tensor, tensors) if x.dtype.is_floating]

@@ -1,4 +1,4 @@
-"""Updates of the rows that a batch touched, by any row-sparse optimizer.
+"""Updates under XLA of the rows that a batch touched, by any row-sparse optimizer.
 
 Rows that repeat are summed first. Who they are is found without sorting and without
 memory of its own: each value writes its position into the first column of its row's
@@ -6,9 +6,12 @@ state, and reads back who wrote last. All values of a row then know one of them,
 acts for all; writing that row's new state also puts the column right.
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
-from tf_dlrm.embedding.bag_kernels import FlatIds
+from tf_dlrm.embedding.engines.engine import Step, TrainedPart
+from tf_dlrm.embedding.engines.xla_bags import FlatIds
 from tf_dlrm.runtime import rows as row_ops
 
 # Shapes: V values, U unique rows, D width, C chunk.
@@ -25,60 +28,10 @@ def is_small(num_values, width: int):
     return num_values <= _SMALL_BYTES // (4 * width)
 
 
-def update_plain(
-    optimizer,
-    table,
-    slots,
-    rows,
-    gradients,
-    learning_rate,
-    step,
-    to_slot_rows,
-    columns=slice(None),
-) -> None:
-    """Applies one step with TensorFlow's kernels.
-
-    Args:
-        optimizer: A `tf_dlrm.optimizers.SparseOptimizer`.
-        table: `tf.Variable` `(total rows, D)`.
-        slots: Name to `tf.Variable` `(slot rows, width)`.
-        rows: `(V,)` rows of `table`, repeated as they came.
-        gradients: `(V, D)` float32.
-        learning_rate: float32 scalar tensor.
-        step: Number of this step, from 1; int64 scalar tensor.
-        to_slot_rows: Function from unique rows to their rows in the slots.
-        columns: Those of the gradients that `table` has: a table may be split, and
-            the mean square of a row is that of all its columns.
-    """
-    if optimizer.is_linear:
-        change, _ = optimizer.apply(gradients[:, columns], {}, learning_rate, step)
-        row_ops.subtract(table, rows, change)
-        return
-    rows, gradients = row_ops.sum_repeated(rows, gradients)
-    slot_rows = to_slot_rows(rows)
-    state = {name: row_ops.gather(slot, slot_rows) for name, slot in slots.items()}
-    current = row_ops.gather(table, rows) if optimizer.writes_rows else None
-    squares = mean_squares(gradients)
-    change, state = optimizer.apply(
-        gradients[:, columns], state, learning_rate, step, current, squares
-    )
-    for name, slot in slots.items():
-        row_ops.replace(slot, slot_rows, state[name])
-    if optimizer.writes_rows:
-        row_ops.replace(table, rows, change)
-    else:
-        row_ops.subtract(table, rows, change)
-
-
-def mean_squares(gradients):
-    """Means of the squares of rows: `(n, D)` to `(n, 1)`."""
-    return tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
-
-
 def first_column(slots: dict, flat: FlatIds):
-    """What the first column of the first slot holds for each value, `(V,)`.
+    """Return what the first column of the first slot holds for each value, `(V,)`.
 
-    `update_compiled` overwrites it, so this must be read in a kernel of its own: in
+    `update` overwrites it, so this must be read in a kernel of its own: in
     one kernel XLA would copy the slot to have it before and after.
     """
     first = next(iter(slots.values()))
@@ -86,55 +39,53 @@ def first_column(slots: dict, flat: FlatIds):
     return tf.gather_nd(first.read_value(), tf.maximum(places, 0))
 
 
-def update_compiled(
-    optimizer,
-    table,
-    slots,
-    flat: FlatIds,
-    gradients,
-    saved,
-    rate,
-    step,
-    small: bool,
-    columns=slice(None),
-) -> None:
-    """Applies one step under XLA, whose scatters drop rows of -1 and are in place.
+class FlatBatch(NamedTuple):
+    """A batch on its way back, its values one by one.
+
+    Attributes:
+        flat: Its values.
+        gradients: `(N, D)` float32, of the pooled bags.
+        saved: `(V,)` what `first_column` returned; `None` for a linear optimizer.
+    """
+
+    flat: FlatIds
+    gradients: tf.Tensor
+    saved: tf.Tensor | None
+
+
+def update(part: TrainedPart, batch: FlatBatch, step: Step, small: bool) -> None:
+    """Apply one step under XLA, whose scatters drop rows of -1 and are in place.
 
     Args:
-        optimizer: A `tf_dlrm.optimizers.SparseOptimizer`.
-        table: `tf.Variable` `(total rows, D)`.
-        slots: Name to `tf.Variable` `(slot rows, width)`.
-        flat: The values of the batch.
-        gradients: `(N, D)` float32, of the pooled bags.
-        saved: What `first_column` returned; `None` for a linear optimizer.
-        rate: float32 scalar tensor, the learning rate.
-        step: Number of this step, from 1; int64 scalar tensor.
+        part: What is updated.
+        batch: The batch.
+        step: The step.
         small: What `is_small` says of the batch.
-        columns: As of `update_plain`.
     """
-    state = _State(optimizer, table, slots, rate, step, columns)
+    flat = batch.flat
+    state = _State(part, step)
     if not small and flat.bags is None:
         flat = flat._replace(bags=tf.range(tf.shape(flat.rows)[0]))
-    if optimizer.is_linear:
+    batch = batch._replace(flat=flat)
+    if part.optimizer.is_linear:
         if small:
-            state.write(flat.rows, flat.rows, flat.spread(gradients))
+            state.write(flat.rows, flat.rows, flat.spread(batch.gradients))
         else:
-            _write_in_chunks(state, flat, gradients)
+            _write_in_chunks(state, batch)
     else:
         acting = state.find_repeated(flat.slot_rows)
-        update = _update_small if small else _update_large
-        update(state, flat, gradients, saved, acting)
+        (_update_small if small else _update_large)(state, batch, acting)
     state.assign()
 
 
 class _State:
     """The values of table and slots on their way through a kernel."""
 
-    def __init__(self, optimizer, table, slots, rate, step, columns):
-        self._columns = columns
-        self._optimizer, self._rate, self._step = optimizer, rate, step
-        self._variables = (table, *slots.values())
-        self._names = list(slots)
+    def __init__(self, part: TrainedPart, step: Step):
+        self._optimizer, self._columns = part.optimizer, part.columns
+        self._rate, self._step = step.rate(part.optimizer), step.number
+        self._variables = (part.variable, *part.slots.values())
+        self._names = list(part.slots)
         self.values = tuple(variable.read_value() for variable in self._variables)
 
     def assign(self):
@@ -168,7 +119,7 @@ class _State:
             squares: `(n, 1)` what `mean_squares` would compute, if it is known.
         """
         if squares is None and self._optimizer.uses_mean_squares:
-            squares = mean_squares(gradients)
+            squares = row_ops.mean_squares(gradients)
         gradients = gradients[:, self._columns]
         table, *slots = self.values
         state = {}
@@ -195,8 +146,9 @@ class _State:
         self.values = (table, *slots)
 
 
-def _update_small(state, flat, gradients, saved, acting):
-    """All sums at once: `(V, D)` of memory."""
+def _update_small(state, batch, acting):
+    """Write all sums at once: `(V, D)` of memory."""
+    flat, gradients, saved = batch
     num_values = tf.shape(flat.rows)[0]
     sums = tf.math.unsorted_segment_sum(flat.spread(gradients), acting, num_values)
     acts = acting == tf.range(num_values)
@@ -204,12 +156,13 @@ def _update_small(state, flat, gradients, saved, acting):
     state.write(rows, tf.where(acts, flat.slot_rows, -1), sums, saved)
 
 
-def _update_large(state, flat, gradients, saved, acting):
-    """Rows that occur once in chunks as they come; the others are summed in turns.
+def _update_large(state, batch, acting):
+    """Write rows that occur once in chunks; the others are summed in turns.
 
     A turn takes the rows whose sums fit into `_TURN_BYTES`, so that memory is bounded,
     and goes over all repeated values: with many of them, few rows occur often.
     """
+    flat, gradients, saved = batch
     num_values = tf.shape(flat.rows)[0]
     position = tf.range(num_values)
     is_other = acting != position
@@ -224,7 +177,7 @@ def _update_large(state, flat, gradients, saved, acting):
         rows=tf.where(occurs_once, flat.rows, -1),
         slot_rows=tf.where(occurs_once, flat.slot_rows, -1),
     )
-    _write_in_chunks(state, once, gradients, saved)
+    _write_in_chunks(state, batch._replace(flat=once))
 
     # Side by side: the positions of repeated values, and those that act.
     values, num_repeated = _pack(position, repeated)
@@ -269,11 +222,12 @@ def _update_large(state, flat, gradients, saved, acting):
     _loop(state, num_rows, turn_rows, turn)
 
 
-def _write_in_chunks(state, flat, gradients, saved=None):
-    """Steps rows that do not repeat, or need not be summed, `_CHUNK` at a time."""
+def _write_in_chunks(state, batch):
+    """Step rows that do not repeat, or need not be summed, `_CHUNK` at a time."""
+    flat, gradients, saved = batch
     num_values = tf.shape(flat.rows)[0]
     chunk = tf.minimum(num_values, _CHUNK)
-    of_bags = mean_squares(gradients)
+    bag_squares = row_ops.mean_squares(gradients)
 
     def body(first):
         # A last chunk reaches back over values of the one before: they are left out.
@@ -285,7 +239,7 @@ def _write_in_chunks(state, flat, gradients, saved=None):
         rows = tf.where(fresh, part.rows, -1)
         slot_rows = tf.where(fresh, part.slot_rows, -1)
         before = None if saved is None else tf.slice(saved, [start], [chunk])
-        squares = tf.gather(of_bags, part.bags)
+        squares = tf.gather(bag_squares, part.bags)
         if part.weights is not None:
             squares *= tf.square(part.weights)[:, None]
         state.write(rows, slot_rows, part.spread(gradients), before, squares)

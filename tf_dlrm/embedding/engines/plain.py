@@ -1,0 +1,99 @@
+"""Lookups and updates by TensorFlow's own operations, on any device."""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+from tf_dlrm.embedding import id_ranges
+from tf_dlrm.embedding.engines.engine import Engine, PooledGradients, Step, TrainedPart
+from tf_dlrm.runtime import rows as row_ops
+
+# Shapes: V values in the batch, U unique rows, D width.
+
+
+class PlainEngine(Engine):
+    """TensorFlow's operations: gather, segment sum, unique, scatter."""
+
+    def pool(self, handle, ids, weights):
+        lookup = self._table.lookup(ids, weights)
+        embeddings = row_ops.gather_from(handle, lookup.rows, self._table.width)
+        bad = id_ranges.any_out_of_range(ids, self._table.places.sizes)
+        return lookup.pool(embeddings), bad
+
+    def build_optimizer(self) -> None:
+        """Do nothing: updates need no preparation."""
+
+    def update(self, batch: PooledGradients, step: Step) -> None:
+        self.update_parts(self._table.parts, batch, step)
+
+    def update_parts(
+        self, parts: Sequence[TrainedPart], batch: PooledGradients, step: Step
+    ) -> None:
+        """Apply the gradients of pooled bags to some of the parts."""
+        if parts:
+            lookup = self._table.lookup(batch.ids, batch.weights)
+            rows, gradients = lookup.unpool(batch.gradients)
+            self.update_rows(parts, rows, gradients, step)
+
+    def update_rows(
+        self,
+        parts: Sequence[TrainedPart],
+        rows: tf.Tensor,
+        gradients: tf.Tensor,
+        step: Step,
+    ) -> None:
+        """Apply gradients of rows.
+
+        Args:
+            parts: The parts that are updated.
+            rows: `(V,)` rows of the variable, repeated as they come.
+            gradients: `(V, D)` float32.
+            step: The step.
+        """
+        table = self._table
+        for part in parts:
+            part_rows, part_gradients = rows, gradients
+            if len(part.first_slot_row) < len(table.tables):
+                belongs = tf.gather(table.belongs_to(part), table.table_of(rows))
+                part_rows = tf.boolean_mask(rows, belongs)
+                part_gradients = tf.boolean_mask(gradients, belongs)
+            _update(
+                part,
+                part_rows,
+                part_gradients,
+                step,
+                lambda unique, part=part: table.slot_rows(part, unique),
+            )
+        # Missing ids sent their gradients here, which is cheaper than masking them.
+        null = tf.constant([table.null_row], table.row_dtype)
+        row_ops.replace(table.variable, null, tf.zeros((1, table.width)))
+
+
+def _update(
+    part: TrainedPart,
+    rows: tf.Tensor,
+    gradients: tf.Tensor,
+    step: Step,
+    to_slot_rows: Callable[[tf.Tensor], tf.Tensor],
+) -> None:
+    """Step rows `(V,)` by their gradients `(V, D)`; rows that repeat are summed."""
+    optimizer, table, rate = part.optimizer, part.variable, step.rate(part.optimizer)
+    if optimizer.is_linear:
+        own = gradients[:, part.columns]
+        change, _ = optimizer.apply(own, {}, rate, step.number)
+        row_ops.subtract(table, rows, change)
+        return
+    rows, gradients = row_ops.sum_repeated(rows, gradients)
+    slot_rows = to_slot_rows(rows)
+    state = {n: row_ops.gather(slot, slot_rows) for n, slot in part.slots.items()}
+    current = row_ops.gather(table, rows) if optimizer.writes_rows else None
+    squares = row_ops.mean_squares(gradients)
+    change, state = optimizer.apply(
+        gradients[:, part.columns], state, rate, step.number, current, squares
+    )
+    for name, slot in part.slots.items():
+        row_ops.replace(slot, slot_rows, state[name])
+    if optimizer.writes_rows:
+        row_ops.replace(table, rows, change)
+    else:
+        row_ops.subtract(table, rows, change)

@@ -1,0 +1,203 @@
+"""`FusedStore`: all tables on each device, fused by width."""
+
+import collections
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm.embedding import bags
+from tf_dlrm.embedding.engines import PooledGradients
+from tf_dlrm.embedding.fused_table import Call, FusedTable
+from tf_dlrm.embedding.global_batch import join, unpack
+from tf_dlrm.embedding.table_store import TableStore
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.runtime import huge_pages, replicas
+from tf_dlrm.runtime import rows as row_ops
+
+
+class FusedStore(TableStore):
+    """Tables of equal width as rows of one variable, a copy for each replica.
+
+    The variables are weights of the layer, so that any Keras optimizer can train them.
+    """
+
+    def __init__(self, tables: Sequence[EmbeddingTable], devices: tuple[str, ...]):
+        super().__init__(tables, devices)
+        by_width = collections.defaultdict(list)
+        for table in tables:
+            by_width[table.embedding_dim].append(table)
+        # Of each replica: its copy of the tables, by width.
+        self.copies = [
+            [
+                FusedTable(width, group, tables, device)
+                for width, group in by_width.items()
+            ]
+            for device in devices
+        ]
+        self.fused = self.copies[0]
+        self._number = {
+            name: i for i, fused in enumerate(self.fused) for name in fused.by_name
+        }
+        self._graphs = weakref.WeakSet()  # that called the layer
+        self._last_call: Callable | None = None  # the last eager one, if remembered
+
+    def build(self, layer):
+        for i, fused in enumerate(self.fused):
+            # Zeros first, rows after: random numbers for a whole table at once would
+            # take its memory three times over.
+            weight = layer.add_weight(
+                shape=(fused.num_rows + 1, fused.width),
+                initializer="zeros",
+                dtype="float32",
+                autocast=False,
+                name=f"tables_{fused.width}",
+            )
+            setattr(layer, f"tables_{fused.width}", weight)  # for tf.train.Checkpoint
+            variables = row_ops.local_variables(weight.value)
+            for copy, variable in zip(self.copies, variables, strict=True):
+                copy[i].variable = variable
+                huge_pages.use_for(variable)
+
+    @property
+    def variables(self):
+        return [fused.variable for fused in self.fused]
+
+    def build_slots(self, layer, optimizers, held):
+        for fused, *others in zip(*self.copies):
+            own = {name: o for name, o in optimizers.items() if name in fused.by_name}
+            fused.build_optimizer(own, others)
+            for name, slot in fused.slots.items():
+                setattr(held, name, slot)
+        layer._optimizer_state = held
+
+    def choose_engines(self):
+        for copy in self.copies:
+            for fused in copy:
+                fused.choose_engine()
+
+    # Lookups and updates
+
+    def pool(self, ids, weights):
+        call = self._new_call()
+        copy = self.copies[replicas.number()]
+        pooled, bad = zip(
+            *[
+                fused.pool(*group, call)
+                for fused, *group in self._groups(copy, ids, weights)
+            ]
+        )
+        return self._in_feature_order(pooled), tf.reduce_any(bad)
+
+    def _new_call(self) -> Call:
+        """Return what a call has to know: whether it is the first.
+
+        The slices of two calls would be put side by side, with rows in both repeated;
+        from the second on the gradient is dense, which is slow and right. In a graph
+        all calls count, in nested graphs too. In eager mode the last call counts as
+        long as a tape has not let go of it. And replicas' slices would be put side by
+        side as well.
+        """
+        if replicas.count() > 1:
+            return Call(sparse_gradient=False)
+        if tf.executing_eagerly():
+            last = self._last_call and self._last_call()
+            call = Call(sparse_gradient=last is None)
+            self._last_call = weakref.ref(call)
+            return call
+        graph = _outermost_graph()
+        call = Call(sparse_gradient=graph not in self._graphs)
+        self._graphs.add(graph)
+        return call
+
+    def _groups(self, copy, ids, weights) -> Iterator[tuple]:
+        """Yield each fused table of a copy with ids and weights of its features."""
+        for fused in copy:
+            group = (ids, weights)
+            if len(copy) > 1:
+                group = bags.select_features(
+                    ids, weights, fused.columns, self.num_features
+                )
+            yield fused, *group
+
+    def _in_feature_order(self, pooled):
+        if len(self.fused) == 1:
+            return pooled[0]
+        vectors_of = {
+            column: vectors[:, i, :]
+            for fused, vectors in zip(self.fused, pooled)
+            for i, column in enumerate(fused.columns)
+        }
+        return [vectors_of[column] for column in range(self.num_features)]
+
+    def lookup(self, ids, weights, columns, read):
+        vectors = {}
+        for fused in self.fused:
+            own = [i for i, column in enumerate(columns) if column in fused.columns]
+            if not own:
+                continue
+            group = (ids, weights)
+            if len(own) < len(columns):
+                group = bags.select_features(ids, weights, own, len(columns))
+            lookup = fused.lookup(*group, [columns[i] for i in own])
+            pooled = lookup.pool(read(fused.variable, lookup.rows))
+            if len(self.fused) == 1:
+                return pooled
+            vectors.update({own[i]: pooled[:, i, :] for i in range(len(own))})
+        return [vectors[i] for i in range(len(columns))]
+
+    def gradient_tensors(self, gradients):
+        return tf.nest.flatten(gradients)
+
+    def update(self, batches, step):
+        for device, copy in zip(self.devices, self.copies, strict=True):
+            with tf.device(device):
+                ids, weights = join([unpack(batch) for batch in batches])
+                for fused, *group in self._groups(copy, ids, weights):
+                    pooled = [self._gradients(batch, fused) for batch in batches]
+                    joined = pooled[0] if len(pooled) == 1 else tf.concat(pooled, 0)
+                    fused.update(PooledGradients(*group, joined), step)
+
+    def _gradients(self, batch, fused):
+        if len(self.fused) == 1:
+            return batch["gradient_0"]
+        return tf.stack([batch[f"gradient_{c}"] for c in fused.columns], axis=1)
+
+    # Access by table
+
+    def _place(self, copy, name, slot):
+        """Return the variable that holds a table or slot, and its first row there."""
+        self.find(name)
+        fused = copy[self._number[name]]
+        if slot is None:
+            return fused.variable, fused.first_row[name]
+        return fused.find_slot(name, slot)
+
+    def slot_widths(self, name):
+        self.find(name)
+        fused = self.fused[self._number[name]]
+        slots = fused.slot_names(name)
+        return {s: int(fused.find_slot(name, s)[0].shape[1]) for s in slots}
+
+    def read(self, name, slot=None):
+        num_rows, _ = self.shape(name, slot)
+        return row_ops.read_range(*self._place(self.fused, name, slot), num_rows)
+
+    def read_rows(self, name, rows):
+        variable, first = self._place(self.fused, name, None)
+        return row_ops.gather(variable, first + np.asarray(rows)).numpy()
+
+    def write_rows(self, name, slot, first_row, block):
+        for copy in self.copies:
+            variable, first = self._place(copy, name, slot)
+            first += first_row
+            row_ops.write_range(variable, first, len(block), lambda a, b: block[a:b])
+
+
+def _outermost_graph():
+    """Return the graph that is traced, outside of its branches, loops and calls."""
+    graph = tf.compat.v1.get_default_graph()
+    while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
+        graph = graph.outer_graph
+    return graph

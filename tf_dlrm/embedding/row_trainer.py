@@ -1,0 +1,163 @@
+"""`RowTrainer`: the optimizers of tables, and the step that updates their rows."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_dlrm.embedding import bags
+from tf_dlrm.embedding.engines.engine import Ids, Step
+from tf_dlrm.embedding.global_batch import join, pack
+from tf_dlrm.embedding.recording import Lookup
+from tf_dlrm.embedding.table_store import TableStore
+from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.runtime import replicas
+
+
+class RowTrainer:
+    """Trains the rows of a `TableStore`, one step for all replicas at once.
+
+    Args:
+        store: The tables.
+
+    Attributes:
+        optimizers: Name of each table that is trained to its optimizer.
+        iterations: Number of updates applied so far, int64; `None` before `build`.
+    """
+
+    def __init__(self, store: TableStore):
+        self._store = store
+        self.optimizers: dict[str, SparseOptimizer] = {}
+        self.iterations: tf.Variable | None = None
+
+    def build(self, layer, optimizer) -> None:
+        """Make optimizer state; an earlier optimizer's is dropped.
+
+        Args:
+            layer: The layer, to which the state is given for checkpoints.
+            optimizer: A `SparseOptimizer` for all tables, or a dict by table.
+
+        Raises:
+            ValueError: If a dict names an unknown table or leaves one out.
+        """
+        names = [table.name for table in self._store.tables if table.trainable]
+        if not isinstance(optimizer, dict):
+            optimizer = dict.fromkeys(names, optimizer)
+        _check_names(optimizer, names)
+        self.optimizers = optimizer
+        distinct = list({id(each): each for each in optimizer.values()}.values())
+
+        def make_scalars():
+            for each in distinct:
+                each.build()
+            return tf.Variable(0, dtype=tf.int64, trainable=False, name="iterations")
+
+        # One of each: every step is made for all replicas at once.
+        self.iterations = replicas.on_device(self._store.devices[0], make_scalars)
+        # Held by name, so that tf.train.Checkpoint finds all of it.
+        held = tf.Module()
+        held.iterations = self.iterations
+        for i, each in enumerate(distinct):
+            for variable in each.variables:
+                setattr(held, f"learning_rate_{i}", variable)
+        self._store.build_slots(layer, optimizer, held)
+
+    def apply(
+        self,
+        gradients: Any,
+        ids: Ids,
+        weights: tf.Tensor | None,
+        learning_rate=None,
+        applies=None,
+    ) -> None:
+        """Update the rows that a batch looked up. O(values in the batch).
+
+        Args:
+            gradients: Gradients of the pooled vectors, as the lookup returned these.
+            ids: Standardized ids.
+            weights: Their standardized weights, or `None`.
+            learning_rate: For optimizers that follow the model's, float scalar.
+            applies: Bool scalar tensor: with `False` nothing is changed; or `None`.
+
+        Raises:
+            RuntimeError: Before `build`.
+        """
+        if self.iterations is None:
+            raise RuntimeError(
+                "The tables have no optimizer: call `build_optimizer` (a DLRM's "
+                "`compile` does)."
+            )
+        arguments = pack(ids, weights)
+        for i, tensor in enumerate(self._store.gradient_tensors(gradients)):
+            arguments[f"gradient_{i}"] = tf.cast(tensor, tf.float32)
+        if learning_rate is not None:
+            arguments["learning_rate"] = tf.cast(learning_rate, tf.float32)
+        if applies is not None:
+            arguments["applies"] = applies
+        replicas.run_for_all(self._step, arguments)
+
+    def _step(self, batches):
+        applies = batches[0].get("applies")
+        if applies is None:
+            number = self._apply_step(batches)
+        else:
+            number = tf.cond(
+                applies,
+                lambda: self._apply_step(batches),
+                lambda: tf.identity(self.iterations),
+            )
+        return [number] * len(batches)
+
+    def _apply_step(self, batches):
+        followed = batches[0].get("learning_rate")
+        rates = {
+            id(o): o.current_learning_rate(self.iterations, followed)
+            for o in self.optimizers.values()
+        }
+        number = tf.identity(self.iterations.assign_add(1))
+        self._store.update(batches, Step(number, rates))
+        return number
+
+
+def join_lookups(lookups: Sequence[Lookup], gradients, num_features: int) -> tuple:
+    """Return gradients, ids and weights of several lookups as of a single one.
+
+    Args:
+        lookups: The lookups.
+        gradients: Gradients of the pooled vectors of each.
+        num_features: F.
+
+    Raises:
+        ValueError: If the ids are not all one-hot, all padded or all ragged.
+    """
+    ids = [bags.standardize_ids(lookup.ids, num_features) for lookup in lookups]
+    forms = {(isinstance(i, tf.RaggedTensor), len(i.shape)) for i in ids}
+    if len(forms) > 1:
+        raise ValueError(
+            "The ids of all lookups of a step must have one form: one-hot, padded "
+            f"or ragged. Received shapes: {[str(i.shape) for i in ids]}"
+        )
+    weights = [
+        bags.standardize_weights(lookup.weights, i) for lookup, i in zip(lookups, ids)
+    ]
+    if any(each is not None for each in weights):
+        weights = [
+            tf.ones_like(getattr(i, "values", i), tf.float32) if w is None else w
+            for w, i in zip(weights, ids)
+        ]
+    dtype = tf.int64 if len({i.dtype for i in ids}) > 1 else ids[0].dtype
+    ids, weights = join([(tf.cast(i, dtype), w) for i, w in zip(ids, weights)])
+    gradients = [tf.nest.flatten(each) for each in gradients]
+    joined = [tf.concat(each, 0) for each in zip(*gradients, strict=True)]
+    return tf.nest.pack_sequence_as(lookups[0].pooled, joined), ids, weights
+
+
+def _check_names(optimizers: dict, tables: Sequence[str]) -> None:
+    """Raise unless a dict of optimizers names each table."""
+    unknown = sorted(set(optimizers) - set(tables))
+    missing = sorted(set(tables) - set(optimizers))
+    if unknown or missing:
+        raise ValueError(
+            "The optimizers by table must name each table once. Received unknown "
+            f"tables: {unknown}, no optimizer for: {missing}"
+        )

@@ -1,0 +1,138 @@
+"""Tables in Keras' files, by name: neither fusion nor placement shows in a file."""
+
+import warnings
+from collections.abc import Set
+
+import numpy as np
+
+from tf_dlrm.embedding.row_trainer import RowTrainer
+from tf_dlrm.embedding.table_store import TableStore
+from tf_dlrm.runtime import rows as row_ops
+
+
+class TableFiles:
+    """Writes tables and their optimizer state to Keras' files, and loads them.
+
+    Args:
+        store: The tables.
+        trainer: Their optimizers.
+
+    Attributes:
+        skips_mismatches: Whether a file may lack tables, or have others of the name.
+    """
+
+    def __init__(self, store: TableStore, trainer: RowTrainer):
+        self._store, self._trainer = store, trainer
+        self._load_error: ValueError | None = None
+        self.skips_mismatches = False
+
+    def save(self, file) -> None:
+        """Write all to a mapping of names to arrays."""
+        for name in self._store.by_name:
+            file[f"table:{name}"] = self._store.read(name)
+            for slot in self._store.slot_widths(name):
+                file[self._slot_key(name, slot)] = self._store.read(name, slot)
+        if self._trainer.iterations is not None:
+            file["iterations"] = np.asarray(self._trainer.iterations.numpy())
+        for name, optimizer in self._trainer.optimizers.items():
+            if isinstance(optimizer.learning_rate, float):
+                file[f"learning_rate:{name}"] = np.asarray(optimizer.learning_rate)
+
+    def _slot_key(self, name, slot):
+        """With the width: slots of Adagrad and row-wise Adagrad differ in it alone."""
+        return f"slot:{name}:{slot}:{self._store.shape(name, slot)[1]}"
+
+    def load(self, file) -> None:
+        """Load what `save` wrote.
+
+        Raises:
+            ValueError: If the tables are others; nothing is loaded then.
+        """
+        keys = set(file.keys())
+        if not keys and self._load_error is not None:
+            # Keras tries a second, empty place in the file and would report that one.
+            error, self._load_error = self._load_error, None
+            raise error
+        try:
+            self._load(file, keys)
+        except ValueError as error:
+            self._load_error = error
+            raise
+        self._load_error = None
+
+    def _load(self, file, keys: Set[str]):
+        mismatches = {}
+        for name in self._store.by_name:
+            if f"table:{name}" not in keys:
+                mismatches[name] = f"'{name}' is not in the file"
+                continue
+            try:
+                check_shape(self._store, name, None, file[f"table:{name}"])
+            except ValueError as error:
+                mismatches[name] = str(error)
+        if mismatches:
+            self._report(mismatches, keys)
+        names = [name for name in self._store.by_name if name not in mismatches]
+        for name in names:
+            write(self._store, name, None, file[f"table:{name}"])
+        if self._trainer.iterations is not None and "iterations" in keys:
+            self._load_state(file, keys, names, complete=not mismatches)
+
+    def _load_state(self, file, keys, names, complete: bool):
+        widths = {name: self._store.slot_widths(name) for name in names}
+        slots = [(name, slot) for name in names for slot in widths[name]]
+        expected = {self._slot_key(name, slot) for name, slot in slots}
+        held = {key for key in keys if key.startswith("slot:")}
+        if not expected <= held or (expected != held and complete):
+            warnings.warn(
+                "The file holds the state of another optimizer of the tables: their "
+                "optimizer restarts from its initial state.",
+                stacklevel=2,
+            )
+            return
+        for name, slot in slots:
+            write(self._store, name, slot, file[self._slot_key(name, slot)])
+        self._trainer.iterations.assign(int(np.asarray(file["iterations"])))
+        for name, optimizer in self._trainer.optimizers.items():
+            key = f"learning_rate:{name}"
+            if key in keys and isinstance(optimizer.learning_rate, float):
+                optimizer.learning_rate = float(np.asarray(file[key]))
+
+    def _report(self, mismatches, keys):
+        held = sorted(key.partition(":")[2] for key in keys if key.startswith("table:"))
+        text = f"{'; '.join(mismatches.values())}. Tables of the file: {held}"
+        if not self.skips_mismatches:
+            raise ValueError(f"The file does not fit the tables: {text}")
+        warnings.warn(f"Tables that keep the rows that they have: {text}", stacklevel=2)
+
+
+def write(store: TableStore, name: str, slot: str | None, values) -> None:
+    """Overwrite a table or slot, block by block.
+
+    Raises:
+        ValueError: If there is no such table or slot, or the shape differs.
+    """
+    values = values if hasattr(values, "shape") else np.asarray(values)
+    check_shape(store, name, slot, values)
+    for a, b in row_ops.block_ranges(*values.shape):
+        store.write_rows(name, slot, a, np.asarray(values[a:b]))
+
+
+def check_shape(store: TableStore, name: str, slot: str | None, values) -> None:
+    """Raise unless values are shaped as a table or slot.
+
+    Raises:
+        ValueError: If there is no such table or slot, or the shape differs.
+    """
+    if slot is not None and slot not in store.slot_widths(name):
+        raise ValueError(
+            f"Table '{name}' has no optimizer slot '{slot}'. Slots: "
+            f"{list(store.slot_widths(name))}"
+        )
+    shape = store.shape(name, slot)
+    if tuple(values.shape) != shape:
+        what = name if slot is None else f"{name}/{slot}"
+        raise ValueError(
+            f"'{what}' has shape {shape}. Received values of shape "
+            f"{tuple(values.shape)}"
+        )

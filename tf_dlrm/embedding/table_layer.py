@@ -1,0 +1,243 @@
+"""`TableLayer`: the embedding layer over a `TableStore` and its `RowTrainer`."""
+
+import contextlib
+import math
+import random
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm.embedding import bags, id_ranges, table_files
+from tf_dlrm.embedding.contract import EmbeddingLayer
+from tf_dlrm.embedding.recording import Lookup
+from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups
+from tf_dlrm.embedding.table_files import TableFiles
+from tf_dlrm.embedding.table_store import TableStore
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime import xla
+
+
+class TableLayer(EmbeddingLayer):
+    """An embedding layer whose tables lie in a store and are trained by rows.
+
+    Args:
+        tables: The `EmbeddingTable`s; the features are theirs in this order.
+        seed: Integer for the initial values; `None` draws one from Python's
+            `random`, which `keras.utils.set_random_seed` seeds.
+        make_store: Function of the tables that returns their `TableStore`.
+        **kwargs: Arguments of `EmbeddingLayer`.
+
+    Attributes:
+        features: `(feature, EmbeddingTable)` of each column.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[EmbeddingTable],
+        seed: int | None,
+        make_store: Callable[[tuple[EmbeddingTable, ...]], TableStore],
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)  # ids and weights arrive as they are
+        super().__init__(**kwargs)
+        self.supports_jit = False  # range checks vanish under XLA
+        self.tables = tuple(
+            EmbeddingTable.from_config(table) if isinstance(table, dict) else table
+            for table in tables
+        )
+        if not self.tables:
+            raise ValueError("`tables` must hold at least one EmbeddingTable.")
+        self.seed = random.randint(1, 10**9) if seed is None else int(seed)
+        self.features = [(f, table) for table in self.tables for f in table.features]
+        self.num_features = len(self.features)
+        self._store = make_store(self.tables)
+        self.devices = self._store.devices
+        self._trainer = RowTrainer(self._store)
+        self._files = TableFiles(self._store, self._trainer)
+        # Now, not at the first call: Keras makes that call in a scratch graph, where
+        # no variable of this size should be born, and every size is known already.
+        self.build()
+
+    # Weights
+
+    def build(self, input_shape=None) -> None:
+        """Make the tables and set their initial values."""
+        if self.built:
+            return
+        self._store.build(self)
+        for table in self.tables:
+            self._initialize(table)
+        self.built = True
+
+    def _initialize(self, table):
+        size, width = table.vocabulary_size, table.embedding_dim
+        values = None
+        if table.initializer is not None:
+            values = table.initializer((size, width), dtype="float32")
+        limit = size**-0.5
+        seed = (self.seed + zlib.crc32(table.name.encode())) % (1 << 31)
+        for a, b in row_ops.block_ranges(size, width):
+            if values is None:
+                shape = (b - a, width)
+                block = tf.random.stateless_uniform(shape, (seed, a), -limit, limit)
+            else:
+                block = values[a:b]
+            self._store.write_rows(table.name, None, a, block)
+
+    def use_xla(self, enabled: bool) -> None:
+        """Choose whether XLA may compile lookups and updates from now on."""
+        with xla.disabled(not enabled):
+            self._store.choose_engines()
+
+    # Forward
+
+    def call(self, ids, weights=None):
+        """Look up and pool the features of a batch; raise for an id out of range."""
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        pooled, bad = self._store.pool(ids, weights)
+        # The range check is done beside the lookup, which reads nothing wrong; what
+        # uses the result waits for it, so that nothing is updated from a bad batch.
+        check = id_ranges.refuse_if(bad, ids, self.features)
+        with tf.control_dependencies([check]):
+            return tf.nest.map_structure(tf.identity, pooled)
+
+    def lookup(self, ids, weights=None, columns=None, read=None):
+        if columns is None:
+            columns = range(self.num_features)
+        ids = bags.standardize_ids(ids, len(columns))
+        weights = bags.standardize_weights(weights, ids)
+        return self._store.lookup(ids, weights, columns, read or row_ops.gather)
+
+    @property
+    def lookup_variables(self) -> list[tf.Variable]:
+        """The plain variables that `lookup` reads, each once."""
+        return self._store.variables
+
+    def compute_output_spec(self, ids, weights=None, training=None):
+        """Return Keras' placeholders for what a call returns."""
+        shapes = [(ids.shape[0], table.embedding_dim) for _, table in self.features]
+        if not self._store.has_one_width:
+            return [keras.KerasTensor(shape, "float32") for shape in shapes]
+        shape = (ids.shape[0], self.num_features, shapes[0][1])
+        return keras.KerasTensor(shape, "float32")
+
+    # Training
+
+    def build_optimizer(self, optimizer) -> None:
+        self._trainer.build(self, optimizer)
+
+    @property
+    def iterations(self) -> tf.Variable | None:
+        """Number of updates applied so far, int64; `None` before `build_optimizer`."""
+        return self._trainer.iterations
+
+    def apply_gradients(
+        self, gradients, ids, weights=None, learning_rate=None, applies=None
+    ) -> None:
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        self._trainer.apply(gradients, ids, weights, learning_rate, applies)
+
+    def apply_lookups(
+        self, lookups: Sequence[Lookup], gradients, learning_rate, applies
+    ) -> None:
+        """Update the rows of all lookups of a step; rows they share are summed first.
+
+        Args:
+            lookups: The `Lookup`s, at least one.
+            gradients: Gradients of the pooled vectors of each.
+            learning_rate: For optimizers that follow the model's, float scalar.
+            applies: Bool scalar tensor: with `False` nothing is changed; or `None`.
+
+        Raises:
+            ValueError: If their ids have different forms.
+        """
+        joined = join_lookups(lookups, gradients, self.num_features)
+        self._trainer.apply(*joined, learning_rate, applies)
+
+    # State by logical table
+
+    def get_table(self, name: str) -> np.ndarray:
+        return self._store.read(name)
+
+    def get_rows(self, name: str, rows) -> np.ndarray:
+        num_rows, _ = self._store.shape(name)
+        rows = np.asarray(rows, np.int64)
+        if rows.size and not 0 <= rows.min() <= rows.max() < num_rows:
+            raise ValueError(
+                f"Table '{name}' has rows 0 to {num_rows - 1:,}. Received rows from "
+                f"{rows.min():,} to {rows.max():,}"
+            )
+        return self._store.read_rows(name, rows)
+
+    def set_table(self, name: str, rows) -> None:
+        table_files.write(self._store, name, None, rows)
+
+    def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:
+        names = [table.name for table in self.tables] if tables is None else tables
+        slots = {
+            name: {s: self._store.read(name, s) for s in self._store.slot_widths(name)}
+            for name in names
+        }
+        iterations = 0 if self.iterations is None else int(self.iterations.numpy())
+        return {"iterations": iterations, "slots": slots}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Set what `get_state` returned, of the same optimizers.
+
+        Raises:
+            ValueError: If a table, slot or shape is not one of this layer's.
+        """
+        if self.iterations is None:
+            raise ValueError("Call `build_optimizer` before `set_state`.")
+        for name, slots in state["slots"].items():
+            for slot, values in slots.items():
+                table_files.write(self._store, name, slot, values)
+        self.iterations.assign(state["iterations"])
+
+    def slot_bytes(self) -> int:
+        return sum(
+            4 * math.prod(self._store.shape(table.name, slot))
+            for table in self.tables
+            for slot in self._store.slot_widths(table.name)
+        )
+
+    # Keras calls these for `.keras` and `.weights.h5`.
+
+    def save_own_variables(self, store) -> None:
+        """Write tables and optimizer state by logical table."""
+        self._files.save(store)
+
+    def load_own_variables(self, store) -> None:
+        """Load what `save_own_variables` wrote."""
+        self._files.load(store)
+
+    @contextlib.contextmanager
+    def skipping_mismatches(self, skips: bool) -> Iterator[None]:
+        """Files that are loaded inside may lack tables, or have others of the name."""
+        self._files.skips_mismatches = skips
+        try:
+            yield
+        finally:
+            self._files.skips_mismatches = False
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON-safe values."""
+        return {
+            **super().get_config(),
+            "tables": [table.get_config() for table in self.tables],
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]):
+        """Make a layer from `get_config()`."""
+        config = dict(config)
+        tables = [EmbeddingTable.from_config(table) for table in config.pop("tables")]
+        return cls(tables, **config)

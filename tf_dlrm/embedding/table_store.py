@@ -1,0 +1,133 @@
+"""`TableStore`: where the rows of tables lie, and the optimizer state of the rows."""
+
+import abc
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm.embedding.engines.engine import Ids, Step
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.optimizers.base import SparseOptimizer
+
+
+class TableStore(abc.ABC):
+    """The tables of a layer on their devices, and access to them by name.
+
+    The slot `None` is the table itself.
+
+    Args:
+        tables: The `EmbeddingTable`s; the features are theirs in this order.
+        devices: Names of the devices; replica i is on device i.
+    """
+
+    def __init__(self, tables: Sequence[EmbeddingTable], devices: tuple[str, ...]):
+        self.tables, self.devices = tuple(tables), devices
+        self.by_name = {table.name: table for table in tables}
+        owners = [table for table in tables for _ in table.features]
+        self.num_features = len(owners)
+        self.has_one_width = len({table.embedding_dim for table in tables}) == 1
+
+    # Variables
+
+    @abc.abstractmethod
+    def build(self, layer) -> None:
+        """Make the variables, of zeros, and give them to `layer` for checkpoints."""
+
+    @property
+    @abc.abstractmethod
+    def variables(self) -> list[tf.Variable]:
+        """The plain variables that hold rows, each once."""
+
+    @abc.abstractmethod
+    def build_slots(
+        self, layer, optimizers: dict[str, SparseOptimizer], held: tf.Module
+    ) -> None:
+        """Make slots for each table that is trained.
+
+        Args:
+            layer: The layer, to which `held` is given for checkpoints.
+            optimizers: Name of each table that is trained to its optimizer.
+            held: Gets the slots as attributes.
+        """
+
+    @abc.abstractmethod
+    def choose_engines(self) -> None:
+        """Choose the engines anew: XLA may have been disabled, or no longer be."""
+
+    # Lookups and updates
+
+    @abc.abstractmethod
+    def pool(self, ids: Ids, weights: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
+        """Look up and pool this replica's standardized ids.
+
+        Returns:
+            `(B, F, D)`, or a list of F `(B, width)` where widths differ; and whether an
+            id is out of range, bool scalar tensor.
+        """
+
+    @abc.abstractmethod
+    def lookup(
+        self,
+        ids: Ids,
+        weights: tf.Tensor | None,
+        columns: Sequence[int],
+        read: Callable,
+    ) -> Any:
+        """Look up and pool the features at `columns`, on one device; see the layer."""
+
+    @abc.abstractmethod
+    def gradient_tensors(self, gradients) -> list[tf.Tensor]:
+        """Return the tensors of gradients of pooled vectors that cross to replicas."""
+
+    @abc.abstractmethod
+    def update(self, batches: Sequence[dict[str, tf.Tensor]], step: Step) -> None:
+        """Apply one step for all replicas at once.
+
+        Args:
+            batches: What `global_batch.pack` made of each replica's batch, with
+                `gradient_0`, ... of `gradient_tensors`.
+            step: The step.
+        """
+
+    # Access by table
+
+    def shape(self, name: str, slot: str | None = None) -> tuple[int, int]:
+        """Return the shape of a table or of one of its slots.
+
+        Raises:
+            ValueError: If there is no such table.
+        """
+        table = self.find(name)
+        if slot is None:
+            return table.vocabulary_size, table.embedding_dim
+        return table.vocabulary_size, self.slot_widths(name)[slot]
+
+    def find(self, name: str) -> EmbeddingTable:
+        """Return the table of a name.
+
+        Raises:
+            ValueError: If there is no such table.
+        """
+        if name not in self.by_name:
+            raise ValueError(
+                f"There is no table '{name}'. Tables: {', '.join(self.by_name)}"
+            )
+        return self.by_name[name]
+
+    @abc.abstractmethod
+    def slot_widths(self, name: str) -> dict[str, int]:
+        """Return the slots of a table and their widths; none without an optimizer."""
+
+    @abc.abstractmethod
+    def read(self, name: str, slot: str | None = None) -> np.ndarray:
+        """Return a copy of a table or slot."""
+
+    @abc.abstractmethod
+    def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Return a copy of some rows of a table."""
+
+    @abc.abstractmethod
+    def write_rows(self, name: str, slot: str | None, first_row: int, block) -> None:
+        """Overwrite rows `first_row`, ... of a table or slot with `(n, width)`."""

@@ -1,0 +1,169 @@
+"""`Scorer`: bottom MLP, interaction and top MLP: vectors to a click probability."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from tf_dlrm.layers.interactions import DotInteraction
+from tf_dlrm.layers.mlp import MLP
+from tf_dlrm.layers.mlp import build as build_layer
+
+
+@keras.saving.register_keras_serializable(package="tf_dlrm")
+class Scorer(keras.layers.Layer):
+    """The dense part of a DLRM: all but the embedding tables.
+
+    `p = sigmoid(top(interaction(bottom(dense), pooled embeddings)))`
+
+    Args:
+        bottom_mlp: `MLP` of the dense features; `None` where there are none.
+        interaction: Layer that is called with the list
+            `[dense vector (B, D), pooled (B, F, D)]` and returns `(B, n)`; it gets the
+            F vectors one by one where they went through MLPs of their own, or where
+            their widths differ.
+        top_mlp: `MLP` that ends in one logit.
+        num_dense: Number of dense features.
+        widths: Width of the pooled vectors of each sparse feature, by its name.
+        feature_mlps: `MLP`s between pooled vectors and interaction, by feature.
+
+    Call arguments:
+        dense: float32 `(B, num_dense)`.
+        pooled: `(B, F, D)`, or a list of F `(B, width)`.
+        training: Whether dropout and batch statistics are active.
+
+    Returns:
+        float32 `(B, 1)` click probabilities.
+
+    Raises:
+        ValueError: If the widths do not fit a dot interaction.
+
+    Reference:
+        Naumov et al. 2019, arXiv 1906.00091, section 2 and figure 1.
+    """
+
+    def __init__(
+        self,
+        bottom_mlp: MLP | None,
+        interaction: keras.layers.Layer,
+        top_mlp: MLP,
+        num_dense: int,
+        widths: dict[str, int],
+        feature_mlps: dict[str, MLP] | None = None,
+        **kwargs: Any,
+    ):
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.bottom_mlp, self.top_mlp = bottom_mlp, top_mlp
+        self.interaction, self.feature_mlps = interaction, dict(feature_mlps or {})
+        self.num_dense, self.widths = num_dense, dict(widths)
+        if isinstance(interaction, DotInteraction):
+            self._check_widths()
+
+    # The paper's figure 1, above the tables
+
+    def call(
+        self,
+        dense: tf.Tensor,
+        pooled: tf.Tensor | Sequence[tf.Tensor],
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Return click probabilities, float32 `(B, 1)`."""
+        vectors = self._embedding_vectors(pooled, training)
+        if self.bottom_mlp is not None:
+            vectors = [self.bottom_mlp(dense, training=training), *vectors]
+        vectors = [ops.cast(v, self.compute_dtype) for v in vectors]
+        logit = self.top_mlp(self.interaction(vectors), training=training)
+        # The sigmoid is the last operation and float32: Keras finds the logit behind
+        # it, and a saturated row keeps its gradient.
+        return ops.sigmoid(ops.cast(logit, "float32"))
+
+    def _embedding_vectors(self, pooled, training):
+        if not self.feature_mlps:
+            return pooled if isinstance(pooled, (list, tuple)) else [pooled]
+        if not isinstance(pooled, (list, tuple)):
+            pooled = tf.unstack(pooled, axis=1)
+        return [
+            self.feature_mlps[name](vector, training=training)
+            if name in self.feature_mlps
+            else vector
+            for name, vector in zip(self.widths, pooled)
+        ]
+
+    # Construction
+
+    def build(self, *input_shapes: Any) -> None:
+        """Make all weights; every shape is known already."""
+        if not self.built:
+            self.build_parts()
+
+    def build_parts(self) -> None:
+        """Make all weights, named after the parts alone: Keras prefixes in `build`."""
+        shapes: list[tuple] = []
+        if self.bottom_mlp is not None:
+            build_layer(self.bottom_mlp, (None, self.num_dense))
+            shapes.append((None, self.bottom_mlp.dims[-1]))
+        for name, width in self.widths.items():
+            if name in self.feature_mlps:
+                build_layer(self.feature_mlps[name], (None, width))
+        widths = list(self._vector_widths().values())
+        if self.feature_mlps or len(set(widths)) > 1:
+            shapes += [(None, width) for width in widths]
+        else:
+            shapes.append((None, len(widths), widths[0]))
+        build_layer(self.interaction, shapes)
+        build_layer(self.top_mlp, self.interaction.compute_output_shape(shapes))
+        self.built = True
+
+    def _vector_widths(self):
+        """Return the widths of the embeddings as they reach the interaction."""
+        return {
+            name: self.feature_mlps[name].dims[-1]
+            if name in self.feature_mlps
+            else width
+            for name, width in self.widths.items()
+        }
+
+    def _check_widths(self):
+        widths = self._vector_widths()
+        has_dense = self.bottom_mlp is not None
+        width = self.bottom_mlp.dims[-1] if has_dense else next(iter(widths.values()))
+        wrong = {name: w for name, w in widths.items() if w != width}
+        if wrong:
+            origin = f"{width} from the first"
+            if has_dense:
+                origin = f"bottom_mlp_dims={self.bottom_mlp.dims}"
+            raise ValueError(
+                "With dot interaction `bottom_mlp_dims` must end in the embedding_dim "
+                "of all features (`feature_mlp_dims` can bring others to it). "
+                f"Received: {origin}, but widths of features {wrong}"
+            )
+
+    def compute_output_shape(self, dense_shape, pooled_shape) -> tuple:
+        """Return `(B, 1)`."""
+        return (dense_shape[0], 1)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON-safe values."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "bottom_mlp": self.bottom_mlp and serialize(self.bottom_mlp),
+            "interaction": serialize(self.interaction),
+            "top_mlp": serialize(self.top_mlp),
+            "num_dense": self.num_dense,
+            "widths": self.widths,
+            "feature_mlps": {k: serialize(v) for k, v in self.feature_mlps.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Scorer":
+        """Make a scorer from `get_config()`."""
+        config = dict(config)
+        make = keras.saving.deserialize_keras_object
+        for name in ("bottom_mlp", "interaction", "top_mlp"):
+            config[name] = config[name] and make(config[name])
+        config["feature_mlps"] = {k: make(v) for k, v in config["feature_mlps"].items()}
+        return cls(**config)

@@ -1,0 +1,347 @@
+"""`RowSparseModel`: a Keras model whose tables are trained by row-sparse steps."""
+
+import contextlib
+import inspect
+import types
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_dlrm import optimizers
+from tf_dlrm.inputs import check_arrays, standardize_labels
+from tf_dlrm.runtime import replicas, xla
+from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.checkpoints.positions import weigh_classes
+from tf_dlrm.training.dense_update import DenseUpdate
+from tf_dlrm.training.guard import GuardCallback, NotFiniteError, StepGuard
+from tf_dlrm.training.losses import check_reduction, is_cross_entropy
+from tf_dlrm.training.probes import Probes
+from tf_dlrm.training.step import CompiledTrainStep, TrainStep
+from tf_dlrm.training.table_rates import TableRates
+
+# What comes in an order of its own.
+_IN_ORDER = (
+    tf.data.Dataset,
+    tf.distribute.DistributedDataset,
+    types.GeneratorType,
+)
+
+
+class RowSparseModel(keras_hooks.KerasModelAdapter):
+    """A `keras.Model` that trains an embedding layer by row-sparse steps.
+
+    The model has `spec`, `embedding` (an `EmbeddingLayer`) and `standardize(features)`,
+    and is built. The step itself is `tf_dlrm.training.step.TrainStep`.
+    """
+
+    _guard: StepGuard | None = None
+    _max_skipped_batches: int | None = None
+    _num_in_a_row = 0  # of `train_on_batch`
+    _labels_are_probabilities = False
+
+    def compile(
+        self,
+        optimizer="adagrad",
+        loss="binary_crossentropy",
+        metrics=None,
+        embedding_optimizer=None,
+        jit_compile: bool | str = "auto",
+        max_skipped_batches: int | None = 10,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training, as `keras.Model.compile` does.
+
+        Args:
+            optimizer: Optimizer of the dense layers: name or Keras optimizer.
+            loss: Loss of `(batch, 1)` probabilities.
+            metrics: Keras metrics, such as `tf_dlrm.metrics.ClickAUC()`.
+            embedding_optimizer: Optimizer of the tables: a `tf_dlrm.optimizers`
+                object or name, or a dict of table name to such (tables not named
+                get the default). `None` is the row-sparse counterpart of
+                `optimizer`, which must then be a plain SGD, Adagrad or Adam, and
+                follows its learning rate; but where `optimizer` is the object that
+                the model was compiled with before, the tables too keep the optimizer
+                and the state that they have. A float rate of an object keeps its
+                ratio to that of `optimizer` when a callback of `fit` assigns that one,
+                as `ReduceLROnPlateau` does. SGD and Adagrad equal their dense
+                originals; `"adam"` is lazy on the tables
+                (`tf_dlrm.optimizers.SparseAdam` says how it differs).
+            jit_compile: What XLA compiles. `"auto"`: on CPUs the small parts where it
+                wins (lookup and update of rows, the interaction's triangle, the
+                update of the dense variables), while oneDNN computes the MLPs: the
+                fastest. `True`: besides, all between lookup and update as one
+                program (a `compute_loss` of your own is in it, and where it reads
+                ragged `x` each new number of ids is compiled anew: use `"auto"`).
+                `False`: nothing. The results agree to rounding, and range checks of
+                ids hold, in all three.
+            max_skipped_batches: A batch whose loss or gradients are not finite is
+                not applied: weights, optimizers and metrics stay as they are. After
+                so many in a row `fit` raises `tf_dlrm.training.NotFiniteError`, which
+                says where; with fewer, it ends with a warning that counts them.
+                `None`: batches are not looked at, as in Keras.
+            **kwargs: Arguments of `keras.Model.compile`.
+
+        Raises:
+            ValueError: If an optimizer, or one of its options, cannot train tables
+                exactly; the message names it.
+        """
+        if self.compute_dtype == "float16":
+            raise ValueError(
+                "`mixed_float16` needs loss scaling, which the tables' row-sparse "
+                "updates do not support. Use `mixed_bfloat16`, which needs none."
+            )
+        num_replicas = self.distribute_strategy.num_replicas_in_sync
+        if num_replicas > 1:
+            check_reduction(loss)
+        if max_skipped_batches is not None and max_skipped_batches < 1:
+            raise ValueError(
+                "`max_skipped_batches` must be at least 1, or None. Received: "
+                f"max_skipped_batches={max_skipped_batches!r}"
+            )
+        if tf.distribute.has_strategy():
+            replicas.check_devices(self.embedding, "`compile`")
+        optimizer = keras.optimizers.get(optimizer)
+        optimizers.check_dense_optimizer(optimizer, num_replicas)
+        self._check_overrides(jit_compile)
+        # Compiled again with the optimizer that it has: training goes on, as in Keras.
+        continues = optimizer is getattr(self, "optimizer", None) and (
+            embedding_optimizer is None
+            or embedding_optimizer is getattr(self, "embedding_optimizer", None)
+        )
+        is_program = jit_compile is True and not kwargs.get("run_eagerly", False)
+        super().compile(
+            optimizer=optimizer,
+            loss=loss,
+            metrics=metrics,
+            jit_compile=False,
+            **kwargs,
+        )
+        self._jit_compile_argument = jit_compile
+        self._labels_are_probabilities = is_cross_entropy(loss)
+        self._max_skipped_batches, self._guard = max_skipped_batches, None
+        if max_skipped_batches is not None:
+            with self.distribute_strategy.scope():
+                self._guard = StepGuard(replicas.device_names()[0])
+        self.embedding.use_xla(jit_compile is not False)
+        if not continues:
+            names = [table.name for table in self.spec.tables if table.trainable]
+            self.embedding_optimizer = optimizers.for_tables(
+                embedding_optimizer, optimizer, names
+            )
+            self.embedding.build_optimizer(self.embedding_optimizer)
+        # Now, not at the first step: Keras would build it for the tables as well.
+        self.optimizer.build(self.dense_variables)
+        self._is_program = is_program
+        self._make_step()
+
+    def _check_overrides(self, jit_compile):
+        """Refuse `call`s that a program compiled as a whole would not look up for."""
+        if jit_compile is True and type(self).call is not type(self)._own_call:
+            raise ValueError(
+                "`jit_compile=True` compiles the step of the model's own `call`, and "
+                f"{type(self).__name__} overrides it. Use jit_compile='auto', or "
+                "override `score(dense, pooled, training)` instead."
+            )
+
+    def _make_step(self):
+        step = CompiledTrainStep if self._is_program else TrainStep
+        # Not an attribute that Keras or tf.train.Checkpoint would track.
+        self.__dict__["_step"] = step(
+            self,
+            self._guard,
+            self._probes,
+            DenseUpdate(self, self._is_program),
+            self._labels_are_probabilities,
+        )
+
+    @property
+    def _probes(self) -> Probes:
+        return self.__dict__.setdefault("_probes_of_steps", Probes())
+
+    def xla_settings(self) -> contextlib.AbstractContextManager:
+        """Return the context in which XLA compiles what `jit_compile` says."""
+        return xla.disabled(getattr(self, "_jit_compile_argument", "auto") is False)
+
+    # Variables
+
+    @property
+    def dense_variables(self) -> list:
+        """The trainable variables that `optimizer` updates: all but the tables."""
+        return [v for v in self.trainable_variables if not self.embedding.owns(v)]
+
+    @property
+    def statistics(self) -> list:
+        """Weights that a forward pass changes, such as batch statistics."""
+        return [v for v in self.non_trainable_weights if not self.embedding.owns(v)]
+
+    # What Keras calls for each batch
+
+    def train_step(self, data) -> dict[str, Any]:
+        """Train on `(features, label[, sample_weight])`; return loss and metrics."""
+        with self.xla_settings():
+            return self._step(data)
+
+    def test_step(self, data) -> dict[str, Any]:
+        """Return loss and metrics of `(features, label[, sample_weight])`."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        y = standardize_labels(y, self._labels_are_probabilities)
+        y_pred = self(x, training=False)
+        loss = keras_hooks.compute_loss(
+            self, x, y, y_pred, sample_weight, training=False
+        )
+        self.track_loss(loss, y)
+        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None) -> dict[str, Any]:
+        """Update the metrics with a batch and return them, as Keras does."""
+        with self.xla_settings():
+            return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether a subclass computes the loss, perhaps from the features."""
+        return type(self).compute_loss is not keras.Model.compute_loss
+
+    @property
+    def has_own_metrics(self) -> bool:
+        """Whether a subclass computes the metrics."""
+        return type(self).compute_metrics is not RowSparseModel.compute_metrics
+
+    def get_metrics_result(self) -> dict[str, Any]:
+        """Return the metrics so far; the loss of no row is not a number.
+
+        So it is where every batch so far had a loss that is not finite.
+        """
+        with self.xla_settings():
+            results = super().get_metrics_result()
+        if "loss" in results:
+            has_rows = keras_hooks.loss_tracker(self).count > 0
+            results["loss"] = tf.where(has_rows, results["loss"], float("nan"))
+        return results
+
+    def track_loss(self, loss, y) -> None:
+        """Add the mean loss of a batch to the loss that `fit` reports."""
+        num_rows = tf.shape(y)[0]
+        if replicas.count() > 1:  # one may have no row, and so no mean
+            loss = tf.where(num_rows > 0, loss, tf.zeros_like(loss))
+        keras_hooks.loss_tracker(self).update_state(loss, sample_weight=num_rows)
+
+    # Probes, and batches that are not applied
+
+    def use_probe(self, kind: type):
+        """Return the probe of a kind; the next `fit` has it in its steps."""
+        return self._probes.use(self, kind)
+
+    def drop_probe(self, kind: type) -> None:
+        """Leave a probe out of the steps of the next `fit`."""
+        self._probes.drop(kind)
+
+    def make_train_function(self, force: bool = False) -> None:
+        """Make what `fit` calls; trace again where other probes look into the step."""
+        changed = self._probes.take_change()
+        if changed:
+            self._make_step()
+        super().make_train_function(force or changed)
+
+    @property
+    def num_skipped_batches(self) -> int:
+        """Batches that were not applied since `compile`, see there."""
+        return 0 if self._guard is None else self._guard.num_skipped
+
+    def train_on_batch(self, *args: Any, **kwargs: Any):
+        """Train on one batch, as `keras.Model.train_on_batch` does.
+
+        The loss of a batch that is not applied is not a number.
+
+        Raises:
+            tf_dlrm.training.NotFiniteError: After `max_skipped_batches` of `compile`
+                in a row.
+        """
+        before = self.num_skipped_batches
+        result = super().train_on_batch(*args, **kwargs)
+        if self.num_skipped_batches == before:
+            self._num_in_a_row = 0
+            return result
+        self._num_in_a_row += 1
+        if self._num_in_a_row >= self._max_skipped_batches:
+            raise NotFiniteError(
+                f"{self._num_in_a_row:,} batches in a row had a loss or gradients that "
+                f"are not finite (not finite in the last: {self._guard.describe()}). "
+                "None of them was applied. Try a smaller learning rate, or look at the "
+                "data."
+            )
+        return result
+
+    # What people call
+
+    def fit(self, x=None, y=None, *args: Any, **kwargs: Any):
+        """Train, as `keras.Model.fit` does; refuse a DataFrame, naming the way to go.
+
+        The guard's callback runs before the others, and tables' own learning rates
+        follow the model's.
+
+        Raises:
+            tf_dlrm.training.NotFiniteError: After `max_skipped_batches` (of `compile`)
+                in a row; they were not applied.
+        """
+        if tf.distribute.has_strategy():
+            replicas.check_devices(self.embedding, "`fit`")
+        call = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
+        options = call.arguments
+        check_arrays(x, y)
+        if isinstance(options.get("validation_data"), tuple):
+            check_arrays(*options["validation_data"][:2])
+        if isinstance(x, _IN_ORDER):
+            options.setdefault("shuffle", False)  # Keras warns of its default
+        class_weight = options.get("class_weight")
+        if class_weight is not None and hasattr(x, "position"):
+            options["x"] = weigh_classes(x, class_weight)
+            options["class_weight"] = None
+        callbacks = options.get("callbacks") or ()
+        with contextlib.ExitStack() as stack:
+            rates = TableRates(self)
+            if callbacks and rates.is_needed:
+                callbacks = keras_hooks.with_each(callbacks, rates, stack)
+                options["callbacks"] = callbacks
+            guard = None
+            if self._guard is not None:
+                guard = GuardCallback(self._guard, self._max_skipped_batches)
+                options["callbacks"] = keras_hooks.with_callback(
+                    callbacks, guard, stack
+                )
+            # Keras calls no callback when something fails.
+            for each in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
+                stack.callback(getattr(each, "on_fit_exit", lambda: None))
+            history = super().fit(*call.args, **call.kwargs)
+        if guard is not None:
+            guard.report()
+        return history
+
+    def evaluate(self, x=None, y=None, *args: Any, **kwargs: Any):
+        """Evaluate, as `keras.Model.evaluate` does; refuse a DataFrame."""
+        check_arrays(x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args: Any, **kwargs: Any):
+        """Predict, as `keras.Model.predict` does; refuse a DataFrame."""
+        check_arrays(x)
+        return super().predict(x, *args, **kwargs)
+
+    # The compile arguments are saved with the model, the tables' optimizer too.
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Return the arguments of `compile` as JSON-safe values."""
+        if not self.compiled:
+            return {}
+        config = super().get_compile_config()
+        config["jit_compile"] = self._jit_compile_argument
+        config["max_skipped_batches"] = self._max_skipped_batches
+        config["embedding_optimizer"] = keras.saving.serialize_keras_object(
+            self.embedding_optimizer
+        )
+        return config
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile with what `get_compile_config` returned."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
