@@ -3,12 +3,14 @@ wheel holds the two packages, and every public docstring's example runs."""
 
 import ast
 import doctest
+import fnmatch
 import importlib
 import pathlib
 import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -106,7 +108,43 @@ def test_the_wheel_holds_exactly_the_two_packages(tmp_path):
     }
     expected = {str(p.relative_to(ROOT)) for p in sources("tf_dlrm")}
     expected |= {str(p.relative_to(ROOT)) for p in sources("pipelines")}
+    expected |= {"tf_dlrm/py.typed"}
     assert expected <= set(names)
+
+
+def untyped_modules():
+    """Patterns of the modules that mypy leaves out for now, from pyproject.toml."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for override in settings["tool"]["mypy"]["overrides"]:
+        if override.get("ignore_errors"):
+            yield from override["module"]
+
+
+def public_functions(node):
+    """Yield the public functions of a module or class, with whether it is a class."""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from public_functions(child)
+        elif isinstance(child, ast.FunctionDef):
+            if not child.name.startswith("_") or child.name in ("__init__", "__call__"):
+                yield child, isinstance(node, ast.ClassDef)
+
+
+@pytest.mark.parametrize("path", sources("tf_dlrm"), ids=lambda p: p.stem)
+def test_public_functions_are_typed(path):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    if any(fnmatch.fnmatch(module, pattern) for pattern in untyped_modules()):
+        pytest.skip("not typed yet: see [tool.mypy] in pyproject.toml")
+    for function, is_method in public_functions(ast.parse(path.read_text())):
+        arguments = function.args
+        named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        named += [each for each in (arguments.vararg, arguments.kwarg) if each]
+        untyped = [each.arg for each in named if each.annotation is None]
+        if is_method and untyped[:1] in (["self"], ["cls"]):
+            untyped = untyped[1:]
+        where = f"{path}:{function.lineno}: {function.name}"
+        assert not untyped, f"{where} has parameters without a type: {untyped}"
+        assert function.returns is not None, f"{where} has no return type"
 
 
 def modules():

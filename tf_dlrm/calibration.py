@@ -1,7 +1,9 @@
 """Probabilities of a model that was trained on a sample of the negatives, put right."""
 
+from typing import Any
 
-def check_rate(rate) -> float:
+
+def check_rate(rate: float) -> float:
     """Returns a `negative_sampling_rate`.
 
     Raises:
@@ -16,7 +18,7 @@ def check_rate(rate) -> float:
     return float(rate)
 
 
-def recalibrate(probabilities, negative_sampling_rate: float):
+def recalibrate(probabilities: Any, negative_sampling_rate: float) -> Any:
     """Corrects click probabilities for negatives that were sampled at a rate w.
 
     `p / (p + (1 - p) / w)`, which takes 0 to 0, 1 to 1, and adds log w to the logit.

@@ -71,10 +71,10 @@ class EmbeddingTable:
     embedding_dim: int
     combiner: str = "sum"
     initializer: Any = None
-    features: Sequence[str] | None = None
+    features: Sequence[str] = None  # type: ignore[assignment]  # its name
     trainable: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_name("`name` of an EmbeddingTable", self.name)
         sizes = {
             argument: _check_count(argument, getattr(self, argument), self.name)
@@ -121,12 +121,12 @@ class EmbeddingTable:
         """Makes a table from `get_config()`."""
         return cls(**config)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, EmbeddingTable):
             return NotImplemented
         return self.get_config() == other.get_config()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.name, self.vocabulary_size, self.embedding_dim))
 
 
@@ -160,7 +160,7 @@ class FeatureSpec:
     dense: Sequence[str]
     tables: Sequence[EmbeddingTable]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.dense, str):
             raise ValueError(
                 "`dense` must be a sequence of feature names. "

@@ -34,6 +34,8 @@ def find(folder: CheckpointFolder, monitor: str | None) -> BestCheckpoint | None
         folder: The checkpoints.
         monitor: Name of the result; `None`: there is no best one.
     """
+    if monitor is None:
+        return None
     best = None
     for name in folder.names():
         content = folder.peek(name)
@@ -52,7 +54,7 @@ def find(folder: CheckpointFolder, monitor: str | None) -> BestCheckpoint | None
     return best
 
 
-def is_better(value: float | None, best: BestCheckpoint | None, monitor) -> bool:
+def is_better(value: float | None, best: BestCheckpoint | None, monitor: str) -> bool:
     """Returns whether a value is finite and better than that of `best`."""
     if value is None or not math.isfinite(value):
         return False

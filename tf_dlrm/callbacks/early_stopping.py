@@ -2,9 +2,12 @@
 
 import math
 import time
+from collections.abc import Iterable
 
 import keras
+import tensorflow as tf
 
+from tf_dlrm.runtime.types import Logs
 from tf_dlrm.training.checkpoints import state as training_state
 
 _LARGER_IS_BETTER = ("auc", "accuracy", "precision", "recall")
@@ -70,7 +73,7 @@ class EarlyStopping(keras.callbacks.Callback):
         min_delta: float = 0.0,
         max_minutes: float | None = None,
         verbose: int = 1,
-    ):
+    ) -> None:
         super().__init__()
         if patience is not None and patience < 1:
             raise ValueError(f"`patience` must be at least 1. Received: {patience!r}")
@@ -85,10 +88,13 @@ class EarlyStopping(keras.callbacks.Callback):
         self._max_minutes, self._verbose = max_minutes, verbose
         self._begin()
 
-    def _begin(self):
-        self.best = self.reason = None
-        self._num_without, self._minutes_before, self._start = 0, 0.0, None
-        self._goes_on, self._step = False, None
+    def _begin(self) -> None:
+        self.best: float | None = None
+        self.reason: str | None = None
+        self._num_without, self._minutes_before = 0, 0.0
+        self._start: float | None = None
+        self._step: int | None = None
+        self._goes_on = False
 
     @property
     def minutes(self) -> float:
@@ -113,16 +119,16 @@ class EarlyStopping(keras.callbacks.Callback):
         self._minutes_before, self._goes_on = state["minutes"], True
         self.reason = state["reason"]
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         if not self._goes_on:
             self._begin()
         self._goes_on, self._start = False, time.monotonic()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._max_minutes is not None and self.minutes >= self._max_minutes:
             self._stop(f"{self._max_minutes:g} minutes are over")
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         looks = self._target is not None or self._patience is not None
         if looks and self.best is None and self._monitor not in (logs or {}):
             raise ValueError(
@@ -161,16 +167,16 @@ class EarlyStopping(keras.callbacks.Callback):
             )
             self._stop(f"{self._monitor} {before} in {self._num_without} evaluations")
 
-    def _stop(self, reason):
+    def _stop(self, reason: str) -> None:
         if self.reason is None:
             self.reason, self.model.stop_training = reason, True
             if self._verbose:
                 print(f"The training ends: {reason}.", flush=True)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self.on_fit_exit()
 
-    def on_fit_exit(self):
+    def on_fit_exit(self) -> None:
         """Called at the end of `fit`, also where it fails."""
         self._minutes_before, self._start = self.minutes, None
 
@@ -196,14 +202,20 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
         ValueError: If `every_steps` is not positive.
     """
 
-    def __init__(self, validation_data, every_steps: int, listeners=()):
+    def __init__(
+        self,
+        validation_data: tf.data.Dataset,
+        every_steps: int,
+        listeners: Iterable[keras.callbacks.Callback] = (),
+    ) -> None:
         super().__init__()
         if every_steps < 1:
             raise ValueError(
                 f"`every_steps` must be at least 1. Received: {every_steps!r}"
             )
         self._validation_data, self._every_steps = validation_data, every_steps
-        self._listeners, self.results, self.seconds = tuple(listeners), [], 0.0
+        self._listeners, self.seconds = tuple(listeners), 0.0
+        self.results: list[dict[str, float]] = []
 
     def get_state(self) -> dict:
         """What a resumed training goes on with, JSON-safe."""
@@ -213,13 +225,13 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
         """Sets what `get_state` returned."""
         self.results = list(state["results"])
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._first = batch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if (batch + 1) // self._every_steps == self._first // self._every_steps:
             return
         start = time.perf_counter()

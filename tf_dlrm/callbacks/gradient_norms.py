@@ -1,6 +1,7 @@
 """`GradientNormLogger`: how large gradients are."""
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.types import Logs, PathLike
 from tf_dlrm.training.probes import GradientNorms
 
 
@@ -23,7 +24,7 @@ class GradientNormLogger(Watcher):
 
     probe = GradientNorms
 
-    def __init__(self, log_dir, every_steps: int = 50):
+    def __init__(self, log_dir: PathLike, every_steps: int = 50) -> None:
         super().__init__(log_dir)
         if every_steps < 1:
             raise ValueError(
@@ -31,21 +32,21 @@ class GradientNormLogger(Watcher):
             )
         self._every_steps = every_steps
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._written = None
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._is_first_batch = True
 
-    def on_train_batch_begin(self, batch, logs=None):
-        if self._written is None:  # not 0 in an epoch that is resumed
-            self._written = batch
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        if self._is_first_batch:  # not 0 in an epoch that is resumed
+            self._written, self._is_first_batch = batch, False
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if (batch + 1) // self._every_steps > self._written // self._every_steps:
             self._written = batch + 1
             self._write_norms()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._write_norms()
 
-    def _write_norms(self):
+    def _write_norms(self) -> None:
         norms = self._probe.take()
         self._write(TRAIN, {f"gradients/{name}": norms[name] for name in norms})

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.types import Logs
 
 _SAMPLED_ROWS = 4096
 
@@ -18,7 +19,7 @@ class HistogramLogger(Watcher):
         log_dir: Folder of the run's logs.
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         with self._events(TRAIN):
             for variable in self.model.dense_variables:
                 # Without the name of the model.

@@ -2,11 +2,13 @@
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import api, api_pb2, plugin_data_pb2, summary
 
 from tf_dlrm.callbacks.watcher import TRAIN, VALIDATION, Watcher
+from tf_dlrm.runtime.types import Logs, PathLike
 
 _METRICS = ("auc", "log_loss", "normalized_entropy", "calibration", "loss")
 
@@ -28,26 +30,28 @@ class HyperparameterLogger(Watcher):
         ValueError: If `values` is empty.
     """
 
-    def __init__(self, log_dir, values: dict, shown: Sequence[str] = ()):
+    def __init__(
+        self, log_dir: PathLike, values: dict, shown: Sequence[str] = ()
+    ) -> None:
         super().__init__(log_dir)
         if not values:
             raise ValueError("`values` must name at least one hyperparameter.")
         self._values = {name: _plain(value) for name, value in values.items()}
         self._shown = tuple(shown)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._status = api_pb2.STATUS_FAILURE  # unless it comes to its end
         self._described = False
         with self._events():
             api.hparams(self._values, trial_id=self._trial())
 
-    def _trial(self):
+    def _trial(self) -> str:
         """The name of the run, and what tells it from others of that name."""
         path = self.log_dir.resolve()
         name = path.parent.name if path.name == "logs" else path.name
         return f"{name} {zlib.crc32(str(path).encode()) & 0xFFFF:04x}"
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._described:
             return
         self._described = True
@@ -71,11 +75,11 @@ class HyperparameterLogger(Watcher):
         with self._events():
             tf.summary.experimental.write_raw_pb(described.SerializeToString())
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self._status = api_pb2.STATUS_SUCCESS
         self.on_fit_exit()
 
-    def on_fit_exit(self):
+    def on_fit_exit(self) -> None:
         """Called at the end of a DLRM's `fit`, also where it fails."""
         if self._status is not None:
             end = summary.session_end_pb(self._status).SerializeToString()
@@ -87,7 +91,7 @@ class HyperparameterLogger(Watcher):
     _status = None
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if value is None:
         return "none"
     if isinstance(value, (list, tuple)):

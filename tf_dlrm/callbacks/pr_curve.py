@@ -6,6 +6,7 @@ from tensorboard.plugins.pr_curve import summary
 
 from tf_dlrm.callbacks.watcher import VALIDATION, Watcher
 from tf_dlrm.metrics.click import find_click_auc
+from tf_dlrm.runtime.types import Logs
 
 NUM_THRESHOLDS = 1001  # clicks are rare: most lie below the first tenths
 
@@ -23,7 +24,7 @@ class PRCurveLogger(Watcher):
         ValueError: If the model was not compiled with `tf_dlrm.metrics.ClickAUC`.
     """
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Logs = None) -> None:
         points = pr_points(*find_click_auc(self.model).histogram())
         written = summary.raw_data_pb(
             "precision_recall", *points, num_thresholds=NUM_THRESHOLDS
@@ -32,7 +33,12 @@ class PRCurveLogger(Watcher):
             tf.summary.experimental.write_raw_pb(written.SerializeToString())
 
 
-def pr_points(logits, negatives, positives, num_thresholds: int = NUM_THRESHOLDS):
+def pr_points(
+    logits: np.ndarray,
+    negatives: np.ndarray,
+    positives: np.ndarray,
+    num_thresholds: int = NUM_THRESHOLDS,
+) -> tuple[np.ndarray, ...]:
     """What TensorBoard draws a precision-recall curve of.
 
     Args:

@@ -5,6 +5,7 @@ import warnings
 import tensorflow as tf
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.types import Logs, PathLike
 
 _MOST_STEPS = 1000
 
@@ -26,7 +27,7 @@ class StepProfiler(Watcher):
         ValueError: If this is no range of at most 1,000 steps.
     """
 
-    def __init__(self, log_dir, first: int, last: int):
+    def __init__(self, log_dir: PathLike, first: int, last: int) -> None:
         super().__init__(log_dir)
         if not 1 <= first <= last < first + _MOST_STEPS:
             raise ValueError(
@@ -36,10 +37,10 @@ class StepProfiler(Watcher):
         self._first, self._last = first, last
         self._is_running = self._is_done = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._num_steps = self._step()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         size = self.model.steps_per_execution
         is_due = self._first <= self._num_steps + size
         if is_due and not self._is_done and not self._is_running:
@@ -53,18 +54,18 @@ class StepProfiler(Watcher):
             )
             self._trace.__enter__()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._num_steps += self.model.steps_per_execution
         if self._is_running:
             self._trace.__exit__(None, None, None)
             if self._num_steps >= self._last:
                 self._stop()
 
-    def _stop(self):
+    def _stop(self) -> None:
         self._is_running, self._is_done = False, True
         tf.profiler.experimental.stop()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         if not self._is_done and not self._is_running:
             warnings.warn(
                 f"Steps {self._first} to {self._last} were not profiled: the training "
@@ -73,7 +74,7 @@ class StepProfiler(Watcher):
             )
         self.on_fit_exit()
 
-    def on_fit_exit(self):
+    def on_fit_exit(self) -> None:
         """Called at the end of a DLRM's `fit`, also where it fails."""
         if self._is_running:
             self._stop()

@@ -3,7 +3,10 @@
 import numpy as np
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.embedding.contract import EmbeddingLayer
+from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import Logs
 
 
 class RowNormLogger(Watcher):
@@ -17,7 +20,7 @@ class RowNormLogger(Watcher):
         log_dir: Folder of the run's logs.
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         values = {}
         for table in self.model.spec.tables:
             mean, largest = row_norms(self.model.embedding, table)
@@ -26,7 +29,7 @@ class RowNormLogger(Watcher):
         self._write(TRAIN, values)
 
 
-def row_norms(embedding, table) -> tuple[float, float]:
+def row_norms(embedding: EmbeddingLayer, table: EmbeddingTable) -> tuple[float, float]:
     """Mean and largest norm of the rows of a table.
 
     Args:

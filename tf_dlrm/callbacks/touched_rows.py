@@ -1,6 +1,7 @@
 """`TouchedRowLogger`: how much of each table is in use."""
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.types import Logs
 from tf_dlrm.training.probes import RowMarks
 
 
@@ -24,10 +25,10 @@ class TouchedRowLogger(Watcher):
 
     probe = RowMarks
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._probe.begin_epoch()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         counts = self._probe.count()
         counts["all"] = [sum(each) for each in zip(*counts.values())]
         values = {}

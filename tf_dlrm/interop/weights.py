@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from tf_dlrm.features import FeatureSpec
@@ -47,7 +48,7 @@ def make_model(
     spec: FeatureSpec,
     bottom: DenseStack,
     top: DenseStack,
-    interaction,
+    interaction: str | keras.layers.Layer,
     rows: Sequence[np.ndarray],
     embedding: Callable | None = None,
     projections: dict[str, DenseStack] | None = None,
@@ -75,7 +76,8 @@ def make_model(
             name: stack.make_mlp(f"mlp_{name}") for name, stack in projections.items()
         },
     )
-    bottom.copy_to(model.bottom_mlp)
+    if model.bottom_mlp is not None:
+        bottom.copy_to(model.bottom_mlp)
     top.copy_to(model.top_mlp)
     for name, stack in projections.items():
         stack.copy_to(model.feature_mlps[name])

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 _BLOCK_ROWS = 1 << 18
 _MAX_GROUPS = 1 << 31
@@ -44,10 +45,10 @@ class Slices:
     mean_prediction: np.ndarray
     calibration: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.num_rows)
 
-    def take(self, places) -> "Slices":
+    def take(self, places: npt.ArrayLike) -> "Slices":
         """Some of the groups, in another order."""
         columns = (getattr(self, each.name) for each in dataclasses.fields(self))
         return Slices(*(column[places] for column in columns))
@@ -86,11 +87,13 @@ class GroupedRows:
     array([1., 0.])
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._keys, self._size = np.empty(1 << 16, np.uint64), 0
         self._num_groups = 0
 
-    def add(self, labels, predictions, groups) -> None:
+    def add(
+        self, labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
+    ) -> None:
         """Adds rows.
 
         Args:
@@ -123,7 +126,7 @@ class GroupedRows:
         self._keys[self._size : end] = keys
         self._size = end
 
-    def slices(self, names=None) -> Slices:
+    def slices(self, names: npt.ArrayLike | None = None) -> Slices:
         """Judges the groups; predictions must be probabilities.
 
         Args:
@@ -154,18 +157,20 @@ class GroupedRows:
         totals = self._totals(are_probabilities=False)
         return _mean_auc(totals.num_rows, totals.auc())
 
-    def _totals(self, are_probabilities=True):
+    def _totals(self, are_probabilities: bool = True) -> "_Totals":
         keys = self._keys[: self._size]
         keys.sort()
         if are_probabilities:
             _check_probabilities(keys)
         totals = _Totals(self._num_groups)
-        for runs in _runs(keys):
-            totals.add(*runs, are_probabilities)
+        for runs, negatives, positives in _runs(keys):
+            totals.add(runs, negatives, positives, are_probabilities)
         return totals
 
 
-def sliced_metrics(labels, predictions, groups) -> Slices:
+def sliced_metrics(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
+) -> Slices:
     """Metrics of each group of rows: where is a model good, and where not?
 
     Args:
@@ -192,7 +197,9 @@ def sliced_metrics(labels, predictions, groups) -> Slices:
     return rows.slices(names)
 
 
-def gauc(labels, predictions, groups) -> GroupAUC:
+def gauc(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
+) -> GroupAUC:
     """Mean AUC within groups, by their rows: how well are each user's items ranked?
 
     `sum(n_g AUC_g) / sum(n_g)` over the groups g of n_g rows that have both clicks and
@@ -226,7 +233,9 @@ def gauc(labels, predictions, groups) -> GroupAUC:
     return rows.gauc()
 
 
-def _collect(labels, predictions, groups):
+def _collect(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
+) -> tuple[np.ndarray, GroupedRows]:
     groups = np.asarray(groups)
     if groups.ndim != 1:
         raise ValueError(f"`groups` must be (n,). Received shape: {groups.shape}")
@@ -236,7 +245,7 @@ def _collect(labels, predictions, groups):
     return names, rows
 
 
-def _check(labels, predictions, groups):
+def _check(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> None:
     shapes = [array.shape for array in (labels, predictions, groups)]
     if labels.ndim != 1 or len(set(shapes)) > 1:
         raise ValueError(
@@ -251,7 +260,7 @@ def _check(labels, predictions, groups):
         raise ValueError(f"`groups` must be integers. Received: {groups.dtype}")
 
 
-def _check_probabilities(keys):
+def _check_probabilities(keys: np.ndarray) -> None:
     """Raises unless all predictions of sorted keys are in [0, 1]."""
     for first in range(0, len(keys), _BLOCK_ROWS):
         predictions = _predictions(keys[first : first + _BLOCK_ROWS] >> np.uint64(1))
@@ -263,20 +272,20 @@ def _check_probabilities(keys):
             )
 
 
-def _ordered(predictions):
+def _ordered(predictions: np.ndarray) -> np.ndarray:
     """float32 -> uint32 in the same order."""
     bits = (predictions + np.float32(0.0)).view(np.uint32)  # -0.0 becomes 0.0
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
-def _predictions(run_keys):
+def _predictions(run_keys: np.ndarray) -> np.ndarray:
     """The predictions of runs, back from what `_ordered` made of them: float32."""
     ordered = run_keys.astype(np.uint32)  # the lower half
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered)
     return bits.astype(np.uint32).view(np.float32)
 
 
-def _runs(keys) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _runs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     """Yields the runs of sorted keys, some at a time.
 
     A run is cut where a block of rows ends; its last part waits for the next block.
@@ -308,21 +317,27 @@ def _runs(keys) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 class _Totals:
     """Sums by group of runs that come by rising group and prediction."""
 
-    def __init__(self, num_groups):
+    def __init__(self, num_groups: int) -> None:
         self.num_rows = np.zeros(num_groups, np.int64)
         self.num_clicks = np.zeros(num_groups, np.int64)
         self.prediction = np.zeros(num_groups)
         self.loss = np.zeros(num_groups)
         self._twice_wins = np.zeros(num_groups, np.int64)
 
-    def add(self, runs, negatives, positives, are_probabilities):
+    def add(
+        self,
+        runs: np.ndarray,
+        negatives: np.ndarray,
+        positives: np.ndarray,
+        are_probabilities: bool,
+    ) -> None:
         if not len(runs):
             return
         of_runs = (runs >> np.uint64(32)).astype(np.int64)
         starts = np.flatnonzero(np.append(True, of_runs[1:] != of_runs[:-1]))
         groups = of_runs[starts]
 
-        def add_up(total, values):
+        def add_up(total: np.ndarray, values: np.ndarray) -> None:
             total[groups] += np.add.reduceat(values, starts)
 
         # Negatives of the group below each run: in this block, and in those before.
@@ -342,14 +357,14 @@ class _Totals:
         losses = positives * np.log(clipped) + negatives * np.log1p(-clipped)
         add_up(self.loss, -losses)
 
-    def auc(self):
+    def auc(self) -> np.ndarray:
         """float64 `(G,)`, from sums of integers."""
         pairs = self.num_clicks * (self.num_rows - self.num_clicks)
         with np.errstate(invalid="ignore"):
             return np.where(pairs > 0, self._twice_wins / (2.0 * pairs), np.nan)
 
 
-def _mean_auc(num_rows, auc) -> GroupAUC:
+def _mean_auc(num_rows: np.ndarray, auc: np.ndarray) -> GroupAUC:
     used = ~np.isnan(auc)
     rows_used, num_all = int(num_rows[used].sum()), int(num_rows.sum())
     value, share = float("nan"), 0.0

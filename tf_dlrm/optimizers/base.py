@@ -1,9 +1,11 @@
 """What all row-sparse optimizers share: learning rate, slots, serialization."""
 
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import keras
 import tensorflow as tf
+
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | None
 
 
 class SparseOptimizer:
@@ -33,7 +35,7 @@ class SparseOptimizer:
     """Whether `apply` wants the mean of squares of each row's gradient, which the
     engine knows without going over the gradients where values share a bag's."""
 
-    def __init__(self, learning_rate=None):
+    def __init__(self, learning_rate: LearningRate = None) -> None:
         self._variable = None
         self._value = None
         self._follows = False  # decided when the steps are made
@@ -43,14 +45,14 @@ class SparseOptimizer:
             self.learning_rate = learning_rate
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> LearningRate:
         """The learning rate now: a float, a schedule, or `None` if it follows."""
         if self._variable is not None:
             return float(self._variable.numpy())
         return self._value
 
     @learning_rate.setter
-    def learning_rate(self, value):
+    def learning_rate(self, value: float) -> None:
         if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
             raise ValueError(
                 "`learning_rate` must be a float, a Keras LearningRateSchedule or "
@@ -83,11 +85,13 @@ class SparseOptimizer:
             )
 
     @property
-    def variables(self) -> list:
+    def variables(self) -> list[tf.Variable]:
         """Variables of its own after `build`: the learning rate, if it is a float."""
         return [] if self._variable is None else [self._variable]
 
-    def current_learning_rate(self, iterations, followed):
+    def current_learning_rate(
+        self, iterations: tf.Tensor, followed: tf.Tensor | None
+    ) -> tf.Tensor:
         """The learning rate of step `iterations`, as a float32 scalar tensor.
 
         Args:
@@ -113,8 +117,14 @@ class SparseOptimizer:
         return {}
 
     def apply(
-        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
-    ):
+        self,
+        gradients: tf.Tensor,
+        slots: dict[str, tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+        rows: tf.Tensor | None = None,
+        mean_squares: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Computes one step of U rows, each with its own summed gradient.
 
         Args:
@@ -141,7 +151,7 @@ class SparseOptimizer:
         return {"learning_rate": rate}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes an optimizer from `get_config()`."""
         config = dict(config)
         if isinstance(config.get("learning_rate"), dict):

@@ -1,14 +1,17 @@
 """Optimizers by name or config, and the row-sparse counterpart of a Keras optimizer."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 
-from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
 from tf_dlrm.optimizers.sparse_adagrad import RowWiseAdagrad, SparseAdagrad
 from tf_dlrm.optimizers.sparse_adam import SparseAdam
 from tf_dlrm.optimizers.sparse_ftrl import SparseFtrl
 from tf_dlrm.optimizers.sparse_sgd import SparseSGD
 
-_BY_NAME = {
+_BY_NAME: dict[str, type[SparseOptimizer]] = {
     "sgd": SparseSGD,
     "sparse_sgd": SparseSGD,
     "adagrad": SparseAdagrad,
@@ -39,7 +42,7 @@ _REFUSED = (
 )
 
 
-def get(identifier) -> SparseOptimizer:
+def get(identifier: Any) -> SparseOptimizer:
     """Returns the row-sparse optimizer of an object, name, config or Keras optimizer.
 
     Args:
@@ -74,7 +77,9 @@ def get(identifier) -> SparseOptimizer:
     )
 
 
-def for_tables(identifier, optimizer, tables):
+def for_tables(
+    identifier: Any, optimizer: keras.optimizers.Optimizer, tables: Iterable[str]
+) -> SparseOptimizer | dict[str, SparseOptimizer]:
     """Return the optimizer of all tables, or one for each.
 
     Args:
@@ -101,7 +106,9 @@ def for_tables(identifier, optimizer, tables):
     return chosen
 
 
-def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
+def from_keras(
+    optimizer: keras.optimizers.Optimizer, learning_rate: LearningRate = None
+) -> SparseOptimizer:
     """Returns the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam`, `Ftrl`.
 
     Args:
@@ -164,7 +171,9 @@ def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
     )
 
 
-def check_dense_optimizer(optimizer, num_replicas: int = 1) -> None:
+def check_dense_optimizer(
+    optimizer: keras.optimizers.Optimizer, num_replicas: int = 1
+) -> None:
     """Refuses what no mixture of dense and row-sparse updates can honour.
 
     Args:
@@ -198,7 +207,7 @@ def check_dense_optimizer(optimizer, num_replicas: int = 1) -> None:
             )
 
 
-def _is_off(option, value) -> bool:
+def _is_off(option: str, value: Any) -> bool:
     if value == 0 and option not in CLIPPING:
         return True
     return value is None or value is False

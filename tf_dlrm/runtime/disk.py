@@ -44,7 +44,7 @@ def sync(path: str | os.PathLike) -> None:
 
 def sync_tree(folder: str | os.PathLike) -> None:
     """Brings a folder with all that is in it to the disk."""
-    for root, _, files in os.walk(folder):
+    for root, _, files in os.walk(os.fspath(folder)):
         for name in files:
             sync(os.path.join(root, name))
         sync(root)
@@ -81,7 +81,7 @@ def fingerprints(
     return found
 
 
-def _fingerprint(path, block_bytes):
+def _fingerprint(path: str | os.PathLike, block_bytes: int | None) -> str:
     size, digest = os.path.getsize(path), hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         if block_bytes is None:
@@ -126,7 +126,7 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     return content
 
 
-def _is_shallow(content) -> bool:
+def _is_shallow(content: Any) -> bool:
     """Whether it can be handled by recursion, wherever that begins."""
     level = [content]
     for _ in range(_DEEPEST):
@@ -154,14 +154,14 @@ class WriteError(OSError):
         then: How to go on once the cause is removed, as the end of a sentence.
     """
 
-    def __init__(self, number: int, problem: str, kept: str, then: str):
+    def __init__(self, number: int, problem: str, kept: str, then: str) -> None:
         self.problem = problem
         fix = _FIXES.get(number, "Remove the cause")
         parts = (problem, kept, f"{fix}, then {then}.")
         super().__init__(number, " ".join(part for part in parts if part))
 
-    def __str__(self):
-        return self.strerror
+    def __str__(self) -> str:
+        return self.strerror or ""
 
 
 def find_reason(error: BaseException) -> tuple[int, str] | None:
@@ -198,11 +198,12 @@ def explaining(
         then: How to go on, as the end of a sentence.
         also: Other exceptions that may tell of a failed write.
     """
+    kinds: tuple[type[BaseException], ...] = (OSError, *also)
     try:
         yield
     except WriteError:
         raise
-    except (OSError, *also) as error:
+    except kinds as error:
         reason = find_reason(error)
         # One with a name is of that file: perhaps it was read.
         named = getattr(error, "filename", None)
@@ -220,10 +221,12 @@ def advising(kept: str, then: str) -> Iterator[None]:
     try:
         yield
     except WriteError as error:
-        raise type(error)(error.errno, error.problem, kept, then) from error.__cause__
+        raise type(error)(
+            error.errno or 0, error.problem, kept, then
+        ) from error.__cause__
 
 
-def _is_at(named, path):
+def _is_at(named: Any, path: str | os.PathLike) -> bool:
     """Whether a file is the one at a path, beside it, within it, or a parent."""
     if not isinstance(named, str | bytes | os.PathLike):
         return True
@@ -269,7 +272,7 @@ def is_alive(pid: int, start: str | None = None) -> bool:
     return start is None or start_of(pid) in (start, None)
 
 
-def start_of(pid) -> str | None:
+def start_of(pid: int) -> str | None:
     """When a process was started, in the kernel's ticks."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:

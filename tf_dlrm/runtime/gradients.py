@@ -8,12 +8,14 @@ tables of a model that was traced once would never be freed.
 import contextlib
 import functools
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import ops
 
 
-def custom_gradient(function):
+def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
     """As `tf.custom_gradient`, with a gradient that is freed with its graph.
 
     Args:
@@ -31,7 +33,7 @@ def custom_gradient(function):
 
 
 @contextlib.contextmanager
-def freed_with_graph():
+def freed_with_graph() -> Iterator[None]:
     """What `tf.custom_gradient` registers inside is freed with the current graph.
 
     Keras' optimizers use it too, for sums over replicas.
@@ -52,7 +54,7 @@ def freed_with_graph():
         _give_to_graph(name, graph)
 
 
-def _give_to_graph(name, graph) -> None:
+def _give_to_graph(name: str, graph: tf.Graph) -> None:
     """The graph keeps the gradient of this name; the registry only refers to it."""
     entry = registered().get(name)
     if entry is None or isinstance(entry["type"], _Reference):
@@ -65,10 +67,10 @@ def _give_to_graph(name, graph) -> None:
 class _Reference:
     """A gradient function while somebody else holds it."""
 
-    def __init__(self, gradient):
-        self._gradient = weakref.ref(gradient)
+    def __init__(self, gradient: Callable[..., Any]) -> None:
+        self._gradient: Callable[[], Any] = weakref.ref(gradient)
 
-    def __call__(self, operation, *upstream):
+    def __call__(self, operation: tf.Operation, *upstream: tf.Tensor) -> Any:
         return self._gradient()(operation, *upstream)
 
 

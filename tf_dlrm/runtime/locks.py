@@ -29,10 +29,12 @@ class InUseError(ValueError):
 
 
 _open_locks: dict[str, int] = {}  # descriptors by path, of this process
-_held = contextvars.ContextVar("held", default=frozenset())
+_held: contextvars.ContextVar[frozenset[tuple[int, str]]] = contextvars.ContextVar(
+    "held", default=frozenset()
+)
 
 
-def _forget_locks():
+def _forget_locks() -> None:
     """A forked child holds no lock, and keeps none alive."""
     for descriptor in _open_locks.values():
         with contextlib.suppress(OSError):
@@ -92,7 +94,7 @@ def locked_file(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path, what):
+def _locked(path: str | os.PathLike, what: str | os.PathLike) -> Iterator[None]:
     key = os.getpid(), os.path.realpath(path)
     if key in _held.get():
         yield
@@ -157,7 +159,7 @@ def holds(path: str | os.PathLike) -> bool:
     return os.path.realpath(path) in _open_locks
 
 
-def _try_lock(descriptor) -> bool | None:
+def _try_lock(descriptor: int) -> bool | None:
     """Whether the file system has locks; `None`: somebody else holds this one."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,7 +172,7 @@ def _try_lock(descriptor) -> bool | None:
     return True
 
 
-def _is_still(descriptor, path):
+def _is_still(descriptor: int, path: str | os.PathLike) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -186,7 +188,7 @@ def _boot() -> str:
         return ""
 
 
-def _write_note(descriptor):
+def _write_note(descriptor: int) -> None:
     command = [os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]]
     note = {
         "pid": os.getpid(),
@@ -201,7 +203,7 @@ def _write_note(descriptor):
         os.pwrite(descriptor, json.dumps(note).encode() + b"\n", 0)
 
 
-def _read_note(descriptor) -> dict:
+def _read_note(descriptor: int) -> dict:
     """What the holder told of itself; empty where it did not."""
     try:
         note = json.loads(os.pread(descriptor, _MAX_NOTE_BYTES, 0))
@@ -212,17 +214,17 @@ def _read_note(descriptor) -> dict:
         return {}
 
 
-def _is_elsewhere(note) -> bool:
+def _is_elsewhere(note: dict) -> bool:
     """Whether the holder ran on another machine, where it may still run."""
     return note["host"] != socket.gethostname() and note["boot"] != (_boot() or None)
 
 
-def _is_over(note) -> bool:
+def _is_over(note: dict) -> bool:
     """Whether a holder on this machine is gone."""
     return note["boot"] != _boot() or not is_alive(note["pid"], note.get("start"))
 
 
-def _describe(path, what, note) -> str:
+def _describe(path: str | os.PathLike, what: str | os.PathLike, note: dict) -> str:
     if not note:
         return f"{what} is being written by another process. Wait, or name another."
     host, command = (_printable(note[name]) for name in ("host", "command"))
@@ -238,5 +240,5 @@ def _describe(path, what, note) -> str:
     return f"{who}. Wait for it, or name another place; nothing was changed."
 
 
-def _printable(text):
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:300]

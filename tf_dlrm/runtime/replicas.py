@@ -1,10 +1,15 @@
 """The replicas of the current strategy: what runs once for all, what lies on each."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
+import keras
 import tensorflow as tf
 
 from tf_dlrm.runtime import xla
+
+Result = TypeVar("Result")
 
 
 def count() -> int:
@@ -45,7 +50,7 @@ def device_names() -> tuple[str, ...]:
     return devices
 
 
-def check_devices(layer, what: str) -> None:
+def check_devices(layer: keras.layers.Layer, what: str) -> None:
     """Raise unless an embedding layer was made under the current strategy.
 
     Args:
@@ -65,7 +70,7 @@ def check_devices(layer, what: str) -> None:
         )
 
 
-def on_device(device: str, make):
+def on_device(device: str, make: Callable[[], Result]) -> Result:
     """Calls `make` on a device, outside of the strategy: it would mirror variables.
 
     The scope of a strategy is its thread's own, so another thread is out of it.
@@ -80,7 +85,9 @@ def on_device(device: str, make):
 
 
 @tf.autograph.experimental.do_not_convert
-def run_for_all(function, arguments: dict):
+def run_for_all(
+    function: Callable[[list[dict[str, Any]]], list], arguments: dict[str, Any]
+) -> Any:
     """Calls `function` once, with the arguments of all replicas.
 
     To be called by each replica. Outside of replicas there is one set of arguments.

@@ -6,6 +6,9 @@ update copy the whole table. Of a variable that a strategy made, `local_variable
 the plain ones.
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -22,26 +25,26 @@ def row_dtype(num_rows: int) -> tf.DType:
     return tf.int32 if num_rows <= INT32_ROWS else tf.int64
 
 
-def gather(table: tf.Variable, rows):
+def gather(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
     """Reads rows: `(...,)` to `(..., D)`."""
     return tf.gather(table, rows)
 
 
-def subtract(table: tf.Variable, rows, values) -> None:
+def subtract(table: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
     """Subtracts from rows; repeated rows add up."""
     tf.raw_ops.ResourceScatterSub(
         resource=table.handle, indices=rows, updates=tf.cast(values, table.dtype)
     )
 
 
-def replace(table: tf.Variable, rows, values) -> None:
+def replace(table: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
     """Overwrites rows, which must not repeat."""
     tf.raw_ops.ResourceScatterUpdate(
         resource=table.handle, indices=rows, updates=tf.cast(values, table.dtype)
     )
 
 
-def sum_repeated(rows, gradients):
+def sum_repeated(rows: tf.Tensor, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Sums the gradients of rows that occur more than once.
 
     Args:
@@ -55,13 +58,18 @@ def sum_repeated(rows, gradients):
     return unique, tf.math.unsorted_segment_sum(gradients, places, tf.size(unique))
 
 
-def gather_from(handle, rows, width: int):
+def gather_from(handle: tf.Tensor, rows: tf.Tensor, width: int) -> tf.Tensor:
     """Reads rows of a float32 variable by its handle: `(...,)` to `(..., width)`."""
     values = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
     return tf.ensure_shape(values, [*rows.shape, width])
 
 
-def read_for_any_optimizer(read, table: tf.Variable, weights, rows_and_gradients):
+def read_for_any_optimizer(
+    read: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    table: tf.Variable,
+    weights: tf.Tensor | None,
+    rows_and_gradients: Callable[[tf.Tensor], tuple[Any, tf.Tensor | None]],
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Reads a table by some rows, with a gradient for stock Keras optimizers.
 
     They do not sum repeated rows of `tf.IndexedSlices` (one Adagrad step with a
@@ -97,7 +105,13 @@ def read_for_any_optimizer(read, table: tf.Variable, weights, rows_and_gradients
     return custom(table.handle, *(() if weights is None else (weights,)))
 
 
-def unique_slices(table, rows, gradients, null_row: int, sparse: bool = True):
+def unique_slices(
+    table: tf.Variable,
+    rows: tf.Tensor,
+    gradients: tf.Tensor,
+    null_row: int,
+    sparse: bool = True,
+) -> tf.IndexedSlices | tf.Tensor:
     """The gradient of a table from those of its rows: each row once, no null row.
 
     Args:
@@ -116,7 +130,7 @@ def unique_slices(table, rows, gradients, null_row: int, sparse: bool = True):
     return tf.IndexedSlices(sums, rows, tf.constant(table.shape.as_list(), rows.dtype))
 
 
-def block_ranges(num_rows: int, width: int):
+def block_ranges(num_rows: int, width: int) -> Iterator[tuple[int, int]]:
     """Yields `(first, last + 1)` of row blocks small enough to copy at once."""
     step = max(1, _BLOCK_VALUES // width)
     for first in range(0, num_rows, step):
@@ -132,7 +146,9 @@ def read_range(table: tf.Variable, first: int, num_rows: int) -> np.ndarray:
     return result
 
 
-def write_range(table: tf.Variable, first: int, num_rows: int, make_block) -> None:
+def write_range(
+    table: tf.Variable, first: int, num_rows: int, make_block: Callable[[int, int], Any]
+) -> None:
     """Overwrites consecutive rows, block by block.
 
     Args:
@@ -153,11 +169,11 @@ def is_finite(table: tf.Variable) -> bool:
     )
 
 
-def _range(table, first, end):
+def _range(table: tf.Variable, first: int, end: int) -> tf.Tensor:
     """The rows first .. end - 1 of a table, of which there may be 2^31 and more."""
     return tf.range(first, end, dtype=row_dtype(table.shape[0]))
 
 
-def local_variables(variable) -> tuple:
+def local_variables(variable: tf.Variable) -> tuple[tf.Variable, ...]:
     """The plain variables of this process behind a (possibly mirrored) variable."""
     return tf.distribute.get_strategy().experimental_local_results(variable)

@@ -14,6 +14,8 @@ import bisect
 import contextlib
 import functools
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -40,7 +42,7 @@ code = CompiledCode()
 
 
 @contextlib.contextmanager
-def disabled(really: bool = True):
+def disabled(really: bool = True) -> Iterator[None]:
     """What is traced or run inside uses TensorFlow's kernels only.
 
     Args:
@@ -53,7 +55,7 @@ def disabled(really: bool = True):
         _state.disabled -= int(really)
 
 
-def settings():
+def settings() -> contextlib.AbstractContextManager[None]:
     """What holds in this thread, as a context for another thread to enter."""
     names = ("disabled", "serving")
     captured = [getattr(_state, name, 0) for name in names]
@@ -71,7 +73,7 @@ def settings():
 
 
 @contextlib.contextmanager
-def for_servers():
+def for_servers() -> Iterator[None]:
     """What is traced inside is for servers: they come without XLA, and never train."""
     _state.serving = getattr(_state, "serving", 0) + 1
     try:
@@ -98,7 +100,7 @@ class Kernel:
         name: Scope of its operations, as profiles show it.
     """
 
-    def __init__(self, function, name: str):
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
         code.release_dead()  # before there is more of it
         self._function, self._name = function, name
 
@@ -111,7 +113,7 @@ class Kernel:
             traced, jit_compile=True, autograph=False, reduce_retracing=True
         )
 
-    def __call__(self, *arguments, compiled: bool | None = None):
+    def __call__(self, *arguments: Any, compiled: bool | None = None) -> Any:
         """Calls the function.
 
         Args:
@@ -126,7 +128,7 @@ class Kernel:
             return self._function(*arguments)
 
 
-def _classes():
+def _classes() -> list[int]:
     """8, 16, ..., 64, and from there on eight sizes to each doubling, up to 2^31."""
     sizes = list(range(8, 65, 8))
     while sizes[-1] < 1 << 30:
@@ -138,7 +140,7 @@ def _classes():
 _CLASSES = _classes()
 
 
-def capacity(size):
+def capacity(size: int | tf.Tensor) -> Any:
     """Rounds a number of rows up to one of few sizes, at most an eighth more.
 
     Powers of two, and their multiples by up to 15, come out as they are from 8 up.
@@ -158,7 +160,7 @@ def capacity(size):
     return tf.gather(classes, tf.searchsorted(classes, size[None])[0])
 
 
-def pad_rows(x, value=0):
+def pad_rows(x: tf.Tensor, value: float = 0) -> tf.Tensor:
     """Pads the first dimension of `x` up to `capacity`, with `value`."""
     num_rows = x.shape[0]
     if num_rows is not None:

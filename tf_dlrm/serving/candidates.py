@@ -4,8 +4,13 @@
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
+
+from tf_dlrm.features import FeatureSpec
+
+Pooled: TypeAlias = tf.Tensor | list[tf.Tensor]  # a list where widths differ
 
 
 class Split:
@@ -24,7 +29,7 @@ class Split:
             among them.
     """
 
-    def __init__(self, spec, candidate_features: Sequence[str]):
+    def __init__(self, spec: FeatureSpec, candidate_features: Sequence[str]) -> None:
         dense = list(spec.dense)
         sparse = [feature for table in spec.tables for feature in table.features]
         names = list(candidate_features)
@@ -44,13 +49,15 @@ class Split:
                 f"candidates would be one item. Received: {names}"
             )
 
-    def join_dense(self, shared, own, num_items):
+    def join_dense(
+        self, shared: tf.Tensor, own: tf.Tensor, num_items: tf.Tensor
+    ) -> tf.Tensor:
         """Dense features of all candidates `(N, num_dense)`."""
         repeated = tf.repeat(shared, num_items, axis=0)
         joined = tf.concat([repeated, own], axis=1)
         return tf.gather(joined, _places(self.shared_dense + self.own_dense), axis=1)
 
-    def join_pooled(self, shared, own, num_items):
+    def join_pooled(self, shared: Pooled, own: Pooled, num_items: tf.Tensor) -> Pooled:
         """Pooled vectors of all candidates, from one row of shared ones.
 
         Args:
@@ -67,10 +74,10 @@ class Split:
         return tf.gather(joined, order, axis=1)
 
 
-def _as_list(vectors):
+def _as_list(vectors: Pooled) -> list[tf.Tensor]:
     return vectors if isinstance(vectors, list) else tf.unstack(vectors, axis=1)
 
 
-def _places(columns):
+def _places(columns: list[int]) -> list[int]:
     """Where each column is, after columns were put in another order."""
     return [columns.index(column) for column in range(len(columns))]

@@ -5,12 +5,18 @@ import gc
 import json
 import logging
 import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.features import FeatureSpec
+from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import versions, warm_up
+from tf_dlrm.serving.c_library import Request
 from tf_dlrm.serving.requests import make_requests, record
 from tf_dlrm.serving.signatures import (
     PROBABILITIES,
@@ -25,12 +31,12 @@ _NUM_RECORDED = 16
 
 
 def export_saved_model(
-    model,
-    base_dir,
+    model: DLRM,
+    base_dir: PathLike,
     version: int | None = None,
-    preprocessor=None,
+    preprocessor: Any = None,
     max_hotness: int = 1,
-    candidate_features=(),
+    candidate_features: Sequence[str] = (),
     table_dtype: str = "float32",
 ) -> str:
     """Writes the model to `base_dir/<version>` for TensorFlow Serving.
@@ -140,7 +146,7 @@ def export_saved_model(
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -150,7 +156,7 @@ def _quiet():
         logger.setLevel(level)
 
 
-def _check_finite(model):
+def _check_finite(model: DLRM) -> None:
     for variable in weights_for_inference(model):
         if variable.dtype.is_floating and not _is_finite(variable):
             raise ValueError(
@@ -159,18 +165,18 @@ def _check_finite(model):
             )
 
 
-def _is_finite(variable) -> bool:
+def _is_finite(variable: tf.Variable) -> bool:
     if variable.shape.rank != 2:
         return bool(tf.reduce_all(tf.math.is_finite(variable)))
     # Block by block: a table may be most of the memory.
     return row_ops.is_finite(variable)
 
 
-def _check_vocabulary(spec, preprocessor):
+def _check_vocabulary(spec: FeatureSpec, preprocessor: Any) -> None:
     widths = {table.embedding_dim for table in spec.tables}
     made = preprocessor.spec(embedding_dim=max(widths))
 
-    def sizes(of):
+    def sizes(of: FeatureSpec) -> dict[str, int]:
         return {f: t.vocabulary_size for t in of.tables for f in t.features}
 
     got, expected = sizes(made), sizes(spec)
@@ -185,7 +191,9 @@ def _check_vocabulary(spec, preprocessor):
         )
 
 
-def _write_description(model, staging, module, max_hotness):
+def _write_description(
+    model: DLRM, staging: pathlib.Path, module: ServingModule, max_hotness: int
+) -> None:
     """`assets.extra/tf_dlrm.json`: what a person or a client needs to know."""
     folder = staging / "assets.extra"
     folder.mkdir()
@@ -209,7 +217,7 @@ def _write_description(model, staging, module, max_hotness):
     (folder / "tf_dlrm.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _replay(requests, staging):
+def _replay(requests: list[Request], staging: pathlib.Path) -> None:
     """Loads what was written and compares it with the model on generated requests."""
     signatures = tf.saved_model.load(str(staging)).signatures
     for request in requests:
@@ -220,7 +228,7 @@ def _replay(requests, staging):
     gc.collect()  # the loaded tables hang in a circle of references
 
 
-def _compare(name, got, expected):
+def _compare(name: str, got: dict[str, tf.Tensor], expected: np.ndarray) -> None:
     difference = float(np.abs(got[PROBABILITIES].numpy() - expected).max())
     if not difference <= _TOLERANCE:
         raise RuntimeError(

@@ -5,12 +5,16 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
+from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import c_library
 from tf_dlrm.serving.versions import existing_versions
 
 
-def verify_saved_model(path, library_folder=None) -> dict:
+def verify_saved_model(
+    path: PathLike, library_folder: PathLike | None = None
+) -> dict[str, Any]:
     """Loads an export with TensorFlow's C library and replays its recorded requests.
 
     In a process of its own, which never imports TensorFlow's Python: what runs is what
@@ -53,7 +57,7 @@ def verify_saved_model(path, library_folder=None) -> dict:
         raise ValueError(
             f"{path}: the process ended with code {done.returncode}: {reason}"
         )
-    found = json.loads(lines[-1])
+    found: dict[str, Any] = json.loads(lines[-1])
     if "failed" in found:
         raise ValueError(f"{path}: {found['failed']}")
     return found

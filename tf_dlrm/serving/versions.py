@@ -7,10 +7,12 @@ import pathlib
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from tf_dlrm.runtime import disk
+from tf_dlrm.runtime.types import PathLike
 
 _PREFIX = ".tmp-"
 _ABANDONED_SECONDS = 24 * 3600
@@ -18,7 +20,7 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 _OF_WRITING = (tf.errors.OpError, RuntimeError)  # TensorFlow's, of a full disk
 
 
-def existing_versions(base_dir) -> list[int]:
+def existing_versions(base_dir: PathLike) -> list[int]:
     """Version numbers under `base_dir`, ascending; what else is there is no version."""
     base_dir = pathlib.Path(base_dir)
     if not base_dir.is_dir():
@@ -26,7 +28,7 @@ def existing_versions(base_dir) -> list[int]:
     return sorted(int(p.name) for p in base_dir.iterdir() if p.name.isdecimal())
 
 
-def choose_version(base_dir, version: int | None) -> int:
+def choose_version(base_dir: PathLike, version: int | None) -> int:
     """Returns `version`, or the next one if it is `None`.
 
     Raises:
@@ -58,12 +60,12 @@ class Staged:
         version: Its number, which is final only when it is in place.
     """
 
-    def __init__(self, path: pathlib.Path, version: int):
+    def __init__(self, path: pathlib.Path, version: int) -> None:
         self.path, self.version = path, version
 
 
 @contextlib.contextmanager
-def staged_directory(base_dir, version: int | None):
+def staged_directory(base_dir: PathLike, version: int | None) -> Iterator[Staged]:
     """Yields a `Staged`, whose directory becomes `base_dir/<version>` on success.
 
     Its name is no integer, so that TensorFlow Serving does not look at it. On an
@@ -98,7 +100,9 @@ def staged_directory(base_dir, version: int | None):
             raise
 
 
-def _put_in_place(staging, base_dir, version) -> int:
+def _put_in_place(
+    staging: pathlib.Path, base_dir: pathlib.Path, version: int | None
+) -> int:
     """Gives a directory its name; another that appears meanwhile is never replaced."""
     while True:
         number = choose_version(base_dir, version)
@@ -110,7 +114,7 @@ def _put_in_place(staging, base_dir, version) -> int:
                 raise
 
 
-def _remove_abandoned(base_dir):
+def _remove_abandoned(base_dir: pathlib.Path) -> None:
     """Removes what killed exports of earlier versions left, whose names do not tell
     the process; after a day, for others may be at work."""
     for path in base_dir.glob(f"{_PREFIX}*"):

@@ -5,6 +5,8 @@ import json
 
 import tensorflow as tf
 
+from tf_dlrm.sharding.planning.plans import Plan
+
 _KEY = "shards"
 
 
@@ -19,7 +21,7 @@ class CheckpointState(tf.Module):
         plan: The `Plan`.
     """
 
-    def __init__(self, plan):
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.layout = _Layout(json.dumps([dataclasses.astuple(each) for each in plan]))
 
@@ -27,14 +29,14 @@ class CheckpointState(tf.Module):
 class _Layout(tf.Module):
     """A line of text, compared when a checkpoint is restored."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
         self._text = text
 
-    def _serialize_to_tensors(self):
+    def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
         return {_KEY: tf.constant(self._text)}
 
-    def _restore_from_tensors(self, restored_tensors):
+    def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> None:
         if not tf.executing_eagerly():
             return
         found = restored_tensors[_KEY].numpy().decode()

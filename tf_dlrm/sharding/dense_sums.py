@@ -3,6 +3,8 @@
 # V rows of the copies, D width
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
@@ -16,7 +18,7 @@ def share_rows(num_rows: int, num_devices: int) -> list[int]:
     return [share + (device < rest) for device in range(num_devices)]
 
 
-def all_reduce(values, devices) -> list[tf.Tensor]:
+def all_reduce(values: Sequence[tf.Tensor], devices: Sequence[str]) -> list[tf.Tensor]:
     """Sums a tensor of each device, and gives each device the sum.
 
     As in a ring, but without its turns: each device sums a range of rows that all

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -63,7 +64,7 @@ class WarmStartResult:
             "tables": [dataclasses.asdict(table) for table in self.tables],
         }
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{'table':<16}{'kept':>14}{'new':>14}{'dropped':>14}{'MB kept':>12}"]
         for each in (*self.tables, self.total):
             lines.append(
@@ -74,7 +75,9 @@ class WarmStartResult:
 
 
 def warm_start(
-    model, old_model, row_maps: Mapping[str, np.ndarray] | None = None
+    model: keras.Model,
+    old_model: keras.Model,
+    row_maps: Mapping[str, np.ndarray] | None = None,
 ) -> WarmStartResult:
     """Gives a new model what an older one of the same architecture has learned.
 
@@ -131,7 +134,13 @@ def warm_start(
     return WarmStartResult(tables, int(old.iterations.numpy()))
 
 
-def _move_table(model, old_model, name, row_map, iterations) -> WarmTable:
+def _move_table(
+    model: keras.Model,
+    old_model: keras.Model,
+    name: str,
+    row_map: np.ndarray,
+    iterations: int,
+) -> WarmTable:
     old, new = old_model.embedding, model.embedding
     rows = new.get_table(name)
     num_rows, num_bytes = len(rows), _move(old.get_table(name), rows, row_map)
@@ -148,7 +157,7 @@ def _move_table(model, old_model, name, row_map, iterations) -> WarmTable:
     )
 
 
-def _move(source, target, row_map) -> int:
+def _move(source: np.ndarray, target: np.ndarray, row_map: np.ndarray) -> int:
     """Copies rows to their new places; returns their bytes."""
     num_bytes = 0
     for a, b in row_ops.block_ranges(*source.shape):
@@ -159,22 +168,24 @@ def _move(source, target, row_map) -> int:
     return num_bytes
 
 
-def _dense_weights(model):
+def _dense_weights(model: keras.Model) -> list[keras.Variable]:
     """Weights that are in no table; seeds are not among them."""
     tables = {id(weight) for weight in model.embedding.weights}
     return [weight for weight in model.weights if id(weight) not in tables]
 
 
-def _slots(optimizer):
+def _slots(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     return [each for each in optimizer.variables if each.name not in _SCALARS]
 
 
-def _copy(sources, targets):
+def _copy(sources: list[keras.Variable], targets: list[keras.Variable]) -> None:
     for source, target in zip(sources, targets, strict=True):
         target.assign(source.numpy())
 
 
-def _check_maps(model, old_model, row_maps):
+def _check_maps(
+    model: keras.Model, old_model: keras.Model, row_maps: dict[str, Any]
+) -> dict[str, np.ndarray]:
     """The maps of all tables, in the order of the tables: int64 arrays."""
     old_sizes = {t.name: t.vocabulary_size for t in old_model.spec.tables}
     unknown = sorted(set(row_maps) - set(old_sizes))
@@ -216,7 +227,7 @@ def _check_maps(model, old_model, row_maps):
     return checked
 
 
-def _check_same(model, old_model):
+def _check_same(model: keras.Model, old_model: keras.Model) -> None:
     for name, each in (("model", model), ("old_model", old_model)):
         if getattr(each, "optimizer", None) is None:
             raise ValueError(
@@ -237,7 +248,7 @@ def _check_same(model, old_model):
             )
 
 
-def _architecture(model) -> dict:
+def _architecture(model: keras.Model) -> dict:
     """What two models must have in common, by name."""
     spec = model.spec
     found = {
@@ -265,7 +276,7 @@ def _architecture(model) -> dict:
     return found
 
 
-def _shapes(model) -> dict:
+def _shapes(model: keras.Model) -> dict:
     """What a layer of the user's may hide from `_architecture`."""
     weights, slots = _dense_weights(model), _slots(model.optimizer)
     return {
@@ -274,10 +285,10 @@ def _shapes(model) -> dict:
     }
 
 
-def _config(layer) -> dict:
+def _config(layer: keras.layers.Layer) -> dict:
     config = keras.saving.serialize_keras_object(layer)["config"]
     return {k: v for k, v in config.items() if k not in _WITHOUT_MEANING}
 
 
-def _words(config):
+def _words(config: dict) -> list[str]:
     return [f"{name}={value}" for name, value in sorted(config.items())]

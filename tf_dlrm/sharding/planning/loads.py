@@ -3,11 +3,13 @@ looks up in it. Numbers only, so that a plan needs no model and no tensors."""
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tf_dlrm import optimizers
 from tf_dlrm.features import EmbeddingTable
+
+Hotness = float | Mapping[str, float]
 
 FLOAT_BYTES = 4
 DEFAULT_OPTIMIZER = "adagrad"
@@ -73,13 +75,15 @@ class TableLoad:
         """Bytes of embeddings that an example reads from a part of the table."""
         return self.ids_to(num_rows) * num_columns * FLOAT_BYTES
 
-    def with_hotness(self, hotness) -> "TableLoad":
+    def with_hotness(self, hotness: Hotness) -> "TableLoad":
         """This load with another hotness: a number, or a dict as for `plan`."""
         return dataclasses.replace(self, hotness=_hotness_of(self, hotness))
 
 
 def make_loads(
-    tables: Sequence[EmbeddingTable], hotness=1, optimizer=DEFAULT_OPTIMIZER
+    tables: Sequence[EmbeddingTable],
+    hotness: Hotness = 1,
+    optimizer: Any = DEFAULT_OPTIMIZER,
 ) -> tuple[TableLoad, ...]:
     """Weighs tables.
 
@@ -146,7 +150,7 @@ def check_tables(tables: Sequence[EmbeddingTable]) -> tuple[EmbeddingTable, ...]
     return tables
 
 
-def check_names(argument: str, values: Any, known) -> None:
+def check_names(argument: str, values: Any, known: Collection[str]) -> None:
     """Raises where `values` is a dict with names that are not `known`."""
     if isinstance(values, Mapping):
         unknown = [name for name in values if name not in known]
@@ -157,14 +161,16 @@ def check_names(argument: str, values: Any, known) -> None:
             )
 
 
-def check_hotness_names(hotness, tables: Sequence) -> None:
+def check_hotness_names(
+    hotness: Hotness, tables: Sequence[EmbeddingTable | TableLoad]
+) -> None:
     """Raises where `hotness` is a dict with names of no table and no feature."""
     known = {table.name for table in tables}
     known.update(feature for table in tables for feature in table.features)
     check_names("hotness", hotness, known)
 
 
-def state_floats(optimizer, embedding_dim: int) -> tuple[int, int]:
+def state_floats(optimizer: Any, embedding_dim: int) -> tuple[int, int]:
     """Floats of optimizer state `(for each value of a row, for a row as a whole)`.
 
     Args:
@@ -205,10 +211,10 @@ def state_floats(optimizer, embedding_dim: int) -> tuple[int, int]:
     return two - one, 2 * one - two
 
 
-def _hotness_of(load: TableLoad, hotness) -> tuple[float, ...]:
+def _hotness_of(load: TableLoad, hotness: Hotness) -> tuple[float, ...]:
     values = []
     for feature in load.features:
-        value = hotness
+        value: Any = hotness
         if isinstance(hotness, Mapping):
             value = hotness.get(feature, hotness.get(load.name, 1))
         number = isinstance(value, (int, float)) or hasattr(value, "__float__")

@@ -1,13 +1,18 @@
 """`Plan`: which device holds which part of which table, checked to cover them all."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.sharding.planning import coverage, summaries, traffic
-from tf_dlrm.sharding.planning.loads import TableLoad, check_tables
+from tf_dlrm.sharding.planning.loads import Hotness, TableLoad, check_tables
+
+Key = TypeVar("Key", int, str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan(Sequence):
+class Plan(Sequence[Shard]):
     """An immutable sequence of `Shard`s that holds each value of each table once.
 
     Data-parallel tables are the exception: each device has all of them. Made by
@@ -81,24 +86,29 @@ class Plan(Sequence):
     num_devices: int
     batch_size: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "shards", tuple(self.shards))
         object.__setattr__(self, "tables", tuple(self.tables))
         coverage.check(self.shards, self.tables, self.num_devices)
-        on_device, of_table = {}, {}
-        for shard in self.shards:
-            on_device.setdefault(shard.device, []).append(shard)
-            of_table.setdefault(shard.table, []).append(shard)
-        for name, groups in (("_on_device", on_device), ("_of_table", of_table)):
-            object.__setattr__(self, name, {k: tuple(v) for k, v in groups.items()})
-        object.__setattr__(self, "_loads", {load.name: load for load in self.tables})
+
+    @functools.cached_property
+    def _shards_by_device(self) -> dict[int, tuple[Shard, ...]]:
+        return _group(self.shards, lambda shard: shard.device)
+
+    @functools.cached_property
+    def _shards_by_table(self) -> dict[str, tuple[Shard, ...]]:
+        return _group(self.shards, lambda shard: shard.table)
+
+    @functools.cached_property
+    def _loads(self) -> dict[str, TableLoad]:
+        return {load.name: load for load in self.tables}
 
     # A sequence
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return self.shards[index]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.shards)
 
     # What is where
@@ -114,7 +124,7 @@ class Plan(Sequence):
                 f"`device` must be in 0 .. {self.num_devices - 1}. Received: "
                 f"device={device!r}"
             )
-        return self._on_device.get(int(device), ())
+        return self._shards_by_device.get(int(device), ())
 
     def of_table(self, name: str) -> tuple[Shard, ...]:
         """The shards of a table, from its first row and column on.
@@ -123,7 +133,7 @@ class Plan(Sequence):
             ValueError: If the plan has no such table.
         """
         self.load(name)
-        return self._of_table[name]
+        return self._shards_by_table[name]
 
     def placement(self, name: str) -> str:
         """How a table is placed: the kind of its shards."""
@@ -196,7 +206,7 @@ class Plan(Sequence):
     def exchange_bytes(
         self,
         batch_size: int | None = None,
-        hotness=None,
+        hotness: Hotness | None = None,
         *,
         id_bytes: int = 8,
         bag_bytes: int = 0,
@@ -261,7 +271,7 @@ class Plan(Sequence):
 
     # Checks, text, pictures
 
-    def validate(self, tables) -> None:
+    def validate(self, tables: Sequence[EmbeddingTable]) -> None:
         """Checks that this is a plan for these tables.
 
         Args:
@@ -320,8 +330,17 @@ class Plan(Sequence):
                 "This is not the JSON text of a Plan, as `to_json()` writes it: "
                 f"{type(error).__name__}: {error}"
             ) from None
-        return cls(shards, loads, *numbers)
+        return cls(tuple(shards), tuple(loads), *numbers)
 
 
-def _as_tuples(values: dict) -> dict:
+def _group(
+    shards: Iterable[Shard], key: Callable[[Shard], Key]
+) -> dict[Key, tuple[Shard, ...]]:
+    groups: dict[Key, list[Shard]] = {}
+    for shard in shards:
+        groups.setdefault(key(shard), []).append(shard)
+    return {name: tuple(group) for name, group in groups.items()}
+
+
+def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

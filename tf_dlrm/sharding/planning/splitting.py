@@ -1,9 +1,12 @@
 """Into how many parts a table is split, by rows or columns, and parts as `Shard`s."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from tf_dlrm.sharding.planning.loads import TableLoad
+from tf_dlrm.sharding.planning.packing import Packing
 from tf_dlrm.sharding.planning.plans import Shard
 
 COLUMN_UNIT = 4  # columns; 16 bytes, what vector instructions load at once
@@ -13,7 +16,7 @@ ROWS_HOTNESS = 8  # ids a bag, from which a split by rows saves more than it sen
 ID_BYTES = 8
 
 
-def even_rows(load, num_parts: int) -> list[int]:
+def even_rows(load: TableLoad, num_parts: int) -> list[int]:
     """Rows of parts that differ by at most one; no more parts than rows."""
     parts = min(num_parts, load.num_rows)
     share, rest = divmod(load.num_rows, parts)
@@ -34,7 +37,13 @@ def even_widths(embedding_dim: int, num_parts: int) -> list[int]:
     return widths
 
 
-def split(load, fair, num_devices, tolerance, columns):
+def split(
+    load: TableLoad,
+    fair: tuple[float, float],
+    num_devices: int,
+    tolerance: float,
+    columns: bool,
+) -> tuple[str, list[tuple[int, int]]]:
     """How auto splits a table that is not data-parallel.
 
     Args:
@@ -64,7 +73,7 @@ def split(load, fair, num_devices, tolerance, columns):
     return kind, [(rows, load.embedding_dim) for rows in sizes]
 
 
-def _column_parts(load, least, num_devices) -> int | None:
+def _column_parts(load: TableLoad, least: int, num_devices: int) -> int | None:
     """The least number of equal column ranges that is worth it, if there is one."""
     most = min(num_devices, load.embedding_dim // MIN_COLUMNS)
     for parts in range(least, most + 1):
@@ -79,7 +88,7 @@ def _column_parts(load, least, num_devices) -> int | None:
     return None
 
 
-def _filling_rows(load, fair_bytes, num_parts) -> list[int]:
+def _filling_rows(load: TableLoad, fair_bytes: float, num_parts: int) -> list[int]:
     """Parts that fill a device each, and a last one with what remains."""
     fill = int(fair_bytes // load.row_bytes())
     fill = max(fill, math.ceil(load.num_rows / num_parts))
@@ -87,7 +96,7 @@ def _filling_rows(load, fair_bytes, num_parts) -> list[int]:
     return [fill] * full + [rest] * (rest > 0)
 
 
-def to_shards(packing, kinds) -> list[Shard]:
+def to_shards(packing: Packing, kinds: Sequence[str]) -> list[Shard]:
     """The pieces of a `Packing` as shards, table by table, ranges in order.
 
     The first range of each row-wise table, where ids numbered by frequency fall most

@@ -1,11 +1,19 @@
 """Bytes between devices in a step, by device and kind; formulas in
 `Plan.exchange_bytes`."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tf_dlrm.sharding.planning.loads import FLOAT_BYTES, check_hotness_names
+from tf_dlrm.sharding.planning.loads import (
+    FLOAT_BYTES,
+    Hotness,
+    TableLoad,
+    check_hotness_names,
+)
+
+if TYPE_CHECKING:
+    from tf_dlrm.sharding.planning.plans import Plan
 
 SYNCHRONIZATIONS = ("cheapest", "all_reduce", "all_gather")
 PHASES = ("ids", "pooled", "gradients", "all_reduce", "all_gather")
@@ -28,7 +36,7 @@ def local_batches(batch_size: int, num_devices: int) -> np.ndarray:
     return share + (np.arange(num_devices) < rest)
 
 
-def all_reduce_bytes(load, num_devices: int) -> float:
+def all_reduce_bytes(load: TableLoad, num_devices: int) -> float:
     """Bytes sent by all devices to sum a table's dense gradient.
 
     With each row goes the number of its ids: optimizers leave others alone.
@@ -37,20 +45,22 @@ def all_reduce_bytes(load, num_devices: int) -> float:
     return 2 * (num_devices - 1) * load.num_rows * width * FLOAT_BYTES
 
 
-def bag_gradient_bytes(load, id_bytes: int, bag_bytes: int = 0) -> float:
+def bag_gradient_bytes(load: TableLoad, id_bytes: int, bag_bytes: int = 0) -> float:
     """Bytes of an example's ids in a table and of the gradients of its bags."""
     vector = load.embedding_dim * FLOAT_BYTES
     return load.num_ids * id_bytes + load.num_features * (bag_bytes + vector)
 
 
-def reduces_cheaply(load, num_devices: int, batch_size: int, id_bytes: int = 8) -> bool:
+def reduces_cheaply(
+    load: TableLoad, num_devices: int, batch_size: int, id_bytes: int = 8
+) -> bool:
     """Whether a dense sum moves no more bytes than all ids and bags' gradients."""
     gathered = bag_gradient_bytes(load, id_bytes) * batch_size * (num_devices - 1)
     return all_reduce_bytes(load, num_devices) <= gathered
 
 
 def replicates_cheaply(
-    load, num_devices: int, batch_size: int, id_bytes: int = 8
+    load: TableLoad, num_devices: int, batch_size: int, id_bytes: int = 8
 ) -> bool:
     """Whether keeping a table everywhere moves no more bytes than exchanging it.
 
@@ -65,9 +75,9 @@ def replicates_cheaply(
 
 
 def of_plan(
-    plan,
+    plan: "Plan",
     batch_size: int | None = None,
-    hotness=None,
+    hotness: Hotness | None = None,
     *,
     id_bytes: int = 8,
     bag_bytes: int = 0,
@@ -133,7 +143,7 @@ def of_plan(
     }
 
 
-def _to_owners(per_example, local) -> Flow:
+def _to_owners(per_example: np.ndarray, local: np.ndarray) -> Flow:
     """From the devices that have the examples to those that own the shards."""
     received = (local.sum() - local) * per_example
     return Flow(sent=local * (per_example.sum() - per_example), received=received)

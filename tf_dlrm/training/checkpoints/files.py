@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tf_dlrm.runtime import disk, locks
+from tf_dlrm.runtime.types import PathLike
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -34,7 +35,7 @@ class CheckpointFolder:
         path: The folder; it is made with the first checkpoint.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         self.path = pathlib.Path(path)
         self._lock = self.path / ".lock"
 
@@ -48,7 +49,10 @@ class CheckpointFolder:
 
     def step(self, name: str) -> int:
         """The step of a checkpoint, by its name."""
-        return int(_NAME.fullmatch(name)[1])
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"`name` must be that of a checkpoint. Received: {name!r}")
+        return int(match[1])
 
     def check_writable(self, num_bytes: int) -> None:
         """Takes the folder for this process, and looks whether it can be written to.
@@ -77,12 +81,12 @@ class CheckpointFolder:
         """Lets other processes write checkpoints into the folder again."""
         locks.release(self._lock)
 
-    def _explaining(self):
+    def _explaining(self) -> contextlib.AbstractContextManager[None]:
         return disk.explaining(
             "a checkpoint", self.path, _KEPT, _THEN, also=(RuntimeError,)
         )
 
-    def _check_space(self, num_bytes):
+    def _check_space(self, num_bytes: int) -> None:
         free = shutil.disk_usage(self.path).free
         if free < num_bytes + _SPARE_BYTES:
             raise disk.WriteError(
@@ -117,7 +121,13 @@ class CheckpointFolder:
         with self._explaining():
             return self._write(step, facts, write_files, num_bytes)
 
-    def _write(self, step, facts, write_files, num_bytes):
+    def _write(
+        self,
+        step: int,
+        facts: dict[str, Any],
+        write_files: Callable[[pathlib.Path], None],
+        num_bytes: int,
+    ) -> pathlib.Path:
         staging = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -143,7 +153,7 @@ class CheckpointFolder:
                 shutil.rmtree(staging, ignore_errors=True)
         return final
 
-    def _free_path(self, step):
+    def _free_path(self, step: int) -> pathlib.Path:
         """Another name where the step has one: nothing is ever replaced."""
         path, again = self.path / f"step-{step:09d}", 0
         while path.exists():
@@ -227,10 +237,10 @@ class CheckpointFolder:
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
-    def _matching(self, prefix) -> Iterator[pathlib.Path]:
+    def _matching(self, prefix: str) -> Iterator[pathlib.Path]:
         return self.path.glob(f"{prefix}*")
 
-    def _remove(self, folder):
+    def _remove(self, folder: pathlib.Path) -> None:
         # Under another name first: a kill leaves no half of a checkpoint.
         doomed = self.path / f"{_TEMPORARY}{folder.name}"
         with contextlib.suppress(OSError):
@@ -238,15 +248,15 @@ class CheckpointFolder:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _megabytes(num_bytes):
+def _megabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:,.1f} MB"
 
 
-def _sum_file(path) -> str:
+def _sum_file(path: pathlib.Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sum_content(content) -> str:
+def _sum_content(content: Any) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

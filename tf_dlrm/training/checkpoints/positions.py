@@ -23,11 +23,11 @@ class Position:
         epochs_differ: Whether an epoch may have more batches than the one before.
     """
 
-    def __init__(self, is_endless: bool = False, epochs_differ: bool = False):
+    def __init__(self, is_endless: bool = False, epochs_differ: bool = False) -> None:
         self.epoch = self.batch = 0
         self.epochs_differ = epochs_differ
         self.is_followed = False
-        self.steps_per_epoch = None
+        self.steps_per_epoch: int | None = None
         self._is_endless = is_endless
 
     def follow(self, steps_per_epoch: int | None, steps_per_execution: int) -> None:
@@ -129,7 +129,7 @@ def find_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
     Checkpoints of earlier versions do not know the content of files.
     """
-    contents = before.get("content"), now.get("content")
+    contents: tuple[Any, Any] = before.get("content"), now.get("content")
     differing = [
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted({*before, *now} - {"content"})
@@ -147,7 +147,7 @@ def changed_files(before: list[list[str]], now: list[list[str]]) -> list[str]:
     return changed + [name for name, _ in [*before[len(now) :], *now[len(before) :]]]
 
 
-def resumable_input(dataset) -> ResumableInput | None:
+def resumable_input(dataset: tf.data.Dataset) -> ResumableInput | None:
     """What a dataset carries; `None`: it begins at the begin of an epoch alone.
 
     Methods such as `map` make another dataset, which carries nothing.
@@ -155,7 +155,9 @@ def resumable_input(dataset) -> ResumableInput | None:
     return getattr(dataset, "resumable_input", None)
 
 
-def weigh_classes(dataset, class_weight: dict):
+def weigh_classes(
+    dataset: tf.data.Dataset, class_weight: dict[int, float]
+) -> tf.data.Dataset:
     """Give the rows of a dataset with a position the weights of their labels.
 
     As Keras' `fit` does with `class_weight`, whose dataset would have no position.

@@ -6,14 +6,21 @@ metrics in the middle of an epoch.
 
 import io
 import math
+import pathlib
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 WEIGHTS, STATE = "model.weights.h5", "state.npz"
 
 
-def write(model, metrics: dict[str, np.ndarray], folder) -> None:
+def write(
+    model: keras.Model, metrics: dict[str, np.ndarray], folder: pathlib.Path
+) -> None:
     """Writes the state of a model into a folder.
 
     Args:
@@ -24,7 +31,8 @@ def write(model, metrics: dict[str, np.ndarray], folder) -> None:
     with _WeightsFile(folder / WEIGHTS) as file:
         model.save_weights(file)
         file.check()
-    np.savez(folder / STATE, **_get_variables(model), **metrics, **_get_guard(model))
+    arrays: dict[str, Any] = {**_get_variables(model), **metrics, **_get_guard(model)}
+    np.savez(folder / STATE, **arrays)
 
 
 class _WeightsFile(io.BytesIO):
@@ -39,16 +47,17 @@ class _WeightsFile(io.BytesIO):
         path: The file, named as Keras wants it.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path) -> None:
         super().__init__()
-        self._path, self._error = str(path), None
+        self._path = str(path)
+        self._error: OSError | None = None
         self._file = open(path, "w+b", buffering=0)
         self._end = 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self._path
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         data = memoryview(data).cast("B")
         start, done = self._file.tell(), 0
         try:
@@ -60,18 +69,18 @@ class _WeightsFile(io.BytesIO):
         self._file.seek(start + len(data))
         return len(data)
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int:
         return self._file.readinto(buffer)
 
-    def seek(self, offset, whence=io.SEEK_SET):
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_END:  # of all that it believes to have written
             offset, whence = offset + self._end, io.SEEK_SET
         return self._file.seek(offset, whence)
 
-    def tell(self):
+    def tell(self) -> int:
         return self._file.tell()
 
-    def truncate(self, size=None):
+    def truncate(self, size: int | None = None) -> int:
         self._end = self.tell() if size is None else size
         try:
             self._file.truncate(self._end)
@@ -79,17 +88,17 @@ class _WeightsFile(io.BytesIO):
             self._error = self._error or error
         return self._end
 
-    def check(self):
+    def check(self) -> None:
         """Raises the first failure of a write."""
         if self._error is not None:
             raise self._error
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
         super().close()
 
 
-def restore(model, folder) -> dict[str, np.ndarray]:
+def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
     """Gives a model what `write` has written.
 
     Returns:
@@ -123,7 +132,7 @@ def restore(model, folder) -> dict[str, np.ndarray]:
     return state
 
 
-def count_bytes(model) -> int:
+def count_bytes(model: keras.Model) -> int:
     """About the size of what `write` writes."""
     variables = [*model.variables, *model.optimizer.variables]
     total = sum(
@@ -133,28 +142,28 @@ def count_bytes(model) -> int:
     return total + slots()
 
 
-def _plain(dtype):
+def _plain(dtype: Any) -> str:
     name = getattr(dtype, "name", dtype)
     return "float16" if name == "bfloat16" else name
 
 
-def _get_variables(model):
+def _get_variables(model: keras.Model) -> dict[str, np.ndarray]:
     variables = model.non_trainable_variables
     return {f"variable:{i}": v.numpy() for i, v in enumerate(variables)}
 
 
-def _get_guard(model):
+def _get_guard(model: keras.Model) -> dict[str, np.ndarray]:
     guard = getattr(model, "_guard", None)
     return {} if guard is None else {"guard": guard.get_state()}
 
 
-def has_just_skipped(model) -> bool:
+def has_just_skipped(model: keras.Model) -> bool:
     """Whether the last batch of `fit` was not applied; see `StepGuard`."""
     guard = getattr(model, "_guard", None)
     return guard is not None and guard.has_just_skipped
 
 
-def _metric_variables(model):
+def _metric_variables(model: keras.Model) -> Iterator[list[tf.Variable]]:
     """Variables of all metrics: lists of tf.Variables, one for each replica."""
     for metric in model.metrics:
         for variable in metric.variables:
@@ -162,7 +171,7 @@ def _metric_variables(model):
             yield list(getattr(variable, "values", [variable]))
 
 
-def get_metrics(model) -> dict[str, np.ndarray]:
+def get_metrics(model: keras.Model) -> dict[str, np.ndarray]:
     """The state of all metrics, of each replica."""
     return {
         f"metric:{i}:{j}": each.numpy()
@@ -171,7 +180,7 @@ def get_metrics(model) -> dict[str, np.ndarray]:
     }
 
 
-def set_metrics(model, state: dict[str, np.ndarray]) -> None:
+def set_metrics(model: keras.Model, state: dict[str, np.ndarray]) -> None:
     """Sets what `get_metrics` returned; the metrics are built.
 
     Raises:

@@ -2,6 +2,8 @@
 
 import signal
 import threading
+import types
+from typing import Any
 
 SIGTERM_EXIT_CODE = 128 + int(signal.SIGTERM)  # as shells report it
 
@@ -13,19 +15,19 @@ class Termination:
         requested: Whether there was one.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = False
-        self._before = None
+        self._before: Any = None
 
-    def begin(self):
+    def begin(self) -> None:
         self.requested = False
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
 
-    def end(self):
+    def end(self) -> None:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
 
-    def _note(self, number, frame):
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
         self.requested = True
