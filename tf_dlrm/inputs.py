@@ -1,4 +1,4 @@
-"""What a batch is: every accepted form of the features becomes one `Batch`."""
+"""Every accepted form of a batch of features becomes one `Batch`."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 
 def standardize_features(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
-    """Turns a dict of features into a `Batch`.
+    """Turn a dict of features into a `Batch`.
 
     Args:
         features: `{"dense_features", "sparse_features"[, "sparse_weights"]}`, or a
@@ -38,7 +38,7 @@ def standardize_features(features: Mapping[str, Any], spec: FeatureSpec) -> Batc
         spec: The columns of the model.
 
     Raises:
-        TypeError: If this is not a dict.
+        TypeError: If `features` is not a dict.
         ValueError: If entries are missing or have a wrong shape.
     """
     refuse_frame(features)
@@ -164,7 +164,7 @@ def _bag_column(name: str, column: Any) -> tf.Tensor | tf.RaggedTensor:
 
 
 def _stack_bags(columns: list) -> tf.Tensor | tf.RaggedTensor:
-    """Puts F features side by side: (B, F), (B, F, L) or ragged (B, F, None)."""
+    """Put F features side by side: (B, F), (B, F, L) or ragged (B, F, None)."""
     wrong = {column.dtype.name for column in columns if not column.dtype.is_integer}
     if wrong:
         raise TypeError(
@@ -196,10 +196,10 @@ def _stack_bags(columns: list) -> tf.Tensor | tf.RaggedTensor:
 
 
 def refuse_frame(x: Any) -> None:
-    """Raises for a DataFrame, which Keras would turn into one float32 matrix.
+    """Refuse a DataFrame, which Keras would turn into one float32 matrix.
 
     Raises:
-        TypeError: With the way to go.
+        TypeError: The message says what to pass instead.
     """
     if type(x).__name__ in ("DataFrame", "LazyFrame"):
         raise TypeError(
@@ -211,10 +211,10 @@ def refuse_frame(x: Any) -> None:
 
 
 def check_arrays(x: Any, y: Any = None) -> None:
-    """Raises for features or labels of frames that Keras' `fit` cannot take.
+    """Refuse columns of data frames that Keras' `fit` does not take.
 
     Raises:
-        TypeError: With the way to go.
+        TypeError: The message says what to pass instead.
     """
     refuse_frame(x)
     columns = dict(x) if isinstance(x, dict) else {}
@@ -232,7 +232,7 @@ def check_arrays(x: Any, y: Any = None) -> None:
 
 
 def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
-    """Labels as float32 `(B, 1)`, the shape of the predictions.
+    """Return labels as float32 `(B, 1)`, the shape of the predictions.
 
     Args:
         y: The labels.
@@ -242,7 +242,7 @@ def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
     logit behind it.
 
     Raises:
-        ValueError: If there are none, or the shape is another.
+        ValueError: If there are no labels, or their shape is wrong.
         TypeError: For several arrays.
         tf.errors.InvalidArgumentError: For a label outside `[0, 1]`.
     """

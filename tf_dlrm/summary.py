@@ -1,4 +1,4 @@
-"""What `model.summary()` prints: tables, MLPs, parameters and bytes by part."""
+"""The text of `model.summary()`: tables, MLPs, parameters and bytes by part."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ MAX_TABLES = 30
 
 
 def lines(model: "DLRM", width: int = 80) -> Iterator[str]:
-    """Yields the lines of a model's summary.
+    """Yield the lines of a model's summary.
 
     Args:
         model: A `DLRM`.

@@ -1,4 +1,4 @@
-"""`GradientNormLogger`: how large gradients are."""
+"""`GradientNormLogger`: norms of gradients."""
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
 from tf_dlrm.runtime.types import Logs, PathLike
@@ -6,12 +6,12 @@ from tf_dlrm.training.probes import GradientNorms
 
 
 class GradientNormLogger(Watcher):
-    """Writes the global norm of the gradients, of the MLPs and of the pooled vectors.
+    """Write the global norm of the gradients, of the MLPs and of the pooled vectors.
 
-    Under `gradients/`, of the steps since the last entry: the mean (`dense_norm`,
-    `pooled_norm`) and the largest (`dense_norm_max`, `pooled_norm_max`). They are those
-    of the mean loss of the global batch. The gradients of tables are those of pooled
-    vectors, spread over rows, and are never there as a whole.
+    Under `gradients/`, over the steps since the last entry: the mean (`dense_norm`,
+    `pooled_norm`) and the largest (`dense_norm_max`, `pooled_norm_max`). Gradients are
+    those of the mean loss of the global batch. Tables have no norm of their own: their
+    gradients are the pooled vectors' spread over rows, and never exist as a whole.
 
     Args:
         log_dir: Folder of the run's logs.

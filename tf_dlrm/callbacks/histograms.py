@@ -1,4 +1,4 @@
-"""`HistogramLogger`: how weights are distributed."""
+"""`HistogramLogger`: distributions of weights."""
 
 import numpy as np
 import tensorflow as tf
@@ -10,7 +10,7 @@ _SAMPLED_ROWS = 4096
 
 
 class HistogramLogger(Watcher):
-    """Writes histograms of the MLPs' weights and of each table, at ends of epochs.
+    """Write histograms of the MLPs' weights and of each table after each epoch.
 
     Under `weights/` the kernels and biases; under `rows/` the values of up to 4,096
     rows of each table, evenly spread over its ids and the same ones each time.

@@ -1,4 +1,4 @@
-"""`HyperparameterLogger`: what runs were made with, to compare them in TensorBoard."""
+"""`HyperparameterLogger`: hyperparameters, to compare runs in TensorBoard."""
 
 import zlib
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ _METRICS = ("auc", "log_loss", "normalized_entropy", "calibration", "loss")
 
 
 class HyperparameterLogger(Watcher):
-    """Writes a run's hyperparameters for TensorBoard's HParams page.
+    """Write a run's hyperparameters for TensorBoard's HParams page.
 
-    Runs whose logs lie in one folder are rows of its table, beside what they reached
-    (`TensorBoardLogger` writes that): metrics of the validation where there is one,
-    else of the training, and samples/s.
+    The page has a row for each run whose logs are in the folder, with the results that
+    `TensorBoardLogger` writes: metrics of the validation if there is one, otherwise
+    of the training, and samples/s.
 
     Args:
         log_dir: Folder of the run's logs.
-        values: Name to value. Numbers, booleans and texts stay what they are, a
+        values: Name to value. Numbers, booleans and strings are kept, a
             sequence becomes `"512-256"`, `None` becomes `"none"`.
-        shown: Names that the page shows without being asked; it takes five.
+        shown: Names of up to five values that the page shows by default.
 
     Raises:
         ValueError: If `values` is empty.
@@ -80,7 +80,7 @@ class HyperparameterLogger(Watcher):
         self.on_fit_exit()
 
     def on_fit_exit(self) -> None:
-        """Called at the end of a DLRM's `fit`, also where it fails."""
+        """Record how the run ended; called at the end of `fit`, even if it fails."""
         if self._status is not None:
             end = summary.session_end_pb(self._status).SerializeToString()
             with self._events():

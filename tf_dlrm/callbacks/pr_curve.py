@@ -12,10 +12,10 @@ NUM_THRESHOLDS = 1001  # clicks are rare: most lie below the first tenths
 
 
 class PRCurveLogger(Watcher):
-    """Writes the precision-recall curve of each validation, for 1,001 thresholds.
+    """Write the precision-recall curve of each validation, for 1,001 thresholds.
 
-    From the histogram that `ClickAUC` keeps: no prediction is kept, and nothing is
-    computed in a step.
+    Computed from the histogram of `ClickAUC`: no prediction is kept, and a step does no
+    extra work.
 
     Args:
         log_dir: Folder of the run's logs.
@@ -39,7 +39,7 @@ def pr_points(
     positives: np.ndarray,
     num_thresholds: int = NUM_THRESHOLDS,
 ) -> tuple[np.ndarray, ...]:
-    """What TensorBoard draws a precision-recall curve of.
+    """Return the points of a precision-recall curve, as TensorBoard draws it.
 
     Args:
         logits: `(n,)` ascending logits of buckets.
@@ -49,8 +49,8 @@ def pr_points(
 
     Returns:
         True positives, false positives, true negatives, false negatives, precision
-        and recall, each `(num_thresholds,)`. Where nothing is predicted to be a click
-        precision is 1, as scikit-learn has it.
+        and recall, each `(num_thresholds,)`. Where nothing is predicted to be a click,
+        precision is 1, as in scikit-learn.
     """
     thresholds = np.linspace(0.0, 1.0, num_thresholds)
     with np.errstate(divide="ignore"):

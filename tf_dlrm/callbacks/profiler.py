@@ -1,4 +1,4 @@
-"""`StepProfiler`: what the machine does in some steps, call by call."""
+"""`StepProfiler`: a trace of some steps, call by call."""
 
 import warnings
 
@@ -11,20 +11,21 @@ _MOST_STEPS = 1000
 
 
 class StepProfiler(Watcher):
-    """Writes a trace of some steps for TensorBoard's profiler.
+    """Write a trace of some steps for TensorBoard's profiler.
 
-    To look at it: `pip install 'tf-dlrm[profile]'`, then TensorBoard's page Profile.
-    Take steps after the first ones, which are traced and compiled, and few: a trace
-    has some megabytes for each ten steps, and a traced step is slower.
+    To view it, `pip install 'tf-dlrm[profile]'` and open TensorBoard's page Profile.
+    Choose a few steps after the first ones, in which TensorFlow traces and compiles:
+    ten steps take some megabytes, and a profiled step is slower.
 
     Args:
         log_dir: Folder of the run's logs.
         first: First step, counted from 1 as on the x axis of the charts. With
-            `steps_per_execution` above 1 the execution that it is in begins the trace.
+            `steps_per_execution` above 1 the trace begins with the execution that
+            contains it.
         last: Last step.
 
     Raises:
-        ValueError: If this is no range of at most 1,000 steps.
+        ValueError: If this is not a range of at most 1,000 steps.
     """
 
     def __init__(self, log_dir: PathLike, first: int, last: int) -> None:
@@ -75,7 +76,7 @@ class StepProfiler(Watcher):
         self.on_fit_exit()
 
     def on_fit_exit(self) -> None:
-        """Called at the end of a DLRM's `fit`, also where it fails."""
+        """Stop the profiler; called at the end of `fit`, even if it fails."""
         if self._is_running:
             self._stop()
         super().on_fit_exit()

@@ -15,18 +15,18 @@ from tf_dlrm.runtime.types import Logs, PathLike
 
 
 class EmbeddingProjector(Watcher):
-    """Writes rows of some tables for TensorBoard's projector, at ends of epochs.
+    """Write rows of some tables for TensorBoard's projector after each epoch.
 
     Vectors and labels are text files in `<log_dir>/train/projector`, replaced at each
-    epoch. The first rows of a table are written: those of the most frequent values,
-    where ids are numbered by falling frequency (as `pipelines.Vocabulary` does).
+    epoch. The first rows of a table are written: those of the most frequent values
+    if ids are numbered by falling frequency (as `pipelines.Vocabulary` does).
 
     Args:
         log_dir: Folder of the run's logs.
         tables: Names of tables.
-        labels: Table name to labels of its rows, from id 0. Tables that are not named
-            have the ids alone.
-        max_rows: Most rows of a table.
+        labels: Table name to labels of its rows, from id 0. Rows of other tables are
+            labeled with their ids.
+        max_rows: Largest number of rows of a table.
 
     Raises:
         ValueError: If there is no such table, or `max_rows` is not positive.

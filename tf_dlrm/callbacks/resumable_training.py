@@ -1,4 +1,4 @@
-"""`ResumableTraining`: checkpoints from which a cut training goes on, bit for bit."""
+"""`ResumableTraining`: checkpoints from which a killed run resumes, bit for bit."""
 
 import math
 import pathlib
@@ -23,47 +23,46 @@ from tf_dlrm.version import __version__
 
 
 class ResumableTraining(keras.callbacks.Callback):
-    """Saves checkpoints, and lets a training that was cut go on as if it never was.
+    """Save checkpoints and resume an interrupted run as if it had never stopped.
 
     A checkpoint holds weights, tables and optimizer state (by logical table, so that
-    it is restored on any number of devices), seeds of dropout, running metrics, the
-    epochs' results and the position in the dataset. It appears whole or not at all.
-    With op determinism (`tf.config.experimental.enable_op_determinism()`) the resumed
-    run ends bit-equal to one that was not cut.
+    it can be restored on any number of devices), seeds of dropout, running metrics, the
+    results of past epochs and the position in the dataset. It is written completely or
+    not at all. With op determinism (`tf.config.experimental.enable_op_determinism()`)
+    the resumed run ends bit-equal to an uninterrupted one.
 
-    In mid-epoch that needs a `DLRM` and a dataset of `pipelines.records.read`,
-    `read_npy` or `pipelines.criteo.read`, as it was returned. With any other, the
-    training goes on at the begin of an epoch, and checkpoints are written at the
-    ends of epochs alone; a line says so.
+    To resume in the middle of an epoch, you need a `DLRM` and a dataset exactly as
+    `pipelines.records.read`, `read_npy` or `pipelines.criteo.read` returned it. With
+    any other, a run resumes at the start of an epoch, checkpoints are written after
+    epochs only, and a line says so.
 
-    On SIGTERM a `DLRM` saves at the end of the step, says so and exits with code 143.
+    On SIGTERM a `DLRM` saves after the current step, says so and exits with code 143.
 
     Args:
         directory: Folder of the checkpoints of one training.
-        every_steps: Steps between two checkpoints; `None`: by time and epoch alone.
-        every_minutes: Minutes between two checkpoints; `None`: by steps and epoch
-            alone.
-        keep: How many of the newest checkpoints stay.
-        monitor: Name of a validation result: the checkpoint with the best value stays,
+        every_steps: Steps between two checkpoints. Default: by time and epoch only.
+        every_minutes: Minutes between two checkpoints; `None` for none by time.
+        keep: Number of newest checkpoints to keep.
+        monitor: Name of a validation result: the checkpoint with the best value is kept
             too. As a listener of `EvaluateWithinEpochs` the callback also saves after
-            an evaluation within an epoch that is the best so far. The largest is best
-            where the name ends in auc, accuracy, precision or recall, else the
-            smallest. `None`: none.
-        log_dir: Folder for TensorBoard: `speed/checkpoint_seconds` tells for how long
-            each save held the training up. `None`: none.
-        verbose: 1 prints a line for each save, 0 none.
+            the best evaluation so far within an epoch. The largest value is best if
+            the name ends in auc, accuracy, precision or recall, otherwise the smallest.
+            With `None` no checkpoint counts as best.
+        log_dir: Folder for TensorBoard, for `speed/checkpoint_seconds`: how long each
+            save delayed training. Default: not logged.
+        verbose: 1 prints a line for each save, 0 prints none.
 
     Attributes:
-        initial_epoch: Where to go on, for `fit`.
-        initial_batch: The batch in it.
-        num_saved: Checkpoints written.
-        seconds: For how long each of them held the training up.
+        initial_epoch: Epoch to resume at, for `fit`.
+        initial_batch: Batch to resume at in that epoch.
+        num_saved: Number of checkpoints written.
+        seconds: How long each save delayed training.
 
     Raises:
         ValueError: If an argument is out of range, or `fit` is not given what `resume`
             returned.
-        OSError: If a checkpoint cannot be written, as where the disk is full; those
-            that are there are not touched.
+        OSError: If a checkpoint cannot be written, for example because the disk is
+            full. Existing checkpoints are not changed.
 
     Example:
 
@@ -116,35 +115,36 @@ class ResumableTraining(keras.callbacks.Callback):
 
     @property
     def best(self) -> pathlib.Path | None:
-        """The checkpoint with the best value of `monitor`; its `model.weights.h5` is
-        for `model.load_weights`."""
+        """Folder of the checkpoint with the best value of `monitor`, or `None`.
+
+        `model.load_weights` reads its `model.weights.h5`.
+        """
         best = self.find_best()
         return None if best is None else best.path
 
     def find_best(self) -> BestCheckpoint | None:
-        """Returns the best checkpoint with its place in the training and its results;
-        `None` without `monitor`, and before the first validation."""
+        """Return the best checkpoint with its step and results, or `None`."""
         return best_checkpoint.find(self._folder, self._monitor)
 
     def carry(self, **callbacks: Any) -> None:
-        """Names callbacks whose state is saved and goes on, too; before `resume`.
+        """Save and restore the state of other callbacks too; call it before `resume`.
 
         Args:
             **callbacks: Objects with `get_state()`, JSON-safe, and `set_state(state)`,
-                such as a `EarlyStopping`.
+                such as an `EarlyStopping`, by name.
         """
         self._carried.update(callbacks)
 
     def resume(self, model: keras.Model, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Brings a model to where the newest checkpoint was, if there is one.
+        """Restore a model from the newest checkpoint, if there is one.
 
         Args:
-            model: The model, compiled as it was before.
-            dataset: What it is trained on, as it was before.
+            model: The model, compiled as in the interrupted run.
+            dataset: Its training data, as in the interrupted run.
 
         Returns:
-            What to give to `fit`, with `initial_epoch`: the dataset, beginning where
-            the training was cut.
+            The dataset to pass to `fit`, with `initial_epoch`: it begins where the run
+            was interrupted.
 
         Raises:
             ValueError: If the checkpoint is of another model, optimizer or dataset.
@@ -243,7 +243,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._is_within_step, self._evaluation = True, None
 
     def on_evaluation(self, results: dict) -> None:
-        """Takes the results of `EvaluateWithinEpochs`, before the end of the step.
+        """Receive the results of `EvaluateWithinEpochs`, before the end of the step.
 
         Args:
             results: Values by name, such as `val_auc`.
@@ -298,7 +298,7 @@ class ResumableTraining(keras.callbacks.Callback):
             self._writer = None  # the last who had it closes it
 
     def on_fit_exit(self) -> None:
-        """Called at the end of `fit`, also where it fails."""
+        """Release folder and signal; called at the end of `fit`, even if it fails."""
         self._termination.end()
         self._folder.release()
         self._resumed = None
@@ -306,10 +306,10 @@ class ResumableTraining(keras.callbacks.Callback):
             self._position.epoch = self._position.batch = 0
 
     def clear(self, keep_best: bool = True) -> None:
-        """Removes the checkpoints of a training that is done.
+        """Remove the checkpoints of a finished run.
 
         Args:
-            keep_best: Whether the best one stays if a later epoch was worse.
+            keep_best: Whether to keep the best one if a later epoch was worse.
         """
         names, best = self._folder.names(), self.best
         is_wanted = keep_best and best is not None and best.name != names[-1]
@@ -379,7 +379,7 @@ class ResumableTraining(keras.callbacks.Callback):
 
 
 def say(line: str) -> None:
-    """Prints a line at once."""
+    """Print a line immediately."""
     print(line, flush=True)
 
 
@@ -388,7 +388,7 @@ def _can(description: dict[str, Any] | None) -> str:
 
 
 def _put_before(history: keras.callbacks.History, earlier: dict[str, list]) -> None:
-    """Completes Keras' `History` by the epochs before the resume."""
+    """Add the epochs before the resume to Keras' `History`."""
     missing = [
         (epoch, logs)
         for epoch, logs in zip(earlier["epoch"], earlier["logs"], strict=True)

@@ -1,4 +1,4 @@
-"""`RowNormLogger`: how long the vectors of each table are."""
+"""`RowNormLogger`: norms of the vectors of each table."""
 
 import numpy as np
 
@@ -10,11 +10,10 @@ from tf_dlrm.runtime.types import Logs
 
 
 class RowNormLogger(Watcher):
-    """Writes mean and largest Euclidean norm of the rows of each table, by epoch.
+    """Write the mean and largest Euclidean norm of each table's rows, by epoch.
 
-    `row_norm_mean/<table>` and `row_norm_max/<table>`. All rows are read, some
-    megabytes at a time and never a copy of a table: about a second for 10 million rows
-    of 16.
+    `row_norm_mean/<table>` and `row_norm_max/<table>`. All rows are read, a
+    few megabytes at a time: about a second for 10 million rows of width 16.
 
     Args:
         log_dir: Folder of the run's logs.
@@ -30,7 +29,7 @@ class RowNormLogger(Watcher):
 
 
 def row_norms(embedding: EmbeddingLayer, table: EmbeddingTable) -> tuple[float, float]:
-    """Mean and largest norm of the rows of a table.
+    """Return the mean and the largest norm of the rows of a table.
 
     Args:
         embedding: The embedding layer.

@@ -10,19 +10,18 @@ from tf_dlrm.training.probes import InputClock
 
 
 class TensorBoardLogger(Watcher):
-    """Writes loss, metrics, learning rate, samples/s and the wait for input.
+    """Write loss, metrics, learning rate, samples/s and the wait for input.
 
-    `<log_dir>/train` has the running values of the epoch every `every_steps` steps
+    `<log_dir>/train` gets the running values of the epoch every `every_steps` steps
     and at its end; `<log_dir>/validation` those of each validation, under the same
     names, so that both are drawn in one chart. The x axis is the optimizer's steps.
 
-    Of a `DLRM`, `speed/input_wait_share` is the share of the time since the last entry
-    for which steps stood without a batch: from the call of a step until its batch was
-    there, on the host. A dataset that prefetches works beside the steps, so that this
-    is what it holds the training up for, and not what it takes; some tenths of a
-    millisecond of each step, the call itself, are always in it. (Left out are steps
-    that were traced, and all of them where `steps_per_execution` is above 1: then
-    TensorFlow fetches in a loop of its own, beside the steps.)
+    For a `DLRM`, `speed/input_wait_share` is the share of the time since the last entry
+    that steps spent waiting for their batch on the host. A dataset that prefetches
+    works in parallel, so this is the delay that it causes, not the time that it takes.
+    The call itself always adds some tenths of a millisecond a step. Steps that were
+    traced are left out, and so are all steps if `steps_per_execution` is above 1:
+    TensorFlow then fetches batches in a loop of its own.
 
     Args:
         log_dir: Folder of the run's logs.

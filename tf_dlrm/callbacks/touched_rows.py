@@ -1,4 +1,4 @@
-"""`TouchedRowLogger`: how much of each table is in use."""
+"""`TouchedRowLogger`: the share of each table that is in use."""
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
 from tf_dlrm.runtime.types import Logs
@@ -6,12 +6,12 @@ from tf_dlrm.training.probes import RowMarks
 
 
 class TouchedRowLogger(Watcher):
-    """Writes the share of touched and of dead rows of each table, at ends of epochs.
+    """Write the share of touched and of dead rows of each table after each epoch.
 
     `rows_touched/<table>`: rows that a training batch of the epoch looked up;
-    `rows_dead/<table>`: rows that none has looked up since `fit` began (a resumed
-    training counts anew). `all` stands for all tables. Rows that stay dead are memory
-    for nothing: raise `min_count`, or hash into fewer buckets.
+    `rows_dead/<table>`: rows that no batch has looked up since `fit` began (a resumed
+    run starts counting again). `all` stands for all tables. Rows that stay dead waste
+    memory: raise `min_count`, or hash into fewer buckets.
 
     A byte for each row is kept in host memory (10 million rows: 10 MB), and a step
     writes those of its ids.

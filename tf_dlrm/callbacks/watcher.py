@@ -1,4 +1,4 @@
-"""Where the callbacks of this package write: TensorBoard's event files."""
+"""TensorBoard event files, which the callbacks of this package share."""
 
 import pathlib
 import weakref
@@ -17,7 +17,7 @@ _writers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def writer_of(folder: pathlib.Path) -> tf.summary.SummaryWriter:
-    """The writer of a folder, which everybody who holds it shares."""
+    """Return the writer of a folder; callbacks of one folder share it."""
     key = str(folder.resolve())
     writer = _writers.get(key)
     if writer is None:
@@ -71,7 +71,7 @@ class Watcher(keras.callbacks.Callback):
         self.on_fit_exit()
 
     def on_fit_exit(self) -> None:
-        """Called at the end of a DLRM's `fit`, also where it fails."""
+        """Flush and release; called at the end of a DLRM's `fit`, even if it fails."""
         if self.probe is not None and self.model is not None:
             self.model.drop_probe(self.probe)
         for writer in self._writers.values():

@@ -33,7 +33,7 @@ def from_facebookresearch_dlrm(
     self_interaction: bool = False,
     embedding: Callable | None = None,
 ) -> DLRM:
-    """Makes a `DLRM` of a checkpoint of facebookresearch/dlrm.
+    """Make a `DLRM` from a checkpoint of facebookresearch/dlrm.
 
     The predictions are those of the PyTorch model. The file is read without torch and
     without unpickling code; tables are copied block by block from the file, so that
@@ -45,14 +45,14 @@ def from_facebookresearch_dlrm(
         checkpoint: A file that `--save-model` wrote, or of `torch.save` of the
             state_dict; or the state_dict itself (of torch tensors or arrays).
         spec: Names of features and tables, a table for each sparse feature in the
-            order of the checkpoint. `None` names them as Criteo's: I1, I2, ... and
-            C1, C2, ...
-        interaction: `"dot"` or `"cat"` (`--arch-interaction-op`); `None`: the one that
-            the widths allow.
+            order of the checkpoint. By default they are named as Criteo's: I1,
+            I2, ... and C1, C2, ...
+        interaction: `"dot"` or `"cat"` (`--arch-interaction-op`); by default the one
+            that the widths allow.
         self_interaction: `--arch-interaction-itself`. Not guessed: a model with it
             has the widths of one without it and one table more.
-        embedding: Called with the tables, makes the embedding layer, for example
-            `tf_dlrm.sharding.ShardedEmbeddingCollection`; `None` for an
+        embedding: Function of the tables that makes the embedding layer, for example
+            `tf_dlrm.sharding.ShardedEmbeddingCollection`. Default:
             `EmbeddingCollection`.
 
     Returns:

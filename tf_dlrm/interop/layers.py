@@ -1,4 +1,4 @@
-"""Interactions that other libraries have, and that models brought in need."""
+"""Interactions of other libraries, for imported models."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ class CrossBesideDense(CrossInteraction):
     """The bottom MLP's output beside the cross network's: TFRS' `concat_dense`.
 
     Args:
-        num_layers: See `CrossInteraction`, as for the other arguments.
-        rank: See there.
-        use_bias: See there.
+        num_layers: Number of cross layers.
+        rank: Rank of the kernels; `None` for full matrices.
+        use_bias: Whether the cross layers have biases.
 
     Call arguments:
         inputs: A list whose first tensor is z_0 `(batch, D)`; the others as for

@@ -17,12 +17,12 @@ from tf_dlrm.model import DLRM
 def from_tfrs(
     model: Any, dense: Sequence[str] | None = None, embedding: Callable | None = None
 ) -> DLRM:
-    """Makes a `DLRM` of a trained `Ranking` model of TensorFlow Recommenders.
+    """Make a `DLRM` from a trained `Ranking` model of TensorFlow Recommenders.
 
     The predictions are equal. Features keep their names, tables those of their
     `TableConfig` (without a name, of their first feature). TFRS puts features in
     alphabetical order, the dense vector behind them; a `DLRM` has the dense vector
-    first. The weights are reordered, which nobody sees but who compares kernels. An
+    first. The weights are reordered, which shows only if you compare kernels. An
     interaction with `concat_dense=False` gets weights of zero for the dense vector;
     the zeros of `skip_gather` are left out. Compile options, regularizers and the
     state of optimizers are not taken over.
@@ -37,8 +37,8 @@ def from_tfrs(
             or a `Sequential` of `Concatenate()` and one `Cross` or `MultiLayerDCN`.
         dense: Names of the columns of the dense tensor; `None` for dense_0, dense_1,
             ...
-        embedding: Called with the tables, makes the embedding layer, for example
-            `tf_dlrm.sharding.ShardedEmbeddingCollection`; `None` for an
+        embedding: Function of the tables that makes the embedding layer, for example
+            `tf_dlrm.sharding.ShardedEmbeddingCollection`. Default:
             `EmbeddingCollection`.
 
     Returns:
@@ -47,7 +47,7 @@ def from_tfrs(
 
     Raises:
         ImportError: If TFRS cannot be imported in this process.
-        TypeError: If `model` is no `Ranking`.
+        TypeError: If `model` is not a `Ranking`.
         ValueError: If a part has no weights yet or no counterpart; the message names
             it.
 

@@ -1,4 +1,4 @@
-"""Reads a TFRS `Ranking` model apart: the one place that knows its attributes.
+"""The parts of a TFRS `Ranking` model: the one place that knows its attributes.
 
 They are private, as most of TFRS' are; checked against tensorflow-recommenders 0.7.7.
 A part with code of its own (a subclass with another `call`) is refused: what it
@@ -27,16 +27,18 @@ class Table(NamedTuple):
 
 
 class Dot(NamedTuple):
+    """The options of a `DotInteraction`."""
+
     self_interaction: bool
     skip_gather: bool
 
 
 class Cat(NamedTuple):
-    pass
+    """A concatenation."""
 
 
 class Cross(NamedTuple):
-    """Of each layer: kernel, projection (or `None`) and bias (or `None`)."""
+    """A cross network: by layer its kernel, projection and bias; `None` for neither."""
 
     kernels: list[np.ndarray]
     projections: list[np.ndarray] | None
@@ -68,11 +70,11 @@ class VariableRows:
 
 
 def read_ranking(model: Any) -> Ranking:
-    """Takes a `tfrs.experimental.models.Ranking` apart.
+    """Return the parts of a `tfrs.experimental.models.Ranking`.
 
     Raises:
         ImportError: If TFRS cannot be imported in this process.
-        TypeError: If this is no `Ranking`.
+        TypeError: If this is not a `Ranking`.
         ValueError: If a part has no counterpart, or has no weights yet.
     """
     tfrs = _import_tfrs()

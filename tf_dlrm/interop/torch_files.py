@@ -2,7 +2,7 @@
 
 The zip form, torch's since 1.6, is a pickle beside one raw file for each storage. A
 pickle names the functions that it wants called. The few names that stand for tensors
-and plain containers are answered here by code of ours; every other name is refused.
+and plain containers are answered here by our own code; every other name is refused.
 Storages are memory maps: a tensor costs memory when it is read, and only then.
 """
 
@@ -50,7 +50,7 @@ _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip entry: the lengths of two fi
 
 
 def read_torch_file(path: str | os.PathLike) -> Any:
-    """Reads what `torch.save` wrote.
+    """Read a file of `torch.save`.
 
     Args:
         path: A file in torch's zip form.
@@ -60,7 +60,7 @@ def read_torch_file(path: str | os.PathLike) -> Any:
         objects of no use here (NumPy scalars, devices) are placeholders.
 
     Raises:
-        ValueError: If the file is no such file, is damaged, or names anything but
+        ValueError: If it is not such a file, is damaged, or names anything but
             tensors and plain containers. Nothing that it names was run.
     """
     path = os.fspath(path)
@@ -80,8 +80,10 @@ def read_torch_file(path: str | os.PathLike) -> Any:
 
 
 class _Short(reprlib.Repr):
-    """Text of whatever a file holds, of bounded length and in bounded time: a few
-    bytes can stand for a structure of gigabytes, or one that is 100,000 deep."""
+    """Text of whatever a file holds, of bounded length and in bounded time.
+
+    A few bytes can stand for a structure of gigabytes, or one that is 100,000 deep.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +97,7 @@ class _Short(reprlib.Repr):
 
 
 def short(value: Any) -> str:
-    """Like `repr`, but for values of which nothing is known; see `_Short`."""
+    """Return a `repr` of bounded length, for values that may be anything."""
     return _Short().repr(value)
 
 
@@ -116,7 +118,7 @@ def _not_a_zip(path: str) -> str:
 
 
 class _Refused(Exception):
-    """What the file asks for is not given."""
+    """The file asks for something that is refused."""
 
 
 class _StorageType(NamedTuple):
@@ -285,7 +287,7 @@ def _checking(load: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _build(self: Any) -> None:
-    """Gives an object attributes: `state_dict`s have some, nothing else needs any."""
+    """Give an object attributes: `state_dict`s have some, nothing else needs any."""
     if not isinstance(self.stack[-2], collections.OrderedDict | _Skipped):
         raise _Refused(f"it gives attributes to {short(self.stack[-2])}")
     pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What came from elsewhere, put into the layers of a `DLRM`."""
+"""Weights of other models, copied into the layers of a `DLRM`."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class DenseStack(NamedTuple):
     final_activation: str | None = None
 
     def make_mlp(self, name: str) -> MLP:
-        """An `MLP` of this form, with its own initial values."""
+        """Make an `MLP` of this form, with its own initial values."""
         return MLP(
             [kernel.shape[1] for kernel in self.kernels],
             activation=self.activation,
@@ -37,7 +37,7 @@ class DenseStack(NamedTuple):
         )
 
     def copy_to(self, mlp: MLP) -> None:
-        """Overwrites the weights of an MLP of this form that was built."""
+        """Overwrite the weights of a built MLP of this form."""
         for i, layer in enumerate(mlp.dense_layers):
             layer.kernel.assign(self.kernels[i])
             if self.biases is not None:
@@ -53,15 +53,15 @@ def make_model(
     embedding: Callable | None = None,
     projections: dict[str, DenseStack] | None = None,
 ) -> DLRM:
-    """Makes a `DLRM` with these weights; tables are copied block by block.
+    """Make a `DLRM` with these weights; tables are copied block by block.
 
     Args:
         spec: Names and sizes.
         bottom: The bottom MLP.
         top: The top MLP, up to the logit.
-        interaction: As `DLRM` takes it.
-        rows: Of each table `(vocabulary_size, embedding_dim)`.
-        embedding: Called with the tables, makes the embedding layer; `None` for an
+        interaction: `"dot"`, `"cat"`, `"cross"`, or a layer.
+        rows: The rows of each table, `(vocabulary_size, embedding_dim)`.
+        embedding: Function of the tables that makes the embedding layer. Default:
             `EmbeddingCollection`.
         projections: Layers between the embedding of a feature and the interaction.
     """

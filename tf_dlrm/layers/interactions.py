@@ -1,4 +1,4 @@
-"""How the dense vector and the embeddings meet: dot products, concatenation, DCN-v2."""
+"""Interactions of dense vector and embeddings: dot products, concatenation, DCN-v2."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -26,7 +26,7 @@ class DotInteraction(keras.layers.Layer):
 
     Args:
         self_interaction: Whether the diagonal z_i · z_i is in the triangle too.
-        append_first: Whether z_0 stands before the dot products. A `DLRM` without
+        append_first: Whether z_0 precedes the dot products. A `DLRM` without
             dense features has no z_0 to pass on, and turns this off.
 
     Call arguments:
@@ -118,7 +118,8 @@ class CrossInteraction(keras.layers.Layer):
         use_bias: Whether there is a `b_l`.
 
     Call arguments:
-        inputs: As for `CatInteraction`.
+        inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors (widths may
+            differ), or one `(batch, n, D)` tensor.
 
     Returns:
         `(batch, sum of all widths)` float tensor.
@@ -202,7 +203,7 @@ class CrossInteraction(keras.layers.Layer):
 
 
 def stack_vectors(inputs: Vectors) -> tf.Tensor:
-    """Stacks `(B, D)` and `(B, n, D)` tensors to one `(B, N, D)` tensor."""
+    """Stack `(B, D)` and `(B, n, D)` tensors to one `(B, N, D)` tensor."""
     if not isinstance(inputs, (list, tuple)):
         return inputs
     parts = [x if len(x.shape) == 3 else ops.expand_dims(x, 1) for x in inputs]
@@ -227,7 +228,7 @@ def _first_and_others(inputs: Vectors) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def flatten_vectors(inputs: Vectors) -> tf.Tensor:
-    """Puts `(B, D)` and `(B, n, D)` tensors side by side: `(B, sum of widths)`."""
+    """Put `(B, D)` and `(B, n, D)` tensors side by side: `(B, sum of widths)`."""
     inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     parts = [
         x

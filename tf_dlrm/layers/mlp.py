@@ -47,7 +47,7 @@ class MLP(keras.layers.Layer):
     Raises:
         ValueError: If `dims` is empty or holds something other than positive
             integers, `dropout` is outside `[0, 1)`, `batch_normalization` is
-            something else, or `frozen` names a layer that there is not.
+            none of these, or `frozen` names a layer that does not exist.
 
     Example:
 
@@ -193,7 +193,7 @@ def build(layer: keras.layers.Layer, input_shape: Shape) -> None:
 
 
 def check_dims(argument: str, dims: Iterable[int]) -> tuple[int, ...]:
-    """Returns `dims` as a tuple of ints, or raises naming `argument`."""
+    """Return `dims` as a tuple of ints, or raise an error that names `argument`."""
     try:
         values = tuple(int(dim) for dim in dims)
     except (TypeError, ValueError):

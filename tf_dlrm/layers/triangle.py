@@ -34,7 +34,7 @@ class Triangle:
         self._spread = xla.Kernel(self._spread_pairs, "interaction")
 
     def __call__(self, first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-        """Computes `(B, D + P)` from z_0 `(B, D)` and z_1 .. `(B, N - 1, D)`."""
+        """Compute `(B, D + P)` from z_0 `(B, D)` and z_1 .. `(B, N - 1, D)`."""
         if not len(self._pairs):
             return first
         num_rows = tf.shape(first)[0]
@@ -73,7 +73,7 @@ class Triangle:
         return _floats(tf.concat([_bits(first), pairs], 1), gram.dtype)
 
     def _slice_pairs(self, first: tf.Tensor, gram: tf.Tensor) -> tf.Tensor:
-        """As `_pick_pairs`: without XLA twice as fast, row by row of the triangle."""
+        """Pick the pairs row by row of the triangle: twice as fast without XLA."""
         n = self._num_vectors
         flat = tf.reshape(gram, (-1, n * n))
         last = int(self._with_diagonal)

@@ -95,7 +95,7 @@ class ClickAUC(_RowMetric):
         self.counts.assign_add(counts)
 
     def histogram(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What was counted: logits of the buckets, and the rows in each.
+        """Return the histogram: logits of the buckets, and the rows in each.
 
         Returns:
             Logits of the middles of the buckets, rows without and rows with a click:
@@ -173,7 +173,7 @@ class LogLoss(_WeightedSums):
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class NormalizedEntropy(_WeightedSums):
-    """Log loss over the entropy of the click rate: 1 is predicting the mean.
+    """Log loss over the entropy of the click rate: 1 for predicting the mean.
 
     `log loss / -(r log r + (1 - r) log(1 - r))` with r the mean label; 0 while all
     labels are equal.
@@ -201,9 +201,9 @@ class NormalizedEntropy(_WeightedSums):
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class Calibration(_WeightedSums):
-    """Mean prediction over mean label: 1 where clicks are predicted as they come.
+    """Mean prediction over mean label: 1 for a calibrated model.
 
-    0 while there is no click.
+    0 while there are no clicks.
 
     Args:
         name: Name of the metric.
@@ -224,7 +224,7 @@ class Calibration(_WeightedSums):
 
 
 def click_metrics() -> list[keras.metrics.Metric]:
-    """The metrics of this package, accuracy among them, to pass to `compile`."""
+    """Return all click metrics and accuracy, to pass to `compile`."""
     return [
         ClickAUC(),
         LogLoss(),
@@ -235,10 +235,10 @@ def click_metrics() -> list[keras.metrics.Metric]:
 
 
 def find_click_auc(model: keras.Model) -> ClickAUC:
-    """The `ClickAUC` that a model was compiled with.
+    """Return the `ClickAUC` that a model was compiled with.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it was compiled without one.
     """
     for metric in model.metrics:
         for each in getattr(metric, "metrics", [metric]):

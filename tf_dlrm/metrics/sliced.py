@@ -25,14 +25,14 @@ class Slices:
     """Metrics of the groups of some rows.
 
     Attributes:
-        groups: `(G,)` what the groups are called.
+        groups: `(G,)` names of the groups.
         num_rows: int64 `(G,)`.
         num_clicks: int64 `(G,)`.
         auc: float64 `(G,)`: probability that a click is ranked above a non-click, ties
             counting half; NaN where a group lacks one of them.
         log_loss: float64 `(G,)`, natural logarithm, of probabilities that are clipped
-            to `[1e-7, 1 - 1e-7]`. NaN where there is no row.
-        mean_prediction: float64 `(G,)`; NaN where there is no row.
+            to `[1e-7, 1 - 1e-7]`. NaN for a group without rows.
+        mean_prediction: float64 `(G,)`; NaN for a group without rows.
         calibration: float64 `(G,)`: mean prediction over click rate; NaN without a
             click.
     """
@@ -49,13 +49,13 @@ class Slices:
         return len(self.num_rows)
 
     def take(self, places: npt.ArrayLike) -> "Slices":
-        """Some of the groups, in another order."""
+        """Return some of the groups, in the order of `places`."""
         columns = (getattr(self, each.name) for each in dataclasses.fields(self))
         return Slices(*(column[places] for column in columns))
 
 
 class GroupAUC(NamedTuple):
-    """GAUC, and of which rows.
+    """GAUC, and the rows that it is computed from.
 
     Attributes:
         value: Mean AUC of the groups that have both classes, by their rows; NaN where
@@ -72,7 +72,7 @@ class GroupAUC(NamedTuple):
 
 
 class GroupedRows:
-    """Collects rows batch by batch, to judge them by group.
+    """Rows, collected batch by batch, for metrics by group.
 
     Takes 8 bytes a row (10 while it grows) and, at the end, 40 a group; rows are
     sorted in place.
@@ -94,7 +94,7 @@ class GroupedRows:
     def add(
         self, labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
     ) -> None:
-        """Adds rows.
+        """Add rows.
 
         Args:
             labels: `(n,)`, 0 or 1.
@@ -127,10 +127,10 @@ class GroupedRows:
         self._size = end
 
     def slices(self, names: npt.ArrayLike | None = None) -> Slices:
-        """Judges the groups; predictions must be probabilities.
+        """Return the metrics of the groups; predictions must be probabilities.
 
         Args:
-            names: `(G,)` what the groups are called; `None` for their numbers.
+            names: `(G,)` names of the groups. Default: their numbers.
 
         Raises:
             ValueError: If a prediction is outside of [0, 1].
@@ -153,7 +153,7 @@ class GroupedRows:
             )
 
     def gauc(self) -> GroupAUC:
-        """The mean AUC of the groups."""
+        """Return the mean AUC of the groups."""
         totals = self._totals(are_probabilities=False)
         return _mean_auc(totals.num_rows, totals.auc())
 
@@ -171,7 +171,7 @@ class GroupedRows:
 def sliced_metrics(
     labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
 ) -> Slices:
-    """Metrics of each group of rows: where is a model good, and where not?
+    """Return the metrics of each group of rows: where a model is good and where not.
 
     Args:
         labels: `(n,)`, 0 or 1.
@@ -182,8 +182,8 @@ def sliced_metrics(
         The `Slices`, with the groups in rising order.
 
     Raises:
-        ValueError: If the lengths differ, a label is not 0 or 1, or a prediction is no
-            probability.
+        ValueError: If the lengths differ, a label is not 0 or 1, or a prediction is not
+            a probability.
 
     Example:
 
@@ -200,7 +200,7 @@ def sliced_metrics(
 def gauc(
     labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
 ) -> GroupAUC:
-    """Mean AUC within groups, by their rows: how well are each user's items ranked?
+    """Return the mean AUC within groups, weighted by rows: how well users' items rank.
 
     `sum(n_g AUC_g) / sum(n_g)` over the groups g of n_g rows that have both clicks and
     non-clicks.
@@ -211,7 +211,7 @@ def gauc(
         groups: `(n,)` the user, session or query of each row.
 
     Returns:
-        The value, and the share of the rows that it is made of.
+        The value, and the share of the rows that it is computed from.
 
     Raises:
         ValueError: If the lengths differ, a label is not 0 or 1, or a prediction is
@@ -261,7 +261,7 @@ def _check(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> N
 
 
 def _check_probabilities(keys: np.ndarray) -> None:
-    """Raises unless all predictions of sorted keys are in [0, 1]."""
+    """Raise unless all predictions of sorted keys are in [0, 1]."""
     for first in range(0, len(keys), _BLOCK_ROWS):
         predictions = _predictions(keys[first : first + _BLOCK_ROWS] >> np.uint64(1))
         wrong = (predictions < 0) | (predictions > 1)
@@ -286,7 +286,7 @@ def _predictions(run_keys: np.ndarray) -> np.ndarray:
 
 
 def _runs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yields the runs of sorted keys, some at a time.
+    """Yield the runs of sorted keys, some at a time.
 
     A run is cut where a block of rows ends; its last part waits for the next block.
 

@@ -1,4 +1,4 @@
-"""What all row-sparse optimizers share: learning rate, slots, serialization."""
+"""Base of all row-sparse optimizers: learning rate, slots, serialization."""
 
 from typing import Any, Self, TypeAlias
 
@@ -77,7 +77,7 @@ class SparseOptimizer:
             self._variable.assign(self._value)
 
     def build(self) -> None:
-        """Creates the learning rate's variable, so that compiled steps read it live."""
+        """Create the learning rate's variable, so that compiled steps read it live."""
         self._follows = self._value is None
         if isinstance(self._value, float) and self._variable is None:
             self._variable = tf.Variable(
@@ -92,14 +92,14 @@ class SparseOptimizer:
     def current_learning_rate(
         self, iterations: tf.Tensor, followed: tf.Tensor | None
     ) -> tf.Tensor:
-        """The learning rate of step `iterations`, as a float32 scalar tensor.
+        """Return the learning rate of step `iterations`: a float32 scalar tensor.
 
         Args:
             iterations: Steps done so far, int64 scalar.
             followed: The learning rate of the model's optimizer, or `None`.
 
         Raises:
-            ValueError: If this optimizer has none and none is given to follow.
+            ValueError: If this optimizer has none and there is none to follow.
         """
         if isinstance(self._value, keras.optimizers.schedules.LearningRateSchedule):
             return tf.cast(self._value(iterations), tf.float32)
@@ -113,7 +113,7 @@ class SparseOptimizer:
         return tf.cast(followed, tf.float32)
 
     def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
-        """Slot variables for rows of this width: name to (width, initial value)."""
+        """Return slots for rows of this width: name to (width, initial value)."""
         return {}
 
     def apply(
@@ -125,7 +125,7 @@ class SparseOptimizer:
         rows: tf.Tensor | None = None,
         mean_squares: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Computes one step of U rows, each with its own summed gradient.
+        """Compute one step of U rows, each with its own summed gradient.
 
         Args:
             gradients: `(U, D)` float32.
@@ -144,7 +144,7 @@ class SparseOptimizer:
         raise TypeError(f"{type(self).__name__} must define `apply`.")
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as JSON-safe values."""
+        """Return the constructor's arguments as JSON-safe values."""
         rate = self.learning_rate
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = keras.optimizers.schedules.serialize(rate)
@@ -152,7 +152,7 @@ class SparseOptimizer:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Makes an optimizer from `get_config()`."""
+        """Make an optimizer from `get_config()`."""
         config = dict(config)
         if isinstance(config.get("learning_rate"), dict):
             config["learning_rate"] = keras.optimizers.schedules.deserialize(

@@ -43,7 +43,7 @@ _REFUSED = (
 
 
 def get(identifier: Any) -> SparseOptimizer:
-    """Returns the row-sparse optimizer of an object, name, config or Keras optimizer.
+    """Return the row-sparse optimizer of an object, name, config or Keras optimizer.
 
     Args:
         identifier: A `SparseOptimizer`; a name (`"sgd"`, `"adagrad"`,
@@ -83,7 +83,7 @@ def for_tables(
     """Return the optimizer of all tables, or one for each.
 
     Args:
-        identifier: As `embedding_optimizer` of a model's `compile`.
+        identifier: The `embedding_optimizer` of a model's `compile`.
         optimizer: The Keras optimizer of the model, whose counterpart is the default.
         tables: Names of the tables.
 
@@ -109,11 +109,11 @@ def for_tables(
 def from_keras(
     optimizer: keras.optimizers.Optimizer, learning_rate: LearningRate = None
 ) -> SparseOptimizer:
-    """Returns the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam`, `Ftrl`.
+    """Return the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam`, `Ftrl`.
 
     Args:
         optimizer: The Keras optimizer.
-        learning_rate: As of `SparseOptimizer`; by default it follows `optimizer`.
+        learning_rate: A float or a Keras schedule. By default it follows `optimizer`.
 
     Raises:
         ValueError: If the optimizer, or an option that it sets, has no counterpart
@@ -174,7 +174,7 @@ def from_keras(
 def check_dense_optimizer(
     optimizer: keras.optimizers.Optimizer, num_replicas: int = 1
 ) -> None:
-    """Refuses what no mixture of dense and row-sparse updates can honour.
+    """Refuse options that dense and row-sparse updates cannot both honour.
 
     Args:
         optimizer: A Keras optimizer.

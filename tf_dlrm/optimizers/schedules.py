@@ -13,8 +13,8 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     With s the number of the step, from 1: `learning_rate * s / warmup_steps` up to
     `warmup_steps`; constant before `decay_start_step`; then
     `learning_rate * (1 - (s - decay_start_step) / decay_steps) ** power`, down to
-    `end_learning_rate`, where it stays. One object serves the MLPs' optimizer and,
-    another with its own rate, the tables'.
+    `end_learning_rate`, where it stays. Use one object for the MLPs' optimizer
+    and another, with its own rate, for the tables'.
 
     Args:
         learning_rate: The rate of the constant part.

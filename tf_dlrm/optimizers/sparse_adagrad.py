@@ -16,8 +16,8 @@ class SparseAdagrad(SparseOptimizer):
     where g is the sum over the row's occurrences in the batch.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
-        initial_accumulator_value: What accumulators start at.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
+        initial_accumulator_value: Initial value of the accumulators.
         epsilon: Small number against division by zero.
         epsilon_outside_root: `True` for the form of torch and FBGEMM,
             `sqrt(accumulator) + epsilon`; they also start at 0.
@@ -78,8 +78,8 @@ class RowWiseAdagrad(SparseOptimizer):
     `EXACT_ROWWISE_ADAGRAD`.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
-        initial_accumulator_value: What accumulators start at.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
+        initial_accumulator_value: Initial value of the accumulators.
         epsilon: Small number against division by zero.
 
     Reference:

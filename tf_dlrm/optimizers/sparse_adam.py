@@ -18,7 +18,7 @@ class SparseAdam(SparseOptimizer):
     every step, which no table of this size can afford.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
         beta_1: Decay of the first moment.
         beta_2: Decay of the second moment.
         epsilon: Small number added to the root of the second moment.

@@ -21,8 +21,8 @@ class SparseFtrl(SparseOptimizer):
     learning rate 0 changes nothing, the state included, which would become infinite.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
-        initial_accumulator_value: What n starts at.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
+        initial_accumulator_value: Initial value of n.
         l1_regularization_strength: L1 penalty, at least 0.
         l2_regularization_strength: L2 penalty, at least 0.
         beta: Smoothing added to the root of n, at least 0.

@@ -11,7 +11,7 @@ class SparseSGD(SparseOptimizer):
     """SGD without momentum: `row -= learning_rate * gradient`. Equals dense SGD.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
 
     Example:
 

@@ -28,7 +28,7 @@ _LIBRARIES = ("tensorflow", "keras", "tf_keras", "tf_dlrm")
 
 
 class CompiledCode:
-    """Counts the kernels that this process compiled, and those that are dead.
+    """A count of the kernels that this process compiled, and those that are dead.
 
     Attributes:
         is_full: Whether the process is so near its limit of memory mappings that
@@ -44,7 +44,7 @@ class CompiledCode:
         self._is_crowded = False
 
     def add(self, owner: object) -> None:
-        """Counts a kernel that is about to be compiled, and dies with `owner`."""
+        """Count a kernel that is about to be compiled, and dies with `owner`."""
         self._num_compiled += 1
         weakref.finalize(owner, self._count_dead).atexit = False
         self._num_unchecked += 1
@@ -95,7 +95,7 @@ def memory_mappings() -> tuple[int, float]:
 
 
 def _is_idle() -> bool:
-    """Whether no graph is traced or run, as far as Python's stacks show."""
+    """Return whether no graph is traced or run, as far as Python's stacks show."""
     if not tf.executing_eagerly():
         return False
     if not tf.config.experimental.get_synchronous_execution():

@@ -16,7 +16,7 @@ from tensorflow.python.framework import ops
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `tf.custom_gradient`, with a gradient that is freed with its graph.
+    """Do as `tf.custom_gradient`, with a gradient that is freed with its graph.
 
     Args:
         function: Takes tensors; returns a tensor, or several, and the gradient
@@ -34,7 +34,7 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def freed_with_graph() -> Iterator[None]:
-    """What `tf.custom_gradient` registers inside is freed with the current graph.
+    """Free what `tf.custom_gradient` registers inside along with the current graph.
 
     Keras' optimizers use it too, for sums over replicas.
     """
@@ -75,5 +75,5 @@ class _Reference:
 
 
 def registered() -> dict:
-    """What is registered: name to `{"type": gradient function, ...}`."""
+    """Return the registry: name to `{"type": gradient function, ...}`."""
     return ops.gradient_registry._registry

@@ -1,4 +1,4 @@
-"""The replicas of the current strategy: what runs once for all, what lies on each."""
+"""The replicas of the current strategy: their devices, and functions of all of them."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +13,12 @@ Result = TypeVar("Result")
 
 
 def count() -> int:
-    """Number of replicas; 1 without a strategy."""
+    """Return the number of replicas; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def number() -> int:
-    """Number of the replica that runs; 0 outside of them."""
+    """Return the number of the current replica; 0 outside of replicas."""
     context = tf.distribute.get_replica_context()
     if context is None:
         return 0
@@ -27,7 +27,7 @@ def number() -> int:
 
 
 def device_names() -> tuple[str, ...]:
-    """Names of the devices, in the order of the replicas; `""` without a strategy.
+    """Return the names of the devices, by replica; `""` without a strategy.
 
     Raises:
         ValueError: Under a strategy whose replicas are not all in this process, where
@@ -71,7 +71,7 @@ def check_devices(layer: keras.layers.Layer, what: str) -> None:
 
 
 def on_device(device: str, make: Callable[[], Result]) -> Result:
-    """Calls `make` on a device, outside of the strategy: it would mirror variables.
+    """Call `make` on a device, outside of the strategy, which would mirror variables.
 
     The scope of a strategy is its thread's own, so another thread is out of it.
     """
@@ -88,7 +88,7 @@ def on_device(device: str, make: Callable[[], Result]) -> Result:
 def run_for_all(
     function: Callable[[list[dict[str, Any]]], list], arguments: dict[str, Any]
 ) -> Any:
-    """Calls `function` once, with the arguments of all replicas.
+    """Call `function` once, with the arguments of all replicas.
 
     To be called by each replica. Outside of replicas there is one set of arguments.
 

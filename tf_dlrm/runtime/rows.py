@@ -21,31 +21,31 @@ _BLOCK_VALUES = 1 << 20  # 4 MiB of float32 in flight when a table is read or wr
 
 
 def row_dtype(num_rows: int) -> tf.DType:
-    """The dtype that holds rows of a table and their number: int32 or int64."""
+    """Return the dtype for rows of a table and their number: int32 or int64."""
     return tf.int32 if num_rows <= INT32_ROWS else tf.int64
 
 
 def gather(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
-    """Reads rows: `(...,)` to `(..., D)`."""
+    """Read rows: `(...,)` to `(..., D)`."""
     return tf.gather(table, rows)
 
 
 def subtract(table: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
-    """Subtracts from rows; repeated rows add up."""
+    """Subtract from rows; repeated rows add up."""
     tf.raw_ops.ResourceScatterSub(
         resource=table.handle, indices=rows, updates=tf.cast(values, table.dtype)
     )
 
 
 def replace(table: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
-    """Overwrites rows, which must not repeat."""
+    """Overwrite rows, which must not repeat."""
     tf.raw_ops.ResourceScatterUpdate(
         resource=table.handle, indices=rows, updates=tf.cast(values, table.dtype)
     )
 
 
 def sum_repeated(rows: tf.Tensor, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sums the gradients of rows that occur more than once.
+    """Sum the gradients of rows that occur more than once.
 
     Args:
         rows: `(V,)` int32 or int64.
@@ -59,7 +59,7 @@ def sum_repeated(rows: tf.Tensor, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.T
 
 
 def gather_from(handle: tf.Tensor, rows: tf.Tensor, width: int) -> tf.Tensor:
-    """Reads rows of a float32 variable by its handle: `(...,)` to `(..., width)`."""
+    """Read rows of a float32 variable by its handle: `(...,)` to `(..., width)`."""
     values = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
     return tf.ensure_shape(values, [*rows.shape, width])
 
@@ -70,7 +70,7 @@ def read_for_any_optimizer(
     weights: tf.Tensor | None,
     rows_and_gradients: Callable[[tf.Tensor], tuple[Any, tf.Tensor | None]],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reads a table by some rows, with a gradient for stock Keras optimizers.
+    """Read a table by some rows, with a gradient for stock Keras optimizers.
 
     They do not sum repeated rows of `tf.IndexedSlices` (one Adagrad step with a
     doubled row ends elsewhere), so the gradient holds each row once, and never the
@@ -112,7 +112,7 @@ def unique_slices(
     null_row: int,
     sparse: bool = True,
 ) -> tf.IndexedSlices | tf.Tensor:
-    """The gradient of a table from those of its rows: each row once, no null row.
+    """Return a table's gradient from those of its rows: each row once, no null row.
 
     Args:
         table: The variable.
@@ -131,14 +131,14 @@ def unique_slices(
 
 
 def block_ranges(num_rows: int, width: int) -> Iterator[tuple[int, int]]:
-    """Yields `(first, last + 1)` of row blocks small enough to copy at once."""
+    """Yield `(first, last + 1)` of row blocks small enough to copy at once."""
     step = max(1, _BLOCK_VALUES // width)
     for first in range(0, num_rows, step):
         yield first, min(first + step, num_rows)
 
 
 def read_range(table: tf.Variable, first: int, num_rows: int) -> np.ndarray:
-    """Copies consecutive rows to NumPy, block by block."""
+    """Copie consecutive rows to NumPy, block by block."""
     width = int(table.shape[1])
     result = np.empty((num_rows, width), table.dtype.as_numpy_dtype)
     for a, b in block_ranges(num_rows, width):
@@ -149,7 +149,7 @@ def read_range(table: tf.Variable, first: int, num_rows: int) -> np.ndarray:
 def write_range(
     table: tf.Variable, first: int, num_rows: int, make_block: Callable[[int, int], Any]
 ) -> None:
-    """Overwrites consecutive rows, block by block.
+    """Overwrite consecutive rows, block by block.
 
     Args:
         table: Variable of rank 2.
@@ -162,7 +162,7 @@ def write_range(
 
 
 def is_finite(table: tf.Variable) -> bool:
-    """Whether all values are finite; read block by block."""
+    """Return whether all values are finite; they are read block by block."""
     return all(
         bool(tf.reduce_all(tf.math.is_finite(gather(table, _range(table, a, b)))))
         for a, b in block_ranges(*table.shape)
@@ -175,5 +175,5 @@ def _range(table: tf.Variable, first: int, end: int) -> tf.Tensor:
 
 
 def local_variables(variable: tf.Variable) -> tuple[tf.Variable, ...]:
-    """The plain variables of this process behind a (possibly mirrored) variable."""
+    """Return this process' plain variables behind a (possibly mirrored) variable."""
     return tf.distribute.get_strategy().experimental_local_results(variable)

@@ -1,4 +1,4 @@
-"""Types that many signatures name. Needs the standard library alone."""
+"""Types that many signatures share. Needs the standard library only."""
 
 import os
 

@@ -25,7 +25,7 @@ _state = threading.local()
 
 
 def enabled() -> bool:
-    """Whether kernels are compiled: on CPUs, outside of `disabled()`.
+    """Return whether kernels are compiled: on CPUs, outside of `disabled()`.
 
     Accelerators have fast kernels of their own for what is compiled here. And
     `tf.config.run_functions_eagerly(True)` would run kernels line by line, which lean
@@ -43,7 +43,7 @@ code = CompiledCode()
 
 @contextlib.contextmanager
 def disabled(really: bool = True) -> Iterator[None]:
-    """What is traced or run inside uses TensorFlow's kernels only.
+    """Use only TensorFlow's kernels for what is traced or run inside.
 
     Args:
         really: With `False` nothing changes.
@@ -56,7 +56,7 @@ def disabled(really: bool = True) -> Iterator[None]:
 
 
 def settings() -> contextlib.AbstractContextManager[None]:
-    """What holds in this thread, as a context for another thread to enter."""
+    """Return this thread's settings, as a context for another thread to enter."""
     names = ("disabled", "serving")
     captured = [getattr(_state, name, 0) for name in names]
 
@@ -74,7 +74,7 @@ def settings() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def for_servers() -> Iterator[None]:
-    """What is traced inside is for servers: they come without XLA, and never train."""
+    """Trace for servers inside: without XLA and without gradients."""
     _state.serving = getattr(_state, "serving", 0) + 1
     try:
         with disabled():
@@ -84,7 +84,7 @@ def for_servers() -> Iterator[None]:
 
 
 def is_for_servers() -> bool:
-    """Whether a graph is traced inside of `for_servers()`: it needs no gradients."""
+    """Return whether a graph is traced inside of `for_servers()`, without gradients."""
     return bool(getattr(_state, "serving", 0))
 
 
@@ -114,7 +114,7 @@ class Kernel:
         )
 
     def __call__(self, *arguments: Any, compiled: bool | None = None) -> Any:
-        """Calls the function.
+        """Call the function.
 
         Args:
             *arguments: Its arguments.
@@ -141,7 +141,7 @@ _CLASSES = _classes()
 
 
 def capacity(size: int | tf.Tensor) -> Any:
-    """Rounds a number of rows up to one of few sizes, at most an eighth more.
+    """Round a number of rows up to one of few sizes, at most an eighth more.
 
     Powers of two, and their multiples by up to 15, come out as they are from 8 up.
 
@@ -161,7 +161,7 @@ def capacity(size: int | tf.Tensor) -> Any:
 
 
 def pad_rows(x: tf.Tensor, value: float = 0) -> tf.Tensor:
-    """Pads the first dimension of `x` up to `capacity`, with `value`."""
+    """Pad the first dimension of `x` up to `capacity`, with `value`."""
     num_rows = x.shape[0]
     if num_rows is not None:
         missing = capacity(num_rows) - num_rows

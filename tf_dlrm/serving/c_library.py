@@ -1,4 +1,4 @@
-"""Runs recorded requests with TensorFlow's C library: what a server does, not Python.
+"""Recorded requests, run with TensorFlow's C library as a server does, without Python.
 
 `python c_library.py SAVED_MODEL [LIBRARY_FOLDER]`, in a process of its own: this file
 imports nothing of TensorFlow or of this package. It prints one line of JSON.
@@ -29,7 +29,7 @@ class Request(NamedTuple):
     Attributes:
         signature: Name of the signature.
         inputs: NumPy array by name; strings as objects.
-        probabilities: What the model answers, float32 `(B, 1)`.
+        probabilities: The model's answers, float32 `(B, 1)`.
     """
 
     signature: str
@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
 
 def read_recorded(folder: str | os.PathLike[str]) -> list[Request]:
-    """Reads the requests that an export holds, with the model's answers.
+    """Read the requests that an export holds, with the model's answers.
 
     Args:
         folder: The version's directory.
@@ -75,8 +75,8 @@ class SavedModel:
 
     Args:
         folder: The version's directory.
-        library_folder: Where `libtensorflow_cc.so.2` is; `None`: in the installed
-            wheel of TensorFlow.
+        library_folder: Folder of `libtensorflow_cc.so.2`. Default: the installed
+            TensorFlow's.
 
     Attributes:
         signatures: `{name: (inputs, outputs)}`, each `{name: name of the tensor}`.
@@ -110,7 +110,7 @@ class SavedModel:
         inputs: dict[str, np.ndarray],
         output: str = "probabilities",
     ) -> np.ndarray:
-        """Runs a signature.
+        """Run a signature.
 
         Args:
             signature: Its name.
@@ -245,7 +245,7 @@ def _load_library(folder: str | os.PathLike[str] | None) -> ctypes.CDLL:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yields `(number, value)`: an int, or bytes for what has a length."""
+    """Yield `(number, value)`: an int, or bytes for what has a length."""
     position = 0
 
     def varint() -> int:
@@ -296,11 +296,12 @@ def verify(
     library_folder: str | os.PathLike[str] | None = None,
     tolerance: float = 1e-6,
 ) -> dict[str, Any]:
-    """Runs the recorded requests of an export and compares the answers.
+    """Run the recorded requests of an export and compares the answers.
 
     Args:
         folder: The version's directory.
-        library_folder: As of `SavedModel`.
+        library_folder: Folder of `libtensorflow_cc.so.2`. Default: the installed
+            TensorFlow's.
         tolerance: Largest difference of a probability.
 
     Returns:
@@ -340,7 +341,7 @@ def verify(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Verifies the directory that is the first argument."""
+    """Verify the directory that is the first argument."""
     try:
         found = verify(arguments[0], arguments[1] if arguments[1:] else None)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""One user and context, many items: which features are shared, and which are not.
+"""One user and context, many items: shared features and those of each item.
 
 # N candidates, D width
 """
@@ -14,7 +14,7 @@ Pooled: TypeAlias = tf.Tensor | list[tf.Tensor]  # a list where widths differ
 
 
 class Split:
-    """Divides a model's features into shared ones and those of each candidate.
+    """A model's features, divided into shared ones and those of each candidate.
 
     Args:
         spec: The model's `FeatureSpec`.
@@ -52,13 +52,13 @@ class Split:
     def join_dense(
         self, shared: tf.Tensor, own: tf.Tensor, num_items: tf.Tensor
     ) -> tf.Tensor:
-        """Dense features of all candidates `(N, num_dense)`."""
+        """Return the dense features of all candidates, `(N, num_dense)`."""
         repeated = tf.repeat(shared, num_items, axis=0)
         joined = tf.concat([repeated, own], axis=1)
         return tf.gather(joined, _places(self.shared_dense + self.own_dense), axis=1)
 
     def join_pooled(self, shared: Pooled, own: Pooled, num_items: tf.Tensor) -> Pooled:
-        """Pooled vectors of all candidates, from one row of shared ones.
+        """Return the pooled vectors of all candidates, from one row of shared ones.
 
         Args:
             shared: `(1, features, D)`, or a list of `(1, D)` where widths differ.
@@ -79,5 +79,5 @@ def _as_list(vectors: Pooled) -> list[tf.Tensor]:
 
 
 def _places(columns: list[int]) -> list[int]:
-    """Where each column is, after columns were put in another order."""
+    """Return the place of each column, after columns were put in another order."""
     return [columns.index(column) for column in range(len(columns))]

@@ -24,7 +24,7 @@ _HALF = np.float16
 
 
 class QuantizedTables:
-    """Copies of tables in fewer bytes.
+    """Copie of tables in fewer bytes.
 
     Args:
         variables: Plain float32 variables `(N, D)`, as `lookup_variables` of an
@@ -55,7 +55,7 @@ class QuantizedTables:
             self._of[id(variable)] = (copy, int(variable.shape[1]))
 
     def read(self, variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
-        """What `rows.gather` returns of the original: float32 `(..., D)`."""
+        """Return rows of the original, as stored: float32 `(..., D)`."""
         copy, width = self._of[id(variable)]
         stored = row_ops.gather(copy, rows)
         if self.dtype not in _BITS:
@@ -96,12 +96,12 @@ def _reader(block: np.ndarray) -> Callable[[int, int], np.ndarray]:
 
 
 def row_bytes(width: int, bits: int) -> int:
-    """Bytes of a quantized row: its integers, scale and offset."""
+    """Return the bytes of a quantized row: its integers, scale and offset."""
     return -(-width * bits // 8) + _TAIL
 
 
 def quantize(rows: np.ndarray, bits: int) -> np.ndarray:
-    """Quantizes each row between its smallest and largest value.
+    """Quantize each row between its smallest and largest value.
 
     Args:
         rows: float32 `(N, D)`, finite.
@@ -137,7 +137,7 @@ def quantize(rows: np.ndarray, bits: int) -> np.ndarray:
 
 
 def dequantize(stored: tf.Tensor, width: int, bits: int) -> tf.Tensor:
-    """Rows as `quantize` stored them, uint8 `(..., bytes)`, as float32 `(..., D)`."""
+    """Return rows of `quantize`, uint8 `(..., bytes)`, as float32 `(..., D)`."""
     integers, tail = tf.split(stored, [-1, _TAIL], axis=-1)
     shape = tf.concat([tf.shape(tail)[:-1], [2, 2]], 0)
     of_row = tf.cast(tf.bitcast(tf.reshape(tail, shape), tf.float16), tf.float32)

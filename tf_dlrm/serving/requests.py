@@ -1,4 +1,4 @@
-"""Requests to an exported model with the answers of the model that it was made from.
+"""Requests to an exported model, with the answers of the original model.
 
 They verify an export before it is put in place, are recorded in it for whoever loads it
 elsewhere, and warm up servers.
@@ -31,14 +31,14 @@ def make_requests(
     num_rows: int,
     batch_sizes: Iterable[int],
 ) -> tuple[list[Request], list[Request]]:
-    """Generates requests to each signature, with the model's answers.
+    """Generate requests to each signature, with the model's answers.
 
     Args:
         model: The `DLRM`.
         module: Its `ServingModule`.
-        preprocessor: That of the training, or `None`.
+        preprocessor: The preprocessor of the training, or `None`.
         num_rows: Number of rows, or of candidates, of the requests to record.
-        batch_sizes: The same of those for warm-up.
+        batch_sizes: Numbers of rows of the requests for warm-up.
 
     Returns:
         A request to each signature; and such for warm-up, one of each size, which a
@@ -151,7 +151,7 @@ def _make(
 
 
 def record(requests: list[Request], folder: PathLike) -> None:
-    """Writes requests and answers to `assets.extra/tf_dlrm_requests.json`.
+    """Write requests and answers to `assets.extra/tf_dlrm_requests.json`.
 
     Bytes are in base64; the numbers of the rest read back as they were.
     """

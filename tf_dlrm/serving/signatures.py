@@ -20,7 +20,7 @@ PROBABILITIES = "probabilities"
 
 
 class ServingModule(tf.Module):
-    """What is saved: the model's plain variables, each once, and its signatures.
+    """The module that is saved: the model's plain variables, each once, and signatures.
 
     A Keras model saved as it is would hold every weight twice, and lose raggedness.
 
@@ -32,11 +32,11 @@ class ServingModule(tf.Module):
             `features_of_examples(examples)`, for `serving_examples`; or `None`.
         candidate_features: Names of the features in which the items of
             `serving_candidates` differ; none for no such signature.
-        table_dtype: How tables are stored, of `quantization.TABLE_DTYPES`.
+        table_dtype: How tables are stored, one of `tf_dlrm.serving.TABLE_DTYPES`.
 
     Attributes:
         functions: `tf.function` by name of the signature.
-        quantized: The `QuantizedTables`, `None` of float32 tables.
+        quantized: The `QuantizedTables`, `None` for float32 tables.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class ServingModule(tf.Module):
             return self._lookup(ids, columns=columns)
 
     def predict(self, features: dict[str, Any]) -> tf.Tensor:
-        """Probabilities `(B, 1)` of a batch, as the signatures give them."""
+        """Return the probabilities `(B, 1)` of a batch, as the signatures do."""
         pooled = self._pool(features["sparse_features"])
         return self._probabilities(features["dense_features"], pooled)[PROBABILITIES]
 
@@ -226,7 +226,7 @@ class ServingModule(tf.Module):
 
 
 def weights_for_inference(model: DLRM) -> list[tf.Variable]:
-    """The plain variables that a prediction reads: no seeds, no optimizer state."""
+    """Return the plain variables of a prediction: no seeds, no optimizer state."""
     tables = {id(variable) for variable in model.embedding.variables}
     return [
         *model.embedding.lookup_variables,
@@ -280,5 +280,5 @@ def _require_numbers(probabilities: tf.Tensor) -> tf.Tensor:
 
 
 def _require(condition: tf.Tensor, message: str, *values: tf.Tensor) -> Any:
-    """Fails with INVALID_ARGUMENT and the values, unless the condition holds."""
+    """Fail with INVALID_ARGUMENT and the values, unless the condition holds."""
     return tf.debugging.Assert(condition, [message, *values])

@@ -58,12 +58,11 @@ def _make_classes() -> dict[str, Any]:
 
 
 def write(requests: Sequence[Request], model_name: str, folder: PathLike) -> None:
-    """Writes requests as TFRecords of `PredictionLog`.
+    """Write requests as TFRecords of `PredictionLog`.
 
     Args:
-        requests: `Request`s, each of which the model answers: a server does not load a
-            model of which one fails.
-        model_name: What the server calls the model.
+        requests: The requests. A server refuses a model that fails on one of them.
+        model_name: Name of the model on the server.
         folder: The version's directory.
     """
     make_log = _make_classes()["PredictionLog"]

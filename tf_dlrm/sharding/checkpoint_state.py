@@ -1,4 +1,4 @@
-"""What `tf.train.Checkpoint` finds of a sharded collection."""
+"""State of a sharded collection for `tf.train.Checkpoint`."""
 
 import dataclasses
 import json
@@ -13,9 +13,8 @@ _KEY = "shards"
 class CheckpointState(tf.Module):
     """The variables of all shards as attributes, and what the shards are.
 
-    Each variable is saved as it lies, so that nothing is copied. They fit a collection
-    of the same shards alone; another one refuses them. (Keras' files, which hold
-    logical tables, fit any.)
+    Each shard is saved as it is, so nothing is copied. Only a collection of the same
+    shards can restore them. (Keras' files hold logical tables, which fit any.)
 
     Args:
         plan: The `Plan`.

@@ -1,4 +1,4 @@
-"""`warm_start`: a new model goes on from an older one with other rows in its tables."""
+"""`warm_start`: continue from an older model whose tables have other rows."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ _SCALARS = ("iteration", "learning_rate")  # of an optimizer, beside its slots
 
 @dataclasses.dataclass(frozen=True)
 class WarmTable:
-    """What became of the rows of a table.
+    """The rows of a table after a warm start.
 
     Attributes:
         name: Name of the table.
-        num_kept: Rows that are in both models: values and state were taken over.
-        num_new: Rows that start afresh.
-        num_dropped: Rows of the older model that have no place in the new one.
-        num_bytes: Bytes of rows and state taken over.
+        num_kept: Rows in both models, whose values and state were copied.
+        num_new: Rows with initial values.
+        num_dropped: Rows of the older model that the new one does not have.
+        num_bytes: Bytes of rows and state that were copied.
     """
 
     name: str
@@ -40,12 +40,12 @@ class WarmTable:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStartResult:
-    """What a warm start took over; `str` of it is a table.
+    """The result of a warm start; `str` of it is a table.
 
     Attributes:
         tables: A `WarmTable` for each table.
-        iterations: Steps that the older model was trained for; the optimizers count
-            on from there.
+        iterations: Steps that the older model was trained for; the optimizers continue
+            from that count.
     """
 
     tables: tuple[WarmTable, ...]
@@ -58,7 +58,7 @@ class WarmStartResult:
         return WarmTable("all", *(sum(column) for column in zip(*counts)))
 
     def describe(self) -> dict:
-        """The same, JSON-safe."""
+        """Return the result as JSON-safe values."""
         return {
             "iterations": self.iterations,
             "tables": [dataclasses.asdict(table) for table in self.tables],
@@ -79,32 +79,31 @@ def warm_start(
     old_model: keras.Model,
     row_maps: Mapping[str, np.ndarray] | None = None,
 ) -> WarmStartResult:
-    """Gives a new model what an older one of the same architecture has learned.
+    """Initialize a new model with what an older one of the same architecture learned.
 
-    Rows of tables move to their new places with the state that their optimizer has of
-    them. Rows that the older model does not have stay as they were initialized, and so
-    does their state. All that is not in a table (MLPs, interaction) is taken over with
-    the state of its optimizer, and the optimizers' iterations count on: those of Adam
-    must, and a learning-rate schedule sees them. The learning rate stays that of the
-    new model, and the seeds of its dropout.
+    Rows of tables move to their new places together with their optimizer state. Rows
+    that the older model does not have keep their initial values and state. All other
+    weights (MLPs, interaction) are copied with their optimizer state, and optimizers
+    continue counting iterations: Adam needs that, and a learning-rate schedule sees it.
+    The learning rate and the seeds of dropout remain those of the new model.
 
-    Tables may be sharded in one model and not in the other. Beside the two models there
-    are copies of one table at a time.
+    Tables may be sharded in one model and not in the other. Memory holds the two models
+    and copies of one table at a time.
 
     Args:
         model: The new `DLRM`, compiled.
         old_model: The older one, compiled with the same kinds of optimizers, such as
             `keras.saving.load_model` returns. It is not changed.
-        row_maps: Of each table an integer array `(rows of the older model,)`: the row
-            in the new model, or -1 for none. Tables that are not named keep their
-            rows, so both models must have as many.
+        row_maps: For each table an integer array `(rows of the older model,)`: the row
+            in the new model, or -1 for none. Tables without a map keep their rows, so
+            both models must have equally many.
 
     Returns:
-        What was taken over, by table.
+        The numbers of copied, new and dropped rows, by table.
 
     Raises:
-        ValueError: If the models differ in more than the rows of tables, each
-            difference named, or a map does not fit. Nothing was changed then.
+        ValueError: If the models differ in more than the rows of tables (the message
+            names each difference), or a map does not fit. Nothing was changed.
 
     Example:
 
@@ -158,7 +157,7 @@ def _move_table(
 
 
 def _move(source: np.ndarray, target: np.ndarray, row_map: np.ndarray) -> int:
-    """Copies rows to their new places; returns their bytes."""
+    """Copie rows to their new places; returns their bytes."""
     num_bytes = 0
     for a, b in row_ops.block_ranges(*source.shape):
         kept = row_map[a:b] >= 0
@@ -249,7 +248,7 @@ def _check_same(model: keras.Model, old_model: keras.Model) -> None:
 
 
 def _architecture(model: keras.Model) -> dict:
-    """What two models must have in common, by name."""
+    """Return everything that two models must have in common, by name."""
     spec = model.spec
     found = {
         "negative_sampling_rate": model.negative_sampling_rate,
@@ -277,7 +276,7 @@ def _architecture(model: keras.Model) -> dict:
 
 
 def _shapes(model: keras.Model) -> dict:
-    """What a layer of the user's may hide from `_architecture`."""
+    """Return shapes that a user's layer may hide from `_architecture`."""
     weights, slots = _dense_weights(model), _slots(model.optimizer)
     return {
         "the shapes of the weights": [tuple(each.shape) for each in weights],

@@ -1,4 +1,4 @@
-"""Checks that shards cover tables: every row and column once, on devices that exist."""
+"""Checks of a plan: every row and column once, on devices that exist."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 def check(
     shards: Sequence["Shard"], loads: Sequence[TableLoad], num_devices: int
 ) -> None:
-    """Raises unless the shards hold each value of each table exactly once.
+    """Raise unless the shards hold each value of each table exactly once.
 
     Args:
-        shards: `Shard`s, in any order.
-        loads: `TableLoad`s.
+        shards: The shards, in any order.
+        loads: The tables.
         num_devices: Number of devices; data-parallel tables must be on all.
 
     Raises:
@@ -115,7 +115,7 @@ def _check_sequence(
 
 
 def check_same(loads: Sequence[TableLoad], tables: Sequence[EmbeddingTable]) -> None:
-    """Raises unless a plan's loads are these tables.
+    """Raise unless a plan's loads are these tables.
 
     Args:
         loads: The plan's `TableLoad`s.

@@ -1,5 +1,7 @@
-"""`Packing`: pieces of tables on devices while a plan is being made, and the three
-moves that balance them: place greedily, exchange pieces, cut rows off."""
+"""`Packing`: pieces of tables on devices while a plan is being made.
+
+Three moves balance them: place greedily, exchange pieces, cut rows off.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,12 +26,12 @@ class Packing:
     the mean of all devices; what is minimized is the highest score.
 
     Args:
-        loads: `TableLoad`s.
+        loads: The tables.
         num_devices: Number of devices.
         means: Mean bytes of memory, and of lookups an example, that a device will
             have in the end.
         limit: Most bytes that a device may hold.
-        by_memory: Whether lookups do not count.
+        by_memory: Whether to ignore lookups.
     """
 
     def __init__(
@@ -49,12 +51,12 @@ class Packing:
         self.present = np.zeros((num_devices, len(loads) + 1), bool)
 
     def weigh(self, table: int, rows: int, width: int) -> tuple[float, float]:
-        """Bytes of memory, and of lookups an example, of a piece."""
+        """Return the bytes of memory, and of lookups an example, of a piece."""
         load = self.loads[table]
         return load.memory_bytes(rows, width), load.lookup_bytes(rows, width)
 
     def add(self, table: int, rows: int, width: int, device: int) -> None:
-        """Puts rows on a device, below those of the table that it has."""
+        """Put rows on a device, below those of the table that it has."""
         memory, lookups = self.weigh(table, rows, width)
         self.memory[device] += memory
         self.lookups[device] += lookups
@@ -63,7 +65,7 @@ class Packing:
         self.present[device, table] = True
 
     def add_everywhere(self, table: int) -> None:
-        """Puts a whole table on each device, which looks up its part of a batch."""
+        """Put a whole table on each device, which looks up its part of a batch."""
         load = self.loads[table]
         memory, lookups = self.weigh(table, load.num_rows, load.embedding_dim)
         self.memory += memory
@@ -73,14 +75,14 @@ class Packing:
         self.present[:, table] = True
 
     def add_rows_everywhere(self, table: int, sizes: list[int]) -> None:
-        """Puts rows of a table on each device, the larger parts where room is."""
+        """Put rows of a table on each device, the larger parts where room is."""
         width = self.loads[table].embedding_dim
         emptiest_first = np.argsort(self.memory, kind="stable").tolist()
         for device, rows in zip(emptiest_first, sorted(sizes, reverse=True)):
             self.add(table, rows, width, device)
 
     def remove(self, table: int, rows: int, device: int) -> None:
-        """Takes rows of a table off a device."""
+        """Take rows of a table off a device."""
         before, width = self.pieces[device][table]
         memory, lookups = self.weigh(table, rows, width)
         self.memory[device] -= memory
@@ -91,11 +93,11 @@ class Packing:
             self.present[device, table] = False
 
     def scores(self, memory: Numbers, lookups: Numbers) -> np.ndarray:
-        """Scores of devices with so much memory and lookups."""
+        """Return the scores of devices with so much memory and lookups."""
         return np.maximum(memory / self.mean_memory, lookups / self.mean_lookups)
 
     def place(self, table: int, rows: int, width: int) -> None:
-        """Puts a piece where it raises the score least, on a device without one."""
+        """Put a piece where it raises the score least, on a device without one."""
         own_memory, own_lookups = self.weigh(table, rows, width)
         memory, lookups = self.memory + own_memory, self.lookups + own_lookups
         total = memory / self.mean_memory + lookups / self.mean_lookups
@@ -105,7 +107,7 @@ class Packing:
         self.add(table, rows, width, int(order[0]))
 
     def place_all(self, pieces: Iterable[tuple[int, int, int]]) -> None:
-        """Places pieces `(table, rows, width)`, the heaviest first."""
+        """Place pieces `(table, rows, width)`, the heaviest first."""
 
         def weight(piece: tuple[int, int, int]) -> tuple[Any, int]:
             memory, lookups = self.weigh(*piece)
@@ -117,7 +119,7 @@ class Packing:
     # Exchanges
 
     def exchange(self, movable: set[int], cap: float) -> None:
-        """Moves pieces, or swaps two, while that lowers the higher of two scores.
+        """Move pieces, or swaps two, while that lowers the higher of two scores.
 
         Args:
             movable: Numbers of the tables whose pieces may move.
@@ -190,7 +192,7 @@ class Packing:
     # Cuts
 
     def level(self, divisible: set[int], target: float) -> None:
-        """Cuts rows off tables until no device holds more than `target` bytes.
+        """Cut rows off tables until no device holds more than `target` bytes.
 
         Each cut fills the emptiest device to the mean or empties the fullest one to
         it, so that N - 1 of them do, up to whole rows.

@@ -35,7 +35,7 @@ def plan(
     strategy: str | Mapping[str, str] = "auto",
     optimizer: Any = DEFAULT_OPTIMIZER,
 ) -> Plan:
-    """Places tables on devices.
+    """Place tables on devices.
 
     Each table goes one of four ways:
 
@@ -63,8 +63,8 @@ def plan(
     Args:
         tables: `EmbeddingTable`s.
         num_devices: Number of devices.
-        device_memory_bytes: Most bytes of rows and optimizer state that a device may
-            hold; `None`: no limit.
+        device_memory_bytes: Largest number of bytes of rows and optimizer state on a
+            device. Default: no limit.
         batch_size: Global batch size, for the costs.
         hotness: Ids that an example has on average: a number for all features, or a
             dict of table or feature name to number (others: 1).
@@ -134,7 +134,7 @@ class _Job:
     limit: float
 
     def run(self) -> tuple[Packing, list[str]]:
-        """The first attempt that is good enough, or else the best one.
+        """Return the first attempt that is good enough, or else the best one.
 
         Columns are coarse. Where they leave memory uneven, tables are split by rows
         instead: one, two, four, ... of those whose memory counts, from the smallest.
@@ -174,7 +174,7 @@ class _Job:
     def attempt(
         self, by_rows: Collection[int] = (), by_memory: bool = False
     ) -> tuple[Packing, list[str]]:
-        """Packs the tables once.
+        """Pack the tables once.
 
         Args:
             by_rows: Tables that auto must not split by columns.
@@ -230,8 +230,11 @@ class _Job:
         return packing, kinds
 
     def _data_parallel(self) -> set[int]:
-        """Tables that are on all devices: those that must be, and those of auto that
-        cost no more traffic there, as far as memory goes."""
+        """Return the tables that all devices hold.
+
+        They are those that must be, and those of auto that cost no more traffic as
+        copies, as far as memory allows.
+        """
         if self.num_devices == 1:
             return {i for i, s in enumerate(self.strategies) if s == "data_parallel"}
         chosen, rest, room = set(), [], self.limit * self.num_devices
@@ -290,7 +293,7 @@ def _check_positive(name: str, value: Any) -> None:
 
 
 def _check_fit(found: Plan, limit: int) -> None:
-    """Raises where a device holds more than `limit` bytes."""
+    """Raise where a device holds more than `limit` bytes."""
     memory = found.memory_bytes
     device = int(np.argmax(memory))
     if memory[device] <= limit:

@@ -114,7 +114,7 @@ class Plan(Sequence[Shard]):
     # What is where
 
     def shards_on(self, device: int) -> tuple[Shard, ...]:
-        """The shards that a device holds, in the order of the tables.
+        """Return the shards that a device holds, in the order of the tables.
 
         Raises:
             ValueError: If there is no such device.
@@ -127,7 +127,7 @@ class Plan(Sequence[Shard]):
         return self._shards_by_device.get(int(device), ())
 
     def of_table(self, name: str) -> tuple[Shard, ...]:
-        """The shards of a table, from its first row and column on.
+        """Return the shards of a table, from its first row and column on.
 
         Raises:
             ValueError: If the plan has no such table.
@@ -136,11 +136,11 @@ class Plan(Sequence[Shard]):
         return self._shards_by_table[name]
 
     def placement(self, name: str) -> str:
-        """How a table is placed: the kind of its shards."""
+        """Return the placement of a table: the kind of its shards."""
         return self.of_table(name)[0].kind
 
     def load(self, name: str) -> TableLoad:
-        """What the plan knows of a table: its size, ids looked up, optimizer state."""
+        """Return the load of a table: its size, ids looked up, optimizer state."""
         if name not in self._loads:
             raise ValueError(
                 f"The plan has no table '{name}'. Tables: {', '.join(self._loads)}"
@@ -185,7 +185,7 @@ class Plan(Sequence[Shard]):
         return tuple(int(round(value)) for value in total)
 
     def examples_of(self, shard: Shard, batch_size: int | None = None) -> float:
-        """Examples of a batch whose ids a shard serves: all, or the device's own."""
+        """Return how many examples a shard serves: all, or the device's own."""
         batch_size = self.batch_size if batch_size is None else batch_size
         if shard.kind == "data_parallel":
             return batch_size / self.num_devices
@@ -213,7 +213,7 @@ class Plan(Sequence[Shard]):
         routed: bool = True,
         data_parallel: str = "cheapest",
     ) -> dict[str, int]:
-        """Bytes that one training step sends from device to device.
+        """Return the bytes that one training step sends from device to device.
 
         With N devices, a batch of B examples, b_d of them on device d (B/N, the
         first `B % N` devices one more), and for each shard s of a table with F
@@ -234,7 +234,9 @@ class Plan(Sequence[Shard]):
 
         Args:
             batch_size: Global batch size B; by default the plan's.
-            hotness: As in `plan`; by default what the plan was made for.
+            hotness: Ids that an example has on average: a number for all features, or a
+                dict of table or feature name to number (others: 1). By default what
+                the plan was made for.
             id_bytes: Bytes of an id: 8 for int64, as batches have them; 4 for int32.
                 Weights, where there are some, add 4.
             bag_bytes: Bytes that each bag adds, such as the 4 or 8 of a length where
@@ -272,7 +274,7 @@ class Plan(Sequence[Shard]):
     # Checks, text, pictures
 
     def validate(self, tables: Sequence[EmbeddingTable]) -> None:
-        """Checks that this is a plan for these tables.
+        """Check that this is a plan for these tables.
 
         Args:
             tables: `EmbeddingTable`s.
@@ -284,14 +286,16 @@ class Plan(Sequence[Shard]):
         coverage.check_same(self.tables, check_tables(tables))
 
     def summary(self) -> str:
-        """A table for people: bytes, rows, lookups and cost by device, then where
-        the tables went. `print(plan)` shows the same."""
+        """Return a readable table: bytes, rows, lookups, cost by device; then tables.
+
+        `print(plan)` shows the same.
+        """
         return summaries.describe(self)
 
     __str__ = summary
 
     def to_json(self) -> str:
-        """Returns the plan as JSON text."""
+        """Return the plan as JSON text."""
         tables = [dataclasses.asdict(load) for load in self.tables]
         shards = [list(dataclasses.astuple(shard)) for shard in self.shards]
         head = {
@@ -308,10 +312,10 @@ class Plan(Sequence[Shard]):
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Makes a plan from `to_json()`.
+        """Make a plan from `to_json()`.
 
         Raises:
-            ValueError: If the text is no plan, or one that does not cover its tables.
+            ValueError: If the text is not a plan, or does not cover its tables.
         """
         try:
             found = json.loads(text)

@@ -1,4 +1,4 @@
-"""Into how many parts a table is split, by rows or columns, and parts as `Shard`s."""
+"""The number of parts of a table, by rows or columns, and the parts as `Shard`s."""
 
 import math
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ ID_BYTES = 8
 
 
 def even_rows(load: TableLoad, num_parts: int) -> list[int]:
-    """Rows of parts that differ by at most one; no more parts than rows."""
+    """Return rows of parts that differ by at most one; no more parts than rows."""
     parts = min(num_parts, load.num_rows)
     share, rest = divmod(load.num_rows, parts)
     return [share + (i < rest) for i in range(parts)]
 
 
 def even_widths(embedding_dim: int, num_parts: int) -> list[int]:
-    """Columns of at most `num_parts` parts, multiples of 4 but for a rest in the last.
+    """Return columns of at most `num_parts` parts: multiples of 4 except in the last.
 
     >>> even_widths(16, 3), even_widths(10, 8), even_widths(3, 2)
     ([8, 4, 4], [4, 4, 2], [3])
@@ -44,7 +44,7 @@ def split(
     tolerance: float,
     columns: bool,
 ) -> tuple[str, list[tuple[int, int]]]:
-    """How auto splits a table that is not data-parallel.
+    """Split a table that is not data-parallel, for strategy `"auto"`.
 
     Args:
         load: The table's `TableLoad`.
@@ -97,7 +97,7 @@ def _filling_rows(load: TableLoad, fair_bytes: float, num_parts: int) -> list[in
 
 
 def to_shards(packing: Packing, kinds: Sequence[str]) -> list[Shard]:
-    """The pieces of a `Packing` as shards, table by table, ranges in order.
+    """Return the pieces of a `Packing` as shards, table by table, ranges in order.
 
     The first range of each row-wise table, where ids numbered by frequency fall most
     often, goes to the device that has the fewest first ranges so far.

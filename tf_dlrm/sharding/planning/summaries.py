@@ -1,4 +1,4 @@
-"""What printing a plan shows."""
+"""The text that printing a plan shows."""
 
 import textwrap
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ WIDTH = 80
 
 
 def describe(plan: "Plan") -> str:
-    """Text of a `Plan`: bytes, rows, lookups and cost by device, then the tables."""
+    """Return the text of a plan: bytes, rows, lookups, cost by device; then tables."""
     return "\n".join([*_device_lines(plan), "", *_table_lines(plan)])
 
 

@@ -1,5 +1,7 @@
-"""Bytes between devices in a step, by device and kind; formulas in
-`Plan.exchange_bytes`."""
+"""Bytes between devices in a step, by device and kind.
+
+`Plan.exchange_bytes` has the formulas.
+"""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,7 +29,7 @@ class Flow(NamedTuple):
 
 
 def local_batches(batch_size: int, num_devices: int) -> np.ndarray:
-    """Examples on each device: equal shares, the first devices one more.
+    """Return the examples on each device: equal shares, the first ones one more.
 
     >>> local_batches(10, 4)
     array([3, 3, 2, 2])
@@ -37,7 +39,7 @@ def local_batches(batch_size: int, num_devices: int) -> np.ndarray:
 
 
 def all_reduce_bytes(load: TableLoad, num_devices: int) -> float:
-    """Bytes sent by all devices to sum a table's dense gradient.
+    """Return the bytes sent by all devices to sum a table's dense gradient.
 
     With each row goes the number of its ids: optimizers leave others alone.
     """
@@ -46,7 +48,7 @@ def all_reduce_bytes(load: TableLoad, num_devices: int) -> float:
 
 
 def bag_gradient_bytes(load: TableLoad, id_bytes: int, bag_bytes: int = 0) -> float:
-    """Bytes of an example's ids in a table and of the gradients of its bags."""
+    """Return the bytes of an example's ids in a table and of its bags' gradients."""
     vector = load.embedding_dim * FLOAT_BYTES
     return load.num_ids * id_bytes + load.num_features * (bag_bytes + vector)
 
@@ -54,7 +56,7 @@ def bag_gradient_bytes(load: TableLoad, id_bytes: int, bag_bytes: int = 0) -> fl
 def reduces_cheaply(
     load: TableLoad, num_devices: int, batch_size: int, id_bytes: int = 8
 ) -> bool:
-    """Whether a dense sum moves no more bytes than all ids and bags' gradients."""
+    """Return whether a dense sum moves no more bytes than ids and bags' gradients."""
     gathered = bag_gradient_bytes(load, id_bytes) * batch_size * (num_devices - 1)
     return all_reduce_bytes(load, num_devices) <= gathered
 
@@ -62,7 +64,7 @@ def reduces_cheaply(
 def replicates_cheaply(
     load: TableLoad, num_devices: int, batch_size: int, id_bytes: int = 8
 ) -> bool:
-    """Whether keeping a table everywhere moves no more bytes than exchanging it.
+    """Return whether copies of a table move no more bytes than exchanging it.
 
     Data-parallel: the lesser of all-reduce and all-gather. Table-wise: ids, pooled
     vectors and gradients of the other devices' examples.
@@ -84,7 +86,7 @@ def of_plan(
     routed: bool = True,
     data_parallel: str = "cheapest",
 ) -> dict[str, Flow]:
-    """The `Flow` of each of `PHASES`; arguments as in `Plan.exchange_bytes`.
+    """Return the `Flow` of each of `PHASES`, by the formulas of `Plan.exchange_bytes`.
 
     Raises:
         ValueError: For arguments outside of their range.

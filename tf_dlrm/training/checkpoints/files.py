@@ -1,4 +1,4 @@
-"""A folder of checkpoints: each whole and checksummed, or not there.
+"""A folder of checkpoints: each is complete and checksummed, or absent.
 
 A checkpoint is a folder `step-000001234` with its files and a `manifest.json`, which
 holds their sizes and SHA-256 sums, its own sum, and what else is to be known.
@@ -32,7 +32,7 @@ class CheckpointFolder:
     """Checkpoints under a folder, by step.
 
     Args:
-        path: The folder; it is made with the first checkpoint.
+        path: The folder; it is created with the first checkpoint.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -40,7 +40,7 @@ class CheckpointFolder:
         self._lock = self.path / ".lock"
 
     def names(self) -> list[str]:
-        """Names of the checkpoints, oldest first; none of them was looked into."""
+        """Return the names of the checkpoints, oldest first, without reading them."""
         if not self.path.is_dir():
             return []
         found = [_NAME.fullmatch(each.name) for each in self.path.iterdir()]
@@ -48,23 +48,23 @@ class CheckpointFolder:
         return [name for _, _, name in sorted(keys)]
 
     def step(self, name: str) -> int:
-        """The step of a checkpoint, by its name."""
+        """Return the step of a checkpoint, by its name."""
         match = _NAME.fullmatch(name)
         if match is None:
             raise ValueError(f"`name` must be that of a checkpoint. Received: {name!r}")
         return int(match[1])
 
     def check_writable(self, num_bytes: int) -> None:
-        """Takes the folder for this process, and looks whether it can be written to.
+        """Lock the folder for this process, and check that it is writable.
 
-        What killed saves left is removed.
+        Leftovers of killed saves are removed.
 
         Args:
-            num_bytes: Its size, about.
+            num_bytes: Approximate size of a checkpoint.
 
         Raises:
-            InUseError: If another process writes checkpoints there; nothing was
-                touched. It can when `release` is called, or this process ends.
+            InUseError: If another process writes checkpoints there, until it calls
+                `release` or ends. Nothing was changed.
             WriteError: If the folder cannot be written to, or the disk is full.
         """
         with self._explaining():
@@ -78,7 +78,7 @@ class CheckpointFolder:
             self._check_space(num_bytes)
 
     def release(self) -> None:
-        """Lets other processes write checkpoints into the folder again."""
+        """Let other processes write checkpoints into the folder again."""
         locks.release(self._lock)
 
     def _explaining(self) -> contextlib.AbstractContextManager[None]:
@@ -104,19 +104,19 @@ class CheckpointFolder:
         write_files: Callable[[pathlib.Path], None],
         num_bytes: int,
     ) -> pathlib.Path:
-        """Writes a checkpoint, which appears whole or not at all.
+        """Write a checkpoint, completely or not at all.
 
         Args:
             step: Its step.
-            facts: What `read_facts` will give, JSON-safe.
+            facts: What `read_facts` will return, JSON-safe.
             write_files: Called with a folder to write into.
-            num_bytes: Size of the files, about.
+            num_bytes: Approximate size of the files.
 
         Returns:
             The checkpoint's folder.
 
         Raises:
-            WriteError: If it cannot be written. Others are as they were.
+            WriteError: If it cannot be written. Other checkpoints are unchanged.
         """
         with self._explaining():
             return self._write(step, facts, write_files, num_bytes)
@@ -162,7 +162,7 @@ class CheckpointFolder:
         return path
 
     def read_facts(self, name: str) -> dict[str, Any]:
-        """Returns the facts of a checkpoint after looking at every byte of it.
+        """Return the facts of a checkpoint after verifying every byte of it.
 
         Raises:
             ValueError: If it is damaged; the message says what is wrong.
@@ -198,7 +198,7 @@ class CheckpointFolder:
         return facts
 
     def peek(self, name: str) -> dict[str, Any]:
-        """The facts of a checkpoint as they stand there; empty if unreadable."""
+        """Return the facts of a checkpoint, unverified; empty if unreadable."""
         try:
             text = (self.path / name / MANIFEST).read_text(encoding="utf-8")
             return json.loads(text)["facts"]
@@ -206,12 +206,12 @@ class CheckpointFolder:
             return {}
 
     def find_newest(self, say: Callable[[str], None]) -> tuple[str, dict] | None:
-        """The newest checkpoint that is whole, and its facts.
+        """Return the newest intact checkpoint and its facts, if there is one.
 
-        Those that are damaged are put aside, under the name `damaged-...`.
+        Damaged ones are renamed to `damaged-...`.
 
         Args:
-            say: Called with a line on each damaged one.
+            say: Called with a line about each damaged one.
         """
         for name in reversed(self.names()):
             try:
@@ -223,14 +223,14 @@ class CheckpointFolder:
         return None
 
     def prune(self, keep: int, also: str | None) -> None:
-        """Removes all but the newest `keep` and the one named `also`."""
+        """Remove all but the newest `keep` and the one named `also`."""
         names = self.names()
         for name in names[: max(len(names) - keep, 0)]:
             if name != also:
                 self._remove(self.path / name)
 
     def clear(self, but: str | None = None) -> None:
-        """Removes the checkpoints, all but one named, and the folder if it is empty."""
+        """Remove all checkpoints except `but`, and the folder if it is then empty."""
         self.prune(0, but)
         for left in (*self._matching(_TEMPORARY), *self._matching(_DAMAGED)):
             shutil.rmtree(left, ignore_errors=True)

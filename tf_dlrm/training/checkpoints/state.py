@@ -1,4 +1,4 @@
-"""All that a training has come to: what Keras' weights files hold, and what not.
+"""The state of a training run: what Keras' weights files hold, and what they lack.
 
 They hold weights, tables and the state of optimizers, but not the seeds of dropout, nor
 metrics in the middle of an epoch.
@@ -21,11 +21,11 @@ WEIGHTS, STATE = "model.weights.h5", "state.npz"
 def write(
     model: keras.Model, metrics: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
-    """Writes the state of a model into a folder.
+    """Write the state of a model into a folder.
 
     Args:
         model: The model.
-        metrics: What `get_metrics` returned, or nothing.
+        metrics: What `get_metrics` returned, or an empty dict.
         folder: The folder.
     """
     with _WeightsFile(folder / WEIGHTS) as file:
@@ -89,7 +89,7 @@ class _WeightsFile(io.BytesIO):
         return self._end
 
     def check(self) -> None:
-        """Raises the first failure of a write."""
+        """Raise the first failure of a write."""
         if self._error is not None:
             raise self._error
 
@@ -99,10 +99,10 @@ class _WeightsFile(io.BytesIO):
 
 
 def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Gives a model what `write` has written.
+    """Restore the state of a model that `write` has written.
 
     Returns:
-        What else was written: the state of metrics.
+        Everything else that was written: the state of metrics.
 
     Raises:
         ValueError: If it is of another model or optimizer.
@@ -133,7 +133,7 @@ def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def count_bytes(model: keras.Model) -> int:
-    """About the size of what `write` writes."""
+    """Return the approximate size of what `write` writes."""
     variables = [*model.variables, *model.optimizer.variables]
     total = sum(
         math.prod(v.shape) * np.dtype(_plain(v.dtype)).itemsize for v in variables
@@ -158,7 +158,7 @@ def _get_guard(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def has_just_skipped(model: keras.Model) -> bool:
-    """Whether the last batch of `fit` was not applied; see `StepGuard`."""
+    """Return whether the last batch of `fit` was skipped, not applied."""
     guard = getattr(model, "_guard", None)
     return guard is not None and guard.has_just_skipped
 
@@ -172,7 +172,7 @@ def _metric_variables(model: keras.Model) -> Iterator[list[tf.Variable]]:
 
 
 def get_metrics(model: keras.Model) -> dict[str, np.ndarray]:
-    """The state of all metrics, of each replica."""
+    """Return the state of all metrics, of each replica."""
     return {
         f"metric:{i}:{j}": each.numpy()
         for i, replicas in enumerate(_metric_variables(model))
@@ -181,7 +181,7 @@ def get_metrics(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def set_metrics(model: keras.Model, state: dict[str, np.ndarray]) -> None:
-    """Sets what `get_metrics` returned; the metrics are built.
+    """Set what `get_metrics` returned; the metrics must be built.
 
     Raises:
         ValueError: If the model has other metrics.

@@ -1,4 +1,4 @@
-"""SIGTERM, with which schedulers announce the end of a machine's time."""
+"""SIGTERM, by which schedulers announce that they will stop a process."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ SIGTERM_EXIT_CODE = 128 + int(signal.SIGTERM)  # as shells report it
 
 
 class Termination:
-    """Notes a SIGTERM, instead of dying of it, between `begin` and `end`.
+    """A record of SIGTERM, which does not end the process between `begin` and `end`.
 
     Attributes:
         requested: Whether there was one.
@@ -20,11 +20,13 @@ class Termination:
         self._before: Any = None
 
     def begin(self) -> None:
+        """Catch SIGTERM from now on, in the main thread."""
         self.requested = False
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
 
     def end(self) -> None:
+        """Restore the previous handler."""
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._before = None
