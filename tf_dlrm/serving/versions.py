@@ -78,7 +78,7 @@ def staged_directory(base_dir: PathLike, version: int | None) -> Iterator[Staged
 
     Raises:
         FileExistsError: If another export has taken the version in the meantime.
-        tf_dlrm.runtime.disk.WriteError: If it cannot be written, an `OSError`.
+        OSError: If it cannot be written.
     """
     base_dir = pathlib.Path(base_dir)
     kept = "Versions that are there are as they were."
