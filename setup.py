@@ -21,6 +21,7 @@ setup(
     packages=find_packages(
         include=["tf_dlrm", "tf_dlrm.*", "pipelines", "pipelines.*"]
     ),
+    package_data={"tf_dlrm": ["py.typed"]},
     install_requires=[
         "tensorflow>=2.21,<2.22",
         "keras>=3.15.1,<3.16",
@@ -40,6 +41,7 @@ setup(
             "scikit-learn>=1.5",
             "polars>=1",
             "ruff>=0.8",
+            "mypy>=2.4,<2.5",
             "nbclient>=0.10",
             "nbformat>=5",
             "ipykernel>=6",

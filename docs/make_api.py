@@ -24,13 +24,16 @@ PACKAGES = ("tf_dlrm", "pipelines")
 MODULES = (
     "tf_dlrm",
     "tf_dlrm.layers",
+    "tf_dlrm.embedding",
     "tf_dlrm.optimizers",
-    "tf_dlrm.metrics",
     "tf_dlrm.sharding",
+    "tf_dlrm.sharding.planning",
     "tf_dlrm.training",
+    "tf_dlrm.training.checkpoints",
+    "tf_dlrm.metrics",
     "tf_dlrm.callbacks",
-    "tf_dlrm.interop",
     "tf_dlrm.serving",
+    "tf_dlrm.interop",
     "pipelines",
     "pipelines.criteo",
     "pipelines.vocabulary",
@@ -38,6 +41,7 @@ MODULES = (
     "pipelines.records",
     "pipelines.synthetic",
     "pipelines.runs",
+    "pipelines.placement",
 )
 TITLES = (
     "Args",

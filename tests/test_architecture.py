@@ -3,12 +3,14 @@ wheel holds the two packages, and every public docstring's example runs."""
 
 import ast
 import doctest
+import fnmatch
 import importlib
 import pathlib
 import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 
 import pytest
@@ -105,7 +107,56 @@ def test_the_wheel_holds_exactly_the_two_packages(tmp_path):
     }
     expected = {str(p.relative_to(ROOT)) for p in sources("tf_dlrm")}
     expected |= {str(p.relative_to(ROOT)) for p in sources("pipelines")}
+    expected |= {"tf_dlrm/py.typed"}
     assert expected <= set(names)
+
+
+def skip_if_left_out(path):
+    """Skip modules that mypy leaves out for now, by its table in pyproject.toml."""
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for override in settings["tool"]["mypy"]["overrides"]:
+        if override.get("ignore_errors"):
+            for pattern in override["module"]:
+                if fnmatch.fnmatch(module, pattern):
+                    pytest.skip("not typed yet: see [tool.mypy] in pyproject.toml")
+
+
+def public_functions(node):
+    """Yield the public functions of a module or class, with whether it is a class."""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+            yield from public_functions(child)
+        elif isinstance(child, ast.FunctionDef):
+            if not child.name.startswith("_") or child.name in ("__init__", "__call__"):
+                yield child, isinstance(node, ast.ClassDef)
+
+
+@pytest.mark.parametrize("path", sources("tf_dlrm"), ids=lambda p: p.stem)
+def test_public_functions_are_typed(path):
+    skip_if_left_out(path)
+    for function, is_method in public_functions(ast.parse(path.read_text())):
+        arguments = function.args
+        named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        named += [each for each in (arguments.vararg, arguments.kwarg) if each]
+        untyped = [each.arg for each in named if each.annotation is None]
+        if is_method and untyped[:1] in (["self"], ["cls"]):
+            untyped = untyped[1:]
+        where = f"{path}:{function.lineno}: {function.name}"
+        assert not untyped, f"{where} has parameters without a type: {untyped}"
+        assert function.returns is not None, f"{where} has no return type"
+
+
+@pytest.mark.parametrize("path", sources("tf_dlrm"), ids=lambda p: p.stem)
+def test_docstrings_start_with_a_verb_or_a_noun(path):
+    skip_if_left_out(path)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = ast.get_docstring(node) or ""
+            where = f"{path}: {getattr(node, 'name', 'the module')}: {text[:80]}"
+            assert not re.match(r"(As|How|What|Where|Whether|Who)\b", text), where
+            # A docstring repeats the half sentence that it leans on.
+            assert "As of `" not in text, where
 
 
 def modules():

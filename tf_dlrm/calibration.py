@@ -1,8 +1,10 @@
-"""Probabilities of a model that was trained on a sample of the negatives, put right."""
+"""Correct probabilities for a model that was trained on a sample of the negatives."""
+
+from typing import Any
 
 
-def check_rate(rate) -> float:
-    """Returns a `negative_sampling_rate`.
+def check_rate(rate: float) -> float:
+    """Return a valid `negative_sampling_rate` as a float.
 
     Raises:
         ValueError: If it is not above 0 and at most 1.
@@ -16,11 +18,11 @@ def check_rate(rate) -> float:
     return float(rate)
 
 
-def recalibrate(probabilities, negative_sampling_rate: float):
-    """Corrects click probabilities for negatives that were sampled at a rate w.
+def recalibrate(probabilities: Any, negative_sampling_rate: float) -> Any:
+    """Correct click probabilities for negatives that were sampled at a rate w.
 
     `p / (p + (1 - p) / w)`, which takes 0 to 0, 1 to 1, and adds log w to the logit.
-    At w = 1 the probabilities are returned as they are.
+    At w = 1 the probabilities are returned unchanged.
 
     Args:
         probabilities: A tensor or array.

@@ -1,4 +1,4 @@
-"""What goes into a model: `EmbeddingTable` and `FeatureSpec`. Data, no tensors."""
+"""The input of a model: `EmbeddingTable` and `FeatureSpec`. Data, no tensors."""
 
 import dataclasses
 import json
@@ -45,10 +45,10 @@ class EmbeddingTable:
             without weights. An empty bag gives zeros.
         initializer: Keras initializer (object, name or config) called with the
             table's shape, or the rows themselves: an array
-            `(vocabulary_size, embedding_dim)` of at most 16 MiB. `None` is the
+            `(vocabulary_size, embedding_dim)` of at most 16 MiB. The default is the
             paper's: uniform in `±1 / sqrt(vocabulary_size)`.
-        features: Names of the features that look rows up here. `None`: the one
-            feature that is named as the table.
+        features: Names of the features that look rows up here. By default the one
+            feature that has the name of the table.
         trainable: Whether training changes the rows.
 
     Raises:
@@ -71,10 +71,10 @@ class EmbeddingTable:
     embedding_dim: int
     combiner: str = "sum"
     initializer: Any = None
-    features: Sequence[str] | None = None
+    features: Sequence[str] = None  # type: ignore[assignment]  # its name
     trainable: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_name("`name` of an EmbeddingTable", self.name)
         sizes = {
             argument: _check_count(argument, getattr(self, argument), self.name)
@@ -109,7 +109,7 @@ class EmbeddingTable:
         return self.vocabulary_size * self.embedding_dim
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as JSON-safe values."""
+        """Return the constructor's arguments as JSON-safe values."""
         config = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         config["features"] = list(self.features)
         if self.initializer is not None:
@@ -118,15 +118,15 @@ class EmbeddingTable:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EmbeddingTable":
-        """Makes a table from `get_config()`."""
+        """Make a table from `get_config()`."""
         return cls(**config)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, EmbeddingTable):
             return NotImplemented
         return self.get_config() == other.get_config()
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.name, self.vocabulary_size, self.embedding_dim))
 
 
@@ -160,7 +160,7 @@ class FeatureSpec:
     dense: Sequence[str]
     tables: Sequence[EmbeddingTable]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.dense, str):
             raise ValueError(
                 "`dense` must be a sequence of feature names. "
@@ -206,7 +206,7 @@ class FeatureSpec:
         embedding_dim: int = 16,
         combiner: str = "sum",
     ) -> "FeatureSpec":
-        """Criteo's click logs: integers I1 .. I13 and a table for each of C1 .. C26.
+        """Make the spec of Criteo's click logs: I1 .. I13 and tables for C1 .. C26.
 
         Args:
             vocabulary_sizes: 26 numbers of rows; or one, of a single table named
@@ -239,7 +239,7 @@ class FeatureSpec:
         return cls(dense, tables)
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as JSON-safe values."""
+        """Return the constructor's arguments as JSON-safe values."""
         return {
             "dense": list(self.dense),
             "tables": [table.get_config() for table in self.tables],
@@ -247,17 +247,17 @@ class FeatureSpec:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "FeatureSpec":
-        """Makes a spec from `get_config()`."""
+        """Make a spec from `get_config()`."""
         tables = [EmbeddingTable.from_config(table) for table in config["tables"]]
         return cls(dense=config["dense"], tables=tables)
 
     def to_json(self) -> str:
-        """Returns the spec as JSON text."""
+        """Return the spec as JSON text."""
         return json.dumps(self.get_config(), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "FeatureSpec":
-        """Makes a spec from `to_json()`."""
+        """Make a spec from `to_json()`."""
         return cls.from_config(json.loads(text))
 
 

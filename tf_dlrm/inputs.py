@@ -1,5 +1,6 @@
-"""What a batch is: every accepted form of the features becomes one `Batch`."""
+"""Every accepted form of a batch of features becomes one `Batch`."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +27,8 @@ class Batch(NamedTuple):
     weights: Any
 
 
-def standardize_features(features, spec: FeatureSpec) -> Batch:
-    """Turns a dict of features into a `Batch`.
+def standardize_features(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
+    """Turn a dict of features into a `Batch`.
 
     Args:
         features: `{"dense_features", "sparse_features"[, "sparse_weights"]}`, or a
@@ -37,7 +38,7 @@ def standardize_features(features, spec: FeatureSpec) -> Batch:
         spec: The columns of the model.
 
     Raises:
-        TypeError: If this is not a dict.
+        TypeError: If `features` is not a dict.
         ValueError: If entries are missing or have a wrong shape.
     """
     refuse_frame(features)
@@ -60,7 +61,7 @@ def standardize_features(features, spec: FeatureSpec) -> Batch:
     return batch
 
 
-def _from_packed(features, spec):
+def _from_packed(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
     unknown = sorted(set(features) - set(PACKED_KEYS))
     needed = PACKED_KEYS[:2] if spec.num_dense else PACKED_KEYS[1:2]
     missing = sorted(set(needed) - set(features))
@@ -83,7 +84,7 @@ def _from_packed(features, spec):
     return Batch(dense, _refuse_lists("'sparse_features'", ids), weights)
 
 
-def _refuse_lists(name, ids):
+def _refuse_lists(name: str, ids: Any) -> Any:
     """Ids as they came; lists only where they can be an array."""
     if isinstance(ids, (list, tuple)):
         try:
@@ -96,7 +97,7 @@ def _refuse_lists(name, ids):
     return ids
 
 
-def _from_columns(features, spec):
+def _from_columns(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
     missing = [n for n in (*spec.dense, *spec.sparse_features) if n not in features]
     if missing:
         raise ValueError(
@@ -117,7 +118,7 @@ def _from_columns(features, spec):
     return Batch(tf.stack(dense, axis=1) if dense else _no_dense(ids), ids, None)
 
 
-def _no_dense(ids):
+def _no_dense(ids: Any) -> tf.Tensor:
     """`(B, 0)` beside ids in any of their forms."""
     if isinstance(ids, tf.RaggedTensor):
         num_rows = tf.cast(ids.nrows(), tf.int32)
@@ -128,7 +129,7 @@ def _no_dense(ids):
     return tf.zeros((num_rows, 0))
 
 
-def _with_rank(column):
+def _with_rank(column: Any) -> tf.Tensor:
     """A column as a tensor; Keras shuffles pandas Series without a static shape."""
     column = tf.convert_to_tensor(column)
     if column.shape.rank is None:
@@ -137,7 +138,7 @@ def _with_rank(column):
     return column
 
 
-def _bag_column(name, column):
+def _bag_column(name: str, column: Any) -> tf.Tensor | tf.RaggedTensor:
     """One feature's ids as `(B, L)` or ragged `(B, None)`."""
     column = _refuse_lists(f"Sparse feature '{name}'", column)
     if isinstance(column, tf.SparseTensor):  # as tf.io.VarLenFeature parses them
@@ -162,8 +163,8 @@ def _bag_column(name, column):
     return column
 
 
-def _stack_bags(columns):
-    """Puts F features side by side: (B, F), (B, F, L) or ragged (B, F, None)."""
+def _stack_bags(columns: list) -> tf.Tensor | tf.RaggedTensor:
+    """Put F features side by side: (B, F), (B, F, L) or ragged (B, F, None)."""
     wrong = {column.dtype.name for column in columns if not column.dtype.is_integer}
     if wrong:
         raise TypeError(
@@ -194,11 +195,11 @@ def _stack_bags(columns):
     return tf.stack(padded, axis=1)
 
 
-def refuse_frame(x) -> None:
-    """Raises for a DataFrame, which Keras would turn into one float32 matrix.
+def refuse_frame(x: Any) -> None:
+    """Refuse a DataFrame, which Keras would turn into one float32 matrix.
 
     Raises:
-        TypeError: With the way to go.
+        TypeError: The message says what to pass instead.
     """
     if type(x).__name__ in ("DataFrame", "LazyFrame"):
         raise TypeError(
@@ -209,11 +210,11 @@ def refuse_frame(x) -> None:
         )
 
 
-def check_arrays(x, y=None) -> None:
-    """Raises for features or labels of frames that Keras' `fit` cannot take.
+def check_arrays(x: Any, y: Any = None) -> None:
+    """Refuse columns of data frames that Keras' `fit` does not take.
 
     Raises:
-        TypeError: With the way to go.
+        TypeError: The message says what to pass instead.
     """
     refuse_frame(x)
     columns = dict(x) if isinstance(x, dict) else {}
@@ -230,8 +231,8 @@ def check_arrays(x, y=None) -> None:
             )
 
 
-def standardize_labels(y, are_probabilities: bool = False):
-    """Labels as float32 `(B, 1)`, the shape of the predictions.
+def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
+    """Return labels as float32 `(B, 1)`, the shape of the predictions.
 
     Args:
         y: The labels.
@@ -241,7 +242,7 @@ def standardize_labels(y, are_probabilities: bool = False):
     logit behind it.
 
     Raises:
-        ValueError: If there are none, or the shape is another.
+        ValueError: If there are no labels, or their shape is wrong.
         TypeError: For several arrays.
         tf.errors.InvalidArgumentError: For a label outside `[0, 1]`.
     """

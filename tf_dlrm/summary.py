@@ -1,14 +1,23 @@
-"""What `model.summary()` prints: tables, MLPs, parameters and bytes by part."""
+"""The text of `model.summary()`: tables, MLPs, parameters and bytes by part."""
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+import keras
+
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.layers import MLP
 from tf_dlrm.runtime.units import format_bytes
+
+if TYPE_CHECKING:
+    from tf_dlrm.model import DLRM
 
 MAX_TABLES = 30
 
 
-def lines(model, width: int = 80):
-    """Yields the lines of a model's summary.
+def lines(model: "DLRM", width: int = 80) -> Iterator[str]:
+    """Yield the lines of a model's summary.
 
     Args:
         model: A `DLRM`.
@@ -47,7 +56,7 @@ def lines(model, width: int = 80):
         yield f"Negatives sampled at {rate:g}: predictions are corrected for it"
 
 
-def _table_lines(tables, width):
+def _table_lines(tables: Sequence[EmbeddingTable], width: int) -> Iterator[str]:
     yield _row(("Table", "Rows x width", "Pooling", "Bytes"), width)
     largest = sorted(tables, key=lambda table: -table.num_parameters)[:MAX_TABLES]
     kept = {table.name for table in largest}
@@ -64,35 +73,35 @@ def _table_lines(tables, width):
         yield _row((f"and {len(rest)} smaller tables", "", "", size), width)
 
 
-def _optimizer_lines(model, width):
+def _optimizer_lines(model: "DLRM", width: int) -> Iterator[str]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
         return
     tables = model.embedding_optimizer
-    tables = tables.values() if isinstance(tables, dict) else [tables]
-    names = ", ".join(dict.fromkeys(type(each).__name__ for each in tables))
+    own = list(tables.values()) if isinstance(tables, dict) else [tables]
+    names = ", ".join(dict.fromkeys(type(each).__name__ for each in own))
     yield _row((f"Optimizers: {type(optimizer).__name__}, tables {names}",), width)
 
 
-def _mlp_shape(num_inputs, mlp) -> str:
+def _mlp_shape(num_inputs: int | str, mlp: MLP) -> str:
     return " > ".join(str(dim) for dim in (num_inputs, *mlp.dims) if dim != "")
 
 
-def _interaction_shape(model) -> str:
+def _interaction_shape(model: "DLRM") -> str:
     name = type(model.interaction).__name__
     num_vectors = model.spec.num_sparse + (model.bottom_mlp is not None)
     return f"{name} of {num_vectors} vectors"
 
 
-def _count(layer) -> int:
+def _count(layer: keras.layers.Layer) -> int:
     return sum(math.prod(variable.shape) for variable in layer.weights)
 
 
-def _row(cells, width) -> str:
+def _row(cells: Sequence[str], width: int) -> str:
     if len(cells) == 1:
         return cells[0]
     name, shape, *numbers = cells
-    numbers = "".join(f"{number:>14}" for number in numbers)
-    left = width - len(numbers)
+    columns = "".join(f"{number:>14}" for number in numbers)
+    left = width - len(columns)
     name_width = max(18, left // 2 - 4)
-    return f"{name:<{name_width}}{shape:<{left - name_width}}{numbers}"
+    return f"{name:<{name_width}}{shape:<{left - name_width}}{columns}"

@@ -10,7 +10,7 @@ from tf_dlrm.training.checkpoints.files import CheckpointFolder
 
 @dataclasses.dataclass(frozen=True)
 class BestCheckpoint:
-    """A checkpoint and the results that the model in it has.
+    """A checkpoint and the results of the model in it.
 
     Attributes:
         path: Its folder.
@@ -28,12 +28,14 @@ class BestCheckpoint:
 
 
 def find(folder: CheckpointFolder, monitor: str | None) -> BestCheckpoint | None:
-    """Returns the best checkpoint in a folder, the earliest of equal ones.
+    """Return the best checkpoint in a folder, the earliest of equal ones.
 
     Args:
         folder: The checkpoints.
-        monitor: Name of the result; `None`: there is no best one.
+        monitor: Name of the result; without one no checkpoint is best.
     """
+    if monitor is None:
+        return None
     best = None
     for name in folder.names():
         content = folder.peek(name)
@@ -52,15 +54,15 @@ def find(folder: CheckpointFolder, monitor: str | None) -> BestCheckpoint | None
     return best
 
 
-def is_better(value: float | None, best: BestCheckpoint | None, monitor) -> bool:
-    """Returns whether a value is finite and better than that of `best`."""
+def is_better(value: float | None, best: BestCheckpoint | None, monitor: str) -> bool:
+    """Return whether a value is finite and better than that of `best`."""
     if value is None or not math.isfinite(value):
         return False
     return best is None or sign_of(monitor) * (value - best.value) > 0
 
 
 def facts(results: dict, monitor: str | None) -> dict:
-    """Returns the part of a checkpoint's manifest that `find` reads.
+    """Return the part of a checkpoint's manifest that `find` reads.
 
     Args:
         results: Results of the model that is saved.

@@ -1,42 +1,45 @@
-"""Callbacks that evaluate within an epoch, and end a training early."""
+"""Callbacks that evaluate within an epoch and stop training early."""
 
 import math
 import time
+from collections.abc import Iterable
 
 import keras
+import tensorflow as tf
 
+from tf_dlrm.runtime.types import Logs
 from tf_dlrm.training.checkpoints import state as training_state
 
 _LARGER_IS_BETTER = ("auc", "accuracy", "precision", "recall")
 
 
 def sign_of(monitor: str) -> float:
-    """1 where a larger value of a result is better, as of `val_auc`, else -1."""
+    """Return 1 if larger values of a result are better (such as `val_auc`), else -1."""
     return 1.0 if monitor.endswith(_LARGER_IS_BETTER) else -1.0
 
 
 class EarlyStopping(keras.callbacks.Callback):
-    """Ends a training at its goal, where it improves no more, or after some time.
+    """Stop training at a target, when it stops improving, or after some time.
 
-    It looks at the results of each epoch, and at those of `EvaluateWithinEpochs` (then
-    `fit` needs no `validation_data`). The weights stay those of the end;
-    `ResumableTraining` keeps the best as well.
+    It monitors the results of each epoch and those of `EvaluateWithinEpochs`, with
+    which `fit` needs no `validation_data`. The model keeps its final weights;
+    `ResumableTraining` also keeps the best ones.
 
     Args:
-        monitor: Name of the result to look at. The largest is best where the name
-            ends in auc, accuracy, precision or recall, else the smallest.
-        target: Value at which the training ends, as MLPerf's runs do at an AUC;
-            `None`: none.
-        patience: How many evaluations in a row may bring no better value; `None`:
-            any number. Two after the same step count as one.
-        min_delta: What counts as better must be so by more than this.
-        max_minutes: Minutes of training, evaluations included, after which it ends;
-            those before a resume count. `None`: any.
+        monitor: Name of the monitored result. The largest value is best if the name
+            ends in auc, accuracy, precision or recall, otherwise the smallest.
+        target: Value at which training stops, as MLPerf's runs do at an AUC. Default:
+            no target.
+        patience: Number of evaluations in a row without improvement after which
+            training stops. Two after the same step count as one. Default: no limit.
+        min_delta: An improvement must exceed this.
+        max_minutes: Minutes of training after which it stops, including evaluations
+            and the time before a resume. Default: no limit.
         verbose: 1 prints the reason, 0 nothing.
 
     Attributes:
         best: The best value so far; `None` before the first.
-        reason: Why the training was ended, in words; `None` where it was not.
+        reason: Why training was stopped, in words; `None` if it was not.
         minutes: Minutes of training so far.
 
     Raises:
@@ -70,7 +73,7 @@ class EarlyStopping(keras.callbacks.Callback):
         min_delta: float = 0.0,
         max_minutes: float | None = None,
         verbose: int = 1,
-    ):
+    ) -> None:
         super().__init__()
         if patience is not None and patience < 1:
             raise ValueError(f"`patience` must be at least 1. Received: {patience!r}")
@@ -85,18 +88,22 @@ class EarlyStopping(keras.callbacks.Callback):
         self._max_minutes, self._verbose = max_minutes, verbose
         self._begin()
 
-    def _begin(self):
-        self.best = self.reason = None
-        self._num_without, self._minutes_before, self._start = 0, 0.0, None
-        self._goes_on, self._step = False, None
+    def _begin(self) -> None:
+        self.best: float | None = None
+        self.reason: str | None = None
+        self._num_without, self._minutes_before = 0, 0.0
+        self._start: float | None = None
+        self._step: int | None = None
+        self._goes_on = False
 
     @property
     def minutes(self) -> float:
+        """Minutes of training so far."""
         since = 0.0 if self._start is None else time.monotonic() - self._start
         return self._minutes_before + since / 60
 
     def get_state(self) -> dict:
-        """What a resumed training goes on with, JSON-safe."""
+        """Return the state that a resumed run continues from, JSON-safe."""
         return {
             "best": self.best,
             "num_without": self._num_without,
@@ -106,23 +113,23 @@ class EarlyStopping(keras.callbacks.Callback):
         }
 
     def set_state(self, state: dict) -> None:
-        """Sets what `get_state` returned, for the next `fit`."""
+        """Set what `get_state` returned, for the next `fit`."""
         self._begin()
         self.best, self._num_without = state["best"], state["num_without"]
         self._step = state.get("step")  # not in the oldest checkpoints
         self._minutes_before, self._goes_on = state["minutes"], True
         self.reason = state["reason"]
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         if not self._goes_on:
             self._begin()
         self._goes_on, self._start = False, time.monotonic()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._max_minutes is not None and self.minutes >= self._max_minutes:
             self._stop(f"{self._max_minutes:g} minutes are over")
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         looks = self._target is not None or self._patience is not None
         if looks and self.best is None and self._monitor not in (logs or {}):
             raise ValueError(
@@ -134,10 +141,10 @@ class EarlyStopping(keras.callbacks.Callback):
         self.on_evaluation(logs or {})
 
     def on_evaluation(self, results: dict) -> None:
-        """Looks at results.
+        """Check results against target and patience.
 
         Args:
-            results: As in the logs of an epoch: those of a validation begin with val_.
+            results: Value by name, such as `val_auc`.
         """
         if self._monitor not in results:
             return
@@ -161,65 +168,71 @@ class EarlyStopping(keras.callbacks.Callback):
             )
             self._stop(f"{self._monitor} {before} in {self._num_without} evaluations")
 
-    def _stop(self, reason):
+    def _stop(self, reason: str) -> None:
         if self.reason is None:
             self.reason, self.model.stop_training = reason, True
             if self._verbose:
                 print(f"The training ends: {reason}.", flush=True)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self.on_fit_exit()
 
-    def on_fit_exit(self):
-        """Called at the end of `fit`, also where it fails."""
+    def on_fit_exit(self) -> None:
+        """Stop the clock; called at the end of `fit`, even if it fails."""
         self._minutes_before, self._start = self.minutes, None
 
 
 class EvaluateWithinEpochs(keras.callbacks.Callback):
-    """Evaluates a model every so many steps, for trainings of one long epoch.
+    """Evaluate a model every so many steps, for runs of one long epoch.
 
-    The metrics of the epoch go on as if nothing was.
+    The metrics of the epoch continue as if there had been no evaluation.
 
     Args:
         validation_data: Dataset of `(features, label)`.
         every_steps: Steps of an epoch between two evaluations.
-        listeners: Callbacks that are told of each evaluation; and of its results, as
-            `val_auc` and so on, those that have `on_evaluation`, as `EarlyStopping` and
-            `ResumableTraining`.
+        listeners: Callbacks of each evaluation. Those that have `on_evaluation`, such
+            as `EarlyStopping` and `ResumableTraining`, receive its results by name:
+            `val_auc` and so on.
 
     Attributes:
-        results: A dict of each evaluation: `epoch` from 0, `batch` the batches of it
-            that were trained on, and the values.
-        seconds: What all of them took.
+        results: A dict for each evaluation: `epoch` from 0, `batch` the number of
+            batches trained in that epoch, and the values.
+        seconds: Time that all evaluations took.
 
     Raises:
         ValueError: If `every_steps` is not positive.
     """
 
-    def __init__(self, validation_data, every_steps: int, listeners=()):
+    def __init__(
+        self,
+        validation_data: tf.data.Dataset,
+        every_steps: int,
+        listeners: Iterable[keras.callbacks.Callback] = (),
+    ) -> None:
         super().__init__()
         if every_steps < 1:
             raise ValueError(
                 f"`every_steps` must be at least 1. Received: {every_steps!r}"
             )
         self._validation_data, self._every_steps = validation_data, every_steps
-        self._listeners, self.results, self.seconds = tuple(listeners), [], 0.0
+        self._listeners, self.seconds = tuple(listeners), 0.0
+        self.results: list[dict[str, float]] = []
 
     def get_state(self) -> dict:
-        """What a resumed training goes on with, JSON-safe."""
+        """Return the state that a resumed run continues from, JSON-safe."""
         return {"results": self.results}
 
     def set_state(self, state: dict) -> None:
-        """Sets what `get_state` returned."""
+        """Set what `get_state` returned."""
         self.results = list(state["results"])
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._first = batch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if (batch + 1) // self._every_steps == self._first // self._every_steps:
             return
         start = time.perf_counter()

@@ -1,16 +1,17 @@
-"""`GradientNormLogger`: how large gradients are."""
+"""`GradientNormLogger`: norms of gradients."""
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.types import Logs, PathLike
 from tf_dlrm.training.probes import GradientNorms
 
 
 class GradientNormLogger(Watcher):
-    """Writes the global norm of the gradients, of the MLPs and of the pooled vectors.
+    """Write the global norm of the gradients, of the MLPs and of the pooled vectors.
 
-    Under `gradients/`, of the steps since the last entry: the mean (`dense_norm`,
-    `pooled_norm`) and the largest (`dense_norm_max`, `pooled_norm_max`). They are those
-    of the mean loss of the global batch. The gradients of tables are those of pooled
-    vectors, spread over rows, and are never there as a whole.
+    Under `gradients/`, over the steps since the last entry: the mean (`dense_norm`,
+    `pooled_norm`) and the largest (`dense_norm_max`, `pooled_norm_max`). Gradients are
+    those of the mean loss of the global batch. Tables have no norm of their own: their
+    gradients are the pooled vectors' spread over rows, and never exist as a whole.
 
     Args:
         log_dir: Folder of the run's logs.
@@ -23,7 +24,7 @@ class GradientNormLogger(Watcher):
 
     probe = GradientNorms
 
-    def __init__(self, log_dir, every_steps: int = 50):
+    def __init__(self, log_dir: PathLike, every_steps: int = 50) -> None:
         super().__init__(log_dir)
         if every_steps < 1:
             raise ValueError(
@@ -31,21 +32,21 @@ class GradientNormLogger(Watcher):
             )
         self._every_steps = every_steps
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._written = None
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._is_first_batch = True
 
-    def on_train_batch_begin(self, batch, logs=None):
-        if self._written is None:  # not 0 in an epoch that is resumed
-            self._written = batch
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        if self._is_first_batch:  # not 0 in an epoch that is resumed
+            self._written, self._is_first_batch = batch, False
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if (batch + 1) // self._every_steps > self._written // self._every_steps:
             self._written = batch + 1
             self._write_norms()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._write_norms()
 
-    def _write_norms(self):
+    def _write_norms(self) -> None:
         norms = self._probe.take()
         self._write(TRAIN, {f"gradients/{name}": norms[name] for name in norms})

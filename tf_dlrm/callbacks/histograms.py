@@ -1,15 +1,16 @@
-"""`HistogramLogger`: how weights are distributed."""
+"""`HistogramLogger`: distributions of weights."""
 
 import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.types import Logs
 
 _SAMPLED_ROWS = 4096
 
 
 class HistogramLogger(Watcher):
-    """Writes histograms of the MLPs' weights and of each table, at ends of epochs.
+    """Write histograms of the MLPs' weights and of each table after each epoch.
 
     Under `weights/` the kernels and biases; under `rows/` the values of up to 4,096
     rows of each table, evenly spread over its ids and the same ones each time.
@@ -18,7 +19,7 @@ class HistogramLogger(Watcher):
         log_dir: Folder of the run's logs.
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         with self._events(TRAIN):
             for variable in self.model.dense_variables:
                 # Without the name of the model.

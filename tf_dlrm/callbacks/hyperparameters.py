@@ -1,53 +1,57 @@
-"""`HyperparameterLogger`: what runs were made with, to compare them in TensorBoard."""
+"""`HyperparameterLogger`: hyperparameters, to compare runs in TensorBoard."""
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorboard.plugins.hparams import api, api_pb2, plugin_data_pb2, summary
 
 from tf_dlrm.callbacks.watcher import TRAIN, VALIDATION, Watcher
+from tf_dlrm.runtime.types import Logs, PathLike
 
 _METRICS = ("auc", "log_loss", "normalized_entropy", "calibration", "loss")
 
 
 class HyperparameterLogger(Watcher):
-    """Writes a run's hyperparameters for TensorBoard's HParams page.
+    """Write a run's hyperparameters for TensorBoard's HParams page.
 
-    Runs whose logs lie in one folder are rows of its table, beside what they reached
-    (`TensorBoardLogger` writes that): metrics of the validation where there is one,
-    else of the training, and samples/s.
+    The page has a row for each run whose logs are in the folder, with the results that
+    `TensorBoardLogger` writes: metrics of the validation if there is one, otherwise
+    of the training, and samples/s.
 
     Args:
         log_dir: Folder of the run's logs.
-        values: Name to value. Numbers, booleans and texts stay what they are, a
+        values: Name to value. Numbers, booleans and strings are kept, a
             sequence becomes `"512-256"`, `None` becomes `"none"`.
-        shown: Names that the page shows without being asked; it takes five.
+        shown: Names of up to five values that the page shows by default.
 
     Raises:
         ValueError: If `values` is empty.
     """
 
-    def __init__(self, log_dir, values: dict, shown: Sequence[str] = ()):
+    def __init__(
+        self, log_dir: PathLike, values: dict, shown: Sequence[str] = ()
+    ) -> None:
         super().__init__(log_dir)
         if not values:
             raise ValueError("`values` must name at least one hyperparameter.")
         self._values = {name: _plain(value) for name, value in values.items()}
         self._shown = tuple(shown)
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._status = api_pb2.STATUS_FAILURE  # unless it comes to its end
         self._described = False
         with self._events():
             api.hparams(self._values, trial_id=self._trial())
 
-    def _trial(self):
+    def _trial(self) -> str:
         """The name of the run, and what tells it from others of that name."""
         path = self.log_dir.resolve()
         name = path.parent.name if path.name == "logs" else path.name
         return f"{name} {zlib.crc32(str(path).encode()) & 0xFFFF:04x}"
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._described:
             return
         self._described = True
@@ -71,12 +75,12 @@ class HyperparameterLogger(Watcher):
         with self._events():
             tf.summary.experimental.write_raw_pb(described.SerializeToString())
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self._status = api_pb2.STATUS_SUCCESS
         self.on_fit_exit()
 
-    def on_fit_exit(self):
-        """Called at the end of a DLRM's `fit`, also where it fails."""
+    def on_fit_exit(self) -> None:
+        """Record how the run ended; called at the end of `fit`, even if it fails."""
         if self._status is not None:
             end = summary.session_end_pb(self._status).SerializeToString()
             with self._events():
@@ -87,7 +91,7 @@ class HyperparameterLogger(Watcher):
     _status = None
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if value is None:
         return "none"
     if isinstance(value, (list, tuple)):

@@ -6,15 +6,16 @@ from tensorboard.plugins.pr_curve import summary
 
 from tf_dlrm.callbacks.watcher import VALIDATION, Watcher
 from tf_dlrm.metrics.click import find_click_auc
+from tf_dlrm.runtime.types import Logs
 
 NUM_THRESHOLDS = 1001  # clicks are rare: most lie below the first tenths
 
 
 class PRCurveLogger(Watcher):
-    """Writes the precision-recall curve of each validation, for 1,001 thresholds.
+    """Write the precision-recall curve of each validation, for 1,001 thresholds.
 
-    From the histogram that `ClickAUC` keeps: no prediction is kept, and nothing is
-    computed in a step.
+    Computed from the histogram of `ClickAUC`: no prediction is kept, and a step does no
+    extra work.
 
     Args:
         log_dir: Folder of the run's logs.
@@ -23,7 +24,7 @@ class PRCurveLogger(Watcher):
         ValueError: If the model was not compiled with `tf_dlrm.metrics.ClickAUC`.
     """
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: Logs = None) -> None:
         points = pr_points(*find_click_auc(self.model).histogram())
         written = summary.raw_data_pb(
             "precision_recall", *points, num_thresholds=NUM_THRESHOLDS
@@ -32,8 +33,13 @@ class PRCurveLogger(Watcher):
             tf.summary.experimental.write_raw_pb(written.SerializeToString())
 
 
-def pr_points(logits, negatives, positives, num_thresholds: int = NUM_THRESHOLDS):
-    """What TensorBoard draws a precision-recall curve of.
+def pr_points(
+    logits: np.ndarray,
+    negatives: np.ndarray,
+    positives: np.ndarray,
+    num_thresholds: int = NUM_THRESHOLDS,
+) -> tuple[np.ndarray, ...]:
+    """Return the points of a precision-recall curve, as TensorBoard draws it.
 
     Args:
         logits: `(n,)` ascending logits of buckets.
@@ -43,8 +49,8 @@ def pr_points(logits, negatives, positives, num_thresholds: int = NUM_THRESHOLDS
 
     Returns:
         True positives, false positives, true negatives, false negatives, precision
-        and recall, each `(num_thresholds,)`. Where nothing is predicted to be a click
-        precision is 1, as scikit-learn has it.
+        and recall, each `(num_thresholds,)`. Where nothing is predicted to be a click,
+        precision is 1, as in scikit-learn.
     """
     thresholds = np.linspace(0.0, 1.0, num_thresholds)
     with np.errstate(divide="ignore"):

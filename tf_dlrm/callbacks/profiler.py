@@ -1,32 +1,34 @@
-"""`StepProfiler`: what the machine does in some steps, call by call."""
+"""`StepProfiler`: a trace of some steps, call by call."""
 
 import warnings
 
 import tensorflow as tf
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.types import Logs, PathLike
 
 _MOST_STEPS = 1000
 
 
 class StepProfiler(Watcher):
-    """Writes a trace of some steps for TensorBoard's profiler.
+    """Write a trace of some steps for TensorBoard's profiler.
 
-    To look at it: `pip install 'tf-dlrm[profile]'`, then TensorBoard's page Profile.
-    Take steps after the first ones, which are traced and compiled, and few: a trace
-    has some megabytes for each ten steps, and a traced step is slower.
+    To view it, `pip install 'tf-dlrm[profile]'` and open TensorBoard's page Profile.
+    Choose a few steps after the first ones, in which TensorFlow traces and compiles:
+    ten steps take some megabytes, and a profiled step is slower.
 
     Args:
         log_dir: Folder of the run's logs.
         first: First step, counted from 1 as on the x axis of the charts. With
-            `steps_per_execution` above 1 the execution that it is in begins the trace.
+            `steps_per_execution` above 1 the trace begins with the execution that
+            contains it.
         last: Last step.
 
     Raises:
-        ValueError: If this is no range of at most 1,000 steps.
+        ValueError: If this is not a range of at most 1,000 steps.
     """
 
-    def __init__(self, log_dir, first: int, last: int):
+    def __init__(self, log_dir: PathLike, first: int, last: int) -> None:
         super().__init__(log_dir)
         if not 1 <= first <= last < first + _MOST_STEPS:
             raise ValueError(
@@ -36,10 +38,10 @@ class StepProfiler(Watcher):
         self._first, self._last = first, last
         self._is_running = self._is_done = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._num_steps = self._step()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         size = self.model.steps_per_execution
         is_due = self._first <= self._num_steps + size
         if is_due and not self._is_done and not self._is_running:
@@ -53,18 +55,18 @@ class StepProfiler(Watcher):
             )
             self._trace.__enter__()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._num_steps += self.model.steps_per_execution
         if self._is_running:
             self._trace.__exit__(None, None, None)
             if self._num_steps >= self._last:
                 self._stop()
 
-    def _stop(self):
+    def _stop(self) -> None:
         self._is_running, self._is_done = False, True
         tf.profiler.experimental.stop()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         if not self._is_done and not self._is_running:
             warnings.warn(
                 f"Steps {self._first} to {self._last} were not profiled: the training "
@@ -73,8 +75,8 @@ class StepProfiler(Watcher):
             )
         self.on_fit_exit()
 
-    def on_fit_exit(self):
-        """Called at the end of a DLRM's `fit`, also where it fails."""
+    def on_fit_exit(self) -> None:
+        """Stop the profiler; called at the end of `fit`, even if it fails."""
         if self._is_running:
             self._stop()
         super().on_fit_exit()

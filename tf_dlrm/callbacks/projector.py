@@ -1,29 +1,32 @@
 """`EmbeddingProjector`: rows of tables as points with names."""
 
 import io
+import pathlib
 import re
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 from tensorboard.plugins import projector
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
 from tf_dlrm.runtime import disk
+from tf_dlrm.runtime.types import Logs, PathLike
 
 
 class EmbeddingProjector(Watcher):
-    """Writes rows of some tables for TensorBoard's projector, at ends of epochs.
+    """Write rows of some tables for TensorBoard's projector after each epoch.
 
     Vectors and labels are text files in `<log_dir>/train/projector`, replaced at each
-    epoch. The first rows of a table are written: those of the most frequent values,
-    where ids are numbered by falling frequency (as `pipelines.Vocabulary` does).
+    epoch. The first rows of a table are written: those of the most frequent values
+    if ids are numbered by falling frequency (as `pipelines.Vocabulary` does).
 
     Args:
         log_dir: Folder of the run's logs.
         tables: Names of tables.
-        labels: Table name to labels of its rows, from id 0. Tables that are not named
-            have the ids alone.
-        max_rows: Most rows of a table.
+        labels: Table name to labels of its rows, from id 0. Rows of other tables are
+            labeled with their ids.
+        max_rows: Largest number of rows of a table.
 
     Raises:
         ValueError: If there is no such table, or `max_rows` is not positive.
@@ -31,11 +34,11 @@ class EmbeddingProjector(Watcher):
 
     def __init__(
         self,
-        log_dir,
+        log_dir: PathLike,
         tables: Sequence[str],
         labels: dict[str, Sequence[str]] | None = None,
         max_rows: int = 10_000,
-    ):
+    ) -> None:
         super().__init__(log_dir)
         if isinstance(tables, str) or not tables:
             raise ValueError(
@@ -46,7 +49,7 @@ class EmbeddingProjector(Watcher):
         self._tables, self._labels = tuple(tables), dict(labels or {})
         self._max_rows = max_rows
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         known = [table.name for table in model.spec.tables]
         unknown = [name for name in self._tables if name not in known]
@@ -56,12 +59,12 @@ class EmbeddingProjector(Watcher):
                 f"{', '.join(known)}"
             )
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         folder = self.log_dir / TRAIN / "projector"
         with disk.explaining("rows for the projector", folder):
             self._write_tables(folder)
 
-    def _write_tables(self, folder):
+    def _write_tables(self, folder: pathlib.Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         config = projector.ProjectorConfig()
         sizes = {t.name: t.vocabulary_size for t in self.model.spec.tables}
@@ -78,7 +81,7 @@ class EmbeddingProjector(Watcher):
             entry.metadata_path = f"projector/{file}_labels.tsv"
         projector.visualize_embeddings(str(self.log_dir / TRAIN), config)
 
-    def _write_labels(self, path, name, num_rows):
+    def _write_labels(self, path: pathlib.Path, name: str, num_rows: int) -> None:
         labels = self._labels.get(name, ())
         with open(path, "w", encoding="utf-8") as file:
             if not len(labels):  # one column has no header
@@ -90,11 +93,11 @@ class EmbeddingProjector(Watcher):
                 file.write(f"{label or i}\t{i}\n")
 
 
-def _write_vectors(path, rows):
+def _write_vectors(path: pathlib.Path, rows: np.ndarray) -> None:
     text = io.BytesIO()
     np.savetxt(text, rows, fmt="%.6g", delimiter="\t")
     path.write_bytes(text.getvalue())
 
 
-def _one_line(label) -> str:
+def _one_line(label: object) -> str:
     return re.sub(r"\s", " ", str(label)).strip()

@@ -1,15 +1,19 @@
-"""`ResumableTraining`: checkpoints from which a cut training goes on, bit for bit."""
+"""`ResumableTraining`: checkpoints from which a killed run resumes, bit for bit."""
 
 import math
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.callbacks import best_checkpoint
 from tf_dlrm.callbacks import watcher as events
 from tf_dlrm.callbacks.best_checkpoint import BestCheckpoint
+from tf_dlrm.runtime.types import Logs, PathLike
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.checkpoints import positions
 from tf_dlrm.training.checkpoints import state as training_state
@@ -19,47 +23,46 @@ from tf_dlrm.version import __version__
 
 
 class ResumableTraining(keras.callbacks.Callback):
-    """Saves checkpoints, and lets a training that was cut go on as if it never was.
+    """Save checkpoints and resume an interrupted run as if it had never stopped.
 
     A checkpoint holds weights, tables and optimizer state (by logical table, so that
-    it is restored on any number of devices), seeds of dropout, running metrics, the
-    epochs' results and the position in the dataset. It appears whole or not at all.
-    With op determinism (`tf.config.experimental.enable_op_determinism()`) the resumed
-    run ends bit-equal to one that was not cut.
+    it can be restored on any number of devices), seeds of dropout, running metrics, the
+    results of past epochs and the position in the dataset. It is written completely or
+    not at all. With op determinism (`tf.config.experimental.enable_op_determinism()`)
+    the resumed run ends bit-equal to an uninterrupted one.
 
-    In mid-epoch that needs a `DLRM` and a dataset of `pipelines.records.read`,
-    `read_npy` or `pipelines.criteo.read`, as it was returned. With any other, the
-    training goes on at the begin of an epoch, and checkpoints are written at the
-    ends of epochs alone; a line says so.
+    To resume in the middle of an epoch, you need a `DLRM` and a dataset exactly as
+    `pipelines.records.read`, `read_npy` or `pipelines.criteo.read` returned it. With
+    any other, a run resumes at the start of an epoch, checkpoints are written after
+    epochs only, and a line says so.
 
-    On SIGTERM a `DLRM` saves at the end of the step, says so and exits with code 143.
+    On SIGTERM a `DLRM` saves after the current step, says so and exits with code 143.
 
     Args:
         directory: Folder of the checkpoints of one training.
-        every_steps: Steps between two checkpoints; `None`: by time and epoch alone.
-        every_minutes: Minutes between two checkpoints; `None`: by steps and epoch
-            alone.
-        keep: How many of the newest checkpoints stay.
-        monitor: Name of a validation result: the checkpoint with the best value stays,
+        every_steps: Steps between two checkpoints. Default: by time and epoch only.
+        every_minutes: Minutes between two checkpoints; `None` for none by time.
+        keep: Number of newest checkpoints to keep.
+        monitor: Name of a validation result: the checkpoint with the best value is kept
             too. As a listener of `EvaluateWithinEpochs` the callback also saves after
-            an evaluation within an epoch that is the best so far. The largest is best
-            where the name ends in auc, accuracy, precision or recall, else the
-            smallest. `None`: none.
-        log_dir: Folder for TensorBoard: `speed/checkpoint_seconds` tells for how long
-            each save held the training up. `None`: none.
-        verbose: 1 prints a line for each save, 0 none.
+            the best evaluation so far within an epoch. The largest value is best if
+            the name ends in auc, accuracy, precision or recall, otherwise the smallest.
+            With `None` no checkpoint counts as best.
+        log_dir: Folder for TensorBoard, for `speed/checkpoint_seconds`: how long each
+            save delayed training. Default: not logged.
+        verbose: 1 prints a line for each save, 0 prints none.
 
     Attributes:
-        initial_epoch: Where to go on, for `fit`.
-        initial_batch: The batch in it.
-        num_saved: Checkpoints written.
-        seconds: For how long each of them held the training up.
+        initial_epoch: Epoch to resume at, for `fit`.
+        initial_batch: Batch to resume at in that epoch.
+        num_saved: Number of checkpoints written.
+        seconds: How long each save delayed training.
 
     Raises:
         ValueError: If an argument is out of range, or `fit` is not given what `resume`
             returned.
-        OSError: If a checkpoint cannot be written, as where the disk is full; those
-            that are there are not touched.
+        OSError: If a checkpoint cannot be written, for example because the disk is
+            full. Existing checkpoints are not changed.
 
     Example:
 
@@ -80,14 +83,14 @@ class ResumableTraining(keras.callbacks.Callback):
 
     def __init__(
         self,
-        directory,
+        directory: PathLike,
         every_steps: int | None = None,
         every_minutes: float | None = 10.0,
         keep: int = 2,
         monitor: str | None = "val_loss",
-        log_dir=None,
+        log_dir: PathLike | None = None,
         verbose: int = 1,
-    ):
+    ) -> None:
         super().__init__()
         for name, value in (("every_steps", every_steps), ("keep", keep)):
             if value is not None and (not hasattr(value, "__index__") or value < 1):
@@ -99,45 +102,49 @@ class ResumableTraining(keras.callbacks.Callback):
         self._folder = CheckpointFolder(directory)
         self._every_steps, self._every_minutes = every_steps, every_minutes
         self._keep, self._monitor, self._verbose = keep, monitor, verbose
-        self._log_dir, self._writer = log_dir, None
+        self._log_dir, self._resumed, self._is_within_step = log_dir, None, False
         self._termination = Termination()
-        self._resumed = self._position = None
-        self._carried, self._evaluation, self._is_within_step = {}, None, False
+        self._writer: tf.summary.SummaryWriter | None = None
+        self._position: positions.Position | None = None
+        self._carried: dict[str, Any] = {}
+        self._evaluation: dict[str, float] | None = None
         self.initial_epoch = self.initial_batch = 0
         self.how_to_go_on = "call `resume` and `fit` again, as before."
-        self.num_saved, self.seconds = 0, []
+        self.num_saved = 0
+        self.seconds: list[float] = []
 
     @property
     def best(self) -> pathlib.Path | None:
-        """The checkpoint with the best value of `monitor`; its `model.weights.h5` is
-        for `model.load_weights`."""
+        """Folder of the checkpoint with the best value of `monitor`, or `None`.
+
+        `model.load_weights` reads its `model.weights.h5`.
+        """
         best = self.find_best()
         return None if best is None else best.path
 
     def find_best(self) -> BestCheckpoint | None:
-        """Returns the best checkpoint with its place in the training and its results;
-        `None` without `monitor`, and before the first validation."""
+        """Return the best checkpoint with its step and results, or `None`."""
         return best_checkpoint.find(self._folder, self._monitor)
 
-    def carry(self, **callbacks) -> None:
-        """Names callbacks whose state is saved and goes on, too; before `resume`.
+    def carry(self, **callbacks: Any) -> None:
+        """Save and restore the state of other callbacks too; call it before `resume`.
 
         Args:
             **callbacks: Objects with `get_state()`, JSON-safe, and `set_state(state)`,
-                such as a `EarlyStopping`.
+                such as an `EarlyStopping`, by name.
         """
         self._carried.update(callbacks)
 
-    def resume(self, model, dataset):
-        """Brings a model to where the newest checkpoint was, if there is one.
+    def resume(self, model: keras.Model, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Restore a model from the newest checkpoint, if there is one.
 
         Args:
-            model: The model, compiled as it was before.
-            dataset: What it is trained on, as it was before.
+            model: The model, compiled as in the interrupted run.
+            dataset: Its training data, as in the interrupted run.
 
         Returns:
-            What to give to `fit`, with `initial_epoch`: the dataset, beginning where
-            the training was cut.
+            The dataset to pass to `fit`, with `initial_epoch`: it begins where the run
+            was interrupted.
 
         Raises:
             ValueError: If the checkpoint is of another model, optimizer or dataset.
@@ -176,7 +183,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self._resumed = model
         return dataset
 
-    def _check_input(self, facts):
+    def _check_input(self, facts: dict[str, Any]) -> None:
         before = facts.get("input")
         if not facts or before == self._description:
             return
@@ -195,7 +202,7 @@ class ResumableTraining(keras.callbacks.Callback):
 
     # What Keras calls
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         if self._resumed is not self.model:
             raise ValueError(
                 "Give `fit` what `ResumableTraining.resume(model, dataset)` returns."
@@ -213,11 +220,11 @@ class ResumableTraining(keras.callbacks.Callback):
                 )
         self._is_first = True
         self._last_save = time.monotonic()
-        self._metrics_before_test = None
+        self._metrics_before_test: dict[str, np.ndarray] | None = None
         if isinstance(self.model, keras_hooks.KerasModelAdapter):
             self._termination.begin()  # another model's `fit` would not end it
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._is_first and epoch != self.initial_epoch:
             raise ValueError(
                 "Give `fit` initial_epoch=checkpoint.initial_epoch, which is "
@@ -227,23 +234,23 @@ class ResumableTraining(keras.callbacks.Callback):
         if self._is_first and self.initial_batch:
             self._batch = self.initial_batch
             keras_hooks.build_metrics(self.model)
-            training_state.set_metrics(self.model, self._state)
+            training_state.set_metrics(self.model, self._state or {})
         if self._position is not None:
             self._position.epoch, self._position.batch = epoch, self._batch
         self._is_first, self._state = False, None
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._is_within_step, self._evaluation = True, None
 
     def on_evaluation(self, results: dict) -> None:
-        """Takes the results of `EvaluateWithinEpochs`, before the end of the step.
+        """Receive the results of `EvaluateWithinEpochs`, before the end of the step.
 
         Args:
             results: Values by name, such as `val_auc`.
         """
         self._evaluation = results
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         before, self._batch, self._is_within_step = self._batch, batch + 1, False
         if self._termination.requested:
             self._stop(logs, training_state.get_metrics)
@@ -252,28 +259,30 @@ class ResumableTraining(keras.callbacks.Callback):
                 self._epoch, self._batch, training_state.get_metrics(self.model), logs
             )
 
-    def _is_due(self, before):
+    def _is_due(self, before: int) -> bool:
         if self._every_steps:
             if self._batch // self._every_steps > before // self._every_steps:
                 return True
         since = time.monotonic() - self._last_save
         return self._every_minutes is not None and since > 60 * self._every_minutes
 
-    def _is_best(self):
-        value = (self._evaluation or {}).get(self._monitor)
+    def _is_best(self) -> bool:
+        if self._monitor is None or self._evaluation is None:
+            return False
+        value = self._evaluation.get(self._monitor)
         return best_checkpoint.is_better(value, self.find_best(), self._monitor)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: Logs = None) -> None:
         # Keras will reset them, and a validation may be cut; not one within a step,
         # which is not counted yet.
         if not self._is_within_step:
             self._metrics_before_test = training_state.get_metrics(self.model)
 
-    def on_test_batch_end(self, batch, logs=None):
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._termination.requested and not self._is_within_step:
             self._stop(None, lambda model: self._metrics_before_test)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._history["epoch"].append(epoch)
         values = {name: float(value) for name, value in (logs or {}).items()}
         self._history["logs"].append(values)
@@ -281,15 +290,15 @@ class ResumableTraining(keras.callbacks.Callback):
         if self._termination.requested:
             self._exit()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         _put_before(self.model.history, self._history)
         self.on_fit_exit()
         if self._writer is not None:
             self._writer.flush()
             self._writer = None  # the last who had it closes it
 
-    def on_fit_exit(self):
-        """Called at the end of `fit`, also where it fails."""
+    def on_fit_exit(self) -> None:
+        """Release folder and signal; called at the end of `fit`, even if it fails."""
         self._termination.end()
         self._folder.release()
         self._resumed = None
@@ -297,23 +306,23 @@ class ResumableTraining(keras.callbacks.Callback):
             self._position.epoch = self._position.batch = 0
 
     def clear(self, keep_best: bool = True) -> None:
-        """Removes the checkpoints of a training that is done.
+        """Remove the checkpoints of a finished run.
 
         Args:
-            keep_best: Whether the best one stays if a later epoch was worse.
+            keep_best: Whether to keep the best one if a later epoch was worse.
         """
         names, best = self._folder.names(), self.best
         is_wanted = keep_best and best is not None and best.name != names[-1]
-        self._folder.clear(best.name if is_wanted else None)
+        self._folder.clear(best.name if best is not None and is_wanted else None)
 
     # Saving
 
-    def _stop(self, logs, get_metrics):
+    def _stop(self, logs: Logs, get_metrics: Callable[[keras.Model], Any]) -> NoReturn:
         if self._position is not None:
             self._save(self._epoch, self._batch, get_metrics(self.model), logs)
         self._exit()
 
-    def _exit(self):
+    def _exit(self) -> NoReturn:
         names = self._folder.names()
         where = f"saved in {self._folder.path / names[-1]}" if names else "not saved"
         if self._position is None:
@@ -321,7 +330,9 @@ class ResumableTraining(keras.callbacks.Callback):
         say(f"SIGTERM: the training is {where}. To go on, {self.how_to_go_on}")
         raise SystemExit(SIGTERM_EXIT_CODE)
 
-    def _save(self, epoch, batch, metrics, logs):
+    def _save(
+        self, epoch: int, batch: int, metrics: dict[str, np.ndarray], logs: Logs
+    ) -> None:
         is_finite = math.isfinite((logs or {}).get("loss", 0.0))
         skipped = training_state.has_just_skipped(self.model)
         if not is_finite or (skipped and not self._is_best()):
@@ -354,7 +365,7 @@ class ResumableTraining(keras.callbacks.Callback):
         self.seconds.append(seconds)
         self._show(path, step, seconds)
 
-    def _show(self, path, step, seconds):
+    def _show(self, path: pathlib.Path, step: int, seconds: float) -> None:
         if self._verbose:
             num_bytes = sum(each.stat().st_size for each in path.iterdir())
             say(f"Checkpoint {path}: {num_bytes / 1e6:.1f} MB in {seconds:.2f} s")
@@ -368,16 +379,16 @@ class ResumableTraining(keras.callbacks.Callback):
 
 
 def say(line: str) -> None:
-    """Prints a line at once."""
+    """Print a line immediately."""
     print(line, flush=True)
 
 
-def _can(description):
+def _can(description: dict[str, Any] | None) -> str:
     return "cannot" if description is None else "can"
 
 
-def _put_before(history, earlier):
-    """Completes Keras' `History` by the epochs before the resume."""
+def _put_before(history: keras.callbacks.History, earlier: dict[str, list]) -> None:
+    """Add the epochs before the resume to Keras' `History`."""
     missing = [
         (epoch, logs)
         for epoch, logs in zip(earlier["epoch"], earlier["logs"], strict=True)

@@ -1,23 +1,25 @@
-"""`RowNormLogger`: how long the vectors of each table are."""
+"""`RowNormLogger`: norms of the vectors of each table."""
 
 import numpy as np
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.embedding.contract import EmbeddingLayer
+from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import Logs
 
 
 class RowNormLogger(Watcher):
-    """Writes mean and largest Euclidean norm of the rows of each table, by epoch.
+    """Write the mean and largest Euclidean norm of each table's rows, by epoch.
 
-    `row_norm_mean/<table>` and `row_norm_max/<table>`. All rows are read, some
-    megabytes at a time and never a copy of a table: about a second for 10 million rows
-    of 16.
+    `row_norm_mean/<table>` and `row_norm_max/<table>`. All rows are read, a
+    few megabytes at a time: about a second for 10 million rows of width 16.
 
     Args:
         log_dir: Folder of the run's logs.
     """
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         values = {}
         for table in self.model.spec.tables:
             mean, largest = row_norms(self.model.embedding, table)
@@ -26,8 +28,8 @@ class RowNormLogger(Watcher):
         self._write(TRAIN, values)
 
 
-def row_norms(embedding, table) -> tuple[float, float]:
-    """Mean and largest norm of the rows of a table.
+def row_norms(embedding: EmbeddingLayer, table: EmbeddingTable) -> tuple[float, float]:
+    """Return the mean and the largest norm of the rows of a table.
 
     Args:
         embedding: The embedding layer.

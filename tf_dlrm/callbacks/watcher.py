@@ -1,20 +1,23 @@
-"""Where the callbacks of this package write: TensorBoard's event files."""
+"""TensorBoard event files, which the callbacks of this package share."""
 
 import pathlib
 import weakref
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tf_dlrm.runtime.types import Logs, PathLike
 
 TRAIN, VALIDATION = "train", "validation"
 
 # One writer a folder: of several files in one folder that grow at the same time
 # TensorBoard would follow the last alone.
-_writers = weakref.WeakValueDictionary()
+_writers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
-def writer_of(folder: pathlib.Path):
-    """The writer of a folder, which everybody who holds it shares."""
+def writer_of(folder: pathlib.Path) -> tf.summary.SummaryWriter:
+    """Return the writer of a folder; callbacks of one folder share it."""
     key = str(folder.resolve())
     writer = _writers.get(key)
     if writer is None:
@@ -30,15 +33,16 @@ class Watcher(keras.callbacks.Callback):
         log_dir: Folder of the run's logs; several callbacks share it.
     """
 
-    probe = None
+    probe: type | None = None
     """Kind of the probe in the step that this callback needs."""
+    _probe: Any
 
-    def __init__(self, log_dir):
+    def __init__(self, log_dir: PathLike) -> None:
         super().__init__()
         self.log_dir = pathlib.Path(log_dir)
-        self._writers = {}
+        self._writers: dict[str, Any] = {}
 
-    def set_model(self, model):
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
         if self.probe is None:
             return
@@ -52,7 +56,7 @@ class Watcher(keras.callbacks.Callback):
     def _step(self) -> int:
         return int(self.model.optimizer.iterations.numpy())
 
-    def _events(self, part: str = ""):
+    def _events(self, part: str = "") -> Any:
         """Context in which `tf.summary` writes to a part of the logs, at this step."""
         if part not in self._writers:
             self._writers[part] = writer_of(self.log_dir / part)
@@ -63,11 +67,11 @@ class Watcher(keras.callbacks.Callback):
             for name, value in values.items():
                 tf.summary.scalar(name, float(value))
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Logs = None) -> None:
         self.on_fit_exit()
 
-    def on_fit_exit(self):
-        """Called at the end of a DLRM's `fit`, also where it fails."""
+    def on_fit_exit(self) -> None:
+        """Flush and release; called at the end of a DLRM's `fit`, even if it fails."""
         if self.probe is not None and self.model is not None:
             self.model.drop_probe(self.probe)
         for writer in self._writers.values():

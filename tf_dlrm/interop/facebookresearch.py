@@ -4,7 +4,9 @@ import collections
 import os
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import keras
 import numpy as np
 
 from tf_dlrm.features import EmbeddingTable, FeatureSpec
@@ -12,6 +14,8 @@ from tf_dlrm.interop.torch_files import read_torch_file, short
 from tf_dlrm.interop.weights import DenseStack, make_model
 from tf_dlrm.layers import CatInteraction, DotInteraction
 from tf_dlrm.model import DLRM
+
+Weights = dict[str, dict[int, dict[str, np.ndarray]]]  # by stack, place and kind
 
 _MLP_KEY = re.compile(r"(bot_l|top_l)\.(\d+)\.(weight|bias)")
 _TABLE_KEY = re.compile(r"emb_l\.(\d+)\.(weight|embs\.weight|proj\.weight)")
@@ -29,7 +33,7 @@ def from_facebookresearch_dlrm(
     self_interaction: bool = False,
     embedding: Callable | None = None,
 ) -> DLRM:
-    """Makes a `DLRM` of a checkpoint of facebookresearch/dlrm.
+    """Make a `DLRM` from a checkpoint of facebookresearch/dlrm.
 
     The predictions are those of the PyTorch model. The file is read without torch and
     without unpickling code; tables are copied block by block from the file, so that
@@ -41,14 +45,14 @@ def from_facebookresearch_dlrm(
         checkpoint: A file that `--save-model` wrote, or of `torch.save` of the
             state_dict; or the state_dict itself (of torch tensors or arrays).
         spec: Names of features and tables, a table for each sparse feature in the
-            order of the checkpoint. `None` names them as Criteo's: I1, I2, ... and
-            C1, C2, ...
-        interaction: `"dot"` or `"cat"` (`--arch-interaction-op`); `None`: the one that
-            the widths allow.
+            order of the checkpoint. By default they are named as Criteo's: I1,
+            I2, ... and C1, C2, ...
+        interaction: `"dot"` or `"cat"` (`--arch-interaction-op`); by default the one
+            that the widths allow.
         self_interaction: `--arch-interaction-itself`. Not guessed: a model with it
             has the widths of one without it and one table more.
-        embedding: Called with the tables, makes the embedding layer, for example
-            `tf_dlrm.sharding.ShardedEmbeddingCollection`; `None` for an
+        embedding: Function of the tables that makes the embedding layer, for example
+            `tf_dlrm.sharding.ShardedEmbeddingCollection`. Default:
             `EmbeddingCollection`.
 
     Returns:
@@ -93,7 +97,7 @@ def from_facebookresearch_dlrm(
     return make_model(spec, bottom, top, layer, rows, embedding, stacks)
 
 
-def _state_dict(checkpoint) -> dict[str, np.ndarray]:
+def _state_dict(checkpoint: str | os.PathLike | Mapping) -> dict[str, np.ndarray]:
     """The weights by name, without the prefixes of wrappers."""
     if not isinstance(checkpoint, Mapping):
         checkpoint = read_torch_file(checkpoint)
@@ -114,7 +118,7 @@ def _state_dict(checkpoint) -> dict[str, np.ndarray]:
     }
 
 
-def _array(key, value) -> np.ndarray:
+def _array(key: str, value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # a torch tensor, of a process that has torch
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
@@ -126,9 +130,9 @@ def _array(key, value) -> np.ndarray:
     return value
 
 
-def _sort_weights(state):
+def _sort_weights(state: dict[str, np.ndarray]) -> Weights:
     """Weights as `{"bot_l": {layer: {"weight", "bias"}}, "top_l", "emb_l"}`."""
-    weights = {
+    weights: Weights = {
         name: collections.defaultdict(dict) for name in ("bot_l", "top_l", "emb_l")
     }
     unknown = []
@@ -156,9 +160,10 @@ def _sort_weights(state):
     return weights
 
 
-def _dense_stack(layers, name) -> DenseStack:
+def _dense_stack(layers: dict[int, dict[str, np.ndarray]], name: str) -> DenseStack:
     """Linear layers by their place, where activations have the places between."""
-    kernels, biases = [], []
+    kernels: list[np.ndarray] = []
+    biases: list[np.ndarray] = []
     for place in sorted(layers):
         found = layers[place]
         shapes = {kind: values.shape for kind, values in found.items()}
@@ -176,7 +181,7 @@ def _dense_stack(layers, name) -> DenseStack:
     )
 
 
-def _tables(weights):
+def _tables(weights: Weights) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
     """Rows of each table, and the projections of those that have one."""
     rows, projections = [], {}
     found = weights["emb_l"]
@@ -205,7 +210,13 @@ def _tables(weights):
     return rows, projections
 
 
-def _interaction(bottom, top, widths, interaction, self_interaction):
+def _interaction(
+    bottom: DenseStack,
+    top: DenseStack,
+    widths: list[int],
+    interaction: str | None,
+    self_interaction: bool,
+) -> keras.layers.Layer:
     """The layer whose output has the width of the top MLP's input."""
     dense_width, num_vectors = bottom.kernels[-1].shape[1], len(widths) + 1
     choices = {} if self_interaction else {"cat": dense_width + sum(widths)}
@@ -231,7 +242,7 @@ def _interaction(bottom, top, widths, interaction, self_interaction):
     return DotInteraction(self_interaction, name="interaction")
 
 
-def _criteo_names(bottom, rows) -> FeatureSpec:
+def _criteo_names(bottom: DenseStack, rows: list[np.ndarray]) -> FeatureSpec:
     return FeatureSpec(
         dense=[f"I{i + 1}" for i in range(bottom.kernels[0].shape[0])],
         tables=[
@@ -240,9 +251,9 @@ def _criteo_names(bottom, rows) -> FeatureSpec:
     )
 
 
-def _check_spec(spec, bottom, rows) -> None:
-    got = [table.vocabulary_size for table in spec.tables]
-    got = (spec.num_dense, spec.num_sparse, got)
+def _check_spec(spec: FeatureSpec, bottom: DenseStack, rows: list[np.ndarray]) -> None:
+    sizes = [table.vocabulary_size for table in spec.tables]
+    got = (spec.num_dense, spec.num_sparse, sizes)
     expected = (bottom.kernels[0].shape[0], len(rows), [len(values) for values in rows])
     widths = [table.embedding_dim for table in spec.tables]
     combiners = {table.combiner for table in spec.tables}
@@ -259,6 +270,6 @@ def _check_spec(spec, bottom, rows) -> None:
         )
 
 
-def _describe(value) -> str:
+def _describe(value: Any) -> str:
     names = list(value)[:5] if isinstance(value, Mapping) else value
     return f"{type(value).__name__} {short(names)}"

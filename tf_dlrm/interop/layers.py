@@ -1,9 +1,14 @@
-"""Interactions that other libraries have, and that models brought in need."""
+"""Interactions of other libraries, for imported models."""
+
+from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tf_dlrm.layers import CrossInteraction
+from tf_dlrm.layers.interactions import Shapes, Vectors
+from tf_dlrm.runtime.types import Shape
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -11,9 +16,9 @@ class CrossBesideDense(CrossInteraction):
     """The bottom MLP's output beside the cross network's: TFRS' `concat_dense`.
 
     Args:
-        num_layers: See `CrossInteraction`, as for the other arguments.
-        rank: See there.
-        use_bias: See there.
+        num_layers: Number of cross layers.
+        rank: Rank of the kernels; `None` for full matrices.
+        use_bias: Whether the cross layers have biases.
 
     Call arguments:
         inputs: A list whose first tensor is z_0 `(batch, D)`; the others as for
@@ -27,10 +32,11 @@ class CrossBesideDense(CrossInteraction):
         Recommenders 0.7.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Vectors) -> tf.Tensor:
         crossed = super().call(inputs)
         return ops.concatenate([ops.cast(inputs[0], crossed.dtype), crossed], axis=1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
         batch, width = super().compute_output_shape(input_shape)
-        return (batch, input_shape[0][-1] + width)
+        first: Any = input_shape[0]
+        return (batch, first[-1] + width)

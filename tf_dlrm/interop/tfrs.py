@@ -1,7 +1,9 @@
 """Models of TensorFlow Recommenders: `tfrs.experimental.models.Ranking`."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from tf_dlrm.features import EmbeddingTable, FeatureSpec
@@ -13,14 +15,14 @@ from tf_dlrm.model import DLRM
 
 
 def from_tfrs(
-    model, dense: Sequence[str] | None = None, embedding: Callable | None = None
+    model: Any, dense: Sequence[str] | None = None, embedding: Callable | None = None
 ) -> DLRM:
-    """Makes a `DLRM` of a trained `Ranking` model of TensorFlow Recommenders.
+    """Make a `DLRM` from a trained `Ranking` model of TensorFlow Recommenders.
 
     The predictions are equal. Features keep their names, tables those of their
     `TableConfig` (without a name, of their first feature). TFRS puts features in
     alphabetical order, the dense vector behind them; a `DLRM` has the dense vector
-    first. The weights are reordered, which nobody sees but who compares kernels. An
+    first. The weights are reordered, which shows only if you compare kernels. An
     interaction with `concat_dense=False` gets weights of zero for the dense vector;
     the zeros of `skip_gather` are left out. Compile options, regularizers and the
     state of optimizers are not taken over.
@@ -35,8 +37,8 @@ def from_tfrs(
             or a `Sequential` of `Concatenate()` and one `Cross` or `MultiLayerDCN`.
         dense: Names of the columns of the dense tensor; `None` for dense_0, dense_1,
             ...
-        embedding: Called with the tables, makes the embedding layer, for example
-            `tf_dlrm.sharding.ShardedEmbeddingCollection`; `None` for an
+        embedding: Function of the tables that makes the embedding layer, for example
+            `tf_dlrm.sharding.ShardedEmbeddingCollection`. Default:
             `EmbeddingCollection`.
 
     Returns:
@@ -45,7 +47,7 @@ def from_tfrs(
 
     Raises:
         ImportError: If TFRS cannot be imported in this process.
-        TypeError: If `model` is no `Ranking`.
+        TypeError: If `model` is not a `Ranking`.
         ValueError: If a part has no weights yet or no counterpart; the message names
             it.
 
@@ -68,7 +70,7 @@ def from_tfrs(
     return result
 
 
-def _make_spec(parts: Ranking, dense) -> FeatureSpec:
+def _make_spec(parts: Ranking, dense: Sequence[str] | None) -> FeatureSpec:
     num_dense = parts.bottom.kernels[0].shape[0]
     if dense is None:
         dense = [f"dense_{i}" for i in range(num_dense)]
@@ -80,7 +82,8 @@ def _make_spec(parts: Ranking, dense) -> FeatureSpec:
     tables = [
         EmbeddingTable(
             table.name or table.features[0],
-            *table.rows.shape,
+            table.rows.shape[0],
+            table.rows.shape[1],
             combiner=table.combiner,
             features=table.features,
         )
@@ -89,7 +92,9 @@ def _make_spec(parts: Ranking, dense) -> FeatureSpec:
     return FeatureSpec(dense, tables)
 
 
-def _interaction(parts: Ranking, order, widths):
+def _interaction(
+    parts: Ranking, order: list[int], widths: list[int]
+) -> tuple[keras.layers.Layer, np.ndarray]:
     """The interaction, and the top MLP's first kernel for what it returns."""
     theirs, kernel = parts.interaction, parts.top.kernels[0]
     width = widths[0] if parts.concat_dense else 0  # of the dense vector put in front
@@ -114,14 +119,14 @@ def _interaction(parts: Ranking, order, widths):
     kind = CrossBesideDense if parts.concat_dense else CrossInteraction
     layer = kind(
         num_layers=len(theirs.kernels),
-        rank=theirs.projections and theirs.projections[0].shape[1],
+        rank=theirs.projections[0].shape[1] if theirs.projections else None,
         use_bias=theirs.biases is not None,
         name="interaction",
     )
     return layer, np.concatenate([of_dense, of_vectors])
 
 
-def _num_outputs(theirs, widths) -> int:
+def _num_outputs(theirs: Dot | Cat | Cross, widths: list[int]) -> int:
     if not isinstance(theirs, Dot):
         return sum(widths)
     n = len(widths)
@@ -130,11 +135,11 @@ def _num_outputs(theirs, widths) -> int:
     return n * (n + 1) // 2 if theirs.self_interaction else n * (n - 1) // 2
 
 
-def _pairs(theirs: Dot, order) -> np.ndarray:
+def _pairs(theirs: Dot, order: list[int]) -> np.ndarray:
     """Of each pair of ours, in our order: its place in TFRS' output."""
-    n, order = len(order), np.asarray(order)
+    n, places = len(order), np.asarray(order)
     i, j = np.tril_indices(n, 0 if theirs.self_interaction else -1)
-    row, column = np.maximum(order[i], order[j]), np.minimum(order[i], order[j])
+    row, column = np.maximum(places[i], places[j]), np.minimum(places[i], places[j])
     if theirs.skip_gather:
         return row * n + column
     if theirs.self_interaction:
@@ -142,14 +147,14 @@ def _pairs(theirs: Dot, order) -> np.ndarray:
     return row * (row - 1) // 2 + column
 
 
-def _flat_places(order, widths) -> np.ndarray:
+def _flat_places(order: list[int], widths: list[int]) -> np.ndarray:
     """Of each value of our vectors side by side: its place in TFRS' concatenation."""
     width_of = dict(zip(order, widths))
     first = np.cumsum([0, *(width_of[place] for place in range(len(order)))])
     return np.concatenate([first[p] + np.arange(width_of[p]) for p in order])
 
 
-def _copy_cross(theirs: Cross, places, layer) -> None:
+def _copy_cross(theirs: Cross, places: np.ndarray, layer: CrossInteraction) -> None:
     for i, kernel in enumerate(theirs.kernels):
         if theirs.projections is None:
             layer.kernels[i].assign(kernel[places][:, places])

@@ -1,4 +1,4 @@
-"""Reads a TFRS `Ranking` model apart: the one place that knows its attributes.
+"""The parts of a TFRS `Ranking` model: the one place that knows its attributes.
 
 They are private, as most of TFRS' are; checked against tensorflow-recommenders 0.7.7.
 A part with code of its own (a subclass with another `call`) is refused: what it
@@ -7,7 +7,7 @@ computes is not known.
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import keras
 import numpy as np
@@ -27,16 +27,18 @@ class Table(NamedTuple):
 
 
 class Dot(NamedTuple):
+    """The options of a `DotInteraction`."""
+
     self_interaction: bool
     skip_gather: bool
 
 
 class Cat(NamedTuple):
-    pass
+    """A concatenation."""
 
 
 class Cross(NamedTuple):
-    """Of each layer: kernel, projection (or `None`) and bias (or `None`)."""
+    """A cross network: by layer its kernel, projection and bias; `None` for neither."""
 
     kernels: list[np.ndarray]
     projections: list[np.ndarray] | None
@@ -56,23 +58,23 @@ class Ranking(NamedTuple):
 class VariableRows:
     """Rows of a variable, read in slices: never the whole table at once."""
 
-    def __init__(self, variable):
+    def __init__(self, variable: tf.Variable) -> None:
         self._variable = variable
         self.shape = tuple(variable.shape)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice):
+    def __getitem__(self, rows: slice) -> tf.Tensor:
         return row_ops.gather(self._variable, tf.range(rows.start, rows.stop))
 
 
-def read_ranking(model) -> Ranking:
-    """Takes a `tfrs.experimental.models.Ranking` apart.
+def read_ranking(model: Any) -> Ranking:
+    """Return the parts of a `tfrs.experimental.models.Ranking`.
 
     Raises:
         ImportError: If TFRS cannot be imported in this process.
-        TypeError: If this is no `Ranking`.
+        TypeError: If this is not a `Ranking`.
         ValueError: If a part has no counterpart, or has no weights yet.
     """
     tfrs = _import_tfrs()
@@ -98,7 +100,7 @@ def read_ranking(model) -> Ranking:
     )
 
 
-def _import_tfrs():
+def _import_tfrs() -> Any:
     try:
         import tensorflow_recommenders
     except ImportError as error:
@@ -111,11 +113,11 @@ def _import_tfrs():
     return tensorflow_recommenders
 
 
-def _is(layer, kind) -> bool:
+def _is(layer: Any, kind: Any) -> bool:
     return isinstance(layer, kind) and type(layer).call is kind.call
 
 
-def _refuse(part, layer, rule):
+def _refuse(part: str, layer: Any, rule: str) -> NoReturn:
     raise ValueError(
         f"`{part}` {rule}. Received: {type(layer).__name__} '{layer.name}'"
     )
@@ -124,7 +126,7 @@ def _refuse(part, layer, rule):
 # MLPs
 
 
-def _read_stack(tfrs, stack, part) -> DenseStack:
+def _read_stack(tfrs: Any, stack: Any, part: str) -> DenseStack:
     if _is(stack, tfrs.layers.blocks.MLP):
         layers = stack._sublayers
     elif _is(stack, tf.keras.Sequential):
@@ -154,7 +156,7 @@ def _read_stack(tfrs, stack, part) -> DenseStack:
     )
 
 
-def _check_ready(layer, part) -> None:
+def _check_ready(layer: Any, part: str) -> None:
     if not layer.built:
         raise ValueError(
             f"`{part}` has no weights yet: call the model on a batch, or load a "
@@ -167,7 +169,7 @@ def _check_ready(layer, part) -> None:
         )
 
 
-def _activation(layer, part) -> str:
+def _activation(layer: Any, part: str) -> str:
     """The name of an activation that is the same function in Keras 2 and 3."""
     name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
     x = tf.constant(np.linspace(-6, 6, 121, dtype=np.float32)[None])
@@ -188,7 +190,7 @@ def _activation(layer, part) -> str:
 # Tables
 
 
-def _read_tables(tfrs, layer) -> list[Table]:
+def _read_tables(tfrs: Any, layer: Any) -> list[Table]:
     from tensorflow_recommenders.experimental.layers.embedding import (
         partial_tpu_embedding,
     )
@@ -216,7 +218,7 @@ def _read_tables(tfrs, layer) -> list[Table]:
     return sorted(tables.values(), key=lambda table: table.features[0])
 
 
-def _add_tpu_tables(tables, layer) -> None:
+def _add_tpu_tables(tables: dict[Any, Table], layer: Any) -> None:
     if layer._using_tpu:
         raise ValueError(
             "`embedding_layer` was made under a TPUStrategy, where its variables are "
@@ -247,7 +249,7 @@ def _add_tpu_tables(tables, layer) -> None:
 # Interactions
 
 
-def _read_interaction(tfrs, layer) -> Dot | Cat | Cross:
+def _read_interaction(tfrs: Any, layer: Any) -> Dot | Cat | Cross:
     lib = tfrs.layers.feature_interaction
     if _is(layer, lib.DotInteraction):
         return Dot(layer._self_interaction, layer._skip_gather)
@@ -272,7 +274,7 @@ def _read_interaction(tfrs, layer) -> Dot | Cat | Cross:
     )
 
 
-def _read_cross(layer) -> Cross:
+def _read_cross(layer: Any) -> Cross:
     if layer._preactivation is not tf.keras.activations.linear:
         _refuse("feature_interaction", layer, "must have no `preactivation`")
     if layer._projection_dim is None:
@@ -297,7 +299,7 @@ def _read_cross(layer) -> Cross:
     )
 
 
-def _read_multi_layer(layer) -> Cross:
+def _read_multi_layer(layer: Any) -> Cross:
     if not layer.built:
         _check_ready(layer, "feature_interaction")
     for each in [*layer._dense_u_kernels, *layer._dense_v_kernels]:

@@ -2,7 +2,7 @@
 
 The zip form, torch's since 1.6, is a pickle beside one raw file for each storage. A
 pickle names the functions that it wants called. The few names that stand for tensors
-and plain containers are answered here by code of ours; every other name is refused.
+and plain containers are answered here by our own code; every other name is refused.
 Storages are memory maps: a tensor costs memory when it is read, and only then.
 """
 
@@ -14,7 +14,8 @@ import pickle
 import reprlib
 import struct
 import zipfile
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import tensorflow as tf
@@ -48,8 +49,8 @@ _MOST_IN_A_TUPLE, _DEEPEST_TUPLE = 100_000, 50
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip entry: the lengths of two fields
 
 
-def read_torch_file(path) -> Any:
-    """Reads what `torch.save` wrote.
+def read_torch_file(path: str | os.PathLike) -> Any:
+    """Read a file of `torch.save`.
 
     Args:
         path: A file in torch's zip form.
@@ -59,7 +60,7 @@ def read_torch_file(path) -> Any:
         objects of no use here (NumPy scalars, devices) are placeholders.
 
     Raises:
-        ValueError: If the file is no such file, is damaged, or names anything but
+        ValueError: If it is not such a file, is damaged, or names anything but
             tensors and plain containers. Nothing that it names was run.
     """
     path = os.fspath(path)
@@ -79,31 +80,33 @@ def read_torch_file(path) -> Any:
 
 
 class _Short(reprlib.Repr):
-    """Text of whatever a file holds, of bounded length and in bounded time: a few
-    bytes can stand for a structure of gigabytes, or one that is 100,000 deep."""
+    """Text of whatever a file holds, of bounded length and in bounded time.
 
-    def __init__(self):
+    A few bytes can stand for a structure of gigabytes, or one that is 100,000 deep.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother = 2, 100, 100
 
-    def repr_instance(self, x, level):
+    def repr_instance(self, x: Any, level: int) -> str:
         return f"<{type(x).__name__}>"
 
-    def repr_int(self, x, level):
+    def repr_int(self, x: int, level: int) -> str:
         return repr(x) if abs(x) < 1 << 128 else "<int of many digits>"
 
 
 def short(value: Any) -> str:
-    """Like `repr`, but for values of which nothing is known; see `_Short`."""
+    """Return a `repr` of bounded length, for values that may be anything."""
     return _Short().repr(value)
 
 
-def _describe(error) -> str:
+def _describe(error: BaseException) -> str:
     text = error.args[0] if error.args and isinstance(error.args[0], str) else ""
     return f"{type(error).__name__}: {text[:200]}".removesuffix(": ")
 
 
-def _not_a_zip(path) -> str:
+def _not_a_zip(path: str) -> str:
     with open(path, "rb") as file:
         if file.read(4) == b"PK\x03\x04":
             return f"{path} is damaged: a zip file without its end. Copy it again."
@@ -115,7 +118,7 @@ def _not_a_zip(path) -> str:
 
 
 class _Refused(Exception):
-    """What the file asks for is not given."""
+    """The file asks for something that is refused."""
 
 
 class _StorageType(NamedTuple):
@@ -191,9 +194,15 @@ class _Unpickler(pickle._Unpickler):
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]  # the base's
+    _path: str
+    _archive: zipfile.ZipFile
+    _folder: str
+    _storages: dict[str, _Storage]
+    _tuples: dict[int, tuple[Any, int, int]]  # by id: itself, its size, its depth
 
     @classmethod
-    def of(cls, path, archive):
+    def of(cls, path: str, archive: zipfile.ZipFile) -> Self:
         pickles = [n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
             raise _Refused("it is a zip file without the data.pkl of torch.save")
@@ -207,10 +216,10 @@ class _Unpickler(pickle._Unpickler):
         unpickler = cls(io.BytesIO(archive.read(pickles[0])))
         unpickler._path, unpickler._archive = path, archive
         unpickler._folder, unpickler._storages = folder, {}
-        unpickler._tuples = {}  # by id: the tuple, what it stands for, its depth
+        unpickler._tuples = {}
         return unpickler
 
-    def _check_tuple(self):
+    def _check_tuple(self) -> None:
         made = self.stack[-1]
         parts = [self._tuples[id(x)] for x in made if id(x) in self._tuples]
         size = len(made) + sum(size for _, size, _ in parts)
@@ -219,7 +228,7 @@ class _Unpickler(pickle._Unpickler):
             raise _Refused("it holds a tuple of tuples that is too large")
         self._tuples[id(made)] = made, size, depth
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name == "collections.OrderedDict":
             return collections.OrderedDict
@@ -236,7 +245,7 @@ class _Unpickler(pickle._Unpickler):
             "read. Save the state_dict by itself: torch.save(model.state_dict(), path)"
         )
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> "_Storage":
         kind, storage_type, key, _, num_values = pid
         known = isinstance(key, str) and isinstance(storage_type, _StorageType)
         if not known or not isinstance(kind, str) or kind != "storage":
@@ -251,7 +260,7 @@ class _Unpickler(pickle._Unpickler):
             raise _Refused(f"storage {short(key)} is used with two dtypes")
         return storage
 
-    def _map(self, dtype, key, num_values):
+    def _map(self, dtype: Any, key: str, num_values: int) -> np.ndarray:
         """A storage as a memory map of its bytes in the zip file."""
         entry = self._archive.getinfo(f"{self._folder}/data/{key}")
         _check_stored(entry)
@@ -269,19 +278,19 @@ class _Unpickler(pickle._Unpickler):
         return np.memmap(self._path, dtype, "r", first, (num_values,))
 
 
-def _checking(load):
-    def load_and_check(self):
+def _checking(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def load_and_check(self: Any) -> None:
         load(self)
         self._check_tuple()
 
     return load_and_check
 
 
-def _build(self):
-    """Gives an object attributes: `state_dict`s have some, nothing else needs any."""
+def _build(self: Any) -> None:
+    """Give an object attributes: `state_dict`s have some, nothing else needs any."""
     if not isinstance(self.stack[-2], collections.OrderedDict | _Skipped):
         raise _Refused(f"it gives attributes to {short(self.stack[-2])}")
-    pickle._Unpickler.load_build(self)
+    pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]
 
 
 _Unpickler.dispatch[pickle.BUILD[0]] = _build
@@ -289,6 +298,6 @@ for _code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
     _Unpickler.dispatch[_code[0]] = _checking(_Unpickler.dispatch[_code[0]])
 
 
-def _check_stored(entry):
+def _check_stored(entry: zipfile.ZipInfo) -> None:
     if entry.compress_type != zipfile.ZIP_STORED:
         raise _Refused(f"{entry.filename} is compressed, which torch.save never does")

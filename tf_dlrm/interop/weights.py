@@ -1,8 +1,9 @@
-"""What came from elsewhere, put into the layers of a `DLRM`."""
+"""Weights of other models, copied into the layers of a `DLRM`."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from tf_dlrm.features import FeatureSpec
@@ -26,7 +27,7 @@ class DenseStack(NamedTuple):
     final_activation: str | None = None
 
     def make_mlp(self, name: str) -> MLP:
-        """An `MLP` of this form, with its own initial values."""
+        """Make an `MLP` of this form, with its own initial values."""
         return MLP(
             [kernel.shape[1] for kernel in self.kernels],
             activation=self.activation,
@@ -36,7 +37,7 @@ class DenseStack(NamedTuple):
         )
 
     def copy_to(self, mlp: MLP) -> None:
-        """Overwrites the weights of an MLP of this form that was built."""
+        """Overwrite the weights of a built MLP of this form."""
         for i, layer in enumerate(mlp.dense_layers):
             layer.kernel.assign(self.kernels[i])
             if self.biases is not None:
@@ -47,20 +48,20 @@ def make_model(
     spec: FeatureSpec,
     bottom: DenseStack,
     top: DenseStack,
-    interaction,
+    interaction: str | keras.layers.Layer,
     rows: Sequence[np.ndarray],
     embedding: Callable | None = None,
     projections: dict[str, DenseStack] | None = None,
 ) -> DLRM:
-    """Makes a `DLRM` with these weights; tables are copied block by block.
+    """Make a `DLRM` with these weights; tables are copied block by block.
 
     Args:
         spec: Names and sizes.
         bottom: The bottom MLP.
         top: The top MLP, up to the logit.
-        interaction: As `DLRM` takes it.
-        rows: Of each table `(vocabulary_size, embedding_dim)`.
-        embedding: Called with the tables, makes the embedding layer; `None` for an
+        interaction: `"dot"`, `"cat"`, `"cross"`, or a layer.
+        rows: The rows of each table, `(vocabulary_size, embedding_dim)`.
+        embedding: Function of the tables that makes the embedding layer. Default:
             `EmbeddingCollection`.
         projections: Layers between the embedding of a feature and the interaction.
     """
@@ -75,7 +76,8 @@ def make_model(
             name: stack.make_mlp(f"mlp_{name}") for name, stack in projections.items()
         },
     )
-    bottom.copy_to(model.bottom_mlp)
+    if model.bottom_mlp is not None:
+        bottom.copy_to(model.bottom_mlp)
     top.copy_to(model.top_mlp)
     for name, stack in projections.items():
         stack.copy_to(model.feature_mlps[name])

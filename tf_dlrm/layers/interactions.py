@@ -1,10 +1,17 @@
-"""How the dense vector and the embeddings meet: dot products, concatenation, DCN-v2."""
+"""Interactions of dense vector and embeddings: dot products, concatenation, DCN-v2."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 from keras import ops
 
 from tf_dlrm.layers.triangle import Triangle
+from tf_dlrm.runtime.types import Shape
+
+Vectors: TypeAlias = tf.Tensor | Sequence[tf.Tensor]
+Shapes = Shape | Sequence[Shape]
 
 # Shapes: B batch, N vectors of a row (1 dense + F embeddings), D width.
 
@@ -19,7 +26,7 @@ class DotInteraction(keras.layers.Layer):
 
     Args:
         self_interaction: Whether the diagonal z_i · z_i is in the triangle too.
-        append_first: Whether z_0 stands before the dot products. A `DLRM` without
+        append_first: Whether z_0 precedes the dot products. A `DLRM` without
             dense features has no z_0 to pass on, and turns this off.
 
     Call arguments:
@@ -43,14 +50,14 @@ class DotInteraction(keras.layers.Layer):
     """
 
     def __init__(
-        self, self_interaction: bool = False, append_first: bool = True, **kwargs
-    ):
+        self, self_interaction: bool = False, append_first: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.self_interaction = bool(self_interaction)
         self.append_first = bool(append_first)
-        self._triangles = {}
+        self._triangles: dict[int, Triangle] = {}
 
-    def call(self, inputs):
+    def call(self, inputs: Vectors) -> tf.Tensor:
         first, others = _first_and_others(inputs)
         num_vectors = int(others.shape[1]) + 1
         if num_vectors not in self._triangles:
@@ -58,13 +65,13 @@ class DotInteraction(keras.layers.Layer):
         result = self._triangles[num_vectors](first, others)
         return result if self.append_first else result[:, first.shape[-1] :]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
         batch, num_vectors, width = _stacked_shape(input_shape)
         extra = 1 if self.self_interaction else -1
         num_products = num_vectors * (num_vectors + extra) // 2
         return (batch, num_products + (width if self.append_first else 0))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "self_interaction": self.self_interaction,
@@ -87,13 +94,13 @@ class CatInteraction(keras.layers.Layer):
         The `cat` option of Naumov et al. 2019, arXiv 1906.00091.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Vectors) -> tf.Tensor:
         return flatten_vectors(inputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
         return _flat_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return super().get_config()
 
 
@@ -111,7 +118,8 @@ class CrossInteraction(keras.layers.Layer):
         use_bias: Whether there is a `b_l`.
 
     Call arguments:
-        inputs: As for `CatInteraction`.
+        inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors (widths may
+            differ), or one `(batch, n, D)` tensor.
 
     Returns:
         `(batch, sum of all widths)` float tensor.
@@ -130,8 +138,8 @@ class CrossInteraction(keras.layers.Layer):
         num_layers: int = 3,
         rank: int | None = None,
         use_bias: bool = True,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if num_layers < 1 or (rank is not None and rank < 1):
             raise ValueError(
@@ -141,7 +149,7 @@ class CrossInteraction(keras.layers.Layer):
         self.num_layers, self.rank = int(num_layers), rank and int(rank)
         self.use_bias = bool(use_bias)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shapes) -> None:
         width = _flat_shape(input_shape)[-1]
         self.kernels, self.projections, self.biases = [], [], []
         for i in range(self.num_layers):
@@ -171,7 +179,7 @@ class CrossInteraction(keras.layers.Layer):
         self._checkpointed.weights = [*self.projections, *self.kernels, *self.biases]
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Vectors) -> tf.Tensor:
         first = ops.cast(flatten_vectors(inputs), self.compute_dtype)
         x = first
         for i in range(self.num_layers):
@@ -182,10 +190,10 @@ class CrossInteraction(keras.layers.Layer):
             x = first * product + x
         return x
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shapes) -> Shape:
         return _flat_shape(input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "num_layers": self.num_layers,
@@ -194,8 +202,8 @@ class CrossInteraction(keras.layers.Layer):
         }
 
 
-def stack_vectors(inputs):
-    """Stacks `(B, D)` and `(B, n, D)` tensors to one `(B, N, D)` tensor."""
+def stack_vectors(inputs: Vectors) -> tf.Tensor:
+    """Stack `(B, D)` and `(B, n, D)` tensors to one `(B, N, D)` tensor."""
     if not isinstance(inputs, (list, tuple)):
         return inputs
     parts = [x if len(x.shape) == 3 else ops.expand_dims(x, 1) for x in inputs]
@@ -209,18 +217,18 @@ def stack_vectors(inputs):
     return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def _first_and_others(inputs):
+def _first_and_others(inputs: Vectors) -> tuple[tf.Tensor, tf.Tensor]:
     """z_0 as `(B, D)` and z_1 .. z_F as `(B, F, D)`."""
     two = isinstance(inputs, (list, tuple)) and len(inputs) == 2
     if two and (len(inputs[0].shape), len(inputs[1].shape)) == (2, 3):
         if inputs[0].shape[-1] == inputs[1].shape[-1]:
-            return inputs
+            return inputs[0], inputs[1]
     z = stack_vectors(inputs)
     return z[:, 0, :], z[:, 1:, :]
 
 
-def flatten_vectors(inputs):
-    """Puts `(B, D)` and `(B, n, D)` tensors side by side: `(B, sum of widths)`."""
+def flatten_vectors(inputs: Vectors) -> tf.Tensor:
+    """Put `(B, D)` and `(B, n, D)` tensors side by side: `(B, sum of widths)`."""
     inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     parts = [
         x
@@ -231,19 +239,19 @@ def flatten_vectors(inputs):
     return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def _shapes(input_shape):
+def _shapes(input_shape: Any) -> list[Any]:
     """A list of shapes, whether one shape or a list of them was given."""
     one = isinstance(input_shape[0], int) or input_shape[0] is None
     return [tuple(input_shape)] if one else [tuple(s) for s in input_shape]
 
 
-def _stacked_shape(input_shape):
+def _stacked_shape(input_shape: Any) -> tuple[int | None, int, int]:
     shapes = _shapes(input_shape)
     count = sum(1 if len(shape) == 2 else shape[1] for shape in shapes)
     return shapes[0][0], count, shapes[0][-1]
 
 
-def _flat_shape(input_shape):
+def _flat_shape(input_shape: Any) -> Shape:
     shapes = _shapes(input_shape)
     width = sum(s[1] if len(s) == 2 else s[1] * s[2] for s in shapes)
     return (shapes[0][0], width)

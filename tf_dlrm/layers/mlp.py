@@ -1,9 +1,12 @@
 """The MLP of DLRM: dense layers with the initial values of the paper's code."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
+
+from tf_dlrm.runtime.types import Shape
 
 # What torch and Paddle have, in which these networks were published; Keras' 0.99 and
 # 1e-3 take ten times as many steps until statistics are those of the data.
@@ -44,7 +47,7 @@ class MLP(keras.layers.Layer):
     Raises:
         ValueError: If `dims` is empty or holds something other than positive
             integers, `dropout` is outside `[0, 1)`, `batch_normalization` is
-            something else, or `frozen` names a layer that there is not.
+            none of these, or `frozen` names a layer that does not exist.
 
     Example:
 
@@ -60,15 +63,15 @@ class MLP(keras.layers.Layer):
     def __init__(
         self,
         dims: Sequence[int],
-        activation="relu",
-        final_activation=None,
+        activation: str | Callable | None = "relu",
+        final_activation: str | Callable | None = None,
         dropout: float = 0.0,
         batch_normalization: bool | str = False,
         use_bias: bool = True,
-        kernel_regularizer=None,
+        kernel_regularizer: Any = None,
         frozen: Sequence[str] = (),
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.dims = check_dims("dims", dims)
         if not 0.0 <= dropout < 1.0:
@@ -130,7 +133,7 @@ class MLP(keras.layers.Layer):
         self._checkpointed.dense_layers = list(self.dense_layers)
         self._checkpointed.normalizations = list(self.normalizations)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         has_replicas = tf.distribute.get_strategy().num_replicas_in_sync > 1
         for i, (layer, dim) in enumerate(zip(self.dense_layers, self.dims)):
             build(layer, input_shape)
@@ -142,7 +145,7 @@ class MLP(keras.layers.Layer):
                 self.dropouts[i].build(input_shape)
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         x = inputs
         for i, layer in enumerate(self.dense_layers):
             x = layer(x)
@@ -157,10 +160,10 @@ class MLP(keras.layers.Layer):
             if self.dropouts:
                 x = self.dropouts[i](x, training=training)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.dims[-1])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "dims": list(self.dims),
@@ -173,11 +176,11 @@ class MLP(keras.layers.Layer):
             "frozen": [e.name for e in self._inner_layers() if not e.trainable],
         }
 
-    def _inner_layers(self):
+    def _inner_layers(self) -> list[keras.layers.Layer]:
         return [*self.dense_layers, *self.normalizations]
 
 
-def build(layer, input_shape) -> None:
+def build(layer: keras.layers.Layer, input_shape: Shape) -> None:
     """Build a layer, unless it is, so that a frozen one has frozen variables."""
     if not layer.built:  # layers from a config, or a user's, may be
         layer.build(input_shape)
@@ -189,8 +192,8 @@ def build(layer, input_shape) -> None:
         layer.trainable = False
 
 
-def check_dims(argument: str, dims) -> tuple[int, ...]:
-    """Returns `dims` as a tuple of ints, or raises naming `argument`."""
+def check_dims(argument: str, dims: Iterable[int]) -> tuple[int, ...]:
+    """Return `dims` as a tuple of ints, or raise an error that names `argument`."""
     try:
         values = tuple(int(dim) for dim in dims)
     except (TypeError, ValueError):

@@ -21,7 +21,7 @@ class Triangle:
         with_diagonal: Whether each vector's product with itself is in it.
     """
 
-    def __init__(self, num_vectors: int, with_diagonal: bool):
+    def __init__(self, num_vectors: int, with_diagonal: bool) -> None:
         n = self._num_vectors = num_vectors
         self._with_diagonal = with_diagonal
         i, j = np.tril_indices(n, 0 if with_diagonal else -1)
@@ -33,8 +33,8 @@ class Triangle:
         self._pick = xla.Kernel(self._pick_pairs, "interaction")
         self._spread = xla.Kernel(self._spread_pairs, "interaction")
 
-    def __call__(self, first, others):
-        """Computes `(B, D + P)` from z_0 `(B, D)` and z_1 .. `(B, N - 1, D)`."""
+    def __call__(self, first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+        """Compute `(B, D + P)` from z_0 `(B, D)` and z_1 .. `(B, N - 1, D)`."""
         if not len(self._pairs):
             return first
         num_rows = tf.shape(first)[0]
@@ -67,20 +67,20 @@ class Triangle:
         result = triangle(first, others)
         return tf.ensure_shape(result, (first.shape[0], width + len(self._pairs)))
 
-    def _pick_pairs(self, first, gram):
+    def _pick_pairs(self, first: tf.Tensor, gram: tf.Tensor) -> tf.Tensor:
         gram = tf.reshape(gram, (-1, self._num_vectors**2))
         pairs = tf.gather(_bits(gram), self._pairs, axis=1)
         return _floats(tf.concat([_bits(first), pairs], 1), gram.dtype)
 
-    def _slice_pairs(self, first, gram):
-        """As `_pick_pairs`: without XLA twice as fast, row by row of the triangle."""
+    def _slice_pairs(self, first: tf.Tensor, gram: tf.Tensor) -> tf.Tensor:
+        """Pick the pairs row by row of the triangle: twice as fast without XLA."""
         n = self._num_vectors
         flat = tf.reshape(gram, (-1, n * n))
         last = int(self._with_diagonal)
         rows = [flat[:, i * n : i * n + i + last] for i in range(1 - last, n)]
         return tf.concat([first, *rows], 1)
 
-    def _spread_pairs(self, upstream, width):
+    def _spread_pairs(self, upstream: tf.Tensor, width: int) -> tf.Tensor:
         n, dtype = self._num_vectors, upstream.dtype
         spread = tf.gather(_bits(upstream), self._places + width, axis=1)
         diagonal = np.eye(n, dtype=bool).reshape(-1)
@@ -92,10 +92,10 @@ class Triangle:
         return tf.reshape(spread, (-1, n, n))
 
 
-def _bits(x):
+def _bits(x: tf.Tensor) -> tf.Tensor:
     """bfloat16 as integers: XLA would convert it to float32 and back to move it."""
     return tf.bitcast(x, tf.uint16) if x.dtype == tf.bfloat16 else x
 
 
-def _floats(x, dtype):
+def _floats(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.bitcast(x, dtype) if x.dtype != dtype else x

@@ -1,5 +1,7 @@
 """Metrics for clicks: exact enough to rank models, cheap enough for every step."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -12,7 +14,9 @@ _LARGEST_LOGIT = 17.0  # beyond it float32 probabilities are 0 or 1
 _EPSILON = 1e-7  # as keras.backend.epsilon(): probabilities are clipped to it
 
 
-def _flat(y_true, y_pred, sample_weight):
+def _flat(
+    y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Labels, predictions and weights as `(B,)`; the weights are 1 by default."""
     y_true = tf.reshape(tf.cast(y_true, tf.float32), (-1,))
     y_pred = tf.reshape(tf.cast(y_pred, tf.float32), (-1,))
@@ -29,18 +33,23 @@ class _RowMetric(keras.metrics.Metric):
     among which there may be rows of weight 0.
     """
 
-    def __init__(self, name, **kwargs):
+    def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self._kernel = xla.Kernel(self.add_rows, "metrics")
 
-    def update_state(self, y_true, y_pred, sample_weight=None):
+    def update_state(
+        self,
+        y_true: tf.Tensor,
+        y_pred: tf.Tensor,
+        sample_weight: tf.Tensor | None = None,
+    ) -> None:
         rows = _flat(y_true, y_pred, sample_weight)
         if tf.distribute.has_strategy() or not xla.enabled():
             self.add_rows(*rows)
         else:
             self._kernel(*[xla.pad_rows(row) for row in rows], compiled=True)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype}
 
 
@@ -61,7 +70,7 @@ class ClickAUC(_RowMetric):
         Fawcett 2006, An introduction to ROC analysis, section 7.
     """
 
-    def __init__(self, name="auc", **kwargs):
+    def __init__(self, name: str = "auc", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         # float64: a count stays exact beyond 2^24 rows.
         self.counts = self.add_variable(
@@ -72,7 +81,7 @@ class ClickAUC(_RowMetric):
         )
         self._area_kernel = xla.Kernel(self._area, "metrics")
 
-    def add_rows(self, y_true, y_pred, weight):
+    def add_rows(self, y_true: tf.Tensor, y_pred: tf.Tensor, weight: tf.Tensor) -> None:
         logit = tf.math.log(y_pred) - tf.math.log1p(-y_pred)
         logit = tf.clip_by_value(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
         scale = (_NUM_BUCKETS - 1) / (2.0 * _LARGEST_LOGIT)
@@ -86,7 +95,7 @@ class ClickAUC(_RowMetric):
         self.counts.assign_add(counts)
 
     def histogram(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What was counted: logits of the buckets, and the rows in each.
+        """Return the histogram: logits of the buckets, and the rows in each.
 
         Returns:
             Logits of the middles of the buckets, rows without and rows with a click:
@@ -96,13 +105,13 @@ class ClickAUC(_RowMetric):
         counts = ops.convert_to_numpy(self.counts).reshape(2, _NUM_BUCKETS)
         return logits, counts[0], counts[1]
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         counts = tf.convert_to_tensor(self.counts)
         if tf.distribute.has_strategy():
             return self._area(counts)
         return self._area_kernel(counts)
 
-    def _area(self, counts):
+    def _area(self, counts: tf.Tensor) -> tf.Tensor:
         counts = tf.reshape(counts, (2, _NUM_BUCKETS))
         negatives, positives = counts[0], counts[1]
         below = tf.cumsum(negatives, exclusive=True)
@@ -116,7 +125,7 @@ class _WeightedSums(_RowMetric):
 
     sums: tuple[str, ...] = ()
 
-    def __init__(self, name, **kwargs):
+    def __init__(self, name: str, **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
         self.totals = [
             self.add_variable(
@@ -125,7 +134,7 @@ class _WeightedSums(_RowMetric):
             for total in self.sums
         ]
 
-    def add_rows(self, y_true, y_pred, weight):
+    def add_rows(self, y_true: tf.Tensor, y_pred: tf.Tensor, weight: tf.Tensor) -> None:
         rows = {
             "weight": weight,
             "label": weight * y_true,
@@ -137,7 +146,7 @@ class _WeightedSums(_RowMetric):
             total.assign_add(tf.reduce_sum(tf.cast(rows[name], tf.float64)))
 
 
-def _log_loss(y_true, y_pred):
+def _log_loss(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
     p = tf.clip_by_value(y_pred, _EPSILON, 1.0 - _EPSILON)
     return -(y_true * tf.math.log(p) + (1.0 - y_true) * tf.math.log1p(-p))
 
@@ -154,17 +163,17 @@ class LogLoss(_WeightedSums):
 
     sums = ("loss", "weight")
 
-    def __init__(self, name="log_loss", **kwargs):
+    def __init__(self, name: str = "log_loss", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         loss, weight = self.totals
         return ops.cast(tf.math.divide_no_nan(loss.value, weight.value), "float32")
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class NormalizedEntropy(_WeightedSums):
-    """Log loss over the entropy of the click rate: 1 is predicting the mean.
+    """Log loss over the entropy of the click rate: 1 for predicting the mean.
 
     `log loss / -(r log r + (1 - r) log(1 - r))` with r the mean label; 0 while all
     labels are equal.
@@ -179,10 +188,10 @@ class NormalizedEntropy(_WeightedSums):
 
     sums = ("loss", "label", "weight")
 
-    def __init__(self, name="normalized_entropy", **kwargs):
+    def __init__(self, name: str = "normalized_entropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         loss, label, weight = (total.value for total in self.totals)
         rate = tf.math.divide_no_nan(label, weight)
         entropy = -(tf.math.xlogy(rate, rate) + tf.math.xlogy(1 - rate, 1 - rate))
@@ -192,9 +201,9 @@ class NormalizedEntropy(_WeightedSums):
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class Calibration(_WeightedSums):
-    """Mean prediction over mean label: 1 where clicks are predicted as they come.
+    """Mean prediction over mean label: 1 for a calibrated model.
 
-    0 while there is no click.
+    0 while there are no clicks.
 
     Args:
         name: Name of the metric.
@@ -206,16 +215,16 @@ class Calibration(_WeightedSums):
 
     sums = ("prediction", "label")
 
-    def __init__(self, name="calibration", **kwargs):
+    def __init__(self, name: str = "calibration", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
-    def result(self):
+    def result(self) -> tf.Tensor:
         prediction, label = (total.value for total in self.totals)
         return ops.cast(tf.math.divide_no_nan(prediction, label), "float32")
 
 
 def click_metrics() -> list[keras.metrics.Metric]:
-    """The metrics of this package, accuracy among them, to pass to `compile`."""
+    """Return all click metrics and accuracy, to pass to `compile`."""
     return [
         ClickAUC(),
         LogLoss(),
@@ -225,11 +234,11 @@ def click_metrics() -> list[keras.metrics.Metric]:
     ]
 
 
-def find_click_auc(model) -> ClickAUC:
-    """The `ClickAUC` that a model was compiled with.
+def find_click_auc(model: keras.Model) -> ClickAUC:
+    """Return the `ClickAUC` that a model was compiled with.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it was compiled without one.
     """
     for metric in model.metrics:
         for each in getattr(metric, "metrics", [metric]):

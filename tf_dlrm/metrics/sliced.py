@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 _BLOCK_ROWS = 1 << 18
 _MAX_GROUPS = 1 << 31
@@ -24,14 +25,14 @@ class Slices:
     """Metrics of the groups of some rows.
 
     Attributes:
-        groups: `(G,)` what the groups are called.
+        groups: `(G,)` names of the groups.
         num_rows: int64 `(G,)`.
         num_clicks: int64 `(G,)`.
         auc: float64 `(G,)`: probability that a click is ranked above a non-click, ties
             counting half; NaN where a group lacks one of them.
         log_loss: float64 `(G,)`, natural logarithm, of probabilities that are clipped
-            to `[1e-7, 1 - 1e-7]`. NaN where there is no row.
-        mean_prediction: float64 `(G,)`; NaN where there is no row.
+            to `[1e-7, 1 - 1e-7]`. NaN for a group without rows.
+        mean_prediction: float64 `(G,)`; NaN for a group without rows.
         calibration: float64 `(G,)`: mean prediction over click rate; NaN without a
             click.
     """
@@ -44,17 +45,17 @@ class Slices:
     mean_prediction: np.ndarray
     calibration: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.num_rows)
 
-    def take(self, places) -> "Slices":
-        """Some of the groups, in another order."""
+    def take(self, places: npt.ArrayLike) -> "Slices":
+        """Return some of the groups, in the order of `places`."""
         columns = (getattr(self, each.name) for each in dataclasses.fields(self))
         return Slices(*(column[places] for column in columns))
 
 
 class GroupAUC(NamedTuple):
-    """GAUC, and of which rows.
+    """GAUC, and the rows that it is computed from.
 
     Attributes:
         value: Mean AUC of the groups that have both classes, by their rows; NaN where
@@ -71,7 +72,7 @@ class GroupAUC(NamedTuple):
 
 
 class GroupedRows:
-    """Collects rows batch by batch, to judge them by group.
+    """Rows, collected batch by batch, for metrics by group.
 
     Takes 8 bytes a row (10 while it grows) and, at the end, 40 a group; rows are
     sorted in place.
@@ -86,12 +87,14 @@ class GroupedRows:
     array([1., 0.])
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._keys, self._size = np.empty(1 << 16, np.uint64), 0
         self._num_groups = 0
 
-    def add(self, labels, predictions, groups) -> None:
-        """Adds rows.
+    def add(
+        self, labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
+    ) -> None:
+        """Add rows.
 
         Args:
             labels: `(n,)`, 0 or 1.
@@ -123,11 +126,11 @@ class GroupedRows:
         self._keys[self._size : end] = keys
         self._size = end
 
-    def slices(self, names=None) -> Slices:
-        """Judges the groups; predictions must be probabilities.
+    def slices(self, names: npt.ArrayLike | None = None) -> Slices:
+        """Return the metrics of the groups; predictions must be probabilities.
 
         Args:
-            names: `(G,)` what the groups are called; `None` for their numbers.
+            names: `(G,)` names of the groups. Default: their numbers.
 
         Raises:
             ValueError: If a prediction is outside of [0, 1].
@@ -150,23 +153,25 @@ class GroupedRows:
             )
 
     def gauc(self) -> GroupAUC:
-        """The mean AUC of the groups."""
+        """Return the mean AUC of the groups."""
         totals = self._totals(are_probabilities=False)
         return _mean_auc(totals.num_rows, totals.auc())
 
-    def _totals(self, are_probabilities=True):
+    def _totals(self, are_probabilities: bool = True) -> "_Totals":
         keys = self._keys[: self._size]
         keys.sort()
         if are_probabilities:
             _check_probabilities(keys)
         totals = _Totals(self._num_groups)
-        for runs in _runs(keys):
-            totals.add(*runs, are_probabilities)
+        for runs, negatives, positives in _runs(keys):
+            totals.add(runs, negatives, positives, are_probabilities)
         return totals
 
 
-def sliced_metrics(labels, predictions, groups) -> Slices:
-    """Metrics of each group of rows: where is a model good, and where not?
+def sliced_metrics(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
+) -> Slices:
+    """Return the metrics of each group of rows: where a model is good and where not.
 
     Args:
         labels: `(n,)`, 0 or 1.
@@ -177,8 +182,8 @@ def sliced_metrics(labels, predictions, groups) -> Slices:
         The `Slices`, with the groups in rising order.
 
     Raises:
-        ValueError: If the lengths differ, a label is not 0 or 1, or a prediction is no
-            probability.
+        ValueError: If the lengths differ, a label is not 0 or 1, or a prediction is not
+            a probability.
 
     Example:
 
@@ -192,8 +197,10 @@ def sliced_metrics(labels, predictions, groups) -> Slices:
     return rows.slices(names)
 
 
-def gauc(labels, predictions, groups) -> GroupAUC:
-    """Mean AUC within groups, by their rows: how well are each user's items ranked?
+def gauc(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
+) -> GroupAUC:
+    """Return the mean AUC within groups, weighted by rows: how well users' items rank.
 
     `sum(n_g AUC_g) / sum(n_g)` over the groups g of n_g rows that have both clicks and
     non-clicks.
@@ -204,7 +211,7 @@ def gauc(labels, predictions, groups) -> GroupAUC:
         groups: `(n,)` the user, session or query of each row.
 
     Returns:
-        The value, and the share of the rows that it is made of.
+        The value, and the share of the rows that it is computed from.
 
     Raises:
         ValueError: If the lengths differ, a label is not 0 or 1, or a prediction is
@@ -226,7 +233,9 @@ def gauc(labels, predictions, groups) -> GroupAUC:
     return rows.gauc()
 
 
-def _collect(labels, predictions, groups):
+def _collect(
+    labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
+) -> tuple[np.ndarray, GroupedRows]:
     groups = np.asarray(groups)
     if groups.ndim != 1:
         raise ValueError(f"`groups` must be (n,). Received shape: {groups.shape}")
@@ -236,7 +245,7 @@ def _collect(labels, predictions, groups):
     return names, rows
 
 
-def _check(labels, predictions, groups):
+def _check(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> None:
     shapes = [array.shape for array in (labels, predictions, groups)]
     if labels.ndim != 1 or len(set(shapes)) > 1:
         raise ValueError(
@@ -251,8 +260,8 @@ def _check(labels, predictions, groups):
         raise ValueError(f"`groups` must be integers. Received: {groups.dtype}")
 
 
-def _check_probabilities(keys):
-    """Raises unless all predictions of sorted keys are in [0, 1]."""
+def _check_probabilities(keys: np.ndarray) -> None:
+    """Raise unless all predictions of sorted keys are in [0, 1]."""
     for first in range(0, len(keys), _BLOCK_ROWS):
         predictions = _predictions(keys[first : first + _BLOCK_ROWS] >> np.uint64(1))
         wrong = (predictions < 0) | (predictions > 1)
@@ -263,21 +272,21 @@ def _check_probabilities(keys):
             )
 
 
-def _ordered(predictions):
+def _ordered(predictions: np.ndarray) -> np.ndarray:
     """float32 -> uint32 in the same order."""
     bits = (predictions + np.float32(0.0)).view(np.uint32)  # -0.0 becomes 0.0
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
-def _predictions(run_keys):
+def _predictions(run_keys: np.ndarray) -> np.ndarray:
     """The predictions of runs, back from what `_ordered` made of them: float32."""
     ordered = run_keys.astype(np.uint32)  # the lower half
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered)
     return bits.astype(np.uint32).view(np.float32)
 
 
-def _runs(keys) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields the runs of sorted keys, some at a time.
+def _runs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield the runs of sorted keys, some at a time.
 
     A run is cut where a block of rows ends; its last part waits for the next block.
 
@@ -308,21 +317,27 @@ def _runs(keys) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 class _Totals:
     """Sums by group of runs that come by rising group and prediction."""
 
-    def __init__(self, num_groups):
+    def __init__(self, num_groups: int) -> None:
         self.num_rows = np.zeros(num_groups, np.int64)
         self.num_clicks = np.zeros(num_groups, np.int64)
         self.prediction = np.zeros(num_groups)
         self.loss = np.zeros(num_groups)
         self._twice_wins = np.zeros(num_groups, np.int64)
 
-    def add(self, runs, negatives, positives, are_probabilities):
+    def add(
+        self,
+        runs: np.ndarray,
+        negatives: np.ndarray,
+        positives: np.ndarray,
+        are_probabilities: bool,
+    ) -> None:
         if not len(runs):
             return
         of_runs = (runs >> np.uint64(32)).astype(np.int64)
         starts = np.flatnonzero(np.append(True, of_runs[1:] != of_runs[:-1]))
         groups = of_runs[starts]
 
-        def add_up(total, values):
+        def add_up(total: np.ndarray, values: np.ndarray) -> None:
             total[groups] += np.add.reduceat(values, starts)
 
         # Negatives of the group below each run: in this block, and in those before.
@@ -342,14 +357,14 @@ class _Totals:
         losses = positives * np.log(clipped) + negatives * np.log1p(-clipped)
         add_up(self.loss, -losses)
 
-    def auc(self):
+    def auc(self) -> np.ndarray:
         """float64 `(G,)`, from sums of integers."""
         pairs = self.num_clicks * (self.num_rows - self.num_clicks)
         with np.errstate(invalid="ignore"):
             return np.where(pairs > 0, self._twice_wins / (2.0 * pairs), np.nan)
 
 
-def _mean_auc(num_rows, auc) -> GroupAUC:
+def _mean_auc(num_rows: np.ndarray, auc: np.ndarray) -> GroupAUC:
     used = ~np.isnan(auc)
     rows_used, num_all = int(num_rows[used].sum()), int(num_rows.sum())
     value, share = float("nan"), 0.0

@@ -1,9 +1,11 @@
-"""What all row-sparse optimizers share: learning rate, slots, serialization."""
+"""Base of all row-sparse optimizers: learning rate, slots, serialization."""
 
-from typing import Any
+from typing import Any, Self, TypeAlias
 
 import keras
 import tensorflow as tf
+
+LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | None
 
 
 class SparseOptimizer:
@@ -33,7 +35,7 @@ class SparseOptimizer:
     """Whether `apply` wants the mean of squares of each row's gradient, which the
     engine knows without going over the gradients where values share a bag's."""
 
-    def __init__(self, learning_rate=None):
+    def __init__(self, learning_rate: LearningRate = None) -> None:
         self._variable = None
         self._value = None
         self._follows = False  # decided when the steps are made
@@ -43,14 +45,14 @@ class SparseOptimizer:
             self.learning_rate = learning_rate
 
     @property
-    def learning_rate(self):
+    def learning_rate(self) -> LearningRate:
         """The learning rate now: a float, a schedule, or `None` if it follows."""
         if self._variable is not None:
             return float(self._variable.numpy())
         return self._value
 
     @learning_rate.setter
-    def learning_rate(self, value):
+    def learning_rate(self, value: float) -> None:
         if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
             raise ValueError(
                 "`learning_rate` must be a float, a Keras LearningRateSchedule or "
@@ -75,7 +77,7 @@ class SparseOptimizer:
             self._variable.assign(self._value)
 
     def build(self) -> None:
-        """Creates the learning rate's variable, so that compiled steps read it live."""
+        """Create the learning rate's variable, so that compiled steps read it live."""
         self._follows = self._value is None
         if isinstance(self._value, float) and self._variable is None:
             self._variable = tf.Variable(
@@ -83,19 +85,21 @@ class SparseOptimizer:
             )
 
     @property
-    def variables(self) -> list:
+    def variables(self) -> list[tf.Variable]:
         """Variables of its own after `build`: the learning rate, if it is a float."""
         return [] if self._variable is None else [self._variable]
 
-    def current_learning_rate(self, iterations, followed):
-        """The learning rate of step `iterations`, as a float32 scalar tensor.
+    def current_learning_rate(
+        self, iterations: tf.Tensor, followed: tf.Tensor | None
+    ) -> tf.Tensor:
+        """Return the learning rate of step `iterations`: a float32 scalar tensor.
 
         Args:
             iterations: Steps done so far, int64 scalar.
             followed: The learning rate of the model's optimizer, or `None`.
 
         Raises:
-            ValueError: If this optimizer has none and none is given to follow.
+            ValueError: If this optimizer has none and there is none to follow.
         """
         if isinstance(self._value, keras.optimizers.schedules.LearningRateSchedule):
             return tf.cast(self._value(iterations), tf.float32)
@@ -109,13 +113,19 @@ class SparseOptimizer:
         return tf.cast(followed, tf.float32)
 
     def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
-        """Slot variables for rows of this width: name to (width, initial value)."""
+        """Return slots for rows of this width: name to (width, initial value)."""
         return {}
 
     def apply(
-        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
-    ):
-        """Computes one step of U rows, each with its own summed gradient.
+        self,
+        gradients: tf.Tensor,
+        slots: dict[str, tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+        rows: tf.Tensor | None = None,
+        mean_squares: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Compute one step of U rows, each with its own summed gradient.
 
         Args:
             gradients: `(U, D)` float32.
@@ -134,15 +144,15 @@ class SparseOptimizer:
         raise TypeError(f"{type(self).__name__} must define `apply`.")
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as JSON-safe values."""
+        """Return the constructor's arguments as JSON-safe values."""
         rate = self.learning_rate
         if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
             rate = keras.optimizers.schedules.serialize(rate)
         return {"learning_rate": rate}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
-        """Makes an optimizer from `get_config()`."""
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make an optimizer from `get_config()`."""
         config = dict(config)
         if isinstance(config.get("learning_rate"), dict):
             config["learning_rate"] = keras.optimizers.schedules.deserialize(

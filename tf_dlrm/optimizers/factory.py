@@ -1,14 +1,17 @@
 """Optimizers by name or config, and the row-sparse counterpart of a Keras optimizer."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 
-from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
 from tf_dlrm.optimizers.sparse_adagrad import RowWiseAdagrad, SparseAdagrad
 from tf_dlrm.optimizers.sparse_adam import SparseAdam
 from tf_dlrm.optimizers.sparse_ftrl import SparseFtrl
 from tf_dlrm.optimizers.sparse_sgd import SparseSGD
 
-_BY_NAME = {
+_BY_NAME: dict[str, type[SparseOptimizer]] = {
     "sgd": SparseSGD,
     "sparse_sgd": SparseSGD,
     "adagrad": SparseAdagrad,
@@ -39,8 +42,8 @@ _REFUSED = (
 )
 
 
-def get(identifier) -> SparseOptimizer:
-    """Returns the row-sparse optimizer of an object, name, config or Keras optimizer.
+def get(identifier: Any) -> SparseOptimizer:
+    """Return the row-sparse optimizer of an object, name, config or Keras optimizer.
 
     Args:
         identifier: A `SparseOptimizer`; a name (`"sgd"`, `"adagrad"`,
@@ -74,11 +77,13 @@ def get(identifier) -> SparseOptimizer:
     )
 
 
-def for_tables(identifier, optimizer, tables):
+def for_tables(
+    identifier: Any, optimizer: keras.optimizers.Optimizer, tables: Iterable[str]
+) -> SparseOptimizer | dict[str, SparseOptimizer]:
     """Return the optimizer of all tables, or one for each.
 
     Args:
-        identifier: As `embedding_optimizer` of a model's `compile`.
+        identifier: The `embedding_optimizer` of a model's `compile`.
         optimizer: The Keras optimizer of the model, whose counterpart is the default.
         tables: Names of the tables.
 
@@ -101,12 +106,14 @@ def for_tables(identifier, optimizer, tables):
     return chosen
 
 
-def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
-    """Returns the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam`, `Ftrl`.
+def from_keras(
+    optimizer: keras.optimizers.Optimizer, learning_rate: LearningRate = None
+) -> SparseOptimizer:
+    """Return the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam`, `Ftrl`.
 
     Args:
         optimizer: The Keras optimizer.
-        learning_rate: As of `SparseOptimizer`; by default it follows `optimizer`.
+        learning_rate: A float or a Keras schedule. By default it follows `optimizer`.
 
     Raises:
         ValueError: If the optimizer, or an option that it sets, has no counterpart
@@ -164,8 +171,10 @@ def from_keras(optimizer, learning_rate=None) -> SparseOptimizer:
     )
 
 
-def check_dense_optimizer(optimizer, num_replicas: int = 1) -> None:
-    """Refuses what no mixture of dense and row-sparse updates can honour.
+def check_dense_optimizer(
+    optimizer: keras.optimizers.Optimizer, num_replicas: int = 1
+) -> None:
+    """Refuse options that dense and row-sparse updates cannot both honour.
 
     Args:
         optimizer: A Keras optimizer.
@@ -198,7 +207,7 @@ def check_dense_optimizer(optimizer, num_replicas: int = 1) -> None:
             )
 
 
-def _is_off(option, value) -> bool:
+def _is_off(option: str, value: Any) -> bool:
     if value == 0 and option not in CLIPPING:
         return True
     return value is None or value is False

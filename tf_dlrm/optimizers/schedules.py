@@ -1,5 +1,7 @@
 """Learning-rate schedules of the DLRM world."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -11,8 +13,8 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     With s the number of the step, from 1: `learning_rate * s / warmup_steps` up to
     `warmup_steps`; constant before `decay_start_step`; then
     `learning_rate * (1 - (s - decay_start_step) / decay_steps) ** power`, down to
-    `end_learning_rate`, where it stays. One object serves the MLPs' optimizer and,
-    another with its own rate, the tables'.
+    `end_learning_rate`, where it stays. Use one object for the MLPs' optimizer
+    and another, with its own rate, for the tables'.
 
     Args:
         learning_rate: The rate of the constant part.
@@ -52,7 +54,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         decay_steps: int = 0,
         power: float = 2.0,
         end_learning_rate: float = 1e-7,
-    ):
+    ) -> None:
         super().__init__()
         for name, value in (
             ("warmup_steps", warmup_steps),
@@ -73,7 +75,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.power = float(power)
         self.end_learning_rate = float(end_learning_rate)
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         # float64: step numbers beyond 2^24 stay apart.
         number = tf.cast(step, tf.float64) + 1.0
         scale = tf.ones_like(number)
@@ -87,7 +89,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
             rate = tf.where(number >= self.decay_start_step, decayed, rate)
         return tf.cast(rate, tf.float32)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "learning_rate": self.learning_rate,
             "warmup_steps": self.warmup_steps,

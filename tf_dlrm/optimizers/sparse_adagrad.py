@@ -1,9 +1,11 @@
 """Adagrad on the touched rows, with one accumulator for each value or each row."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -14,8 +16,8 @@ class SparseAdagrad(SparseOptimizer):
     where g is the sum over the row's occurrences in the batch.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
-        initial_accumulator_value: What accumulators start at.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
+        initial_accumulator_value: Initial value of the accumulators.
         epsilon: Small number against division by zero.
         epsilon_outside_root: `True` for the form of torch and FBGEMM,
             `sqrt(accumulator) + epsilon`; they also start at 0.
@@ -26,11 +28,11 @@ class SparseAdagrad(SparseOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.001,
+        learning_rate: LearningRate = 0.001,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
         epsilon_outside_root: bool = False,
-    ):
+    ) -> None:
         super().__init__(learning_rate)
         _check_not_negative(
             initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
@@ -39,12 +41,18 @@ class SparseAdagrad(SparseOptimizer):
         self.epsilon = float(epsilon)
         self.epsilon_outside_root = bool(epsilon_outside_root)
 
-    def slots(self, embedding_dim):
+    def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
         return {"accumulator": (embedding_dim, self.initial_accumulator_value)}
 
     def apply(
-        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
-    ):
+        self,
+        gradients: tf.Tensor,
+        slots: dict[str, tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+        rows: tf.Tensor | None = None,
+        mean_squares: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         accumulator = slots["accumulator"] + tf.square(gradients)
         if self.epsilon_outside_root:
             change = gradients / (tf.sqrt(accumulator) + self.epsilon)
@@ -52,7 +60,7 @@ class SparseAdagrad(SparseOptimizer):
             change = gradients * tf.math.rsqrt(accumulator + self.epsilon)
         return learning_rate * change, {"accumulator": accumulator}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "initial_accumulator_value": self.initial_accumulator_value,
@@ -70,8 +78,8 @@ class RowWiseAdagrad(SparseOptimizer):
     `EXACT_ROWWISE_ADAGRAD`.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
-        initial_accumulator_value: What accumulators start at.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
+        initial_accumulator_value: Initial value of the accumulators.
         epsilon: Small number against division by zero.
 
     Reference:
@@ -82,10 +90,10 @@ class RowWiseAdagrad(SparseOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.01,
+        learning_rate: LearningRate = 0.01,
         initial_accumulator_value: float = 0.0,
         epsilon: float = 1e-8,
-    ):
+    ) -> None:
         super().__init__(learning_rate)
         _check_not_negative(
             initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
@@ -93,17 +101,23 @@ class RowWiseAdagrad(SparseOptimizer):
         self.initial_accumulator_value = float(initial_accumulator_value)
         self.epsilon = float(epsilon)
 
-    def slots(self, embedding_dim):
+    def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
         return {"accumulator": (1, self.initial_accumulator_value)}
 
     def apply(
-        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
-    ):
+        self,
+        gradients: tf.Tensor,
+        slots: dict[str, tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+        rows: tf.Tensor | None = None,
+        mean_squares: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         accumulator = slots["accumulator"] + mean_squares
         scale = learning_rate / (tf.sqrt(accumulator) + self.epsilon)
         return scale * gradients, {"accumulator": accumulator}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "initial_accumulator_value": self.initial_accumulator_value,
@@ -111,7 +125,7 @@ class RowWiseAdagrad(SparseOptimizer):
         }
 
 
-def _check_not_negative(**values) -> None:
+def _check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if value < 0:
             raise ValueError(f"`{name}` must not be negative. Received: {value}")

@@ -1,9 +1,11 @@
 """Adam on the touched rows (lazy Adam)."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -16,7 +18,7 @@ class SparseAdam(SparseOptimizer):
     every step, which no table of this size can afford.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
         beta_1: Decay of the first moment.
         beta_2: Decay of the second moment.
         epsilon: Small number added to the root of the second moment.
@@ -27,11 +29,11 @@ class SparseAdam(SparseOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.001,
+        learning_rate: LearningRate = 0.001,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-    ):
+    ) -> None:
         super().__init__(learning_rate)
         for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0.0 <= value < 1.0:
@@ -39,12 +41,18 @@ class SparseAdam(SparseOptimizer):
         self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
         self.epsilon = float(epsilon)
 
-    def slots(self, embedding_dim):
+    def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
         return {"momentum": (embedding_dim, 0.0), "velocity": (embedding_dim, 0.0)}
 
     def apply(
-        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
-    ):
+        self,
+        gradients: tf.Tensor,
+        slots: dict[str, tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+        rows: tf.Tensor | None = None,
+        mean_squares: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         momentum, velocity = slots["momentum"], slots["velocity"]
         momentum += (1.0 - self.beta_1) * (gradients - momentum)
         velocity += (1.0 - self.beta_2) * (tf.square(gradients) - velocity)
@@ -56,7 +64,7 @@ class SparseAdam(SparseOptimizer):
         state = {"momentum": momentum, "velocity": velocity}
         return learning_rate * correction * change, state
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "beta_1": self.beta_1,

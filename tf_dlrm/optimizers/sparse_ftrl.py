@@ -1,9 +1,11 @@
 """Follow the regularized leader on the touched rows: sparse weights for ads models."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
-from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -19,8 +21,8 @@ class SparseFtrl(SparseOptimizer):
     learning rate 0 changes nothing, the state included, which would become infinite.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
-        initial_accumulator_value: What n starts at.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
+        initial_accumulator_value: Initial value of n.
         l1_regularization_strength: L1 penalty, at least 0.
         l2_regularization_strength: L2 penalty, at least 0.
         beta: Smoothing added to the root of n, at least 0.
@@ -36,12 +38,12 @@ class SparseFtrl(SparseOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.001,
+        learning_rate: LearningRate = 0.001,
         initial_accumulator_value: float = 0.1,
         l1_regularization_strength: float = 0.0,
         l2_regularization_strength: float = 0.0,
         beta: float = 0.0,
-    ):
+    ) -> None:
         super().__init__(learning_rate)
         options = {
             "initial_accumulator_value": initial_accumulator_value,
@@ -52,17 +54,26 @@ class SparseFtrl(SparseOptimizer):
         for name, value in options.items():
             if value < 0:
                 raise ValueError(f"`{name}` must not be negative. Received: {value}")
-            setattr(self, name, float(value))
+        self.initial_accumulator_value = float(initial_accumulator_value)
+        self.l1_regularization_strength = float(l1_regularization_strength)
+        self.l2_regularization_strength = float(l2_regularization_strength)
+        self.beta = float(beta)
 
-    def slots(self, embedding_dim):
+    def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
         return {
             "accumulator": (embedding_dim, self.initial_accumulator_value),
             "linear": (embedding_dim, 0.0),
         }
 
     def apply(
-        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
-    ):
+        self,
+        gradients: tf.Tensor,
+        slots: dict[str, tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+        rows: tf.Tensor | None = None,
+        mean_squares: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         moves = learning_rate > 0.0
         learning_rate = tf.where(moves, learning_rate, 1.0)
         old_root = tf.sqrt(slots["accumulator"])
@@ -77,7 +88,7 @@ class SparseFtrl(SparseOptimizer):
         state = {name: tf.where(moves, state[name], slots[name]) for name in state}
         return tf.where(moves, new_rows, rows), state
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "initial_accumulator_value": self.initial_accumulator_value,

@@ -1,8 +1,9 @@
 """Stochastic gradient descent on the touched rows."""
 
 import keras
+import tensorflow as tf
 
-from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -10,7 +11,7 @@ class SparseSGD(SparseOptimizer):
     """SGD without momentum: `row -= learning_rate * gradient`. Equals dense SGD.
 
     Args:
-        learning_rate: See `SparseOptimizer`.
+        learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
 
     Example:
 
@@ -21,10 +22,16 @@ class SparseSGD(SparseOptimizer):
 
     is_linear = True
 
-    def __init__(self, learning_rate=0.01):
+    def __init__(self, learning_rate: LearningRate = 0.01) -> None:
         super().__init__(learning_rate)
 
     def apply(
-        self, gradients, slots, learning_rate, step, rows=None, mean_squares=None
-    ):
+        self,
+        gradients: tf.Tensor,
+        slots: dict[str, tf.Tensor],
+        learning_rate: tf.Tensor,
+        step: tf.Tensor,
+        rows: tf.Tensor | None = None,
+        mean_squares: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         return learning_rate * gradients, {}

@@ -1,4 +1,4 @@
-"""What runs below the model: XLA, devices, row operations, files, locks."""
+"""The layer below the model: XLA, devices, row operations, files, locks."""
 
 from tf_dlrm.runtime import disk, huge_pages, locks
 from tf_dlrm.runtime.units import format_bytes

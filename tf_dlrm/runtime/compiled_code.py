@@ -14,6 +14,7 @@ is still in use is compiled again at its next call. Checked against TensorFlow 2
 import gc
 import sys
 import threading
+import types
 import warnings
 import weakref
 from pathlib import Path
@@ -27,7 +28,7 @@ _LIBRARIES = ("tensorflow", "keras", "tf_keras", "tf_dlrm")
 
 
 class CompiledCode:
-    """Counts the kernels that this process compiled, and those that are dead.
+    """A count of the kernels that this process compiled, and those that are dead.
 
     Attributes:
         is_full: Whether the process is so near its limit of memory mappings that
@@ -38,22 +39,22 @@ class CompiledCode:
     _kernels_per_check = 64  # some 1,700 mappings, and a check takes up to 50 ms
     _dead_kernels = 64  # as many; fewer are not worth compiling others again
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._num_compiled = self._num_dead = self._num_unchecked = 0
         self._is_crowded = False
 
-    def add(self, owner) -> None:
-        """Counts a kernel that is about to be compiled, and dies with `owner`."""
+    def add(self, owner: object) -> None:
+        """Count a kernel that is about to be compiled, and dies with `owner`."""
         self._num_compiled += 1
         weakref.finalize(owner, self._count_dead).atexit = False
         self._num_unchecked += 1
         if self._num_unchecked >= self._kernels_per_check and not self.is_full:
             self._check()
 
-    def _count_dead(self):
+    def _count_dead(self) -> None:
         self._num_dead += 1
 
-    def _check(self):
+    def _check(self) -> None:
         self._num_unchecked = 0
         used, allowed = memory_mappings()
         self._is_crowded = used > 0.5 * allowed
@@ -94,7 +95,7 @@ def memory_mappings() -> tuple[int, float]:
 
 
 def _is_idle() -> bool:
-    """Whether no graph is traced or run, as far as Python's stacks show."""
+    """Return whether no graph is traced or run, as far as Python's stacks show."""
     if not tf.executing_eagerly():
         return False
     if not tf.config.experimental.get_synchronous_execution():
@@ -106,7 +107,7 @@ def _is_idle() -> bool:
     )
 
 
-def _is_inside(frame, packages) -> bool:
+def _is_inside(frame: types.FrameType | None, packages: tuple[str, ...]) -> bool:
     while frame is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] in packages:
             return True

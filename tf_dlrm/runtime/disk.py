@@ -1,4 +1,4 @@
-"""Files and folders: brought to the disk, and explained where they cannot be.
+"""Files and folders: flushed to the disk, with errors that explain a failed write.
 
 Needs the standard library alone, so that commands without TensorFlow can use it (see
 `pipelines.whole_files`).
@@ -34,7 +34,7 @@ _OF_WRITING = {*_FIXES, errno.EIO}
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Brings a file's content, or the names in a folder, to the disk."""
+    """Flush a file's content, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,8 +43,8 @@ def sync(path: str | os.PathLike) -> None:
 
 
 def sync_tree(folder: str | os.PathLike) -> None:
-    """Brings a folder with all that is in it to the disk."""
-    for root, _, files in os.walk(folder):
+    """Flush a folder and everything in it to the disk."""
+    for root, _, files in os.walk(os.fspath(folder)):
         for name in files:
             sync(os.path.join(root, name))
         sync(root)
@@ -56,7 +56,7 @@ def sync_tree(folder: str | os.PathLike) -> None:
 def fingerprints(
     paths: Sequence[str | os.PathLike], most_bytes: int = 256 << 20
 ) -> list[list[str]]:
-    """Tells files by their content, at a bounded cost.
+    """Identify files by their content, at a bounded cost.
 
     Of up to `most_bytes` in all, whole files are digested. Of more, each file has an
     equal part of that, at least 1 MiB: a larger file is told by its size and by 64
@@ -81,7 +81,7 @@ def fingerprints(
     return found
 
 
-def _fingerprint(path, block_bytes):
+def _fingerprint(path: str | os.PathLike, block_bytes: int | None) -> str:
     size, digest = os.path.getsize(path), hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         if block_bytes is None:
@@ -95,7 +95,7 @@ def _fingerprint(path, block_bytes):
 
 
 def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
-    """Reads a JSON file that may hold anything.
+    """Read a JSON file that may hold anything.
 
     Args:
         path: The file.
@@ -103,7 +103,7 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no JSON text, nested too deeply, or holds something else;
+        ValueError: If it is not JSON text, nested too deeply, or holds something else;
             the message names the file.
     """
     with open(path, "rb") as file:
@@ -126,8 +126,8 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     return content
 
 
-def _is_shallow(content) -> bool:
-    """Whether it can be handled by recursion, wherever that begins."""
+def _is_shallow(content: Any) -> bool:
+    """Return whether recursion can handle it, wherever that begins."""
     level = [content]
     for _ in range(_DEEPEST):
         inner = (each for each in level if isinstance(each, dict | list))
@@ -145,27 +145,27 @@ def _is_shallow(content) -> bool:
 
 
 class WriteError(OSError):
-    """Something cannot be written: what, where, why, and how to go on, in one line.
+    """A failed write: what, where, why, and how to continue, in one line.
 
     Args:
         number: The `errno` of what failed.
         problem: What cannot be written, where and why, as a sentence.
         kept: What is still there, as a sentence, or "".
-        then: How to go on once the cause is removed, as the end of a sentence.
+        then: How to continue once the cause is removed, as the end of a sentence.
     """
 
-    def __init__(self, number: int, problem: str, kept: str, then: str):
+    def __init__(self, number: int, problem: str, kept: str, then: str) -> None:
         self.problem = problem
         fix = _FIXES.get(number, "Remove the cause")
         parts = (problem, kept, f"{fix}, then {then}.")
         super().__init__(number, " ".join(part for part in parts if part))
 
-    def __str__(self):
-        return self.strerror
+    def __str__(self) -> str:
+        return self.strerror or ""
 
 
 def find_reason(error: BaseException) -> tuple[int, str] | None:
-    """The `errno` and the words of a failed write; `None` of any other failure.
+    """Return the `errno` and the words of a failed write; `None` for other failures.
 
     HDF5 and TensorFlow raise errors of their own, with the system's words inside.
     """
@@ -187,7 +187,7 @@ def explaining(
     then: str = "start again",
     also: tuple[type[BaseException], ...] = (),
 ) -> Iterator[None]:
-    """Raises failures of writing as a `WriteError`, in one line.
+    """Raise failed writes inside as a `WriteError`, in one line.
 
     A `WriteError` from inside stays as it is; `advising` gives it other words.
 
@@ -195,14 +195,15 @@ def explaining(
         what: What is written, such as "the vocabulary".
         path: Where.
         kept: What is still there if it fails, as a sentence.
-        then: How to go on, as the end of a sentence.
+        then: How to continue, as the end of a sentence.
         also: Other exceptions that may tell of a failed write.
     """
+    kinds: tuple[type[BaseException], ...] = (OSError, *also)
     try:
         yield
     except WriteError:
         raise
-    except (OSError, *also) as error:
+    except kinds as error:
         reason = find_reason(error)
         # One with a name is of that file: perhaps it was read.
         named = getattr(error, "filename", None)
@@ -216,15 +217,17 @@ def explaining(
 
 @contextlib.contextmanager
 def advising(kept: str, then: str) -> Iterator[None]:
-    """Gives each `WriteError` from inside these words; see `explaining`."""
+    """Give each `WriteError` raised inside this advice; see `explaining`."""
     try:
         yield
     except WriteError as error:
-        raise type(error)(error.errno, error.problem, kept, then) from error.__cause__
+        raise type(error)(
+            error.errno or 0, error.problem, kept, then
+        ) from error.__cause__
 
 
-def _is_at(named, path):
-    """Whether a file is the one at a path, beside it, within it, or a parent."""
+def _is_at(named: Any, path: str | os.PathLike) -> bool:
+    """Return whether a file is at a path, beside it, within it, or a parent."""
     if not isinstance(named, str | bytes | os.PathLike):
         return True
     named, path = pathlib.Path(os.fsdecode(named)), pathlib.Path(path)
@@ -240,12 +243,12 @@ def _host_tag() -> str:
 
 
 def temporary_name(name: str) -> str:
-    """A hidden name for what is not whole yet: it tells host and process."""
+    """Return a hidden name for an incomplete file, with host and process."""
     return f".{name}.{_host_tag()}.{os.getpid()}.tmp"
 
 
 def remove_abandoned(folder: str | os.PathLike) -> None:
-    """Removes what processes of this host that are gone left under temporary names."""
+    """Remove temporary files that dead processes of this host left."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -259,7 +262,7 @@ def remove_abandoned(folder: str | os.PathLike) -> None:
 
 
 def is_alive(pid: int, start: str | None = None) -> bool:
-    """Whether a process of this machine runs; `start` tells it from a later one."""
+    """Return whether a process of this machine runs, the one with that `start`."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -269,8 +272,8 @@ def is_alive(pid: int, start: str | None = None) -> bool:
     return start is None or start_of(pid) in (start, None)
 
 
-def start_of(pid) -> str | None:
-    """When a process was started, in the kernel's ticks."""
+def start_of(pid: int) -> str | None:
+    """Return the start time of a process in the kernel's ticks, if it runs."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[19]

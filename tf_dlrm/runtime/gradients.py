@@ -8,13 +8,15 @@ tables of a model that was traced once would never be freed.
 import contextlib
 import functools
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.framework import ops
 
 
-def custom_gradient(function):
-    """As `tf.custom_gradient`, with a gradient that is freed with its graph.
+def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Do as `tf.custom_gradient`, with a gradient that is freed with its graph.
 
     Args:
         function: Takes tensors; returns a tensor, or several, and the gradient
@@ -31,8 +33,8 @@ def custom_gradient(function):
 
 
 @contextlib.contextmanager
-def freed_with_graph():
-    """What `tf.custom_gradient` registers inside is freed with the current graph.
+def freed_with_graph() -> Iterator[None]:
+    """Free what `tf.custom_gradient` registers inside along with the current graph.
 
     Keras' optimizers use it too, for sums over replicas.
     """
@@ -52,7 +54,7 @@ def freed_with_graph():
         _give_to_graph(name, graph)
 
 
-def _give_to_graph(name, graph) -> None:
+def _give_to_graph(name: str, graph: tf.Graph) -> None:
     """The graph keeps the gradient of this name; the registry only refers to it."""
     entry = registered().get(name)
     if entry is None or isinstance(entry["type"], _Reference):
@@ -65,13 +67,13 @@ def _give_to_graph(name, graph) -> None:
 class _Reference:
     """A gradient function while somebody else holds it."""
 
-    def __init__(self, gradient):
-        self._gradient = weakref.ref(gradient)
+    def __init__(self, gradient: Callable[..., Any]) -> None:
+        self._gradient: Callable[[], Any] = weakref.ref(gradient)
 
-    def __call__(self, operation, *upstream):
+    def __call__(self, operation: tf.Operation, *upstream: tf.Tensor) -> Any:
         return self._gradient()(operation, *upstream)
 
 
 def registered() -> dict:
-    """What is registered: name to `{"type": gradient function, ...}`."""
+    """Return the registry: name to `{"type": gradient function, ...}`."""
     return ops.gradient_registry._registry

@@ -18,7 +18,7 @@ _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # linux/mman.h; collapsing since Linux 
 
 
 def use_for(variable: tf.Variable) -> bool:
-    """Moves a variable on a CPU into huge pages, unless TF_DLRM_HUGE_PAGES=0.
+    """Move a variable on a CPU into huge pages, unless TF_DLRM_HUGE_PAGES=0.
 
     For a variable that was just made: once rows of it were written, looking at it
     would copy it.

@@ -1,6 +1,7 @@
 """Initial rows of tables: Keras' initializers, and rows that are given."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,10 +19,10 @@ class GivenRows(keras.initializers.Initializer):
         rows: float32 `(vocabulary_size, embedding_dim)`.
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: Any) -> None:
         self.rows = np.array(rows, np.float32)
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
         if tuple(shape) != self.rows.shape:
             raise ValueError(f"The rows are {self.rows.shape}. Asked for: {shape}")
         return tf.cast(self.rows, dtype or "float32")
@@ -38,7 +39,7 @@ class GivenRows(keras.initializers.Initializer):
         return cls(data.reshape(config["shape"]))
 
 
-def get(identifier, table: str, shape: tuple[int, int]):
+def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
     """Return the initializer of a table, which a file can hold.
 
     Args:
@@ -81,5 +82,5 @@ def get(identifier, table: str, shape: tuple[int, int]):
     return initializer
 
 
-def _is_config_of_rows(identifier) -> bool:
+def _is_config_of_rows(identifier: Any) -> bool:
     return isinstance(identifier, dict) and identifier.get("class_name") == "GivenRows"

@@ -29,10 +29,12 @@ class InUseError(ValueError):
 
 
 _open_locks: dict[str, int] = {}  # descriptors by path, of this process
-_held = contextvars.ContextVar("held", default=frozenset())
+_held: contextvars.ContextVar[frozenset[tuple[int, str]]] = contextvars.ContextVar(
+    "held", default=frozenset()
+)
 
 
-def _forget_locks():
+def _forget_locks() -> None:
     """A forked child holds no lock, and keeps none alive."""
     for descriptor in _open_locks.values():
         with contextlib.suppress(OSError):
@@ -45,7 +47,7 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Lets nobody else write to a folder, which is made if it is not there.
+    """Lock a folder against other writers; it is created if necessary.
 
     The system's lock (`flock`) of the file `.lock` in it counts: it ends with the
     process, however that ends, so a killed one never blocks the next. The file tells
@@ -83,7 +85,7 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_file(path: str | os.PathLike) -> Iterator[None]:
-    """The same of a single file, and what belongs to it, by `.<name>.lock` beside."""
+    """Lock a single file, and what belongs to it, by `.<name>.lock` beside it."""
     path = pathlib.Path(path)
     with explaining("the folder", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +94,7 @@ def locked_file(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(path, what):
+def _locked(path: str | os.PathLike, what: str | os.PathLike) -> Iterator[None]:
     key = os.getpid(), os.path.realpath(path)
     if key in _held.get():
         yield
@@ -108,11 +110,11 @@ def _locked(path, what):
 
 
 def take(path: str | os.PathLike, what: str | os.PathLike) -> None:
-    """Takes a lock that `release` gives back, or the end of the process.
+    """Take a lock, until `release` or the end of the process.
 
     Args:
-        path: Its file.
-        what: What it is of, for the message.
+        path: The lock's file.
+        what: The locked folder or file, for the message.
 
     Raises:
         InUseError: If it is taken, by this process too.
@@ -142,7 +144,7 @@ def take(path: str | os.PathLike, what: str | os.PathLike) -> None:
 
 
 def release(path: str | os.PathLike) -> None:
-    """Gives a lock back; nothing happens if this process does not hold it."""
+    """Give a lock back; without effect if this process does not hold it."""
     descriptor = _open_locks.pop(os.path.realpath(path), None)
     if descriptor is None:
         return
@@ -153,12 +155,12 @@ def release(path: str | os.PathLike) -> None:
 
 
 def holds(path: str | os.PathLike) -> bool:
-    """Whether this process holds a lock."""
+    """Return whether this process holds a lock."""
     return os.path.realpath(path) in _open_locks
 
 
-def _try_lock(descriptor) -> bool | None:
-    """Whether the file system has locks; `None`: somebody else holds this one."""
+def _try_lock(descriptor: int) -> bool | None:
+    """Take a lock; return whether the file system has locks, `None` if it is taken."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -170,7 +172,7 @@ def _try_lock(descriptor) -> bool | None:
     return True
 
 
-def _is_still(descriptor, path):
+def _is_still(descriptor: int, path: str | os.PathLike) -> bool:
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -179,14 +181,14 @@ def _is_still(descriptor, path):
 
 @functools.cache
 def _boot() -> str:
-    """Tells this start of this machine from all others, in its containers too."""
+    """Return an id of this boot of this machine, the same in its containers."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 
 
-def _write_note(descriptor):
+def _write_note(descriptor: int) -> None:
     command = [os.path.basename(sys.argv[0] or "python"), *sys.argv[1:]]
     note = {
         "pid": os.getpid(),
@@ -201,8 +203,8 @@ def _write_note(descriptor):
         os.pwrite(descriptor, json.dumps(note).encode() + b"\n", 0)
 
 
-def _read_note(descriptor) -> dict:
-    """What the holder told of itself; empty where it did not."""
+def _read_note(descriptor: int) -> dict:
+    """Return the holder's note about itself; empty if there is none."""
     try:
         note = json.loads(os.pread(descriptor, _MAX_NOTE_BYTES, 0))
         kinds = {"pid": int, "host": str, "boot": str, "since": str, "command": str}
@@ -212,17 +214,17 @@ def _read_note(descriptor) -> dict:
         return {}
 
 
-def _is_elsewhere(note) -> bool:
-    """Whether the holder ran on another machine, where it may still run."""
+def _is_elsewhere(note: dict) -> bool:
+    """Return whether the holder ran on another machine, where it may still run."""
     return note["host"] != socket.gethostname() and note["boot"] != (_boot() or None)
 
 
-def _is_over(note) -> bool:
-    """Whether a holder on this machine is gone."""
+def _is_over(note: dict) -> bool:
+    """Return whether a holder on this machine is gone."""
     return note["boot"] != _boot() or not is_alive(note["pid"], note.get("start"))
 
 
-def _describe(path, what, note) -> str:
+def _describe(path: str | os.PathLike, what: str | os.PathLike, note: dict) -> str:
     if not note:
         return f"{what} is being written by another process. Wait, or name another."
     host, command = (_printable(note[name]) for name in ("host", "command"))
@@ -238,5 +240,5 @@ def _describe(path, what, note) -> str:
     return f"{who}. Wait for it, or name another place; nothing was changed."
 
 
-def _printable(text):
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)[:300]

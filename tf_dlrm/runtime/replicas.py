@@ -1,19 +1,24 @@
-"""The replicas of the current strategy: what runs once for all, what lies on each."""
+"""The replicas of the current strategy: their devices, and functions of all of them."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
+import keras
 import tensorflow as tf
 
 from tf_dlrm.runtime import xla
 
+Result = TypeVar("Result")
+
 
 def count() -> int:
-    """Number of replicas; 1 without a strategy."""
+    """Return the number of replicas; 1 without a strategy."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def number() -> int:
-    """Number of the replica that runs; 0 outside of them."""
+    """Return the number of the current replica; 0 outside of replicas."""
     context = tf.distribute.get_replica_context()
     if context is None:
         return 0
@@ -22,7 +27,7 @@ def number() -> int:
 
 
 def device_names() -> tuple[str, ...]:
-    """Names of the devices, in the order of the replicas; `""` without a strategy.
+    """Return the names of the devices, by replica; `""` without a strategy.
 
     Raises:
         ValueError: Under a strategy whose replicas are not all in this process, where
@@ -45,7 +50,7 @@ def device_names() -> tuple[str, ...]:
     return devices
 
 
-def check_devices(layer, what: str) -> None:
+def check_devices(layer: keras.layers.Layer, what: str) -> None:
     """Raise unless an embedding layer was made under the current strategy.
 
     Args:
@@ -65,8 +70,8 @@ def check_devices(layer, what: str) -> None:
         )
 
 
-def on_device(device: str, make):
-    """Calls `make` on a device, outside of the strategy: it would mirror variables.
+def on_device(device: str, make: Callable[[], Result]) -> Result:
+    """Call `make` on a device, outside of the strategy, which would mirror variables.
 
     The scope of a strategy is its thread's own, so another thread is out of it.
     """
@@ -80,8 +85,10 @@ def on_device(device: str, make):
 
 
 @tf.autograph.experimental.do_not_convert
-def run_for_all(function, arguments: dict):
-    """Calls `function` once, with the arguments of all replicas.
+def run_for_all(
+    function: Callable[[list[dict[str, Any]]], list], arguments: dict[str, Any]
+) -> Any:
+    """Call `function` once, with the arguments of all replicas.
 
     To be called by each replica. Outside of replicas there is one set of arguments.
 

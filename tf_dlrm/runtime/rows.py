@@ -6,6 +6,9 @@ update copy the whole table. Of a variable that a strategy made, `local_variable
 the plain ones.
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -18,31 +21,31 @@ _BLOCK_VALUES = 1 << 20  # 4 MiB of float32 in flight when a table is read or wr
 
 
 def row_dtype(num_rows: int) -> tf.DType:
-    """The dtype that holds rows of a table and their number: int32 or int64."""
+    """Return the dtype for rows of a table and their number: int32 or int64."""
     return tf.int32 if num_rows <= INT32_ROWS else tf.int64
 
 
-def gather(table: tf.Variable, rows):
-    """Reads rows: `(...,)` to `(..., D)`."""
+def gather(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+    """Read rows: `(...,)` to `(..., D)`."""
     return tf.gather(table, rows)
 
 
-def subtract(table: tf.Variable, rows, values) -> None:
-    """Subtracts from rows; repeated rows add up."""
+def subtract(table: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
+    """Subtract from rows; repeated rows add up."""
     tf.raw_ops.ResourceScatterSub(
         resource=table.handle, indices=rows, updates=tf.cast(values, table.dtype)
     )
 
 
-def replace(table: tf.Variable, rows, values) -> None:
-    """Overwrites rows, which must not repeat."""
+def replace(table: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
+    """Overwrite rows, which must not repeat."""
     tf.raw_ops.ResourceScatterUpdate(
         resource=table.handle, indices=rows, updates=tf.cast(values, table.dtype)
     )
 
 
-def sum_repeated(rows, gradients):
-    """Sums the gradients of rows that occur more than once.
+def sum_repeated(rows: tf.Tensor, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sum the gradients of rows that occur more than once.
 
     Args:
         rows: `(V,)` int32 or int64.
@@ -55,19 +58,24 @@ def sum_repeated(rows, gradients):
     return unique, tf.math.unsorted_segment_sum(gradients, places, tf.size(unique))
 
 
-def mean_squares(gradients):
+def mean_squares(gradients: tf.Tensor) -> tf.Tensor:
     """Return means of the squares of rows: `(n, D)` to `(n, 1)`."""
     return tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
 
 
-def gather_from(handle, rows, width: int):
-    """Reads rows of a float32 variable by its handle: `(...,)` to `(..., width)`."""
+def gather_from(handle: tf.Tensor, rows: tf.Tensor, width: int) -> tf.Tensor:
+    """Read rows of a float32 variable by its handle: `(...,)` to `(..., width)`."""
     values = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
     return tf.ensure_shape(values, [*rows.shape, width])
 
 
-def read_for_any_optimizer(read, table: tf.Variable, weights, rows_and_gradients):
-    """Reads a table by some rows, with a gradient for stock Keras optimizers.
+def read_for_any_optimizer(
+    read: Callable[..., tuple[tf.Tensor, tf.Tensor]],
+    table: tf.Variable,
+    weights: tf.Tensor | None,
+    rows_and_gradients: Callable[[tf.Tensor], tuple[Any, tf.Tensor | None]],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Read a table by some rows, with a gradient for stock Keras optimizers.
 
     They do not sum repeated rows of `tf.IndexedSlices` (one Adagrad step with a
     doubled row ends elsewhere), so the gradient holds each row once, and never the
@@ -102,8 +110,14 @@ def read_for_any_optimizer(read, table: tf.Variable, weights, rows_and_gradients
     return custom(table.handle, *(() if weights is None else (weights,)))
 
 
-def unique_slices(table, rows, gradients, null_row: int, sparse: bool = True):
-    """The gradient of a table from those of its rows: each row once, no null row.
+def unique_slices(
+    table: tf.Variable,
+    rows: tf.Tensor,
+    gradients: tf.Tensor,
+    null_row: int,
+    sparse: bool = True,
+) -> tf.IndexedSlices | tf.Tensor:
+    """Return a table's gradient from those of its rows: each row once, no null row.
 
     Args:
         table: The variable.
@@ -121,15 +135,15 @@ def unique_slices(table, rows, gradients, null_row: int, sparse: bool = True):
     return tf.IndexedSlices(sums, rows, tf.constant(table.shape.as_list(), rows.dtype))
 
 
-def block_ranges(num_rows: int, width: int):
-    """Yields `(first, last + 1)` of row blocks small enough to copy at once."""
+def block_ranges(num_rows: int, width: int) -> Iterator[tuple[int, int]]:
+    """Yield `(first, last + 1)` of row blocks small enough to copy at once."""
     step = max(1, _BLOCK_VALUES // width)
     for first in range(0, num_rows, step):
         yield first, min(first + step, num_rows)
 
 
 def read_range(table: tf.Variable, first: int, num_rows: int) -> np.ndarray:
-    """Copies consecutive rows to NumPy, block by block."""
+    """Copie consecutive rows to NumPy, block by block."""
     width = int(table.shape[1])
     result = np.empty((num_rows, width), table.dtype.as_numpy_dtype)
     for a, b in block_ranges(num_rows, width):
@@ -137,8 +151,10 @@ def read_range(table: tf.Variable, first: int, num_rows: int) -> np.ndarray:
     return result
 
 
-def write_range(table: tf.Variable, first: int, num_rows: int, make_block) -> None:
-    """Overwrites consecutive rows, block by block.
+def write_range(
+    table: tf.Variable, first: int, num_rows: int, make_block: Callable[[int, int], Any]
+) -> None:
+    """Overwrite consecutive rows, block by block.
 
     Args:
         table: Variable of rank 2.
@@ -151,18 +167,18 @@ def write_range(table: tf.Variable, first: int, num_rows: int, make_block) -> No
 
 
 def is_finite(table: tf.Variable) -> bool:
-    """Whether all values are finite; read block by block."""
+    """Return whether all values are finite; they are read block by block."""
     return all(
         bool(tf.reduce_all(tf.math.is_finite(gather(table, _range(table, a, b)))))
         for a, b in block_ranges(*table.shape)
     )
 
 
-def _range(table, first, end):
+def _range(table: tf.Variable, first: int, end: int) -> tf.Tensor:
     """The rows first .. end - 1 of a table, of which there may be 2^31 and more."""
     return tf.range(first, end, dtype=row_dtype(table.shape[0]))
 
 
-def local_variables(variable) -> tuple:
-    """The plain variables of this process behind a (possibly mirrored) variable."""
+def local_variables(variable: tf.Variable) -> tuple[tf.Variable, ...]:
+    """Return this process' plain variables behind a (possibly mirrored) variable."""
     return tf.distribute.get_strategy().experimental_local_results(variable)

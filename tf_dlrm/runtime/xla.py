@@ -14,7 +14,8 @@ import bisect
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -67,8 +68,8 @@ def disabled(really: bool | None = True) -> Iterator[None]:
         _state.disabled = before
 
 
-def settings():
-    """What holds in this thread, as a context for another thread to enter."""
+def settings() -> contextlib.AbstractContextManager[None]:
+    """Return this thread's settings, as a context for another thread to enter."""
     names = ("disabled", "serving")
     captured = [getattr(_state, name, 0) for name in names]
 
@@ -85,8 +86,8 @@ def settings():
 
 
 @contextlib.contextmanager
-def for_servers():
-    """What is traced inside is for servers: they come without XLA, and never train."""
+def for_servers() -> Iterator[None]:
+    """Trace for servers inside: without XLA and without gradients."""
     _state.serving = getattr(_state, "serving", 0) + 1
     try:
         with disabled():
@@ -96,7 +97,7 @@ def for_servers():
 
 
 def is_for_servers() -> bool:
-    """Whether a graph is traced inside of `for_servers()`: it needs no gradients."""
+    """Return whether a graph is traced inside of `for_servers()`, without gradients."""
     return bool(getattr(_state, "serving", 0))
 
 
@@ -112,7 +113,7 @@ class Kernel:
         name: Scope of its operations, as profiles show it.
     """
 
-    def __init__(self, function, name: str):
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
         code.release_dead()  # before there is more of it
         self._function, self._name = function, name
 
@@ -125,8 +126,8 @@ class Kernel:
             traced, jit_compile=True, autograph=False, reduce_retracing=True
         )
 
-    def __call__(self, *arguments, compiled: bool | None = None):
-        """Calls the function.
+    def __call__(self, *arguments: Any, compiled: bool | None = None) -> Any:
+        """Call the function.
 
         Args:
             *arguments: Its arguments.
@@ -140,7 +141,7 @@ class Kernel:
             return self._function(*arguments)
 
 
-def _classes():
+def _classes() -> list[int]:
     """8, 16, ..., 64, and from there on eight sizes to each doubling, up to 2^31."""
     sizes = list(range(8, 65, 8))
     while sizes[-1] < 1 << 30:
@@ -152,8 +153,8 @@ def _classes():
 _CLASSES = _classes()
 
 
-def capacity(size):
-    """Rounds a number of rows up to one of few sizes, at most an eighth more.
+def capacity(size: int | tf.Tensor) -> Any:
+    """Round a number of rows up to one of few sizes, at most an eighth more.
 
     Powers of two, and their multiples by up to 15, come out as they are from 8 up.
 
@@ -172,8 +173,8 @@ def capacity(size):
     return tf.gather(classes, tf.searchsorted(classes, size[None])[0])
 
 
-def pad_rows(x, value=0):
-    """Pads the first dimension of `x` up to `capacity`, with `value`."""
+def pad_rows(x: tf.Tensor, value: float = 0) -> tf.Tensor:
+    """Pad the first dimension of `x` up to `capacity`, with `value`."""
     num_rows = x.shape[0]
     if num_rows is not None:
         missing = capacity(num_rows) - num_rows

@@ -1,4 +1,4 @@
-"""Runs recorded requests with TensorFlow's C library: what a server does, not Python.
+"""Recorded requests, run with TensorFlow's C library as a server does, without Python.
 
 `python c_library.py SAVED_MODEL [LIBRARY_FOLDER]`, in a process of its own: this file
 imports nothing of TensorFlow or of this package. It prints one line of JSON.
@@ -8,13 +8,16 @@ import base64
 import ctypes
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+Signature = tuple[dict[str, str], dict[str, str]]  # inputs, outputs
 RECORDED = "assets.extra/tf_dlrm_requests.json"
 _DTYPES = {"float32": 1, "int64": 9, "string": 7}
 _STRING_BYTES = 24  # of a TF_TString
@@ -26,16 +29,16 @@ class Request(NamedTuple):
     Attributes:
         signature: Name of the signature.
         inputs: NumPy array by name; strings as objects.
-        probabilities: What the model answers, float32 `(B, 1)`.
+        probabilities: The model's answers, float32 `(B, 1)`.
     """
 
     signature: str
-    inputs: dict
+    inputs: dict[str, np.ndarray]
     probabilities: np.ndarray
 
 
-def read_recorded(folder) -> list[Request]:
-    """Reads the requests that an export holds, with the model's answers.
+def read_recorded(folder: str | os.PathLike[str]) -> list[Request]:
+    """Read the requests that an export holds, with the model's answers.
 
     Args:
         folder: The version's directory.
@@ -59,7 +62,7 @@ def read_recorded(folder) -> list[Request]:
         raise ValueError(f"{path} is damaged: {error}") from None
 
 
-def _from_json(content):
+def _from_json(content: dict[str, Any]) -> np.ndarray:
     values, shape = content["values"], content["shape"]
     if content["dtype"] == "string":
         values = [base64.b64decode(value) for value in values]
@@ -72,8 +75,8 @@ class SavedModel:
 
     Args:
         folder: The version's directory.
-        library_folder: Where `libtensorflow_cc.so.2` is; `None`: in the installed
-            wheel of TensorFlow.
+        library_folder: Folder of `libtensorflow_cc.so.2`. Default: the installed
+            TensorFlow's.
 
     Attributes:
         signatures: `{name: (inputs, outputs)}`, each `{name: name of the tensor}`.
@@ -82,7 +85,11 @@ class SavedModel:
         ValueError: If the library is not there, or cannot load the model.
     """
 
-    def __init__(self, folder, library_folder=None):
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        library_folder: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._library = _load_library(library_folder)
         self._status = self._call("NewStatus")
         self._graph = self._call("NewGraph")
@@ -97,8 +104,13 @@ class SavedModel:
         buffer = meta_graph.contents
         self.signatures = _read_signatures(ctypes.string_at(buffer.data, buffer.length))
 
-    def run(self, signature: str, inputs: dict, output: str = "probabilities"):
-        """Runs a signature.
+    def run(
+        self,
+        signature: str,
+        inputs: dict[str, np.ndarray],
+        output: str = "probabilities",
+    ) -> np.ndarray:
+        """Run a signature.
 
         Args:
             signature: Its name.
@@ -126,22 +138,22 @@ class SavedModel:
         self._check(f"{signature} failed")
         return self._from_tensor(results[0])
 
-    def _call(self, name):
+    def _call(self, name: str) -> Any:
         return getattr(self._library, f"TF_{name}")()
 
-    def _check(self, what):
+    def _check(self, what: str) -> None:
         if self._library.TF_GetCode(self._status):
             message = self._library.TF_Message(self._status).decode(errors="replace")
             raise ValueError(f"{what}: {message}")
 
-    def _place(self, tensor):
+    def _place(self, tensor: str) -> "_Output":
         operation, _, index = tensor.rpartition(":")
         found = self._library.TF_GraphOperationByName(self._graph, operation.encode())
         if not found:
             raise ValueError(f"The graph has no operation {operation}.")
         return _Output(found, int(index))
 
-    def _to_tensor(self, array):
+    def _to_tensor(self, array: np.ndarray) -> Any:
         is_text = array.dtype == object
         array = array if is_text else np.ascontiguousarray(array)
         dims = (ctypes.c_int64 * array.ndim)(*array.shape)
@@ -158,7 +170,7 @@ class SavedModel:
             self._library.TF_StringCopy(place, value, len(value))
         return tensor
 
-    def _from_tensor(self, tensor):
+    def _from_tensor(self, tensor: Any) -> np.ndarray:
         num_dims = self._library.TF_NumDims(tensor)
         shape = [self._library.TF_Dim(tensor, i) for i in range(num_dims)]
         data = self._library.TF_TensorData(tensor)
@@ -180,10 +192,10 @@ class _Buffer(ctypes.Structure):
     ]
 
 
-def _load_library(folder):
+def _load_library(folder: str | os.PathLike[str] | None) -> ctypes.CDLL:
     if folder is None:
         spec = importlib.util.find_spec("tensorflow")  # finds it, imports nothing
-        if spec is None:
+        if spec is None or not spec.submodule_search_locations:
             raise ValueError("TensorFlow's wheel is not installed.")
         folder = spec.submodule_search_locations[0]
     folder = pathlib.Path(folder)
@@ -232,11 +244,11 @@ def _load_library(folder):
 # The little of protocol buffers that a MetaGraphDef's signatures take.
 
 
-def _fields(message):
-    """Yields `(number, value)`: an int, or bytes for what has a length."""
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield `(number, value)`: an int, or bytes for what has a length."""
     position = 0
 
-    def varint():
+    def varint() -> int:
         nonlocal position
         value = shift = 0
         while True:
@@ -260,13 +272,13 @@ def _fields(message):
             position += {1: 8, 5: 4}[wire]
 
 
-def _map(message, number):
+def _map(message: bytes, number: int) -> dict[str, bytes]:
     """A map<string, message> at a field, as a dict of bytes."""
     entries = [dict(_fields(value)) for n, value in _fields(message) if n == number]
     return {entry[1].decode(): entry.get(2, b"") for entry in entries}
 
 
-def _read_signatures(meta_graph):
+def _read_signatures(meta_graph: bytes) -> dict[str, Signature]:
     signatures = {}
     for name, signature in _map(meta_graph, 5).items():
         parts = [
@@ -275,16 +287,21 @@ def _read_signatures(meta_graph):
             for n in (1, 2)
         ]  # fmt: skip
         if "probabilities" in parts[1]:
-            signatures[name] = tuple(parts)
+            signatures[name] = parts[0], parts[1]
     return signatures
 
 
-def verify(folder, library_folder=None, tolerance: float = 1e-6) -> dict:
-    """Runs the recorded requests of an export and compares the answers.
+def verify(
+    folder: str | os.PathLike[str],
+    library_folder: str | os.PathLike[str] | None = None,
+    tolerance: float = 1e-6,
+) -> dict[str, Any]:
+    """Run the recorded requests of an export and compares the answers.
 
     Args:
         folder: The version's directory.
-        library_folder: As of `SavedModel`.
+        library_folder: Folder of `libtensorflow_cc.so.2`. Default: the installed
+            TensorFlow's.
         tolerance: Largest difference of a probability.
 
     Returns:
@@ -323,10 +340,10 @@ def verify(folder, library_folder=None, tolerance: float = 1e-6) -> dict:
     }
 
 
-def main(arguments) -> int:
-    """Verifies the directory that is the first argument."""
+def main(arguments: Sequence[str]) -> int:
+    """Verify the directory that is the first argument."""
     try:
-        found = verify(*arguments)
+        found = verify(arguments[0], arguments[1] if arguments[1:] else None)
     except ValueError as error:
         found = {"failed": str(error)}
     print(json.dumps(found), flush=True)

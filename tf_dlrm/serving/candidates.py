@@ -1,15 +1,20 @@
-"""One user and context, many items: which features are shared, and which are not.
+"""One user and context, many items: shared features and those of each item.
 
 # N candidates, D width
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
+from tf_dlrm.features import FeatureSpec
+
+Pooled: TypeAlias = tf.Tensor | list[tf.Tensor]  # a list where widths differ
+
 
 class Split:
-    """Divides a model's features into shared ones and those of each candidate.
+    """A model's features, divided into shared ones and those of each candidate.
 
     Args:
         spec: The model's `FeatureSpec`.
@@ -24,7 +29,7 @@ class Split:
             among them.
     """
 
-    def __init__(self, spec, candidate_features: Sequence[str]):
+    def __init__(self, spec: FeatureSpec, candidate_features: Sequence[str]) -> None:
         dense = list(spec.dense)
         sparse = [feature for table in spec.tables for feature in table.features]
         names = list(candidate_features)
@@ -44,14 +49,16 @@ class Split:
                 f"candidates would be one item. Received: {names}"
             )
 
-    def join_dense(self, shared, own, num_items):
-        """Dense features of all candidates `(N, num_dense)`."""
+    def join_dense(
+        self, shared: tf.Tensor, own: tf.Tensor, num_items: tf.Tensor
+    ) -> tf.Tensor:
+        """Return the dense features of all candidates, `(N, num_dense)`."""
         repeated = tf.repeat(shared, num_items, axis=0)
         joined = tf.concat([repeated, own], axis=1)
         return tf.gather(joined, _places(self.shared_dense + self.own_dense), axis=1)
 
-    def join_pooled(self, shared, own, num_items):
-        """Pooled vectors of all candidates, from one row of shared ones.
+    def join_pooled(self, shared: Pooled, own: Pooled, num_items: tf.Tensor) -> Pooled:
+        """Return the pooled vectors of all candidates, from one row of shared ones.
 
         Args:
             shared: `(1, features, D)`, or a list of `(1, D)` where widths differ.
@@ -67,10 +74,10 @@ class Split:
         return tf.gather(joined, order, axis=1)
 
 
-def _as_list(vectors):
+def _as_list(vectors: Pooled) -> list[tf.Tensor]:
     return vectors if isinstance(vectors, list) else tf.unstack(vectors, axis=1)
 
 
-def _places(columns):
-    """Where each column is, after columns were put in another order."""
+def _places(columns: list[int]) -> list[int]:
+    """Return the place of each column, after columns were put in another order."""
     return [columns.index(column) for column in range(len(columns))]

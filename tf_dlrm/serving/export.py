@@ -5,12 +5,18 @@ import gc
 import json
 import logging
 import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.features import FeatureSpec
+from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import versions, warm_up
+from tf_dlrm.serving.c_library import Request
 from tf_dlrm.serving.requests import make_requests, record
 from tf_dlrm.serving.signatures import (
     PROBABILITIES,
@@ -25,34 +31,34 @@ _NUM_RECORDED = 16
 
 
 def export_saved_model(
-    model,
-    base_dir,
+    model: DLRM,
+    base_dir: PathLike,
     version: int | None = None,
-    preprocessor=None,
+    preprocessor: Any = None,
     max_hotness: int = 1,
-    candidate_features=(),
+    candidate_features: Sequence[str] = (),
     table_dtype: str = "float32",
 ) -> str:
-    """Writes the model to `base_dir/<version>` for TensorFlow Serving.
+    r"""Write the model to `base_dir/<version>` for TensorFlow Serving.
 
-    The directory is written beside, loaded again, compared with the model on
-    generated requests to every signature, and only then renamed into place: a version
-    is whole or absent. In its `assets.extra` are requests with the model's answers, for
-    whoever verifies it elsewhere, and warm-up requests of 1, 8 and 64 rows for
+    The model is written to a temporary directory, loaded again, compared with the
+    original on generated requests to every signature, and only then renamed: a version
+    is complete or absent. Its `assets.extra` holds requests with the model's answers,
+    to verify the export elsewhere, and warm-up requests of 1, 8 and 64 rows for
     TensorFlow Serving.
 
     Args:
         model: A `DLRM`.
         base_dir: Directory of the model's versions, such as `"saved_models/ctr"`.
-        version: Positive integer; `None` for the one after the largest there, when the
-            model is put in place: exports at once each have their own.
+        version: Positive integer. Default: the one after the largest version, decided
+            when the directory is renamed, so concurrent exports do not collide.
         preprocessor: A `pipelines.criteo.Parser`, to serve raw lines with the
             vocabulary of the training; or `None`.
-        max_hotness: Length L to which `serving_default` takes bags padded with -1.
-            Static, so that the server can batch requests.
-        candidate_features: Names of the features in which the items differ that
+        max_hotness: Length L of the bags of `serving_default`, padded with -1. It is
+            static so that the server can batch requests.
+        candidate_features: Names of the features that differ between the items that
             `serving_candidates` scores for one user and context, at least one of them
-            sparse; none for no such signature.
+            sparse. Default: no such signature.
         table_dtype: How tables are stored: `"float32"`; `"float16"` or `"bfloat16"`
             in half of the bytes; `"int8"` or `"int4"` in 0.27 or 0.14 of them at width
             64, integers with a float16 scale and offset for each row. Lookups give
@@ -65,7 +71,7 @@ def export_saved_model(
 
         - `serving_default`: `dense_features` float32 `(B, num_dense)`, transformed;
           `sparse_features` int64 `(B, num_sparse, max_hotness)`. An id of -1, or
-          outside of its table, is no id. A dense value that is not finite counts as
+          outside of its table, is ignored. A dense value that is not finite counts as
           missing, which is 0.
         - `serving_ragged`: `dense_features`; `sparse_values` int64 `(V,)`, all ids by
           row, then feature; `sparse_row_lengths` int64 `(B, num_sparse)` or flat, how
@@ -91,7 +97,7 @@ def export_saved_model(
     ```python
     path = tf_dlrm.export_saved_model(model, "saved_models/ctr", preprocessor=parser)
     served = tf.saved_model.load(path).signatures["serving_tsv"]
-    served(lines=tf.constant(["0\\t1\\t..."]))["probabilities"]
+    served(lines=tf.constant(["0\t1\t..."]))["probabilities"]
     ```
     """
     is_count = hasattr(max_hotness, "__index__") and not isinstance(max_hotness, bool)
@@ -140,7 +146,7 @@ def export_saved_model(
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     logger = logging.getLogger("tensorflow")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -150,7 +156,7 @@ def _quiet():
         logger.setLevel(level)
 
 
-def _check_finite(model):
+def _check_finite(model: DLRM) -> None:
     for variable in weights_for_inference(model):
         if variable.dtype.is_floating and not _is_finite(variable):
             raise ValueError(
@@ -159,18 +165,18 @@ def _check_finite(model):
             )
 
 
-def _is_finite(variable) -> bool:
+def _is_finite(variable: tf.Variable) -> bool:
     if variable.shape.rank != 2:
         return bool(tf.reduce_all(tf.math.is_finite(variable)))
     # Block by block: a table may be most of the memory.
     return row_ops.is_finite(variable)
 
 
-def _check_vocabulary(spec, preprocessor):
+def _check_vocabulary(spec: FeatureSpec, preprocessor: Any) -> None:
     widths = {table.embedding_dim for table in spec.tables}
     made = preprocessor.spec(embedding_dim=max(widths))
 
-    def sizes(of):
+    def sizes(of: FeatureSpec) -> dict[str, int]:
         return {f: t.vocabulary_size for t in of.tables for f in t.features}
 
     got, expected = sizes(made), sizes(spec)
@@ -185,7 +191,9 @@ def _check_vocabulary(spec, preprocessor):
         )
 
 
-def _write_description(model, staging, module, max_hotness):
+def _write_description(
+    model: DLRM, staging: pathlib.Path, module: ServingModule, max_hotness: int
+) -> None:
     """`assets.extra/tf_dlrm.json`: what a person or a client needs to know."""
     folder = staging / "assets.extra"
     folder.mkdir()
@@ -209,8 +217,8 @@ def _write_description(model, staging, module, max_hotness):
     (folder / "tf_dlrm.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _replay(requests, staging):
-    """Loads what was written and compares it with the model on generated requests."""
+def _replay(requests: list[Request], staging: pathlib.Path) -> None:
+    """Load what was written and compares it with the model on generated requests."""
     signatures = tf.saved_model.load(str(staging)).signatures
     for request in requests:
         inputs = {name: tf.constant(value) for name, value in request.inputs.items()}
@@ -220,7 +228,7 @@ def _replay(requests, staging):
     gc.collect()  # the loaded tables hang in a circle of references
 
 
-def _compare(name, got, expected):
+def _compare(name: str, got: dict[str, tf.Tensor], expected: np.ndarray) -> None:
     difference = float(np.abs(got[PROBABILITIES].numpy() - expected).max())
     if not difference <= _TOLERANCE:
         raise RuntimeError(

@@ -8,6 +8,9 @@ place in memory, and of a row of width 64 it reads 68 bytes or 36 where float32 
 # N rows, D width
 """
 
+import functools
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import tensorflow as tf
 
@@ -21,7 +24,7 @@ _HALF = np.float16
 
 
 class QuantizedTables:
-    """Copies of tables in fewer bytes.
+    """Copie of tables in fewer bytes.
 
     Args:
         variables: Plain float32 variables `(N, D)`, as `lookup_variables` of an
@@ -35,7 +38,7 @@ class QuantizedTables:
         ValueError: For another dtype, or a value that float16 cannot hold.
     """
 
-    def __init__(self, variables, dtype: str):
+    def __init__(self, variables: Iterable[tf.Variable], dtype: str) -> None:
         if dtype not in TABLE_DTYPES[1:]:
             raise ValueError(
                 f"`table_dtype` must be one of {', '.join(TABLE_DTYPES)}. "
@@ -45,19 +48,21 @@ class QuantizedTables:
         self._of = {}  # the copy and the width by the id of the original
         self.variables_of_tables = []
         for variable in variables:
-            copy = replicas.on_device(variable.device, lambda v=variable: self._copy(v))
+            copy = replicas.on_device(
+                variable.device, functools.partial(self._copy, variable)
+            )
             self.variables_of_tables.append(copy)
             self._of[id(variable)] = (copy, int(variable.shape[1]))
 
-    def read(self, variable, rows):
-        """What `rows.gather` returns of the original: float32 `(..., D)`."""
+    def read(self, variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+        """Return rows of the original, as stored: float32 `(..., D)`."""
         copy, width = self._of[id(variable)]
         stored = row_ops.gather(copy, rows)
         if self.dtype not in _BITS:
             return tf.cast(stored, tf.float32)
         return dequantize(stored, width, _BITS[self.dtype])
 
-    def _copy(self, variable):
+    def _copy(self, variable: tf.Variable) -> tf.Variable:
         num_rows, width = variable.shape
         if self.dtype in _BITS:
             stored_width, dtype = row_bytes(width, _BITS[self.dtype]), tf.uint8
@@ -73,10 +78,10 @@ class QuantizedTables:
             self._check_range(variable, block)
             if self.dtype in _BITS:
                 block = quantize(block, _BITS[self.dtype])
-            row_ops.write_range(copy, first, end - first, lambda a, b, v=block: v[a:b])
+            row_ops.write_range(copy, first, end - first, _reader(block))
         return copy
 
-    def _check_range(self, variable, block):
+    def _check_range(self, variable: tf.Variable, block: np.ndarray) -> None:
         largest = float(np.abs(block).max(initial=0))
         if self.dtype != "bfloat16" and largest > float(np.finfo(_HALF).max):
             raise ValueError(
@@ -86,13 +91,17 @@ class QuantizedTables:
             )
 
 
+def _reader(block: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    return lambda first, end: block[first:end]
+
+
 def row_bytes(width: int, bits: int) -> int:
-    """Bytes of a quantized row: its integers, scale and offset."""
+    """Return the bytes of a quantized row: its integers, scale and offset."""
     return -(-width * bits // 8) + _TAIL
 
 
 def quantize(rows: np.ndarray, bits: int) -> np.ndarray:
-    """Quantizes each row between its smallest and largest value.
+    """Quantize each row between its smallest and largest value.
 
     Args:
         rows: float32 `(N, D)`, finite.
@@ -127,8 +136,8 @@ def quantize(rows: np.ndarray, bits: int) -> np.ndarray:
     return np.concatenate([integers, tail.reshape(num_rows, _TAIL)], axis=1)
 
 
-def dequantize(stored, width: int, bits: int):
-    """Rows as `quantize` stored them, uint8 `(..., bytes)`, as float32 `(..., D)`."""
+def dequantize(stored: tf.Tensor, width: int, bits: int) -> tf.Tensor:
+    """Return rows of `quantize`, uint8 `(..., bytes)`, as float32 `(..., D)`."""
     integers, tail = tf.split(stored, [-1, _TAIL], axis=-1)
     shape = tf.concat([tf.shape(tail)[:-1], [2, 2]], 0)
     of_row = tf.cast(tf.bitcast(tf.reshape(tail, shape), tf.float16), tf.float32)

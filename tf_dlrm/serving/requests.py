@@ -1,4 +1,4 @@
-"""Requests to an exported model with the answers of the model that it was made from.
+"""Requests to an exported model, with the answers of the original model.
 
 They verify an export before it is put in place, are recorded in it for whoever loads it
 elsewhere, and warm up servers.
@@ -10,25 +10,35 @@ import base64
 import functools
 import json
 import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.features import FeatureSpec
+from tf_dlrm.model import DLRM
+from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving.c_library import RECORDED, Request
 from tf_dlrm.serving.candidates import Split
+from tf_dlrm.serving.signatures import ServingModule
 
 
 def make_requests(
-    model, module, preprocessor, num_rows: int, batch_sizes
+    model: DLRM,
+    module: ServingModule,
+    preprocessor: Any,
+    num_rows: int,
+    batch_sizes: Iterable[int],
 ) -> tuple[list[Request], list[Request]]:
-    """Generates requests to each signature, with the model's answers.
+    """Generate requests to each signature, with the model's answers.
 
     Args:
         model: The `DLRM`.
         module: Its `ServingModule`.
-        preprocessor: That of the training, or `None`.
+        preprocessor: The preprocessor of the training, or `None`.
         num_rows: Number of rows, or of candidates, of the requests to record.
-        batch_sizes: The same of those for warm-up.
+        batch_sizes: Numbers of rows of the requests for warm-up.
 
     Returns:
         A request to each signature; and such for warm-up, one of each size, which a
@@ -37,7 +47,7 @@ def make_requests(
     """
     # The graph of the model, as `predict` runs it: eager kernels round differently.
     # Of quantized tables the answers are those before the model is written.
-    of_model = functools.partial(model, training=False)
+    of_model = functools.partial(model, training=False)  # type: ignore[misc]
     predict = of_model if module.quantized is None else module.predict
     # One of each form, whatever the number of rows.
     dense = tf.TensorSpec((None, model.spec.num_dense), tf.float32)
@@ -52,10 +62,11 @@ def make_requests(
         for sparse in (padded, ragged)
     )
 
-    def answers(features):
+    def answers(features: dict[str, Any]) -> np.ndarray:
         is_ragged = isinstance(features["sparse_features"], tf.RaggedTensor)
         predict = predict_ragged if is_ragged else predict_padded
-        return predict(features).numpy()
+        probabilities: np.ndarray = predict(features).numpy()
+        return probabilities
 
     recorded = _make(model.spec, module, preprocessor, num_rows, answers)
     for_warm_up = [
@@ -66,11 +77,18 @@ def make_requests(
     return recorded, [request for request in for_warm_up if _has_equal_rows(request)]
 
 
-def _has_equal_rows(request):
+def _has_equal_rows(request: Request) -> bool:
     return len({len(value) for value in request.inputs.values()}) == 1
 
 
-def _make(spec, module, preprocessor, num_rows, answers, one_id_a_row=False):
+def _make(
+    spec: FeatureSpec,
+    module: ServingModule,
+    preprocessor: Any,
+    num_rows: int,
+    answers: Callable[[dict[str, Any]], np.ndarray],
+    one_id_a_row: bool = False,
+) -> list[Request]:
     length = module.max_hotness
     rng = np.random.default_rng(0)
     dense = rng.exponential(size=(num_rows, spec.num_dense)).astype("float32")
@@ -79,7 +97,7 @@ def _make(spec, module, preprocessor, num_rows, answers, one_id_a_row=False):
         [rng.integers(-1, size, (num_rows, length)) for size in sizes], axis=1
     )
 
-    def of_ids(dense, ids):
+    def of_ids(dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
         constants = {"dense_features": dense, "sparse_features": ids}
         return answers({name: tf.constant(value) for name, value in constants.items()})
 
@@ -132,8 +150,8 @@ def _make(spec, module, preprocessor, num_rows, answers, one_id_a_row=False):
     return requests
 
 
-def record(requests: list[Request], folder) -> None:
-    """Writes requests and answers to `assets.extra/tf_dlrm_requests.json`.
+def record(requests: list[Request], folder: PathLike) -> None:
+    """Write requests and answers to `assets.extra/tf_dlrm_requests.json`.
 
     Bytes are in base64; the numbers of the rest read back as they were.
     """
@@ -149,7 +167,7 @@ def record(requests: list[Request], folder) -> None:
     (pathlib.Path(folder) / RECORDED).write_text(text, encoding="utf-8")
 
 
-def _to_json(array):
+def _to_json(array: np.ndarray) -> dict[str, Any]:
     if array.dtype == object:
         values = [base64.b64encode(value).decode() for value in array.reshape(-1)]
         return {"dtype": "string", "shape": array.shape, "values": values}

@@ -4,19 +4,23 @@
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime import xla
-from tf_dlrm.serving.candidates import Split
+from tf_dlrm.serving.candidates import Pooled, Split
 from tf_dlrm.serving.quantization import QuantizedTables
 
+Outputs = dict[str, tf.Tensor]
 PROBABILITIES = "probabilities"
 
 
 class ServingModule(tf.Module):
-    """What is saved: the model's plain variables, each once, and its signatures.
+    """The module that is saved: the model's plain variables, each once, and signatures.
 
     A Keras model saved as it is would hold every weight twice, and lose raggedness.
 
@@ -28,21 +32,21 @@ class ServingModule(tf.Module):
             `features_of_examples(examples)`, for `serving_examples`; or `None`.
         candidate_features: Names of the features in which the items of
             `serving_candidates` differ; none for no such signature.
-        table_dtype: How tables are stored, of `quantization.TABLE_DTYPES`.
+        table_dtype: How tables are stored, one of `tf_dlrm.serving.TABLE_DTYPES`.
 
     Attributes:
         functions: `tf.function` by name of the signature.
-        quantized: The `QuantizedTables`, `None` of float32 tables.
+        quantized: The `QuantizedTables`, `None` for float32 tables.
     """
 
     def __init__(
         self,
-        model,
+        model: DLRM,
         max_hotness: int,
-        preprocessor=None,
-        candidate_features=(),
+        preprocessor: Any = None,
+        candidate_features: Sequence[str] = (),
         table_dtype: str = "float32",
-    ):
+    ) -> None:
         super().__init__(name="tf_dlrm_serving")
         self._score, self._lookup = model.score, model.embedding.lookup
         self._recalibrate = model.recalibrate
@@ -76,11 +80,13 @@ class ServingModule(tf.Module):
             split = Split(model.spec, candidate_features)
             self.functions["serving_candidates"] = self._make_candidates(split)
 
-    def _make_default(self):
+    def _make_default(self) -> Callable[..., Any]:
         @_signature(
             self._dense_spec(self._num_dense), self._sparse_spec(self._num_sparse)
         )
-        def serving_default(dense_features, sparse_features):
+        def serving_default(
+            dense_features: tf.Tensor, sparse_features: tf.Tensor
+        ) -> Outputs:
             dense, ids = _with_equal_rows(
                 "`dense_features` and `sparse_features` must have equally many rows.",
                 dense_features,
@@ -90,14 +96,18 @@ class ServingModule(tf.Module):
 
         return serving_default
 
-    def _make_ragged(self):
+    def _make_ragged(self) -> Callable[..., Any]:
         @_signature(
             self._dense_spec(self._num_dense),
             tf.TensorSpec((None,), tf.int64, "sparse_values"),
             # Flat, or (B, F).
             tf.TensorSpec(None, tf.int64, "sparse_row_lengths"),
         )
-        def serving_ragged(dense_features, sparse_values, sparse_row_lengths):
+        def serving_ragged(
+            dense_features: tf.Tensor,
+            sparse_values: tf.Tensor,
+            sparse_row_lengths: tf.Tensor,
+        ) -> Outputs:
             shape = tf.shape(sparse_row_lengths)
             lengths = tf.reshape(sparse_row_lengths, (-1,))
             num_rows = tf.shape(dense_features)[0]
@@ -140,16 +150,16 @@ class ServingModule(tf.Module):
 
         return serving_ragged
 
-    def _make_raw(self, name, method):
+    def _make_raw(self, name: str, method: str) -> Callable[..., Any]:
         @_signature(tf.TensorSpec((None,), tf.string, name))
-        def serving_raw(raw):
+        def serving_raw(raw: tf.Tensor) -> Outputs:
             features = getattr(self.preprocessor, method)(raw)
             pooled = self._pool(features["sparse_features"])
             return self._probabilities(features["dense_features"], pooled)
 
         return serving_raw
 
-    def _make_candidates(self, split):
+    def _make_candidates(self, split: Split) -> Callable[..., Any]:
         @_signature(
             self._dense_spec(len(split.shared_dense), 1),
             self._sparse_spec(len(split.shared_sparse), 1),
@@ -157,11 +167,11 @@ class ServingModule(tf.Module):
             self._sparse_spec(len(split.own_sparse), None, "candidate_"),
         )
         def serving_candidates(
-            dense_features,
-            sparse_features,
-            candidate_dense_features,
-            candidate_sparse_features,
-        ):
+            dense_features: tf.Tensor,
+            sparse_features: tf.Tensor,
+            candidate_dense_features: tf.Tensor,
+            candidate_sparse_features: tf.Tensor,
+        ) -> Outputs:
             own_dense, own_ids = _with_equal_rows(
                 "`candidate_dense_features` and `candidate_sparse_features` must have "
                 "a row for each candidate.",
@@ -181,26 +191,32 @@ class ServingModule(tf.Module):
 
         return serving_candidates
 
-    def _dense_spec(self, width, num_rows=None, prefix=""):
+    def _dense_spec(
+        self, width: int, num_rows: int | None = None, prefix: str = ""
+    ) -> tf.TensorSpec:
         return tf.TensorSpec((num_rows, width), tf.float32, f"{prefix}dense_features")
 
-    def _sparse_spec(self, width, num_rows=None, prefix=""):
+    def _sparse_spec(
+        self, width: int, num_rows: int | None = None, prefix: str = ""
+    ) -> tf.TensorSpec:
         shape = (num_rows, width, self.max_hotness)
         return tf.TensorSpec(shape, tf.int64, f"{prefix}sparse_features")
 
-    def _without_length(self, ids):
+    def _without_length(self, ids: tf.Tensor) -> tf.Tensor:
         return tf.squeeze(ids, axis=2) if self.max_hotness == 1 else ids
 
-    def _pool(self, ids, columns=None):
+    def _pool(
+        self, ids: tf.Tensor | tf.RaggedTensor, columns: list[int] | None = None
+    ) -> Pooled:
         with xla.for_servers():
             return self._lookup(ids, columns=columns)
 
-    def predict(self, features):
-        """Probabilities `(B, 1)` of a batch, as the signatures give them."""
+    def predict(self, features: dict[str, Any]) -> tf.Tensor:
+        """Return the probabilities `(B, 1)` of a batch, as the signatures do."""
         pooled = self._pool(features["sparse_features"])
         return self._probabilities(features["dense_features"], pooled)[PROBABILITIES]
 
-    def _probabilities(self, dense, pooled):
+    def _probabilities(self, dense: tf.Tensor, pooled: Pooled) -> Outputs:
         # As the parser takes a missing integer: 0 after the logarithm.
         dense = tf.where(tf.math.is_finite(dense), dense, tf.zeros_like(dense))
         with xla.for_servers():
@@ -209,8 +225,8 @@ class ServingModule(tf.Module):
         return {PROBABILITIES: _require_numbers(probabilities)}
 
 
-def weights_for_inference(model) -> list[tf.Variable]:
-    """The plain variables that a prediction reads: no seeds, no optimizer state."""
+def weights_for_inference(model: DLRM) -> list[tf.Variable]:
+    """Return the plain variables of a prediction: no seeds, no optimizer state."""
     tables = {id(variable) for variable in model.embedding.variables}
     return [
         *model.embedding.lookup_variables,
@@ -222,32 +238,37 @@ def weights_for_inference(model) -> list[tf.Variable]:
     ]
 
 
-def _signature(*specs):
+def _signature(
+    *specs: tf.TensorSpec,
+) -> Callable[[Callable[..., Outputs]], Callable[..., Any]]:
     """A `tf.function` that holds requests to its specs: servers do not check shapes.
 
     A feature too few would be read for all of them, and one too many be dropped.
     """
 
-    def decorate(function):
-        def checked(*inputs):
+    def decorate(function: Callable[..., Outputs]) -> Callable[..., Any]:
+        def checked(*inputs: tf.Tensor) -> Outputs:
             return function(
                 *[tf.ensure_shape(x, spec.shape) for x, spec in zip(inputs, specs)]
             )
 
         checked.__name__ = function.__name__
-        return tf.function(checked, input_signature=specs)
+        signature: Callable[..., Any] = tf.function(checked, input_signature=specs)
+        return signature
 
     return decorate
 
 
-def _with_equal_rows(message, first, second):
+def _with_equal_rows(
+    message: str, first: tf.Tensor, second: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
     numbers = tf.shape(first)[0], tf.shape(second)[0]
     check = _require(tf.equal(*numbers), f"{message} Received rows:", *numbers)
     with tf.control_dependencies([check]):
         return tf.identity(first), tf.identity(second)
 
 
-def _require_numbers(probabilities):
+def _require_numbers(probabilities: tf.Tensor) -> tf.Tensor:
     num_nans = tf.math.count_nonzero(tf.math.is_nan(probabilities), dtype=tf.int32)
     check = _require(
         tf.equal(num_nans, 0),
@@ -258,6 +279,6 @@ def _require_numbers(probabilities):
         return tf.identity(probabilities)
 
 
-def _require(condition, message, *values):
-    """Fails with INVALID_ARGUMENT and the values, unless the condition holds."""
+def _require(condition: tf.Tensor, message: str, *values: tf.Tensor) -> Any:
+    """Fail with INVALID_ARGUMENT and the values, unless the condition holds."""
     return tf.debugging.Assert(condition, [message, *values])

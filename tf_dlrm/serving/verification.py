@@ -1,33 +1,37 @@
-"""Verifies an export outside of the Python that made it."""
+"""Verification of an export, without the Python that made it."""
 
 import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
+from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import c_library
 from tf_dlrm.serving.versions import existing_versions
 
 
-def verify_saved_model(path, library_folder=None) -> dict:
-    """Loads an export with TensorFlow's C library and replays its recorded requests.
+def verify_saved_model(
+    path: PathLike, library_folder: PathLike | None = None
+) -> dict[str, Any]:
+    """Load an export with TensorFlow's C library and replay its recorded requests.
 
-    In a process of its own, which never imports TensorFlow's Python: what runs is what
-    a server runs. The answers must be those that the model gave when it was exported.
+    It runs in a process of its own that never imports TensorFlow's Python, as a server
+    does. The answers must equal those that the model gave when it was exported.
 
     Args:
-        path: A version's directory, or the directory of versions, for the newest.
+        path: Directory of a version, or of all versions for the newest.
         library_folder: Folder of another TensorFlow's `libtensorflow_cc.so.2`, to see
-            whether a server that lags behind can run the model; `None`: the installed
-            one.
+            whether an older server can run the model. Default: that of the installed
+            TensorFlow.
 
     Returns:
         `library` (its version), `seconds_to_load`, and `largest_difference` of a
         probability by signature.
 
     Raises:
-        ValueError: If it does not load, a request fails, or an answer is another.
+        ValueError: If it does not load, a request fails, or an answer differs.
 
     Example:
 
@@ -53,7 +57,7 @@ def verify_saved_model(path, library_folder=None) -> dict:
         raise ValueError(
             f"{path}: the process ended with code {done.returncode}: {reason}"
         )
-    found = json.loads(lines[-1])
+    found: dict[str, Any] = json.loads(lines[-1])
     if "failed" in found:
         raise ValueError(f"{path}: {found['failed']}")
     return found

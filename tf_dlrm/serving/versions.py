@@ -1,4 +1,4 @@
-"""Version directories: `base/1`, `base/2`, ... Written beside, renamed into place."""
+"""Version directories `base/1`, `base/2`, ...: staged, then renamed into place."""
 
 import contextlib
 import errno
@@ -7,10 +7,12 @@ import pathlib
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from tf_dlrm.runtime import disk
+from tf_dlrm.runtime.types import PathLike
 
 _PREFIX = ".tmp-"
 _ABANDONED_SECONDS = 24 * 3600
@@ -18,20 +20,20 @@ _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
 _OF_WRITING = (tf.errors.OpError, RuntimeError)  # TensorFlow's, of a full disk
 
 
-def existing_versions(base_dir) -> list[int]:
-    """Version numbers under `base_dir`, ascending; what else is there is no version."""
+def existing_versions(base_dir: PathLike) -> list[int]:
+    """Return the version numbers under `base_dir`, ascending."""
     base_dir = pathlib.Path(base_dir)
     if not base_dir.is_dir():
         return []
     return sorted(int(p.name) for p in base_dir.iterdir() if p.name.isdecimal())
 
 
-def choose_version(base_dir, version: int | None) -> int:
-    """Returns `version`, or the next one if it is `None`.
+def choose_version(base_dir: PathLike, version: int | None) -> int:
+    """Return `version`, or the next one if it is `None`.
 
     Raises:
         ValueError: If it is not a positive integer.
-        FileExistsError: If it is there already; a version is never overwritten.
+        FileExistsError: If it exists; a version is never overwritten.
     """
     versions = existing_versions(base_dir)
     if version is None:
@@ -58,25 +60,25 @@ class Staged:
         version: Its number, which is final only when it is in place.
     """
 
-    def __init__(self, path: pathlib.Path, version: int):
+    def __init__(self, path: pathlib.Path, version: int) -> None:
         self.path, self.version = path, version
 
 
 @contextlib.contextmanager
-def staged_directory(base_dir, version: int | None):
-    """Yields a `Staged`, whose directory becomes `base_dir/<version>` on success.
+def staged_directory(base_dir: PathLike, version: int | None) -> Iterator[Staged]:
+    """Yield a `Staged`, whose directory becomes `base_dir/<version>` on success.
 
-    Its name is no integer, so that TensorFlow Serving does not look at it. On an
-    error it is removed; what killed exports of this host left is removed first.
+    Its name is not an integer, so TensorFlow Serving ignores it. It is removed after
+    an error; leftovers of killed exports of this host are removed first.
 
     Args:
         base_dir: Directory of the versions.
-        version: The number; `None` for the one after the largest that is there at the
-            end: of exports at once, each has its own.
+        version: The number; `None` for the one after the largest at the end, so
+            concurrent exports do not collide.
 
     Raises:
-        FileExistsError: If another export has taken the version meanwhile.
-        tf_dlrm.runtime.disk.WriteError: If it cannot be written, an `OSError`.
+        FileExistsError: If another export has taken the version in the meantime.
+        OSError: If it cannot be written.
     """
     base_dir = pathlib.Path(base_dir)
     kept = "Versions that are there are as they were."
@@ -98,8 +100,10 @@ def staged_directory(base_dir, version: int | None):
             raise
 
 
-def _put_in_place(staging, base_dir, version) -> int:
-    """Gives a directory its name; another that appears meanwhile is never replaced."""
+def _put_in_place(
+    staging: pathlib.Path, base_dir: pathlib.Path, version: int | None
+) -> int:
+    """Give a directory its name; another that appears meanwhile is never replaced."""
     while True:
         number = choose_version(base_dir, version)
         try:
@@ -110,9 +114,11 @@ def _put_in_place(staging, base_dir, version) -> int:
                 raise
 
 
-def _remove_abandoned(base_dir):
-    """Removes what killed exports of earlier versions left, whose names do not tell
-    the process; after a day, for others may be at work."""
+def _remove_abandoned(base_dir: pathlib.Path) -> None:
+    """Remove what killed exports of earlier releases left, after a day.
+
+    Their names do not tell the process, which may still be running.
+    """
     for path in base_dir.glob(f"{_PREFIX}*"):
         try:
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:

@@ -5,9 +5,14 @@ needs are described here, so that writing it takes no package but TensorFlow.
 """
 
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from tf_dlrm.runtime.types import PathLike
+from tf_dlrm.serving.c_library import Request
 
 BATCH_SIZES = (1, 8, 64)
 WARM_UP = "assets.extra/tf_serving_warmup_requests"
@@ -26,7 +31,7 @@ _MESSAGES = {
 }
 
 
-def _make_classes():
+def _make_classes() -> dict[str, Any]:
     """The classes of `_MESSAGES` by name."""
     file = descriptor_pb2.FileDescriptorProto(
         name="tf_dlrm/serving/warm_up.proto", package=_PACKAGE, syntax="proto3"
@@ -52,13 +57,12 @@ def _make_classes():
     }
 
 
-def write(requests, model_name: str, folder) -> None:
-    """Writes requests as TFRecords of `PredictionLog`.
+def write(requests: Sequence[Request], model_name: str, folder: PathLike) -> None:
+    """Write requests as TFRecords of `PredictionLog`.
 
     Args:
-        requests: `Request`s, each of which the model answers: a server does not load a
-            model of which one fails.
-        model_name: What the server calls the model.
+        requests: The requests. A server refuses a model that fails on one of them.
+        model_name: Name of the model on the server.
         folder: The version's directory.
     """
     make_log = _make_classes()["PredictionLog"]

@@ -1,9 +1,11 @@
-"""What `tf.train.Checkpoint` finds of a sharded collection."""
+"""State of a sharded collection for `tf.train.Checkpoint`."""
 
 import dataclasses
 import json
 
 import tensorflow as tf
+
+from tf_dlrm.sharding.planning.plans import Plan
 
 _KEY = "shards"
 
@@ -11,15 +13,14 @@ _KEY = "shards"
 class CheckpointState(tf.Module):
     """The variables of all shards as attributes, and what the shards are.
 
-    Each variable is saved as it lies, so that nothing is copied. They fit a collection
-    of the same shards alone; another one refuses them. (Keras' files, which hold
-    logical tables, fit any.)
+    Each shard is saved as it is, so nothing is copied. Only a collection of the same
+    shards can restore them. (Keras' files hold logical tables, which fit any.)
 
     Args:
         plan: The `Plan`.
     """
 
-    def __init__(self, plan):
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.layout = _Layout(json.dumps([dataclasses.astuple(each) for each in plan]))
 
@@ -27,14 +28,14 @@ class CheckpointState(tf.Module):
 class _Layout(tf.Module):
     """A line of text, compared when a checkpoint is restored."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         super().__init__()
         self._text = text
 
-    def _serialize_to_tensors(self):
+    def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
         return {_KEY: tf.constant(self._text)}
 
-    def _restore_from_tensors(self, restored_tensors):
+    def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> None:
         if not tf.executing_eagerly():
             return
         found = restored_tensors[_KEY].numpy().decode()

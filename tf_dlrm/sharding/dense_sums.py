@@ -1,13 +1,15 @@
-"""Gradients of small tables that every device has: summed densely over the devices.
+"""Dense sums over devices, for gradients of small tables that every device holds.
 
 # V rows of the copies, D width
 """
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 
 def share_rows(num_rows: int, num_devices: int) -> list[int]:
-    """How many rows each device sums: equal shares, the first devices one more.
+    """Return how many rows each device sums: equal shares, the first ones one more.
 
     >>> share_rows(10, 4)
     [3, 3, 2, 2]
@@ -16,8 +18,8 @@ def share_rows(num_rows: int, num_devices: int) -> list[int]:
     return [share + (device < rest) for device in range(num_devices)]
 
 
-def all_reduce(values, devices) -> list[tf.Tensor]:
-    """Sums a tensor of each device, and gives each device the sum.
+def all_reduce(values: Sequence[tf.Tensor], devices: Sequence[str]) -> list[tf.Tensor]:
+    """Sum a tensor of each device, and give each device the sum.
 
     As in a ring, but without its turns: each device sums a range of rows that all
     others send it, and sends the sums to all others. Each sends and receives
@@ -25,7 +27,7 @@ def all_reduce(values, devices) -> list[tf.Tensor]:
 
     Args:
         values: For each device, float32 `(V, D)`, V static.
-        devices: Their names.
+        devices: Names of the devices.
 
     Returns:
         For each device, the sum `(V, D)`.

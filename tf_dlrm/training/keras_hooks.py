@@ -84,7 +84,8 @@ def build_metrics(model):
 
 def expect_end_of_data(epoch_iterator):
     """Keeps Keras from warning at the end of each dataset of unknown length, as if it
-    were too short; with `steps_per_epoch` it may be."""
+    were too short; with `steps_per_epoch` it may be.
+    """
     if not epoch_iterator.steps_per_epoch:
         epoch_iterator._interrupted_warning = lambda: None
 

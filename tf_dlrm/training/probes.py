@@ -116,7 +116,8 @@ class InputClock(Probe):
 
     def seconds_since(self, begin: float) -> float:
         """From `begin`, of `time.time()`, to when the batches of all replicas were
-        there."""
+        there.
+        """
         return min(max(max(self._arrived) - begin, 0.0), time.time() - begin)
 
 

@@ -1,7 +1,8 @@
-"""`warm_start`: a new model goes on from an older one with other rows in its tables."""
+"""`warm_start`: continue from an older model whose tables have other rows."""
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,14 +21,14 @@ _SCALARS = ("iteration", "learning_rate")  # of an optimizer, beside its slots
 
 @dataclasses.dataclass(frozen=True)
 class WarmTable:
-    """What became of the rows of a table.
+    """The rows of a table after a warm start.
 
     Attributes:
         name: Name of the table.
-        num_kept: Rows that are in both models: values and state were taken over.
-        num_new: Rows that start afresh.
-        num_dropped: Rows of the older model that have no place in the new one.
-        num_bytes: Bytes of rows and state taken over.
+        num_kept: Rows in both models, whose values and state were copied.
+        num_new: Rows with initial values.
+        num_dropped: Rows of the older model that the new one does not have.
+        num_bytes: Bytes of rows and state that were copied.
     """
 
     name: str
@@ -39,12 +40,12 @@ class WarmTable:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStartResult:
-    """What a warm start took over; `str` of it is a table.
+    """The result of a warm start; `str` of it is a table.
 
     Attributes:
         tables: A `WarmTable` for each table.
-        iterations: Steps that the older model was trained for; the optimizers count
-            on from there.
+        iterations: Steps that the older model was trained for; the optimizers continue
+            from that count.
     """
 
     tables: tuple[WarmTable, ...]
@@ -57,13 +58,13 @@ class WarmStartResult:
         return WarmTable("all", *(sum(column) for column in zip(*counts)))
 
     def describe(self) -> dict:
-        """The same, JSON-safe."""
+        """Return the result as JSON-safe values."""
         return {
             "iterations": self.iterations,
             "tables": [dataclasses.asdict(table) for table in self.tables],
         }
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{'table':<16}{'kept':>14}{'new':>14}{'dropped':>14}{'MB kept':>12}"]
         for each in (*self.tables, self.total):
             lines.append(
@@ -74,34 +75,35 @@ class WarmStartResult:
 
 
 def warm_start(
-    model, old_model, row_maps: Mapping[str, np.ndarray] | None = None
+    model: keras.Model,
+    old_model: keras.Model,
+    row_maps: Mapping[str, np.ndarray] | None = None,
 ) -> WarmStartResult:
-    """Gives a new model what an older one of the same architecture has learned.
+    """Initialize a new model with what an older one of the same architecture learned.
 
-    Rows of tables move to their new places with the state that their optimizer has of
-    them. Rows that the older model does not have stay as they were initialized, and so
-    does their state. All that is not in a table (MLPs, interaction) is taken over with
-    the state of its optimizer, and the optimizers' iterations count on: those of Adam
-    must, and a learning-rate schedule sees them. The learning rate stays that of the
-    new model, and the seeds of its dropout.
+    Rows of tables move to their new places together with their optimizer state. Rows
+    that the older model does not have keep their initial values and state. All other
+    weights (MLPs, interaction) are copied with their optimizer state, and optimizers
+    continue counting iterations: Adam needs that, and a learning-rate schedule sees it.
+    The learning rate and the seeds of dropout remain those of the new model.
 
-    Tables may be sharded in one model and not in the other. Beside the two models there
-    are copies of one table at a time.
+    Tables may be sharded in one model and not in the other. Memory holds the two models
+    and copies of one table at a time.
 
     Args:
         model: The new `DLRM`, compiled.
         old_model: The older one, compiled with the same kinds of optimizers, such as
             `keras.saving.load_model` returns. It is not changed.
-        row_maps: Of each table an integer array `(rows of the older model,)`: the row
-            in the new model, or -1 for none. Tables that are not named keep their
-            rows, so both models must have as many.
+        row_maps: For each table an integer array `(rows of the older model,)`: the row
+            in the new model, or -1 for none. Tables without a map keep their rows, so
+            both models must have equally many.
 
     Returns:
-        What was taken over, by table.
+        The numbers of copied, new and dropped rows, by table.
 
     Raises:
-        ValueError: If the models differ in more than the rows of tables, each
-            difference named, or a map does not fit. Nothing was changed then.
+        ValueError: If the models differ in more than the rows of tables (the message
+            names each difference), or a map does not fit. Nothing was changed.
 
     Example:
 
@@ -131,7 +133,13 @@ def warm_start(
     return WarmStartResult(tables, int(old.iterations.numpy()))
 
 
-def _move_table(model, old_model, name, row_map, iterations) -> WarmTable:
+def _move_table(
+    model: keras.Model,
+    old_model: keras.Model,
+    name: str,
+    row_map: np.ndarray,
+    iterations: int,
+) -> WarmTable:
     old, new = old_model.embedding, model.embedding
     rows = new.get_table(name)
     num_rows, num_bytes = len(rows), _move(old.get_table(name), rows, row_map)
@@ -148,8 +156,8 @@ def _move_table(model, old_model, name, row_map, iterations) -> WarmTable:
     )
 
 
-def _move(source, target, row_map) -> int:
-    """Copies rows to their new places; returns their bytes."""
+def _move(source: np.ndarray, target: np.ndarray, row_map: np.ndarray) -> int:
+    """Copie rows to their new places; returns their bytes."""
     num_bytes = 0
     for a, b in row_ops.block_ranges(*source.shape):
         kept = row_map[a:b] >= 0
@@ -159,22 +167,24 @@ def _move(source, target, row_map) -> int:
     return num_bytes
 
 
-def _dense_weights(model):
+def _dense_weights(model: keras.Model) -> list[keras.Variable]:
     """Weights that are in no table; seeds are not among them."""
     tables = {id(weight) for weight in model.embedding.weights}
     return [weight for weight in model.weights if id(weight) not in tables]
 
 
-def _slots(optimizer):
+def _slots(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     return [each for each in optimizer.variables if each.name not in _SCALARS]
 
 
-def _copy(sources, targets):
+def _copy(sources: list[keras.Variable], targets: list[keras.Variable]) -> None:
     for source, target in zip(sources, targets, strict=True):
         target.assign(source.numpy())
 
 
-def _check_maps(model, old_model, row_maps):
+def _check_maps(
+    model: keras.Model, old_model: keras.Model, row_maps: dict[str, Any]
+) -> dict[str, np.ndarray]:
     """The maps of all tables, in the order of the tables: int64 arrays."""
     old_sizes = {t.name: t.vocabulary_size for t in old_model.spec.tables}
     unknown = sorted(set(row_maps) - set(old_sizes))
@@ -216,7 +226,7 @@ def _check_maps(model, old_model, row_maps):
     return checked
 
 
-def _check_same(model, old_model):
+def _check_same(model: keras.Model, old_model: keras.Model) -> None:
     for name, each in (("model", model), ("old_model", old_model)):
         if getattr(each, "optimizer", None) is None:
             raise ValueError(
@@ -237,8 +247,8 @@ def _check_same(model, old_model):
             )
 
 
-def _architecture(model) -> dict:
-    """What two models must have in common, by name."""
+def _architecture(model: keras.Model) -> dict:
+    """Return everything that two models must have in common, by name."""
     spec = model.spec
     found = {
         "negative_sampling_rate": model.negative_sampling_rate,
@@ -265,8 +275,8 @@ def _architecture(model) -> dict:
     return found
 
 
-def _shapes(model) -> dict:
-    """What a layer of the user's may hide from `_architecture`."""
+def _shapes(model: keras.Model) -> dict:
+    """Return shapes that a user's layer may hide from `_architecture`."""
     weights, slots = _dense_weights(model), _slots(model.optimizer)
     return {
         "the shapes of the weights": [tuple(each.shape) for each in weights],
@@ -274,10 +284,10 @@ def _shapes(model) -> dict:
     }
 
 
-def _config(layer) -> dict:
+def _config(layer: keras.layers.Layer) -> dict:
     config = keras.saving.serialize_keras_object(layer)["config"]
     return {k: v for k, v in config.items() if k not in _WITHOUT_MEANING}
 
 
-def _words(config):
+def _words(config: dict) -> list[str]:
     return [f"{name}={value}" for name, value in sorted(config.items())]

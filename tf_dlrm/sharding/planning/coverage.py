@@ -1,16 +1,26 @@
-"""Checks that shards cover tables: every row and column once, on devices that exist."""
+"""Checks of a plan: every row and column once, on devices that exist."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.sharding.planning.loads import TableLoad
+
+if TYPE_CHECKING:
+    from tf_dlrm.sharding.planning.plans import Shard
 
 KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 
 
-def check(shards, loads, num_devices: int) -> None:
-    """Raises unless the shards hold each value of each table exactly once.
+def check(
+    shards: Sequence["Shard"], loads: Sequence[TableLoad], num_devices: int
+) -> None:
+    """Raise unless the shards hold each value of each table exactly once.
 
     Args:
-        shards: `Shard`s, in any order.
-        loads: `TableLoad`s.
+        shards: The shards, in any order.
+        loads: The tables.
         num_devices: Number of devices; data-parallel tables must be on all.
 
     Raises:
@@ -36,7 +46,9 @@ def check(shards, loads, num_devices: int) -> None:
         _check_ranges(load, found)
 
 
-def _check_devices(load, shards, num_devices):
+def _check_devices(
+    load: TableLoad, shards: Sequence["Shard"], num_devices: int
+) -> None:
     devices = sorted(shard.device for shard in shards)
     if devices[0] < 0 or devices[-1] >= num_devices:
         raise ValueError(
@@ -56,7 +68,7 @@ def _check_devices(load, shards, num_devices):
         )
 
 
-def _check_ranges(load, shards):
+def _check_ranges(load: TableLoad, shards: Sequence["Shard"]) -> None:
     kind = shards[0].kind
     whole = {"rows": (0, load.num_rows), "columns": (0, load.embedding_dim)}
     split = {"row_wise": "rows", "column_wise": "columns"}.get(kind)
@@ -82,7 +94,9 @@ def _check_ranges(load, shards):
         )
 
 
-def _check_sequence(load, what, ranges, count):
+def _check_sequence(
+    load: TableLoad, what: str, ranges: list[tuple[int, int]], count: int
+) -> None:
     position = 0
     for first, number in ranges:
         if first != position or number < 1:
@@ -100,8 +114,8 @@ def _check_sequence(load, what, ranges, count):
         )
 
 
-def check_same(loads, tables) -> None:
-    """Raises unless a plan's loads are these tables.
+def check_same(loads: Sequence[TableLoad], tables: Sequence[EmbeddingTable]) -> None:
+    """Raise unless a plan's loads are these tables.
 
     Args:
         loads: The plan's `TableLoad`s.

@@ -1,13 +1,17 @@
-"""What a table weighs: bytes of its rows and their optimizer state, ids that a batch
-looks up in it. Numbers only, so that a plan needs no model and no tensors."""
+"""The load of a table: bytes of rows and optimizer state, ids that a batch looks up.
+
+Numbers only, so that a plan needs no model and no tensors.
+"""
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tf_dlrm import optimizers
 from tf_dlrm.features import EmbeddingTable
+
+Hotness = float | Mapping[str, float]
 
 FLOAT_BYTES = 4
 DEFAULT_OPTIMIZER = "adagrad"
@@ -53,7 +57,7 @@ class TableLoad:
         return sum(self.hotness)
 
     def row_bytes(self, num_columns: int | None = None) -> int:
-        """Bytes of (a part of) a row and its optimizer state."""
+        """Return the bytes of (a part of) a row and its optimizer state."""
         width = self.embedding_dim if num_columns is None else num_columns
         state = width * self.state_per_value + self.state_per_row
         return FLOAT_BYTES * (width + state)
@@ -61,27 +65,29 @@ class TableLoad:
     def memory_bytes(
         self, num_rows: int | None = None, num_columns: int | None = None
     ) -> int:
-        """Bytes of a part of the table with its optimizer state; by default of all."""
+        """Return the bytes of a part of the table with its state; by default all."""
         rows = self.num_rows if num_rows is None else num_rows
         return rows * self.row_bytes(num_columns)
 
     def ids_to(self, num_rows: int) -> float:
-        """Ids of an example that fall on `num_rows` of the rows, if all are alike."""
+        """Return an example's ids that fall on `num_rows` rows, if all are alike."""
         return self.num_ids * num_rows / self.num_rows
 
     def lookup_bytes(self, num_rows: int, num_columns: int) -> float:
-        """Bytes of embeddings that an example reads from a part of the table."""
+        """Return the bytes of embeddings that an example reads from a part."""
         return self.ids_to(num_rows) * num_columns * FLOAT_BYTES
 
-    def with_hotness(self, hotness) -> "TableLoad":
-        """This load with another hotness: a number, or a dict as for `plan`."""
+    def with_hotness(self, hotness: Hotness) -> "TableLoad":
+        """Return this load with another hotness, a number or a dict."""
         return dataclasses.replace(self, hotness=_hotness_of(self, hotness))
 
 
 def make_loads(
-    tables: Sequence[EmbeddingTable], hotness=1, optimizer=DEFAULT_OPTIMIZER
+    tables: Sequence[EmbeddingTable],
+    hotness: Hotness = 1,
+    optimizer: Any = DEFAULT_OPTIMIZER,
 ) -> tuple[TableLoad, ...]:
-    """Weighs tables.
+    """Return the loads of tables.
 
     Args:
         tables: `EmbeddingTable`s.
@@ -122,10 +128,11 @@ def make_loads(
 
 
 def check_tables(tables: Sequence[EmbeddingTable]) -> tuple[EmbeddingTable, ...]:
-    """Returns the tables if they are some, and each is named once.
+    """Return the tables as a tuple if there are any, each named once.
 
     Raises:
-        ValueError, TypeError: If not.
+        ValueError: If there are none, or two share a name.
+        TypeError: If one is not an `EmbeddingTable`.
     """
     if isinstance(tables, EmbeddingTable) or not tables:
         raise ValueError(
@@ -146,8 +153,8 @@ def check_tables(tables: Sequence[EmbeddingTable]) -> tuple[EmbeddingTable, ...]
     return tables
 
 
-def check_names(argument: str, values: Any, known) -> None:
-    """Raises where `values` is a dict with names that are not `known`."""
+def check_names(argument: str, values: Any, known: Collection[str]) -> None:
+    """Raise if `values` is a dict with names that are not `known`."""
     if isinstance(values, Mapping):
         unknown = [name for name in values if name not in known]
         if unknown:
@@ -157,15 +164,17 @@ def check_names(argument: str, values: Any, known) -> None:
             )
 
 
-def check_hotness_names(hotness, tables: Sequence) -> None:
-    """Raises where `hotness` is a dict with names of no table and no feature."""
+def check_hotness_names(
+    hotness: Hotness, tables: Sequence[EmbeddingTable | TableLoad]
+) -> None:
+    """Raise if `hotness` is a dict with unknown names of tables or features."""
     known = {table.name for table in tables}
     known.update(feature for table in tables for feature in table.features)
     check_names("hotness", hotness, known)
 
 
-def state_floats(optimizer, embedding_dim: int) -> tuple[int, int]:
-    """Floats of optimizer state `(for each value of a row, for a row as a whole)`.
+def state_floats(optimizer: Any, embedding_dim: int) -> tuple[int, int]:
+    """Return floats of optimizer state `(for each value of a row, for a whole row)`.
 
     Args:
         optimizer: Anything that `tf_dlrm.optimizers.get` takes; or the number of
@@ -205,10 +214,10 @@ def state_floats(optimizer, embedding_dim: int) -> tuple[int, int]:
     return two - one, 2 * one - two
 
 
-def _hotness_of(load: TableLoad, hotness) -> tuple[float, ...]:
+def _hotness_of(load: TableLoad, hotness: Hotness) -> tuple[float, ...]:
     values = []
     for feature in load.features:
-        value = hotness
+        value: Any = hotness
         if isinstance(hotness, Mapping):
             value = hotness.get(feature, hotness.get(load.name, 1))
         number = isinstance(value, (int, float)) or hasattr(value, "__float__")

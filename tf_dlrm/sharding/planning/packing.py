@@ -1,7 +1,16 @@
-"""`Packing`: pieces of tables on devices while a plan is being made, and the three
-moves that balance them: place greedily, exchange pieces, cut rows off."""
+"""`Packing`: pieces of tables on devices while a plan is being made.
+
+Three moves balance them: place greedily, exchange pieces, cut rows off.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
+
+from tf_dlrm.sharding.planning.loads import TableLoad
+
+Numbers = float | np.ndarray
 
 FINE = 1e-3  # an exchange must better the score by this part of it
 MAX_EXCHANGES = 300
@@ -17,29 +26,37 @@ class Packing:
     the mean of all devices; what is minimized is the highest score.
 
     Args:
-        loads: `TableLoad`s.
+        loads: The tables.
         num_devices: Number of devices.
         means: Mean bytes of memory, and of lookups an example, that a device will
             have in the end.
         limit: Most bytes that a device may hold.
-        by_memory: Whether lookups do not count.
+        by_memory: Whether to ignore lookups.
     """
 
-    def __init__(self, loads, num_devices, means, limit=np.inf, by_memory=False):
+    def __init__(
+        self,
+        loads: Sequence[TableLoad],
+        num_devices: int,
+        means: tuple[float, float],
+        limit: float = np.inf,
+        by_memory: bool = False,
+    ) -> None:
         self.loads, self.num_devices, self.limit = loads, num_devices, limit
         self.memory, self.lookups = np.zeros(num_devices), np.zeros(num_devices)
         self.mean_memory = max(means[0], 1.0)
         self.mean_lookups = np.inf if by_memory else max(means[1], 1e-9)
-        self.pieces = [{} for _ in range(num_devices)]  # table number -> (rows, width)
+        # Table number -> (rows, width).
+        self.pieces: list[dict[int, tuple[int, int]]] = [{} for _ in range(num_devices)]
         self.present = np.zeros((num_devices, len(loads) + 1), bool)
 
     def weigh(self, table: int, rows: int, width: int) -> tuple[float, float]:
-        """Bytes of memory, and of lookups an example, of a piece."""
+        """Return the bytes of memory, and of lookups an example, of a piece."""
         load = self.loads[table]
         return load.memory_bytes(rows, width), load.lookup_bytes(rows, width)
 
     def add(self, table: int, rows: int, width: int, device: int) -> None:
-        """Puts rows on a device, below those of the table that it has."""
+        """Put rows on a device, below those of the table that it has."""
         memory, lookups = self.weigh(table, rows, width)
         self.memory[device] += memory
         self.lookups[device] += lookups
@@ -48,7 +65,7 @@ class Packing:
         self.present[device, table] = True
 
     def add_everywhere(self, table: int) -> None:
-        """Puts a whole table on each device, which looks up its part of a batch."""
+        """Put a whole table on each device, which looks up its part of a batch."""
         load = self.loads[table]
         memory, lookups = self.weigh(table, load.num_rows, load.embedding_dim)
         self.memory += memory
@@ -58,14 +75,14 @@ class Packing:
         self.present[:, table] = True
 
     def add_rows_everywhere(self, table: int, sizes: list[int]) -> None:
-        """Puts rows of a table on each device, the larger parts where room is."""
+        """Put rows of a table on each device, the larger parts where room is."""
         width = self.loads[table].embedding_dim
         emptiest_first = np.argsort(self.memory, kind="stable").tolist()
         for device, rows in zip(emptiest_first, sorted(sizes, reverse=True)):
             self.add(table, rows, width, device)
 
     def remove(self, table: int, rows: int, device: int) -> None:
-        """Takes rows of a table off a device."""
+        """Take rows of a table off a device."""
         before, width = self.pieces[device][table]
         memory, lookups = self.weigh(table, rows, width)
         self.memory[device] -= memory
@@ -75,24 +92,24 @@ class Packing:
             del self.pieces[device][table]
             self.present[device, table] = False
 
-    def scores(self, memory, lookups) -> np.ndarray:
-        """Scores of devices with so much memory and lookups."""
+    def scores(self, memory: Numbers, lookups: Numbers) -> np.ndarray:
+        """Return the scores of devices with so much memory and lookups."""
         return np.maximum(memory / self.mean_memory, lookups / self.mean_lookups)
 
     def place(self, table: int, rows: int, width: int) -> None:
-        """Puts a piece where it raises the score least, on a device without one."""
-        memory, lookups = self.weigh(table, rows, width)
-        memory, lookups = self.memory + memory, self.lookups + lookups
+        """Put a piece where it raises the score least, on a device without one."""
+        own_memory, own_lookups = self.weigh(table, rows, width)
+        memory, lookups = self.memory + own_memory, self.lookups + own_lookups
         total = memory / self.mean_memory + lookups / self.mean_lookups
         full = memory > self.limit
         taken = self.present[:, table]
         order = np.lexsort((total, self.scores(memory, lookups), full, taken))
         self.add(table, rows, width, int(order[0]))
 
-    def place_all(self, pieces) -> None:
-        """Places pieces `(table, rows, width)`, the heaviest first."""
+    def place_all(self, pieces: Iterable[tuple[int, int, int]]) -> None:
+        """Place pieces `(table, rows, width)`, the heaviest first."""
 
-        def weight(piece):
+        def weight(piece: tuple[int, int, int]) -> tuple[Any, int]:
             memory, lookups = self.weigh(*piece)
             return -self.scores(memory, lookups), piece[0]
 
@@ -102,7 +119,7 @@ class Packing:
     # Exchanges
 
     def exchange(self, movable: set[int], cap: float) -> None:
-        """Moves pieces, or swaps two, while that lowers the higher of two scores.
+        """Move pieces, or swaps two, while that lowers the higher of two scores.
 
         Args:
             movable: Numbers of the tables whose pieces may move.
@@ -110,12 +127,12 @@ class Packing:
         """
         found = [(t, d) for d, own in enumerate(self.pieces) for t in own]
         found = [(t, d) for t, d in found if t in movable]
-        weights = [self.weigh(t, *self.pieces[d][t]) for t, d in found]
+        pairs = [self.weigh(t, *self.pieces[d][t]) for t, d in found]
         # To swap with nothing is to move: each device has a piece of no table too.
         found += [(-1, device) for device in range(self.num_devices)]
-        weights += [(0.0, 0.0)] * self.num_devices
+        pairs += [(0.0, 0.0)] * self.num_devices
         tables, devices = np.array(found).T
-        weights = np.array(weights)
+        weights = np.array(pairs)
         for _ in range(MAX_EXCHANGES):
             scores = self.scores(self.memory, self.lookups)
             if scores.max() <= 1 + FINE:
@@ -134,7 +151,14 @@ class Packing:
                 self._move(int(tables[j]), target, source)
                 devices[j] = source
 
-    def _better(self, device, tables, devices, weights, cap):
+    def _better(
+        self,
+        device: int,
+        tables: np.ndarray,
+        devices: np.ndarray,
+        weights: np.ndarray,
+        cap: float,
+    ) -> tuple[int, int] | None:
         """The best pair of a piece on `device` and one elsewhere to swap, or `None`."""
         mine = np.flatnonzero((devices == device) & (tables >= 0))
         others = np.flatnonzero(devices != device)
@@ -160,7 +184,7 @@ class Packing:
         better = score[i, j] < now * (1 - FINE)
         return (mine[i], others[j]) if better else None
 
-    def _move(self, table, source, target):
+    def _move(self, table: int, source: int, target: int) -> None:
         rows, width = self.pieces[source][table]
         self.remove(table, rows, source)
         self.add(table, rows, width, target)
@@ -168,7 +192,7 @@ class Packing:
     # Cuts
 
     def level(self, divisible: set[int], target: float) -> None:
-        """Cuts rows off tables until no device holds more than `target` bytes.
+        """Cut rows off tables until no device holds more than `target` bytes.
 
         Each cut fills the emptiest device to the mean or empties the fullest one to
         it, so that N - 1 of them do, up to whole rows.
@@ -185,7 +209,7 @@ class Packing:
                 return
             stuck[source] = not self._cut(source, divisible, mean)
 
-    def _cut(self, source, divisible, mean) -> bool:
+    def _cut(self, source: int, divisible: set[int], mean: float) -> bool:
         target = int(np.lexsort((self.lookups, self.memory))[0])
         amount = min(self.memory[source] - mean, mean - self.memory[target])
         candidates = [t for t in self.pieces[source] if t in divisible]
@@ -193,7 +217,7 @@ class Packing:
             return False
         allowed = max(HARMLESS * self.mean_lookups, self.lookups[source])
 
-        def preference(table):
+        def preference(table: int) -> tuple[bool, bool, bool, bool, float, int]:
             memory, lookups = self.weigh(table, *self.pieces[source][table])
             moved = lookups * min(amount / memory, 1)
             return (

@@ -2,16 +2,23 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.sharding.planning import splitting, traffic
 from tf_dlrm.sharding.planning.coverage import KINDS
-from tf_dlrm.sharding.planning.loads import DEFAULT_OPTIMIZER, check_names, make_loads
+from tf_dlrm.sharding.planning.loads import (
+    DEFAULT_OPTIMIZER,
+    Hotness,
+    TableLoad,
+    check_names,
+    make_loads,
+)
 from tf_dlrm.sharding.planning.packing import Packing
-from tf_dlrm.sharding.planning.plans import Plan
+from tf_dlrm.sharding.planning.plans import Plan, Shard
 
 STRATEGIES = ("auto", *KINDS)
 DEFAULT_BATCH_SIZE = 8192
@@ -24,11 +31,11 @@ def plan(
     num_devices: int,
     device_memory_bytes: int | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
-    hotness=1,
-    strategy="auto",
-    optimizer=DEFAULT_OPTIMIZER,
+    hotness: Hotness = 1,
+    strategy: str | Mapping[str, str] = "auto",
+    optimizer: Any = DEFAULT_OPTIMIZER,
 ) -> Plan:
-    """Places tables on devices.
+    """Place tables on devices.
 
     Each table goes one of four ways:
 
@@ -56,8 +63,8 @@ def plan(
     Args:
         tables: `EmbeddingTable`s.
         num_devices: Number of devices.
-        device_memory_bytes: Most bytes of rows and optimizer state that a device may
-            hold; `None`: no limit.
+        device_memory_bytes: Largest number of bytes of rows and optimizer state on a
+            device. Default: no limit.
         batch_size: Global batch size, for the costs.
         hotness: Ids that an example has on average: a number for all features, or a
             dict of table or feature name to number (others: 1).
@@ -110,9 +117,9 @@ def plan(
     )
     packing, kinds = job.run()
     shards = splitting.to_shards(packing, kinds)
-    found = Plan(shards, loads, job.num_devices, job.batch_size)
+    found = Plan(tuple(shards), loads, job.num_devices, job.batch_size)
     if device_memory_bytes is not None:
-        _check_fit(found, job.limit)
+        _check_fit(found, int(device_memory_bytes))
     return found
 
 
@@ -120,14 +127,14 @@ def plan(
 class _Job:
     """One planning problem."""
 
-    loads: tuple
+    loads: tuple[TableLoad, ...]
     strategies: tuple[str, ...]
     num_devices: int
     batch_size: int
     limit: float
 
     def run(self) -> tuple[Packing, list[str]]:
-        """The first attempt that is good enough, or else the best one.
+        """Return the first attempt that is good enough, or else the best one.
 
         Columns are coarse. Where they leave memory uneven, tables are split by rows
         instead: one, two, four, ... of those whose memory counts, from the smallest.
@@ -142,7 +149,9 @@ class _Job:
         ]
         by_size = [i for _, i in sorted(counting)]
         counts = [2**i for i in range(len(by_size).bit_length())]
-        attempts = [{"by_rows": set(by_size[:count])} for count in counts]
+        attempts: list[dict[str, Any]] = [
+            {"by_rows": set(by_size[:count])} for count in counts
+        ]
         attempts.append({"by_rows": set(range(len(self.loads)))})
         # Without a limit, lookups are never given up for memory.
         attempts += [{"by_memory": True}] if self.limit < math.inf else []
@@ -155,15 +164,17 @@ class _Job:
                 best = rank, packing, kinds
         return best[1], best[2]
 
-    def _rank(self, packing) -> tuple[bool, bool, float]:
+    def _rank(self, packing: Packing) -> tuple[bool, bool, float]:
         """Smaller is better: too large, too uneven, how uneven."""
         fullest = packing.memory.max()
         imbalance = float(fullest / packing.memory.mean())
         uneven = "auto" in self.strategies and imbalance > ACCEPTED
         return bool(fullest > self.limit), uneven, round(imbalance, 6)
 
-    def attempt(self, by_rows=(), by_memory=False) -> tuple[Packing, list[str]]:
-        """Packs the tables once.
+    def attempt(
+        self, by_rows: Collection[int] = (), by_memory: bool = False
+    ) -> tuple[Packing, list[str]]:
+        """Pack the tables once.
 
         Args:
             by_rows: Tables that auto must not split by columns.
@@ -219,8 +230,11 @@ class _Job:
         return packing, kinds
 
     def _data_parallel(self) -> set[int]:
-        """Tables that are on all devices: those that must be, and those of auto that
-        cost no more traffic there, as far as memory goes."""
+        """Return the tables that all devices hold.
+
+        They are those that must be, and those of auto that cost no more traffic as
+        copies, as far as memory allows.
+        """
         if self.num_devices == 1:
             return {i for i, s in enumerate(self.strategies) if s == "data_parallel"}
         chosen, rest, room = set(), [], self.limit * self.num_devices
@@ -241,7 +255,7 @@ class _Job:
             chosen.add(i)
         return chosen
 
-    def _fair(self, everywhere) -> tuple[float, float]:
+    def _fair(self, everywhere: Collection[int]) -> tuple[float, float]:
         """A device's share of memory and lookups of the tables that are shared out."""
         shared = [load for i, load in enumerate(self.loads) if i not in everywhere]
         memory = sum(load.memory_bytes() for load in shared)
@@ -249,11 +263,13 @@ class _Job:
         return memory / self.num_devices, lookups / self.num_devices
 
 
-def _lookup_bytes(load):
+def _lookup_bytes(load: TableLoad) -> float:
     return load.lookup_bytes(load.num_rows, load.embedding_dim)
 
 
-def _strategies(strategy, loads) -> tuple[str, ...]:
+def _strategies(
+    strategy: str | Mapping[str, str], loads: Sequence[TableLoad]
+) -> tuple[str, ...]:
     names = {load.name for load in loads}
     check_names("strategy", strategy, names)
     given = (
@@ -268,7 +284,7 @@ def _strategies(strategy, loads) -> tuple[str, ...]:
     return tuple(given.get(load.name, "auto") for load in loads)
 
 
-def _check_positive(name, value):
+def _check_positive(name: str, value: Any) -> None:
     whole = hasattr(value, "__index__") and not isinstance(value, bool)
     if not whole or int(value) < 1:
         raise ValueError(
@@ -277,13 +293,13 @@ def _check_positive(name, value):
 
 
 def _check_fit(found: Plan, limit: int) -> None:
-    """Raises where a device holds more than `limit` bytes."""
+    """Raise where a device holds more than `limit` bytes."""
     memory = found.memory_bytes
     device = int(np.argmax(memory))
     if memory[device] <= limit:
         return
 
-    def size(shard):
+    def size(shard: Shard) -> int:
         return found.load(shard.table).memory_bytes(shard.num_rows, shard.num_columns)
 
     largest = max(found.shards_on(device), key=size)

@@ -1,13 +1,18 @@
 """`Plan`: which device holds which part of which table, checked to cover them all."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
+from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.sharding.planning import coverage, summaries, traffic
-from tf_dlrm.sharding.planning.loads import TableLoad, check_tables
+from tf_dlrm.sharding.planning.loads import Hotness, TableLoad, check_tables
+
+Key = TypeVar("Key", int, str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan(Sequence):
+class Plan(Sequence[Shard]):
     """An immutable sequence of `Shard`s that holds each value of each table once.
 
     Data-parallel tables are the exception: each device has all of them. Made by
@@ -81,30 +86,35 @@ class Plan(Sequence):
     num_devices: int
     batch_size: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "shards", tuple(self.shards))
         object.__setattr__(self, "tables", tuple(self.tables))
         coverage.check(self.shards, self.tables, self.num_devices)
-        on_device, of_table = {}, {}
-        for shard in self.shards:
-            on_device.setdefault(shard.device, []).append(shard)
-            of_table.setdefault(shard.table, []).append(shard)
-        for name, groups in (("_on_device", on_device), ("_of_table", of_table)):
-            object.__setattr__(self, name, {k: tuple(v) for k, v in groups.items()})
-        object.__setattr__(self, "_loads", {load.name: load for load in self.tables})
+
+    @functools.cached_property
+    def _shards_by_device(self) -> dict[int, tuple[Shard, ...]]:
+        return _group(self.shards, lambda shard: shard.device)
+
+    @functools.cached_property
+    def _shards_by_table(self) -> dict[str, tuple[Shard, ...]]:
+        return _group(self.shards, lambda shard: shard.table)
+
+    @functools.cached_property
+    def _loads(self) -> dict[str, TableLoad]:
+        return {load.name: load for load in self.tables}
 
     # A sequence
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         return self.shards[index]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.shards)
 
     # What is where
 
     def shards_on(self, device: int) -> tuple[Shard, ...]:
-        """The shards that a device holds, in the order of the tables.
+        """Return the shards that a device holds, in the order of the tables.
 
         Raises:
             ValueError: If there is no such device.
@@ -114,23 +124,23 @@ class Plan(Sequence):
                 f"`device` must be in 0 .. {self.num_devices - 1}. Received: "
                 f"device={device!r}"
             )
-        return self._on_device.get(int(device), ())
+        return self._shards_by_device.get(int(device), ())
 
     def of_table(self, name: str) -> tuple[Shard, ...]:
-        """The shards of a table, from its first row and column on.
+        """Return the shards of a table, from its first row and column on.
 
         Raises:
             ValueError: If the plan has no such table.
         """
         self.load(name)
-        return self._of_table[name]
+        return self._shards_by_table[name]
 
     def placement(self, name: str) -> str:
-        """How a table is placed: the kind of its shards."""
+        """Return the placement of a table: the kind of its shards."""
         return self.of_table(name)[0].kind
 
     def load(self, name: str) -> TableLoad:
-        """What the plan knows of a table: its size, ids looked up, optimizer state."""
+        """Return the load of a table: its size, ids looked up, optimizer state."""
         if name not in self._loads:
             raise ValueError(
                 f"The plan has no table '{name}'. Tables: {', '.join(self._loads)}"
@@ -175,7 +185,7 @@ class Plan(Sequence):
         return tuple(int(round(value)) for value in total)
 
     def examples_of(self, shard: Shard, batch_size: int | None = None) -> float:
-        """Examples of a batch whose ids a shard serves: all, or the device's own."""
+        """Return how many examples a shard serves: all, or the device's own."""
         batch_size = self.batch_size if batch_size is None else batch_size
         if shard.kind == "data_parallel":
             return batch_size / self.num_devices
@@ -196,14 +206,14 @@ class Plan(Sequence):
     def exchange_bytes(
         self,
         batch_size: int | None = None,
-        hotness=None,
+        hotness: Hotness | None = None,
         *,
         id_bytes: int = 8,
         bag_bytes: int = 0,
         routed: bool = True,
         data_parallel: str = "cheapest",
     ) -> dict[str, int]:
-        """Bytes that one training step sends from device to device.
+        """Return the bytes that one training step sends from device to device.
 
         With N devices, a batch of B examples, b_d of them on device d (B/N, the
         first `B % N` devices one more), and for each shard s of a table with F
@@ -224,7 +234,9 @@ class Plan(Sequence):
 
         Args:
             batch_size: Global batch size B; by default the plan's.
-            hotness: As in `plan`; by default what the plan was made for.
+            hotness: Ids that an example has on average: a number for all features, or a
+                dict of table or feature name to number (others: 1). By default what
+                the plan was made for.
             id_bytes: Bytes of an id: 8 for int64, as batches have them; 4 for int32.
                 Weights, where there are some, add 4.
             bag_bytes: Bytes that each bag adds, such as the 4 or 8 of a length where
@@ -261,8 +273,8 @@ class Plan(Sequence):
 
     # Checks, text, pictures
 
-    def validate(self, tables) -> None:
-        """Checks that this is a plan for these tables.
+    def validate(self, tables: Sequence[EmbeddingTable]) -> None:
+        """Check that this is a plan for these tables.
 
         Args:
             tables: `EmbeddingTable`s.
@@ -274,14 +286,16 @@ class Plan(Sequence):
         coverage.check_same(self.tables, check_tables(tables))
 
     def summary(self) -> str:
-        """A table for people: bytes, rows, lookups and cost by device, then where
-        the tables went. `print(plan)` shows the same."""
+        """Return a readable table: bytes, rows, lookups, cost by device; then tables.
+
+        `print(plan)` shows the same.
+        """
         return summaries.describe(self)
 
     __str__ = summary
 
     def to_json(self) -> str:
-        """Returns the plan as JSON text."""
+        """Return the plan as JSON text."""
         tables = [dataclasses.asdict(load) for load in self.tables]
         shards = [list(dataclasses.astuple(shard)) for shard in self.shards]
         head = {
@@ -298,10 +312,10 @@ class Plan(Sequence):
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Makes a plan from `to_json()`.
+        """Make a plan from `to_json()`.
 
         Raises:
-            ValueError: If the text is no plan, or one that does not cover its tables.
+            ValueError: If the text is not a plan, or does not cover its tables.
         """
         try:
             found = json.loads(text)
@@ -320,8 +334,17 @@ class Plan(Sequence):
                 "This is not the JSON text of a Plan, as `to_json()` writes it: "
                 f"{type(error).__name__}: {error}"
             ) from None
-        return cls(shards, loads, *numbers)
+        return cls(tuple(shards), tuple(loads), *numbers)
 
 
-def _as_tuples(values: dict) -> dict:
+def _group(
+    shards: Iterable[Shard], key: Callable[[Shard], Key]
+) -> dict[Key, tuple[Shard, ...]]:
+    groups: dict[Key, list[Shard]] = {}
+    for shard in shards:
+        groups.setdefault(key(shard), []).append(shard)
+    return {name: tuple(group) for name, group in groups.items()}
+
+
+def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -1,9 +1,12 @@
-"""Into how many parts a table is split, by rows or columns, and parts as `Shard`s."""
+"""The number of parts of a table, by rows or columns, and the parts as `Shard`s."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from tf_dlrm.sharding.planning.loads import TableLoad
+from tf_dlrm.sharding.planning.packing import Packing
 from tf_dlrm.sharding.planning.plans import Shard
 
 COLUMN_UNIT = 4  # columns; 16 bytes, what vector instructions load at once
@@ -13,15 +16,15 @@ ROWS_HOTNESS = 8  # ids a bag, from which a split by rows saves more than it sen
 ID_BYTES = 8
 
 
-def even_rows(load, num_parts: int) -> list[int]:
-    """Rows of parts that differ by at most one; no more parts than rows."""
+def even_rows(load: TableLoad, num_parts: int) -> list[int]:
+    """Return rows of parts that differ by at most one; no more parts than rows."""
     parts = min(num_parts, load.num_rows)
     share, rest = divmod(load.num_rows, parts)
     return [share + (i < rest) for i in range(parts)]
 
 
 def even_widths(embedding_dim: int, num_parts: int) -> list[int]:
-    """Columns of at most `num_parts` parts, multiples of 4 but for a rest in the last.
+    """Return columns of at most `num_parts` parts: multiples of 4 except in the last.
 
     >>> even_widths(16, 3), even_widths(10, 8), even_widths(3, 2)
     ([8, 4, 4], [4, 4, 2], [3])
@@ -34,8 +37,14 @@ def even_widths(embedding_dim: int, num_parts: int) -> list[int]:
     return widths
 
 
-def split(load, fair, num_devices, tolerance, columns):
-    """How auto splits a table that is not data-parallel.
+def split(
+    load: TableLoad,
+    fair: tuple[float, float],
+    num_devices: int,
+    tolerance: float,
+    columns: bool,
+) -> tuple[str, list[tuple[int, int]]]:
+    """Split a table that is not data-parallel, for strategy `"auto"`.
 
     Args:
         load: The table's `TableLoad`.
@@ -64,7 +73,7 @@ def split(load, fair, num_devices, tolerance, columns):
     return kind, [(rows, load.embedding_dim) for rows in sizes]
 
 
-def _column_parts(load, least, num_devices) -> int | None:
+def _column_parts(load: TableLoad, least: int, num_devices: int) -> int | None:
     """The least number of equal column ranges that is worth it, if there is one."""
     most = min(num_devices, load.embedding_dim // MIN_COLUMNS)
     for parts in range(least, most + 1):
@@ -79,7 +88,7 @@ def _column_parts(load, least, num_devices) -> int | None:
     return None
 
 
-def _filling_rows(load, fair_bytes, num_parts) -> list[int]:
+def _filling_rows(load: TableLoad, fair_bytes: float, num_parts: int) -> list[int]:
     """Parts that fill a device each, and a last one with what remains."""
     fill = int(fair_bytes // load.row_bytes())
     fill = max(fill, math.ceil(load.num_rows / num_parts))
@@ -87,8 +96,8 @@ def _filling_rows(load, fair_bytes, num_parts) -> list[int]:
     return [fill] * full + [rest] * (rest > 0)
 
 
-def to_shards(packing, kinds) -> list[Shard]:
-    """The pieces of a `Packing` as shards, table by table, ranges in order.
+def to_shards(packing: Packing, kinds: Sequence[str]) -> list[Shard]:
+    """Return the pieces of a `Packing` as shards, table by table, ranges in order.
 
     The first range of each row-wise table, where ids numbered by frequency fall most
     often, goes to the device that has the fewest first ranges so far.

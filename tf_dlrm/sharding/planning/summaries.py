@@ -1,20 +1,26 @@
-"""What printing a plan shows."""
+"""The text that printing a plan shows."""
 
 import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from tf_dlrm.runtime.units import format_bytes
 from tf_dlrm.sharding.planning.coverage import KINDS
+from tf_dlrm.sharding.planning.loads import TableLoad
+
+if TYPE_CHECKING:
+    from tf_dlrm.sharding.planning.plans import Plan
 
 MAX_SPLIT_TABLES = 12
 WIDTH = 80
 
 
-def describe(plan) -> str:
-    """Text of a `Plan`: bytes, rows, lookups and cost by device, then the tables."""
+def describe(plan: "Plan") -> str:
+    """Return the text of a plan: bytes, rows, lookups, cost by device; then tables."""
     return "\n".join([*_device_lines(plan), "", *_table_lines(plan)])
 
 
-def _device_lines(plan):
+def _device_lines(plan: "Plan") -> Iterator[str]:
     memory, read, ids = plan.memory_bytes, plan.lookup_bytes, plan.num_lookups
     rows, shards = [0] * plan.num_devices, [0] * plan.num_devices
     for shard in plan:
@@ -60,8 +66,8 @@ def _device_lines(plan):
         yield from textwrap.wrap(text.replace("_", "-"), WIDTH)
 
 
-def _table_lines(plan):
-    of_kind = {kind: [] for kind in KINDS}
+def _table_lines(plan: "Plan") -> Iterator[str]:
+    of_kind: dict[str, list[TableLoad]] = {kind: [] for kind in KINDS}
     for load in plan.tables:
         of_kind[plan.placement(load.name)].append(load)
     for kind, loads in of_kind.items():
@@ -85,7 +91,7 @@ def _table_lines(plan):
                 yield f"  and {len(loads) - MAX_SPLIT_TABLES} smaller tables"
 
 
-def _split_lines(plan, load, kind):
+def _split_lines(plan: "Plan", load: TableLoad, kind: str) -> list[str]:
     by_rows = kind == "row_wise"
     parts = [
         f"{shard.device}: {shard.num_rows if by_rows else shard.num_columns:,}"
@@ -96,16 +102,16 @@ def _split_lines(plan, load, kind):
     return _wrap(text + ", ".join(parts), indent="      ")
 
 
-def _wrap(text, indent="  "):
+def _wrap(text: str, indent: str = "  ") -> list[str]:
     lines = textwrap.wrap(text, WIDTH, subsequent_indent=indent, break_long_words=False)
     return [*lines[:3], f"{indent}..."] if len(lines) > 4 else lines
 
 
-def _count(number, noun):
+def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
-def _row(device, *cells):
+def _row(device: str, *cells: str) -> str:
     widths = (11, 15, 8, 13, 12, 12)
     row = f"{device:<9}" + "".join(f"{c:>{w}}" for c, w in zip(cells, widths))
     return row.rstrip()

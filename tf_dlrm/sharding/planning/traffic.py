@@ -1,11 +1,21 @@
-"""Bytes between devices in a step, by device and kind; formulas in
-`Plan.exchange_bytes`."""
+"""Bytes between devices in a step, by device and kind.
 
-from typing import NamedTuple
+`Plan.exchange_bytes` has the formulas.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tf_dlrm.sharding.planning.loads import FLOAT_BYTES, check_hotness_names
+from tf_dlrm.sharding.planning.loads import (
+    FLOAT_BYTES,
+    Hotness,
+    TableLoad,
+    check_hotness_names,
+)
+
+if TYPE_CHECKING:
+    from tf_dlrm.sharding.planning.plans import Plan
 
 SYNCHRONIZATIONS = ("cheapest", "all_reduce", "all_gather")
 PHASES = ("ids", "pooled", "gradients", "all_reduce", "all_gather")
@@ -19,7 +29,7 @@ class Flow(NamedTuple):
 
 
 def local_batches(batch_size: int, num_devices: int) -> np.ndarray:
-    """Examples on each device: equal shares, the first devices one more.
+    """Return the examples on each device: equal shares, the first ones one more.
 
     >>> local_batches(10, 4)
     array([3, 3, 2, 2])
@@ -28,8 +38,8 @@ def local_batches(batch_size: int, num_devices: int) -> np.ndarray:
     return share + (np.arange(num_devices) < rest)
 
 
-def all_reduce_bytes(load, num_devices: int) -> float:
-    """Bytes sent by all devices to sum a table's dense gradient.
+def all_reduce_bytes(load: TableLoad, num_devices: int) -> float:
+    """Return the bytes sent by all devices to sum a table's dense gradient.
 
     With each row goes the number of its ids: optimizers leave others alone.
     """
@@ -37,22 +47,24 @@ def all_reduce_bytes(load, num_devices: int) -> float:
     return 2 * (num_devices - 1) * load.num_rows * width * FLOAT_BYTES
 
 
-def bag_gradient_bytes(load, id_bytes: int, bag_bytes: int = 0) -> float:
-    """Bytes of an example's ids in a table and of the gradients of its bags."""
+def bag_gradient_bytes(load: TableLoad, id_bytes: int, bag_bytes: int = 0) -> float:
+    """Return the bytes of an example's ids in a table and of its bags' gradients."""
     vector = load.embedding_dim * FLOAT_BYTES
     return load.num_ids * id_bytes + load.num_features * (bag_bytes + vector)
 
 
-def reduces_cheaply(load, num_devices: int, batch_size: int, id_bytes: int = 8) -> bool:
-    """Whether a dense sum moves no more bytes than all ids and bags' gradients."""
+def reduces_cheaply(
+    load: TableLoad, num_devices: int, batch_size: int, id_bytes: int = 8
+) -> bool:
+    """Return whether a dense sum moves no more bytes than ids and bags' gradients."""
     gathered = bag_gradient_bytes(load, id_bytes) * batch_size * (num_devices - 1)
     return all_reduce_bytes(load, num_devices) <= gathered
 
 
 def replicates_cheaply(
-    load, num_devices: int, batch_size: int, id_bytes: int = 8
+    load: TableLoad, num_devices: int, batch_size: int, id_bytes: int = 8
 ) -> bool:
-    """Whether keeping a table everywhere moves no more bytes than exchanging it.
+    """Return whether copies of a table move no more bytes than exchanging it.
 
     Data-parallel: the lesser of all-reduce and all-gather. Table-wise: ids, pooled
     vectors and gradients of the other devices' examples.
@@ -65,16 +77,16 @@ def replicates_cheaply(
 
 
 def of_plan(
-    plan,
+    plan: "Plan",
     batch_size: int | None = None,
-    hotness=None,
+    hotness: Hotness | None = None,
     *,
     id_bytes: int = 8,
     bag_bytes: int = 0,
     routed: bool = True,
     data_parallel: str = "cheapest",
 ) -> dict[str, Flow]:
-    """The `Flow` of each of `PHASES`; arguments as in `Plan.exchange_bytes`.
+    """Return the `Flow` of each of `PHASES`, by the formulas of `Plan.exchange_bytes`.
 
     Raises:
         ValueError: For arguments outside of their range.
@@ -133,7 +145,7 @@ def of_plan(
     }
 
 
-def _to_owners(per_example, local) -> Flow:
+def _to_owners(per_example: np.ndarray, local: np.ndarray) -> Flow:
     """From the devices that have the examples to those that own the shards."""
     received = (local.sum() - local) * per_example
     return Flow(sent=local * (per_example.sum() - per_example), received=received)

@@ -1,4 +1,4 @@
-"""A folder of checkpoints: each whole and checksummed, or not there.
+"""A folder of checkpoints: each is complete and checksummed, or absent.
 
 A checkpoint is a folder `step-000001234` with its files and a `manifest.json`, which
 holds their sizes and SHA-256 sums, its own sum, and what else is to be known.
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tf_dlrm.runtime import disk, locks
+from tf_dlrm.runtime.types import PathLike
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -31,15 +32,15 @@ class CheckpointFolder:
     """Checkpoints under a folder, by step.
 
     Args:
-        path: The folder; it is made with the first checkpoint.
+        path: The folder; it is created with the first checkpoint.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike) -> None:
         self.path = pathlib.Path(path)
         self._lock = self.path / ".lock"
 
     def names(self) -> list[str]:
-        """Names of the checkpoints, oldest first; none of them was looked into."""
+        """Return the names of the checkpoints, oldest first, without reading them."""
         if not self.path.is_dir():
             return []
         found = [_NAME.fullmatch(each.name) for each in self.path.iterdir()]
@@ -47,20 +48,23 @@ class CheckpointFolder:
         return [name for _, _, name in sorted(keys)]
 
     def step(self, name: str) -> int:
-        """The step of a checkpoint, by its name."""
-        return int(_NAME.fullmatch(name)[1])
+        """Return the step of a checkpoint, by its name."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"`name` must be that of a checkpoint. Received: {name!r}")
+        return int(match[1])
 
     def check_writable(self, num_bytes: int) -> None:
-        """Takes the folder for this process, and looks whether it can be written to.
+        """Lock the folder for this process, and check that it is writable.
 
-        What killed saves left is removed.
+        Leftovers of killed saves are removed.
 
         Args:
-            num_bytes: Its size, about.
+            num_bytes: Approximate size of a checkpoint.
 
         Raises:
-            InUseError: If another process writes checkpoints there; nothing was
-                touched. It can when `release` is called, or this process ends.
+            InUseError: If another process writes checkpoints there, until it calls
+                `release` or ends. Nothing was changed.
             WriteError: If the folder cannot be written to, or the disk is full.
         """
         with self._explaining():
@@ -74,15 +78,15 @@ class CheckpointFolder:
             self._check_space(num_bytes)
 
     def release(self) -> None:
-        """Lets other processes write checkpoints into the folder again."""
+        """Let other processes write checkpoints into the folder again."""
         locks.release(self._lock)
 
-    def _explaining(self):
+    def _explaining(self) -> contextlib.AbstractContextManager[None]:
         return disk.explaining(
             "a checkpoint", self.path, _KEPT, _THEN, also=(RuntimeError,)
         )
 
-    def _check_space(self, num_bytes):
+    def _check_space(self, num_bytes: int) -> None:
         free = shutil.disk_usage(self.path).free
         if free < num_bytes + _SPARE_BYTES:
             raise disk.WriteError(
@@ -100,24 +104,30 @@ class CheckpointFolder:
         write_files: Callable[[pathlib.Path], None],
         num_bytes: int,
     ) -> pathlib.Path:
-        """Writes a checkpoint, which appears whole or not at all.
+        """Write a checkpoint, completely or not at all.
 
         Args:
             step: Its step.
-            facts: What `read_facts` will give, JSON-safe.
+            facts: What `read_facts` will return, JSON-safe.
             write_files: Called with a folder to write into.
-            num_bytes: Size of the files, about.
+            num_bytes: Approximate size of the files.
 
         Returns:
             The checkpoint's folder.
 
         Raises:
-            WriteError: If it cannot be written. Others are as they were.
+            WriteError: If it cannot be written. Other checkpoints are unchanged.
         """
         with self._explaining():
             return self._write(step, facts, write_files, num_bytes)
 
-    def _write(self, step, facts, write_files, num_bytes):
+    def _write(
+        self,
+        step: int,
+        facts: dict[str, Any],
+        write_files: Callable[[pathlib.Path], None],
+        num_bytes: int,
+    ) -> pathlib.Path:
         staging = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -143,7 +153,7 @@ class CheckpointFolder:
                 shutil.rmtree(staging, ignore_errors=True)
         return final
 
-    def _free_path(self, step):
+    def _free_path(self, step: int) -> pathlib.Path:
         """Another name where the step has one: nothing is ever replaced."""
         path, again = self.path / f"step-{step:09d}", 0
         while path.exists():
@@ -152,7 +162,7 @@ class CheckpointFolder:
         return path
 
     def read_facts(self, name: str) -> dict[str, Any]:
-        """Returns the facts of a checkpoint after looking at every byte of it.
+        """Return the facts of a checkpoint after verifying every byte of it.
 
         Raises:
             ValueError: If it is damaged; the message says what is wrong.
@@ -188,7 +198,7 @@ class CheckpointFolder:
         return facts
 
     def peek(self, name: str) -> dict[str, Any]:
-        """The facts of a checkpoint as they stand there; empty if unreadable."""
+        """Return the facts of a checkpoint, unverified; empty if unreadable."""
         try:
             text = (self.path / name / MANIFEST).read_text(encoding="utf-8")
             return json.loads(text)["facts"]
@@ -196,12 +206,12 @@ class CheckpointFolder:
             return {}
 
     def find_newest(self, say: Callable[[str], None]) -> tuple[str, dict] | None:
-        """The newest checkpoint that is whole, and its facts.
+        """Return the newest intact checkpoint and its facts, if there is one.
 
-        Those that are damaged are put aside, under the name `damaged-...`.
+        Damaged ones are renamed to `damaged-...`.
 
         Args:
-            say: Called with a line on each damaged one.
+            say: Called with a line about each damaged one.
         """
         for name in reversed(self.names()):
             try:
@@ -213,24 +223,24 @@ class CheckpointFolder:
         return None
 
     def prune(self, keep: int, also: str | None) -> None:
-        """Removes all but the newest `keep` and the one named `also`."""
+        """Remove all but the newest `keep` and the one named `also`."""
         names = self.names()
         for name in names[: max(len(names) - keep, 0)]:
             if name != also:
                 self._remove(self.path / name)
 
     def clear(self, but: str | None = None) -> None:
-        """Removes the checkpoints, all but one named, and the folder if it is empty."""
+        """Remove all checkpoints except `but`, and the folder if it is then empty."""
         self.prune(0, but)
         for left in (*self._matching(_TEMPORARY), *self._matching(_DAMAGED)):
             shutil.rmtree(left, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
-    def _matching(self, prefix) -> Iterator[pathlib.Path]:
+    def _matching(self, prefix: str) -> Iterator[pathlib.Path]:
         return self.path.glob(f"{prefix}*")
 
-    def _remove(self, folder):
+    def _remove(self, folder: pathlib.Path) -> None:
         # Under another name first: a kill leaves no half of a checkpoint.
         doomed = self.path / f"{_TEMPORARY}{folder.name}"
         with contextlib.suppress(OSError):
@@ -238,15 +248,15 @@ class CheckpointFolder:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _megabytes(num_bytes):
+def _megabytes(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:,.1f} MB"
 
 
-def _sum_file(path) -> str:
+def _sum_file(path: pathlib.Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _sum_content(content) -> str:
+def _sum_content(content: Any) -> str:
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

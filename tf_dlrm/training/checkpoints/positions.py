@@ -11,27 +11,27 @@ from tf_dlrm.runtime import disk
 
 
 class Position:
-    """Where the next iteration of a dataset begins.
+    """The position at which the next iteration of a dataset begins.
 
-    `ResumableTraining` moves it at the begin of each epoch; a dataset that was made
-    with it looks when it is iterated.
+    `ResumableTraining` moves it at the start of each epoch; a dataset made with it
+    reads it when it is iterated.
 
     Attributes:
         epoch: Number of the epoch.
         batch: Number of the batch in the epoch.
-        is_followed: Whether a `fit` goes by it.
+        is_followed: Whether `fit` follows it.
         epochs_differ: Whether an epoch may have more batches than the one before.
     """
 
-    def __init__(self, is_endless: bool = False, epochs_differ: bool = False):
+    def __init__(self, is_endless: bool = False, epochs_differ: bool = False) -> None:
         self.epoch = self.batch = 0
         self.epochs_differ = epochs_differ
         self.is_followed = False
-        self.steps_per_epoch = None
+        self.steps_per_epoch: int | None = None
         self._is_endless = is_endless
 
     def follow(self, steps_per_epoch: int | None, steps_per_execution: int) -> None:
-        """Called by `fit` before it begins, with its own arguments.
+        """Follow a `fit`, which calls this before it begins, with its own arguments.
 
         Raises:
             ValueError: If `steps_per_epoch` cuts a dataset that ends.
@@ -49,10 +49,10 @@ class Position:
         self.steps_per_epoch = executions * steps_per_execution
 
     def begins(self) -> tf.data.Dataset:
-        """A dataset of one `(epoch, first batch)`, as they are when it is iterated.
+        """Return a dataset of one `(epoch, first batch)`, read when it is iterated.
 
-        Of a dataset without end, cut into epochs by `steps_per_epoch`, the epoch is 0
-        and batches count through.
+        For an endless dataset, which `steps_per_epoch` divides into epochs, the epoch
+        is 0 and batches are counted from the start.
         """
 
         def read():
@@ -73,20 +73,20 @@ class Position:
 
 @dataclasses.dataclass(frozen=True)
 class ResumableInput:
-    """What a dataset carries as its attribute `resumable_input`.
+    """The attribute `resumable_input` of a dataset that can begin at any batch.
 
     Args:
-        description: What decides the batches, JSON-safe: a checkpoint of another
-            description is refused.
-        seed: The seed of its order, drawn where none was given.
-        make: From `(position, seed)` to a dataset that begins, each time it is
-            iterated, where the position is. What a batch holds must be a function of
-            the seed, its epoch and its number.
-        num_batches: Batches in an epoch, `None` where that is not known.
-        is_endless: Whether the dataset goes on with the next epoch by itself.
+        description: Everything that decides the batches, JSON-safe: a checkpoint with
+            another description is refused.
+        seed: The seed of its order, drawn if none was given.
+        make: Function of `(position, seed)` that returns a dataset which begins at the
+            position each time it is iterated. The content of a batch must be a
+            function of the seed, its epoch and its number.
+        num_batches: Batches in an epoch, `None` if that is not known.
+        is_endless: Whether the dataset continues with the next epoch by itself.
         epochs_differ: Whether epochs have different numbers of batches.
         files: Files whose content decides the batches: a checkpoint that was written
-            with another content is refused (see `tf_dlrm.runtime.disk.fingerprints`).
+            with other content is refused.
     """
 
     description: dict[str, Any]
@@ -98,18 +98,18 @@ class ResumableInput:
     files: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """The description, with what tells the content of the files."""
+        """Return the description, with fingerprints of the files."""
         if not self.files:
             return self.description
         return {**self.description, "content": disk.fingerprints(self.files)}
 
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Returns the dataset, with this as its attribute."""
+        """Return the dataset, with this as its attribute."""
         dataset.resumable_input = self
         return dataset
 
     def begin(self, seed: int | None) -> tuple[tf.data.Dataset, Position]:
-        """Returns a dataset and the position that it follows.
+        """Return a dataset and the position that it follows.
 
         Args:
             seed: Seed of its order; `None` for its own.
@@ -125,11 +125,11 @@ class ResumableInput:
 
 
 def find_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs in two descriptions, each as a phrase.
+    """Return the differences of two descriptions, each as a phrase.
 
     Checkpoints of earlier versions do not know the content of files.
     """
-    contents = before.get("content"), now.get("content")
+    contents: tuple[Any, Any] = before.get("content"), now.get("content")
     differing = [
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted({*before, *now} - {"content"})
@@ -141,21 +141,23 @@ def find_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def changed_files(before: list[list[str]], now: list[list[str]]) -> list[str]:
-    """Names of the files whose fingerprints differ, or are on one side alone."""
+    """Return the names of files whose fingerprints differ or exist on one side only."""
     both = zip(before, now)
     changed = [old[0] for old, new in both if list(old) != list(new)]
     return changed + [name for name, _ in [*before[len(now) :], *now[len(before) :]]]
 
 
-def resumable_input(dataset) -> ResumableInput | None:
-    """What a dataset carries; `None`: it begins at the begin of an epoch alone.
+def resumable_input(dataset: tf.data.Dataset) -> ResumableInput | None:
+    """Return the `ResumableInput` of a dataset, or `None` if it has none.
 
-    Methods such as `map` make another dataset, which carries nothing.
+    Methods such as `map` return another dataset, which has none.
     """
     return getattr(dataset, "resumable_input", None)
 
 
-def weigh_classes(dataset, class_weight: dict):
+def weigh_classes(
+    dataset: tf.data.Dataset, class_weight: dict[int, float]
+) -> tf.data.Dataset:
     """Give the rows of a dataset with a position the weights of their labels.
 
     As Keras' `fit` does with `class_weight`, whose dataset would have no position.

@@ -1,4 +1,4 @@
-"""All that a training has come to: what Keras' weights files hold, and what not.
+"""The state of a training run: what Keras' weights files hold, and what they lack.
 
 They hold weights, tables and the state of optimizers, but not the seeds of dropout, nor
 metrics in the middle of an epoch.
@@ -6,25 +6,33 @@ metrics in the middle of an epoch.
 
 import io
 import math
+import pathlib
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 WEIGHTS, STATE = "model.weights.h5", "state.npz"
 
 
-def write(model, metrics: dict[str, np.ndarray], folder) -> None:
-    """Writes the state of a model into a folder.
+def write(
+    model: keras.Model, metrics: dict[str, np.ndarray], folder: pathlib.Path
+) -> None:
+    """Write the state of a model into a folder.
 
     Args:
         model: The model.
-        metrics: What `get_metrics` returned, or nothing.
+        metrics: What `get_metrics` returned, or an empty dict.
         folder: The folder.
     """
     with _WeightsFile(folder / WEIGHTS) as file:
         model.save_weights(file)
         file.check()
-    np.savez(folder / STATE, **_get_variables(model), **metrics, **_get_guard(model))
+    arrays: dict[str, Any] = {**_get_variables(model), **metrics, **_get_guard(model)}
+    np.savez(folder / STATE, **arrays)
 
 
 class _WeightsFile(io.BytesIO):
@@ -39,16 +47,17 @@ class _WeightsFile(io.BytesIO):
         path: The file, named as Keras wants it.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path) -> None:
         super().__init__()
-        self._path, self._error = str(path), None
+        self._path = str(path)
+        self._error: OSError | None = None
         self._file = open(path, "w+b", buffering=0)
         self._end = 0
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self._path
 
-    def write(self, data):
+    def write(self, data: Any) -> int:
         data = memoryview(data).cast("B")
         start, done = self._file.tell(), 0
         try:
@@ -60,18 +69,18 @@ class _WeightsFile(io.BytesIO):
         self._file.seek(start + len(data))
         return len(data)
 
-    def readinto(self, buffer):
+    def readinto(self, buffer: Any) -> int:
         return self._file.readinto(buffer)
 
-    def seek(self, offset, whence=io.SEEK_SET):
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         if whence == io.SEEK_END:  # of all that it believes to have written
             offset, whence = offset + self._end, io.SEEK_SET
         return self._file.seek(offset, whence)
 
-    def tell(self):
+    def tell(self) -> int:
         return self._file.tell()
 
-    def truncate(self, size=None):
+    def truncate(self, size: int | None = None) -> int:
         self._end = self.tell() if size is None else size
         try:
             self._file.truncate(self._end)
@@ -79,21 +88,21 @@ class _WeightsFile(io.BytesIO):
             self._error = self._error or error
         return self._end
 
-    def check(self):
-        """Raises the first failure of a write."""
+    def check(self) -> None:
+        """Raise the first failure of a write."""
         if self._error is not None:
             raise self._error
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
         super().close()
 
 
-def restore(model, folder) -> dict[str, np.ndarray]:
-    """Gives a model what `write` has written.
+def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """Restore the state of a model that `write` has written.
 
     Returns:
-        What else was written: the state of metrics.
+        Everything else that was written: the state of metrics.
 
     Raises:
         ValueError: If it is of another model or optimizer.
@@ -123,8 +132,8 @@ def restore(model, folder) -> dict[str, np.ndarray]:
     return state
 
 
-def count_bytes(model) -> int:
-    """About the size of what `write` writes."""
+def count_bytes(model: keras.Model) -> int:
+    """Return the approximate size of what `write` writes."""
     variables = [*model.variables, *model.optimizer.variables]
     total = sum(
         math.prod(v.shape) * np.dtype(_plain(v.dtype)).itemsize for v in variables
@@ -133,28 +142,28 @@ def count_bytes(model) -> int:
     return total + slots()
 
 
-def _plain(dtype):
+def _plain(dtype: Any) -> str:
     name = getattr(dtype, "name", dtype)
     return "float16" if name == "bfloat16" else name
 
 
-def _get_variables(model):
+def _get_variables(model: keras.Model) -> dict[str, np.ndarray]:
     variables = model.non_trainable_variables
     return {f"variable:{i}": v.numpy() for i, v in enumerate(variables)}
 
 
-def _get_guard(model):
+def _get_guard(model: keras.Model) -> dict[str, np.ndarray]:
     guard = getattr(model, "_guard", None)
     return {} if guard is None else {"guard": guard.get_state()}
 
 
-def has_just_skipped(model) -> bool:
-    """Whether the last batch of `fit` was not applied; see `StepGuard`."""
+def has_just_skipped(model: keras.Model) -> bool:
+    """Return whether the last batch of `fit` was skipped, not applied."""
     guard = getattr(model, "_guard", None)
     return guard is not None and guard.has_just_skipped
 
 
-def _metric_variables(model):
+def _metric_variables(model: keras.Model) -> Iterator[list[tf.Variable]]:
     """Variables of all metrics: lists of tf.Variables, one for each replica."""
     for metric in model.metrics:
         for variable in metric.variables:
@@ -162,8 +171,8 @@ def _metric_variables(model):
             yield list(getattr(variable, "values", [variable]))
 
 
-def get_metrics(model) -> dict[str, np.ndarray]:
-    """The state of all metrics, of each replica."""
+def get_metrics(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return the state of all metrics, of each replica."""
     return {
         f"metric:{i}:{j}": each.numpy()
         for i, replicas in enumerate(_metric_variables(model))
@@ -171,8 +180,8 @@ def get_metrics(model) -> dict[str, np.ndarray]:
     }
 
 
-def set_metrics(model, state: dict[str, np.ndarray]) -> None:
-    """Sets what `get_metrics` returned; the metrics are built.
+def set_metrics(model: keras.Model, state: dict[str, np.ndarray]) -> None:
+    """Set what `get_metrics` returned; the metrics must be built.
 
     Raises:
         ValueError: If the model has other metrics.
