@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pyarrow
 
+from pipelines.whole_files import remote_files
+
 DAMAGES = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _START_BYTES = 512  # of a file, that tell what it is; a tar archive needs 262
 _MAGICS = {
@@ -71,8 +73,20 @@ class Content(NamedTuple):
 
 def compression_of(path: str) -> str | None:
     """The compression of a file, such as `"gzip"`; `None` for none that is known."""
-    with open(path, "rb") as file:
-        return _find(path, file.read(_START_BYTES))
+    return _find(path, read_start(path))
+
+
+def read_start(path: str, num_bytes: int = _START_BYTES) -> bytes:
+    """The first bytes of a file, or all."""
+    with remote_files.open_file(path, buffer_bytes=num_bytes) as file:
+        return file.read(num_bytes)
+
+
+def to_arrow(path: str, buffer_bytes: int = 1 << 20) -> pyarrow.NativeFile:
+    """Opens a file, or an address, for Arrow to read."""
+    if not remote_files.is_remote(path):
+        return pyarrow.OSFile(path)
+    return pyarrow.PythonFile(remote_files.open_file(path, buffer_bytes), "r")
 
 
 def open_content(path: str) -> Content:
@@ -82,18 +96,17 @@ def open_content(path: str) -> Content:
         ValueError: If it holds something else than lines; the message says what.
         OSError: Or one of `DAMAGES`, if it is damaged.
     """
-    with open(path, "rb") as file:
-        start = file.read(_START_BYTES)
+    start = read_start(path)
     kind = _find(path, start)
     if kind is None:
         _check_start(path, start, "")
         for suffix, name in _SUFFIXES.items():
-            if path.endswith(suffix):
+            if remote_files.name_of(path).endswith(suffix):
                 raise ValueError(
                     f"{path}: named {suffix}, but does not hold {name} data. Rename it "
                     "if it is plain text; otherwise fetch it again."
                 )
-        stream = open(path, "rb")
+        stream = remote_files.open_file(path)
         return Content(stream, stream.tell)
     content = _open_compressed(path, kind)
     _check_start(path, content.stream.peek(_START_BYTES), f"within {kind}")
@@ -104,7 +117,7 @@ def _open_compressed(path, kind):
     if kind in ("zstd", "lz4", "brotli"):
         file = _ArrowFile(path, kind)
         return Content(io.BufferedReader(file, 1 << 20), file.stored_bytes)
-    raw = open(path, "rb")
+    raw = remote_files.open_file(path)
     if kind == "zip":
         return Content(_open_member(path, raw), raw.tell)
     open_stream = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]
@@ -132,14 +145,14 @@ def _find(path, start):
         # A frame to skip, as of pzstd; zstd and lz4 have the same.
         size = 8 + int.from_bytes(start[4:8], "little")
         if size >= len(start):
-            with open(path, "rb") as file:
+            with remote_files.open_file(path) as file:
                 file.seek(size)
                 start = bytes(size) + file.read(_START_BYTES)
         start = start[size:]
     for magic, kind in _MAGICS.items():
         if start.startswith(magic):
             return kind
-    return "brotli" if path.endswith(".br") else None
+    return "brotli" if remote_files.name_of(path).endswith(".br") else None
 
 
 def _check_start(path, start, place):
@@ -200,7 +213,7 @@ class _ArrowFile(io.RawIOBase):
         self._start()
 
     def _start(self):
-        self._file = pyarrow.OSFile(self._path)
+        self._file = to_arrow(self._path)
         self._stream = pyarrow.CompressedInputStream(self._file, self._codec)
         self._position = 0
 

@@ -121,9 +121,9 @@ def test_what_is_no_file_is_named(tmp_path):
     for path, match in (
         (tmp_path / "pipe", "is a pipe, and files are read more than once"),
         ("/dev/zero", "is a device"),
-        ("s3://bucket/day_*.gz", "is a remote address, and only local"),
-        ("gs://bucket/day_0", "is a remote address"),
-        ("file:///day_0", "is an address. Name the path alone"),
+        ("https://host/day_0.gz", "is a remote address that cannot be read"),
+        ("file://host/day_0", "names the host 'host'"),
+        ("file:///no/day_0", "There is no file '/no/day_0'"),
         (tmp_path / "link", "it is a link to 'nowhere', which does not exist"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=match):
