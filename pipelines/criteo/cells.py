@@ -35,12 +35,12 @@ def fault(data_type: pa.DataType, is_number: bool) -> str | None:
         )
     if _is_list(data_type):
         data_type = _plain_type(data_type.value_type)
-    if _is_number(data_type) or _is_text(data_type):
+    if _is_number(data_type) or _is_text(data_type) or pat.is_boolean(data_type):
         return None
     if pat.is_fixed_size_binary(data_type):
         return None
     return (
-        "must hold strings, bytes, integers, or lists of them. Convert the column "
+        "must hold strings, bytes, integers, booleans, or lists of them. Convert the column "
         "first, in pandas with astype(str)"
     )
 
@@ -76,8 +76,8 @@ def read_texts(column: pa.Array) -> tuple[pa.LargeBinaryArray, np.ndarray, str]:
 
     Args:
         column: Text, bytes or integers, null where missing; floats and decimals stand
-            for integers, as pandas writes integers with gaps. A list is a bag of its
-            values.
+            for integers, as pandas writes integers with gaps; booleans are "True" and
+            "False", as pandas writes them to text. A list is a bag of its values.
 
     Returns:
         The texts; bool `(n,)`, which of them cannot be in a line; the rule for those.
@@ -109,6 +109,8 @@ def _read_values(column, special, rule):
         bad = pc.not_equal(column, whole).fill_null(False)
         bad = bad.to_numpy(zero_copy_only=False)
         column = whole.cast(pa.decimal256(column.type.precision, 0))
+    elif pat.is_boolean(column.type):
+        column = pc.if_else(column, "True", "False")
     return column.cast(pa.string()).cast(pa.large_binary()), bad, rule
 
 

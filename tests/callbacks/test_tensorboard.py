@@ -163,6 +163,19 @@ def test_evaluations_within_an_epoch_are_no_time_of_training(tmp_path, monkeypat
     np.testing.assert_allclose(rates, [16 / 50, 16, 16 / 50, 16])
 
 
+def test_a_partial_batch_is_counted_by_its_rows(tmp_path, monkeypatch):
+    """64 rows are two batches of 48; the clock moves a second at each look."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr(logger_module.time, "perf_counter", lambda: next(clock) * 1.0)
+    logger = callbacks.TensorBoardLogger(tmp_path, 48, every_steps=1)
+    written = []
+    monkeypatch.setattr(logger, "_write", lambda part, values: written.append(values))
+    rows = dataset(64).unbatch().take(64).batch(48)
+    fit(compiled(), logger, data=rows, validation_data=rows)
+    rates = [values["speed/samples_per_second"] for values in written]
+    assert rates == [48, 16, 64, 64 / 2]  # steps, validation, the epoch
+
+
 def test_several_steps_an_execution_have_no_wait(tmp_path):
     model = compiled(run_eagerly=False, steps_per_execution=2)
     fit(model, callbacks.TensorBoardLogger(tmp_path, 16))

@@ -5,6 +5,7 @@ import time
 import keras
 
 from tf_dlrm.callbacks.watcher import TRAIN, VALIDATION, Watcher
+from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.probes import InputClock
 
 
@@ -25,7 +26,8 @@ class TensorBoardLogger(Watcher):
 
     Args:
         log_dir: Folder of the run's logs.
-        batch_size: Rows in a batch, for samples/s.
+        batch_size: Rows in a batch, for samples/s of a model whose own step tracks no
+            loss. Else its rows are counted, which a last batch may have fewer of.
         every_steps: Steps between two entries.
 
     Raises:
@@ -49,12 +51,14 @@ class TensorBoardLogger(Watcher):
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch_start = self._last_time = time.perf_counter()
         self._num_batches, self._written_batch = 0, None
+        self._first_rows = self._written_rows = 0.0
         self._written_time = self._epoch_start
         self._waited = self._written_waited = 0.0
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._written_batch is None:  # not 0 in an epoch that is resumed
             self._first_batch, self._written_batch = batch, batch - 1
+            self._first_rows = self._written_rows = keras_hooks.count_rows(self.model)
         if self.probe is not None:
             self._called, self._num_traces = time.time(), self._probe.num_traces
 
@@ -68,21 +72,24 @@ class TensorBoardLogger(Watcher):
         steps = batch - self._written_batch
         seconds = self._last_time - self._written_time
         waited = self._waited - self._written_waited
+        num_rows = keras_hooks.count_rows(self.model)
+        speed = self._speed(steps, num_rows - self._written_rows, seconds)
+        self._written_rows = num_rows
         self._written_batch, self._written_time = batch, self._last_time
         self._written_waited = self._waited
-        self._write_training(logs, steps, seconds, waited)
+        self._write_training(logs, speed, seconds, waited)
 
-    def _write_training(self, logs, steps, seconds, waited):
+    def _write_training(self, logs, speed, seconds, waited):
         # Not float(): under a strategy it is a mirrored variable.
         learning_rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        values = _metrics(logs) | self._speed(steps, seconds)
+        values = _metrics(logs) | speed
         values["optimizer/learning_rate"] = learning_rate
         if self.probe is not None:
             values["speed/input_wait_share"] = waited / max(seconds, 1e-9)
         self._write(TRAIN, values)
 
-    def _speed(self, steps, seconds):
-        rate = steps * self._batch_size / max(seconds, 1e-9)
+    def _speed(self, steps, num_rows, seconds):
+        rate = (num_rows or steps * self._batch_size) / max(seconds, 1e-9)
         return {"speed/samples_per_second": rate}
 
     def on_test_begin(self, logs=None):
@@ -93,7 +100,9 @@ class TensorBoardLogger(Watcher):
 
     def on_test_end(self, logs=None):
         seconds = time.perf_counter() - self._test_since
-        values = _metrics(logs) | self._speed(self._test_batches, seconds)
+        num_rows = keras_hooks.count_rows(self.model)
+        speed = self._speed(self._test_batches, num_rows, seconds)
+        values = _metrics(logs) | speed
         self._write(VALIDATION, values)
         # It may be one within an epoch, which is no time of training.
         self._epoch_start += seconds
@@ -103,7 +112,9 @@ class TensorBoardLogger(Watcher):
     def on_epoch_end(self, epoch, logs=None):
         train = {k: v for k, v in (logs or {}).items() if not k.startswith("val_")}
         seconds = self._last_time - self._epoch_start
-        self._write_training(train, self._num_batches, seconds, self._waited)
+        num_rows = keras_hooks.count_rows(self.model) - self._first_rows
+        speed = self._speed(self._num_batches, num_rows, seconds)
+        self._write_training(train, speed, seconds, self._waited)
 
 
 def _metrics(logs):

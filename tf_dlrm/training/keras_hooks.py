@@ -21,6 +21,11 @@ def loss_tracker(model):
     return model._loss_tracker
 
 
+def count_rows(model) -> float:
+    """Rows behind the loss that `fit` or `evaluate` reports; 0 where none is."""
+    return float(keras.ops.convert_to_numpy(loss_tracker(model).count))
+
+
 def compute_loss(model, x, y, y_pred, sample_weight, training: bool = True):
     """The mean loss of this replica's rows, by the model's `compute_loss`.
 
