@@ -40,8 +40,8 @@ def fault(data_type: pa.DataType, is_number: bool) -> str | None:
     if pat.is_fixed_size_binary(data_type):
         return None
     return (
-        "must hold strings, bytes, integers, booleans, or lists of them. Convert the column "
-        "first, in pandas with astype(str)"
+        "must hold strings, bytes, integers, booleans, or lists of them. Convert the "
+        "column first, in pandas with astype(str)"
     )
 
 
