@@ -5,6 +5,7 @@ import warnings
 import tensorflow as tf
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime import disk
 
 _MOST_STEPS = 1000
 
@@ -62,7 +63,9 @@ class StepProfiler(Watcher):
 
     def _stop(self):
         self._is_running, self._is_done = False, True
-        tf.profiler.experimental.stop()
+        also = (tf.errors.OpError,)
+        with disk.explaining("the profile", self.log_dir / TRAIN, also=also):
+            tf.profiler.experimental.stop()
 
     def on_train_end(self, logs=None):
         if not self._is_done and not self._is_running:
