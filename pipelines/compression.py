@@ -48,13 +48,21 @@ _OTHERS = {
     b"ORC": "an ORC file",
     b"Obj\x01": "an Avro file",
     b"ARROW1": "an Arrow (Feather) file",
+    b"FEA1": "an old Feather file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"\x78\x01": "zlib data",
+    b"\x78\x9c": "zlib data",
+    b"\x78\xda": "zlib data",
     b"SEQ": "a Hadoop sequence file",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a NumPy array",
     b"SQLite format 3": "an SQLite database",
+    b"\x80\x02": "a Python pickle",
+    b"\x80\x03": "a Python pickle",
     b"\x80\x04\x95": "a Python pickle",
     b"\x80\x05\x95": "a Python pickle",
 }
+_LFS_POINTER = b"version https://git-lfs.github.com/"
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r"))
 
 
@@ -129,8 +137,13 @@ def _open_member(path, raw):
     members = [
         member
         for member in archive.infolist()
-        if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+        if not member.is_dir() and not _is_hidden(member.filename)
     ]
+    if any(member.filename == "[Content_Types].xml" for member in members):
+        raise ValueError(
+            f"{path}: is an Office document, not lines of text. Save it as text first, "
+            "with a tab between columns."
+        )
     if len(members) != 1 or members[0].flag_bits & 1:
         what = "an encrypted" if len(members) == 1 else f"{len(members)}"
         raise ValueError(
@@ -138,6 +151,12 @@ def _open_member(path, raw):
             f"{what} file{'s' * (len(members) != 1)}. Extract it first."
         )
     return archive.open(members[0])
+
+
+def _is_hidden(member):
+    """Whether a member of an archive is there for the system that made it."""
+    names = member.split("/")
+    return names[0] == "__MACOSX" or names[-1] == ".DS_Store"
 
 
 def _find(path, start):
@@ -166,6 +185,11 @@ def _check_start(path, start, place):
         what = f"{what} {place}".rstrip()
         raise ValueError(
             f"{path}: is {what}, not lines of text. Extract or convert it first."
+        )
+    if start.startswith(_LFS_POINTER):
+        raise ValueError(
+            f"{path}: is a pointer of Git LFS, not the file that it stands for. Fetch "
+            "that first: git lfs pull."
         )
     encoding = _find_encoding(start)
     if encoding:
