@@ -109,6 +109,13 @@ CATEGORIES = {
                    ["a", "b", None, "a", "a", "b"]),
     "lists": (pa.array([["a", "b"], [], None, ["c"], ["d", None, "e"], ["f", ""]]),
               ["a,b", "", "", "c", "d,e", "f"]),
+    "decimal32 of scale 1": (pa.array(map(decimal.Decimal, range(6)),
+                                      pa.decimal32(9, 1)), [*range(6)]),
+    "UUIDs of tabs": (pa.array([b"\t" * 16, None] * 3, pa.uuid()),
+                      ["09090909-0909-0909-0909-090909090909", None] * 3),
+    "booleans of 8 bits": (pa.ExtensionArray.from_storage(
+        pa.bool8(), pa.array([1, 0, None, 1, 1, 0], pa.int8())),
+        ["True", "False", None, "True", "True", "False"]),
     "booleans": (pa.array([True, None, False, True, True, False]),
                  ["True", None, "False", "True", "True", "False"]),
     "lists of booleans": (pa.array([[True, False], [], None, [True], [False], [None]]),
