@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pyarrow
 
+from pipelines.whole_files import remote_files
+
 DAMAGES = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _START_BYTES = 512  # of a file, that tell what it is; a tar archive needs 262
 _MAGICS = {
@@ -46,13 +48,21 @@ _OTHERS = {
     b"ORC": "an ORC file",
     b"Obj\x01": "an Avro file",
     b"ARROW1": "an Arrow (Feather) file",
+    b"FEA1": "an old Feather file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"\x78\x01": "zlib data",
+    b"\x78\x9c": "zlib data",
+    b"\x78\xda": "zlib data",
     b"SEQ": "a Hadoop sequence file",
     b"\x89HDF": "an HDF5 file",
     b"\x93NUMPY": "a NumPy array",
     b"SQLite format 3": "an SQLite database",
+    b"\x80\x02": "a Python pickle",
+    b"\x80\x03": "a Python pickle",
     b"\x80\x04\x95": "a Python pickle",
     b"\x80\x05\x95": "a Python pickle",
 }
+_LFS_POINTER = b"version https://git-lfs.github.com/"
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\r"))
 
 
@@ -71,8 +81,20 @@ class Content(NamedTuple):
 
 def compression_of(path: str) -> str | None:
     """The compression of a file, such as `"gzip"`; `None` for none that is known."""
-    with open(path, "rb") as file:
-        return _find(path, file.read(_START_BYTES))
+    return _find(path, read_start(path))
+
+
+def read_start(path: str, num_bytes: int = _START_BYTES) -> bytes:
+    """The first bytes of a file, or all."""
+    with remote_files.open_file(path, buffer_bytes=num_bytes) as file:
+        return file.read(num_bytes)
+
+
+def to_arrow(path: str, buffer_bytes: int = 1 << 20) -> pyarrow.NativeFile:
+    """Opens a file, or an address, for Arrow to read."""
+    if not remote_files.is_remote(path):
+        return pyarrow.OSFile(path)
+    return pyarrow.PythonFile(remote_files.open_file(path, buffer_bytes), "r")
 
 
 def open_content(path: str) -> Content:
@@ -82,18 +104,17 @@ def open_content(path: str) -> Content:
         ValueError: If it holds something else than lines; the message says what.
         OSError: Or one of `DAMAGES`, if it is damaged.
     """
-    with open(path, "rb") as file:
-        start = file.read(_START_BYTES)
+    start = read_start(path)
     kind = _find(path, start)
     if kind is None:
         _check_start(path, start, "")
         for suffix, name in _SUFFIXES.items():
-            if path.endswith(suffix):
+            if remote_files.name_of(path).endswith(suffix):
                 raise ValueError(
                     f"{path}: named {suffix}, but does not hold {name} data. Rename it "
                     "if it is plain text; otherwise fetch it again."
                 )
-        stream = open(path, "rb")
+        stream = remote_files.open_file(path)
         return Content(stream, stream.tell)
     content = _open_compressed(path, kind)
     _check_start(path, content.stream.peek(_START_BYTES), f"within {kind}")
@@ -104,7 +125,7 @@ def _open_compressed(path, kind):
     if kind in ("zstd", "lz4", "brotli"):
         file = _ArrowFile(path, kind)
         return Content(io.BufferedReader(file, 1 << 20), file.stored_bytes)
-    raw = open(path, "rb")
+    raw = remote_files.open_file(path)
     if kind == "zip":
         return Content(_open_member(path, raw), raw.tell)
     open_stream = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]
@@ -116,8 +137,13 @@ def _open_member(path, raw):
     members = [
         member
         for member in archive.infolist()
-        if not member.is_dir() and not member.filename.startswith("__MACOSX/")
+        if not member.is_dir() and not _is_hidden(member.filename)
     ]
+    if any(member.filename == "[Content_Types].xml" for member in members):
+        raise ValueError(
+            f"{path}: is an Office document, not lines of text. Save it as text first, "
+            "with a tab between columns."
+        )
     if len(members) != 1 or members[0].flag_bits & 1:
         what = "an encrypted" if len(members) == 1 else f"{len(members)}"
         raise ValueError(
@@ -127,19 +153,25 @@ def _open_member(path, raw):
     return archive.open(members[0])
 
 
+def _is_hidden(member):
+    """Whether a member of an archive is there for the system that made it."""
+    names = member.split("/")
+    return names[0] == "__MACOSX" or names[-1] == ".DS_Store"
+
+
 def _find(path, start):
     while start[1:4] == b"\x2a\x4d\x18" and 0x50 <= start[0] <= 0x5F:
         # A frame to skip, as of pzstd; zstd and lz4 have the same.
         size = 8 + int.from_bytes(start[4:8], "little")
         if size >= len(start):
-            with open(path, "rb") as file:
+            with remote_files.open_file(path) as file:
                 file.seek(size)
                 start = bytes(size) + file.read(_START_BYTES)
         start = start[size:]
     for magic, kind in _MAGICS.items():
         if start.startswith(magic):
             return kind
-    return "brotli" if path.endswith(".br") else None
+    return "brotli" if remote_files.name_of(path).endswith(".br") else None
 
 
 def _check_start(path, start, place):
@@ -153,6 +185,11 @@ def _check_start(path, start, place):
         what = f"{what} {place}".rstrip()
         raise ValueError(
             f"{path}: is {what}, not lines of text. Extract or convert it first."
+        )
+    if start.startswith(_LFS_POINTER):
+        raise ValueError(
+            f"{path}: is a pointer of Git LFS, not the file that it stands for. Fetch "
+            "that first: git lfs pull."
         )
     encoding = _find_encoding(start)
     if encoding:
@@ -200,7 +237,7 @@ class _ArrowFile(io.RawIOBase):
         self._start()
 
     def _start(self):
-        self._file = pyarrow.OSFile(self._path)
+        self._file = to_arrow(self._path)
         self._stream = pyarrow.CompressedInputStream(self._file, self._codec)
         self._position = 0
 

@@ -2,16 +2,16 @@
 
 import glob
 import os
-import re
 import stat
 import threading
 from collections.abc import Iterator, Sequence
 
 from pipelines.compression import DAMAGES, Content, open_content
+from pipelines.whole_files import remote_files
 
 MAX_LINE_BYTES = 16 << 20
+stamp = remote_files.stamp
 _MAX_OPEN_FILES = 64
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _HIDDEN = ("_", ".")
 _SUCCESS = "_SUCCESS"  # of Hadoop and Spark, beside the parts of a data set
 
@@ -26,16 +26,17 @@ def expand_paths(paths: Paths) -> list[str]:
             files of a glob are sorted; otherwise the order is kept. A path that
             exists is never read as a glob. A folder of part files, as Spark writes it,
             stands for them. Names in a folder or a glob that begin with "_" or "." are
-            left out, such as `_SUCCESS`.
+            left out, such as `_SUCCESS`. Addresses (`s3://`, `gs://`, `hdfs://`,
+            `abfs://`) are read through Arrow; in their names, "?" is no wildcard.
 
     Returns:
         The paths of the files, at least one.
 
     Raises:
         FileNotFoundError: If a file is missing or a glob matches nothing.
-        ValueError: If a path is a directory of other files, a pipe or a remote
-            address, a file is listed twice, also by way of a link, or there is
-            nothing to read in any of the files.
+        ValueError: If a path is a directory of other files, a pipe, an address
+            cannot be read, a file is listed twice, also by way of a link, or there
+            is nothing to read in any of the files.
 
     Example:
 
@@ -54,14 +55,11 @@ def expand_paths(paths: Paths) -> list[str]:
     for path in map(os.fspath, paths):
         if not isinstance(path, str):
             raise TypeError(f"Paths must be text. Received: {path!r}")
+        path = remote_files.to_local(path)
+        if remote_files.is_remote(path):
+            expanded += _expand_address(path)
+            continue
         found = [path]
-        if path.startswith("file:/") and not os.path.exists(path):
-            raise ValueError(f"{path!r} is an address. Name the path alone.")
-        if _ADDRESS.match(path) and not os.path.exists(path):
-            raise ValueError(
-                f"{path!r} is a remote address, and only local files are read. Copy "
-                "the files to a local folder, or mount them as one."
-            )
         if not os.path.exists(path) and glob.has_magic(path):
             found = [p for p in glob.glob(path, recursive=True) if _is_meant(p, path)]
             if not found:
@@ -73,16 +71,42 @@ def expand_paths(paths: Paths) -> list[str]:
         raise ValueError("`paths` must name at least one file. Received none.")
     names = {}
     for path in expanded:
-        status = os.stat(path)
-        file = status.st_dev, status.st_ino
+        file = path
+        if not remote_files.is_remote(path):
+            status = os.stat(path)
+            file = status.st_dev, status.st_ino
         if file in names:
             first = names[file]
             link = "" if first == path else f" and, through a link, {path!r}"
             raise ValueError(f"The same file is listed twice: {first!r}{link}.")
         names[file] = path
-    if all(os.path.getsize(path) == 0 for path in expanded):
+    if not any(map(remote_files.size_of, expanded)):
         raise ValueError(f"There is nothing in {', '.join(map(repr, expanded))}.")
     return expanded
+
+
+def _expand_address(address):
+    """The files of an address, by the rules of local ones."""
+    addresses, is_folder = remote_files.expand(address)
+    if not is_folder:
+        if addresses == [address]:
+            return addresses
+        found = [a for a in addresses if _is_meant(a, address)]
+        if not found:
+            raise FileNotFoundError(f"No file matches the pattern {address!r}.")
+        return found
+    names = [remote_files.name_of(a) for a in addresses]
+    parts = [
+        a
+        for a, name in zip(addresses, names, strict=True)
+        if not name.startswith(_HIDDEN)
+    ]
+    if not parts or not (_SUCCESS in names or all(map(_is_part, parts))):
+        raise ValueError(
+            f"{address!r} is a directory, and not one of part files. Name its files, "
+            "for instance with a pattern that ends in /*."
+        )
+    return parts
 
 
 def _is_meant(path: str, pattern: str = "") -> bool:
@@ -133,13 +157,7 @@ def _list_folder(folder):
 
 
 def _is_part(path):
-    return os.path.basename(path).startswith("part")
-
-
-def stamp(path: str) -> tuple[int, int, int]:
-    """What changes when a file does: its size, its time and its inode."""
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    return remote_files.name_of(path).startswith("part")
 
 
 def count_lines(block: bytes) -> int:

@@ -27,6 +27,7 @@ def _import_alone(name):
     return sys.modules[full_name]
 
 
+remote_files = _import_alone("remote_files")  # before `disk`, which imports it
 disk = _import_alone("disk")
 locks = _import_alone("locks")
 _swept = set()  # folders

@@ -84,6 +84,17 @@ def _from_packed(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
     return Batch(dense, _refuse_lists("'sparse_features'", ids), weights)
 
 
+def without_lists(features: Any) -> Any:
+    """Return features with lists as arrays, which Keras' models do not take.
+
+    Raises:
+        ValueError: If a list holds lists of different lengths.
+    """
+    if not isinstance(features, dict):
+        return features
+    return {name: _refuse_lists(f"{name!r}", v) for name, v in features.items()}
+
+
 def _refuse_lists(name: str, ids: Any) -> Any:
     """Ids as they came; lists only where they can be an array."""
     if isinstance(ids, (list, tuple)):
@@ -221,6 +232,12 @@ def check_arrays(x: Any, y: Any = None) -> None:
     for name, column in [*columns.items(), ("the labels", y)]:
         library = type(column).__module__.partition(".")[0]
         data_type = getattr(column, "dtype", None)
+        if isinstance(data_type, np.dtype) and data_type.kind in "OSU":
+            raise TypeError(
+                f"{name!r} must hold numbers (strings need a vocabulary, see "
+                "pipelines.from_dataframe; objects that are numbers, column.astype). "
+                f"Received: dtype {data_type}"
+            )
         if library == "polars" or (
             library == "pandas" and not isinstance(data_type, np.dtype | None)
         ):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_dlrm import calibration, summary
 from tf_dlrm.embedding import EmbeddingLayer
 from tf_dlrm.features import FeatureSpec
-from tf_dlrm.inputs import Batch, standardize_features
+from tf_dlrm.inputs import Batch, standardize_features, without_lists
 from tf_dlrm.layers import MLP, Scorer
 from tf_dlrm.layers.construction import (
     DEFAULT_BOTTOM_MLP_DIMS,
@@ -21,6 +21,8 @@ from tf_dlrm.layers.construction import (
     make_top_mlp,
 )
 from tf_dlrm.layers.mlp import build as build_layer
+from tf_dlrm.runtime import disk
+from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.row_sparse_model import RowSparseModel
 
 
@@ -132,6 +134,10 @@ class DLRM(RowSparseModel):
         )
         self.build()
 
+    def __call__(self, features, *args: Any, **kwargs: Any):
+        """Call the model; lists in a dict of features become arrays."""
+        return super().__call__(without_lists(features), *args, **kwargs)
+
     # The model, as in the paper's figure 1
 
     def call(self, features, training: bool | None = None) -> tf.Tensor:
@@ -221,7 +227,7 @@ class DLRM(RowSparseModel):
             ValueError: If a number or a shape differs.
         """
         variables = self._weights_but_tables
-        num_tables = len(self.embedding.get_weights())
+        num_tables = len(self.embedding.tables)
         if len(weights) != len(variables) + num_tables:
             raise ValueError(
                 f"The model has {len(variables)} weights of dense layers and "
@@ -245,19 +251,23 @@ class DLRM(RowSparseModel):
         with self.embedding.skipping_mismatches(skip_mismatch):
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
 
-    def save(self, filepath, overwrite: bool = True, **kwargs) -> None:
-        """As `keras.Model.save`; the file must be `.keras`.
+    def save(self, filepath, overwrite: bool = True, **kwargs: Any) -> None:
+        """Save the whole model, as `keras.Model.save` does; the file must be `.keras`.
+
+        A local file appears whole or not at all.
 
         Raises:
             ValueError: For the legacy `.h5` form, which would lose tables.
+            tf_dlrm.runtime.disk.WriteError: If it cannot be written, an `OSError`.
         """
-        if str(filepath).lower().endswith((".h5", ".hdf5")):
-            raise ValueError(
-                "A model in the legacy `.h5` form could not be loaded, and would lose "
-                "the tables' state. Save it as `.keras`, or its weights as "
-                f"`.weights.h5`. Received: {filepath}"
-            )
-        super().save(filepath, overwrite=overwrite, **kwargs)
+        _refuse_legacy_h5(str(filepath).lower().endswith((".h5", ".hdf5")), filepath)
+        options = {"overwrite": overwrite, **kwargs}
+        is_file = str(filepath).endswith(".keras") and "://" not in str(filepath)
+        if not is_file or not options.get("zipped", True) or not overwrite:
+            super().save(filepath, **options)
+            return
+        with disk.replacing_file("the model", filepath) as temporary:
+            super().save(temporary, **options)
 
     def export(self, *args, **kwargs):
         """Refused: Keras' export would write a signature that is wrong for bags.
@@ -270,7 +280,9 @@ class DLRM(RowSparseModel):
             "each weight twice. Use tf_dlrm.export_saved_model(model, base_dir)."
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments as JSON-safe values."""
+        _refuse_legacy_h5(keras_hooks.is_writing_legacy_h5(), "a file of that form")
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
@@ -285,7 +297,8 @@ class DLRM(RowSparseModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any], custom_objects=None) -> "DLRM":
+        """Make a model from `get_config()`."""
         config = dict(config)
         config["spec"] = FeatureSpec.from_config(config["spec"])
         for name in ("bottom_mlp_dims", "top_mlp_dims", "interaction", "embedding"):
@@ -298,3 +311,12 @@ class DLRM(RowSparseModel):
             for name, mlp in (config["feature_mlp_dims"] or {}).items()
         }
         return cls(**config)
+
+
+def _refuse_legacy_h5(is_legacy: bool, path) -> None:
+    if is_legacy:
+        raise ValueError(
+            "A model in the legacy `.h5` form could not be loaded, and would lose the "
+            "tables' state. Save it as `.keras`, or its weights as `.weights.h5`. "
+            f"Received: {path}"
+        )

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from pipelines.whole_files import disk
+from pipelines.whole_files import disk, remote_files
 
 Files = Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")]
 
@@ -38,7 +38,9 @@ def check_output(output, inputs=()) -> None:
     output = pathlib.Path(output)
     if output.is_dir():
         raise ValueError(f"--output {output} is a directory; name a file.")
-    if output.exists() and any(output.samefile(path) for path in inputs):
+    if output.exists() and any(
+        not remote_files.is_remote(path) and output.samefile(path) for path in inputs
+    ):
         raise ValueError(f"--output {output} is one of the input files.")
     folder = output.parent
     while not folder.exists():
@@ -50,7 +52,7 @@ def check_output(output, inputs=()) -> None:
 
 def describe_files(paths) -> str:
     """The first path, how many more, and the size of all, for --dry-run."""
-    size = sum(pathlib.Path(path).stat().st_size for path in paths)
+    size = sum(map(remote_files.size_of, paths))
     more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
     return f"{paths[0]}{more} ({size / 1e6:,.1f} MB)"
 

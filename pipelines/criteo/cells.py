@@ -35,13 +35,13 @@ def fault(data_type: pa.DataType, is_number: bool) -> str | None:
         )
     if _is_list(data_type):
         data_type = _plain_type(data_type.value_type)
-    if _is_number(data_type) or _is_text(data_type):
+    if _is_number(data_type) or _is_text(data_type) or pat.is_boolean(data_type):
         return None
     if pat.is_fixed_size_binary(data_type):
         return None
     return (
-        "must hold strings, bytes, integers, or lists of them. Convert the column "
-        "first, in pandas with astype(str)"
+        "must hold strings, bytes, integers, booleans, or lists of them. Convert the "
+        "column first, in pandas with astype(str)"
     )
 
 
@@ -76,8 +76,8 @@ def read_texts(column: pa.Array) -> tuple[pa.LargeBinaryArray, np.ndarray, str]:
 
     Args:
         column: Text, bytes or integers, null where missing; floats and decimals stand
-            for integers, as pandas writes integers with gaps. A list is a bag of its
-            values.
+            for integers, as pandas writes integers with gaps; booleans are "True" and
+            "False", as pandas writes them to text. A list is a bag of its values.
 
     Returns:
         The texts; bool `(n,)`, which of them cannot be in a line; the rule for those.
@@ -105,10 +105,14 @@ def _read_values(column, special, rule):
         column = pa.array(integers, mask=missing)
     elif pat.is_decimal(column.type) and column.type.scale > 0:
         rule = "must hold integers if it has decimals"
+        precision, scale = column.type.precision, column.type.scale
+        column = column.cast(pa.decimal256(precision, scale))  # small ones lack `trunc`
         whole = pc.trunc(column)
         bad = pc.not_equal(column, whole).fill_null(False)
         bad = bad.to_numpy(zero_copy_only=False)
-        column = whole.cast(pa.decimal256(column.type.precision, 0))
+        column = whole.cast(pa.decimal256(precision, 0))
+    elif pat.is_boolean(column.type):
+        column = pc.if_else(column, "True", "False")
     return column.cast(pa.string()).cast(pa.large_binary()), bad, rule
 
 
@@ -131,6 +135,11 @@ def _decode(column):
     while True:
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
+        elif _extension(column) == "arrow.uuid":  # its bytes may be those of a tab
+            texts = [uuid and str(uuid) for uuid in column.to_pylist()]
+            column = pa.array(texts, pa.string())
+        elif _extension(column) == "arrow.bool8":
+            column = pc.not_equal(column.storage, 0)
         elif isinstance(column, pa.ExtensionArray):
             column = column.storage
         elif pat.is_dictionary(column.type):
@@ -139,6 +148,11 @@ def _decode(column):
             column = pc.run_end_decode(column)
         else:
             return column
+
+
+def _extension(column):
+    """Name of the extension that a column's type is, or `None`."""
+    return getattr(column.type, "extension_name", None)
 
 
 def _plain_type(data_type):

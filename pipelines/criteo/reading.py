@@ -1,6 +1,5 @@
 """Files of Criteo lines -> a `tf.data.Dataset` of full batches of good rows."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pipelines.files import Paths, expand_paths, stamp
 from pipelines.quarantine import Quarantine
 from pipelines.records.store import take
 from pipelines.sampling import NegativeSampling
+from pipelines.whole_files import remote_files
 from tf_dlrm.training.checkpoints import ResumableInput
 
 BLOCK_BYTES = 4 << 20
@@ -181,7 +181,7 @@ def read(
         "repeat": repeat,
         "drop_remainder": drop_remainder,
         "negative_sampling": sampled and [sampled.rate, sampled.seed],
-        "files": [[os.path.basename(p), os.path.getsize(p)] for p in paths],
+        "files": [[remote_files.name_of(p), remote_files.size_of(p)] for p in paths],
     }
     resumable = ResumableInput(
         description,

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.compression import read_start, to_arrow
 from pipelines.criteo.cells import fault, read_numbers, read_texts
 from pipelines.criteo.columns import Rows
 from pipelines.criteo.fields import values_of_texts
@@ -23,8 +24,7 @@ _MAX_OPEN_FILES = 64
 
 def is_parquet(path: str) -> bool:
     """Whether a file is a Parquet file, by its first bytes."""
-    with open(path, "rb") as file:
-        return file.read(len(_MAGIC)) == _MAGIC
+    return read_start(path, len(_MAGIC)) == _MAGIC
 
 
 def count_rows(path: str) -> int:
@@ -105,7 +105,7 @@ class _Open:
 
     def __enter__(self):
         try:
-            self._file = pq.ParquetFile(self._path)
+            self._file = pq.ParquetFile(to_arrow(self._path, buffer_bytes=0))
         except (OSError, pa.ArrowException) as error:
             self._fail(error)
         return self._file

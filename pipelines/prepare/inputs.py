@@ -1,9 +1,9 @@
 """Which files are prepared, and for which split."""
 
-import os
 from typing import NamedTuple
 
 from pipelines.files import expand_paths, stamp
+from pipelines.whole_files import remote_files
 
 
 class Inputs(NamedTuple):
@@ -29,6 +29,6 @@ class Inputs(NamedTuple):
     def describe(self) -> list[list]:
         """What tells whether these are the same files: path, split, stamp."""
         return [
-            [os.path.abspath(path), split, *stamp(path)]
+            [remote_files.absolute(path), split, *stamp(path)]
             for path, split in zip(self.paths, self.splits, strict=True)
         ]

@@ -38,7 +38,7 @@ from pipelines.vocabulary.numbering import (
     number,
     tally,
 )
-from pipelines.whole_files import disk, locks, write_text
+from pipelines.whole_files import disk, locks, remote_files, write_text
 
 WORK = "unfinished"
 VOCABULARY = "vocabulary.tsv"
@@ -166,7 +166,7 @@ class _Preparation:
         options = dataclasses.asdict(self._options)
         del options["memory_bytes"]
         inputs = [
-            {"name": os.path.basename(path), "bytes": size, "split": split}
+            {"name": remote_files.name_of(path), "bytes": size, "split": split}
             for path, split, size, *_ in self._state["inputs"]
         ]
         return {

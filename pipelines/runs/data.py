@@ -7,7 +7,7 @@ import numpy as np
 
 from pipelines import records
 from pipelines import vocabulary as vocabularies
-from pipelines.compression import compression_of
+from pipelines.compression import compression_of, read_start
 from pipelines.criteo import Parser, read, tables
 from pipelines.criteo.diagnosis import no_rows
 from pipelines.criteo.scanning import ChunkReader, scan
@@ -22,7 +22,7 @@ from pipelines.records.reading import open_rows
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import Vocabulary
 from pipelines.vocabulary.hashing import hash_vocabulary
-from pipelines.whole_files import disk
+from pipelines.whole_files import disk, remote_files
 
 
 def find_records(paths: Paths) -> str | None:
@@ -59,7 +59,7 @@ def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
             "train": expand_paths(train_paths),
             "valid": expand_paths(valid_paths) if valid_paths else [],
         }
-        data = {k: [os.path.abspath(p) for p in v] for k, v in files.items()}
+        data = {k: [remote_files.absolute(p) for p in v] for k, v in files.items()}
     return data | {"content": {k: disk.fingerprints(v) for k, v in files.items()}}
 
 
@@ -345,10 +345,9 @@ def estimate_rows(paths) -> int | None:
             continue
         if compression_of(path):
             return None
-        with open(path, "rb") as file:
-            start = file.read(1 << 20)
+        start = read_start(path, 1 << 20)
         bytes_a_line = max(start.rfind(b"\n") + 1, 1) / max(start.count(b"\n"), 1)
-        total += os.path.getsize(path) / bytes_a_line
+        total += remote_files.size_of(path) / bytes_a_line
     return round(total)
 
 

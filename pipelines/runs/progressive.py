@@ -26,6 +26,7 @@ from pipelines.runs.data import (
 )
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import HashVocabulary
+from pipelines.whole_files import remote_files
 from tf_dlrm import training
 from tf_dlrm.training.checkpoints import Position, ResumableInput
 
@@ -201,7 +202,7 @@ class DayData:
         evaluated = history.get("val_num_rows", [])
         return [
             {
-                "day": os.path.basename(day),
+                "day": remote_files.name_of(day),
                 "num_rows": int(num_rows),
                 **{name: history[f"val_{name}"][i] for name in names},
             }

@@ -5,7 +5,6 @@ is a function of the file and its first line, and a run that goes on after a cut
 the bytes that it would have given without.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 from pipelines.criteo.scanning import changed
 from pipelines.criteo.tables import batches, count_rows, is_parquet, to_lines
 from pipelines.files import BlockReader, count_lines, stamp
+from pipelines.whole_files import remote_files
 
 _BLOCK_BYTES = 4 << 20
 # Lines of megabytes are rows too: a batch ends with the line that takes it past this.
@@ -105,7 +105,7 @@ def read_batches(
 def _blocks(reader, path, start):
     """Yields lines of a file, and how many of its stored bytes lie before their end."""
     if is_parquet(path):
-        row, total, size = start.line, count_rows(path), os.path.getsize(path)
+        row, total, size = start.line, count_rows(path), remote_files.size_of(path)
         for rows in batches(path, labelled=False, first_row=row):
             row += len(rows)
             yield to_lines(rows), size * row / total

@@ -1,6 +1,7 @@
 """The callbacks for TensorBoard, by what they write."""
 
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ import tf_dlrm
 from tf_dlrm import callbacks
 from tf_dlrm.callbacks import tensorboard as logger_module
 from tf_dlrm.callbacks.pr_curve import pr_points
+from tf_dlrm.runtime import disk
 from tf_dlrm.training.probes import RowMarks
 
 HERE = pathlib.Path(__file__).parent
@@ -161,6 +163,36 @@ def test_evaluations_within_an_epoch_are_no_time_of_training(tmp_path, monkeypat
     logger.on_epoch_end(0, {})
     rates = [values["speed/samples_per_second"] for values in written]
     np.testing.assert_allclose(rates, [16 / 50, 16, 16 / 50, 16])
+
+
+def test_a_partial_batch_is_counted_by_its_rows(tmp_path, monkeypatch):
+    """64 rows are two batches of 48; the clock moves a second at each look."""
+    clock = iter(range(10_000))
+    monkeypatch.setattr(logger_module.time, "perf_counter", lambda: next(clock) * 1.0)
+    logger = callbacks.TensorBoardLogger(tmp_path, 48, every_steps=1)
+    written = []
+    monkeypatch.setattr(logger, "_write", lambda part, values: written.append(values))
+    rows = dataset(64).unbatch().take(64).batch(48)
+    fit(compiled(), logger, data=rows, validation_data=rows)
+    rates = [values["speed/samples_per_second"] for values in written]
+    assert rates == [48, 16, 64, 64 / 2]  # steps, validation, the epoch
+
+
+@pytest.mark.parametrize("watcher, what", [
+    (lambda path: callbacks.StepProfiler(path, 2, 3), "the profile"),
+    (lambda path: callbacks.EmbeddingProjector(path, ("C1",), max_rows=1),
+     "rows for the projector"),
+], ids=["profile", "projector"])  # fmt: skip
+def test_a_full_disk_is_one_line(watcher, what, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))  # of one row, less
+    try:
+        with pytest.raises(disk.WriteError) as error:
+            fit(compiled(), watcher(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(error.value).startswith(str(tmp_path)) and "\n" not in str(error.value)
+    assert f"{what} cannot be written: File too large. Raise" in str(error.value)
 
 
 def test_several_steps_an_execution_have_no_wait(tmp_path):

@@ -237,3 +237,12 @@ def test_state_round_trip_and_errors():
         )
     with pytest.raises(ValueError, match=r"unknown tables: \['z'\], .* \['b'\]"):
         other.build_optimizer(dict.fromkeys("az", optimizers.SparseSGD(0.1)))
+
+
+def test_set_weights_of_any_keras_model_leaves_the_null_row_at_zeros():
+    table = EmbeddingTable("a", 4, 2)
+    inputs = keras.Input((1,), dtype="int64")
+    model = keras.Model(inputs, EmbeddingCollection([table])(inputs))
+    model.set_weights([np.ones((5, 2), np.float32)])
+    pooled = model.predict(np.array([[3], [-1]]), verbose=0)
+    np.testing.assert_array_equal(pooled, [[[1, 1]], [[0, 0]]])

@@ -5,9 +5,11 @@ import gzip
 import io
 import lzma
 import os
+import pickle
 import struct
 import tarfile
 import zipfile
+import zlib
 
 import pyarrow as pa
 import pytest
@@ -58,7 +60,7 @@ READ = {
     "lz4": arrow("lz4"),
     "lz4 after a frame to skip": skipped(4, arrow("lz4")),
     "zip": zipped("day_0"),
-    "zip of a Mac": zipped("day_0", "__MACOSX/._day_0"),
+    "zip of a Mac": zipped("day_0", "__MACOSX/._day_0", ".DS_Store"),
     "day.br": arrow("brotli"),
 }
 REFUSED = {
@@ -70,6 +72,11 @@ REFUSED = {
     "Parquet in gzip": (gzip.compress(b"PAR1\x15\0"), "is a Parquet file within gzip"),
     "ORC": (b"ORC\x08\0\1", "is an ORC file"),
     "Avro": (b"Obj\x01\x04\x14", "is an Avro file"),
+    "Arrow stream": (b"\xff\xff\xff\xff\x90\3\0\0" + bytes(90), "is an Arrow stream"),
+    "zlib": (zlib.compress(CONTENT), "is zlib data"),
+    "pickle": (pickle.dumps(CONTENT, 2), "is a Python pickle"),
+    "Excel": (zipped("[Content_Types].xml", "xl/workbook.xml"), "an Office document"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid a\n", "git lfs pull"),
     "zeros": (bytes(5000), "is zero bytes"),
     "UTF-16": (TEXT.encode("utf-16"), "is UTF-16LE text.* iconv -f UTF-16LE"),
     "UTF-16LE": (TEXT.encode("utf-16-le"), "is UTF-16LE text"),
@@ -121,9 +128,9 @@ def test_what_is_no_file_is_named(tmp_path):
     for path, match in (
         (tmp_path / "pipe", "is a pipe, and files are read more than once"),
         ("/dev/zero", "is a device"),
-        ("s3://bucket/day_*.gz", "is a remote address, and only local"),
-        ("gs://bucket/day_0", "is a remote address"),
-        ("file:///day_0", "is an address. Name the path alone"),
+        ("https://host/day_0.gz", "is a remote address that cannot be read"),
+        ("file://host/day_0", "names the host 'host'"),
+        ("file:///no/day_0", "There is no file '/no/day_0'"),
         (tmp_path / "link", "it is a link to 'nowhere', which does not exist"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=match):

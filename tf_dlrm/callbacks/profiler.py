@@ -5,6 +5,7 @@ import warnings
 import tensorflow as tf
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime import disk
 from tf_dlrm.runtime.types import Logs, PathLike
 
 _MOST_STEPS = 1000
@@ -64,7 +65,9 @@ class StepProfiler(Watcher):
 
     def _stop(self) -> None:
         self._is_running, self._is_done = False, True
-        tf.profiler.experimental.stop()
+        also = (tf.errors.OpError,)
+        with disk.explaining("the profile", self.log_dir / TRAIN, also=also):
+            tf.profiler.experimental.stop()
 
     def on_train_end(self, logs: Logs = None) -> None:
         if not self._is_done and not self._is_running:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tensorboard.plugins import projector
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
@@ -61,7 +62,8 @@ class EmbeddingProjector(Watcher):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         folder = self.log_dir / TRAIN / "projector"
-        with disk.explaining("rows for the projector", folder):
+        also = (tf.errors.OpError,)
+        with disk.explaining("rows for the projector", folder, also=also):
             self._write_tables(folder)
 
     def _write_tables(self, folder: pathlib.Path) -> None:

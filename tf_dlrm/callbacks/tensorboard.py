@@ -6,6 +6,7 @@ import keras
 
 from tf_dlrm.callbacks.watcher import TRAIN, VALIDATION, Watcher
 from tf_dlrm.runtime.types import Logs, PathLike
+from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.probes import InputClock
 
 
@@ -25,7 +26,8 @@ class TensorBoardLogger(Watcher):
 
     Args:
         log_dir: Folder of the run's logs.
-        batch_size: Rows in a batch, for samples/s.
+        batch_size: Rows in a batch, for samples/s of a model whose own step tracks no
+            loss. Else its rows are counted, which a last batch may have fewer of.
         every_steps: Steps between two entries.
 
     Raises:
@@ -51,6 +53,7 @@ class TensorBoardLogger(Watcher):
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch_start = self._last_time = time.perf_counter()
         self._num_batches, self._is_first_batch = 0, True
+        self._first_rows = self._written_rows = 0.0
         self._written_time = self._epoch_start
         self._waited = self._written_waited = 0.0
 
@@ -58,6 +61,7 @@ class TensorBoardLogger(Watcher):
         if self._is_first_batch:  # not 0 in an epoch that is resumed
             self._first_batch, self._written_batch = batch, batch - 1
             self._is_first_batch = False
+            self._first_rows = self._written_rows = keras_hooks.count_rows(self.model)
         if self.probe is not None:
             self._called, self._num_traces = time.time(), self._probe.num_traces
 
@@ -71,23 +75,26 @@ class TensorBoardLogger(Watcher):
         steps = batch - self._written_batch
         seconds = self._last_time - self._written_time
         waited = self._waited - self._written_waited
+        num_rows = keras_hooks.count_rows(self.model)
+        speed = self._speed(steps, num_rows - self._written_rows, seconds)
+        self._written_rows = num_rows
         self._written_batch, self._written_time = batch, self._last_time
         self._written_waited = self._waited
-        self._write_training(logs, steps, seconds, waited)
+        self._write_training(logs, speed, seconds, waited)
 
     def _write_training(
-        self, logs: Logs, steps: int, seconds: float, waited: float
+        self, logs: Logs, speed: dict[str, float], seconds: float, waited: float
     ) -> None:
         # Not float(): under a strategy it is a mirrored variable.
         learning_rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        values = _metrics(logs) | self._speed(steps, seconds)
+        values = _metrics(logs) | speed
         values["optimizer/learning_rate"] = learning_rate
         if self.probe is not None:
             values["speed/input_wait_share"] = waited / max(seconds, 1e-9)
         self._write(TRAIN, values)
 
-    def _speed(self, steps: int, seconds: float) -> dict[str, float]:
-        rate = steps * self._batch_size / max(seconds, 1e-9)
+    def _speed(self, steps: int, num_rows: float, seconds: float) -> dict[str, float]:
+        rate = (num_rows or steps * self._batch_size) / max(seconds, 1e-9)
         return {"speed/samples_per_second": rate}
 
     def on_test_begin(self, logs: Logs = None) -> None:
@@ -98,7 +105,9 @@ class TensorBoardLogger(Watcher):
 
     def on_test_end(self, logs: Logs = None) -> None:
         seconds = time.perf_counter() - self._test_since
-        values = _metrics(logs) | self._speed(self._test_batches, seconds)
+        num_rows = keras_hooks.count_rows(self.model)
+        speed = self._speed(self._test_batches, num_rows, seconds)
+        values = _metrics(logs) | speed
         self._write(VALIDATION, values)
         # It may be one within an epoch, which is no time of training.
         self._epoch_start += seconds
@@ -108,7 +117,9 @@ class TensorBoardLogger(Watcher):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         train = {k: v for k, v in (logs or {}).items() if not k.startswith("val_")}
         seconds = self._last_time - self._epoch_start
-        self._write_training(train, self._num_batches, seconds, self._waited)
+        num_rows = keras_hooks.count_rows(self.model) - self._first_rows
+        speed = self._speed(self._num_batches, num_rows, seconds)
+        self._write_training(train, speed, seconds, self._waited)
 
 
 def _metrics(logs: Logs) -> dict[str, float]:

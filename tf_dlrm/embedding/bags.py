@@ -100,9 +100,9 @@ def standardize_ids(ids, num_features: int):
         return _standardize_ragged(ids, num_features)
     ids = tf.convert_to_tensor(ids)
     if not ids.dtype.is_integer:
+        why = ": float32 changes ids above 2^24" if ids.dtype.is_floating else ""
         raise TypeError(
-            "Ids must be int32 or int64: float32 changes ids above 2^24 without a "
-            f"word. Received: dtype {ids.dtype.name}"
+            f"Ids must be int32 or int64{why}. Received: dtype {ids.dtype.name}"
         )
     ids = to_signed(ids)
     rank = ids.shape.rank

@@ -55,6 +55,7 @@ class FusedStore(TableStore):
                 name=f"tables_{fused.width}",
             )
             setattr(layer, f"tables_{fused.width}", weight)  # for tf.train.Checkpoint
+            _keep_null_row(weight, fused.null_row)
             variables = row_ops.local_variables(weight.value)
             for copy, variable in zip(self.copies, variables, strict=True):
                 copy[i].variable = variable
@@ -201,3 +202,18 @@ def _outermost_graph():
     while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
         graph = graph.outer_graph
     return graph
+
+
+def _keep_null_row(weight, null_row: int) -> None:
+    """Let `assign`, as of a model's `set_weights`, leave the null row at zeros."""
+    assign = weight.assign
+
+    def assign_rows(value):
+        result = assign(value)
+        if tf.executing_eagerly():
+            for variable in row_ops.local_variables(weight.value):
+                zeros = tf.zeros((1, variable.shape[1]))
+                row_ops.replace(variable, [null_row], zeros)
+        return result
+
+    weight.assign = assign_rows

@@ -1,7 +1,7 @@
 """Files and folders: flushed to the disk, with errors that explain a failed write.
 
-Needs the standard library alone, so that commands without TensorFlow can use it (see
-`pipelines.whole_files`).
+Needs `tf_dlrm.runtime.remote_files` and the standard library alone, so that commands
+without TensorFlow can use it (see `pipelines.whole_files`).
 """
 
 import contextlib
@@ -16,6 +16,8 @@ import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
+
+from tf_dlrm.runtime.remote_files import name_of, open_file, size_of
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.tmp.*", re.DOTALL)
 _NUM_BLOCKS = 64
@@ -64,7 +66,7 @@ def fingerprints(
     change between two blocks that keeps the size is not seen.
 
     Args:
-        paths: The files.
+        paths: The files, or their addresses.
         most_bytes: Bytes to read, about.
 
     Returns:
@@ -72,18 +74,18 @@ def fingerprints(
         `"1234:whole:1f..."` or `"1234:blocks of 65536:1f..."`.
     """
     share = max(most_bytes // max(len(paths), 1), 1 << 20)
-    total = sum(os.path.getsize(path) for path in paths)
+    total = sum(map(size_of, paths))
     found = []
     for path in paths:
-        whole = total <= most_bytes or os.path.getsize(path) <= share
+        whole = total <= most_bytes or size_of(path) <= share
         digest = _fingerprint(path, None if whole else share // _NUM_BLOCKS)
-        found.append([os.path.basename(path), digest])
+        found.append([name_of(path), digest])
     return found
 
 
 def _fingerprint(path: str | os.PathLike, block_bytes: int | None) -> str:
-    size, digest = os.path.getsize(path), hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
+    size, digest = size_of(path), hashlib.blake2b(digest_size=16)
+    with open_file(path) as file:
         if block_bytes is None:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -213,6 +215,30 @@ def explaining(
         number, words = reason
         problem = f"{path}: {what} cannot be written: {words}."
         raise WriteError(number, problem, kept, then) from error
+
+
+@contextlib.contextmanager
+def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield a path to write to; the file takes its place, complete, at the end.
+
+    Args:
+        what: What is written, such as "the model".
+        path: The file.
+
+    Raises:
+        WriteError: If it cannot be written; a file that was there stays.
+    """
+    path = pathlib.Path(path)
+    with explaining(what, path):
+        remove_abandoned(path.parent)
+        folder = path.with_name(temporary_name(path.name))
+        folder.mkdir()
+        try:
+            yield folder / path.name
+            sync(folder / path.name)
+            os.replace(folder / path.name, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

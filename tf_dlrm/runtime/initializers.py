@@ -53,14 +53,25 @@ def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
     """
     if identifier is None:
         return None
-    if isinstance(identifier, (np.ndarray, tf.Tensor, tf.Variable, list, tuple)):
-        identifier = GivenRows(identifier)
+    kinds = (np.ndarray, tf.Tensor, tf.Variable, list, tuple)
+    if isinstance(identifier, kinds) or type(identifier).__name__ == "DataFrame":
+        try:
+            identifier = GivenRows(identifier)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(
+                f"`initializer` of table '{table}' must be a matrix of numbers. {error}"
+            ) from None
     if isinstance(identifier, GivenRows) or _is_config_of_rows(identifier):
         initializer = keras.initializers.get(identifier)
         if initializer.rows.shape != shape:
             raise ValueError(
                 f"`initializer` of table '{table}' must have its shape {shape}. "
                 f"Received rows of shape: {initializer.rows.shape}"
+            )
+        if not np.isfinite(initializer.rows).all():
+            raise ValueError(
+                f"`initializer` of table '{table}' must hold finite numbers. Received "
+                f"{int((~np.isfinite(initializer.rows)).sum()):,} that are not"
             )
         if initializer.rows.nbytes > _MAX_BYTES:
             raise ValueError(

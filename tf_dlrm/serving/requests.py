@@ -47,7 +47,7 @@ def make_requests(
     """
     # The graph of the model, as `predict` runs it: eager kernels round differently.
     # Of quantized tables the answers are those before the model is written.
-    of_model = functools.partial(model, training=False)  # type: ignore[misc]
+    of_model = functools.partial(model, training=False)
     predict = of_model if module.quantized is None else module.predict
     # One of each form, whatever the number of rows.
     dense = tf.TensorSpec((None, model.spec.num_dense), tf.float32)

@@ -7,6 +7,7 @@ import threading
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common import global_state
 from keras.src.losses import loss as losses
 
 _thread = threading.local()
@@ -19,6 +20,16 @@ def loss_tracker(model):
     from a user's metric.
     """
     return model._loss_tracker
+
+
+def is_writing_legacy_h5() -> bool:
+    """Return whether Keras asks for configs for a whole model in the `.h5` form."""
+    return bool(global_state.get_global_attribute("use_legacy_config"))
+
+
+def count_rows(model) -> float:
+    """Rows behind the loss that `fit` or `evaluate` reports; 0 where none is."""
+    return float(keras.ops.convert_to_numpy(loss_tracker(model).count))
 
 
 def compute_loss(model, x, y, y_pred, sample_weight, training: bool = True):

@@ -1,0 +1,83 @@
+"""Inputs and files that cannot be right are refused in one clear sentence."""
+
+import resource
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import tf_dlrm
+from tf_dlrm.runtime import disk
+
+IDS = np.tile([[1, 2]], (8, 1))
+DENSE = np.ones((8, 2), np.float32)
+LABEL = np.array([0, 1] * 4, np.float32)
+
+
+def make_model(initializer=None):
+    tables = [
+        tf_dlrm.EmbeddingTable("C1", 10, 4, initializer=initializer),
+        tf_dlrm.EmbeddingTable("C2", 5, 4),
+    ]
+    model = tf_dlrm.DLRM(tf_dlrm.FeatureSpec(("I1", "I2"), tables), (4,), (1,))
+    model.compile("sgd", loss="binary_crossentropy", run_eagerly=True)
+    return model
+
+
+def fit(dense=DENSE, ids=IDS, label=LABEL):
+    features = {"dense_features": dense, "sparse_features": ids}
+    make_model().fit(features, label, batch_size=4, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda model: model, lambda model: keras.Sequential([model])],
+    ids=["model", "within a model"],
+)
+def test_saving_by_keras_function_refuses_h5(wrap, tmp_path):
+    with pytest.raises(ValueError, match="legacy"):
+        keras.saving.save_model(wrap(make_model()), tmp_path / "m.h5")
+
+
+def test_a_model_on_a_full_disk_is_one_line(tmp_path):
+    model, before = make_model(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(disk.WriteError, match="m.keras: .* cannot be written"):
+            model.save(tmp_path / "m.keras")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part, name", [
+    ({"label": LABEL.astype(str)}, "[Ll]abel"),
+    ({"label": LABEL.astype(object)}, "[Ll]abel"),
+    ({"ids": IDS.astype(str)}, "sparse_features"),
+    ({"dense": DENSE.astype(str)}, "dense_features"),
+], ids=["label", "label of objects", "ids", "dense"])  # fmt: skip
+def test_strings_are_refused_by_name(part, name):
+    with pytest.raises((TypeError, ValueError), match=name):
+        fit(**part)
+
+
+def test_nested_lists_are_refused_by_name():
+    features = {"dense_features": [[1.0, 2.0]], "sparse_features": [[[1, 2], [3]]]}
+    with pytest.raises((TypeError, ValueError), match="features"):
+        make_model()(features)
+
+
+def test_boolean_ids_are_refused_for_what_they_are():
+    with pytest.raises(TypeError) as error:
+        fit(ids=IDS.astype(bool))
+    assert "float32 changes" not in str(error.value)
+
+
+@pytest.mark.parametrize("rows", [
+    np.array([[1], [1, 2]], object), pd.DataFrame([["x"] * 4] * 10),
+    np.full((10, 4), np.nan),
+], ids=["uneven", "frame", "nan"])  # fmt: skip
+def test_initial_rows_that_are_none_name_the_table(rows):
+    with pytest.raises((TypeError, ValueError), match="'C1'"):
+        make_model(rows)
