@@ -27,9 +27,9 @@ class Demo:
 
     def run(self) -> None:
         """Runs the demo."""
-        from pipelines.runs import demo
+        from pipelines import demonstration
 
-        demo.run(self.out, self.rows, self.seed)
+        demonstration.run(self.out, self.rows, self.seed)
 
 
 @dataclasses.dataclass

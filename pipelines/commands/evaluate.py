@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from pipelines.commands.shared import Files, check_output, describe_input, read_truth
-from pipelines.runs.layout import RunFiles
-from pipelines.runs.report import print_metrics
+from pipelines.runs.printing import print_metrics
+from pipelines.runs.run_files import RunFiles
 
 
 @dataclasses.dataclass
@@ -68,14 +68,14 @@ class Evaluate:
         return lines
 
     def _make_slices(self):
-        from pipelines.runs.slices import SlicedEvaluation
+        from pipelines.evaluation.slices import SlicedEvaluation
 
         found = SlicedEvaluation(self.slices, self.group, self.min_slice_rows)
         return found if self.slices or self.group else None
 
     def _check(self):
         from pipelines.files import expand_paths
-        from pipelines.runs.data import find_records
+        from pipelines.log_data import find_records
         from pipelines.runs.folder import RunFolder
 
         self._make_slices()
@@ -96,8 +96,8 @@ class Evaluate:
             self._run(paths)
 
     def _run(self, paths):
+        from pipelines.evaluation import evaluate, reliability
         from pipelines.quarantine import Quarantine
-        from pipelines.runs import job, reliability
         from pipelines.runs.folder import RunFolder, write_json
 
         truth = read_truth(paths)
@@ -107,7 +107,7 @@ class Evaluate:
         bad_rows = f"{self._output()}.bad_rows.tsv"
         quarantine = Quarantine(bad_rows, self.max_bad_share)
         slices = self._make_slices()
-        results = job.evaluate(
+        results = evaluate(
             model,
             parser,
             paths,
@@ -131,7 +131,7 @@ class Evaluate:
             print(f"All slices: {self._beside('_slices.csv')}")
 
     def _write_reliability(self, found, results):
-        from pipelines.runs import reliability_chart
+        from pipelines.evaluation import reliability_chart
 
         table, picture = map(self._beside, ("_reliability.csv", "_reliability.png"))
         found.write_csv(table)

@@ -13,7 +13,7 @@ from pipelines.commands.shared import (
     describe_input,
 )
 from pipelines.runs.config import RunConfig
-from pipelines.runs.report import describe_stalls, print_training
+from pipelines.runs.printing import describe_stalls, print_training
 from pipelines.runs.watching import Watching
 
 
@@ -110,9 +110,10 @@ class Train:
 
     def _check(self):
         """Options that would be ignored are mistakes."""
+        from pipelines.log_data import find_records
         from pipelines.records import Manifest
         from pipelines.runs import get
-        from pipelines.runs.data import check_sampled_once, find_records
+        from pipelines.runs.data import check_sampled_once
 
         records = find_records(self.train)
         if records is not None:
@@ -130,7 +131,7 @@ class Train:
             check(self.config, self.train, self.valid)
         start = get(self.run_name)
         if self.warm_start:
-            from pipelines.runs.warm_start import check
+            from pipelines.runs.previous_run import check
 
             start = check(self.warm_start, self.config).read_config()
         for name in (
@@ -149,8 +150,9 @@ class Train:
 
     def run(self) -> None:
         """Trains."""
+        from pipelines import runs
         from pipelines import vocabulary as vocabularies
-        from pipelines.runs import job, saving
+        from pipelines.runs import saving
         from pipelines.runs.devices import make_strategy
         from pipelines.runs.folder import RunFolder
 
@@ -160,7 +162,7 @@ class Train:
             return
         strategy = make_strategy(self.devices)
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
-        folder, results = job.train(
+        folder, results = runs.train(
             self.config,
             self.train,
             self.valid,
@@ -255,10 +257,10 @@ class Export:
 
     def run(self) -> None:
         """Exports."""
-        from pipelines.runs import job
+        from pipelines import runs
         from pipelines.runs.folder import RunFolder
 
-        path = job.export(
+        path = runs.export(
             RunFolder(self.model),
             self.output,
             self.version,

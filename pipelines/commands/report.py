@@ -27,7 +27,7 @@ class Report:
 
     def plan(self) -> list[str]:
         """What would happen, for --dry-run."""
-        from pipelines.reports.report import PICTURES, TABLES
+        from pipelines.reports.comparison import PICTURES, TABLES
 
         self._check()
         return [
@@ -38,7 +38,7 @@ class Report:
 
     def run(self) -> None:
         """Compares."""
-        from pipelines.reports.report import make_report
+        from pipelines.reports.comparison import make_report
 
         self._check()
         report = make_report(self.runs)

@@ -58,8 +58,8 @@ def describe_files(paths) -> str:
 def describe_input(paths) -> str:
     """The same of a folder of records, or of files."""
     from pipelines.files import expand_paths
+    from pipelines.log_data import find_records
     from pipelines.records import Manifest
-    from pipelines.runs.data import find_records
 
     folder = find_records(paths)
     if folder is None:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipelines.criteo.columns import Rows, read_block
 from pipelines.criteo.tables import BatchReader, is_parquet, read_batch
+from pipelines.criteo.text import Rows, read_block
 from pipelines.files import BlockReader, count_lines, stamp
 from pipelines.quarantine import Quarantine
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.criteo.cells import fault, read_numbers, read_texts
-from pipelines.criteo.columns import Rows
 from pipelines.criteo.fields import values_of_texts
 from pipelines.criteo.format import DENSE_FEATURES, SPARSE_FEATURES
+from pipelines.criteo.text import Rows
 
 LABEL = "label"
 _MAGIC = b"PAR1"

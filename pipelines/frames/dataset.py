@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.frames.columns import (
+from pipelines.frames.series import (
     NO_ID,
     read_ids,
     read_labels,

@@ -12,17 +12,17 @@ from pipelines.criteo.diagnosis import no_rows
 from pipelines.criteo.encoding import transform
 from pipelines.criteo.scanning import scan
 from pipelines.files import stamp
-from pipelines.prepare import report as reports
+from pipelines.prepare import column_report
 from pipelines.prepare import segments as working
-from pipelines.prepare.assembly import (
+from pipelines.prepare.input_files import Inputs
+from pipelines.prepare.options import SPLITS, Options
+from pipelines.prepare.rows import (
     Assembler,
     IdFiles,
     group_features,
     make_expander,
     numberings_of,
 )
-from pipelines.prepare.inputs import Inputs
-from pipelines.prepare.options import SPLITS, Options
 from pipelines.prepare.shards import Written, skip
 from pipelines.prepare.splits import Splits
 from pipelines.prepare.statistics import Statistics
@@ -122,7 +122,7 @@ class _Preparation:
         vocabulary.save(self._out / VOCABULARY)
         shards = self._write(vocabulary, statistics)
         self._check_unchanged()
-        report = reports.make(
+        report = column_report.make(
             statistics,
             statistics.describe_integers(),
             tallies,
@@ -130,7 +130,7 @@ class _Preparation:
             self._options,
             self._quarantine,
         )
-        reports.write(report, self._out)
+        column_report.write(report, self._out)
         schema = Schema.criteo(vocabulary.sizes)
         expander = make_expander(vocabulary.sizes, self._options)
         origin = self._origin(expander, statistics.num_left_out)

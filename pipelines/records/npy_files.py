@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from pipelines.files import expand_paths
 from pipelines.records.order import WINDOW_ROWS
-from pipelines.records.reading import make_dataset
+from pipelines.records.record_batches import make_dataset
 from pipelines.records.store import Part, Store, read_header
 
 _SUFFIX = "_dense.npy"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipelines.reports import calibration
+from pipelines.reports.calibration_chart import has_bins
 from pipelines.reports.runs import Run
 from pipelines.reports.times import Times
 
@@ -45,7 +45,7 @@ def of_runs(
         ("Not evaluated (tf-dlrm evaluate --model RUN --input FILE)",
          [run for run in runs if run.evaluation is None]),
         ("Without a reliability table of the evaluation",
-         [r for r in runs if r.evaluation is not None and not calibration.has_bins(r)]),
+         [run for run in runs if run.evaluation is not None and not has_bins(run)]),
     ):  # fmt: skip
         if without:
             found.append(f"{what}: {_names(without, len(runs))}.")

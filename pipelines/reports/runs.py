@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.reports import logs
 from pipelines.runs.config import RunConfig, check_types
-from pipelines.runs.layout import RunFiles
+from pipelines.runs.run_files import RunFiles
 from pipelines.whole_files import disk
 
 _LONGEST_NAME = 28

@@ -17,7 +17,7 @@ from pipelines import vocabulary as vocabularies
 from pipelines.criteo import Parser
 from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
-from pipelines.runs.layout import RunFiles
+from pipelines.runs.run_files import RunFiles
 from pipelines.whole_files import disk, write_text
 from tf_dlrm.training.checkpoints import CheckpointFolder
 

@@ -16,14 +16,9 @@ import keras
 
 from pipelines.criteo import Parser, read
 from pipelines.files import Paths, expand_paths
+from pipelines.log_data import build_vocabulary, count_rows, describe_data, find_records
 from pipelines.quarantine import Quarantine
-from pipelines.runs.data import (
-    build_vocabulary,
-    count_rows,
-    describe_data,
-    find_records,
-    make_quarantines,
-)
+from pipelines.runs.data import make_quarantines
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import HashVocabulary
 from tf_dlrm import training

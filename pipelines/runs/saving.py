@@ -1,5 +1,6 @@
 """Which model of a training becomes the model of its run: its best or its last."""
 
+import tf_dlrm
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from tf_dlrm.callbacks import ResumableTraining
@@ -74,3 +75,33 @@ def _words(place):
     text = f"epoch {place['epoch']}, step {place['step']:,}"
     value = place[metric]
     return text if value is None else f"{text}, {metric} {value:.4f}"
+
+
+def export(
+    folder: RunFolder,
+    base_dir,
+    version: int | None = None,
+    max_hotness=1,
+    candidate_features=(),
+    table_dtype: str = "float32",
+    which: str = "saved",
+) -> str:
+    """Exports a model of a run, with its parser, and returns the version's path.
+
+    Args:
+        folder: The folder of the run.
+        base_dir: Folder of the exported versions.
+        version: As of `tf_dlrm.export_saved_model`, as all that follow but `which`.
+        which: `"saved"` for the run's model, `"best"` or `"last"`.
+    """
+    parser = folder.load_parser()
+    model = folder.load_model(parser, which)
+    return tf_dlrm.export_saved_model(
+        model,
+        base_dir,
+        version,
+        preprocessor=parser,
+        max_hotness=max_hotness,
+        candidate_features=candidate_features,
+        table_dtype=table_dtype,
+    )

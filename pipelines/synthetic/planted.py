@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.synthetic import columns, tsv
+from pipelines.synthetic import distributions, tsv
 from pipelines.synthetic.blocks import BLOCK_ROWS, block_ranges
 from pipelines.synthetic.checks import check_click_rate, check_integer
 from pipelines.synthetic.source import Source
@@ -84,7 +84,7 @@ class Planted(Source):
 
     seed: int = 0
     click_rate: float = 0.25
-    vocabulary_sizes: tuple[int, ...] = columns.VOCABULARY_SIZES
+    vocabulary_sizes: tuple[int, ...] = distributions.VOCABULARY_SIZES
     main_effect: float = 1.15
     pair_effect: float = 0.8
 
@@ -92,10 +92,10 @@ class Planted(Source):
         check_integer("seed", self.seed, 0)
         check_click_rate(self.click_rate)
         sizes = tuple(self.vocabulary_sizes)
-        if len(sizes) != columns.NUM_CATEGORIES:
+        if len(sizes) != distributions.NUM_CATEGORIES:
             raise ValueError(
-                f"`vocabulary_sizes` must have {columns.NUM_CATEGORIES} entries, one "
-                f"for each of C1..C26. Received: {len(sizes)} entries, {sizes}."
+                f"`vocabulary_sizes` must have {distributions.NUM_CATEGORIES} entries, "
+                f"one for each of C1..C26. Received: {len(sizes)} entries, {sizes}."
             )
         for number, size in enumerate(sizes, start=1):
             check_integer(f"vocabulary_sizes[{number - 1}]", size, 1)
@@ -142,15 +142,15 @@ class Planted(Source):
             ValueError: a shape or a rank is wrong.
         """
         integers, categories = np.asarray(integers), np.asarray(categories)
-        if integers.shape != (len(integers), columns.NUM_INTEGERS):
+        if integers.shape != (len(integers), distributions.NUM_INTEGERS):
             raise ValueError(
-                f"`integers` must have shape (rows, {columns.NUM_INTEGERS}). "
+                f"`integers` must have shape (rows, {distributions.NUM_INTEGERS}). "
                 f"Received: shape {integers.shape}."
             )
-        if categories.shape != (len(integers), columns.NUM_CATEGORIES):
+        if categories.shape != (len(integers), distributions.NUM_CATEGORIES):
             raise ValueError(
-                f"`categories` must have shape (rows, {columns.NUM_CATEGORIES}), with "
-                f"the {len(integers)} rows of `integers`. "
+                f"`categories` must have shape (rows, {distributions.NUM_CATEGORIES}), "
+                f"with the {len(integers)} rows of `integers`. "
                 f"Received: shape {categories.shape}."
             )
         if categories.min(initial=0) < -1:
@@ -185,7 +185,7 @@ class Planted(Source):
 
     def _block(self, index: int) -> PlantedBlock:
         rng = stream(self.seed, _BLOCKS, index)
-        integers, missing, categories = columns.sample_features(
+        integers, missing, categories = distributions.sample_features(
             rng, BLOCK_ROWS, self.vocabulary_sizes
         )
         probabilities = self.probabilities(integers, categories)

@@ -192,7 +192,7 @@ class _Meter:
 
 
 class _TextMeter(_Meter):
-    """Measures `pipelines.criteo.columns.Values`."""
+    """Measures `pipelines.criteo.text.Values`."""
 
     def __init__(self):
         super().__init__()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.synthetic import columns
+from pipelines.synthetic import distributions
 from pipelines.synthetic.blocks import Block, block_ranges, rows_per_block
 from pipelines.synthetic.checks import check_click_rate, check_integer, check_sizes
 from pipelines.synthetic.source import BagSource
@@ -64,8 +64,8 @@ class Random(BagSource):
     """
 
     seed: int = 0
-    num_dense: int = columns.NUM_INTEGERS
-    vocabulary_sizes: tuple[int, ...] = columns.VOCABULARY_SIZES
+    num_dense: int = distributions.NUM_INTEGERS
+    vocabulary_sizes: tuple[int, ...] = distributions.VOCABULARY_SIZES
     distribution: str = "uniform"
     hotness: int | tuple[int, ...] = 1
     fixed_hotness: bool = True

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.synthetic import columns, tsv
+from pipelines.synthetic import distributions, tsv
 from pipelines.synthetic.blocks import Block
 from pipelines.synthetic.checks import check_directory
 from pipelines.synthetic.score import Score
@@ -205,7 +205,7 @@ class BagSource(Source):
 
     def check_text(self) -> None:
         """Refuses rows that Criteo's text cannot hold, by a ValueError."""
-        wanted = (columns.NUM_INTEGERS, columns.NUM_CATEGORIES)
+        wanted = (distributions.NUM_INTEGERS, distributions.NUM_CATEGORIES)
         received = (self.num_dense, len(self.vocabulary_sizes))
         if received != wanted:
             raise ValueError(

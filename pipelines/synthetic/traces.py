@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.synthetic import columns
+from pipelines.synthetic import distributions
 from pipelines.synthetic.blocks import Block, block_ranges, interleave, rows_per_block
 from pipelines.synthetic.checks import check_click_rate, check_integer, check_sizes
 from pipelines.synthetic.distances import BIN_EDGES
@@ -79,7 +79,7 @@ class Trace(BagSource):
 
     profile: Profile
     seed: int = 0
-    num_dense: int = columns.NUM_INTEGERS
+    num_dense: int = distributions.NUM_INTEGERS
     vocabulary_sizes: tuple[int, ...] | None = None
     click_rate: float = 0.5
 

@@ -15,7 +15,6 @@ import tensorflow as tf
 from helpers import event_files
 
 from pipelines import cli, records, runs
-from pipelines.runs import job
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
 
@@ -397,7 +396,7 @@ def test_runs_that_did_not_train_are_not_kept(data, tmp_path, capsys):
     )
     with pytest.raises(ValueError, match="diverged"):
         config = dataclasses.replace(runs.get("demo"), hash_buckets=9)
-        job.train(config, data / "train.tsv", None, tmp_path / "r", None, [diverge])
+        runs.train(config, data / "train.tsv", None, tmp_path / "r", None, [diverge])
     assert not (tmp_path / "r" / "model.keras").exists()
 
 
@@ -484,12 +483,12 @@ def test_the_installed_command_is_quiet_and_quick_about_mistakes():
 
 
 def test_named_runs_build(data):
-    from pipelines.runs import assembly
+    from pipelines.runs import build_model
     from tf_dlrm import FeatureSpec
 
     for name in runs.RUNS:
         config = runs.get(name)
         assert type(config).from_json(config.to_json()) == config
         spec = FeatureSpec.criteo([10] * 26, config.embedding_dim)
-        model = assembly.make_model(config, spec)
-        assembly.compile_model(model, config, num_steps=10)
+        model = build_model.make_model(config, spec)
+        build_model.compile_model(model, config, num_steps=10)

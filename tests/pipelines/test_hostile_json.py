@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipelines import records
-from pipelines.reports.report import make_report
+from pipelines.reports.comparison import make_report
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from pipelines.scoring import unfinished

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import cli
+from pipelines import cli, runs
 from pipelines.criteo import read
 from pipelines.quarantine import Quarantine
-from pipelines.runs import job
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.progressive import DayData
@@ -71,7 +70,7 @@ def days(tmp_path_factory):
 def train(days, out, callbacks=(), config=CONFIG, **options):
     config = dataclasses.replace(config, max_bad_share=0.01)
     checkpoints = {"every_steps": 2}
-    return job.train(
+    return runs.train(
         config, days, None, out, None, callbacks, checkpoints=checkpoints,
         progressive=True, **options,
     )  # fmt: skip
@@ -89,10 +88,10 @@ def test_each_day_is_evaluated_as_a_run_of_the_days_before_would(days, whole):
     folder, results = whole
     parser = folder.load_parser()
     keras.utils.set_random_seed(CONFIG.seed)
-    from pipelines.runs import assembly
+    from pipelines.runs import build_model
 
-    model = assembly.make_model(CONFIG, parser.spec(CONFIG.embedding_dim))
-    assembly.compile_model(model, CONFIG, sum(STEPS))
+    model = build_model.make_model(CONFIG, parser.spec(CONFIG.embedding_dim))
+    build_model.compile_model(model, CONFIG, sum(STEPS))
     quarantine = lambda: Quarantine(max_bad_share=0.01)  # noqa: E731
     expected = []
     for day, path in enumerate(days):

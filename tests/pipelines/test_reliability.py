@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import cli
-from pipelines.runs import reliability, reliability_chart
+from pipelines.evaluation import reliability, reliability_chart
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
 from tf_dlrm.metrics import ClickAUC

@@ -15,7 +15,7 @@ from pipelines import cli
 from pipelines.benchmark import breakdown
 from pipelines.progress.fit import FitProgress
 from pipelines.reports import logs, times
-from pipelines.reports.report import MOST_DRAWN, make_report
+from pipelines.reports.comparison import MOST_DRAWN, make_report
 from pipelines.reports.runs import name_folders, read_runs, shorten
 from pipelines.runs.config import RunConfig
 

@@ -7,8 +7,7 @@ import keras
 import pytest
 from helpers.lock_holder import holding
 
-from pipelines import cli
-from pipelines.runs import job
+from pipelines import cli, runs
 from pipelines.runs.config import RunConfig
 from tf_dlrm.runtime.locks import InUseError
 
@@ -52,7 +51,7 @@ def cut(tmp_path_factory):
 def train(folder, name, callbacks=(), **options):
     data = str(folder / "a.tsv")
     checkpoints = {"every_steps": 2}
-    return job.train(
+    return runs.train(
         CONFIG,
         data,
         [data],

@@ -12,9 +12,9 @@ import pytest
 import tensorflow as tf
 
 from pipelines import cli, runs
-from pipelines.runs import assembly, job
+from pipelines.runs import build_model
 from pipelines.runs.folder import RunFolder
-from pipelines.runs.warm_start import EarlierRun, row_maps
+from pipelines.runs.previous_run import EarlierRun, row_maps
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 
@@ -62,7 +62,7 @@ def folder(tmp_path_factory):
     cut = keras.callbacks.LambdaCallback(on_train_batch_end=stop_at_the_third)
     options = {"warm_start": folder / "old"}
     with pytest.raises(CutError):
-        job.train(
+        runs.train(
             config, folder / "today.tsv", None, folder / "warm", None, [cut], **options
         )
     run("train", "--resume", "--out", folder / "warm")
@@ -113,8 +113,8 @@ def test_rows_of_kept_values_are_predicted_as_yesterday(folder, capsys):
     old, new = (RunFolder(folder / name).load_parser() for name in ("old", "warm"))
     earlier = EarlierRun(folder / "old", config)
     maps = earlier.row_maps(new.vocabulary)
-    model = assembly.make_model(config, new.spec(config.embedding_dim))
-    assembly.compile_model(model, config, 10, earlier.iterations)
+    model = build_model.make_model(config, new.spec(config.embedding_dim))
+    build_model.compile_model(model, config, 10, earlier.iterations)
     report = earlier.start(model, maps)
     printed = capsys.readouterr().out
     assert (
@@ -216,8 +216,8 @@ def test_the_learning_rate_falls_over_the_steps_of_this_run():
 
     rates = []
     for first in (0, 100):
-        model = assembly.make_model(config, FeatureSpec.criteo([3] * 26, 16))
-        assembly.compile_model(model, config, 10, first)
+        model = build_model.make_model(config, FeatureSpec.criteo([3] * 26, 16))
+        build_model.compile_model(model, config, 10, first)
         optimizer = model.optimizer
         found = []
         for step in (0, 1, 5, 9, 10):

@@ -49,7 +49,7 @@ def row_maps(
 
     Example:
 
-    >>> from pipelines.runs.warm_start import row_maps
+    >>> from pipelines.runs import row_maps
     >>> from pipelines.vocabulary import Vocabulary
     >>> yesterday = Vocabulary([[b"a", b"b", b"c"]] + [[]] * 25)
     >>> today = Vocabulary([[b"c", b"d", b"a"]] + [[]] * 25)

@@ -11,12 +11,15 @@ import io
 
 import numpy as np
 
-from pipelines.runs.click_rates import sigmoid
 from pipelines.whole_files import write_text
-from tf_dlrm.metrics import find_click_auc
 
 NUM_BINS = 20
 _Z = 1.959964  # of 95 %
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-logits))."""
+    return 1.0 / (1.0 + np.exp(-logits))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,8 @@ def of_model(model, num_bins: int = NUM_BINS) -> Reliability:
     Raises:
         ValueError: If it has no `ClickAUC`.
     """
+    from tf_dlrm.metrics import find_click_auc  # with TensorFlow, which no chart needs
+
     histogram = find_click_auc(model).histogram()
     return from_histogram(*histogram, num_bins, model.negative_sampling_rate)
 

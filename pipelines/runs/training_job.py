@@ -9,29 +9,21 @@ import time
 import keras
 import tensorflow as tf
 
-import tf_dlrm
 from pipelines.criteo import Parser
 from pipelines.files import Paths
+from pipelines.log_data import describe_data, find_records
+from pipelines.pipeline_errors import clear_errors, explaining_logs
 from pipelines.progress.fit import FitProgress
-from pipelines.runs import assembly, defaults, resuming, saving, stopping
+from pipelines.runs import build_model, defaults, resuming, saving, stopping
 from pipelines.runs.config import RunConfig
 from pipelines.runs.convergence import LossCurve
-from pipelines.runs.data import (
-    LogData,
-    RecordData,
-    describe_data,
-    find_records,
-)
-from pipelines.runs.errors import clear_errors, explaining_logs
-from pipelines.runs.evaluation import evaluate
+from pipelines.runs.data import LogData, RecordData
 from pipelines.runs.folder import RunFolder
+from pipelines.runs.previous_run import EarlierRun
 from pipelines.runs.progressive import DayData
-from pipelines.runs.warm_start import EarlierRun
 from pipelines.runs.watching import Watching
 from pipelines.whole_files import disk, locks, write_text
 from tf_dlrm.callbacks import ResumableTraining
-
-__all__ = ["evaluate", "export", "train"]
 
 
 def train(
@@ -155,10 +147,10 @@ def _train(
     num_steps = sum(math.ceil(n / config.batch_size) for n in data.rows_by_epoch)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
         spec = parser.spec(config.embedding_dim)
-        model = assembly.make_model(
+        model = build_model.make_model(
             config, spec, placement, data.negative_sampling_rate
         )
-        assembly.compile_model(model, config, num_steps, first_step)
+        build_model.compile_model(model, config, num_steps, first_step)
     _write_plan(model, folder)
     # Losses on different days say nothing of which model is best.
     monitor = None if progressive else f"val_{config.monitor}"
@@ -299,36 +291,6 @@ def _saved(checkpoint):
     if not checkpoint.seconds:
         return ""
     return f"{checkpoint.num_saved} saved, last in {checkpoint.seconds[-1]:.2f} s"
-
-
-def export(
-    folder: RunFolder,
-    base_dir,
-    version: int | None = None,
-    max_hotness=1,
-    candidate_features=(),
-    table_dtype: str = "float32",
-    which: str = "saved",
-) -> str:
-    """Exports a model of a run, with its parser, and returns the version's path.
-
-    Args:
-        folder: The folder of the run.
-        base_dir: Folder of the exported versions.
-        version: As of `tf_dlrm.export_saved_model`, as all that follow but `which`.
-        which: `"saved"` for the run's model, `"best"` or `"last"`.
-    """
-    parser = folder.load_parser()
-    model = folder.load_model(parser, which)
-    return tf_dlrm.export_saved_model(
-        model,
-        base_dir,
-        version,
-        preprocessor=parser,
-        max_hotness=max_hotness,
-        candidate_features=candidate_features,
-        table_dtype=table_dtype,
-    )
 
 
 def _check_trained(history, num_good):

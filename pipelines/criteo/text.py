@@ -48,9 +48,9 @@ def read_block(block: bytes, labelled: bool = True) -> Rows:
 
     Example:
 
-    >>> from pipelines.criteo import columns
+    >>> from pipelines.criteo import text
     >>> line = b"1\t5" + 12 * b"\t" + 26 * b"\tab" + b"\n"
-    >>> rows = columns.read_block(line + b"what?\n" + line)
+    >>> rows = text.read_block(line + b"what?\n" + line)
     >>> rows.labels.tolist(), rows.integers[0].tolist(), rows.bad
     ([1, 1], [5.0, 5.0], [(1, b'what?', 'expected 40 tab-separated columns, found 1')])
     """
@@ -89,8 +89,8 @@ def find_bad(block: bytes, labelled: bool = True) -> list[tuple[int, bytes, str]
 
     Example:
 
-    >>> from pipelines.criteo import columns
-    >>> columns.find_bad(b"1" + 39 * b"\t" + b"\nwhat?\n")
+    >>> from pipelines.criteo import text
+    >>> text.find_bad(b"1" + 39 * b"\t" + b"\nwhat?\n")
     [(1, b'what?', 'expected 40 tab-separated columns, found 1')]
     """
     text = Text(block)

@@ -15,15 +15,15 @@ import tensorflow as tf
 from pipelines.criteo.encoding import encode
 from pipelines.criteo.format import DENSE_FEATURES
 from pipelines.criteo.scanning import scan
+from pipelines.evaluation import slice_columns
+from pipelines.evaluation.slice_columns import FILE, check_name
+from pipelines.evaluation.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.files import expand_paths
+from pipelines.log_data import expander_of, find_records
 from pipelines.progress import bar
 from pipelines.records.layout import Manifest
-from pipelines.records.reading import open_rows
+from pipelines.records.record_batches import open_rows
 from pipelines.records.store import Batch, concatenate, cut
-from pipelines.runs import slice_columns
-from pipelines.runs.data import expander_of, find_records
-from pipelines.runs.slice_columns import FILE, check_name
-from pipelines.runs.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.whole_files import write_text
 from tf_dlrm import training
 from tf_dlrm.metrics import GroupAUC, GroupedRows, Slices

@@ -5,11 +5,11 @@ import time
 
 import tensorflow as tf
 
-from pipelines import runs, scoring
+from pipelines import evaluation, runs, scoring
 from pipelines.progress import bar
-from pipelines.runs import job, saving
+from pipelines.runs import saving
 from pipelines.runs.folder import RunFolder, write_json
-from pipelines.runs.report import print_metrics
+from pipelines.runs.printing import print_metrics
 from pipelines.synthetic import Planted
 from pipelines.whole_files import locks, write_text
 
@@ -45,12 +45,12 @@ def _run(out, num_rows, seed):
     paths = {name: report.path for name, report in reports.items()}
     print("\n2. Prepare and train")
     config = runs.get(None)  # for a million rows that of the named run `demo`
-    folder, results = job.train(config, paths["train"], paths["valid"], out / "run")
+    folder, results = runs.train(config, paths["train"], paths["valid"], out / "run")
     print(saving.describe(results))
     print("\n3. Evaluate, against the best that any model could reach on these rows")
     parser = folder.load_parser()
     model = folder.load_model(parser)
-    metrics = job.evaluate(model, parser, paths["test"])
+    metrics = evaluation.evaluate(model, parser, paths["test"])
     best = {
         "best_auc": reports["test"].best_auc,
         "best_log_loss": reports["test"].best_log_loss,
@@ -58,7 +58,7 @@ def _run(out, num_rows, seed):
     print_metrics(metrics, best)
     write_json(folder.path / "evaluation.json", metrics | {"best_possible": best})
     print("\n4. Export, and predict one raw line with the exported model")
-    exported = job.export(folder, out / "saved_model")
+    exported = runs.export(folder, out / "saved_model")
     with open(paths["test"], "rb") as file:
         line = file.readline().rstrip(b"\n")
     probability = scoring.load(exported).score(tf.constant([line]))[0]

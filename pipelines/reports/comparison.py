@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.pictures import LINES
-from pipelines.reports import calibration, curves, measures, notes, steps, times
+from pipelines.reports import calibration_chart, curves, measures, notes, steps, times
+from pipelines.reports.run_table import BEST, Table
 from pipelines.reports.runs import Run, read_runs
-from pipelines.reports.table import BEST, Table
 from pipelines.reports.times import Times
 from pipelines.whole_files import locks, replacing, write_text
 
@@ -98,8 +98,8 @@ class Report:
         wanted = {}
         if curves.has_curves(runs):
             wanted[CURVES] = lambda file: curves.draw(runs, file)
-        if any(calibration.has_bins(run) for run in runs):
-            wanted[CALIBRATION] = lambda file: calibration.draw(runs, file)
+        if any(calibration_chart.has_bins(run) for run in runs):
+            wanted[CALIBRATION] = lambda file: calibration_chart.draw(runs, file)
         if profiles or any(each.parts() for each in measured):
             wanted[STEPS] = lambda file: steps.draw(runs, measured, profiles, file)
         for name, draw in wanted.items():

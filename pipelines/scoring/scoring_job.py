@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo.columns import find_bad
+from pipelines.criteo.text import find_bad
 from pipelines.files import Paths, expand_paths, stamp
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.scoring import unfinished
 from pipelines.scoring.batches import Batch, Position, read_batches
 from pipelines.scoring.models import Model, Source
-from pipelines.scoring.table import HEADER, find_labels, to_csv
+from pipelines.scoring.score_file import HEADER, find_labels, to_csv
 from pipelines.whole_files import disk
 
 BATCH_SIZE = 4096
