@@ -17,6 +17,7 @@ _MEMBERS = {
 _MODULES = (
     "criteo",
     "evaluation",
+    "placement",
     "prepare",
     "records",
     "runs",

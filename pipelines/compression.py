@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import pyarrow
 
+from pipelines.runtime import UserError
+
 DAMAGES = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _START_BYTES = 512  # of a file, that tell what it is; a tar archive needs 262
 _MAGICS = {
@@ -76,7 +78,7 @@ def compression_of(path: str) -> str | None:
 
 
 def open_content(path: str) -> Content:
-    """Opens a file to read what it holds, decompressed.
+    """Open a file to read what it holds, decompressed.
 
     Raises:
         ValueError: If it holds something else than lines; the message says what.
@@ -89,7 +91,7 @@ def open_content(path: str) -> Content:
         _check_start(path, start, "")
         for suffix, name in _SUFFIXES.items():
             if path.endswith(suffix):
-                raise ValueError(
+                raise UserError(
                     f"{path}: named {suffix}, but does not hold {name} data. Rename it "
                     "if it is plain text; otherwise fetch it again."
                 )
@@ -120,7 +122,7 @@ def _open_member(path, raw):
     ]
     if len(members) != 1 or members[0].flag_bits & 1:
         what = "an encrypted" if len(members) == 1 else f"{len(members)}"
-        raise ValueError(
+        raise UserError(
             f"{path}: a zip archive is read if it holds one file; this one holds "
             f"{what} file{'s' * (len(members) != 1)}. Extract it first."
         )
@@ -143,7 +145,7 @@ def _find(path, start):
 
 
 def _check_start(path, start, place):
-    """Raises if the first bytes are those of something else than lines."""
+    """Raise if the first bytes are those of something else than lines."""
     start = start[:_START_BYTES]
     what = _describe(start)
     for magic, kind in _MAGICS.items():
@@ -151,12 +153,12 @@ def _check_start(path, start, place):
             what = f"{kind} data"
     if what is not None:
         what = f"{what} {place}".rstrip()
-        raise ValueError(
+        raise UserError(
             f"{path}: is {what}, not lines of text. Extract or convert it first."
         )
     encoding = _find_encoding(start)
     if encoding:
-        raise ValueError(
+        raise UserError(
             f"{path}: is {encoding} text; lines are read as UTF-8 or ASCII. Convert it "
             f"first: iconv -f {encoding} -t UTF-8."
         )
@@ -232,9 +234,9 @@ class _ArrowFile(io.RawIOBase):
             num_bytes = self._stream.readinto(buffer)
         except OSError as error:
             if "memory" in str(error):  # as of `zstd --long=31`
-                raise ValueError(
+                raise UserError(
                     f"{self._path}: its {self._codec} window is too large to read. "
-                    "Compress it again without --long."
+                    "Compress it again with a smaller window."
                 ) from error
             raise EOFError(str(error)) from error
         self._position += num_bytes

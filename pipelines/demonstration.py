@@ -10,8 +10,9 @@ from pipelines.progress import bar
 from pipelines.runs import saving
 from pipelines.runs.folder import RunFolder, write_json
 from pipelines.runs.printing import print_metrics
+from pipelines.runtime import UserError, locks
 from pipelines.synthetic import Planted
-from pipelines.whole_files import locks, write_text
+from pipelines.whole_files import write_text
 
 
 def run(out, num_rows: int = 1_000_000, seed: int = 0) -> dict:
@@ -31,7 +32,7 @@ def run(out, num_rows: int = 1_000_000, seed: int = 0) -> dict:
         FileExistsError: If `out` holds a finished demo.
     """
     if num_rows < 1000:
-        raise ValueError(f"--rows must be at least 1000. Received: {num_rows}")
+        raise UserError(f"`num_rows` must be at least 1000. Received: {num_rows}")
     out = pathlib.Path(out)
     with locks.locked(out), locks.locked(out / "run"):
         return _run(out, num_rows, seed)

@@ -16,13 +16,13 @@ from pipelines.multi_hot import MultiHot
 from pipelines.prepare import VOCABULARY, WORK
 from pipelines.progress import bar
 from pipelines.records.layout import MANIFEST, Manifest
+from pipelines.runtime import UserError, disk
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import Vocabulary
-from pipelines.whole_files import disk
 
 
 def find_records(paths: Paths) -> str | None:
-    """The folder of records that `paths` is, or `None`: then it is files.
+    """Return the folder of records that `paths` names, or `None` if it names files.
 
     Raises:
         FileNotFoundError: If it is a folder that `prepare` has not finished.
@@ -40,9 +40,9 @@ def find_records(paths: Paths) -> str | None:
 
 
 def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
-    """What a run is trained on, for its `config.json`: records, or files.
+    """Return what identifies the data of a run, for its `config.json`.
 
-    Files are told by their place and by their content, as of `disk.fingerprints`.
+    Files are identified by their place and by the fingerprint of their content.
     """
     folder = find_records(train_paths)
     if folder is not None:
@@ -60,27 +60,27 @@ def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
 
 
 def rate_of(manifest: Manifest) -> float:
-    """The rate at which negatives were sampled when records were made; 1: all."""
+    """Return the rate at which the negatives of records were sampled; 1: all."""
     return manifest.origin.get("options", {}).get("negative_sampling_rate", 1.0)
 
 
 def load_vocabulary(folder, manifest: Manifest):
-    """The vocabulary that numbered the ids of records.
+    """Return the vocabulary that numbered the ids of records.
 
     Raises:
-        ValueError: If it is not there, or another one.
+        ValueError: If it is missing, or not that of the records.
     """
     path = pathlib.Path(folder) / VOCABULARY
     if not path.exists():
-        raise ValueError(f"{folder} has no {VOCABULARY}; `tf-dlrm prepare` writes it.")
+        raise UserError(f"{folder} has no {VOCABULARY}; `tf-dlrm prepare` writes it.")
     vocabulary = vocabularies.load(path)
     if vocabulary.digest != manifest.vocabulary_digest:
-        raise ValueError(f"{path} is not the vocabulary of the records beside it.")
+        raise UserError(f"{path} is not the vocabulary of the records beside it.")
     return vocabulary
 
 
 def expander_of(manifest: Manifest) -> MultiHot | None:
-    """What expanded the rows of records when they were made, or `None`.
+    """Return the `MultiHot` that expanded the rows of records, or `None`.
 
     A model of such rows must meet the same bags when it is evaluated and served.
     """
@@ -91,7 +91,7 @@ def expander_of(manifest: Manifest) -> MultiHot | None:
 def build_vocabulary(
     paths: Paths, min_count: int = 10, max_size: int | None = None, quarantine=None
 ) -> Vocabulary:
-    """Counts the values of labelled files, with progress.
+    """Count the values of labelled files, with progress.
 
     Args:
         paths: Files; see `pipelines.files.expand_paths`.
@@ -104,7 +104,7 @@ def build_vocabulary(
 
 
 def check_rows(paths, quarantine):
-    """Reads labelled rows once, for their faults alone."""
+    """Read labelled rows once, only to find bad ones."""
     done = 0
     with bar("Checking validation rows") as update:
         for block in scan(paths, quarantine):
@@ -112,11 +112,11 @@ def check_rows(paths, quarantine):
             update(done)
     quarantine.check()
     if quarantine.num_rows == quarantine.num_bad:
-        raise ValueError(no_rows(paths))
+        raise UserError(no_rows(paths))
 
 
 def estimate_rows(paths) -> int | None:
-    """Rows of files by a look at their sizes; `None` where those say nothing."""
+    """Estimate the rows of files by their sizes; `None` if those say nothing."""
     total = 0
     for path in expand_paths(paths):
         if is_parquet(path):
@@ -132,7 +132,7 @@ def estimate_rows(paths) -> int | None:
 
 
 def count_rows(paths, sampling: NegativeSampling | None = None) -> int:
-    """Lines, or those that are kept; bad ones are not told from others."""
+    """Count lines, or those that a sample keeps, bad ones included."""
     reader = ChunkReader()
     total = done = 0
     with bar("Counting rows") as update:

@@ -1,5 +1,7 @@
 """Probabilities of a model that was trained on a sample of the negatives, put right."""
 
+from tf_dlrm.runtime.errors import UserError
+
 
 def check_rate(rate) -> float:
     """Returns a `negative_sampling_rate`.
@@ -8,7 +10,7 @@ def check_rate(rate) -> float:
         ValueError: If it is not above 0 and at most 1.
     """
     if not 0 < rate <= 1:
-        raise ValueError(
+        raise UserError(
             "`negative_sampling_rate` must be above 0 and at most 1, the share of rows "
             "without a click that is trained on. Received: "
             f"negative_sampling_rate={rate!r}"

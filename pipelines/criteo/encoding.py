@@ -13,7 +13,7 @@ from pipelines.records.store import Batch
 
 
 def encode(rows: Rows, vocabulary: Any) -> Batch:
-    """Transforms the integers and numbers the values.
+    """Transform the integers and number the values.
 
     Args:
         rows: The rows.

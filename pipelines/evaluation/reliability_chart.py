@@ -27,7 +27,7 @@ _MARGIN, _LEAST_SPAN = 0.25, 3.0  # of logits
 
 
 def draw(reliability: Reliability, metrics: dict, path) -> None:
-    """Draws observed against predicted click rates, above how predictions spread.
+    """Draw observed against predicted click rates, above how predictions spread.
 
     Axes are in logits, so that rates near 0 can be told apart.
 

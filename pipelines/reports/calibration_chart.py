@@ -13,12 +13,12 @@ _WIDTH, _LETTER = 6.7, 0.068  # inches: without the legend's letters, and each o
 
 
 def has_bins(run: Run) -> bool:
-    """Whether there is something to draw of a run."""
+    """Return whether a run has something to draw."""
     return bool(run.bins) and all(name in run.bins[0] for name in _COLUMNS)
 
 
 def draw(runs: list[Run], path) -> None:
-    """Draws observed against predicted click rates, in logits, a colour for each run.
+    """Draw observed against predicted click rates, in logits, a colour for each run.
 
     Args:
         runs: The runs, also those without an evaluation: they keep their colours.

@@ -1,4 +1,11 @@
-"""What a run reads: click logs as text, or records that `prepare` made of them."""
+"""The data of a run: click logs as text, or records that `prepare` made from them."""
+
+import abc
+import math
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
 
 from pipelines import records
 from pipelines.criteo import Parser, read
@@ -13,21 +20,101 @@ from pipelines.log_data import (
     load_vocabulary,
     rate_of,
 )
+from pipelines.multi_hot import MultiHot
 from pipelines.quarantine import Quarantine
 from pipelines.records.layout import Manifest
 from pipelines.records.record_batches import open_rows
+from pipelines.runs import defaults
+from pipelines.runs.config import RunConfig
+from pipelines.runtime import UserError
 from pipelines.sampling import NegativeSampling
+from pipelines.vocabulary import HashVocabulary, SharedHashVocabulary, Vocabulary
 from pipelines.vocabulary.hashing import hash_vocabulary
 
 
 def make_quarantines(config, folder) -> tuple[Quarantine, Quarantine]:
-    """Where bad rows of the training go, and those of the validation."""
+    """Return quarantines for the bad rows of training and of validation."""
     paths = (folder.bad_rows_path, folder.bad_valid_rows_path)
     train, valid = (Quarantine(path, config.max_bad_share) for path in paths)
     return train, valid
 
 
-class LogData:
+class TrainingData(abc.ABC):
+    """The data of a run, opened and checked.
+
+    Attributes:
+        config: The config; `complete_config` fills in what the user left out.
+        vocabulary: The vocabulary.
+        expander: The `MultiHot` that rows go through, or `None`.
+        num_rows: Rows to train on in an epoch, the first one.
+        rows_by_epoch: The same of each epoch.
+        negative_sampling_rate: Share of the negatives that is trained on.
+        quarantines: Where bad rows went.
+        callbacks: Keras callbacks that `fit` needs.
+        validation_freq: For `fit`: the epochs after which there is a validation.
+    """
+
+    config: RunConfig
+    vocabulary: Vocabulary | HashVocabulary | SharedHashVocabulary
+    expander: MultiHot | None = None
+    num_rows: int
+    negative_sampling_rate: float
+    quarantines: Sequence[Quarantine] = ()
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    validation_freq: int | list[int] = 1
+
+    def complete_config(self) -> None:
+        """Choose the options that were left out, by the number of rows; print them."""
+        config = defaults.complete(self.config, self.num_rows)
+        line = defaults.describe(self.config, config, self.num_rows)
+        if line:
+            print(line, flush=True)
+        self.config = config
+
+    @property
+    def rows_by_epoch(self) -> list[int]:
+        return [self.num_rows] * self.config.epochs
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return sum(math.ceil(n / self.config.batch_size) for n in self.rows_by_epoch)
+
+    @property
+    def monitor(self) -> str | None:
+        """Name of the validation result that the best model has, or `None`."""
+        return f"val_{self.config.monitor}"
+
+    @property
+    @abc.abstractmethod
+    def origin(self) -> dict:
+        """The facts that identify the data, for the run's `config.json`."""
+
+    @abc.abstractmethod
+    def train_dataset(self) -> tf.data.Dataset:
+        """Return the rows to train on."""
+
+    @abc.abstractmethod
+    def valid_dataset(self) -> tf.data.Dataset | None:
+        """Return the rows to validate on, or `None`."""
+
+    @abc.abstractmethod
+    def count_read(self) -> int:
+        """Return how many rows of the epoch were read so far, or more.
+
+        It is exact when all are read.
+        """
+
+    @abc.abstractmethod
+    def count(self, history: dict[str, list[float]]) -> dict[str, int]:
+        """Return how many rows there were, when all are read."""
+
+    def describe_days(self, history: dict[str, list[float]]) -> dict:
+        """Return the results of each day, if files are days."""
+        return {}
+
+
+class LogData(TrainingData):
     """Labelled files of lines.
 
     Args:
@@ -37,21 +124,7 @@ class LogData:
         folder: The `RunFolder`, for bad rows.
         vocabulary: The vocabulary; `None` makes one as the config says.
         num_rows: Rows to train on in an epoch, where they were counted before.
-
-    Attributes:
-        config: The config; to be completed by the number of rows before data are read.
-        vocabulary: The vocabulary.
-        expander: The `MultiHot` that rows go through, or `None`.
-        num_rows: Rows to train on in an epoch, the first one.
-        rows_by_epoch: The same of each epoch.
-        negative_sampling_rate: Share of the negatives that is trained on.
-        quarantines: Where bad rows went.
-        callbacks: Keras callbacks that `fit` needs.
-        validation_freq: As of `fit`.
     """
-
-    expander = None
-    callbacks, validation_freq = (), 1
 
     def __init__(
         self,
@@ -80,12 +153,8 @@ class LogData:
         if vocabulary is not None or not self.num_rows or self._sampling:
             self.num_rows = count_rows(self._train, self._sampling)
         if not self.num_rows:
-            nothing = "The sample of the negatives leaves no row to train on."
-            raise ValueError(nothing if self._sampling else no_rows(self._train))
-
-    @property
-    def rows_by_epoch(self) -> list[int]:
-        return [self.num_rows] * self.config.epochs
+            nothing = "The sample of the negatives leaves no rows to train on."
+            raise UserError(nothing if self._sampling else no_rows(self._train))
 
     def _make_vocabulary(self):
         config = self.config
@@ -101,7 +170,7 @@ class LogData:
         return describe_data(self._train, self._valid)
 
     def train_dataset(self):
-        """The data set of an epoch."""
+        """Return the rows of an epoch."""
         config = self.config
         return read(
             self._train,
@@ -114,18 +183,18 @@ class LogData:
         )
 
     def valid_dataset(self):
-        """The data set for validation, or `None`."""
+        """Return the rows for validation, or `None`."""
         if not self._valid:
             return None
         parser, size = Parser(self.vocabulary), self.config.batch_size
         return read(self._valid, parser, size, quarantine=self._bad_valid)
 
     def count_read(self) -> int:
-        """Rows of the epoch that were read so far, or more; exact when all is read."""
+        """Return how many rows of the epoch were read so far, or more."""
         return self.count({})["num_rows"]
 
     def count(self, history) -> dict:
-        """How many rows there were, when all is read."""
+        """Return the numbers of rows, when all are read."""
         left_out = self._sampling.num_left_out if self._sampling else 0
         return {
             "num_rows": self._bad.num_rows - self._bad.num_bad - left_out,
@@ -136,7 +205,7 @@ class LogData:
         }
 
 
-class RecordData:
+class RecordData(TrainingData):
     """Records of a folder: its split `"train"`, and `"valid"` where there is one.
 
     Args:
@@ -147,12 +216,7 @@ class RecordData:
         ValueError: If the folder has no vocabulary, or not that of its records, or
             the config shares a table that it does not share, or samples negatives that
             were sampled before.
-
-    Attributes: as of `LogData`.
     """
-
-    quarantines = ()
-    callbacks, validation_freq = (), 1
 
     def __init__(self, config, records_folder):
         self._folder, self.config = records_folder, config
@@ -172,16 +236,12 @@ class RecordData:
         self.expander = expander_of(self._manifest)
 
     @property
-    def rows_by_epoch(self) -> list[int]:
-        return [self.num_rows] * self.config.epochs
-
-    @property
     def origin(self) -> dict:
         """The folder, for the run's `config.json`."""
         return describe_data(self._folder, None)
 
     def train_dataset(self):
-        """The data set of an epoch."""
+        """Return the rows of an epoch."""
         config = self.config
         return records.read(
             self._folder,
@@ -192,17 +252,17 @@ class RecordData:
         )
 
     def valid_dataset(self):
-        """The data set for validation, or `None`."""
+        """Return the rows for validation, or `None`."""
         if not self._has_valid:
             return None
         return records.read(self._folder, self.config.batch_size, split="valid")
 
     def count_read(self) -> int:
-        """Rows of the epoch."""
+        """Return the rows of the epoch."""
         return self.num_rows
 
     def count(self, history) -> dict:
-        """How many rows there are."""
+        """Return the numbers of rows."""
         num_valid = self._manifest.num_rows("valid") if self._has_valid else 0
         return {
             "num_rows": self.num_rows,
@@ -214,33 +274,33 @@ class RecordData:
 
 
 def check_sampled_once(config, folder, manifest: Manifest) -> None:
-    """Refuses to sample negatives a second time.
+    """Check that negatives are not sampled a second time.
 
     Raises:
         ValueError: If the config does, of records for which `prepare` did it.
     """
     prepared = rate_of(manifest)
     if config.negative_sampling_rate < 1 and prepared < 1:
-        raise ValueError(
+        raise UserError(
             f"The negatives in {folder} were sampled by `prepare` at "
             f"negative_sampling_rate={prepared:g}, and predictions are corrected for "
             "that; sampling them again at "
             f"negative_sampling_rate={config.negative_sampling_rate:g} is refused. "
-            "Leave --negative-sampling-rate out, or prepare all rows."
+            "Leave `negative_sampling_rate` out, or prepare all rows."
         )
 
 
 def check_shared(config, vocabulary, place) -> None:
-    """Refuses a vocabulary with a table for each feature where one for all is meant.
+    """Check that a vocabulary has one table for all features if the config wants it.
 
     Raises:
         ValueError: If the config says so, but not the vocabulary.
     """
     if config.shared_table and not vocabulary.is_shared:
-        raise ValueError(
-            f"--shared-table: {place} has a table for each feature. Prepare it with "
-            f"--hash-buckets {config.hash_buckets} --shared-table, or train with "
-            "--no-shared-table."
+        raise UserError(
+            f"`shared_table=True`: {place} has a table for each feature. Prepare it "
+            f"with `hash_buckets={config.hash_buckets}` and `shared_table=True`, or "
+            "train with `shared_table=False`."
         )
 
 

@@ -1,18 +1,21 @@
-"""A run that goes on from an earlier one, with another vocabulary."""
+"""Warm starts: a run that starts from a finished one, with another vocabulary."""
 
 import gc
 import json
 import os
+from typing import Any
 
 import numpy as np
 
+import tf_dlrm
 from pipelines.criteo import Parser
 from pipelines.criteo.fields import Values
 from pipelines.criteo.format import SPARSE_FEATURES
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
+from pipelines.runtime import UserError
 from pipelines.vocabulary import HashVocabulary, Vocabulary
-from tf_dlrm.training import WarmStartResult, warm_start
+from tf_dlrm.training import warm_start
 
 _SAME = (
     "embedding_dim",
@@ -31,7 +34,7 @@ _SAME = (
 def row_maps(
     old: Vocabulary | HashVocabulary, new: Vocabulary | HashVocabulary
 ) -> dict[str, np.ndarray]:
-    """Where the ids of each feature go when another vocabulary numbers its values.
+    """Return where the ids of each feature go when another vocabulary numbers them.
 
     Id 0, of empty and unknown values, stays.
 
@@ -58,18 +61,18 @@ def row_maps(
     """
     if isinstance(old, HashVocabulary) != isinstance(new, HashVocabulary):
         kinds = [
-            "hashes" if isinstance(each, HashVocabulary) else "lists values"
-            for each in (old, new)
+            "hashes" if isinstance(vocabulary, HashVocabulary) else "lists values"
+            for vocabulary in (old, new)
         ]
-        raise ValueError(
+        raise UserError(
             f"A vocabulary that {kinds[0]} and one that {kinds[1]} have no ids in "
-            "common: --hash-buckets must be given in both runs, or in none."
+            "common: `hash_buckets` must be given in both runs, or in neither."
         )
     if isinstance(old, HashVocabulary):
         if old.sizes != new.sizes:
-            raise ValueError(
+            raise UserError(
                 "Hashing into another number of buckets gives every value another id: "
-                f"--hash-buckets was {_shown(old.sizes)}, is {_shown(new.sizes)}."
+                f"`hash_buckets` was {_format(old.sizes)}, is {_format(new.sizes)}."
             )
         return {
             table.name: np.arange(table.vocabulary_size)
@@ -80,55 +83,85 @@ def row_maps(
         SPARSE_FEATURES, old.numberings, new.numberings, strict=True
     ):
         before, now = before.load(), now.load()
-        found = now.find(Values(None, None, before.keys, before.texts))
+        new_ids = now.find(Values(None, None, before.keys, before.texts))
         moved = np.zeros(1 + len(before), np.int64)
         ids = np.concatenate([before.key_ids, before.text_ids])
-        moved[ids] = np.where(found > 0, found, -1)
+        moved[ids] = np.where(new_ids > 0, new_ids, -1)
         maps[name] = moved
     return maps
 
 
-class EarlierRun:
-    """The finished run that another one goes on from.
+class ColdStart:
+    """The start of a run without a previous one: freshly initialized weights."""
+
+    first_step = 0
+
+    def map_rows(self, vocabulary) -> None:
+        """Do nothing."""
+
+    def warm_up(self, model, vocabulary) -> dict[str, Any]:
+        """Leave the model as it was initialized."""
+        return {}
+
+
+class PreviousRun:
+    """The finished run that another one starts from.
 
     Args:
         path: Its folder.
-        config: The config of the run that goes on from it.
-        iterations: Its number of steps where that is known; else its model is loaded
+        config: The config of the run that starts from it.
+        first_step: Its number of steps if that is known; else its model is loaded
             now. Not under a strategy, which would make copies of it.
 
     Attributes:
-        iterations: Steps that it was trained for.
+        first_step: Steps that it was trained for.
 
     Raises:
-        ValueError: If it is no finished run, or of another architecture; each option
-            that differs is named.
+        ValueError: If it is not a finished run, or has another architecture; each
+            option that differs is named.
     """
 
-    def __init__(self, path, config: RunConfig, iterations: int | None = None):
-        self.path, self.iterations = os.path.abspath(path), iterations
-        self._folder, self._model = check(path, config), None
-        if iterations is None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        config: RunConfig,
+        first_step: int | None = None,
+    ):
+        self.path = os.path.abspath(path)
+        self._folder, self._model, self._maps = check(path, config), None, None
+        if first_step is None:
             self._load()
-            self.iterations = int(self._model.optimizer.iterations.numpy())
+            first_step = int(self._model.optimizer.iterations.numpy())
+        self.first_step = first_step
 
     def _load(self):
         self._model = self._folder.load_model(self._folder.load_parser())
 
-    def row_maps(self, vocabulary) -> dict[str, np.ndarray]:
-        """Where its rows go in tables of this vocabulary."""
-        return row_maps(self._folder.read_vocabulary(), vocabulary)
+    def map_rows(self, vocabulary: Vocabulary | HashVocabulary) -> None:
+        """Find where its rows go in tables of another vocabulary.
 
-    def start(self, model, maps: dict[str, np.ndarray]) -> WarmStartResult:
-        """Gives a new model what it has learned, says so, and lets go of its own.
+        Raises:
+            ValueError: If the two vocabularies have no ids in common.
+        """
+        self._maps = row_maps(self._folder.read_vocabulary(), vocabulary)
+
+    def warm_up(
+        self, model: tf_dlrm.DLRM, vocabulary: Vocabulary | HashVocabulary
+    ) -> dict[str, Any]:
+        """Give a new model what this run's model has learned, and print a report.
 
         Args:
             model: The new model, compiled.
-            maps: As of `row_maps`.
+            vocabulary: Its vocabulary.
+
+        Returns:
+            What the new run records of it in its `config.json`.
         """
         if self._model is None:
             self._load()
-        report, self._model = warm_start(model, self._model, maps), None
+        if self._maps is None:
+            self.map_rows(vocabulary)
+        report, self._model = warm_start(model, self._model, self._maps), None
         gc.collect()  # models are cycles; the tables should be gone before the training
         print(
             f"Warm start from {self.path}: MLPs, interaction and the state of their "
@@ -136,11 +169,27 @@ class EarlierRun:
             f"of tables, with their state:\n{report}",
             flush=True,
         )
-        return report
+        return {"first_step": self.first_step, "warm_started": report.describe()}
+
+
+def find(
+    path: str | os.PathLike | None, config: RunConfig, first_step: int | None = None
+) -> ColdStart | PreviousRun:
+    """Return the start of a run: that from the run in `path`, or a cold one.
+
+    Args:
+        path: Folder of the previous run, or `None`.
+        config: The config of the run that starts.
+        first_step: Steps of the previous run, if they are known.
+
+    Raises:
+        ValueError: If the run in `path` cannot be started from.
+    """
+    return ColdStart() if path is None else PreviousRun(path, config, first_step)
 
 
 def check(path, config: RunConfig) -> RunFolder:
-    """Looks whether a run can go on from the one in a folder, without loading it.
+    """Check that a run can start from the one in a folder, without loading it.
 
     Raises:
         ValueError: If not.
@@ -149,20 +198,21 @@ def check(path, config: RunConfig) -> RunFolder:
     folder.check()
     before = folder.read_config()
     differing = [
-        f"--{name.replace('_', '-')} was {_shown(getattr(before, name))}, is "
-        f"{_shown(getattr(config, name))}"
+        f"`{name}` was {_format(getattr(before, name))}, is "
+        f"{_format(getattr(config, name))}"
         for name in _SAME
         if getattr(before, name) != getattr(config, name)
     ]
     if differing:
-        raise ValueError(
-            f"--warm-start {path} holds a run of another kind: {'; '.join(differing)}. "
-            "Leave them out: options start from those of that run."
+        raise UserError(
+            f"`warm_start`: {path} holds a run of another kind: "
+            f"{'; '.join(differing)}. Leave them out: options start from those of "
+            "that run."
         )
     return folder
 
 
-def _shown(value) -> str:
+def _format(value) -> str:
     if isinstance(value, list | tuple):
         if len(set(value)) == 1 and len(value) == len(SPARSE_FEATURES):
             return f"{value[0]:,}"

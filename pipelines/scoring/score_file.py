@@ -44,7 +44,7 @@ def find_labels(text: bytes) -> np.ma.MaskedArray:
 
 
 def to_csv(path: str, first_line: int, labels, probabilities) -> bytes:
-    r"""Makes lines of CSV: file, line from 1, label, probability.
+    r"""Make lines of CSV: file, line from 1, label, probability.
 
     Args:
         path: The file of the lines.

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.runtime import UserError
 from pipelines.synthetic import distributions, tsv
 from pipelines.synthetic.blocks import BLOCK_ROWS, block_ranges
 from pipelines.synthetic.checks import check_click_rate, check_integer
@@ -93,14 +94,14 @@ class Planted(Source):
         check_click_rate(self.click_rate)
         sizes = tuple(self.vocabulary_sizes)
         if len(sizes) != distributions.NUM_CATEGORIES:
-            raise ValueError(
+            raise UserError(
                 f"`vocabulary_sizes` must have {distributions.NUM_CATEGORIES} entries, "
                 f"one for each of C1..C26. Received: {len(sizes)} entries, {sizes}."
             )
         for number, size in enumerate(sizes, start=1):
             check_integer(f"vocabulary_sizes[{number - 1}]", size, 1)
             if size >= 1 << tsv.RANK_BITS:
-                raise ValueError(
+                raise UserError(
                     f"`vocabulary_sizes` must be below 2**{tsv.RANK_BITS}. "
                     f"Received: {size} for C{number}."
                 )
@@ -108,7 +109,7 @@ class Planted(Source):
         for name in ("main_effect", "pair_effect"):
             value = getattr(self, name)
             if not 0.0 <= value <= 10.0:
-                raise ValueError(
+                raise UserError(
                     f"`{name}` must be a standard deviation in [0, 10]. "
                     f"Received: {name}={value}."
                 )
@@ -161,7 +162,7 @@ class Planted(Source):
         return sigmoid(self._truth.logits(integers, categories))
 
     def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[PlantedBlock]:
-        """Generates rows `first_row` to `first_row + num_rows`.
+        """Generate rows `first_row` to `first_row + num_rows`.
 
         Memory does not grow with `num_rows`.
 

@@ -76,7 +76,7 @@ def test_demo_is_the_whole_job(tmp_path, capsys):
     assert evaluation["auc"] == result["metrics"]["auc"]
     with pytest.raises(FileExistsError, match="already holds a run"):
         demonstration.run(tmp_path / "demo", num_rows=50_000)
-    with pytest.raises(ValueError, match="--rows must be at least 1000"):
+    with pytest.raises(ValueError, match="`num_rows` must be at least 1000"):
         demonstration.run(tmp_path / "other", num_rows=999)
 
 

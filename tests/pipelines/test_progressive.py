@@ -209,7 +209,7 @@ def test_a_vocabulary_of_the_first_day_and_a_sample_of_the_negatives(
     assert "at least 2 times in the first of them" in capsys.readouterr().out
     run(*command, "--out", tmp_path / "run")
     printed = capsys.readouterr().out
-    assert f"made of the first day, {days[0]}: values" in printed
+    assert f"built from the first day, {days[0]}: values" in printed
     assert "day_2.tsv                             480" in printed
     lines = open(days[0], "rb").read().splitlines()
     seen = [line.split(b"\t")[14] for line in lines]
@@ -231,8 +231,8 @@ def test_a_run_that_ended_early_tells_of_the_days_that_it_came_to(
     data = DayData(CONFIG, days, None, RunFolder(tmp_path), rows_by_epoch=[9] * 3)
     names = ("num_rows", "auc", "log_loss", "normalized_entropy", "calibration")
     history = {f"val_{name}": [0.5] for name in names} if num_days else {"loss": [1.0]}
-    found = data.report(history)
-    assert [day["day"] for day in found] == ["day_1.tsv"][:num_days]
+    results = data.describe_days(history)["days"]
+    assert [day["day"] for day in results] == ["day_1.tsv"][:num_days]
     assert data.count(history)["num_bad_rows"] == 0
 
 

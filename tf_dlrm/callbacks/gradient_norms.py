@@ -1,6 +1,7 @@
 """`GradientNormLogger`: how large gradients are."""
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.training.probes import GradientNorms
 
 
@@ -26,7 +27,7 @@ class GradientNormLogger(Watcher):
     def __init__(self, log_dir, every_steps: int = 50):
         super().__init__(log_dir)
         if every_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"`every_steps` must be at least 1. Received: {every_steps}"
             )
         self._every_steps = every_steps

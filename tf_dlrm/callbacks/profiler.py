@@ -5,6 +5,7 @@ import warnings
 import tensorflow as tf
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.errors import UserError
 
 _MOST_STEPS = 1000
 
@@ -29,7 +30,7 @@ class StepProfiler(Watcher):
     def __init__(self, log_dir, first: int, last: int):
         super().__init__(log_dir)
         if not 1 <= first <= last < first + _MOST_STEPS:
-            raise ValueError(
+            raise UserError(
                 "The steps to profile must be a range that begins at 1 or later, of "
                 f"at most {_MOST_STEPS:,} steps. Received: {first} to {last}"
             )

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.runtime.errors import UserError
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -51,7 +52,7 @@ class SparseFtrl(SparseOptimizer):
         }
         for name, value in options.items():
             if value < 0:
-                raise ValueError(f"`{name}` must not be negative. Received: {value}")
+                raise UserError(f"`{name}` must not be negative. Received: {value}")
             setattr(self, name, float(value))
 
     def slots(self, embedding_dim):

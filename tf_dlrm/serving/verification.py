@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.serving import c_library
 from tf_dlrm.serving.versions import existing_versions
 
@@ -40,7 +41,7 @@ def verify_saved_model(path, library_folder=None) -> dict:
     if not (path / "saved_model.pb").is_file():
         versions = existing_versions(path)
         if not versions:
-            raise ValueError(f"{path} is no SavedModel, and holds no version of one.")
+            raise UserError(f"{path} is no SavedModel, and holds no version of one.")
         path = path / str(versions[-1])
     command = [sys.executable, c_library.__file__, str(path)]
     if library_folder is not None:
@@ -50,10 +51,10 @@ def verify_saved_model(path, library_folder=None) -> dict:
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(
+        raise UserError(
             f"{path}: the process ended with code {done.returncode}: {reason}"
         )
     found = json.loads(lines[-1])
     if "failed" in found:
-        raise ValueError(f"{path}: {found['failed']}")
+        raise UserError(f"{path}: {found['failed']}")
     return found

@@ -16,6 +16,7 @@ from tf_dlrm.embedding.trained_tables import TrainedTables
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.runtime import huge_pages, replicas
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.sharding.checkpoint_state import CheckpointState
 from tf_dlrm.sharding.exchange import ONLY_IN_DLRM, Exchange, assemble
 from tf_dlrm.sharding.groups import Group, key_of
@@ -90,7 +91,7 @@ class ShardedEmbeddingCollection(TrainedTables):
             for table in tables
         )
         if not self.tables:
-            raise ValueError("`tables` must hold at least one EmbeddingTable.")
+            raise UserError("`tables` must hold at least one EmbeddingTable.")
         self.seed = random.randint(1, 10**9) if seed is None else int(seed)
         self.features = [(f, table) for table in self.tables for f in table.features]
         self.num_features = len(self.features)
@@ -111,7 +112,7 @@ class ShardedEmbeddingCollection(TrainedTables):
             )
         plan.validate(self.tables)
         if plan.num_devices != len(self.devices):
-            raise ValueError(
+            raise UserError(
                 f"The plan is for {plan.num_devices} devices, the strategy has "
                 f"{len(self.devices)}. Give the strategy's name, such as 'auto', to "
                 "have a plan made for the devices there are."
@@ -294,7 +295,7 @@ class ShardedEmbeddingCollection(TrainedTables):
 
     def _slot_names(self, name):
         if name not in self._places:
-            raise ValueError(
+            raise UserError(
                 f"There is no table '{name}'. Tables: {', '.join(self._by_name)}"
             )
         shard, group = self._places[name][0]

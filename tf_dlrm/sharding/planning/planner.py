@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.sharding.planning import splitting, traffic
 from tf_dlrm.sharding.planning.coverage import KINDS
 from tf_dlrm.sharding.planning.loads import DEFAULT_OPTIMIZER, check_names, make_loads
@@ -261,7 +262,7 @@ def _strategies(strategy, loads) -> tuple[str, ...]:
     )
     for name, each in given.items():
         if not isinstance(each, str) or each not in STRATEGIES:
-            raise ValueError(
+            raise UserError(
                 f"`strategy` must be one of {STRATEGIES}, or a dict of table name to "
                 f"such. Received for table '{name}': {each!r}"
             )
@@ -271,7 +272,7 @@ def _strategies(strategy, loads) -> tuple[str, ...]:
 def _check_positive(name, value):
     whole = hasattr(value, "__index__") and not isinstance(value, bool)
     if not whole or int(value) < 1:
-        raise ValueError(
+        raise UserError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
 
@@ -302,7 +303,7 @@ def _check_fit(found: Plan, limit: int) -> None:
         )
     else:
         reason = "Strategy 'auto' splits tables to fit, where it may choose for all."
-    raise ValueError(
+    raise UserError(
         f"Device {device} would hold {memory[device]:,} bytes of rows and optimizer "
         f"state, {memory[device] - limit:,} more than device_memory_bytes={limit:,}. "
         f"Its largest part is of table '{load.name}' ({load.num_rows:,} rows x "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.sharding.planning import coverage, summaries, traffic
 from tf_dlrm.sharding.planning.loads import TableLoad, check_tables
 
@@ -110,7 +111,7 @@ class Plan(Sequence):
             ValueError: If there is no such device.
         """
         if device not in range(self.num_devices):
-            raise ValueError(
+            raise UserError(
                 f"`device` must be in 0 .. {self.num_devices - 1}. Received: "
                 f"device={device!r}"
             )
@@ -132,7 +133,7 @@ class Plan(Sequence):
     def load(self, name: str) -> TableLoad:
         """What the plan knows of a table: its size, ids looked up, optimizer state."""
         if name not in self._loads:
-            raise ValueError(
+            raise UserError(
                 f"The plan has no table '{name}'. Tables: {', '.join(self._loads)}"
             )
         return self._loads[name]
@@ -316,7 +317,7 @@ class Plan(Sequence):
             ValueError,
             AttributeError,
         ) as error:
-            raise ValueError(
+            raise UserError(
                 "This is not the JSON text of a Plan, as `to_json()` writes it: "
                 f"{type(error).__name__}: {error}"
             ) from None
