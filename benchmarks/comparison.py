@@ -23,9 +23,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipelines import runs
+from pipelines import evaluation, runs
 from pipelines.criteo import Parser, read
-from pipelines.runs import job
 from pipelines.vocabulary import Vocabulary
 
 RESULTS = experiments.RESULTS.with_name("comparison.json")
@@ -113,11 +112,11 @@ def measure(files, folder, epochs=1, valid_rows=None) -> dict:
             steps = vocabulary.num_rows // config.batch_size * epochs
             curves = Curves(valid, max(steps // NUM_POINTS, 1), config.batch_size)
             out = pathlib.Path(folder) / f"{model_name}-{optimizer}"
-            made, trained = job.train(
+            made, trained = runs.train(
                 config, files["train"], None, out, vocabulary, [curves]
             )
             model = made.load_model(parser)
-            found = job.evaluate(model, parser, files["test"])
+            found = evaluation.evaluate(model, parser, files["test"])
             arms.append(
                 {
                     "model": model_name,

@@ -20,8 +20,7 @@ import dataclasses
 
 import numpy as np
 
-from pipelines import runs
-from pipelines.runs import job
+from pipelines import evaluation, runs
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "criteo_sample.json"
 PARTS = {"train": (0, 8_000), "test": (8_000, 10_000), "later": (10_109, None)}
@@ -41,7 +40,7 @@ def split(path, folder) -> dict[str, pathlib.Path]:
 def train(path, folder, seed: int):
     """Trains the named run with a seed, and returns its folder."""
     config = dataclasses.replace(runs.get("criteo_sample"), seed=seed)
-    run, _ = job.train(config, path, None, pathlib.Path(folder) / f"run-{seed}")
+    run, _ = runs.train(config, path, None, pathlib.Path(folder) / f"run-{seed}")
     return run
 
 
@@ -60,7 +59,7 @@ def measure(path, folder, seeds=(0, 1, 2)) -> dict:
         parser = run.load_parser()
         model = run.load_model(parser)
         for name, scores in found.items():
-            metrics = job.evaluate(model, parser, files[name])
+            metrics = evaluation.evaluate(model, parser, files[name])
             for score, values in scores.items():
                 values.append(metrics[score])
     return found

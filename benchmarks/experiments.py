@@ -20,8 +20,7 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from pipelines import runs
-from pipelines.runs import job
+from pipelines import evaluation, runs
 from pipelines.synthetic import Planted
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "experiments.json"
@@ -60,10 +59,10 @@ def make_planted(num_rows, folder, num_test=TEST_ROWS, seed=0):
 def run(name, files, folder, **changes) -> dict:
     """Trains a named run and measures it on the test rows."""
     config = dataclasses.replace(runs.get(name), **changes)
-    made, trained = job.train(config, files["train"], None, folder)
+    made, trained = runs.train(config, files["train"], None, folder)
     parser = made.load_parser()
     model = made.load_model(parser)
-    found = job.evaluate(model, parser, files["test"])
+    found = evaluation.evaluate(model, parser, files["test"])
     return {
         "run": name,
         "changes": changes,

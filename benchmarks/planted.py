@@ -23,9 +23,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipelines import runs
+from pipelines import evaluation, runs
 from pipelines.criteo import Parser, read
-from pipelines.runs import job
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import Vocabulary
 
@@ -73,11 +72,11 @@ def logistic_regression(paths, parser):
 
 def dlrm(paths, folder, seed):
     """Test AUC and log loss of the named run `demo`."""
-    run, results = job.train(
+    run, results = runs.train(
         runs.get("demo"), paths["train"], paths["valid"], folder / f"run-{seed}"
     )
     parser = run.load_parser()
-    found = job.evaluate(run.load_model(parser), parser, paths["test"])
+    found = evaluation.evaluate(run.load_model(parser), parser, paths["test"])
     return {
         "auc": found["auc"],
         "log_loss": found["log_loss"],

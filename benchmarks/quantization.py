@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipelines.runs import job
+from pipelines import runs
 from tf_dlrm.serving import TABLE_DTYPES
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "quantization.json"
@@ -49,7 +49,7 @@ def measure(path, folder, seeds=(0, 1, 2), dtypes=TABLE_DTYPES) -> dict:
         run = criteo_sample.train(files["train"], folder, seed)
         for dtype, scores in found.items():
             base = folder / f"{seed}-{dtype}"
-            version = pathlib.Path(job.export(run, base, table_dtype=dtype))
+            version = pathlib.Path(runs.export(run, base, table_dtype=dtype))
             serve = tf.saved_model.load(str(version)).signatures["serving_tsv"]
             got = serve(lines=tf.constant(scored))
             probabilities = got["probabilities"].numpy()[:, 0].astype(np.float64)

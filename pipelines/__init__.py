@@ -14,7 +14,17 @@ _MEMBERS = {
     "from_dataframe": "pipelines.frames",
     "to_dataframe": "pipelines.frames",
 }
-_MODULES = ("criteo", "prepare", "records", "runs", "synthetic", "vocabulary")
+_MODULES = (
+    "criteo",
+    "evaluation",
+    "placement",
+    "prepare",
+    "records",
+    "runs",
+    "scoring",
+    "synthetic",
+    "vocabulary",
+)
 
 __all__ = [*_MEMBERS, *_MODULES]
 

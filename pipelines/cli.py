@@ -1,7 +1,8 @@
 """The command `tf-dlrm`: finds the command, reads its options, reports mistakes.
 
-A mistake of the user (an option, a file, its content) is one line on standard error
-and exit code 2 (TF_DLRM_TRACEBACK=1 shows where it was noticed).
+A mistake of the user (`UserError`: an option, a file, its content) or of the system
+(`OSError`) is one line on standard error and exit code 2; TF_DLRM_TRACEBACK=1 shows
+where it was noticed. Every other exception is a bug and shows its traceback.
 """
 
 # Little is imported here: before `entry` runs, Ctrl-C ends in a traceback.
@@ -26,7 +27,7 @@ _scratch = None  # folder for temporary files
 
 
 def main(arguments=None) -> int:
-    """Runs `tf-dlrm` and returns its exit code.
+    """Run `tf-dlrm` and return its exit code.
 
     Args:
         arguments: The words after `tf-dlrm`, a sequence of strings; `None` for those
@@ -35,6 +36,7 @@ def main(arguments=None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     from pipelines.commands import COMMANDS
+    from pipelines.runtime import UserError
 
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_help(COMMANDS)
@@ -47,7 +49,7 @@ def main(arguments=None) -> int:
     name, *options = arguments
     try:
         if name not in COMMANDS:
-            raise ValueError(
+            raise UserError(
                 f"there is no command '{name}'. Commands: {', '.join(COMMANDS)}"
             )
         command = _parse(name, COMMANDS[name], options)
@@ -59,12 +61,6 @@ def main(arguments=None) -> int:
                 print(f"- {line}")
             return 0
         _run(command)
-    except (ValueError, TypeError, OSError) as error:
-        if _interrupted:  # which something on the way made another error of
-            return _fail(name, "interrupted", code=_INTERRUPTED)
-        if os.environ.get("TF_DLRM_TRACEBACK"):
-            raise
-        return _fail(name, _words(error))
     except SystemExit as stopped:  # by a signal, and said so
         if not stopped.code:
             raise
@@ -72,17 +68,20 @@ def main(arguments=None) -> int:
     except KeyboardInterrupt:
         return _fail(name, "interrupted", code=_INTERRUPTED)
     except Exception as error:
-        if _interrupted:
+        if _interrupted:  # something on the way turned the interrupt into another error
             return _fail(name, "interrupted", code=_INTERRUPTED)
-        if os.environ.get("TF_DLRM_TRACEBACK") or not _is_from_tensorflow(error):
+        is_mistake = isinstance(error, UserError | OSError)
+        if not is_mistake or os.environ.get("TF_DLRM_TRACEBACK"):
             raise
-        return _fail(name, _words_of_tensorflow(error))
+        from pipelines.commands.flags import translate
+
+        return _fail(name, translate(_words(error), COMMANDS[name]))
     return 0
 
 
 def _run(command):
-    """Runs a command; no failed write is without its place."""
-    from pipelines.whole_files import disk
+    """Run a command; a failed write names its place."""
+    from pipelines.runtime import disk
 
     place = getattr(command, "out", None) or getattr(command, "output", None)
     if place is None:
@@ -94,15 +93,8 @@ def _run(command):
         command.run()
 
 
-def _words_of_tensorflow(error):
-    """The first line of an error without what is of use to its authors alone."""
-    text = (error.message or str(error)).splitlines()[0]
-    text = re.sub(r"^\{\{.*?\}\}\s*", "", text)
-    return re.sub(r"\s*\[Op:[^\]]*\].*$", "", text)
-
-
 def _import_tensorflow():
-    """Imports TensorFlow without its start-up lines, unless something goes wrong.
+    """Import TensorFlow without its start-up lines, unless something goes wrong.
 
     They are written by C++ before any setting is read: only the file descriptor
     of standard error can keep them from the screen.
@@ -112,16 +104,16 @@ def _import_tensorflow():
     global _screen
     sys.stderr.flush()
     screen = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as start_up_lines:
+        os.dup2(start_up_lines.fileno(), 2)
         _screen = screen
         try:
             import tensorflow as tf
 
             tf.config.list_physical_devices()
         except BaseException:
-            held.seek(0)
-            os.write(screen, held.read())
+            start_up_lines.seek(0)
+            os.write(screen, start_up_lines.read())
             raise
         finally:
             _screen = 2
@@ -135,12 +127,14 @@ def _parse(name, kind, options):
 
     import tyro
 
+    from pipelines.runtime import UserError
+
     default = None
     if name == "train":
         default = _train_default(kind, _join_underscores(options))
-    shown = io.StringIO()
+    box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stderr(box):
             return tyro.cli(
                 kind,
                 prog=f"tf-dlrm {name}",
@@ -149,14 +143,14 @@ def _parse(name, kind, options):
             )
     except SystemExit as error:
         if error.code:
-            raise ValueError(_one_line(shown.getvalue())) from None
+            raise UserError(_one_line(box.getvalue())) from None
         raise
 
 
 def _train_default(kind, options):
     """The named run is read first: its config is what the other options change.
 
-    With --resume it is the run that is gone on with, with --warm-start the run before.
+    With --resume it is the run to resume, with --warm-start the previous run.
     """
     import tyro
 
@@ -166,11 +160,11 @@ def _train_default(kind, options):
     name, out = _option("run", options), _option("out", options)
     warm_start = _option("warm-start", options)
     if "--resume" in options and out is not None:
-        found = _resumed(kind, out)
-        if found is not None:
-            return found
+        resumed = _resumed(kind, out)
+        if resumed is not None:
+            return resumed
     if name is None and warm_start is not None:
-        return _begun_from(kind, warm_start)
+        return _warm_started(kind, warm_start)
     config, optimizer = runs.get(name), _option("optimizer", options)
     if optimizer in LEARNING_RATES and optimizer != config.optimizer:
         config = config.with_optimizer(optimizer)
@@ -182,8 +176,8 @@ def _train_default(kind, options):
     )
 
 
-def _begun_from(kind, warm_start):
-    """What a run is begun with that goes on from another one: the config of that."""
+def _warm_started(kind, warm_start):
+    """Return the defaults of a warm start: the config of the previous run."""
     import tyro
 
     _import_tensorflow()
@@ -199,7 +193,7 @@ def _begun_from(kind, warm_start):
 
 
 def _resumed(kind, out):
-    """What the run in a folder was begun with, or `None` if there is none."""
+    """Return the options of the run in a folder, or `None` if there is none."""
     import tyro
 
     _import_tensorflow()
@@ -224,13 +218,13 @@ def _resumed(kind, out):
 
 def _option(name, options):
     """The value of an option, as it was typed; `None` if it was not."""
-    found = None
+    value = None
     for i, option in enumerate(options):
         if option == f"--{name}" and i + 1 < len(options):
-            found = options[i + 1]
+            value = options[i + 1]
         elif option.startswith(f"--{name}="):
-            found = option.partition("=")[2]
-    return found
+            value = option.partition("=")[2]
+    return value
 
 
 def _join_underscores(options):
@@ -243,22 +237,22 @@ def _join_underscores(options):
 
 
 def _one_line(text: str) -> str:
-    """What tyro draws in a box, as one line without the frame."""
-    kept = []
+    """Return the text that tyro draws in a box as one line, without the frame."""
+    lines = []
     for line in text.splitlines():
         line = re.sub(r"[╭╮╰╯│─]+", " ", line).strip()
         if line.startswith("For full helptext"):
             break
         if line:
-            kept.append(re.sub(r"\s+", " ", line))
-    return " ".join(kept[1:])  # the first is the title of the box
+            lines.append(re.sub(r"\s+", " ", line))
+    return " ".join(lines[1:])  # the first is the title of the box
 
 
 def entry() -> None:
     """The console script: exits with `main`'s code.
 
     After a failure it leaves without the interpreter's farewell, in which threads of
-    an input pipeline that was cut off may wait for each other for ever. Its temporary
+    an interrupted input pipeline may wait for each other for ever. Its temporary
     files are in a folder that goes with it, or at the next start if it is killed.
     """
     code = 0
@@ -274,6 +268,13 @@ def entry() -> None:
                 raise
             code = code or 2
             os.write(2, f"tf-dlrm: error: {_words(error)}\n".encode())
+        except Exception:
+            import traceback
+
+            traceback.print_exc()
+            print("tf-dlrm: this is a bug; please report it.", file=sys.stderr)
+            sys.stderr.flush()
+            code = 1
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             _remove_scratch()
@@ -300,7 +301,7 @@ def _interrupt(number, frame):
 
 
 def _interrupt_again(unraisable):
-    """Where Python could only print an interrupt and go on, as in a destructor."""
+    """Interrupt again if Python could only print an interrupt, as in a destructor."""
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
@@ -317,10 +318,10 @@ def _say_interrupted():
 
 
 def _make_scratch():
-    """Makes the folder for temporary files; without, they lie where all others do."""
+    """Make the folder for temporary files; failing that, the system's is used."""
     import tempfile
 
-    from pipelines.whole_files import disk
+    from pipelines.runtime import disk
 
     global _scratch
     try:
@@ -338,12 +339,6 @@ def _remove_scratch():
     if _scratch is not None:
         tempfile.tempdir = None
         shutil.rmtree(_scratch, ignore_errors=True)
-
-
-def _is_from_tensorflow(error) -> bool:
-    """An error of TensorFlow's runtime, such as a damaged SavedModel."""
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(error, tensorflow.errors.OpError)
 
 
 def _words(error) -> str:

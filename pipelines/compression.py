@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pyarrow
 
-from pipelines.whole_files import remote_files
+from pipelines.runtime import UserError, remote_files
 
 DAMAGES = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _START_BYTES = 512  # of a file, that tell what it is; a tar archive needs 262
@@ -98,7 +98,7 @@ def to_arrow(path: str, buffer_bytes: int = 1 << 20) -> pyarrow.NativeFile:
 
 
 def open_content(path: str) -> Content:
-    """Opens a file to read what it holds, decompressed.
+    """Open a file to read what it holds, decompressed.
 
     Raises:
         ValueError: If it holds something else than lines; the message says what.
@@ -110,7 +110,7 @@ def open_content(path: str) -> Content:
         _check_start(path, start, "")
         for suffix, name in _SUFFIXES.items():
             if remote_files.name_of(path).endswith(suffix):
-                raise ValueError(
+                raise UserError(
                     f"{path}: named {suffix}, but does not hold {name} data. Rename it "
                     "if it is plain text; otherwise fetch it again."
                 )
@@ -140,13 +140,13 @@ def _open_member(path, raw):
         if not member.is_dir() and not _is_hidden(member.filename)
     ]
     if any(member.filename == "[Content_Types].xml" for member in members):
-        raise ValueError(
+        raise UserError(
             f"{path}: is an Office document, not lines of text. Save it as text first, "
             "with a tab between columns."
         )
     if len(members) != 1 or members[0].flag_bits & 1:
         what = "an encrypted" if len(members) == 1 else f"{len(members)}"
-        raise ValueError(
+        raise UserError(
             f"{path}: a zip archive is read if it holds one file; this one holds "
             f"{what} file{'s' * (len(members) != 1)}. Extract it first."
         )
@@ -154,7 +154,7 @@ def _open_member(path, raw):
 
 
 def _is_hidden(member):
-    """Whether a member of an archive is there for the system that made it."""
+    """Return whether a member of an archive is there for the system that made it."""
     names = member.split("/")
     return names[0] == "__MACOSX" or names[-1] == ".DS_Store"
 
@@ -175,7 +175,7 @@ def _find(path, start):
 
 
 def _check_start(path, start, place):
-    """Raises if the first bytes are those of something else than lines."""
+    """Raise if the first bytes are those of something else than lines."""
     start = start[:_START_BYTES]
     what = _describe(start)
     for magic, kind in _MAGICS.items():
@@ -183,17 +183,17 @@ def _check_start(path, start, place):
             what = f"{kind} data"
     if what is not None:
         what = f"{what} {place}".rstrip()
-        raise ValueError(
+        raise UserError(
             f"{path}: is {what}, not lines of text. Extract or convert it first."
         )
     if start.startswith(_LFS_POINTER):
-        raise ValueError(
+        raise UserError(
             f"{path}: is a pointer of Git LFS, not the file that it stands for. Fetch "
             "that first: git lfs pull."
         )
     encoding = _find_encoding(start)
     if encoding:
-        raise ValueError(
+        raise UserError(
             f"{path}: is {encoding} text; lines are read as UTF-8 or ASCII. Convert it "
             f"first: iconv -f {encoding} -t UTF-8."
         )
@@ -269,9 +269,9 @@ class _ArrowFile(io.RawIOBase):
             num_bytes = self._stream.readinto(buffer)
         except OSError as error:
             if "memory" in str(error):  # as of `zstd --long=31`
-                raise ValueError(
+                raise UserError(
                     f"{self._path}: its {self._codec} window is too large to read. "
-                    "Compress it again without --long."
+                    "Compress it again with a smaller window."
                 ) from error
             raise EOFError(str(error)) from error
         self._position += num_bytes

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from pipelines.compression import DAMAGES, Content, open_content
-from pipelines.whole_files import remote_files
+from pipelines.runtime import UserError, remote_files
 
 MAX_LINE_BYTES = 16 << 20
 stamp = remote_files.stamp
@@ -19,7 +19,7 @@ Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def expand_paths(paths: Paths) -> list[str]:
-    """Lists the files that a path, a glob or a list of them stands for.
+    """List the files that a path, a glob or a list of them stands for.
 
     Args:
         paths: A path, a glob (`*`, `?`, `[...]`), or a sequence of either. The
@@ -68,7 +68,7 @@ def expand_paths(paths: Paths) -> list[str]:
             _check(one)
             expanded += _list_folder(one) if os.path.isdir(one) else [one]
     if not expanded:
-        raise ValueError("`paths` must name at least one file. Received none.")
+        raise UserError("`paths` must name at least one file. Received none.")
     names = {}
     for path in expanded:
         file = path
@@ -78,10 +78,10 @@ def expand_paths(paths: Paths) -> list[str]:
         if file in names:
             first = names[file]
             link = "" if first == path else f" and, through a link, {path!r}"
-            raise ValueError(f"The same file is listed twice: {first!r}{link}.")
+            raise UserError(f"The same file is listed twice: {first!r}{link}.")
         names[file] = path
     if not any(map(remote_files.size_of, expanded)):
-        raise ValueError(f"There is nothing in {', '.join(map(repr, expanded))}.")
+        raise UserError(f"There is nothing in {', '.join(map(repr, expanded))}.")
     return expanded
 
 
@@ -102,7 +102,7 @@ def _expand_address(address):
         if not name.startswith(_HIDDEN)
     ]
     if not parts or not (_SUCCESS in names or all(map(_is_part, parts))):
-        raise ValueError(
+        raise UserError(
             f"{address!r} is a directory, and not one of part files. Name its files, "
             "for instance with a pattern that ends in /*."
         )
@@ -110,7 +110,7 @@ def _expand_address(address):
 
 
 def _is_meant(path: str, pattern: str = "") -> bool:
-    """Whether no name in a path is hidden, but for those that the pattern has."""
+    """Return whether a path has no hidden names but those of the pattern."""
     asked = pattern.split(os.sep)
     if any(name.startswith(_HIDDEN) and glob.has_magic(name) for name in asked):
         return True
@@ -119,7 +119,7 @@ def _is_meant(path: str, pattern: str = "") -> bool:
 
 
 def _check(path):
-    """Raises unless a path leads to a folder or to a file that can be read again."""
+    """Raise unless a path leads to a folder or to a file that can be read again."""
     if not os.path.exists(path):
         if os.path.islink(path):
             raise FileNotFoundError(
@@ -130,7 +130,7 @@ def _check(path):
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
-        raise ValueError(
+        raise UserError(
             f"{path!r} is {kind}, and files are read more than once. Write its content "
             "to a file first."
         )
@@ -142,14 +142,14 @@ def _list_folder(folder):
     parts = [os.path.join(folder, name) for name in names if _is_meant(name)]
     is_whole = _SUCCESS in names or all(map(_is_part, parts))
     if not is_whole or not any(map(os.path.getsize, parts)):
-        raise ValueError(
+        raise UserError(
             f"{folder!r} is a directory, and not one of part files. Name its files, "
             f"for instance with the pattern {os.path.join(folder, '*')!r}."
         )
     for path in parts:
         _check(path)
         if os.path.isdir(path):
-            raise ValueError(
+            raise UserError(
                 f"{folder!r} is a directory that holds folders. Name the files, for "
                 f"instance with the pattern {os.path.join(folder, '*', '*')!r}."
             )
@@ -166,7 +166,7 @@ def count_lines(block: bytes) -> int:
 
 
 class BlockReader:
-    """Reads a plain or compressed file in blocks of whole lines, from any offset.
+    """Read a plain or compressed file in blocks of whole lines, from any offset.
 
     A block depends on nothing but the file and the offset, so a reader can be
     shared by iterators, and an iterator resumed in its middle, while blocks that
@@ -174,7 +174,7 @@ class BlockReader:
     offset where the last block ended.
 
     Python's gzip module is used since it checks length and checksum at the end:
-    TensorFlow's readers take a gzip file that was cut short for a short file.
+    TensorFlow's readers take a truncated gzip file for a short file.
 
     Args:
         block_bytes: Size of a block, before it is completed to whole lines.
@@ -198,7 +198,7 @@ class BlockReader:
         self._lock = threading.Lock()
 
     def read(self, path: str, offset: int) -> bytes:
-        """Reads a block.
+        """Read a block.
 
         Args:
             path: The file.
@@ -210,7 +210,7 @@ class BlockReader:
             last line of a file may have no line end.
 
         Raises:
-            ValueError: If a compressed file was cut short or damaged, a file holds
+            ValueError: If a compressed file is truncated or damaged, a file holds
                 something else than lines, or a line is longer than `MAX_LINE_BYTES`.
         """
         with self._lock:
@@ -223,7 +223,7 @@ class BlockReader:
         except (*DAMAGES, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the disk, not of the content
-            raise ValueError(
+            raise UserError(
                 f"{path}: the compressed file was cut short or is damaged, after byte "
                 f"{offset:,} of its content ({error}). Fetch it again."
             ) from error
@@ -246,7 +246,7 @@ class BlockReader:
             what = "Is it a text file?"
             if b"\r" in rest:
                 what = r"Do lines end in a carriage return alone? Run tr '\r' '\n'."
-            raise ValueError(
+            raise UserError(
                 f"{path}: a line is longer than {MAX_LINE_BYTES:,} bytes, near byte "
                 f"{offset + len(block):,}. {what}"
             )
@@ -262,7 +262,7 @@ class BlockReader:
             content.stream.close()
 
     def blocks(self, path: str) -> Iterator[bytes]:
-        """Yields all blocks of a file."""
+        """Yield all blocks of a file."""
         offset = 0
         while block := self.read(path, offset):
             yield block

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipelines.runtime import UserError
 from tf_dlrm import embedding
 
 MLPERF_HOTNESS = (
@@ -26,10 +27,10 @@ _BLOCK_IDS = 2**15  # ids that NumPy makes at a time, so that they stay in the c
 
 
 class MultiHot:
-    """Expands one-hot rows: the id of a feature becomes a fixed bag of ids.
+    """Expand one-hot rows: the id of a feature becomes a fixed bag of ids.
 
     Every id has a bag of its own: the id itself, then `hotness - 1` further ids of
-    the same vocabulary, drawn anew for each place, so that one may come twice. The
+    the same vocabulary, drawn again for each place, so that one may come twice. The
     draws are a hash of (seed, feature, id, place) and of nothing else: a row gives
     the same bags in any batch, on any machine, in NumPy and in TensorFlow. No table
     of bags is kept.
@@ -91,18 +92,18 @@ class MultiHot:
         self.vocabulary_sizes = sizes
         self.hotness = _check_counts("hotness", hotness, 2**31 - 1)
         if len(self.hotness) != len(self.vocabulary_sizes):
-            raise ValueError(
+            raise UserError(
                 "`hotness` must have one number for each of `vocabulary_sizes`. "
                 f"Received: {len(self.hotness)} numbers in `hotness`, "
                 f"{len(self.vocabulary_sizes)} in `vocabulary_sizes`"
             )
         if distribution not in DISTRIBUTIONS:
-            raise ValueError(
+            raise UserError(
                 f"`distribution` must be one of {DISTRIBUTIONS}. "
                 f"Received: distribution={distribution!r}"
             )
         if not _is_integer(seed) or not 0 <= seed < 2**63:
-            raise ValueError(
+            raise UserError(
                 f"`seed` must be an integer in [0, 2^63). Received: seed={seed!r}"
             )
         self.distribution = distribution
@@ -110,7 +111,7 @@ class MultiHot:
         self._make_constants()
 
     def expand(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        """Expands a batch, in TensorFlow operations: for `Dataset.map` and serving.
+        """Expand a batch, in TensorFlow operations: for `Dataset.map` and serving.
 
         Only one-hot rows can be expanded. A missing id stays an empty bag; id 0,
         the row of empty and unknown values, is expanded like any other. An id
@@ -176,7 +177,7 @@ class MultiHot:
         return {**features, "sparse_features": expanded}
 
     def expand_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Expands rows in NumPy, bit for bit as `expand` does: for files of bags.
+        """Expand rows in NumPy, bit for bit as `expand` does: for files of bags.
 
         Args:
             ids: int32 or int64 `(n, F)`; -1 is missing and gives an empty bag.
@@ -222,7 +223,7 @@ class MultiHot:
         return values, lengths
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as JSON-safe values."""
+        """Return the constructor's arguments as JSON-safe values."""
         return {
             "vocabulary_sizes": list(self.vocabulary_sizes),
             "hotness": list(self.hotness),
@@ -232,7 +233,7 @@ class MultiHot:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "MultiHot":
-        """Makes an expander from `get_config()`."""
+        """Make an expander from `get_config()`."""
         return cls(**config)
 
     def _make_constants(self):
@@ -256,7 +257,7 @@ class MultiHot:
         self._column_sizes = self._sizes[self._columns].astype(np.float64)
 
     def _to_one_hot(self, sparse_features):
-        """Returns int64 `(B, F)`, -1 where there is none."""
+        """Return int64 `(B, F)`, -1 where there is none."""
         num_features = len(self.hotness)
         ids = embedding.standardize_ids(sparse_features, num_features)
         if isinstance(ids, tf.RaggedTensor):
@@ -301,12 +302,12 @@ class MultiHot:
         return tf.gather(tf.transpose(tensor_BF), self._columns)
 
     def _compose(self, firsts_FB, others_CB):
-        """What is for the first ids and what is for the others -> `(B, C)`."""
+        """Join values for the first ids and values for the others -> `(B, C)`."""
         both = tf.concat([firsts_FB, others_CB], axis=0)
         return tf.transpose(tf.gather(both, self._order))
 
     def _expand_array(self, ids_BF, words_BC, scratch_BC):
-        """Returns int64 `(B, C)`, in the memory of `words_BC`, at least B rows."""
+        """Return int64 `(B, C)`, in the memory of `words_BC`, at least B rows."""
         words_BC, scratch_BC = words_BC[: len(ids_BF)], scratch_BC[: len(ids_BF)]
         drawn_BC, u_BC = words_BC.view(np.int64), scratch_BC.view(np.float64)
         states_BF = ids_BF.astype(np.int64).view(np.uint64) * np.uint64(_GOLDEN)
@@ -384,7 +385,7 @@ def _is_integer(value):
 def _check_counts(name, values, limit):
     counts = list(values) if np.iterable(values) else []
     if not counts or not all(_is_integer(c) and 1 <= c <= limit for c in counts):
-        raise ValueError(
+        raise UserError(
             f"`{name}` must be a sequence of integers from 1 to {limit}. "
             f"Received: {name}={values!r}"
         )

@@ -20,7 +20,7 @@ def start(width: float, height: float):
 
 
 def save(figure, path) -> None:
-    """Writes a figure; the file appears whole or not at all."""
+    """Write a figure; the file appears whole or not at all."""
     kind = pathlib.Path(path).suffix.removeprefix(".") or "png"
     with replacing(path, "the picture") as file:
         figure.savefig(file, dpi=150, facecolor="white", format=kind)
@@ -33,7 +33,7 @@ def plain(text: str) -> str:
 
 
 def finish(axes, title: str = "") -> None:
-    """Gives axes their title and takes the frame and the ticks away."""
+    """Give axes their title and take the frame and the ticks away."""
     if title:
         axes.set_title(title, loc="left", color=INK, weight="bold", fontsize=13, pad=10)
     for side in axes.spines.values():
@@ -49,7 +49,7 @@ def stack_bars(
     colors: dict[str, str],
     describe: Callable[[float], str],
 ) -> None:
-    """Draws a stacked bar for each name, the first on top.
+    """Draw a stacked bar for each name, the first on top.
 
     Args:
         axes: Where to.
@@ -78,7 +78,7 @@ def stack_bars(
 
 
 def put_legend_below(figure, columns: int, handles=None) -> None:
-    """Puts a legend below everything, for as many columns as have room.
+    """Put a legend below everything, for as many columns as have room.
 
     Args:
         figure: The figure.

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from pipelines.criteo.diagnosis import explain
-from pipelines.whole_files import disk
+from pipelines.runtime import UserError, disk
 
 HEADER = "path\tline\treason\tnum_bytes\trow\n"
 MAX_ROW_BYTES = 1024
@@ -17,7 +17,7 @@ _HEADER_LINE = re.compile(r":1: the label must be 0 or 1, found '[A-Za-z_]")
 _OTHER_FILE = "Most rows are bad: is it a file of another layout?"
 
 
-class BadRowsError(ValueError):
+class BadRowsError(UserError):
     """Too many rows of a data set are bad.
 
     Attributes:
@@ -28,7 +28,7 @@ class BadRowsError(ValueError):
 
 
 class Quarantine:
-    r"""Where bad rows go instead of into a batch.
+    r"""A file and a count of bad rows, which do not get into a batch.
 
     Every line counts once, however often its file is read: a second epoch neither
     counts nor writes it again. One object may serve several data sets.
@@ -39,7 +39,7 @@ class Quarantine:
     .encode("latin-1")` gives them back).
 
     Args:
-        path: File for the bad rows, started anew; there is none while there are no
+        path: File for the bad rows, overwritten; there is none while there are no
             bad rows. `None`: they are only counted.
         max_bad_share: Largest allowed share of bad rows, from 0 (none) to 1 (any
             number). It is judged as soon as 10,000 rows have been read, and at
@@ -68,7 +68,7 @@ class Quarantine:
         self, path: str | os.PathLike | None = None, max_bad_share: float = 1e-4
     ):
         if not 0 <= max_bad_share <= 1:
-            raise ValueError(
+            raise UserError(
                 "`max_bad_share` must be a share from 0 to 1. "
                 f"Received: max_bad_share={max_bad_share!r}"
             )
@@ -85,10 +85,10 @@ class Quarantine:
 
     @classmethod
     def resume(cls, path, max_bad_share: float, state: dict) -> "Quarantine":
-        """Goes on with what another object had taken note of when it gave its state.
+        """Resume from the state of another object.
 
         Args:
-            path: Its file; what was written to it later is cut off.
+            path: Its file; anything written to it later is removed.
             max_bad_share: As of the class.
             state: From `state`.
 
@@ -105,14 +105,13 @@ class Quarantine:
         if not state["num_bytes"]:
             _remove_old(quarantine.path)
         elif not _cut_off(quarantine.path, state["num_bytes"]):
-            raise ValueError(
-                f"{path}: was removed or changed since this work was begun. Start it "
-                "afresh."
+            raise UserError(
+                f"{path}: was removed or changed since this work started. Start over."
             )
         return quarantine
 
     def state(self) -> dict:
-        """What `resume` needs, JSON-safe; the file up to there is on the disk."""
+        """Return the state for `resume`, JSON-safe; the file so far is on the disk."""
         with self._lock:
             num_bytes = 0
             if self.num_bad and self.path is not None:
@@ -136,7 +135,7 @@ class Quarantine:
         num_lines: int,
         bad_lines: Sequence[tuple[int, bytes, str]],
     ) -> None:
-        """Takes note of a block of lines.
+        """Take note of a block of lines.
 
         Args:
             path: File of the block.
@@ -159,7 +158,7 @@ class Quarantine:
             self.check()
 
     def check(self) -> None:
-        """Judges the share of bad rows.
+        """Judge the share of bad rows.
 
         Raises:
             BadRowsError: If too many of the rows seen so far are bad.
@@ -167,17 +166,16 @@ class Quarantine:
         if self.num_bad > self.max_bad_share * self.num_rows:
             lines = self._summary()
             share = f"{min(1.0, 2 * self.num_bad / self.num_rows):.2g}"
-            advice = f"To leave them out, allow a larger share: max_bad_share={share}."
-            option = f"To leave them out, allow a larger share: --max-bad-share {share}"
+            advice = f"To leave them out, allow more of them: `max_bad_share={share}`."
             if self.num_bad * 2 > self.num_rows:  # not a row here and there
-                advice = option = explain(self._bad_path) or _OTHER_FILE
+                advice = explain(self._bad_path) or _OTHER_FILE
             elif all(_HEADER_LINE.search(place) for place in self._places):
-                advice = option = (
+                advice = (
                     "The first line is a header: remove it, for instance with tail -n "
                     "+2."
                 )
             error = BadRowsError("\n".join([*lines, advice]))
-            error.one_line = f"{lines[0]} First: {lines[1].strip()[:160]}. {option}"
+            error.one_line = f"{lines[0]} First: {lines[1].strip()[:160]}. {advice}"
             if self.path is not None:
                 error.one_line += f" All of them: {self.path}"
             raise error
@@ -231,7 +229,7 @@ def _remove_old(path):
     if os.path.getsize(path):
         with open(path, "rb") as file:
             if file.read(len(HEADER)) != HEADER.encode():
-                raise ValueError(
+                raise UserError(
                     f"{path}: not a file of bad rows, so it is not overwritten. "
                     "Remove it, or name another `path`."
                 )

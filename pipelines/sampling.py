@@ -2,11 +2,13 @@
 
 import numpy as np
 
+from pipelines.runtime import UserError
+
 SPLIT_STREAM, _NEGATIVES_STREAM = 1, 2
 
 
 class NegativeSampling:
-    """Keeps every click, and a share of the rows without one.
+    """Keep every click, and a share of the rows without one.
 
     Whether a row is kept is a function of its position, its label and the seed alone:
     the same rows in every epoch, with any number of workers, after any restart.
@@ -42,7 +44,7 @@ class NegativeSampling:
     def __init__(self, rate: float, seed: int = 0):
         check_rate(rate)
         if seed < 0:
-            raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
+            raise UserError(f"`seed` must not be negative. Received: seed={seed}")
         self.rate, self.seed = rate, seed
         self._left_out = {}
 
@@ -51,7 +53,7 @@ class NegativeSampling:
         return sum(list(self._left_out.values()))  # readers may be at work
 
     def keep(self, file: int, numbers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Tells which rows are kept.
+        """Tell which rows are kept.
 
         Args:
             file: Position of their file among all files.
@@ -65,7 +67,7 @@ class NegativeSampling:
         return (labels != 0) | (draws < self.rate)
 
     def record(self, file: int, first: int, num_left_out: int) -> None:
-        """Takes note of how many rows of a block were left out.
+        """Take note of how many rows of a block were left out.
 
         Args:
             file: Position of its file.
@@ -76,13 +78,13 @@ class NegativeSampling:
 
 
 def check_rate(rate: float) -> None:
-    """Raises unless a `negative_sampling_rate` is above 0 and at most 1.
+    """Raise unless a `negative_sampling_rate` is above 0 and at most 1.
 
     Raises:
         ValueError: If it is not.
     """
     if not 0 < rate <= 1:
-        raise ValueError(
+        raise UserError(
             "`negative_sampling_rate` must be above 0 and at most 1, the share of rows "
             f"without a click that is kept. Received: negative_sampling_rate={rate}"
         )

@@ -5,6 +5,7 @@ import ast
 import doctest
 import fnmatch
 import importlib
+import json
 import pathlib
 import pkgutil
 import re
@@ -159,6 +160,89 @@ def test_docstrings_start_with_a_verb_or_a_noun(path):
             assert "As of `" not in text, where
 
 
+def packages_of(top):
+    """The public names of each package: what its `__init__` lists, nothing else."""
+    for path in sources(top):
+        if path.name == "__init__.py":
+            name = ".".join(path.relative_to(ROOT).parent.parts)
+            yield name, getattr(importlib.import_module(name), "__all__", ())
+
+
+def private_uses(code, top):
+    """Names of a package that no `__init__` of it lists, as `code` uses them."""
+    public = dict(packages_of(top))
+    for node in ast.walk(ast.parse(code)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names if a.name not in public]
+        elif isinstance(node, ast.ImportFrom) and node.module in public:
+            listed = public[node.module]
+            names = [a.name for a in node.names if a.name not in listed]
+            names = [f"{node.module}.{name}" for name in names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        elif isinstance(node, ast.Attribute):
+            package, _, name = ast.unparse(node).rpartition(".")
+            if name not in public.get(package, [name]) and not name.startswith("__"):
+                names = [f"{package}.{name}"]
+        yield from (name for name in names if name.split(".")[0] == top)
+
+
+def code_of(path):
+    """The Python in a file: a module, a notebook's cells, a page's blocks."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        codes = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+        codes = [re.sub(r"(?m)^[%!].*$", "", code) for code in codes]
+    elif path.suffix == ".md":
+        codes = re.findall(r"```python\n(.*?)```", text, re.S)
+        codes = [re.sub(r"(?m)^(>>>|\.\.\.) ?", "", code) for code in codes]
+    else:
+        codes = [text]
+    return codes
+
+
+def users(*patterns):
+    paths = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    return sorted(path for path in paths if "api" not in path.parts)
+
+
+@pytest.mark.parametrize(
+    "top, path",
+    [
+        *(
+            ("tf_dlrm", path)
+            for path in users(
+                "pipelines/**/*.py",
+                "benchmarks/**/*.py",
+                "**/*.md",
+                "notebooks/*.ipynb",
+            )
+        ),
+        *(("pipelines", path) for path in users("notebooks/*.ipynb")),
+    ],
+    ids=lambda value: str(value).removeprefix(f"{ROOT}/"),
+)
+def test_public_means_public(top, path):
+    for code in code_of(path):
+        used = list(private_uses(code, top))
+        assert not used, f"{path} uses names that no __init__ lists: {used}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tf_dlrm.training.step",
+        "from tf_dlrm.training.step import TrainStep",
+        "from tf_dlrm import inputs",
+        "import tf_dlrm; tf_dlrm.training.keras_hooks.build_metrics",
+    ],
+)
+def test_private_names_are_noticed(code):
+    assert list(private_uses(code, "tf_dlrm"))
+
+
 def modules():
     for package in (tf_dlrm, pipelines):
         yield package.__name__
@@ -181,3 +265,23 @@ def test_files_say_what_they_are_and_stay_small(package):
         text = path.read_text()
         assert ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
         assert text.count("\n") <= 400, f"{path}: is there a second idea in it?"
+
+
+COMMANDS = ("commands", "cli.py", "demonstration.py", "named")
+
+
+@pytest.mark.parametrize("path", sources("pipelines"), ids=lambda p: p.stem)
+def test_only_commands_speak_of_flags_and_docstrings_do_not_ask(path):
+    tree = ast.parse(path.read_text())
+    statements = [n.value for n in ast.walk(tree) if isinstance(n, ast.Expr)]
+    texts = {n for n in statements if isinstance(getattr(n, "value", 0), str)}
+    for text in texts:
+        start = re.match(r"(What|Whether|Where|How|Which|As of)\b", text.value)
+        assert not start, f"{path}:{text.lineno}: {text.value[:60]}"
+    if set(COMMANDS) & set(path.relative_to(ROOT).parts):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node not in texts:
+            words = re.sub(r"tf-dlrm [^,;`]*", "", str(node.value))
+            flags = re.findall(r"(?<![\w-])--[a-z][a-z-]*", words)
+            assert not flags, f"{path}:{node.lineno} speaks of {flags} to a function"

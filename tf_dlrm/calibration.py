@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from tf_dlrm.runtime.errors import UserError
+
 
 def check_rate(rate: float) -> float:
     """Return a valid `negative_sampling_rate` as a float.
@@ -10,7 +12,7 @@ def check_rate(rate: float) -> float:
         ValueError: If it is not above 0 and at most 1.
     """
     if not 0 < rate <= 1:
-        raise ValueError(
+        raise UserError(
             "`negative_sampling_rate` must be above 0 and at most 1, the share of rows "
             "without a click that is trained on. Received: "
             f"negative_sampling_rate={rate!r}"

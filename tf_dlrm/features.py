@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tf_dlrm.runtime import initializers
+from tf_dlrm.runtime.errors import UserError
 
 COMBINERS = ("sum", "mean", "sqrtn")
 NUM_CRITEO_INTEGERS = 13
@@ -16,7 +17,7 @@ NUM_CRITEO_CATEGORICALS = 26
 
 def _check_name(kind: str, name: Any) -> str:
     if not isinstance(name, str) or not name or "/" in name:
-        raise ValueError(
+        raise UserError(
             f"{kind} must be a non-empty string without '/'. Received: {name!r}"
         )
     return name
@@ -25,7 +26,7 @@ def _check_name(kind: str, name: Any) -> str:
 def _check_count(argument: str, value: Any, table: str) -> int:
     is_count = hasattr(value, "__index__") and not isinstance(value, bool)
     if not is_count or int(value) < 1:
-        raise ValueError(
+        raise UserError(
             f"`{argument}` of table '{table}' must be a positive integer. "
             f"Received: {argument}={value!r}"
         )
@@ -81,13 +82,13 @@ class EmbeddingTable:
             for argument in ("vocabulary_size", "embedding_dim")
         }
         if self.combiner not in COMBINERS:
-            raise ValueError(
+            raise UserError(
                 f"`combiner` of table '{self.name}' must be one of {COMBINERS}. "
                 f"Received: combiner={self.combiner!r}"
             )
         features = (self.name,) if self.features is None else self.features
         if isinstance(features, str) or not features:
-            raise ValueError(
+            raise UserError(
                 f"`features` of table '{self.name}' must be a non-empty sequence of "
                 f"names, or None. Received: features={features!r}"
             )
@@ -162,12 +163,12 @@ class FeatureSpec:
 
     def __post_init__(self) -> None:
         if isinstance(self.dense, str):
-            raise ValueError(
+            raise UserError(
                 "`dense` must be a sequence of feature names. "
                 f"Received: dense={self.dense!r}"
             )
         if isinstance(self.tables, EmbeddingTable) or not self.tables:
-            raise ValueError(
+            raise UserError(
                 "`tables` must be a non-empty sequence of EmbeddingTable. "
                 f"Received: tables={self.tables!r}"
             )
@@ -227,7 +228,7 @@ class FeatureSpec:
             return cls(dense, [shared])
         sizes = list(vocabulary_sizes)
         if len(sizes) != NUM_CRITEO_CATEGORICALS:
-            raise ValueError(
+            raise UserError(
                 "`vocabulary_sizes` must have one size for each of the "
                 f"{NUM_CRITEO_CATEGORICALS} categorical columns C1 .. C26. "
                 f"Received: {len(sizes)} sizes"
@@ -264,7 +265,7 @@ class FeatureSpec:
 def _check_unique(kind: str, names: Sequence[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(
+        raise UserError(
             f"Each {kind} must be named once in a FeatureSpec. Received twice: "
             f"{', '.join(repeated)}"
         )

@@ -1,4 +1,4 @@
-"""What takes part: this package and its peers, each in a process of its own."""
+"""Arms of a benchmark: this package and its peers, each in a process of its own."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ import sys
 
 import pipelines
 from pipelines.benchmark.jobs import Job
+from pipelines.runtime import UserError
 
 NOT_INSTALLED = "not installed"
 _SECONDS_ALLOWED = 1800  # beyond the time that is measured: big tables take long
@@ -54,7 +55,7 @@ class Arm:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this is an arm of this package."""
+        """True for an arm of this package."""
         return self.name.startswith("ours")
 
 
@@ -104,9 +105,9 @@ def peers_folder() -> pathlib.Path:
     """
     folder = pathlib.Path(pipelines.__file__).parents[1] / "benchmarks" / "peers"
     if not (folder / "common.py").is_file():
-        raise ValueError(
-            "--peers needs the folder benchmarks/peers, which only the repository has: "
-            "clone it and install with pip install -e ."
+        raise UserError(
+            "`peers=True` needs the folder benchmarks/peers, which only the repository "
+            "has: clone it and install with pip install -e ."
         )
     return folder
 
@@ -117,7 +118,7 @@ def _interpreters(python):
 
 @functools.cache
 def _has(python, modules):
-    """Whether an interpreter finds all of these modules."""
+    """Return whether an interpreter finds all of these modules."""
     program = (
         "import importlib.util, sys; "
         "sys.exit(any(importlib.util.find_spec(m) is None for m in sys.argv[1:]))"
@@ -126,14 +127,14 @@ def _has(python, modules):
         command = [python, "-c", program, *modules]
         return not subprocess.run(command, capture_output=True).returncode
     except OSError as error:
-        raise ValueError(
-            f"--peer-python must be a Python interpreter. Received: {python} "
+        raise UserError(
+            f"`peer_python` must be a Python interpreter. Received: {python} "
             f"({error.strerror})"
         ) from None
 
 
 def run_arm(arm: Arm) -> dict:
-    """Runs an arm once.
+    """Run an arm once.
 
     Args:
         arm: One that is not absent.

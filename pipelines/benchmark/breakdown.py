@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, from TensorFlow's own trace of it."""
+"""The time of a training step by operation, from TensorFlow's own trace."""
 
 import collections
 import heapq
@@ -59,7 +59,7 @@ def categorize(operation: str) -> str:
 def split_time(
     events: Iterable[tuple[float, float, int, str]], start: float, end: float
 ) -> dict[str, float]:
-    """Divides a stretch of wall time among what ran in it.
+    """Divide a stretch of wall time among what ran in it.
 
     At each moment the innermost operation of each thread runs; threads that work at
     the same time share that moment equally. A moment with none is `IDLE`.

@@ -20,7 +20,7 @@ PARTS = {
 
 
 def draw_summary(summary: dict, path) -> None:
-    """Draws samples/s by arm or, for the scaling workload, ms against rows."""
+    """Draw samples/s by arm or, for the scaling workload, ms against rows."""
     draw = _draw_lines if "optimizers" in summary else _draw_bars
     draw(summary, path)
 
@@ -52,9 +52,9 @@ def _draw_lines(summary, path):
     sizes = {describe_rows(rows): rows for rows in SCALING_ROWS}
     figure, axes = _start(8, 4.2)
     highest = 0
-    for color, (name, found) in zip(LINES, summary["optimizers"].items()):
-        rows = [sizes[size] for size in found["ms"]]
-        times = list(found["ms"].values())
+    for color, (name, figures) in zip(LINES, summary["optimizers"].items()):
+        rows = [sizes[size] for size in figures["ms"]]
+        times = list(figures["ms"].values())
         axes.plot(rows, times, "o-", color=color, label=name, linewidth=2)
         highest = max(highest, *times, 0)
     axes.set_xscale("log")
@@ -69,23 +69,24 @@ def _draw_lines(summary, path):
     _save(figure, summary, path)
 
 
-def draw_breakdown(found: dict[str, dict], job, path) -> None:
-    """Draws a stacked bar for each arm: shares of a step by operation.
+def draw_breakdown(breakdowns: dict[str, dict], job, path) -> None:
+    """Draw a stacked bar for each arm: shares of a step by operation.
 
     Args:
-        found: Breakdowns by arm, as `breakdown.read_trace` returns them.
+        breakdowns: By arm, as `breakdown.read_trace` returns them.
         job: What was profiled.
         path: File to write.
     """
-    figure, axes = _start(9, 1.9 + 0.75 * len(found))
+    figure, axes = _start(9, 1.9 + 0.75 * len(breakdowns))
     shares = {
-        part: [100 * each["share"][part] for each in found.values()] for part in PARTS
+        part: [100 * step["share"][part] for step in breakdowns.values()]
+        for part in PARTS
     }
     pictures.stack_bars(
-        axes, list(found), shares, PARTS, lambda x: f"{x:.0f}%" if x >= 4 else ""
+        axes, list(breakdowns), shares, PARTS, lambda x: f"{x:.0f}%" if x >= 4 else ""
     )
-    for i, each in enumerate(found.values()):
-        whole = sum(each["ms_per_step"].values())
+    for i, step in enumerate(breakdowns.values()):
+        whole = sum(step["ms_per_step"].values())
         axes.text(101, i, f"{whole:,.1f} ms", va="center", color=INK, weight="bold")
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")

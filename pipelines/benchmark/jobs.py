@@ -1,4 +1,4 @@
-"""How something is measured: one `Job` is the JSON argument of one process."""
+"""`Job`: one measurement, the JSON argument of one process."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipelines.benchmark.workloads import Workload
+from pipelines.runtime import UserError
 
 MODES = ("train", "inference")
 OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl")
@@ -25,8 +26,8 @@ class Job:
         batch_size: Rows of a batch.
         optimizer: One of `OPTIMIZERS`, for `"train"`.
         precision: `"float32"` or `"bfloat16"` (compute; weights are float32).
-        jit_compile: As of `compile`: `"auto"`, `True` or `False`.
-        steps_per_execution: As of `compile`.
+        jit_compile: For `compile`: `"auto"`, `True` or `False`.
+        steps_per_execution: For `compile`.
         seconds: Time to measure, after the warm-up.
         steps: Steps of a training to measure in place of `seconds`, for the time that
             all of them take; `None`: by time.
@@ -66,7 +67,7 @@ class Job:
             ("jit_compile", ("auto", True, False)),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(
+                raise UserError(
                     f"`{name}` must be one of {allowed}. Received: "
                     f"{name}={getattr(self, name)!r}"
                 )
@@ -79,9 +80,9 @@ class Job:
         ):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+                raise UserError(f"`{name}` must be positive. Received: {name}={value}")
         if self.steps is not None and self.steps % self.steps_per_execution:
-            raise ValueError(
+            raise UserError(
                 "`steps` must be a multiple of steps_per_execution. Received: "
                 f"steps={self.steps}, steps_per_execution={self.steps_per_execution}"
             )

@@ -21,7 +21,7 @@ _PROFILED_STEPS = 20
 
 
 def measure(job: Job) -> dict:
-    """Builds the model of a job, runs it and reports.
+    """Build the model of a job, run it and report.
 
     Args:
         job: What to measure.
@@ -286,7 +286,7 @@ def _profile(model, dataset, job):
 
 
 def main(arguments=None) -> None:
-    """Measures the job that is the one argument and prints the result."""
+    """Measure the job that is the one argument and print the result."""
     (text,) = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     job = Job.from_json(text)

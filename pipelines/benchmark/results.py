@@ -99,7 +99,7 @@ def _compare(lines, arm, precision):
 
 
 def summarize_scaling(lines: Sequence[dict], job: Job) -> dict:
-    """What a step costs as tables grow: ms by optimizer and rows, and ratios.
+    """Return the cost of a step as tables grow: ms by optimizer and rows, and ratios.
 
     Args:
         lines: What `runner.run_rounds` returned, arms named as `scaling_jobs` does.
@@ -114,7 +114,7 @@ def summarize_scaling(lines: Sequence[dict], job: Job) -> dict:
     sizes = [describe_rows(rows) for rows in SCALING_ROWS]
     optimizers = {}
     for optimizer in OPTIMIZERS:
-        found = {"ms": {}, "extra_mb": {}, "ratios": {}}
+        figures = {"ms": {}, "extra_mb": {}, "ratios": {}}
         by_round = {}
         for size in sizes:
             own = arms.get(f"ours {optimizer} {size}", [])
@@ -122,8 +122,8 @@ def summarize_scaling(lines: Sequence[dict], job: Job) -> dict:
             if not good:
                 continue
             by_round[size] = {line["round"]: line["ms_per_step_p50"] for line in good}
-            found["ms"][size] = statistics.median(by_round[size].values())
-            found["extra_mb"][size] = round(
+            figures["ms"][size] = statistics.median(by_round[size].values())
+            figures["extra_mb"][size] = round(
                 statistics.median(
                     line["peak_rss_mb"] - line["table_mb"] - line["state_mb"]
                     for line in good
@@ -135,9 +135,9 @@ def summarize_scaling(lines: Sequence[dict], job: Job) -> dict:
             ratios = [b[number] / a[number] for number in a if number in b]
             if ratios:
                 name = f"{large}/{small}"
-                found["ratios"][name] = round(statistics.median(ratios), 4)
-        if found["ms"]:
-            optimizers[optimizer] = found
+                figures["ratios"][name] = round(statistics.median(ratios), 4)
+        if figures["ms"]:
+            optimizers[optimizer] = figures
     return {
         "kind": "summary",
         "workload": "scaling",
@@ -166,12 +166,12 @@ def make_table(summary: dict) -> tuple[list[str], list[list[str]]]:
             continue
         digits = {"ms_per_step_p50": 3, "ms_per_step_p90": 3}
         cells = [f"{values[c]:,.{digits.get(c, 0)}f}" for c in _COLUMNS]
-        known = {
+        ratios = {
             r["peer_precision"]: r["median"]
             for r in summary["ratios"]
             if r["arm"] == name
         }
-        cells += [f"{known[p]:.2f}" if p in known else "" for p in precisions]
+        cells += [f"{ratios[p]:.2f}" if p in ratios else "" for p in precisions]
         late = f" (failed: {values['failed']})" if "failed" in values else ""
         rows.append([name + late, *cells])
     return headings, rows
@@ -183,10 +183,10 @@ def _scaling_table(summary):
     headings = ["optimizer", *(f"ms {s}" for s in sizes), *pairs]
     headings += [f"extra MB {s}" for s in sizes]
     rows = []
-    for name, found in summary["optimizers"].items():
-        cells = [_cell(found["ms"].get(s), 3) for s in sizes]
-        cells += [_cell(found["ratios"].get(p), 2) for p in pairs]
-        cells += [_cell(found["extra_mb"].get(s), 0) for s in sizes]
+    for name, figures in summary["optimizers"].items():
+        cells = [_cell(figures["ms"].get(s), 3) for s in sizes]
+        cells += [_cell(figures["ratios"].get(p), 2) for p in pairs]
+        cells += [_cell(figures["extra_mb"].get(s), 0) for s in sizes]
         rows.append([name, *cells])
     for name, values in summary["arms"].items():
         if "failed" in values:
@@ -221,7 +221,7 @@ def to_markdown(table, summary: dict) -> str:
 
 
 def print_table(summary: dict) -> None:
-    """Prints a summary's table on the terminal."""
+    """Print a summary's table on the terminal."""
     import rich.box
     import rich.console
     import rich.table

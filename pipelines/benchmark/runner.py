@@ -14,7 +14,8 @@ from pipelines.benchmark.workloads import (
     describe_rows,
     scaling_workload,
 )
-from pipelines.whole_files import locks, write_text
+from pipelines.runtime import locks
+from pipelines.whole_files import write_text
 
 SPARE_BYTES = 2**30  # what a process needs beside tables and their state
 BUSY_CORES = 0.2  # from here on a round is marked as disturbed
@@ -26,7 +27,7 @@ def run_rounds(
     keep: Callable[[dict], None] = lambda line: None,
     show: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Runs all arms, then all again: what disturbs a machine meets all alike.
+    """Run all arms, then all again: what disturbs a machine meets all alike.
 
     Args:
         arms: Who takes part. An arm that failed is not tried again.
@@ -73,7 +74,7 @@ def run_rounds(
 
 
 def _run_watched(arm):
-    """Runs an arm; `other_cores` is how many cores others kept busy meanwhile.
+    """Run an arm; `other_cores` is how many cores others kept busy meanwhile.
 
     OpenMP's barriers make a peer many times slower on a shared core, so that a ratio
     of such a round says nothing.
@@ -106,7 +107,7 @@ def run_benchmark(
     profiled: Sequence[Arm] = (),
     show: Callable[[str], None] = print,
 ) -> dict:
-    """Measures and writes results.jsonl, table.md, chart.png and, if asked, breakdowns.
+    """Measure and write results.jsonl, table.md, chart.png and, if asked, breakdowns.
 
     Args:
         arms: Who takes part.

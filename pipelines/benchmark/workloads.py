@@ -1,10 +1,12 @@
-"""What is measured: model shapes and random batches for them. No TensorFlow here."""
+"""Workloads: model shapes and random batches for them. No TensorFlow here."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 
 import numpy as np
+
+from pipelines.runtime import UserError
 
 KAGGLE_TABLE_SIZES = (
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194,
@@ -47,16 +49,16 @@ class Workload:
             values = tuple(int(value) for value in getattr(self, name))
             object.__setattr__(self, name, values)
             if not values or min(values) < 1:
-                raise ValueError(
+                raise UserError(
                     f"`{name}` must be positive integers. Received: {name}={values}"
                 )
         for name in ("num_dense", "embedding_dim", "max_hotness"):
             if getattr(self, name) < 1:
-                raise ValueError(
+                raise UserError(
                     f"`{name}` must be positive. Received: {getattr(self, name)}"
                 )
         if self.bottom_mlp_dims[-1] != self.embedding_dim:
-            raise ValueError(
+            raise UserError(
                 "`bottom_mlp_dims` must end in `embedding_dim`. Received: "
                 f"bottom_mlp_dims={self.bottom_mlp_dims}, "
                 f"embedding_dim={self.embedding_dim}"
@@ -64,7 +66,7 @@ class Workload:
 
     @property
     def is_one_hot(self) -> bool:
-        """Whether each feature has one id in each row."""
+        """True if each feature has one id in each row."""
         return self.max_hotness == 1
 
     @property

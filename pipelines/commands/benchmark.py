@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 from typing import Literal
 
+from pipelines.runtime import UserError
+
 
 @dataclasses.dataclass
 class Benchmark:
@@ -16,7 +18,7 @@ class Benchmark:
     """kaggle: 26 one-hot tables of 33.8M rows in all; paper_single_socket: 8 tables of
     1M rows, bags of 1 to 100 ids; scaling: one table of 10k to 100M rows."""
     mode: Literal["train", "inference"] = "train"
-    """What is measured."""
+    """Training or inference."""
     batch_size: int = 2048
     """Rows of a batch."""
     optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"] = "sgd"
@@ -51,7 +53,7 @@ class Benchmark:
     """Only print what would happen."""
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         arms, profiled, skipped = self._arms()
         lines = [f"skip {line}" for line in skipped]
         for arm in arms:
@@ -86,7 +88,7 @@ class Benchmark:
         results.print_table(summary)
         print(f"{self.out}: results.jsonl, table.md, chart.png")
         if not any("samples_per_s" in arm for arm in summary["arms"].values()):
-            raise ValueError("no arm gave a result; the table says why.")
+            raise UserError("no arm gave a result; the table says why.")
 
     def _arms(self):
         """Arms, those of them to profile, and why others are skipped."""
@@ -146,21 +148,21 @@ class Benchmark:
     def _check(self):
         out = pathlib.Path(self.out)
         if out.exists() and not out.is_dir():
-            raise ValueError(f"--out {out} is a file; name a folder.")
+            raise UserError(f"--out {out} is a file; name a folder.")
         for name in ("rounds", "batch_size", "steps_per_execution", "seconds"):
             if not getattr(self, name) > 0:
                 option = name.replace("_", "-")
-                raise ValueError(
+                raise UserError(
                     f"--{option} must be positive. Received: {getattr(self, name)}"
                 )
         if self.peer_python and not self.peers:
-            raise ValueError("--peer-python goes with --peers.")
+            raise UserError("--peer-python goes with --peers.")
         if self.steps is not None and self.peers:
-            raise ValueError("--steps does not go with --peers: they go by time.")
+            raise UserError("--steps does not go with --peers: they go by time.")
         if self.devices and min(self.devices) < 2:
-            raise ValueError(f"--devices must be 2 or more. Received: {self.devices}")
+            raise UserError(f"--devices must be 2 or more. Received: {self.devices}")
         if self.devices and self.workload == "scaling":
-            raise ValueError("--devices does not go with --workload scaling.")
+            raise UserError("--devices does not go with --workload scaling.")
         if self.mode == "inference":
             training = {
                 "--devices": self.devices,
@@ -173,11 +175,11 @@ class Benchmark:
             }
             wrong = [option for option, given in training.items() if given]
             if wrong:
-                raise ValueError(f"{wrong[0]} goes with --mode train.")
+                raise UserError(f"{wrong[0]} goes with --mode train.")
         if self.workload == "scaling":
             for option, given in {
                 "--peers": self.peers,
                 "--profile": self.profile,
             }.items():
                 if given:
-                    raise ValueError(f"{option} does not go with --workload scaling.")
+                    raise UserError(f"{option} does not go with --workload scaling.")

@@ -1,11 +1,14 @@
 """`tf-dlrm demo` and `runs`: a first look."""
 
 import dataclasses
+from typing import ClassVar
 
 
 @dataclasses.dataclass
 class Demo:
     """The whole job on generated data, from rows to a served prediction."""
+
+    parameters: ClassVar = {"num_rows": "rows"}
 
     out: str = "runs/demo"
     """Folder for everything it makes."""
@@ -17,7 +20,7 @@ class Demo:
     """Only print what would happen."""
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         return [
             f"generate {self.rows:,} rows to train on, and as many as a tenth to "
             f"validate and to test, in {self.out}/data",
@@ -26,10 +29,10 @@ class Demo:
         ]
 
     def run(self) -> None:
-        """Runs the demo."""
-        from pipelines.runs import demo
+        """Run the demo."""
+        from pipelines import demonstration
 
-        demo.run(self.out, self.rows, self.seed)
+        demonstration.run(self.out, self.rows, self.seed)
 
 
 @dataclasses.dataclass

@@ -2,13 +2,13 @@
 
 import dataclasses
 import pathlib
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
 from pipelines.commands.shared import Files, check_output, describe_input, read_truth
-from pipelines.runs.layout import RunFiles
-from pipelines.runs.report import print_metrics
+from pipelines.runs.printing import print_metrics
+from pipelines.runs.run_files import RunFiles
 
 
 @dataclasses.dataclass
@@ -19,6 +19,12 @@ class Evaluate:
     here must be all.
     """
 
+    parameters: ClassVar = {
+        "columns": "slices",
+        "min_rows": "min_slice_rows",
+        "paths": "input",
+    }
+
     model: str
     """Folder of the run."""
     input: Files
@@ -26,7 +32,7 @@ class Evaluate:
     which: Literal["saved", "best", "last"] = "saved"
     """Model to measure: the one that the run saved as its own, its best or its last."""
     split: str = "test"
-    """Which split of a prepared folder."""
+    """Split of a prepared folder."""
     output: str | None = None
     """JSON file for the metrics; None: MODEL/evaluation.json, with --which best or last
     MODEL/evaluation_best.json or _last.json. Beside it come
@@ -55,7 +61,7 @@ class Evaluate:
         return pathlib.Path(self._output()).with_suffix("").as_posix() + ending
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         lines = [
             f"evaluate {self.model} on {describe_input(self._check())}",
             f"write {self._output()}, {self._beside('_reliability.csv')} and .png",
@@ -68,14 +74,14 @@ class Evaluate:
         return lines
 
     def _make_slices(self):
-        from pipelines.runs.slices import SlicedEvaluation
+        from pipelines.evaluation.slices import SlicedEvaluation
 
-        found = SlicedEvaluation(self.slices, self.group, self.min_slice_rows)
-        return found if self.slices or self.group else None
+        evaluation = SlicedEvaluation(self.slices, self.group, self.min_slice_rows)
+        return evaluation if self.slices or self.group else None
 
     def _check(self):
         from pipelines.files import expand_paths
-        from pipelines.runs.data import find_records
+        from pipelines.log_data import find_records
         from pipelines.runs.folder import RunFolder
 
         self._make_slices()
@@ -89,15 +95,15 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluates."""
-        from pipelines.whole_files import locks
+        from pipelines.runtime import locks
 
         paths = self._check()
         with locks.locked_file(self._output()):
             self._run(paths)
 
     def _run(self, paths):
+        from pipelines.evaluation import evaluate, reliability
         from pipelines.quarantine import Quarantine
-        from pipelines.runs import job, reliability
         from pipelines.runs.folder import RunFolder, write_json
 
         truth = read_truth(paths)
@@ -107,7 +113,7 @@ class Evaluate:
         bad_rows = f"{self._output()}.bad_rows.tsv"
         quarantine = Quarantine(bad_rows, self.max_bad_share)
         slices = self._make_slices()
-        results = job.evaluate(
+        results = evaluate(
             model,
             parser,
             paths,
@@ -117,23 +123,23 @@ class Evaluate:
         )
         if truth and truth["num_rows"] != results["num_rows"]:
             truth = None
-        found = reliability.of_model(model)
-        results |= found.describe()
-        besides = {"best_possible": truth, "input": paths, "which": self.which}
-        besides |= slices.describe() if slices else {}
-        write_json(self._output(), results | besides)
+        diagram = reliability.of_model(model)
+        results |= diagram.describe()
+        facts = {"best_possible": truth, "input": paths, "which": self.which}
+        facts |= slices.describe() if slices else {}
+        write_json(self._output(), results | facts)
         print_metrics(results, truth)
-        self._write_reliability(found, results)
+        self._write_reliability(diagram, results)
         if slices:
             slices.print()
         if self.slices:
             slices.write_csv(self._beside("_slices.csv"))
             print(f"All slices: {self._beside('_slices.csv')}")
 
-    def _write_reliability(self, found, results):
-        from pipelines.runs import reliability_chart
+    def _write_reliability(self, diagram, results):
+        from pipelines.evaluation import reliability_chart
 
         table, picture = map(self._beside, ("_reliability.csv", "_reliability.png"))
-        found.write_csv(table)
-        reliability_chart.draw(found, results, picture)
-        print(f"Reliability, in {len(found.bins)} bins: {table}, {picture}")
+        diagram.write_csv(table)
+        reliability_chart.draw(diagram, results, picture)
+        print(f"Reliability, in {len(diagram.bins)} bins: {table}, {picture}")

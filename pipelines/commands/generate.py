@@ -3,9 +3,10 @@
 import dataclasses
 import os
 import pathlib
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.commands.shared import Files, check_output, describe_files
+from pipelines.runtime import UserError
 
 # Which options change which source; others are refused, since they would do nothing.
 _OPTIONS = {
@@ -31,10 +32,12 @@ class Generate:
     Beside the output, OUTPUT.json says what the best possible scores on it are.
     """
 
+    parameters: ClassVar = {"num_rows": "rows", "path": "output"}
+
     output: str
     """File to write, compressed if it ends in .gz; a folder for --format binary."""
     source: Literal["planted", "random", "trace"] = "planted"
-    """What the rows are like."""
+    """Kind of rows."""
     format: Literal["tsv", "binary"] = "tsv"
     """Criteo's text (13 dense and 26 sparse features), or records for training."""
     rows: int = 100_000
@@ -46,7 +49,7 @@ class Generate:
     click_rate: float | None = None
     """Mean click probability; None: 0.25 for planted, 0.5 for the others."""
     vocabulary_sizes: tuple[int, ...] | None = None
-    """Ids of each sparse feature; None: as Criteo Kaggle, or those of the profile."""
+    """Ids of each sparse feature; default: as Criteo Kaggle or the profile."""
     num_dense: int | None = None
     """random, trace: dense features; None: 13."""
     distribution: Literal["uniform", "normal"] | None = None
@@ -63,7 +66,7 @@ class Generate:
     """Only print what would happen."""
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         source = self._checked_source()
         last = self.first_row + self.rows
         numbered = f"rows {self.first_row:,} to {last:,} of seed {self.seed}"
@@ -83,7 +86,8 @@ class Generate:
     def run(self) -> None:
         """Generates."""
         from pipelines.progress import bar
-        from pipelines.whole_files import locks, write_text
+        from pipelines.runtime import locks
+        from pipelines.whole_files import write_text
 
         source = self._checked_source()
         write, options = source.write, {}
@@ -127,12 +131,12 @@ class Generate:
                 continue
             if name not in _OPTIONS[self.source]:
                 option = ("no-" if value is False else "") + name.replace("_", "-")
-                raise ValueError(
+                raise UserError(
                     f"--{option} has no effect with --source {self.source}."
                 )
             given[name] = value
         if self.rows_per_shard is not None and self.format == "tsv":
-            raise ValueError("--rows-per-shard has no effect with --format tsv.")
+            raise UserError("--rows-per-shard has no effect with --format tsv.")
         if len(given.get("hotness", ())) == 1:
             given["hotness"] = given["hotness"][0]
         if self.click_rate is not None:
@@ -142,7 +146,7 @@ class Generate:
         if self.source == "random":
             return synthetic.Random(seed=self.seed, **given)
         if self.profile is None:
-            raise ValueError(
+            raise UserError(
                 "--source trace needs --profile, the file that `tf-dlrm profile-trace` "
                 "makes of a log."
             )
@@ -158,15 +162,17 @@ class Generate:
             return
         folder = pathlib.Path(self.output)
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--output {folder} is a file; name a folder for binary.")
+            raise UserError(f"--output {folder} is a file; name a folder for binary.")
         if (folder / "manifest.json").exists():
-            raise ValueError(f"--output {folder} holds finished records already.")
+            raise UserError(f"--output {folder} holds finished records already.")
         check_output(self._report_path())
 
 
 @dataclasses.dataclass
 class ProfileTrace:
     """Measure how the ids of click logs come back, for `generate --source trace`."""
+
+    parameters: ClassVar = {"paths": "input"}
 
     input: Files
     """Labelled files (plain or .gz) or quoted patterns such as 'day_*.gz', in order."""
@@ -178,7 +184,7 @@ class ProfileTrace:
     """Only print what would happen."""
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         paths = self._paths()
         return [
             f"read {describe_files(paths)}",
@@ -189,8 +195,8 @@ class ProfileTrace:
         """Measures."""
         from pipelines.progress import bar
         from pipelines.quarantine import Quarantine
+        from pipelines.runtime import locks
         from pipelines.synthetic import profile_logs
-        from pipelines.whole_files import locks
 
         paths = self._paths()
         output = pathlib.Path(self.output)

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -13,13 +13,23 @@ from pipelines.commands.shared import (
     describe_input,
 )
 from pipelines.runs.config import RunConfig
-from pipelines.runs.report import describe_stalls, print_training
+from pipelines.runs.printing import describe_stalls, print_training
 from pipelines.runs.watching import Watching
+from pipelines.runtime import UserError
 
 
 @dataclasses.dataclass
 class Train:
     """Train a DLRM on click logs into a folder of its own."""
+
+    parameters: ClassVar = {
+        "train_paths": "train",
+        "valid_paths": "valid",
+        "num_devices": "devices",
+        "every_steps": "checkpoint_every_steps",
+        "every_minutes": "checkpoint_every_minutes",
+        "keep": "keep_checkpoints",
+    }
 
     train: Files
     """Labelled files to train on, or the folder that `prepare` wrote."""
@@ -33,7 +43,7 @@ class Train:
     """Take each file of --train for a day: train on it, and evaluate on the next day
     before it is trained on."""
     warm_start: str | None = None
-    """Folder of a finished run to go on from, with another vocabulary: rows of values
+    """Folder of a finished run to start from, with another vocabulary: rows of values
     in both are kept, with their state. Options start from those of that run."""
     vocabulary: str | None = None
     """vocabulary.tsv that `prepare` wrote; None: build one of the training files."""
@@ -47,16 +57,16 @@ class Train:
         Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"],
         tyro.conf.arg(name="plan"),
     ] = "auto"
-    """How tables are spread over several devices."""
+    """Strategy for spreading tables over several devices."""
     resume: bool = False
-    """Go on with the run in OUT where it was cut. Its own options are taken; --train
-    and others can be left out."""
+    """Resume the interrupted run in OUT with its own options; --train and others can
+    be left out."""
     checkpoint_every_steps: int | None = None
     """Steps between two checkpoints; None: by time, and at the ends of epochs."""
     checkpoint_every_minutes: float | None = 10.0
     """Minutes between two checkpoints; None: by steps, and at the ends of epochs."""
     keep_checkpoints: int = 2
-    """How many of the newest checkpoints are kept, and the best with --valid. When the
+    """Number of newest checkpoints to keep, and the best with --valid. When the
     run is done they are removed."""
     dry_run: bool = False
     """Only print what would happen."""
@@ -68,7 +78,7 @@ class Train:
     )
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         from pipelines.files import expand_paths
 
         self._check()
@@ -101,26 +111,27 @@ class Train:
             line = "evaluate on each file but the first, before it is trained on"
             lines.insert(1, line)
         if self.warm_start:
-            lines.insert(1, f"begin with what {self.warm_start} has learned")
+            lines.insert(1, f"start with what {self.warm_start} has learned")
         if self.resume:
-            lines.insert(0, f"go on with the run in {self.out}, if there is one")
+            lines.insert(0, f"resume the run in {self.out}, if there is one")
         if self.valid:
             lines.insert(1, f"validate on {describe_files(expand_paths(self.valid))}")
         return lines
 
     def _check(self):
         """Options that would be ignored are mistakes."""
+        from pipelines.log_data import find_records
         from pipelines.records import Manifest
         from pipelines.runs import get
-        from pipelines.runs.data import check_sampled_once, find_records
+        from pipelines.runs.data import check_sampled_once
 
         records = find_records(self.train)
         if records is not None:
             check_sampled_once(self.config, records, Manifest.load(records))
         if self.devices < 1:
-            raise ValueError(f"--devices must be positive. Received: {self.devices}")
+            raise UserError(f"--devices must be positive. Received: {self.devices}")
         if self.devices == 1 and self.placement != "auto":
-            raise ValueError(
+            raise UserError(
                 f"--plan {self.placement} has no effect on one device: name several "
                 "with --devices."
             )
@@ -130,7 +141,7 @@ class Train:
             check(self.config, self.train, self.valid)
         start = get(self.run_name)
         if self.warm_start:
-            from pipelines.runs.warm_start import check
+            from pipelines.runs.previous_run import check
 
             start = check(self.warm_start, self.config).read_config()
         for name in (
@@ -142,7 +153,7 @@ class Train:
             value = getattr(self.config, name)
             if self.vocabulary and value != getattr(start, name):
                 option = name.replace("_", "-")
-                raise ValueError(
+                raise UserError(
                     f"--{option} {value} has no effect with --vocabulary "
                     f"{self.vocabulary}: leave one of them out."
                 )
@@ -150,39 +161,21 @@ class Train:
     def run(self) -> None:
         """Trains."""
         from pipelines import vocabulary as vocabularies
-        from pipelines.runs import job, saving
+        from pipelines.runs import saving
         from pipelines.runs.devices import make_strategy
         from pipelines.runs.folder import RunFolder
+        from tf_dlrm.training import NotFiniteError
 
         self._check()
         if self.resume and RunFolder(self.out).is_finished:
-            print(f"{self.out}: this run is finished; there is nothing to go on with.")
+            print(f"{self.out}: this run is finished; there is nothing to resume.")
             return
         strategy = make_strategy(self.devices)
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
-        folder, results = job.train(
-            self.config,
-            self.train,
-            self.valid,
-            self.out,
-            vocabulary,
-            origin={
-                "run": self.run_name,
-                "vocabulary": self.vocabulary,
-                "devices": self.devices,
-            },
-            strategy=strategy,
-            placement=self.placement,
-            resume=self.resume,
-            progressive=self.progressive,
-            warm_start=self.warm_start,
-            checkpoints={
-                "every_steps": self.checkpoint_every_steps,
-                "every_minutes": self.checkpoint_every_minutes,
-                "keep": self.keep_checkpoints,
-            },
-            watching=self.watching,
-        )
+        try:
+            folder, results = self._train(strategy, vocabulary)
+        except NotFiniteError as error:
+            raise UserError(str(error)) from error
         print_training(results["metrics"])
         if self.progressive:
             from pipelines.runs.progressive import print_report
@@ -210,13 +203,41 @@ class Train:
             f"Look: tensorboard --logdir {folder.log_dir}"
         )
 
+    def _train(self, strategy, vocabulary):
+        from pipelines import runs
 
-def _advise(found, config) -> str:
+        return runs.train(
+            self.config,
+            self.train,
+            self.valid,
+            self.out,
+            vocabulary,
+            origin={
+                "run": self.run_name,
+                "vocabulary": self.vocabulary,
+                "devices": self.devices,
+            },
+            strategy=strategy,
+            placement=self.placement,
+            resume=self.resume,
+            progressive=self.progressive,
+            warm_start=self.warm_start,
+            checkpoints={
+                "every_steps": self.checkpoint_every_steps,
+                "every_minutes": self.checkpoint_every_minutes,
+                "keep": self.keep_checkpoints,
+                "how_to_resume": "give the same command with --resume.",
+            },
+            watching=self.watching,
+        )
+
+
+def _advise(losses, config) -> str:
     """A warning that a training ended too early, and what to change."""
     return (
         f"Warning: the model is not converged. Its training loss was "
-        f"{found['before']:.4f} in the third quarter and {found['after']:.4f} in the "
-        f"last of {found['num_steps']:,} steps. To learn more, try a smaller "
+        f"{losses['before']:.4f} in the third quarter and {losses['after']:.4f} in the "
+        f"last of {losses['num_steps']:,} steps. To learn more, try a smaller "
         f"--batch-size (now {config.batch_size:,}), more --epochs (now "
         f"{config.epochs}) or a larger --learning-rate (now {config.learning_rate:g})."
     )
@@ -225,6 +246,8 @@ def _advise(found, config) -> str:
 @dataclasses.dataclass
 class Export:
     """Export a trained run as a SavedModel for TensorFlow Serving."""
+
+    parameters: ClassVar = {"base_dir": "output"}
 
     model: str
     """Folder of the run."""
@@ -240,12 +263,12 @@ class Export:
     """Features in which the items of serving_candidates differ, such as C3 C7; none: no
     such signature."""
     table_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4"] = "float32"
-    """How tables are stored: int8 and int4 with a scale and offset for each row."""
+    """Type of the stored tables: int8 and int4 with a scale and offset for each row."""
     dry_run: bool = False
     """Only print what would happen."""
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         from pipelines.runs.folder import RunFolder
         from tf_dlrm.serving import choose_version
 
@@ -255,10 +278,10 @@ class Export:
 
     def run(self) -> None:
         """Exports."""
-        from pipelines.runs import job
+        from pipelines import runs
         from pipelines.runs.folder import RunFolder
 
-        path = job.export(
+        path = runs.export(
             RunFolder(self.model),
             self.output,
             self.version,
@@ -291,18 +314,18 @@ class Verify:
     """Only print what would happen."""
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         return [f"load {self.saved_model} and replay its recorded requests"]
 
     def run(self) -> None:
         """Verifies."""
         import tf_dlrm
 
-        found = tf_dlrm.serving.verify_saved_model(self.saved_model, self.library)
+        results = tf_dlrm.serving.verify_saved_model(self.saved_model, self.library)
         print(f"{'signature':<22}{'largest difference':>20}")
-        for name, difference in found["largest_difference"].items():
+        for name, difference in results["largest_difference"].items():
             print(f"{name:<22}{difference:>20.1e}")
         print(
-            f"{self.saved_model}: TensorFlow {found['library']} loaded it in "
-            f"{found['seconds_to_load']:.1f} s and gave the recorded answers."
+            f"{self.saved_model}: TensorFlow {results['library']} loaded it in "
+            f"{results['seconds_to_load']:.1f} s and gave the recorded answers."
         )

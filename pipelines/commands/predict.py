@@ -1,9 +1,10 @@
 """`tf-dlrm predict`: files of raw lines -> a CSV file of click probabilities."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pipelines.commands.shared import Files, check_output, describe_files
+from pipelines.runtime import UserError
 
 
 @dataclasses.dataclass
@@ -11,11 +12,13 @@ class Predict:
     """Write the click probability of each line of click logs.
 
     A SavedModel that was exported with its parser is all that is needed. Memory does
-    not grow with the input. When it was cut, start it again with the same options: it
-    goes on where it stopped. For instance:
+    not grow with the input. After an interruption, start it again with the same
+    options: it resumes where it stopped. For instance:
 
     tf-dlrm predict --model saved_models/ctr --input day_23.gz --output scores.csv
     """
+
+    parameters: ClassVar = {"paths": "input"}
 
     model: str
     """Folder of an exported model's versions (the newest is taken), of one version, or
@@ -33,20 +36,19 @@ class Predict:
     max_bad_share: float = 1e-4
     """Largest share of rows that may be bad before the run stops."""
     overwrite: bool = False
-    """Replace an output that is there, and give up unfinished work of another
-    command."""
+    """Replace an existing output, and discard unfinished work of another command."""
     dry_run: bool = False
     """Only print what would happen."""
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         source, paths, done = self._check()
         lines = [
             f"score {describe_files(paths)} with {source.path}",
             f"write {self.output}",
         ]
         if done:
-            lines.append(f"go on after the {done:,} rows scored before")
+            lines.append(f"resume after {done:,} rows that are scored")
         return lines
 
     def _check(self):
@@ -66,7 +68,7 @@ class Predict:
         else:
             source = scoring.find(self.model)
             if self.which != "saved":
-                raise ValueError(
+                raise UserError(
                     f"--which {self.which} goes with the folder of a run, and "
                     f"{self.model} is an exported model: leave it out."
                 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import ClassVar
 
 import tyro
 
@@ -13,8 +14,10 @@ from pipelines.prepare.options import Options
 class Prepare:
     """Turn click logs into records that train at once, with vocabulary and report.
 
-    A run that was cut goes on where it stopped, when it is started again.
+    An interrupted run resumes where it stopped when it is started again.
     """
+
+    parameters: ClassVar = {"paths": "input"}
 
     input: Files
     """Labelled files in the order of time (text, plain or compressed, or Parquet), or
@@ -34,7 +37,7 @@ class Prepare:
     )
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
+        """Return what would happen, for --dry-run."""
         from pipelines.files import expand_paths
 
         options = self.options

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from pipelines.runtime import UserError
+
 
 @dataclasses.dataclass
 class Report:
@@ -26,8 +28,8 @@ class Report:
     """Only print what would happen."""
 
     def plan(self) -> list[str]:
-        """What would happen, for --dry-run."""
-        from pipelines.reports.report import PICTURES, TABLES
+        """Return what would happen, for --dry-run."""
+        from pipelines.reports.comparison import PICTURES, TABLES
 
         self._check()
         return [
@@ -38,7 +40,7 @@ class Report:
 
     def run(self) -> None:
         """Compares."""
-        from pipelines.reports.report import make_report
+        from pipelines.reports.comparison import make_report
 
         self._check()
         report = make_report(self.runs)
@@ -50,9 +52,9 @@ class Report:
         from pipelines.reports.runs import find_run
 
         if not self.runs:
-            raise ValueError("name the folder of a run, or of several.")
+            raise UserError("name the folder of a run, or of several.")
         for run in self.runs:
             find_run(run)
         output = pathlib.Path(self.output)
         if output.exists() and not output.is_dir():
-            raise ValueError(f"--output {output} is a file; name a folder.")
+            raise UserError(f"--output {output} is a file; name a folder.")

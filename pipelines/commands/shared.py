@@ -1,4 +1,4 @@
-"""What several commands share: options, tables, words about files."""
+"""Shared by several commands: options, checks, descriptions of files."""
 
 import pathlib
 import tempfile
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from pipelines.whole_files import disk, remote_files
+from pipelines.runtime import UserError, disk, remote_files
 
 Files = Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")]
 
@@ -25,7 +25,7 @@ def read_truth(paths) -> dict | None:
 
 
 def check_output(output, inputs=()) -> None:
-    """Refuses an output file before the work, not after it.
+    """Refuse an output file before the work, not after it.
 
     Args:
         output: Path of a file to write.
@@ -37,11 +37,11 @@ def check_output(output, inputs=()) -> None:
     """
     output = pathlib.Path(output)
     if output.is_dir():
-        raise ValueError(f"--output {output} is a directory; name a file.")
+        raise UserError(f"--output {output} is a directory; name a file.")
     if output.exists() and any(
         not remote_files.is_remote(path) and output.samefile(path) for path in inputs
     ):
-        raise ValueError(f"--output {output} is one of the input files.")
+        raise UserError(f"--output {output} is one of the input files.")
     folder = output.parent
     while not folder.exists():
         folder = folder.parent
@@ -60,8 +60,8 @@ def describe_files(paths) -> str:
 def describe_input(paths) -> str:
     """The same of a folder of records, or of files."""
     from pipelines.files import expand_paths
+    from pipelines.log_data import find_records
     from pipelines.records import Manifest
-    from pipelines.runs.data import find_records
 
     folder = find_records(paths)
     if folder is None:

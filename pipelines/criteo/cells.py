@@ -19,7 +19,7 @@ _SPECIAL_IN_LIST = rb"[\t\r\n,]"
 
 
 def fault(data_type: pa.DataType, is_number: bool) -> str | None:
-    """Says what a column must hold if its type cannot be read; `None` if it can.
+    """Say what a column must hold if its type cannot be read; `None` if it can.
 
     Args:
         data_type: Type of the column.
@@ -46,7 +46,7 @@ def fault(data_type: pa.DataType, is_number: bool) -> str | None:
 
 
 def read_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Reads integers, whatever type holds them; text by the rules of lines.
+    """Read integers, whatever type holds them; text by the rules of lines.
 
     Args:
         column: Numbers, booleans, or text. Null, NaN and "" are missing.
@@ -72,7 +72,7 @@ def read_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def read_texts(column: pa.Array) -> tuple[pa.LargeBinaryArray, np.ndarray, str]:
-    """Reads the values of a category as the bytes that a line would hold.
+    """Read the values of a category as the bytes that a line would hold.
 
     Args:
         column: Text, bytes or integers, null where missing; floats and decimals stand

@@ -55,7 +55,7 @@ def no_rows(paths: Sequence[str | os.PathLike]) -> str:
 
 
 def explain(path: str | os.PathLike) -> str:
-    r"""Says what a file looks like, and what to do; "" where that is unknown.
+    r"""Say what a file looks like, and what to do; "" where that is unknown.
 
     Args:
         path: A file most of whose lines are bad.
@@ -119,7 +119,7 @@ def _look(block):
 
 
 def _look_at_fields(lines, num_columns):
-    """Where the number of columns is right: which fields are not."""
+    """Say which fields are wrong if the number of columns is right."""
     rows = [line.split(b"\t") for line in lines if line.count(b"\t") + 1 == num_columns]
     has_label = num_columns == NUM_COLUMNS
     first = int(has_label)

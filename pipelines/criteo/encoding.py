@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.criteo.columns import Rows
 from pipelines.criteo.format import NUM_DENSE
+from pipelines.criteo.text import Rows
 from pipelines.records.store import Batch
 
 
 def encode(rows: Rows, vocabulary: Any) -> Batch:
-    """Transforms the integers and numbers the values.
+    """Transform the integers and number the values.
 
     Args:
         rows: The rows.

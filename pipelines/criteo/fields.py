@@ -37,7 +37,7 @@ class Values(NamedTuple):
 
 
 def count_codes(values: Values, kept: np.ndarray | None = None) -> np.ndarray:
-    """How often each distinct value comes: int64, of the keys and then of the texts.
+    """The count of each distinct value: int64, of the keys and then of the texts.
 
     Args:
         values: The values.
@@ -71,7 +71,7 @@ def distinct_of_texts(texts: pa.LargeBinaryArray) -> Values:
 
 
 def integers_of_texts(texts: pa.LargeBinaryArray):
-    """Reads texts that should match `-?[0-9]+`; null and "" are missing.
+    """Read texts that should match `-?[0-9]+`; null and "" are missing.
 
     Returns:
         float64 `(n,)`, 0 where missing or not valid; bool `(n,)`, which are missing;
@@ -126,7 +126,7 @@ class Text:
 
 
 def read_integers(text, starts, lengths):
-    """Reads fields that should match `-?[0-9]+` or be empty.
+    """Read fields that should match `-?[0-9]+` or be empty.
 
     Args:
         text: The `Text`.
@@ -184,7 +184,7 @@ def _read_digits(text, ends, num_digits):
 
 
 def read_values(text, starts, lengths, has_bags: bool) -> Values:
-    """Finds the distinct values of fields.
+    """Find the distinct values of fields.
 
     Args:
         text: The `Text`.
@@ -237,7 +237,7 @@ def _distinct_texts(texts):
 
 
 def _take_binary(text, starts, lengths) -> pa.LargeBinaryArray:
-    """Copies fields into an array of their own."""
+    """Copy fields into an array of their own."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -258,7 +258,7 @@ def _open_binary(array):
 
 
 def _split_bags(text, starts, lengths):
-    """Splits fields at commas. Empty pieces are dropped, but for an empty field."""
+    """Split fields at commas. Empty pieces are dropped, but for an empty field."""
     fields = _take_binary(text, starts, lengths)
     pieces = pc.split_pattern(fields, b",")
     counts = np.diff(np.asarray(pieces.offsets))

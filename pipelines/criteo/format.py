@@ -18,7 +18,7 @@ _INTEGER = re.compile(rb"-?[0-9]+")
 
 
 def trim(line: bytes) -> bytes:
-    r"""Returns a line without its byte-order mark and its one line end.
+    r"""Return a line without its byte-order mark and its one line end.
 
     Example:
 
@@ -34,7 +34,7 @@ def trim(line: bytes) -> bytes:
 
 
 def reason(line: bytes, labelled: bool = True) -> str | None:
-    r"""Says why a line is not a row of a Criteo log.
+    r"""Say why a line is not a row of a Criteo log.
 
     Args:
         line: One line, with or without its line end.

@@ -34,7 +34,7 @@ _DEFAULTS = [
 
 
 def check(lines: tf.Tensor, labelled: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Tells which lines are rows, and which of them are plain.
+    """Tell which lines are rows, and which of them are plain.
 
     Args:
         lines: String tensor `(B,)`.
@@ -54,7 +54,7 @@ def check(lines: tf.Tensor, labelled: bool) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def require(lines: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Returns the lines, or fails and shows the first that is not valid."""
+    """Return the lines, or fail and show the first that is not valid."""
 
     def fail():
         position = tf.argmin(tf.cast(valid, tf.int32))
@@ -78,7 +78,7 @@ def require(lines: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 def split(
     lines: tf.Tensor, plain: tf.Tensor, labelled: bool
 ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor]:
-    """Splits rows into columns.
+    """Split rows into columns.
 
     Args:
         lines: String tensor `(B,)` of rows.
@@ -105,7 +105,7 @@ def split(
 def split_examples(
     examples: tf.Tensor,
 ) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-    """Splits serialized `tf.Example` messages into columns, as `split` does lines.
+    """Split serialized `tf.Example` messages into columns, as `split` does lines.
 
     Args:
         examples: String tensor `(B,)`.
@@ -135,7 +135,7 @@ def split_examples(
 
 
 def _require_whole(examples):
-    """Returns the messages, or fails if one is cut, or no `tf.Example`.
+    """Return the messages, or fail if one is cut, or no `tf.Example`.
 
     TensorFlow's parser takes a message that ends between two features for whole. A
     `tf.Example` has a single field, of number 1, whose length comes first: seven bits
@@ -176,7 +176,7 @@ def _join(values, num_rows):
 
 
 def _check_others(lines, valid, check_rest):
-    """Applies a check to the lines that are not known to be valid."""
+    """Apply a check to the lines that are not known to be valid."""
 
     def look_closer():
         rest = tf.where(tf.logical_not(valid))

@@ -9,12 +9,12 @@ import tensorflow as tf
 from pipelines.criteo import format as criteo_format
 from pipelines.criteo import ops as criteo_ops
 from pipelines.criteo.format import NUM_SPARSE
-from pipelines.whole_files import disk
+from pipelines.runtime import disk
 from tf_dlrm import FeatureSpec
 
 
 class Parser(tf.Module):
-    r"""Turns lines of Criteo's click logs into features and labels.
+    r"""Turn lines of Criteo's click logs into features and labels.
 
     A line is a label, 13 integers and 26 categorical fields, separated by tabs: 40
     columns, or 39 where no label is needed. One line end (`"\n"`, `"\r\n"` or
@@ -46,7 +46,7 @@ class Parser(tf.Module):
         ragged rank 2 with uniform middle dimension, `label` float32 `(B,)`.
 
     Raises:
-        tf.errors.InvalidArgumentError: If a line is no row; the message shows it.
+        tf.errors.InvalidArgumentError: If a line is not a valid row; it is shown.
 
     Example:
 
@@ -77,7 +77,7 @@ class Parser(tf.Module):
         return self.parse(criteo_ops.require(lines, valid), plain)
 
     def features(self, lines: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns lines of 39 columns, of 40, or some of each into features.
+        """Turn lines of 39 columns, of 40, or some of each into features.
 
         Args:
             lines: String tensor `(B,)` of good rows, with or without a label.
@@ -86,7 +86,7 @@ class Parser(tf.Module):
             The features, as the call returns them.
 
         Raises:
-            tf.errors.InvalidArgumentError: If a line is no row.
+            tf.errors.InvalidArgumentError: If a line is not a valid row.
         """
         lines = _as_lines(lines)
         valid, plain = criteo_ops.check(lines, labelled=False)
@@ -95,7 +95,7 @@ class Parser(tf.Module):
     def check(
         self, lines: tf.Tensor, labelled: bool = True
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tells which lines are rows, and which are plain: what `parse` needs.
+        """Tell which lines are rows, and which are plain: what `parse` needs.
 
         Args:
             lines: String tensor `(B,)`.
@@ -108,7 +108,7 @@ class Parser(tf.Module):
         return criteo_ops.check(_as_lines(lines), labelled)
 
     def parse(self, lines: tf.Tensor, plain: tf.Tensor, labelled: bool = True) -> Any:
-        """Turns lines that `check` found valid into features and labels.
+        """Turn lines that `check` found valid into features and labels.
 
         Args:
             lines: String tensor `(B,)` of rows.
@@ -123,7 +123,7 @@ class Parser(tf.Module):
         return (features, label) if labelled else features
 
     def features_of_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turns serialized `tf.Example` messages of raw fields into features.
+        """Turn serialized `tf.Example` messages of raw fields into features.
 
         They have what a line has: int64 `I1` .. `I13`, with no value or one, and bytes
         `C1` .. `C26`, with any number. What is not there is an empty field. The rules
@@ -142,7 +142,7 @@ class Parser(tf.Module):
         return self._assemble(*criteo_ops.split_examples(examples))
 
     def example_features(self) -> dict[str, str]:
-        """What `features_of_examples` takes: the type of each feature, by name."""
+        """The type of each feature of `features_of_examples`, by name."""
         return {
             **dict.fromkeys(criteo_format.DENSE_FEATURES, "int64, none or one"),
             **dict.fromkeys(criteo_format.SPARSE_FEATURES, "bytes, any number"),
@@ -167,7 +167,7 @@ class Parser(tf.Module):
         return features if self.expander is None else self.expander.expand(features)
 
     def is_valid(self, lines: tf.Tensor, labelled: bool = True) -> tf.Tensor:
-        """Tells which lines are rows.
+        """Tell which lines are rows.
 
         Args:
             lines: String tensor `(B,)`.
@@ -179,11 +179,11 @@ class Parser(tf.Module):
         return self.check(lines, labelled)[0]
 
     def reason(self, line: bytes, labelled: bool = True) -> str | None:
-        """Says in plain Python why a line is no row; `None` for a row."""
+        """Return in plain Python why a line is not a valid row; `None` if it is."""
         return criteo_format.reason(line, labelled)
 
     def spec(self, embedding_dim: int = 16) -> FeatureSpec:
-        """Returns the `FeatureSpec` of a model for what this parser gives.
+        """Return the `FeatureSpec` of a model for what this parser gives.
 
         Args:
             embedding_dim: Width of the embedding tables.
@@ -194,7 +194,7 @@ class Parser(tf.Module):
         return FeatureSpec.criteo(sizes, embedding_dim)
 
     def sample_lines(self, num_lines: int = 16) -> list[bytes]:
-        """Makes lines that try the vocabulary: to compare two ways of serving them.
+        """Make lines that try the vocabulary: to compare two ways of serving them.
 
         Known and unknown values, bags of several (without an expander), missing
         fields, negative integers.
@@ -220,7 +220,7 @@ class Parser(tf.Module):
         return lines
 
     def to_examples(self, lines: list[bytes]) -> list[bytes]:
-        """Makes serialized `tf.Example` messages of the same fields.
+        """Make serialized `tf.Example` messages of the same fields.
 
         Args:
             lines: Rows without a line end; a label is left out.
@@ -250,7 +250,7 @@ class Parser(tf.Module):
         return examples
 
     def for_serving(self) -> "Parser":
-        """Returns an equal parser to store in a SavedModel.
+        """Return an equal parser to store in a SavedModel.
 
         Its vocabulary is made from text files, in a temporary folder that lasts as
         long as the returned parser, or until its `close()`. `tf.saved_model.save`
@@ -284,7 +284,7 @@ class Parser(tf.Module):
         return parser
 
     def close(self) -> None:
-        """Removes the files of a parser from `for_serving`, once it is stored."""
+        """Remove the files of a parser from `for_serving`, once it is stored."""
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -12,8 +12,8 @@ from pipelines.criteo.scanning import ChunkReader, changed, take_apart
 from pipelines.files import Paths, expand_paths, stamp
 from pipelines.quarantine import Quarantine
 from pipelines.records.store import take
+from pipelines.runtime import UserError, remote_files
 from pipelines.sampling import NegativeSampling
-from pipelines.whole_files import remote_files
 from tf_dlrm.training.checkpoints import ResumableInput
 
 BLOCK_BYTES = 4 << 20
@@ -36,7 +36,7 @@ def read(
     num_workers: int = 1,
     negative_sampling: NegativeSampling | None = None,
 ) -> tf.data.Dataset:
-    """Reads Criteo logs as batches for `fit`, `evaluate` or `predict`.
+    """Read Criteo logs as batches for `fit`, `evaluate` or `predict`.
 
     Bad rows never reach a batch: they go to the quarantine, and good rows fill the
     batches. Without shuffling, rows come in the order of the files. With it, up to
@@ -51,7 +51,7 @@ def read(
             Parquet.
         parser: A `criteo.Parser`.
         batch_size: Rows in a batch; the last one may have fewer.
-        shuffle: Whether to shuffle, anew in each epoch.
+        shuffle: Whether to shuffle, differently in each epoch.
         labelled: Whether rows must have a label. If not, the data set has features
             only, for `predict`, and lines may have 39 columns or 40.
         shuffle_buffer: Rows of a window (0.16 kB each, of which two are in memory).
@@ -93,20 +93,20 @@ def read(
     """
     for name, value in (("batch_size", batch_size), ("shuffle_buffer", shuffle_buffer)):
         if not hasattr(value, "__index__") or value < 1:
-            raise ValueError(f"`{name}` must be at least 1. Received: {name}={value!r}")
+            raise UserError(f"`{name}` must be at least 1. Received: {name}={value!r}")
     paths = expand_paths(paths)
     if not 0 <= worker < num_workers:
-        raise ValueError(
+        raise UserError(
             f"`worker` must be from 0 to num_workers - 1 = {num_workers - 1}. "
             f"Received: worker={worker!r}"
         )
     if len(paths) < num_workers:
-        raise ValueError(
+        raise UserError(
             f"{num_workers} workers need as many files. Received: {len(paths)}. "
             "`tf-dlrm prepare` makes records, which any number of workers can share."
         )
     if negative_sampling is not None and not labelled:
-        raise ValueError(
+        raise UserError(
             "`negative_sampling` needs labels to sample by. Received: labelled=False"
         )
     numbers = range(len(paths))[worker::num_workers]
@@ -220,7 +220,7 @@ class _Source:
     """The good rows of files, read block by block and decoded side by side.
 
     TensorFlow's own `TextLineDataset` will not do: it drops every carriage return,
-    also inside a line, and takes a gzip file that was cut short for a short file.
+    also inside a line, and takes a truncated gzip file for a short file.
     """
 
     def __init__(self, paths, parser, labelled, quarantine, sampling, numbers):
@@ -283,7 +283,7 @@ class _Source:
 
     def _check_unchanged(self, file):
         if stamp(self.paths[file]) != self._stamps[file]:
-            raise ValueError(changed(self.paths[file]))
+            raise UserError(changed(self.paths[file]))
 
     def _decode(self, file, first_line, block):
         if block and self._reader.is_table(self.paths[file]):

@@ -53,7 +53,7 @@ def pack(batch: Batch) -> tuple[np.ndarray, ...]:
 
 
 def with_shapes(row: Sequence[tf.Tensor]) -> Rows:
-    """Sets the static shapes."""
+    """Set the static shapes."""
     row = Rows(*row)
     row.label.set_shape((None,))
     row.dense.set_shape((None, NUM_DENSE))

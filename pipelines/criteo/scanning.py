@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipelines.criteo.columns import Rows, read_block
 from pipelines.criteo.tables import BatchReader, is_parquet, read_batch
+from pipelines.criteo.text import Rows, read_block
 from pipelines.files import BlockReader, count_lines, stamp
 from pipelines.quarantine import Quarantine
+from pipelines.runtime import UserError
 
 BLOCK_BYTES = 8 << 20
 
@@ -49,7 +50,7 @@ class Chunk(NamedTuple):
 
 
 class ChunkReader:
-    """Reads text and Parquet files alike, chunk by chunk, from any place.
+    """Read text and Parquet files alike, chunk by chunk, from any place.
 
     A chunk is a function of the file and the place where it begins, so that several
     threads can share a reader; chunks that are read in order cost one sequential read.
@@ -64,13 +65,13 @@ class ChunkReader:
         self._is_table = {}
 
     def is_table(self, path: str) -> bool:
-        """Whether a file is a Parquet file."""
+        """Return whether a file is a Parquet file."""
         if path not in self._is_table:
             self._is_table[path] = is_parquet(path)
         return self._is_table[path]
 
     def read(self, path: str, place: int) -> Chunk:
-        """Reads the chunk that begins at 0, or where another one ended.
+        """Read the chunk that begins at 0, or where another one ended.
 
         Raises:
             ValueError: If the file is damaged or cannot hold rows.
@@ -101,12 +102,12 @@ def scan(
     start: tuple[int, int, int] = (0, 0, 0),
     make: Callable[[Rows], Any] = lambda rows: None,
 ) -> Iterator[Block]:
-    """Yields the rows of files in their order; blocks are decoded side by side.
+    """Yield the rows of files in their order; blocks are decoded side by side.
 
     Args:
         paths: The files.
         quarantine: Where bad rows go.
-        labelled: As of `columns.read_block`.
+        labelled: Whether lines have a label.
         start: File, place and line to begin at: the end of a block of an earlier
             scan.
         make: Function of the rows that is called beside others, for `Block.made`.
@@ -146,7 +147,7 @@ def _blocks(paths, labelled, start):
             yield file, line, place, chunk.content
             line += chunk.num_rows
         if stamp(paths[file]) != before:
-            raise ValueError(changed(paths[file]))
+            raise UserError(changed(paths[file]))
         place = line = 0
 
 

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from pipelines.compression import read_start, to_arrow
 from pipelines.criteo.cells import fault, read_numbers, read_texts
-from pipelines.criteo.columns import Rows
 from pipelines.criteo.fields import values_of_texts
 from pipelines.criteo.format import DENSE_FEATURES, SPARSE_FEATURES
+from pipelines.criteo.text import Rows
+from pipelines.runtime import UserError
 
 LABEL = "label"
 _MAGIC = b"PAR1"
@@ -23,7 +24,7 @@ _MAX_OPEN_FILES = 64
 
 
 def is_parquet(path: str) -> bool:
-    """Whether a file is a Parquet file, by its first bytes."""
+    """Return whether a file is a Parquet file, by its first bytes."""
     return read_start(path, len(_MAGIC)) == _MAGIC
 
 
@@ -38,7 +39,7 @@ def count_rows(path: str) -> int:
 
 
 def batches(path: str, labelled: bool, first_row: int = 0) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of a Parquet file, some at a time.
+    """Yield the rows of a Parquet file, some at a time.
 
     Args:
         path: The file, with the columns `label`, I1 .. I13, C1 .. C26; others are left
@@ -67,7 +68,7 @@ def batches(path: str, labelled: bool, first_row: int = 0) -> Iterator[pa.Record
 
 
 class BatchReader:
-    """Reads Parquet files batch by batch from any row, like `files.BlockReader`.
+    """Read Parquet files batch by batch from any row, like `files.BlockReader`.
 
     Batches that are read in order cost one sequential read.
 
@@ -80,7 +81,7 @@ class BatchReader:
         self._lock = threading.Lock()
 
     def read(self, path: str, row: int) -> pa.RecordBatch | None:
-        """Returns the batch that begins at a row: 0 or the end of another; or `None`.
+        """Return the batch that begins at a row: 0 or the end of another; or `None`.
 
         Raises:
             ValueError: As of `batches`.
@@ -119,7 +120,7 @@ class _Open:
         if isinstance(error, OSError) and error.errno is not None:
             raise error
         words = " ".join(str(error).split()).rstrip(".")
-        raise ValueError(f"{self._path}: damaged Parquet file ({words}).") from error
+        raise UserError(f"{self._path}: damaged Parquet file ({words}).") from error
 
 
 def _find_columns(path, schema, labelled):
@@ -129,25 +130,25 @@ def _find_columns(path, schema, labelled):
         wanted.insert(0, LABEL)
     missing = [name for name in wanted if name not in schema.names]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{path}: lacks the columns {missing}. A Parquet file needs {LABEL!r}, "
             f"I1 .. I13 and C1 .. C26. It has {schema.names[:50]}."
         )
     repeated = [name for name in wanted if schema.names.count(name) > 1]
     if repeated:
-        raise ValueError(f"{path}: has several columns named {repeated}.")
+        raise UserError(f"{path}: has several columns named {repeated}.")
     for name in wanted:
         data_type = schema.field(name).type
         rule = fault(data_type, is_number=name not in SPARSE_FEATURES)
         if rule:
-            raise ValueError(
+            raise UserError(
                 f"{path}: the column {name!r} {rule}. Received: {data_type}"
             )
     return wanted
 
 
 def read_batch(batch: pa.RecordBatch, labelled: bool = True) -> Rows:
-    """Takes rows of a table as `columns.read_block` takes lines.
+    """Take rows of a table as `columns.read_block` takes lines.
 
     Args:
         batch: Columns as of `batches`: the label 0 or 1, integers of any type of

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.frames.columns import (
+from pipelines.frames.series import (
     NO_ID,
     read_ids,
     read_labels,
@@ -28,7 +28,7 @@ def from_dataframe(
     *,
     weight: str | None = None,
 ) -> tf.data.Dataset:
-    """Makes batches of a pandas or polars data frame.
+    """Make batches of a pandas or polars data frame.
 
     The frame holds what the model takes: dense columns already transformed, and
     integer ids. `model.fit(frame)` would turn all columns into one float32 matrix
@@ -138,7 +138,7 @@ def _make_take(array):
 
 
 def _make_take_ids(frame, spec):
-    """Returns the function from rows `(B,)` to ids."""
+    """Return the function from rows `(B,)` to ids."""
     columns = []
     sizes = {
         name: table.vocabulary_size for table in spec.tables for name in table.features
@@ -167,7 +167,7 @@ def _make_take_ids(frame, spec):
 
 
 def _interleave(columns):
-    """Turns F columns of bags into values and row_splits of N x F bags, row by row."""
+    """Turn F columns of bags into values and row_splits of N x F bags, row by row."""
     lengths = np.stack(
         [
             (ids != NO_ID).astype(np.int64) if lengths is None else lengths

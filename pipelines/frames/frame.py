@@ -15,7 +15,7 @@ def to_dataframe(
     library: Literal["pandas", "polars"] = "pandas",
     weight: str = "weight",
 ) -> Any:
-    """Collects batches in a data frame; `from_dataframe` is the way back.
+    """Collect batches in a data frame; `from_dataframe` is the way back.
 
     Args:
         dataset: An iterable of `(features, label)`, with or without sample weights as

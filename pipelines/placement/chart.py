@@ -19,7 +19,7 @@ LABELLED, SHOWN = 0.035, 0.012  # parts of the highest bar: to be named, to be d
 
 
 def draw_plan(plan, path=None):
-    """Draws a `Plan`: bytes held and bytes looked up by device, stacked by table.
+    """Draw a `Plan`: bytes held and bytes looked up by device, stacked by table.
 
     Args:
         plan: The `Plan`.
@@ -51,7 +51,7 @@ def draw_plan(plan, path=None):
 
 
 def draw_scaling(rows, path=None):
-    """Draws what `costs.scaling` returned: samples/s by devices, a panel a link.
+    """Draw what `costs.scaling` returned: samples/s by devices, a panel a link.
 
     Args:
         rows: The list of dicts.
@@ -149,7 +149,7 @@ def _parts(plan, device, measure):
 
 
 def _merge_small(parts, least):
-    """Puts what is too thin to see, and all data-parallel tables, into one a kind."""
+    """Put what is too thin to see, and all data-parallel tables, into one a kind."""
     for kind in STACK:
         own = [part for part in parts if part[0] == kind]
         shown = [part for part in own if part[2] >= least and kind != "data_parallel"]

@@ -23,7 +23,7 @@ V100_FLOPS_PER_SECOND = 15.7e12  # float32
 
 
 class Link(NamedTuple):
-    """How a device is connected to the others.
+    """The connection of a device to the others.
 
     Attributes:
         name: For tables and pictures.
@@ -60,7 +60,7 @@ def step_time(
     mlp_bytes: float | None = None,
     id_bytes: int = 8,
 ) -> dict[str, float]:
-    """Predicts the seconds of a training step on N devices, part by part.
+    """Predict the seconds of a training step on N devices, part by part.
 
     An alpha-beta model: a message of n bytes takes alpha + n/beta, alpha being
     `latency_seconds` and beta `link_bytes_per_second`. Each part takes as long as its
@@ -186,7 +186,7 @@ def scaling(
     links: Sequence[Link] = LINKS,
     **rates,
 ) -> list[dict]:
-    """Predicts step times for numbers of devices, placements and links.
+    """Predict step times for numbers of devices, placements and links.
 
     The global batch stays the same, so that N devices learn what one does.
 

@@ -1,9 +1,10 @@
-"""What decides how data are prepared."""
+"""`Options` of a preparation."""
 
 import dataclasses
 from typing import Literal
 
 from pipelines.records.writer import DEFAULT_ROWS_PER_SHARD
+from pipelines.runtime import UserError
 from pipelines.sampling import check_rate
 from pipelines.vocabulary.vocabularies import check_limits
 
@@ -12,7 +13,7 @@ SPLITS = ("train", "valid", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What decides how data are prepared, but for the files.
+    """The options of a preparation, apart from its files.
 
     Raises:
         ValueError: If a value is out of range or two do not fit; it is named.
@@ -27,7 +28,7 @@ class Options:
     shared_table: bool = False
     """All features read one table of HASH_BUCKETS rows."""
     split_by: Literal["time", "random"] = "time"
-    """Which rows the shares below take: the last of the files, or random ones."""
+    """Rows that the shares below take: the last of the files, or random ones."""
     valid_share: float = 0.0
     """Share of the rows that are for validation."""
     test_share: float = 0.0
@@ -67,4 +68,4 @@ class Options:
             self._refuse("seed", "must not be negative")
 
     def _refuse(self, name, rule):
-        raise ValueError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")
+        raise UserError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")

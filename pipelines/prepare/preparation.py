@@ -1,4 +1,4 @@
-"""The passes of `prepare`, and how they go on after a cut."""
+"""The passes of `prepare`, and how they resume after an interruption."""
 
 import collections
 import dataclasses
@@ -12,17 +12,17 @@ from pipelines.criteo.diagnosis import no_rows
 from pipelines.criteo.encoding import transform
 from pipelines.criteo.scanning import scan
 from pipelines.files import stamp
-from pipelines.prepare import report as reports
+from pipelines.prepare import column_report
 from pipelines.prepare import segments as working
-from pipelines.prepare.assembly import (
+from pipelines.prepare.input_files import Inputs
+from pipelines.prepare.options import SPLITS, Options
+from pipelines.prepare.rows import (
     Assembler,
     IdFiles,
     group_features,
     make_expander,
     numberings_of,
 )
-from pipelines.prepare.inputs import Inputs
-from pipelines.prepare.options import SPLITS, Options
 from pipelines.prepare.shards import Written, skip
 from pipelines.prepare.splits import Splits
 from pipelines.prepare.statistics import Statistics
@@ -30,6 +30,7 @@ from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.records.layout import MANIFEST, Manifest, Schema, Shard
 from pipelines.records.writer import ShardWriter
+from pipelines.runtime import UserError, disk, locks, remote_files
 from pipelines.vocabulary import Vocabulary
 from pipelines.vocabulary.hashing import hash_vocabulary
 from pipelines.vocabulary.numbering import (
@@ -38,7 +39,7 @@ from pipelines.vocabulary.numbering import (
     number,
     tally,
 )
-from pipelines.whole_files import disk, locks, remote_files, write_text
+from pipelines.whole_files import write_text
 
 WORK = "unfinished"
 VOCABULARY = "vocabulary.tsv"
@@ -54,12 +55,12 @@ def prepare(
     test_paths=None,
     vocabulary=None,
 ) -> Manifest:
-    """Prepares labelled click logs for training.
+    """Prepare labelled click logs for training.
 
     Writes into `out`: records in shards with a manifest (`pipelines.records`), the
     vocabulary, `report.json` and `report.html` about the columns, and `bad_rows.tsv`
-    where there are any. Called again after a cut, it goes on where it stopped. Nobody
-    else can write to `out` meanwhile.
+    where there are any. Called again after an interruption, it resumes where it
+    stopped. No other process can write to `out` meanwhile.
 
     Args:
         paths: Files of labelled rows, in the order of time: a path, a glob or a
@@ -122,7 +123,7 @@ class _Preparation:
         vocabulary.save(self._out / VOCABULARY)
         shards = self._write(vocabulary, statistics)
         self._check_unchanged()
-        report = reports.make(
+        report = column_report.make(
             statistics,
             statistics.describe_integers(),
             tallies,
@@ -130,7 +131,7 @@ class _Preparation:
             self._options,
             self._quarantine,
         )
-        reports.write(report, self._out)
+        column_report.write(report, self._out)
         schema = Schema.criteo(vocabulary.sizes)
         expander = make_expander(vocabulary.sizes, self._options)
         origin = self._origin(expander, statistics.num_left_out)
@@ -142,7 +143,7 @@ class _Preparation:
     # What a run is for
 
     def _resume_or_start(self):
-        """Keeps the work of an earlier run of the same job; else starts anew."""
+        """Keep the work of an earlier run of the same job; otherwise start over."""
         state = {
             "version": _STATE_VERSION,
             "options": dataclasses.asdict(self._options),
@@ -159,7 +160,7 @@ class _Preparation:
     def _check_unchanged(self):
         for path, before in zip(self._inputs.paths, self._state["inputs"], strict=True):
             if list(stamp(path)) != before[2:]:
-                raise ValueError(f"{path}: changed while it was prepared. Start again.")
+                raise UserError(f"{path}: changed while it was prepared. Start again.")
 
     def _origin(self, expander, num_left_out):
         """For the manifest: nothing in which equal runs differ."""
@@ -184,7 +185,7 @@ class _Preparation:
         start = self._replay_bad_rows()
         done = sum(place.num_lines for place in segments.places)
         if done:
-            print(f"Going on after the {done:,} rows that were read before.")
+            print(f"Resuming after the {done:,} rows read before.")
         blocks = scan(self._inputs.paths, self._quarantine, start=start, make=_pack)
         with bar("Reading rows", first=done) as update:
             for block in blocks:
@@ -203,10 +204,10 @@ class _Preparation:
         segments.close()
         self._quarantine.check()
         if not any(place.num_rows for place in segments.places):
-            raise ValueError(no_rows(self._inputs.paths))
+            raise UserError(no_rows(self._inputs.paths))
 
     def _replay_bad_rows(self):
-        """Takes note of what an earlier run read; returns where it ended."""
+        """Take note of what an earlier run read; return where it ended."""
         bad, start = self._segments.bad_lines(), (0, 0, 0)
         for place in self._segments.places:
             end = place.first_line + place.num_lines
@@ -221,7 +222,7 @@ class _Preparation:
         return start
 
     def _blocks(self, make):
-        """Yields what `make(content, splits)` gave, of each block in order."""
+        """Yield what `make(content, splits)` gave, of each block in order."""
         num_divided = sum(
             place.num_rows
             for place in self._segments.places
@@ -259,7 +260,7 @@ class _Preparation:
                 done += place.num_rows
                 update(done)
         if not statistics.num_rows[0]:
-            raise ValueError("No row is left to train on.")
+            raise UserError("No row is left to train on.")
         return statistics
 
     def _number(self, statistics):
@@ -329,7 +330,7 @@ class _Preparation:
             raise
 
     def _encoded(self, vocabulary):
-        """Yields the batches of each block, `(split, batch)` of those that it has."""
+        """Yield the batches of each block, `(split, batch)` of those that it has."""
         assemble = Assembler(make_expander(vocabulary.sizes, self._options))
         stored = any(isinstance(n, StoredNumbering) for n in numberings_of(vocabulary))
         if not stored:

@@ -19,14 +19,15 @@ import pyarrow as pa
 
 from pipelines.criteo.fields import Values
 from pipelines.criteo.format import NUM_DENSE, NUM_SPARSE
-from pipelines.whole_files import disk, write_text
+from pipelines.runtime import UserError, disk
+from pipelines.whole_files import write_text
 
 BLOCKS_PER_SEGMENT = 16
 _PER_FEATURE = 6  # numbers in the header of a block
 
 
 class Place(NamedTuple):
-    """Where a block came from and where it is.
+    """The origin of a block, and its place.
 
     Attributes:
         file: Position of its file among the inputs.
@@ -187,7 +188,7 @@ class Segments:
         return found
 
     def append(self, file, first_line, end_offset, num_lines, packed, num_rows, bad):
-        """Adds a block; `bad` are `(position in the file, line, reason)`."""
+        """Add a block; `bad` are `(position in the file, line, reason)`."""
         path, _ = self._paths(len(self._described))
         if self._file is None:
             with disk.explaining("rows that were read", path):
@@ -224,7 +225,7 @@ class Segments:
         self._file, self._places, self._bad = None, [], []
 
     def read(self) -> Iterator[tuple[Place, bytes]]:
-        """Yields all blocks, packed.
+        """Yield all blocks, packed.
 
         Raises:
             ValueError: If a block was damaged.
@@ -235,13 +236,13 @@ class Segments:
                 for place in description["places"]:
                     packed = file.read(place.size)
                     if zlib.crc32(packed) != place.checksum:
-                        raise ValueError(
+                        raise UserError(
                             f"{path}: damaged. Remove the folder and start again."
                         )
                     yield place, packed
 
     def remove(self) -> None:
-        """Removes all of them."""
+        """Remove all of them."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""Which shards an earlier run has written, and rows that it left out no more."""
+"""Shards that an earlier run has written: their rows are not written again."""
 
 import dataclasses
 import json
@@ -8,7 +8,8 @@ import numpy as np
 
 from pipelines.records.layout import Shard
 from pipelines.records.store import Batch, cut
-from pipelines.whole_files import disk, write_text
+from pipelines.runtime import disk
+from pipelines.whole_files import write_text
 
 
 class Written:
@@ -28,7 +29,7 @@ class Written:
         return [shard for shard in self._shards if shard.split == split]
 
     def add(self, shard: Shard) -> None:
-        """Takes note of a shard that is in place."""
+        """Take note of a shard that is in place."""
         with self._lock:  # splits are completed side by side
             self._shards.append(shard)
             content = [dataclasses.asdict(shard) for shard in self._shards]

@@ -1,4 +1,4 @@
-"""Which split each row belongs to, decided by its number."""
+"""The split of each row, decided by its number."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ LEFT_OUT = np.int8(-1)
 
 
 class Splits:
-    """Assigns rows to `SPLITS`.
+    """Assign rows to `SPLITS`.
 
     Args:
         options: The options.
@@ -25,7 +25,7 @@ class Splits:
 
     @property
     def waits_for_total(self) -> bool:
-        """Whether the number of rows must be known first."""
+        """True if the number of rows must be known first."""
         options = self._options
         shares = options.valid_share + options.test_share
         return options.split_by == "time" and shares > 0
@@ -65,5 +65,5 @@ class Splits:
         return splits
 
     def is_divided(self, file: int) -> bool:
-        """Whether the rows of a file are divided by the options."""
+        """Return whether the rows of a file are divided by the options."""
         return self._of_file[file] is None

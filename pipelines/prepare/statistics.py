@@ -1,4 +1,4 @@
-"""What is counted while data are prepared: values, integers, gaps, clicks."""
+"""Counts made while data are prepared: values, integers, gaps, clicks."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 
 
 class Counted(NamedTuple):
-    """What was counted of a block.
+    """The counts of a block.
 
     Attributes:
         num_rows: Rows of each split.
@@ -53,7 +53,7 @@ class Statistics:
         self.num_empty = np.zeros(NUM_SPARSE, np.int64)
 
     def count(self, content: Content, splits: np.ndarray) -> "Counted":
-        """Counts a block by itself; may run beside others.
+        """Count a block by itself; may run beside others.
 
         Args:
             content: The block.
@@ -79,7 +79,7 @@ class Statistics:
         )
 
     def add(self, counted: "Counted") -> None:
-        """Adds what was counted of a block."""
+        """Add what was counted of a block."""
         self.num_rows += counted.num_rows
         self.num_clicks += counted.num_clicks
         self.num_left_out += counted.num_left_out

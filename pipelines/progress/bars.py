@@ -130,7 +130,7 @@ class _Bar:
 def bar(
     label: str, total: int | None = None, unit: str = "rows", first: int = 0
 ) -> Iterator[Callable]:
-    """Shows the progress of a piece of work.
+    """Show the progress of a piece of work.
 
     Args:
         label: What is done, such as `"Counting values"`.

@@ -12,7 +12,7 @@ _MEMBERS = {
     "Schema": "pipelines.records.layout",
     "Shard": "pipelines.records.layout",
     "Writer": "pipelines.records.writer",
-    "read": "pipelines.records.reading",
+    "read": "pipelines.records.record_batches",
     "read_npy": "pipelines.records.npy_files",
 }
 

@@ -1,4 +1,4 @@
-r"""What a folder of records looks like.
+r"""The layout of a folder of records.
 
 ```
 data/
@@ -21,7 +21,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.whole_files import disk, write_text
+from pipelines.runtime import UserError, disk
+from pipelines.whole_files import write_text
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -53,9 +54,9 @@ class Schema:
         object.__setattr__(self, "vocabulary_sizes", sizes)
         names = (*self.dense, *self.sparse)
         if len(set(names)) != len(names):
-            raise ValueError(f"Names of features must differ. Received: {names}")
+            raise UserError(f"Names of features must differ. Received: {names}")
         if len(sizes) != len(self.sparse) or min(sizes, default=1) < 1:
-            raise ValueError(
+            raise UserError(
                 "`vocabulary_sizes` must be a positive integer for each of the "
                 f"{len(self.sparse)} sparse features. Received: {sizes}"
             )
@@ -107,13 +108,13 @@ class Shard:
 
     @property
     def has_bags(self) -> bool:
-        """Whether its features have bags of several ids."""
+        """True if its features have bags of several ids."""
         return "lengths" in self.files
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What a folder of records holds; there is one when it is whole.
+    """The contents of a folder of records; written when the folder is complete.
 
     Attributes:
         schema: The columns.
@@ -140,7 +141,7 @@ class Manifest:
         """
         shards = [shard for shard in self.shards if shard.split == split]
         if not shards:
-            raise ValueError(
+            raise UserError(
                 f"There is no split {split!r}. The records have: {self.splits}"
             )
         return shards
@@ -150,7 +151,7 @@ class Manifest:
         return sum(shard.num_rows for shard in self.shards_of(split))
 
     def save(self, folder) -> None:
-        """Writes `manifest.json`, all at once: the folder is whole from now on."""
+        """Write `manifest.json`, all at once: the folder is whole from now on."""
         content = {
             "format": "tf_dlrm records",
             "format_version": FORMAT_VERSION,
@@ -166,7 +167,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder) -> "Manifest":
-        """Reads the manifest and looks whether the files are there, in full size.
+        """Read the manifest and looks whether the files are there, in full size.
 
         Raises:
             FileNotFoundError: If there is no manifest: no records, or unfinished ones.
@@ -183,14 +184,14 @@ class Manifest:
         digest = content.pop("sha256", None)
         version = content.get("format_version", 0)
         if not isinstance(version, int) or digest is None:
-            raise ValueError(f"{path} is damaged: it has no checksum or no version.")
+            raise UserError(f"{path} is damaged: it has no checksum or no version.")
         if version > FORMAT_VERSION:
-            raise ValueError(
+            raise UserError(
                 f"{path}: format version {content['format_version']}; this version "
                 f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."
             )
         if digest != _digest(content):
-            raise ValueError(f"{path}: damaged, its checksum is wrong.")
+            raise UserError(f"{path}: damaged, its checksum is wrong.")
         try:
             shards = tuple(
                 Shard(
@@ -204,7 +205,7 @@ class Manifest:
             manifest = cls(schema, shards, *rest)
             manifest._check_sizes(folder)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{path} is damaged: {type(error).__name__}: {error}"
             ) from None
         return manifest
@@ -214,15 +215,15 @@ class Manifest:
             for part, (size, _) in shard.files.items():
                 path = shard.path(folder, part)
                 if not os.path.exists(path):
-                    raise ValueError(f"{path}: missing; the records are not whole.")
+                    raise UserError(f"{path}: missing; the records are incomplete.")
                 if os.path.getsize(path) != size:
-                    raise ValueError(
+                    raise UserError(
                         f"{path}: has {os.path.getsize(path):,} bytes, where the "
-                        f"manifest says {size:,}. It was cut or changed."
+                        f"manifest says {size:,}. It was truncated or changed."
                     )
 
     def verify(self, folder, progress=None) -> None:
-        """Reads every file and compares its SHA-256.
+        """Read every file and compare its SHA-256.
 
         Args:
             folder: The folder of the records.
@@ -238,7 +239,7 @@ class Manifest:
                 with open(path, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 if digest != expected:
-                    raise ValueError(f"{path}: damaged, its checksum is wrong.")
+                    raise UserError(f"{path}: damaged, its checksum is wrong.")
             done += shard.num_rows
             if progress is not None:
                 progress(done)

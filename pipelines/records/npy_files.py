@@ -7,8 +7,9 @@ import tensorflow as tf
 
 from pipelines.files import expand_paths
 from pipelines.records.order import WINDOW_ROWS
-from pipelines.records.reading import make_dataset
+from pipelines.records.record_batches import make_dataset
 from pipelines.records.store import Part, Store, read_header
+from pipelines.runtime import UserError
 
 _SUFFIX = "_dense.npy"
 
@@ -27,7 +28,7 @@ def read_npy(
     worker: int = 0,
     num_workers: int = 1,
 ) -> tf.data.Dataset:
-    """Reads the files that torchrec and MLPerf DLRM make of Criteo's logs.
+    """Read the files that torchrec and MLPerf DLRM make of Criteo's logs.
 
     Beside each `day_0_dense.npy`, float32 `(rows, 13)`, there are `day_0_sparse.npy`,
     int32 `(rows, 26)`, and `day_0_labels.npy`, `(rows, 1)` or `(rows,)`. They are
@@ -73,7 +74,7 @@ def read_npy(
     parts, widths = [], set()
     for dense in expand_paths(dense_paths):
         if not dense.endswith(_SUFFIX):
-            raise ValueError(f"Name the files '*{_SUFFIX}'. Received: {dense!r}")
+            raise UserError(f"Name the files '*{_SUFFIX}'. Received: {dense!r}")
         stem = dense.removesuffix(_SUFFIX)
         paths = [f"{stem}_{part}.npy" for part in ("labels", "dense", "sparse")]
         for path in paths:
@@ -81,14 +82,14 @@ def read_npy(
                 raise FileNotFoundError(f"There is no {path!r} beside {dense!r}.")
         shapes = [read_header(path)[1] for path in paths]
         if len({shape[0] for shape in shapes}) > 1 or len(shapes[2]) != 2:
-            raise ValueError(f"{stem}_*.npy do not fit together: {shapes}")
+            raise UserError(f"{stem}_*.npy do not fit together: {shapes}")
         widths.add((shapes[1][1], shapes[2][1]))
         parts.append(Part(shapes[0][0], *paths, None))
     if len(widths) > 1:
-        raise ValueError(f"The files have different numbers of features: {widths}")
+        raise UserError(f"The files have different numbers of features: {widths}")
     (num_features,) = widths
     if vocabulary_sizes is not None and len(vocabulary_sizes) != num_features[1]:
-        raise ValueError(
+        raise UserError(
             f"`vocabulary_sizes` must have {num_features[1]} entries. "
             f"Received: {len(vocabulary_sizes)}"
         )

@@ -19,7 +19,7 @@ _WINDOWS_KEPT = 3
 
 
 class Order:
-    """Gives the rows of a store by their place in an epoch.
+    """Give the rows of a store by their place in an epoch.
 
     Args:
         store: The rows.

@@ -1,4 +1,4 @@
-"""Rows of a store without some of the negatives, numbered anew.
+"""Rows of a store without some of the negatives, renumbered.
 
 # n rows
 """
@@ -43,7 +43,7 @@ class SampledStore:
         return int(self._ends[-1])
 
     def read(self, first: int, last: int) -> list[Batch]:
-        """Reads the kept rows `first` .. `last - 1`, as `Store.read` does."""
+        """Read the kept rows `first` .. `last - 1`, as `Store.read` does."""
         pieces = []
         while first < last:
             block = int(np.searchsorted(self._ends, first, side="right")) - 1

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.runtime import UserError
+
 _STRIDE = 1024
 _MAX_OPEN_PARTS = 64
 
@@ -75,7 +77,7 @@ class Store:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, first: int, last: int) -> list[Batch]:
-        """Reads rows `first` .. `last - 1`: pieces, one of each part that has some.
+        """Read rows `first` .. `last - 1`: pieces, one of each part that has some.
 
         The arrays are views of mapped files; nothing is read before it is used.
         """
@@ -92,7 +94,7 @@ class Store:
         return pieces
 
     def labels(self, first: int, last: int) -> np.ndarray:
-        """Reads the labels of rows `first` .. `last - 1`, and nothing else."""
+        """Read the labels of rows `first` .. `last - 1`, and nothing else."""
         pieces = [np.zeros(0, np.uint8)]
         while first < last:
             number = int(np.searchsorted(self._ends, first, side="right"))
@@ -121,7 +123,7 @@ class _OpenPart:
         }
         for name, file in self._files.items():
             if (name != "sparse" or not part.lengths) and len(file) != part.num_rows:
-                raise ValueError(
+                raise UserError(
                     f"{getattr(part, name)}: has {len(file):,} rows where "
                     f"{part.num_rows:,} belong."
                 )
@@ -139,7 +141,7 @@ class _OpenPart:
         bad = ~((labels >= 0) & (labels <= 1))  # NaN too
         if bad.any():
             row = int(np.argmax(bad))
-            raise ValueError(
+            raise UserError(
                 f"{self._labels_path}: labels must be in [0, 1], 1 for a click. "
                 f"Received: {labels[row]} in row {first + row:,}, counted from 0. "
                 "Correct the file."
@@ -185,13 +187,13 @@ class _NpyReader:
         while len(view):
             num_bytes = os.preadv(self._file, [view], offset)
             if not num_bytes:
-                raise ValueError(f"{self._path}: ends too early; it was cut.")
+                raise UserError(f"{self._path}: truncated.")
             view, offset = view[num_bytes:], offset + num_bytes
         return array
 
 
 def read_header(path) -> tuple[int, tuple[int, ...], np.dtype]:
-    """Where the numbers of a NumPy file begin, their shape and type.
+    """Return where the numbers of a NumPy file begin, their shape and type.
 
     Raises:
         ValueError: If it is no NumPy file of rows of numbers.
@@ -199,14 +201,14 @@ def read_header(path) -> tuple[int, tuple[int, ...], np.dtype]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: no NumPy file of numbers ({error}).") from error
+        raise UserError(f"{path}: no NumPy file of numbers ({error}).") from error
     if not array.ndim or not array.flags.c_contiguous:
-        raise ValueError(f"{path}: not an array of rows.")
+        raise UserError(f"{path}: not an array of rows.")
     return array.offset, array.shape, array.dtype
 
 
 def concatenate(pieces: Sequence[Batch]) -> Batch:
-    """Joins pieces to one batch of their rows, in memory."""
+    """Join pieces to one batch of their rows, in memory."""
     if any(piece.lengths is not None for piece in pieces):
         pieces = [_with_lengths(piece) for piece in pieces]
     columns = zip(*pieces, strict=True)
@@ -239,7 +241,7 @@ def cut(batch: Batch, id_ends: np.ndarray | None, first: int, last: int) -> Batc
 
 
 def take(batch: Batch, rows: np.ndarray) -> Batch:
-    """Picks rows in any order.
+    """Pick rows in any order.
 
     Args:
         batch: The batch.

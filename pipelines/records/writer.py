@@ -10,14 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipelines.records.layout import DTYPES, MANIFEST, Manifest, Schema, Shard
-from pipelines.whole_files import disk, locks
+from pipelines.runtime import UserError, disk, locks
 
 DEFAULT_ROWS_PER_SHARD = 1 << 20
 _MAX_LENGTH = np.iinfo(np.uint16).max
 
 
 class Writer:
-    """Writes the records of one split into a folder, and its manifest at the end.
+    """Write the records of one split into a folder, and its manifest at the end.
 
     Args:
         folder: Folder of the records; made if it is not there.
@@ -68,7 +68,7 @@ class Writer:
             )
 
     def append(self, labels, dense, ids, lengths=None) -> None:
-        """Adds rows; see `ShardWriter.append`."""
+        """Add rows; see `ShardWriter.append`."""
         self._shards.append(labels, dense, ids, lengths)
 
     def __enter__(self):
@@ -89,7 +89,7 @@ class Writer:
 
 
 class ShardWriter:
-    """Writes the shards of one split.
+    """Write the shards of one split.
 
     Args:
         folder: Folder of the records.
@@ -104,7 +104,7 @@ class ShardWriter:
         self, folder, schema, rows_per_shard, split="train", finished=(), on_shard=None
     ):
         if rows_per_shard < 1:
-            raise ValueError(
+            raise UserError(
                 f"`rows_per_shard` must be positive. Received: {rows_per_shard}"
             )
         self._folder, self._schema, self._split = folder, schema, split
@@ -117,7 +117,7 @@ class ShardWriter:
         os.makedirs(os.path.join(folder, split), exist_ok=True)
 
     def append(self, labels, dense, ids, lengths=None) -> None:
-        """Adds rows.
+        """Add rows.
 
         Args:
             labels: `(n,)`, 0 or 1.
@@ -153,7 +153,7 @@ class ShardWriter:
                 self._close()
 
     def finish(self) -> list[Shard]:
-        """Closes the last shard and returns all; at least one, which may be empty."""
+        """Close the last shard and return all; at least one, which may be empty."""
         if self._files is not None:
             self._close()
         if not self._num_shards:
@@ -164,7 +164,7 @@ class ShardWriter:
         return self._shards
 
     def abandon(self) -> None:
-        """Removes what is not finished."""
+        """Remove what is not finished."""
         self._closer.shutdown()
         for file in (self._files or {}).values():
             with contextlib.suppress(OSError):  # on a full disk, what is not flushed
@@ -194,7 +194,7 @@ class ShardWriter:
         self._check_numbers(dense)
         self._check_ids(ids, lengths)
         if lengths is not None and lengths.max(initial=0) > _MAX_LENGTH:
-            raise ValueError(
+            raise UserError(
                 f"A bag may have at most {_MAX_LENGTH:,} ids. "
                 f"Received: one of {lengths.max():,}"
             )

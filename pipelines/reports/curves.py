@@ -18,7 +18,7 @@ _VALIDATION = {
 
 
 def has_curves(runs: list[Run]) -> bool:
-    """Whether a run has anything to draw."""
+    """Return whether a run has anything to draw."""
     return any(
         run.scalars(part, metric)
         for run in runs
@@ -28,7 +28,7 @@ def has_curves(runs: list[Run]) -> bool:
 
 
 def draw(runs: list[Run], path) -> None:
-    """Draws the learning curves of runs, a colour for each.
+    """Draw the learning curves of runs, a colour for each.
 
     Args:
         runs: The runs, at most as many as there are colours.

@@ -1,4 +1,4 @@
-"""What runs reached: the columns of the table, by run, and which value is best."""
+"""Measures of runs: the columns of the table, by run, and the best of each."""
 
 import dataclasses
 import math
@@ -105,7 +105,7 @@ def measure(run: Run, times: Times) -> dict[str, float | None]:
 def find_best(
     values: list[dict[str, float | None]], without: tuple[str, ...] = ()
 ) -> dict[str, list[int]]:
-    """Which runs have the best value of a measure; as shown, equal ones share it.
+    """Return the runs with the best value of a measure; equal ones, as shown, share it.
 
     Args:
         values: What `measure` returns, of each run.

@@ -1,13 +1,13 @@
-"""What a reader of a report must know: what is missing, what cannot be compared."""
+"""Notes for readers of a report: what is missing, what cannot be compared."""
 
 from collections.abc import Sequence
 
-from pipelines.reports import calibration
+from pipelines.reports.calibration_chart import has_bins
 from pipelines.reports.runs import Run
 from pipelines.reports.times import Times
 
 NO_PROFILE = (
-    "No run has a profile of its steps: train with --profile-steps 100:110 for one."
+    "No run has a profile of its steps: train with the option `profile_steps` for one."
 )
 _SAMPLING = "negative_sampling_rate"
 _MOST_NAMES = 4
@@ -23,15 +23,15 @@ def of_runs(
         measured: Where the time of each went.
         differing: Names of the options in which they differ.
     """
-    found = [_unfinished(run) for run in runs if not run.is_finished]
-    found += [
+    lines = [_unfinished(run) for run in runs if not run.is_finished]
+    lines += [
         f"{run.label} ended early: {run.results['stopped']}."
         for run in runs
         if run.is_finished and run.results.get("stopped")
     ]
     if len(runs) > 1 and not differing:
-        found.append("The runs do not differ in any option.")
-    found += [
+        lines.append("The runs do not differ in any option.")
+    lines += [
         f"{run.label}: validation and training loss are those of its best model, "
         f"of step {run.results['best']['step']:,}."
         for run in runs
@@ -40,36 +40,36 @@ def of_runs(
     for what, without in (
         ("No logs, so no curve but by epochs, and no wait for input",
          [run for run in runs if not run.train]),
-        ("No validation (--valid)",
+        ("No validation",
          [run for run in runs if not run.scalars("validation", "loss")]),
         ("Not evaluated (tf-dlrm evaluate --model RUN --input FILE)",
          [run for run in runs if run.evaluation is None]),
         ("Without a reliability table of the evaluation",
-         [r for r in runs if r.evaluation is not None and not calibration.has_bins(r)]),
+         [run for run in runs if run.evaluation is not None and not has_bins(run)]),
     ):  # fmt: skip
         if without:
-            found.append(f"{what}: {_names(without, len(runs))}.")
-    if any(each.num_processes > 1 for each in measured):
+            lines.append(f"{what}: {_names(without, len(runs))}.")
+    if any(times.num_processes > 1 for times in measured):
         again = [run for run, t in zip(runs, measured) if t.num_processes > 1]
-        found.append(
-            f"Cut and resumed: {_names(again, len(runs))}. Its time is that of all its "
-            "processes, lost steps included."
+        lines.append(
+            f"Interrupted and resumed: {_names(again, len(runs))}. Its time is that of "
+            "all its processes, lost steps included."
         )
     validated = [run for run in runs if run.scalars("validation", "loss")]
     if _differ(validated, _validation_rows) or _differ(
         [run for run in validated if run.is_finished],
         lambda run: run.results.get("num_valid_rows"),
     ):
-        found.append("The runs were not validated on the same rows.")
+        lines.append("The runs were not validated on the same rows.")
     evaluated = [run for run in runs if run.evaluation is not None]
     if _differ(evaluated, lambda run: run.evaluation["num_rows"]):
-        found.append("The runs were not evaluated on the same rows.")
+        lines.append("The runs were not evaluated on the same rows.")
     if _SAMPLING in differing:
-        found.append(
+        lines.append(
             "Training losses are of other samples of the negatives: they cannot be "
             "compared."
         )
-    return found
+    return lines
 
 
 def incomparable(differing: Sequence[str]) -> tuple[str, ...]:
@@ -113,5 +113,5 @@ def _names(runs, number):
 
 
 def _differ(runs, key):
-    found = [key(run) for run in runs]
-    return any(each != found[0] for each in found)
+    values = [key(run) for run in runs]
+    return any(value != values[0] for value in values)

@@ -12,8 +12,8 @@ from typing import Any
 
 from pipelines.reports import logs
 from pipelines.runs.config import RunConfig, check_types
-from pipelines.runs.layout import RunFiles
-from pipelines.whole_files import disk
+from pipelines.runs.run_files import RunFiles
+from pipelines.runtime import UserError, disk
 
 _LONGEST_NAME = 28
 _RESULTS = {
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training came to its end."""
+        """True if the training has finished."""
         return self.results is not None
 
     @property
@@ -118,18 +118,18 @@ class Run:
 
 
 def read_runs(paths: Sequence) -> list[Run]:
-    """Reads the folders of runs.
+    """Read the folders of runs.
 
     Args:
         paths: The folders.
 
     Raises:
-        ValueError: If one is no run, is given twice, or holds a damaged file.
+        ValueError: If one is not a run, is listed twice, or holds a damaged file.
     """
     folders = [pathlib.Path(path) for path in paths]
     for i, folder in enumerate(folders):
         if folder.resolve() in [each.resolve() for each in folders[:i]]:
-            raise ValueError(f"The run {folder} is given twice.")
+            raise UserError(f"The run {folder} is listed twice.")
     names = name_folders(folders)
     labels = [shorten(name) for name in names]
     if len(set(labels)) < len(labels):
@@ -145,11 +145,11 @@ def find_run(folder) -> RunFiles:
     """
     files = RunFiles(folder)
     if not files.path.is_dir():
-        raise ValueError(f"There is no folder {files.path}.")
+        raise UserError(f"There is no folder {files.path}.")
     if not files.config_path.exists():
         within = sorted(path.parent for path in files.path.glob("*/config.json"))
         if within:
-            raise ValueError(
+            raise UserError(
                 f"{files.path} is not a run, but holds some: give {within[0]}"
                 + (f", or {files.path}/*" if len(within) > 1 else "")
             )
@@ -202,7 +202,7 @@ def _read(folder, name, label):
     ):
         missing = [name for name in names if found is not None and name not in found]
         if missing:
-            raise ValueError(f"{path} is damaged: it has no {missing[0]}.")
+            raise UserError(f"{path} is damaged: it has no {missing[0]}.")
     return run
 
 
@@ -215,7 +215,7 @@ def _rows_by_epoch(config, data, results):
 
 
 def _options(content, data):
-    """What was decided, by name; files by their names alone, as they may be moved.
+    """Return the options by name; files by their names alone, as they may be moved.
 
     Options that are newer than the run have the values that it was made with.
     """
@@ -247,7 +247,7 @@ def _read_json(path):
     try:
         check_types(content, _RESULTS)
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} is damaged: {error}") from None
     return content
 
 
@@ -265,4 +265,4 @@ def _read_csv(path):
             for line in lines
         ]
     except (ValueError, TypeError):
-        raise ValueError(f"{path} is damaged.") from None
+        raise UserError(f"{path} is damaged.") from None

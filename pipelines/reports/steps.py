@@ -26,7 +26,7 @@ _UNITS = (("h", 3600.0, 5 * 3600.0), ("min", 60.0, 300.0), ("s", 1.0, 0.0))
 def draw(
     runs: list[Run], measured: list[Times], profiles: dict[int, dict], path
 ) -> None:
-    """Draws stacked bars: ms of a step by operation, and minutes by what was done.
+    """Draw stacked bars: ms of a step by operation, and minutes by what was done.
 
     Args:
         runs: The runs.

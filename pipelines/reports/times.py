@@ -1,4 +1,4 @@
-"""Where the time of a run went: steps, input, validation, checkpoints, the rest."""
+"""The time of a run by use: steps, input, validation, checkpoints, the rest."""
 
 import dataclasses
 
@@ -60,7 +60,7 @@ class Times:
 
 
 def measure(run: Run) -> Times:
-    """Finds out where the time of a run went.
+    """Find out where the time of a run went.
 
     The last process of a finished run is in `metrics.json`; others, and the wait for
     input, are known by their logs alone.
@@ -117,7 +117,7 @@ def _ends(run):
 
 @dataclasses.dataclass
 class _Process:
-    """What the logs tell of one process of a run: seconds and steps."""
+    """Return the seconds and steps of one process of a run, from its logs."""
 
     seconds: float = 0.0
     num_steps: int = 0
@@ -145,7 +145,7 @@ def _find_processes(run):
 
 
 def _add(process: _Process, file: LogFile, begin: int, run: Run) -> None:
-    """Adds a file of a training that began at a step.
+    """Add a file of a training that began at a step.
 
     An entry is of the steps since the one before; the last of an epoch is of all of
     the epoch.

@@ -1,4 +1,4 @@
-"""`RunConfig`: everything that decides a training run, but for its data."""
+"""`RunConfig`: everything that decides a training run, apart from its data."""
 
 import dataclasses
 import itertools
@@ -9,6 +9,7 @@ import types
 import typing
 from typing import Any, Literal
 
+from pipelines.runtime import UserError
 from pipelines.sampling import check_rate
 
 # Values that options had before there was a choice, where the default is another now.
@@ -17,7 +18,7 @@ _BEFORE = {"saved_model": "last"}
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a training run, but for its data.
+    """Everything that decides a training run, apart from its data.
 
     Raises:
         ValueError: If a value is out of range or two do not fit; it is named.
@@ -30,35 +31,35 @@ class RunConfig:
     top_mlp_dims: tuple[int, ...] = (512, 256, 1)
     """Dims of the top MLP; the last is 1."""
     interaction: Literal["dot", "cat", "cross"] = "dot"
-    """How dense vector and embeddings meet."""
+    """Interaction of the dense vector and the embeddings."""
     dropout: float = 0.0
     """Share of hidden values dropped in both MLPs, in training."""
     initial_embedding_limit: float | None = None
-    """Embeddings start uniform in +-limit; None: the paper's 1 / sqrt(rows)."""
+    """Embeddings start uniform in +-limit; default: the paper's 1 / sqrt(rows)."""
     min_count: int = 10
     """Times a value must occur in the training rows to have a row of its own."""
     max_vocabulary_size: int | None = None
-    """Largest number of rows of a table; None: no limit."""
+    """Largest number of rows of a table; default: no limit."""
     hash_buckets: int | None = None
     """Number ids by hashing into so many rows a table, with no pass over the data."""
     optimizer: Literal["sgd", "adagrad", "adam"] = "adagrad"
     """Optimizer of MLPs and tables (row-sparse on the tables)."""
     learning_rate: float | None = None
-    """Learning rate; None: a default of the optimizer."""
+    """Learning rate; default: one that suits the optimizer."""
     embedding_learning_rate: float | None = None
-    """Learning rate of the tables; None: as the MLPs', or a default of the optimizer
-    where that is not given either."""
+    """Learning rate of the tables; default: that of the MLPs if given, else one
+    that suits the optimizer."""
     initial_accumulator_value: float = 1e-6
-    """What Adagrad's accumulators start at."""
+    """Start value of Adagrad's accumulators."""
     learning_rate_decay: Literal["none", "linear", "square", "epochs"] = "none"
-    """How learning rates fall: linearly to 0 over the run; by the square of the steps
+    """Decay of learning rates: linear to 0 over the run; by the square of the steps
     left, after a warm-up and a constant part, as in MLPerf; to a tenth after epochs."""
     batch_size: int | None = None
-    """Rows in a step; None: 128 to 1,024, by the number of rows."""
+    """Rows in a step; default: 128 to 1,024, by the number of rows."""
     epochs: int | None = None
-    """Passes over the training rows; None: one, of at most 10,000 rows two."""
+    """Passes over the training rows; default: one, or two of at most 10,000 rows."""
     shuffle: bool = True
-    """Whether rows are mixed, anew in each epoch."""
+    """Shuffle rows, differently in each epoch."""
     negative_sampling_rate: float = 1.0
     """Share of the training rows without a click that is trained on, chosen by the seed
     as rows are read; predictions are corrected for it. Validation rows stay whole."""
@@ -67,56 +68,55 @@ class RunConfig:
     dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
     """Precision of the MLPs; tables and loss are float32."""
     jit_compile: Literal["auto", "on", "off"] = "auto"
-    """What XLA compiles: the small parts where it wins; besides, all between lookup
-    and update; nothing."""
+    """Parts that XLA compiles: auto, the small ones where it is faster; on, also all
+    between lookup and update; off, none."""
     steps_per_execution: int = 1
     """Steps run at once between callbacks."""
     deterministic: bool = False
     """Equal bits from equal seeds, also after a resume; slower."""
     max_skipped_batches: int | None = 10
     """Batches in a row that may be skipped, as their loss or gradients are not finite,
-    before the run stops; None: batches are not looked at."""
+    before the run stops; None: batches are not checked."""
     monitor: Literal["auc", "log_loss"] = "auc"
     """Metric of the validation that patience and the best model go by."""
     saved_model: Literal["best", "last"] = "best"
-    """Which model is saved as the run's: the best of the validations, within epochs
-    too, or that of the last step. The other one is kept beside it."""
+    """Model saved as the run's: the best of the validations, within epochs too, or
+    that of the last step. The other one is saved next to it."""
     target_auc: float | None = None
-    """AUC of the validation at which the run ends; None: none."""
+    """AUC of the validation at which the run ends; default: no limit."""
     patience: int | None = None
     """Validations in a row without a better value of the monitored metric after which
-    the run ends; None: any."""
+    the run ends; default: no limit."""
     max_minutes: float | None = None
-    """Minutes of training after which the run ends; None: any."""
+    """Minutes of training after which the run ends; default: no limit."""
     evaluate_every_steps: int | None = None
-    """Steps of an epoch between two validations within it; None: at its end alone."""
+    """Steps between two validations within an epoch; default: only at its end."""
     max_bad_share: float = 1e-4
     """Largest share of rows that may be bad before the run stops."""
 
-    # What published experiments have besides
+    # For published experiments
     bottom_dropout: float | None = None
-    """Share of hidden values dropped in the bottom MLP; None: as in both."""
+    """Share of hidden values dropped in the bottom MLP; default: same as `dropout`."""
     batch_normalization: Literal["none", "before_activation", "after_activation"] = (
         "none"
     )
-    """Where hidden layers of both MLPs are normalized by their batch."""
+    """Place where hidden layers of both MLPs are normalized by their batch."""
     cross_layers: int = 3
     """Layers of the cross interaction."""
     cross_rank: int | None = None
-    """Rank of their matrices; None: full."""
+    """Rank of their matrices; default: full."""
     shared_table: bool = False
     """All features read one table, of HASH_BUCKETS rows."""
     adagrad_epsilon: float = 1e-7
     """Added to Adagrad's accumulators under the root."""
     warmup_steps: int = 0
-    """Steps in which learning rates rise from 0, for --learning-rate-decay square."""
+    """Steps in which learning rates rise from 0, for the square decay."""
     decay_start_step: int = 0
     """Step at which the decay begins, for square."""
     decay_steps: int = 0
     """Steps of that decay; 0: none."""
     reduce_after_epochs: tuple[int, ...] = ()
-    """Epochs after which learning rates are a tenth of before, for
-    --learning-rate-decay epochs."""
+    """Epochs after which learning rates are a tenth of before, for the epochs decay."""
 
     def __post_init__(self):
         at_least = {
@@ -175,7 +175,7 @@ class RunConfig:
         self._check_experiments()
 
     def _check_experiments(self):
-        """What goes with something else alone would be ignored without it."""
+        """Refuse options that would be ignored without another one."""
         if self.shared_table and self.hash_buckets is None:
             self._refuse("shared_table", "goes with hash_buckets")
         if self.interaction != "cross":
@@ -200,22 +200,22 @@ class RunConfig:
                 self._refuse(name, f"goes with {option}={value!r}")
 
     def _refuse(self, name, rule):
-        raise ValueError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")
+        raise UserError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")
 
     def with_optimizer(self, optimizer: str) -> "RunConfig":
-        """Returns this config with another optimizer and its default rates."""
+        """Return this config with another optimizer and its default rates."""
         names = ("learning_rate", "embedding_learning_rate")
         names += ("initial_accumulator_value", "adagrad_epsilon")
         defaults = {name: getattr(RunConfig, name) for name in names}
         return dataclasses.replace(self, optimizer=optimizer, **defaults)
 
     def to_json(self) -> str:
-        """Returns the config as JSON text."""
+        """Return the config as JSON text."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
-        """Makes a config from `to_json()`, also of an earlier version.
+        """Make a config from `to_json()`, also of an earlier version.
 
         Raises:
             ValueError: If a value is unknown, of another type or out of range; it is
@@ -225,7 +225,7 @@ class RunConfig:
         hints = typing.get_type_hints(cls)
         unknown = [name for name in values if name not in hints]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"There is no option {reprlib.repr(unknown[0])}. Was it written by a "
                 "newer version of tf_dlrm?"
             )
@@ -237,7 +237,7 @@ class RunConfig:
 
 
 def check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
-    """Refuses values that are not of their types; names without a type are left out.
+    """Refuse values that are not of their types; names without a type are left out.
 
     Raises:
         ValueError: If one is not; it is named.
@@ -247,7 +247,7 @@ def check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
             hint = getattr(hints[name], "__name__", None)
             if hint is None or typing.get_args(hints[name]):
                 hint = str(hints[name]).replace("typing.", "")
-            raise ValueError(
+            raise UserError(
                 f"`{name}` must be {hint}. Received: {name}="
                 f"{reprlib.repr(values[name])}"
             )

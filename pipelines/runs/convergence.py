@@ -1,4 +1,4 @@
-"""Whether the loss of a training was still falling fast when it ended."""
+"""`LossCurve`: was the loss still falling fast when the training ended?"""
 
 import math
 
@@ -11,7 +11,7 @@ _FEWEST_STEPS = 100
 
 
 class LossCurve(keras.callbacks.Callback):
-    """Keeps the mean training loss of about 32 equal parts of a training.
+    """Keep the mean training loss of about 32 equal parts of a training.
 
     Args:
         num_steps: Steps of the whole training.
@@ -25,7 +25,7 @@ class LossCurve(keras.callbacks.Callback):
         self._batches, self._mean, self._batches_seen = 0, 0.0, 0
 
     def get_state(self) -> dict:
-        """What a resumed training goes on with, JSON-safe."""
+        """Return the state for a resumed training, JSON-safe."""
         return {
             "num_steps": self._num_steps,
             "parts": self._parts,
@@ -34,7 +34,7 @@ class LossCurve(keras.callbacks.Callback):
         }
 
     def set_state(self, state: dict) -> None:
-        """Sets what `get_state` returned."""
+        """Set what `get_state` returned."""
         self._num_steps, self._parts = state["num_steps"], list(state["parts"])
         self._batches, self._mean = state["batches"], state["mean"]
 
@@ -57,7 +57,7 @@ class LossCurve(keras.callbacks.Callback):
         self._batches, self._mean = batches, mean
 
     def describe(self) -> dict | None:
-        """Returns `{"num_steps", "before", "after"}` where the training ended far from
+        """Return `{"num_steps", "before", "after"}` where the training ended far from
         converged, with the mean losses of the third and the last quarter; else `None`.
 
         That is where the loss fell by more than 2 percent and more than chance

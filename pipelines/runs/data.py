@@ -1,76 +1,120 @@
-"""What a run reads: click logs as text, or records that `prepare` made of them."""
+"""The data of a run: click logs as text, or records that `prepare` made from them."""
 
-import os
-import pathlib
+import abc
+import math
+from collections.abc import Sequence
 
-import numpy as np
+import keras
+import tensorflow as tf
 
 from pipelines import records
-from pipelines import vocabulary as vocabularies
-from pipelines.compression import compression_of, read_start
-from pipelines.criteo import Parser, read, tables
+from pipelines.criteo import Parser, read
 from pipelines.criteo.diagnosis import no_rows
-from pipelines.criteo.scanning import ChunkReader, scan
-from pipelines.criteo.tables import is_parquet
-from pipelines.files import Paths, expand_paths
+from pipelines.files import expand_paths
+from pipelines.log_data import (
+    build_vocabulary,
+    check_rows,
+    count_rows,
+    describe_data,
+    expander_of,
+    load_vocabulary,
+    rate_of,
+)
 from pipelines.multi_hot import MultiHot
-from pipelines.prepare import VOCABULARY, WORK
-from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
-from pipelines.records.layout import MANIFEST, Manifest
-from pipelines.records.reading import open_rows
+from pipelines.records.layout import Manifest
+from pipelines.records.record_batches import open_rows
+from pipelines.runs import defaults
+from pipelines.runs.config import RunConfig
+from pipelines.runtime import UserError
 from pipelines.sampling import NegativeSampling
-from pipelines.vocabulary import Vocabulary
+from pipelines.vocabulary import HashVocabulary, SharedHashVocabulary, Vocabulary
 from pipelines.vocabulary.hashing import hash_vocabulary
-from pipelines.whole_files import disk, remote_files
-
-
-def find_records(paths: Paths) -> str | None:
-    """The folder of records that `paths` is, or `None`: then it is files.
-
-    Raises:
-        FileNotFoundError: If it is a folder that `prepare` has not finished.
-    """
-    if not isinstance(paths, str | os.PathLike):
-        if len(paths) != 1:
-            return None
-        (paths,) = paths
-    folder = pathlib.Path(paths)
-    if not folder.is_dir():
-        return None
-    if (folder / WORK).is_dir():
-        Manifest.load(folder)  # says that it is not finished, if so
-    return os.fspath(folder) if (folder / MANIFEST).is_file() else None
-
-
-def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
-    """What a run is trained on, for its `config.json`: records, or files.
-
-    Files are told by their place and by their content, as of `disk.fingerprints`.
-    """
-    folder = find_records(train_paths)
-    if folder is not None:
-        shards = Manifest.load(folder).shards
-        paths = [shard.path(folder, part) for shard in shards for part in shard.files]
-        files = {"records": [os.path.join(folder, MANIFEST), *paths]}
-        data = {"records": os.path.abspath(folder)}
-    else:
-        files = {
-            "train": expand_paths(train_paths),
-            "valid": expand_paths(valid_paths) if valid_paths else [],
-        }
-        data = {k: [remote_files.absolute(p) for p in v] for k, v in files.items()}
-    return data | {"content": {k: disk.fingerprints(v) for k, v in files.items()}}
 
 
 def make_quarantines(config, folder) -> tuple[Quarantine, Quarantine]:
-    """Where bad rows of the training go, and those of the validation."""
+    """Return quarantines for the bad rows of training and of validation."""
     paths = (folder.bad_rows_path, folder.bad_valid_rows_path)
     train, valid = (Quarantine(path, config.max_bad_share) for path in paths)
     return train, valid
 
 
-class LogData:
+class TrainingData(abc.ABC):
+    """The data of a run, opened and checked.
+
+    Attributes:
+        config: The config; `complete_config` fills in what the user left out.
+        vocabulary: The vocabulary.
+        expander: The `MultiHot` that rows go through, or `None`.
+        num_rows: Rows to train on in an epoch, the first one.
+        rows_by_epoch: The same of each epoch.
+        negative_sampling_rate: Share of the negatives that is trained on.
+        quarantines: Where bad rows went.
+        callbacks: Keras callbacks that `fit` needs.
+        validation_freq: For `fit`: the epochs after which there is a validation.
+    """
+
+    config: RunConfig
+    vocabulary: Vocabulary | HashVocabulary | SharedHashVocabulary
+    expander: MultiHot | None = None
+    num_rows: int
+    negative_sampling_rate: float
+    quarantines: Sequence[Quarantine] = ()
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    validation_freq: int | list[int] = 1
+
+    def complete_config(self) -> None:
+        """Choose the options that were left out, by the number of rows; print them."""
+        config = defaults.complete(self.config, self.num_rows)
+        line = defaults.describe(self.config, config, self.num_rows)
+        if line:
+            print(line, flush=True)
+        self.config = config
+
+    @property
+    def rows_by_epoch(self) -> list[int]:
+        return [self.num_rows] * self.config.epochs
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return sum(math.ceil(n / self.config.batch_size) for n in self.rows_by_epoch)
+
+    @property
+    def monitor(self) -> str | None:
+        """Name of the validation result that the best model has, or `None`."""
+        return f"val_{self.config.monitor}"
+
+    @property
+    @abc.abstractmethod
+    def origin(self) -> dict:
+        """The facts that identify the data, for the run's `config.json`."""
+
+    @abc.abstractmethod
+    def train_dataset(self) -> tf.data.Dataset:
+        """Return the rows to train on."""
+
+    @abc.abstractmethod
+    def valid_dataset(self) -> tf.data.Dataset | None:
+        """Return the rows to validate on, or `None`."""
+
+    @abc.abstractmethod
+    def count_read(self) -> int:
+        """Return how many rows of the epoch were read so far, or more.
+
+        It is exact when all are read.
+        """
+
+    @abc.abstractmethod
+    def count(self, history: dict[str, list[float]]) -> dict[str, int]:
+        """Return how many rows there were, when all are read."""
+
+    def describe_days(self, history: dict[str, list[float]]) -> dict:
+        """Return the results of each day, if files are days."""
+        return {}
+
+
+class LogData(TrainingData):
     """Labelled files of lines.
 
     Args:
@@ -80,21 +124,7 @@ class LogData:
         folder: The `RunFolder`, for bad rows.
         vocabulary: The vocabulary; `None` makes one as the config says.
         num_rows: Rows to train on in an epoch, where they were counted before.
-
-    Attributes:
-        config: The config; to be completed by the number of rows before data are read.
-        vocabulary: The vocabulary.
-        expander: The `MultiHot` that rows go through, or `None`.
-        num_rows: Rows to train on in an epoch, the first one.
-        rows_by_epoch: The same of each epoch.
-        negative_sampling_rate: Share of the negatives that is trained on.
-        quarantines: Where bad rows went.
-        callbacks: Keras callbacks that `fit` needs.
-        validation_freq: As of `fit`.
     """
-
-    expander = None
-    callbacks, validation_freq = (), 1
 
     def __init__(
         self,
@@ -114,7 +144,7 @@ class LogData:
         self._sampling = _sampling_of(config)
         if self._valid:
             # Before hours of training, not after: a look at every validation row.
-            _check_rows(self._valid, self._bad_valid)
+            check_rows(self._valid, self._bad_valid)
         self.vocabulary = vocabulary or self._make_vocabulary()
         check_shared(config, self.vocabulary, "the vocabulary")
         self.num_rows = num_rows or getattr(self.vocabulary, "num_rows", 0)
@@ -123,12 +153,8 @@ class LogData:
         if vocabulary is not None or not self.num_rows or self._sampling:
             self.num_rows = count_rows(self._train, self._sampling)
         if not self.num_rows:
-            nothing = "The sample of the negatives leaves no row to train on."
-            raise ValueError(nothing if self._sampling else no_rows(self._train))
-
-    @property
-    def rows_by_epoch(self) -> list[int]:
-        return [self.num_rows] * self.config.epochs
+            nothing = "The sample of the negatives leaves no rows to train on."
+            raise UserError(nothing if self._sampling else no_rows(self._train))
 
     def _make_vocabulary(self):
         config = self.config
@@ -144,7 +170,7 @@ class LogData:
         return describe_data(self._train, self._valid)
 
     def train_dataset(self):
-        """The data set of an epoch."""
+        """Return the rows of an epoch."""
         config = self.config
         return read(
             self._train,
@@ -157,18 +183,18 @@ class LogData:
         )
 
     def valid_dataset(self):
-        """The data set for validation, or `None`."""
+        """Return the rows for validation, or `None`."""
         if not self._valid:
             return None
         parser, size = Parser(self.vocabulary), self.config.batch_size
         return read(self._valid, parser, size, quarantine=self._bad_valid)
 
     def count_read(self) -> int:
-        """Rows of the epoch that were read so far, or more; exact when all is read."""
+        """Return how many rows of the epoch were read so far, or more."""
         return self.count({})["num_rows"]
 
     def count(self, history) -> dict:
-        """How many rows there were, when all is read."""
+        """Return the numbers of rows, when all are read."""
         left_out = self._sampling.num_left_out if self._sampling else 0
         return {
             "num_rows": self._bad.num_rows - self._bad.num_bad - left_out,
@@ -179,7 +205,7 @@ class LogData:
         }
 
 
-class RecordData:
+class RecordData(TrainingData):
     """Records of a folder: its split `"train"`, and `"valid"` where there is one.
 
     Args:
@@ -190,12 +216,7 @@ class RecordData:
         ValueError: If the folder has no vocabulary, or not that of its records, or
             the config shares a table that it does not share, or samples negatives that
             were sampled before.
-
-    Attributes: as of `LogData`.
     """
-
-    quarantines = ()
-    callbacks, validation_freq = (), 1
 
     def __init__(self, config, records_folder):
         self._folder, self.config = records_folder, config
@@ -215,16 +236,12 @@ class RecordData:
         self.expander = expander_of(self._manifest)
 
     @property
-    def rows_by_epoch(self) -> list[int]:
-        return [self.num_rows] * self.config.epochs
-
-    @property
     def origin(self) -> dict:
         """The folder, for the run's `config.json`."""
         return describe_data(self._folder, None)
 
     def train_dataset(self):
-        """The data set of an epoch."""
+        """Return the rows of an epoch."""
         config = self.config
         return records.read(
             self._folder,
@@ -235,17 +252,17 @@ class RecordData:
         )
 
     def valid_dataset(self):
-        """The data set for validation, or `None`."""
+        """Return the rows for validation, or `None`."""
         if not self._has_valid:
             return None
         return records.read(self._folder, self.config.batch_size, split="valid")
 
     def count_read(self) -> int:
-        """Rows of the epoch."""
+        """Return the rows of the epoch."""
         return self.num_rows
 
     def count(self, history) -> dict:
-        """How many rows there are."""
+        """Return the numbers of rows."""
         num_valid = self._manifest.num_rows("valid") if self._has_valid else 0
         return {
             "num_rows": self.num_rows,
@@ -256,144 +273,37 @@ class RecordData:
         }
 
 
-def rate_of(manifest: Manifest) -> float:
-    """The rate at which negatives were sampled when records were made; 1: all."""
-    return manifest.origin.get("options", {}).get("negative_sampling_rate", 1.0)
-
-
 def check_sampled_once(config, folder, manifest: Manifest) -> None:
-    """Refuses to sample negatives a second time.
+    """Check that negatives are not sampled a second time.
 
     Raises:
         ValueError: If the config does, of records for which `prepare` did it.
     """
     prepared = rate_of(manifest)
     if config.negative_sampling_rate < 1 and prepared < 1:
-        raise ValueError(
+        raise UserError(
             f"The negatives in {folder} were sampled by `prepare` at "
             f"negative_sampling_rate={prepared:g}, and predictions are corrected for "
             "that; sampling them again at "
             f"negative_sampling_rate={config.negative_sampling_rate:g} is refused. "
-            "Leave --negative-sampling-rate out, or prepare all rows."
+            "Leave `negative_sampling_rate` out, or prepare all rows."
         )
 
 
 def check_shared(config, vocabulary, place) -> None:
-    """Refuses a vocabulary with a table for each feature where one for all is meant.
+    """Check that a vocabulary has one table for all features if the config wants it.
 
     Raises:
         ValueError: If the config says so, but not the vocabulary.
     """
     if config.shared_table and not vocabulary.is_shared:
-        raise ValueError(
-            f"--shared-table: {place} has a table for each feature. Prepare it with "
-            f"--hash-buckets {config.hash_buckets} --shared-table, or train with "
-            "--no-shared-table."
+        raise UserError(
+            f"`shared_table=True`: {place} has a table for each feature. Prepare it "
+            f"with `hash_buckets={config.hash_buckets}` and `shared_table=True`, or "
+            "train with `shared_table=False`."
         )
 
 
 def _sampling_of(config) -> NegativeSampling | None:
     rate = config.negative_sampling_rate
     return NegativeSampling(rate, config.seed) if rate < 1 else None
-
-
-def load_vocabulary(folder, manifest: Manifest):
-    """The vocabulary that numbered the ids of records.
-
-    Raises:
-        ValueError: If it is not there, or another one.
-    """
-    path = pathlib.Path(folder) / VOCABULARY
-    if not path.exists():
-        raise ValueError(f"{folder} has no {VOCABULARY}; `tf-dlrm prepare` writes it.")
-    vocabulary = vocabularies.load(path)
-    if vocabulary.digest != manifest.vocabulary_digest:
-        raise ValueError(f"{path} is not the vocabulary of the records beside it.")
-    return vocabulary
-
-
-def expander_of(manifest: Manifest) -> MultiHot | None:
-    """What expanded the rows of records when they were made, or `None`.
-
-    A model of such rows must meet the same bags when it is evaluated and served.
-    """
-    config = manifest.origin.get("multi_hot")
-    return None if config is None else MultiHot.from_config(config)
-
-
-def build_vocabulary(
-    paths: Paths, min_count: int = 10, max_size: int | None = None, quarantine=None
-) -> Vocabulary:
-    """Counts the values of labelled files, with progress.
-
-    Args:
-        paths: Files; see `pipelines.files.expand_paths`.
-        min_count: Times a value must occur to have an id.
-        max_size: Largest number of ids of a feature; `None`: no limit.
-        quarantine: Where bad rows go.
-    """
-    with bar("Counting values") as update:
-        return Vocabulary.build(paths, min_count, max_size, update, quarantine)
-
-
-def estimate_rows(paths) -> int | None:
-    """Rows of files by a look at their sizes; `None` where those say nothing."""
-    total = 0
-    for path in expand_paths(paths):
-        if is_parquet(path):
-            total += tables.count_rows(path)
-            continue
-        if compression_of(path):
-            return None
-        start = read_start(path, 1 << 20)
-        bytes_a_line = max(start.rfind(b"\n") + 1, 1) / max(start.count(b"\n"), 1)
-        total += remote_files.size_of(path) / bytes_a_line
-    return round(total)
-
-
-def _check_rows(paths, quarantine):
-    """Reads labelled rows once, for their faults alone."""
-    done = 0
-    with bar("Checking validation rows") as update:
-        for block in scan(paths, quarantine):
-            done += block.rows.num_lines
-            update(done)
-    quarantine.check()
-    if quarantine.num_rows == quarantine.num_bad:
-        raise ValueError(no_rows(paths))
-
-
-def count_rows(paths, sampling: NegativeSampling | None = None) -> int:
-    """Lines, or those that are kept; bad ones are not told from others."""
-    reader = ChunkReader()
-    total = done = 0
-    with bar("Counting rows") as update:
-        for file, path in enumerate(paths):
-            if sampling is None and reader.is_table(path):
-                total += tables.count_rows(path)
-                continue
-            first = place = 0
-            while (chunk := reader.read(path, place)).size:
-                if sampling is None:
-                    total += chunk.num_rows
-                else:
-                    rows = first + np.arange(chunk.num_rows)
-                    labels = _are_clicks(chunk)
-                    total += int(sampling.keep(file, rows, labels).sum())
-                place += chunk.size
-                first += chunk.num_rows
-                done += chunk.num_rows
-                update(done)
-    return total
-
-
-def _are_clicks(chunk):
-    if isinstance(chunk.content, bytes):
-        return _first_bytes(chunk.content, chunk.num_rows) != ord("0")
-    return tables.read_numbers(chunk.content.column(tables.LABEL))[0] != 0
-
-
-def _first_bytes(block, num_lines):
-    content = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero(content == ord("\n"))
-    return content[np.concatenate([[0], ends + 1])[:num_lines]]

@@ -15,7 +15,7 @@ _SMALLEST_BATCH, _LARGEST_BATCH, _FEW_ROWS = 128, 1024, 10_000
 
 
 def choose_batch_size(num_rows: int) -> int:
-    """Returns a power of two near the root of the number of rows, from 128 to 1,024.
+    """Return a power of two near the root of the number of rows, from 128 to 1,024.
 
     So few rows still make some hundred steps, and a million rows make a thousand.
     """
@@ -24,12 +24,12 @@ def choose_batch_size(num_rows: int) -> int:
 
 
 def choose_num_epochs(num_rows: int) -> int:
-    """Returns two for up to 10,000 rows, else one: more rows are learned by heart."""
+    """Return two for up to 10,000 rows, else one: more passes would overfit."""
     return 2 if num_rows <= _FEW_ROWS else 1
 
 
 def complete(config: RunConfig, num_rows: int) -> RunConfig:
-    """Returns a config with numbers for the options in `COMPLETED` that are `None`.
+    """Return a config with numbers for the options in `COMPLETED` that are `None`.
 
     Without `learning_rate` both rates are the optimizer's; a `learning_rate` without
     `embedding_learning_rate` is that of the tables, too.
@@ -47,7 +47,7 @@ def complete(config: RunConfig, num_rows: int) -> RunConfig:
 
 
 def complete_rates(config: RunConfig) -> RunConfig:
-    """Returns a config with its optimizer's learning rates, where none is given."""
+    """Return a config with its optimizer's learning rates, where none is given."""
     if config.learning_rate is not None:
         return config
     dense_rate, table_rate = LEARNING_RATES[config.optimizer]
@@ -59,7 +59,7 @@ def complete_rates(config: RunConfig) -> RunConfig:
 
 
 def describe(config: RunConfig, completed: RunConfig, num_rows: int) -> str | None:
-    """Returns a line on what was chosen, or `None` where all was given."""
+    """Return a line on what was chosen, or `None` where all was given."""
     words = {
         "batch_size": "batches of {:,} rows",
         "epochs": "epochs: {}",

@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
+from pipelines.runtime import UserError
+
 
 def make_strategy(num_devices: int) -> tf.distribute.MirroredStrategy | None:
-    """A `MirroredStrategy` over devices of this machine.
+    """Return a `MirroredStrategy` over devices of this machine.
 
     Without GPUs the CPU is divided into logical devices. They share its cores, so
     nothing is gained but to see, on any machine, what several devices do.
@@ -16,11 +18,11 @@ def make_strategy(num_devices: int) -> tf.distribute.MirroredStrategy | None:
         The strategy, `None` for one device.
 
     Raises:
-        ValueError: If there are GPUs, but fewer, or TensorFlow has begun to work with
-            other devices.
+        ValueError: If there are GPUs, but fewer, or TensorFlow is already initialized
+            with other devices.
     """
     if num_devices < 1:
-        raise ValueError(
+        raise UserError(
             f"`num_devices` must be at least 1. Received: num_devices={num_devices}"
         )
     if num_devices == 1:
@@ -28,7 +30,7 @@ def make_strategy(num_devices: int) -> tf.distribute.MirroredStrategy | None:
     gpus = tf.config.list_logical_devices("GPU") if _physical("GPU") else []
     if gpus:
         if len(gpus) < num_devices:
-            raise ValueError(
+            raise UserError(
                 f"There are {len(gpus)} GPUs. Received: num_devices={num_devices}"
             )
         return tf.distribute.MirroredStrategy([d.name for d in gpus[:num_devices]])
@@ -39,9 +41,9 @@ def make_strategy(num_devices: int) -> tf.distribute.MirroredStrategy | None:
         if len(current) < num_devices:
             tf.config.set_logical_device_configuration(cpu, wanted)
     except RuntimeError:
-        raise ValueError(
-            "TensorFlow has begun to work with fewer devices: divide the CPU first, "
-            "in a new process."
+        raise UserError(
+            "TensorFlow is already initialized with fewer devices: create the logical "
+            "devices first, in a new process."
         ) from None
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
 

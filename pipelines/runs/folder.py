@@ -17,15 +17,16 @@ from pipelines import vocabulary as vocabularies
 from pipelines.criteo import Parser
 from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
-from pipelines.runs.layout import RunFiles
-from pipelines.whole_files import disk, write_text
+from pipelines.runs.run_files import RunFiles
+from pipelines.runtime import UserError, disk
+from pipelines.whole_files import write_text
 from tf_dlrm.training.checkpoints import CheckpointFolder
 
 WHICH = ("saved", "best", "last")
 
 
 class RunFolder(RunFiles):
-    """Where a run keeps everything that it made and was made from.
+    """The folder where a run keeps everything that it makes and is made from.
 
     `config.json` (run and data), `vocabulary.tsv`, `model.keras` (beside it
     `model_last.keras` or `model_best.keras`, where the best model is not the last),
@@ -41,19 +42,19 @@ class RunFolder(RunFiles):
     """
 
     def start(self) -> None:
-        """Makes the folder; what a run without checkpoints left will be replaced.
+        """Make the folder; remains of a run without checkpoints will be replaced.
 
         Raises:
-            FileExistsError: If a run is in it that is finished, or can go on.
+            FileExistsError: If it holds a run that is finished or can be resumed.
         """
         if self.model_path.exists():
             raise FileExistsError(
-                f"{self.path} already holds a run. Choose another --out, or remove it."
+                f"{self.path} already holds a run. Choose another `out`, or remove it."
             )
         if CheckpointFolder(self.checkpoint_dir).names():
             raise FileExistsError(
-                f"{self.path} holds a run that can go on: give --resume. Or choose "
-                "another --out, or remove it."
+                f"{self.path} holds an interrupted run. Continue it with "
+                "`resume=True`, choose another `out`, or remove it."
             )
         self.path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.log_dir, ignore_errors=True)
@@ -64,7 +65,7 @@ class RunFolder(RunFiles):
     def describe(
         self, config: RunConfig, data: dict[str, Any], vocabulary, expander=None
     ) -> None:
-        """Writes what is known before training: the config and the vocabulary.
+        """Write what is known before training: the config and the vocabulary.
 
         Args:
             config: The run.
@@ -84,34 +85,34 @@ class RunFolder(RunFiles):
 
     @property
     def is_finished(self) -> bool:
-        """Whether a run is in it that came to its end."""
+        """True if it holds a finished run."""
         return self.model_path.exists() and self.metrics_path.exists()
 
     @property
     def is_described(self) -> bool:
-        """Whether a run was begun in it."""
+        """True if it holds a run, finished or not."""
         return self.config_path.exists()
 
     def read_data(self) -> dict[str, Any]:
-        """Returns what the run is trained on, as `describe` was told."""
+        """Return the data that the run is trained on, as given to `describe`."""
         return self.read().get("data") or {}
 
     def read_vocabulary(self):
-        """Returns the run's vocabulary.
+        """Return the run's vocabulary.
 
         Raises:
             ValueError: If it is not the one that the run was made with.
         """
         vocabulary = vocabularies.load(self.vocabulary_path)
         if vocabulary.digest != self.read()["vocabulary_digest"]:
-            raise ValueError(
+            raise UserError(
                 f"{self.vocabulary_path} is not the vocabulary that this run was "
                 "trained with: the ids would mean other values."
             )
         return vocabulary
 
     def save_model(self, model, path=None) -> None:
-        """Writes a trained model; it appears whole or not at all.
+        """Write a trained model; it appears complete or not at all.
 
         Args:
             model: The model.
@@ -128,30 +129,30 @@ class RunFolder(RunFiles):
                 temporary.unlink(missing_ok=True)
 
     def read_config(self) -> RunConfig:
-        """Returns the run's config."""
+        """Return the run's config."""
         try:
             return RunConfig.from_json(json.dumps(self.read()["config"]))
         except ValueError as error:
             text = str(error).removeprefix(f"{self.config_path} is damaged: ")
-            raise ValueError(f"{self.config_path} is damaged: {text}") from None
+            raise UserError(f"{self.config_path} is damaged: {text}") from None
 
     def check(self) -> None:
-        """Looks whether this is the folder of a finished run, without loading it.
+        """Check that this is the folder of a finished run, without loading it.
 
         Raises:
             ValueError: If it is not; the message says what is missing.
         """
         self.read()
         if not self.vocabulary_path.exists():
-            raise ValueError(f"{self.path} has no vocabulary.tsv.")
+            raise UserError(f"{self.path} has no vocabulary.tsv.")
         if not self.model_path.exists():
-            raise ValueError(
-                f"{self.path} has no trained model (model.keras): its training did "
-                "not end."
+            raise UserError(
+                f"{self.path} has no trained model (model.keras): its training has "
+                "not finished."
             )
 
     def load_parser(self) -> Parser:
-        """Returns the parser with the run's vocabulary.
+        """Return the parser with the run's vocabulary.
 
         Raises:
             ValueError: If the vocabulary is not the one that the run was made with.
@@ -163,13 +164,13 @@ class RunFolder(RunFiles):
             try:
                 expander = MultiHot.from_config(expander)
             except (TypeError, ValueError, KeyError) as error:
-                raise ValueError(
+                raise UserError(
                     f"{self.config_path} is damaged: `multi_hot`: {error}"
                 ) from None
         return Parser(vocabulary, expander=expander)
 
     def find_model(self, which: str = "saved") -> pathlib.Path:
-        """Returns the file of a model of the run, without loading it.
+        """Return the file of a model of the run, without loading it.
 
         Args:
             which: `"saved"` for the run's model, `"best"` or `"last"`.
@@ -179,7 +180,7 @@ class RunFolder(RunFiles):
         """
         self.check()
         if which not in WHICH:
-            raise ValueError(f"`which` must be one of {WHICH}. Received: {which!r}")
+            raise UserError(f"`which` must be one of {WHICH}. Received: {which!r}")
         results = self._read_results()
         saved = results.get("saved_model", "last")  # as before there was a choice
         if which in ("saved", saved):
@@ -189,7 +190,7 @@ class RunFolder(RunFiles):
         best, last = results.get("best"), results.get("last")
         if best is not None and best["step"] == last["step"]:
             return self.model_path
-        raise ValueError(
+        raise UserError(
             f"{self.path} holds no {which} model but the {saved} one: "
             + (
                 "it was trained without validation rows to find the best, or by a "
@@ -203,12 +204,13 @@ class RunFolder(RunFiles):
         try:
             return disk.read_json(self.metrics_path)
         except (OSError, ValueError):
-            raise ValueError(
-                f"{self.metrics_path} is missing or damaged: the training did not end."
+            raise UserError(
+                f"{self.metrics_path} is missing or damaged: the training did not "
+                "finish."
             ) from None
 
     def load_model(self, parser: Parser, which: str = "saved") -> tf_dlrm.DLRM:
-        """Returns a trained model.
+        """Return a trained model.
 
         Args:
             parser: The parser with the run's vocabulary.
@@ -222,13 +224,13 @@ class RunFolder(RunFiles):
         is_other = path != self.model_path
         key = "other_model_sha256" if is_other else "model_sha256"
         if self._read_results().get(key) != _sha256(path):
-            raise ValueError(
+            raise UserError(
                 f"{path} is not the model that this run wrote, or it is damaged."
             )
         model = keras.saving.load_model(path)
         rows, ids = _rows(model.spec), _rows(parser.spec())
         if rows != ids:
-            raise ValueError(
+            raise UserError(
                 f"The vocabulary {self.vocabulary_path} does not match the model "
                 f"{path}: {sum(ids.values()):,} ids in {len(ids)} tables, "
                 f"but {sum(rows.values()):,} rows in {len(rows)}."
@@ -236,7 +238,7 @@ class RunFolder(RunFiles):
         return model
 
     def write_results(self, history: dict[str, list[float]], results: dict) -> None:
-        """Writes `metrics.csv`, a line for each epoch, and `metrics.json`."""
+        """Write `metrics.csv`, a line for each epoch, and `metrics.json`."""
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["epoch", *history])
@@ -253,7 +255,7 @@ class RunFolder(RunFiles):
 
 
 def write_json(path, content) -> None:
-    """Writes JSON text; the file appears whole or not at all."""
+    """Write JSON text; the file appears complete or not at all."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

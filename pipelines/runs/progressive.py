@@ -9,6 +9,7 @@ Reference:
     trenches, section 5.
 """
 
+import dataclasses
 import functools
 import os
 
@@ -16,17 +17,12 @@ import keras
 
 from pipelines.criteo import Parser, read
 from pipelines.files import Paths, expand_paths
+from pipelines.log_data import build_vocabulary, count_rows, describe_data, find_records
 from pipelines.quarantine import Quarantine
-from pipelines.runs.data import (
-    build_vocabulary,
-    count_rows,
-    describe_data,
-    find_records,
-    make_quarantines,
-)
+from pipelines.runs.data import TrainingData, make_quarantines
+from pipelines.runtime import UserError, remote_files
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import HashVocabulary
-from pipelines.whole_files import remote_files
 from tf_dlrm import training
 from tf_dlrm.training.checkpoints import Position, ResumableInput
 
@@ -35,46 +31,47 @@ _VALID_COUNTS = ("val_num_rows", "val_num_bad_rows")
 
 
 def check(config, train_paths: Paths, valid_paths: Paths | None) -> list[str]:
-    """The files of the days, where they can be trained on progressively.
+    """Return the files of the days, after checking that they can be days.
 
     Raises:
         ValueError: If not; the message says what to do.
     """
     if (config.epochs or 1) > 1:
-        raise ValueError(
-            "--progressive is one pass over the days: in a second one every row would "
-            f"have been seen before. Leave --epochs out. Received: {config.epochs}"
+        raise UserError(
+            "`progressive=True` is one pass over the days: in a second one every row "
+            f"would have been seen before. Leave `epochs` out. Received: "
+            f"epochs={config.epochs}"
         )
     if valid_paths:
-        raise ValueError(
-            "--progressive validates on the next day of --train: leave --valid out, or "
-            "name its files last in --train."
+        raise UserError(
+            "`progressive=True` validates on the next day of `train_paths`: leave "
+            "`valid_paths` out, or name its files last in `train_paths`."
         )
     for name in ("target_auc", "patience"):
         if getattr(config, name) is not None:
-            raise ValueError(
-                f"--{name.replace('_', '-')} compares evaluations on the same rows, "
-                "and --progressive makes each on another day. Leave one of them out."
+            raise UserError(
+                f"`{name}` compares evaluations on the same rows, and "
+                "`progressive=True` makes each on another day. Leave one of them out."
             )
     paths = [train_paths] if isinstance(train_paths, str | os.PathLike) else train_paths
     for path in paths:
         if find_records(path) is not None:
-            raise ValueError(
-                f"--progressive takes files of lines, one a day; {path} holds records. "
-                "Name the files that it was prepared of (and for the same ids "
-                f"--vocabulary {os.path.join(path, 'vocabulary.tsv')})."
+            raise UserError(
+                "`progressive=True` takes files of lines, one a day; "
+                f"{path} holds records. Name the files that it was prepared from (and, "
+                f"for the same ids, the vocabulary {path}/vocabulary.tsv)."
             )
     days = expand_paths(train_paths)
     if len(days) < 2:
-        raise ValueError(
-            "--progressive needs at least two days, each a file of --train. Received: "
-            f"{', '.join(days)}"
+        raise UserError(
+            "`progressive=True` needs at least two days, each a file of `train_paths`. "
+            f"Received: {', '.join(days)}"
         )
     return days
 
 
-class DayData:
-    """Labelled files of lines, each a day; see `data.LogData`.
+class DayData(TrainingData):
+    """Labelled files of lines, each a day.
 
     The vocabulary, where none is given, is made of the first day: a later one would
     tell the model of values that nobody had seen yet. Values that come later share row
@@ -83,15 +80,13 @@ class DayData:
     Args:
         config: The `RunConfig`.
         train_paths: The files in the order of the days.
-        valid_paths: None.
+        valid_paths: `None`: each day is validated on the next.
         folder: The `RunFolder`, for bad rows.
         vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one.
         rows_by_epoch: Rows of each day, where they were counted before.
-
-    Attributes: as of `LogData`.
     """
 
-    expander = None
+    monitor = None  # losses on different days do not tell which model is best
 
     def __init__(
         self,
@@ -103,7 +98,7 @@ class DayData:
         rows_by_epoch: list[int] | None = None,
     ):
         self.days = check(config, train_paths, valid_paths)
-        self.config = config
+        self.config = dataclasses.replace(config, epochs=1)
         self.quarantines = make_quarantines(config, folder)
         self._bad, self._bad_valid = self.quarantines
         self.negative_sampling_rate = config.negative_sampling_rate
@@ -114,23 +109,27 @@ class DayData:
                 for day in range(len(self.days))
             ]
         self.vocabulary = vocabulary or self._make_vocabulary()
-        self.rows_by_epoch = rows_by_epoch or [
+        self._rows_by_epoch = rows_by_epoch or [
             count_rows([day], sampling)
             for day, sampling in zip(self.days, self._sampling, strict=True)
         ]
-        self.num_rows = self.rows_by_epoch[0]
+        self.num_rows = self._rows_by_epoch[0]
         self._evaluated = Position()
         self.callbacks = (_Days(self._evaluated, self._count),)
         # After the last day there is none to evaluate on.
         self.validation_freq = list(range(1, len(self.days)))
+
+    @property
+    def rows_by_epoch(self) -> list[int]:
+        return self._rows_by_epoch
 
     def _make_vocabulary(self):
         config = self.config
         if config.hash_buckets is not None:
             return HashVocabulary(config.hash_buckets)
         print(
-            f"The vocabulary is made of the first day, {self.days[0]}: values that "
-            "come later share row 0. --hash-buckets gives them rows of their own.",
+            f"The vocabulary is built from the first day, {self.days[0]}: values that "
+            "come later share row 0. Hashing gives them rows of their own.",
             flush=True,
         )
         return build_vocabulary(
@@ -142,11 +141,11 @@ class DayData:
 
     @property
     def origin(self) -> dict:
-        """The files and their rows, for the run's `config.json`."""
+        """The facts that identify the files, for the run's `config.json`."""
         return {**describe_data(self.days, None), "progressive": True}
 
     def train_dataset(self):
-        """The days; resumed, epoch d is day d."""
+        """Return the days; epoch d is day d, also after a resume."""
         config = self.config
         return _join_days(
             [
@@ -164,7 +163,7 @@ class DayData:
         )
 
     def valid_dataset(self):
-        """The day after the one that is trained on."""
+        """Return the day after the one that is trained on."""
         parser, size = Parser(self.vocabulary), self.config.batch_size
         days = [
             read(day, parser, size, seed=0, quarantine=self._bad_valid)
@@ -173,8 +172,8 @@ class DayData:
         return _join_days(days).resumable_input.make(self._evaluated, 0)
 
     def _count(self):
-        """What was read in this process so far."""
-        left_out = sum(each.num_left_out for each in self._sampling if each)
+        """Return the rows that were read in this process so far."""
+        left_out = sum(sampling.num_left_out for sampling in self._sampling if sampling)
         return {
             "num_rows": self._bad.num_rows - self._bad.num_bad - left_out,
             "num_bad_rows": self._bad.num_bad,
@@ -184,23 +183,23 @@ class DayData:
         }
 
     def count_read(self) -> int:
-        """Rows of the day that were read so far, or more; exact at its end."""
+        """Return the rows of the day read so far, or more; exact at its end."""
         return self._count()["num_rows"] - self.callbacks[0].num_rows_before
 
     def count(self, history: dict[str, list[float]]) -> dict:
-        """How many rows there were, also before a resume."""
+        """Return the numbers of rows, those before a resume included."""
         names = [*_COUNTS, "num_valid_rows", "num_bad_valid_rows"]
         columns = [history.get(name, []) for name in (*_COUNTS, *_VALID_COUNTS)]
         return {n: int(sum(column)) for n, column in zip(names, columns, strict=True)}
 
-    def report(self, history: dict[str, list[float]]) -> list[dict]:
-        """Of each day but the first: its metrics before it was trained on.
+    def describe_days(self, history: dict[str, list[float]]) -> dict[str, list[dict]]:
+        """Return the metrics of each day but the first before it was trained on.
 
-        Of a run that ended early, the days that were evaluated by then.
+        For a run that ended early, they are those of the days evaluated by then.
         """
         names = ("auc", "log_loss", "normalized_entropy", "calibration")
         evaluated = history.get("val_num_rows", [])
-        return [
+        days = [
             {
                 "day": remote_files.name_of(day),
                 "num_rows": int(num_rows),
@@ -208,10 +207,11 @@ class DayData:
             }
             for i, (day, num_rows) in enumerate(zip(self.days[1:], evaluated))
         ]
+        return {"days": days}
 
 
 class _Days(keras.callbacks.Callback):
-    """Turns to the next day, and notes how many rows each had.
+    """Turn to the next day, and note how many rows each had.
 
     The numbers go into the epoch's results, and so into the checkpoint: a run that is
     resumed does not read earlier days again.
@@ -269,7 +269,7 @@ def _join_days(datasets):
 
 
 def print_report(days: list[dict]) -> None:
-    """Prints the report of `DayData` as a table."""
+    """Print the report of `DayData` as a table."""
     print(
         f"{'day, before training on it':<28}{'rows':>13}{'auc':>9}{'log_loss':>10}"
         f"{'norm. entropy':>15}{'calibration':>13}"

@@ -1,27 +1,146 @@
-"""Going on with a run that was cut: what it was, and that it is the same now."""
+"""Starting a run, or resuming one that was interrupted, under the same options."""
 
 import dataclasses
 import os
+from typing import Any
 
 from pipelines.runs.config import RunConfig
 from pipelines.runs.defaults import COMPLETED
 from pipelines.runs.folder import RunFolder
+from pipelines.runtime import UserError
 from tf_dlrm.training.checkpoints import changed_files
+
+# The parameter of `train` that each part of a run's data came from.
+_PARAMETERS = {
+    "records": "train_paths",
+    "train": "train_paths",
+    "valid": "valid_paths",
+    "warm_start": "warm_start",
+}
+
+
+class NewRun:
+    """A run that starts: its folder is made, and describes it before it is trained.
+
+    Args:
+        folder: The folder of the run.
+        config: The run.
+        inputs: Its `RunInputs`.
+        options: What else `config.json` records of it.
+
+    Attributes:
+        config: The run.
+        vocabulary: The vocabulary of the inputs, or `None`.
+        rows_by_epoch: Rows of each epoch, if they are known.
+        first_step: Steps of the run that it starts from, if they are known.
+    """
+
+    is_resumed = False
+
+    def __init__(self, folder: RunFolder, config: RunConfig, inputs, options: dict):
+        self._folder, self._options = folder, options
+        self.config, self.vocabulary = config, inputs.vocabulary
+        self.rows_by_epoch: list[int] | None = None
+        self.first_step: int | None = None
+
+    def open_folder(self) -> None:
+        """Make the folder.
+
+        Raises:
+            FileExistsError: If it holds another run.
+        """
+        self._folder.start()
+
+    def check_start(self, start, vocabulary) -> None:
+        """Check that a warm start can find its rows, before the model is built."""
+        start.map_rows(vocabulary)
+
+    def describe(self, data, origin: dict[str, Any], start: dict[str, Any]) -> None:
+        """Write what is known before training.
+
+        Args:
+            data: The `TrainingData`.
+            origin: What else is worth recording.
+            start: What a warm start reports.
+        """
+        content = {
+            **data.origin,
+            "negative_sampling_rate": data.negative_sampling_rate,
+            **origin,
+            **self._options,
+            **start,
+            "rows_by_epoch": data.rows_by_epoch,
+        }
+        self._folder.describe(data.config, content, data.vocabulary, data.expander)
+
+
+class ResumedRun(NewRun):
+    """A run that was interrupted: everything is as its folder describes it.
+
+    Raises:
+        ValueError: If options or data differ from those of the run.
+    """
+
+    is_resumed = True
+
+    def __init__(self, folder: RunFolder, config: RunConfig, inputs, options: dict):
+        super().__init__(folder, config, inputs, options)
+        check_same(folder, config, inputs.describe() | options, inputs.vocabulary)
+        self.vocabulary, self.config = folder.read_vocabulary(), folder.read_config()
+        data = folder.read_data()
+        self.rows_by_epoch = data.get("rows_by_epoch")
+        self.first_step = data.get("first_step")
+
+    def open_folder(self) -> None:
+        """Do nothing: the folder is there."""
+
+    def check_start(self, start, vocabulary) -> None:
+        """Do nothing: it was checked when the run started."""
+
+    def describe(self, data, origin, start) -> None:
+        """Do nothing: the folder describes the run."""
+
+
+def begin(
+    folder: RunFolder,
+    config: RunConfig,
+    inputs,
+    warm_start: str | os.PathLike | None = None,
+    resume: bool = False,
+) -> NewRun:
+    """Return the run to resume in a folder, if there is one, else a new run.
+
+    Args:
+        folder: The folder.
+        config: The config that is given now.
+        inputs: The `RunInputs` that are given now.
+        warm_start: Folder of the run that this one starts from, or `None`.
+        resume: Whether to resume.
+
+    Raises:
+        ValueError: If options or data differ from those of the run to resume.
+    """
+    options = {"progressive": inputs.progressive}
+    if warm_start is not None:
+        options["warm_start"] = os.path.abspath(warm_start)
+    can_resume = folder.is_described and not folder.is_finished
+    kind = ResumedRun if resume and can_resume else NewRun
+    return kind(folder, config, inputs, options)
 
 
 def check_same(
     folder: RunFolder, config: RunConfig, data: dict, vocabulary=None
 ) -> None:
-    """Refuses to go on with a run under other options, or with other data.
+    """Check that a run is resumed under the same options, with the same data.
 
     Files are compared by name, as they may have been moved, and by their content as
-    `tf_dlrm.runtime.disk.fingerprints` sees it; runs of earlier versions did not note
-    the content. Another number of devices is no difference.
+    `tf_dlrm.runtime.disk.fingerprints` sees it; runs of earlier versions did not record
+    the content. The number of devices may differ.
 
     Args:
         folder: The folder of the run.
         config: The config that is given now.
-        data: The data that is given now, as `describe` would be told.
+        data: The data that is given now, as `RunInputs.describe` returns it.
         vocabulary: The vocabulary that is given now, or `None`.
 
     Raises:
@@ -29,43 +148,43 @@ def check_same(
     """
     before, now = dataclasses.asdict(folder.read_config()), dataclasses.asdict(config)
     differing = [
-        f"--{name.replace('_', '-')} was {before[name]}, is {now[name]}"
+        f"`{name}` was {before[name]}, is {now[name]}"
         for name in before
         if before[name] != now[name] and not (name in COMPLETED and now[name] is None)
     ]
     stored = folder.read_data()
-    for name in ("records", "train", "valid", "warm_start"):
-        was, given = _names(stored.get(name)), _names(data.get(name))
-        if was != given:
-            shown = [" ".join(each) or "nothing" for each in (was, given)]
-            option = name.replace("_", "-")
-            differing.append(f"--{option} was {shown[0]}, is {shown[1]}")
+    for name in _PARAMETERS:
+        before, now = _names(stored.get(name)), _names(data.get(name))
+        if before != now:
+            words = [" ".join(paths) or "nothing" for paths in (before, now)]
+            differing.append(f"`{_PARAMETERS[name]}` was {words[0]}, is {words[1]}")
     if bool(stored.get("progressive")) != bool(data.get("progressive")):
-        shown = ["on" if each.get("progressive") else "off" for each in (stored, data)]
-        differing.append(f"--progressive was {shown[0]}, is {shown[1]}")
+        words = ["on" if d.get("progressive") else "off" for d in (stored, data)]
+        differing.append(f"`progressive` was {words[0]}, is {words[1]}")
     if vocabulary is not None:
         if vocabulary.digest != folder.read_vocabulary().digest:
-            differing.append("--vocabulary is another")
+            differing.append("`vocabulary` differs")
     if differing:
-        raise ValueError(
-            f"{folder.path} holds a run with other options: {'; '.join(differing)}. "
-            "Leave them out (--resume takes those of the run), or choose another --out."
+        raise UserError(
+            f"{folder.path} holds a run with different options: "
+            f"{'; '.join(differing)}. Leave them out (`resume=True` takes those of "
+            "the run), or choose another `out`."
         )
     _check_content(folder, stored.get("content") or {}, data.get("content") or {})
 
 
 def _check_content(folder, before, now):
     changed = [
-        f"{file} of --{name}"
+        f"{file} of `{_PARAMETERS.get(name, name)}`"
         for name in before
         for file in changed_files(before[name], now.get(name, before[name]))
     ]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise ValueError(
-            f"{folder.path} cannot go on: the content is another than when the run was "
-            f"begun, of {', '.join(changed[:3])}{more}. Bring back what was there, or "
-            "choose another --out."
+        raise UserError(
+            f"{folder.path} cannot be resumed: since the run started, the content has "
+            f"changed of {', '.join(changed[:3])}{more}. Bring back what was there, or "
+            "choose another `out`."
         )
 
 

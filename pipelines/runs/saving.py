@@ -1,5 +1,6 @@
-"""Which model of a training becomes the model of its run: its best or its last."""
+"""Saving the model of a run, its best or its last, and exporting it."""
 
+import tf_dlrm
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from tf_dlrm.callbacks import ResumableTraining
@@ -14,7 +15,7 @@ def save_models(
     last: dict[str, float],
     epoch: int,
 ) -> dict:
-    """Saves the model that the config asks for, and the other one beside it.
+    """Save the model that the config asks for, and the other one beside it.
 
     The best is that of a checkpoint: a resumed run has the same. Without validation
     there is none, and the last is saved.
@@ -57,7 +58,7 @@ def _place(epoch, step, config, value):
 
 
 def describe(results: dict) -> str:
-    """Returns the line on the best and the saved model that a run ends with."""
+    """Return the line on the best and the saved model that a run ends with."""
     if results["best"] is None:
         reason = "no validation to find the best"
         if "days" in results:
@@ -74,3 +75,36 @@ def _words(place):
     text = f"epoch {place['epoch']}, step {place['step']:,}"
     value = place[metric]
     return text if value is None else f"{text}, {metric} {value:.4f}"
+
+
+def export(
+    folder: RunFolder,
+    base_dir,
+    version: int | None = None,
+    max_hotness=1,
+    candidate_features=(),
+    table_dtype: str = "float32",
+    which: str = "saved",
+) -> str:
+    """Export a model of a run with its parser; return the path of the version.
+
+    Args:
+        folder: The folder of the run.
+        base_dir: Folder of the exported versions.
+        version: Number of the version; default: the next one.
+        max_hotness: Length of the padded bags of `serving_default`.
+        candidate_features: Features that differ between the items to rank.
+        table_dtype: How tables are stored, see `tf_dlrm.export_saved_model`.
+        which: `"saved"` for the run's model, `"best"` or `"last"`.
+    """
+    parser = folder.load_parser()
+    model = folder.load_model(parser, which)
+    return tf_dlrm.export_saved_model(
+        model,
+        base_dir,
+        version,
+        preprocessor=parser,
+        max_hotness=max_hotness,
+        candidate_features=candidate_features,
+        table_dtype=table_dtype,
+    )

@@ -1,11 +1,12 @@
-"""What ends a run early, and evaluates it within its epochs, as its config says."""
+"""Early stopping of a run, and evaluations within its epochs."""
 
 from pipelines.runs.config import RunConfig
+from pipelines.runtime import UserError
 from tf_dlrm.callbacks import EarlyStopping, EvaluateWithinEpochs
 
 
 def check(config: RunConfig, has_validation: bool) -> None:
-    """Refuses what needs rows for validation where there are none.
+    """Check that there are validation rows if the config needs them.
 
     Raises:
         ValueError: With the option's name.
@@ -14,14 +15,14 @@ def check(config: RunConfig, has_validation: bool) -> None:
         return
     for name in ("target_auc", "patience", "evaluate_every_steps"):
         if getattr(config, name) is not None:
-            raise ValueError(
-                f"--{name.replace('_', '-')} needs rows to validate on: name files "
-                "with --valid, or give `prepare` a split for them."
+            raise UserError(
+                f"`{name}` needs rows to validate on: name their files in "
+                "`valid_paths`, or prepare records with a split for them."
             )
 
 
 class Stopping:
-    """The callbacks of a run that end it early, and what they say of it.
+    """The callbacks that end a run early, and their results.
 
     Args:
         config: The run.
@@ -45,20 +46,20 @@ class Stopping:
             self._within = EvaluateWithinEpochs(
                 valid_dataset, config.evaluate_every_steps, [self.stop, *loggers]
             )
-        self.callbacks = [each for each in (self._within, self.stop) if each]
+        self.callbacks = [c for c in (self._within, self.stop) if c]
 
     @property
     def seconds(self) -> float:
-        """What evaluations within epochs took."""
+        """Seconds that evaluations within epochs took."""
         return self._within.seconds if self._within else 0.0
 
     @property
     def states(self) -> dict:
-        """What a resumed run goes on with, for `ResumableTraining.carry`."""
+        """Callbacks with a state to resume, for `ResumableTraining.carry`."""
         return {"early": self.stop} | ({"within": self._within} if self._within else {})
 
     def describe(self) -> dict:
-        """For the results of the run."""
+        """Return the facts for the results of the run."""
         return {
             "stopped": self.stop.reason,
             "evaluations_within_epochs": self._within.results if self._within else [],

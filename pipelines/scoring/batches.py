@@ -1,7 +1,7 @@
 """Files of lines -> batches: the same lines in a batch wherever reading begins.
 
 The last bits of a probability depend on the rows that it is computed with. So a batch
-is a function of the file and its first line, and a run that goes on after a cut gives
+is a function of the file and its first line, and a resumed run gives
 the bytes that it would have given without.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.criteo.scanning import changed
 from pipelines.criteo.tables import batches, count_rows, is_parquet, to_lines
 from pipelines.files import BlockReader, count_lines, stamp
-from pipelines.whole_files import remote_files
+from pipelines.runtime import UserError, remote_files
 
 _BLOCK_BYTES = 4 << 20
 # Lines of megabytes are rows too: a batch ends with the line that takes it past this.
@@ -21,7 +21,7 @@ _MAX_BATCH_BYTES = 16 << 20
 
 
 class Position(NamedTuple):
-    """Where a batch ends.
+    """The place where a batch ends.
 
     Attributes:
         file: Number of the file.
@@ -60,7 +60,7 @@ def read_batches(
     batch_size: int,
     start: Position = Position(),  # noqa: B008
 ) -> Iterator[Batch]:
-    r"""Yields the lines of files in their order.
+    r"""Yield the lines of files in their order.
 
     Args:
         paths: The files: text, plain or compressed, or Parquet, whose rows are written
@@ -98,12 +98,12 @@ def read_batches(
             stored = stored_before + round(stored)
             yield Batch(path, first_line, num_lines, text, position, stored)
         if list(stamp(path)) != list(stamps[file]):
-            raise ValueError(changed(path))
+            raise UserError(changed(path))
         stored_before += stamps[file][0]
 
 
 def _blocks(reader, path, start):
-    """Yields lines of a file, and how many of its stored bytes lie before their end."""
+    """Yield lines of a file, and how many of its stored bytes lie before their end."""
     if is_parquet(path):
         row, total, size = start.line, count_rows(path), remote_files.size_of(path)
         for rows in batches(path, labelled=False, first_row=row):
@@ -117,7 +117,7 @@ def _blocks(reader, path, start):
 
 
 def _cut(blocks, batch_size):
-    """Yields `(text, number of lines, stored bytes)` of batches."""
+    """Yield `(text, number of lines, stored bytes)` of batches."""
     rest, stored = b"", 0
     for block, stored_after in blocks:
         text = rest + block

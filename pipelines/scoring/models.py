@@ -1,4 +1,4 @@
-"""What scores lines: the signature `serving_tsv` of a SavedModel, or a Keras model."""
+"""Models that score lines: `serving_tsv` of a SavedModel, or a Keras model."""
 
 import os
 import pathlib
@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from pipelines.pipeline_errors import shorten
+from pipelines.runtime import UserError
 from tf_dlrm.serving import existing_versions
 
 SIGNATURE = "serving_tsv"
@@ -36,12 +38,12 @@ class Source(NamedTuple):
 
 
 class Model(NamedTuple):
-    """What scores lines, and what it was loaded from.
+    """A function that scores lines, and the files that it was loaded from.
 
     Attributes:
         score: Function of `(B,)` lines, a string tensor, to `(B,)` float32
-            probabilities. Several threads may call it. A line that is no row is a
-            `tf.errors.InvalidArgumentError`.
+            probabilities. Several threads may call it. A line that is not a valid
+            row raises `tf.errors.InvalidArgumentError`.
         source: Its files.
     """
 
@@ -50,7 +52,7 @@ class Model(NamedTuple):
 
 
 def find(path: str | os.PathLike) -> Source:
-    """Finds the files of a SavedModel, without loading it.
+    """Find the files of a SavedModel, without loading it.
 
     Args:
         path: Its folder, or the folder of its versions, for the newest.
@@ -60,20 +62,20 @@ def find(path: str | os.PathLike) -> Source:
     """
     path = pathlib.Path(path)
     if not path.is_dir():
-        raise ValueError(f"There is no folder {path}; a model is one.")
+        raise UserError(f"There is no folder {path}: name the folder of a model.")
     if not (path / _GRAPH).exists():
         versions = existing_versions(path)
         if not versions:
-            raise ValueError(f"{path} holds no SavedModel (and is no run).")
+            raise UserError(f"{path} holds no SavedModel and is not a run.")
         path = path / str(versions[-1])
         if not (path / _GRAPH).exists():
-            raise ValueError(f"{path}, the newest version, holds no SavedModel.")
+            raise UserError(f"{path}, the newest version, holds no SavedModel.")
     names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
     return Source.of(path, names)
 
 
 def load(path: str | os.PathLike) -> Model:
-    """Loads a SavedModel that was exported with its parser; nothing else is needed.
+    """Load a SavedModel that was exported with its parser; nothing else is needed.
 
     Args:
         path: A version's folder, or the folder of versions, for the newest.
@@ -85,7 +87,11 @@ def load(path: str | os.PathLike) -> Model:
         ValueError: If there is no SavedModel, or it does not score raw lines.
     """
     source = find(path)
-    loaded = tf.saved_model.load(source.path)
+    try:
+        loaded = tf.saved_model.load(source.path)
+    except tf.errors.OpError as error:
+        message = shorten(error)
+        raise UserError(f"{path}: the SavedModel is damaged: {message}") from error
     _check_signature(loaded, source.path)
 
     def score(lines):
@@ -96,7 +102,7 @@ def load(path: str | os.PathLike) -> Model:
 
 
 def of_keras(model, parser, source: Source) -> Model:
-    """The same of a Keras model and its parser.
+    """Return the `Model` of a Keras model and its parser.
 
     Args:
         model: A `DLRM`.
@@ -114,7 +120,7 @@ def of_keras(model, parser, source: Source) -> Model:
 def _check_signature(loaded, path):
     names = sorted(loaded.signatures)
     if SIGNATURE not in names:
-        raise ValueError(
+        raise UserError(
             f"{path} has no signature {SIGNATURE}, which scores raw lines; it has "
             f"{', '.join(names) or 'none'}. Export the model with its parser: tf-dlrm "
             "export --model RUN, or tf_dlrm.export_saved_model(model, base_dir, "
@@ -124,7 +130,7 @@ def _check_signature(loaded, path):
     inputs = sorted(signature.structured_input_signature[1])
     outputs = sorted(signature.structured_outputs)
     if inputs != ["lines"] or "probabilities" not in outputs:
-        raise ValueError(
+        raise UserError(
             f"{path}: {SIGNATURE} must take `lines` and give `probabilities`. "
             f"Received: {inputs} -> {outputs}"
         )

@@ -1,4 +1,4 @@
-"""An output that is written piece by piece, and goes on where it was cut.
+"""An output that is written piece by piece, and resumes where it was interrupted.
 
 Beside `scores.csv`, `scores.csv.unfinished` holds the bytes and
 `scores.csv.unfinished.json` tells, every few seconds, how many of them count and how
@@ -14,7 +14,7 @@ import pathlib
 import time
 from typing import Any
 
-from pipelines.whole_files import disk, locks
+from pipelines.runtime import UserError, disk, locks
 
 _VERSION = 1
 _SECONDS_BETWEEN_NOTES = 5.0
@@ -31,7 +31,7 @@ class Unfinished:
         output: The file. One that ends in ".gz" is compressed, each piece by itself.
         job: What it is made of, JSON-safe: `{"settings": ..., "files": ...}`. Of a
             job with other settings nothing is overwritten; if only the files were
-            changed, the work is started afresh.
+            changed, the work is started over.
         overwrite: Whether a finished output may be replaced, and unfinished work of
             another job given up.
 
@@ -40,7 +40,7 @@ class Unfinished:
         was_finished: Whether only the last clean-up of an earlier run was missing.
 
     Raises:
-        FileExistsError: If the output is there, finished.
+        FileExistsError: If the finished output exists.
         ValueError: If it is unfinished work of another job, or is being written.
     """
 
@@ -67,7 +67,7 @@ class Unfinished:
             self.state, size = notes["state"], notes["num_bytes"]
             self.was_finished = _is_finished(self._output, self._path, notes)
         elif notes is not None:
-            print(f"{self._output}: started afresh. {_what_changed(notes, self._job)}")
+            print(f"{self._output}: started over. {_what_changed(notes, self._job)}")
             self._notes.unlink()
         if not self.was_finished:
             self._file.truncate(size)
@@ -81,16 +81,16 @@ class Unfinished:
         return gzip.compress(text, 6, mtime=0)
 
     def write(self, packed: bytes) -> None:
-        """Adds a piece."""
+        """Add a piece."""
         with disk.explaining("the predictions", self._path):
             self._file.write(packed)
 
     def is_note_due(self) -> bool:
-        """Whether the last note is some seconds old."""
+        """Return whether the last note is some seconds old."""
         return time.monotonic() - self._noted >= _SECONDS_BETWEEN_NOTES
 
     def note(self, state: dict[str, Any]) -> None:
-        """Keeps what was written so far, and `state` of the work that made it."""
+        """Keep what was written so far, and `state` of the work that made it."""
         with disk.explaining("the predictions", self._path):
             self._flush()
             self._write_notes(state)
@@ -140,23 +140,23 @@ class Unfinished:
 
 
 def check(output, job: dict[str, Any], overwrite: bool = False) -> dict | None:
-    """Looks whether an output may be written, without writing anything.
+    """Check that an output may be written, without writing anything.
 
     Args:
-        output: As of `Unfinished`.
-        job: As of `Unfinished`.
-        overwrite: As of `Unfinished`.
+        output: The output file.
+        job: What the output is made from, JSON-safe.
+        overwrite: Whether to replace what is there.
 
     Returns:
         The state from which the job would go on, or `None`.
 
     Raises:
-        FileExistsError: If the output is there, finished.
+        FileExistsError: If the finished output exists.
         ValueError: If it is unfinished work of another job.
     """
     if str(output).endswith(_OTHER_FORMATS):
-        raise ValueError(
-            f"--output {output}: text is written, plain or, where the name ends in "
+        raise UserError(
+            f"{output}: text is written, plain or, where the name ends in "
             ".gz, as gzip. Choose such a name."
         )
     path, notes_path = _names(output)
@@ -167,18 +167,18 @@ def check(output, job: dict[str, Any], overwrite: bool = False) -> dict | None:
         return notes["state"]
     if os.path.exists(output) and not overwrite:
         raise FileExistsError(
-            f"{output} is there already. Name another --output, or replace it with "
-            "--overwrite."
+            f"{output} already exists. Name another `output`, or replace it with "
+            "`overwrite=True`."
         )
     if is_same:
         return notes["state"]
     if notes is None or overwrite:
         return None
     if notes["job"]["settings"] != job["settings"]:
-        raise ValueError(
+        raise UserError(
             f"{path} is unfinished work of another command. "
-            f"{_what_changed(notes, job)} Start that command again to go on, name "
-            "another --output, or give the work up with --overwrite."
+            f"{_what_changed(notes, job)} Start that command again to resume it, "
+            "name another `output`, or discard the work with `overwrite=True`."
         )
     return None
 
@@ -197,15 +197,15 @@ def _read_notes(path):
     except ValueError:
         notes = None
     if not isinstance(notes, dict) or notes.get("version") != _VERSION:
-        raise ValueError(
+        raise UserError(
             f"{path}: not the notes of an unfinished output. Remove it, or name "
-            "another --output."
+            "another `output`."
         )
     return notes
 
 
 def _is_finished(output, path, notes):
-    """Whether the output took its name, and only the notes are left."""
+    """Return whether the output has its name, and only the notes are left."""
     is_left = path.exists() and path.stat().st_size == notes["num_bytes"]
     is_there = output.exists() and output.stat().st_size == notes["num_bytes"]
     return notes["finished"] and is_there and not is_left
@@ -218,8 +218,9 @@ def _what_changed(notes, job):
         for name in [*before, *now]:
             if before.get(name) != now.get(name):
                 if part == "files":
-                    return f"Changed since it was begun: {name}."
+                    return f"Changed since it was started: {name}."
                 return (
-                    f"It was begun with {name} {before.get(name)}, not {now.get(name)}."
+                    f"It was started with `{name}={before.get(name)}`, not "
+                    f"{now.get(name)}."
                 )
     return ""

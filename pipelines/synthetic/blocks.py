@@ -51,14 +51,14 @@ def rows_per_block(ids_per_row: float) -> int:
 def block_ranges(
     start: int, stop: int, block_rows: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Yields `(block, first row in it, end)` of the blocks with rows of a range."""
+    """Yield `(block, first row in it, end)` of the blocks with rows of a range."""
     for index in range(start // block_rows, -(-stop // block_rows)):
         base = index * block_rows
         yield index, max(start - base, 0), min(stop - base, block_rows)
 
 
 def interleave(values: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
-    """Puts the ids of features, each in the order of the rows, into one array.
+    """Put the ids of features, each in the order of the rows, into one array.
 
     Args:
         values: For each feature, its ids of all rows.

@@ -23,7 +23,7 @@ NUM_BINS = len(BIN_EDGES) - 1
 
 
 def stack_distances(ids: np.ndarray) -> np.ndarray:
-    """Measures the LRU stack distance of each access of a sequence.
+    """Measure the LRU stack distance of each access of a sequence.
 
     With p the position of the last access of the same id before position i, it is the
     number of distinct ids at the positions between p and i. Each of them has one last
@@ -66,7 +66,7 @@ def stack_distances(ids: np.ndarray) -> np.ndarray:
 
 
 def continue_stack(stack: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Measures the next piece of a sequence.
+    """Measure the next piece of a sequence.
 
     A stack is a sequence that leads to itself: put before the piece, it stands for
     all that was accessed so far.
@@ -137,7 +137,7 @@ def _count_larger_before(permutation: np.ndarray) -> np.ndarray:
 
 
 def count_distances(distances: np.ndarray) -> np.ndarray:
-    """Counts distances by bin: int64 `(NUM_BINS,)`; those of -1 are left out."""
+    """Count distances by bin: int64 `(NUM_BINS,)`; those of -1 are left out."""
     seen = distances[distances >= 0]
     is_small = seen < EXACT_BELOW
     bins = np.searchsorted(BIN_EDGES, seen[~is_small], side="right") - 1

@@ -95,7 +95,7 @@ class LruStack:
         return max(_MIN_HEAD, min(_MAX_HEAD, 4 * math.isqrt(self.size)))
 
     def _lower(self):
-        """Moves the older half of the list to the array, without what was taken."""
+        """Move the older half of the list to the array, without what was taken."""
         num_moved = len(self._head) // 2
         moved = np.array(self._head[num_moved - 1 :: -1], np.int32)
         del self._head[:num_moved]
@@ -106,7 +106,7 @@ class LruStack:
 
 
 def _take(taken: list[int], rank: int) -> int:
-    """Finds the position of the rank-th one that is not taken, and takes it.
+    """Find the position of the rank-th one that is not taken, and take it.
 
     It is `rank` + n with n the number of positions taken before it, the first n with
     `taken[n]` - n > `rank`. Mostly a guess or two find it.

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.synthetic import columns, tsv
+from pipelines.runtime import UserError
+from pipelines.synthetic import distributions, tsv
 from pipelines.synthetic.blocks import BLOCK_ROWS, block_ranges
 from pipelines.synthetic.checks import check_click_rate, check_integer
 from pipelines.synthetic.source import Source
@@ -84,7 +85,7 @@ class Planted(Source):
 
     seed: int = 0
     click_rate: float = 0.25
-    vocabulary_sizes: tuple[int, ...] = columns.VOCABULARY_SIZES
+    vocabulary_sizes: tuple[int, ...] = distributions.VOCABULARY_SIZES
     main_effect: float = 1.15
     pair_effect: float = 0.8
 
@@ -92,15 +93,15 @@ class Planted(Source):
         check_integer("seed", self.seed, 0)
         check_click_rate(self.click_rate)
         sizes = tuple(self.vocabulary_sizes)
-        if len(sizes) != columns.NUM_CATEGORIES:
-            raise ValueError(
-                f"`vocabulary_sizes` must have {columns.NUM_CATEGORIES} entries, one "
-                f"for each of C1..C26. Received: {len(sizes)} entries, {sizes}."
+        if len(sizes) != distributions.NUM_CATEGORIES:
+            raise UserError(
+                f"`vocabulary_sizes` must have {distributions.NUM_CATEGORIES} entries, "
+                f"one for each of C1..C26. Received: {len(sizes)} entries, {sizes}."
             )
         for number, size in enumerate(sizes, start=1):
             check_integer(f"vocabulary_sizes[{number - 1}]", size, 1)
             if size >= 1 << tsv.RANK_BITS:
-                raise ValueError(
+                raise UserError(
                     f"`vocabulary_sizes` must be below 2**{tsv.RANK_BITS}. "
                     f"Received: {size} for C{number}."
                 )
@@ -108,7 +109,7 @@ class Planted(Source):
         for name in ("main_effect", "pair_effect"):
             value = getattr(self, name)
             if not 0.0 <= value <= 10.0:
-                raise ValueError(
+                raise UserError(
                     f"`{name}` must be a standard deviation in [0, 10]. "
                     f"Received: {name}={value}."
                 )
@@ -142,15 +143,15 @@ class Planted(Source):
             ValueError: a shape or a rank is wrong.
         """
         integers, categories = np.asarray(integers), np.asarray(categories)
-        if integers.shape != (len(integers), columns.NUM_INTEGERS):
+        if integers.shape != (len(integers), distributions.NUM_INTEGERS):
             raise ValueError(
-                f"`integers` must have shape (rows, {columns.NUM_INTEGERS}). "
+                f"`integers` must have shape (rows, {distributions.NUM_INTEGERS}). "
                 f"Received: shape {integers.shape}."
             )
-        if categories.shape != (len(integers), columns.NUM_CATEGORIES):
+        if categories.shape != (len(integers), distributions.NUM_CATEGORIES):
             raise ValueError(
-                f"`categories` must have shape (rows, {columns.NUM_CATEGORIES}), with "
-                f"the {len(integers)} rows of `integers`. "
+                f"`categories` must have shape (rows, {distributions.NUM_CATEGORIES}), "
+                f"with the {len(integers)} rows of `integers`. "
                 f"Received: shape {categories.shape}."
             )
         if categories.min(initial=0) < -1:
@@ -161,7 +162,7 @@ class Planted(Source):
         return sigmoid(self._truth.logits(integers, categories))
 
     def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[PlantedBlock]:
-        """Generates rows `first_row` to `first_row + num_rows`.
+        """Generate rows `first_row` to `first_row + num_rows`.
 
         Memory does not grow with `num_rows`.
 
@@ -185,7 +186,7 @@ class Planted(Source):
 
     def _block(self, index: int) -> PlantedBlock:
         rng = stream(self.seed, _BLOCKS, index)
-        integers, missing, categories = columns.sample_features(
+        integers, missing, categories = distributions.sample_features(
             rng, BLOCK_ROWS, self.vocabulary_sizes
         )
         probabilities = self.probabilities(integers, categories)

@@ -1,4 +1,4 @@
-"""What a trace's locality is described by, and its file."""
+"""The profile that describes the locality of a trace, and its file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.runtime import UserError
 from pipelines.synthetic import tsv
 from pipelines.synthetic.checks import check_directory, check_integer, check_sizes
 from pipelines.synthetic.distances import (
@@ -31,7 +32,7 @@ Counts = tuple[tuple[int, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureProfile:
-    """How the accesses of one feature follow each other.
+    """The order in which the accesses of one feature follow each other.
 
     Attributes:
         name: of the feature.
@@ -74,7 +75,7 @@ class FeatureProfile:
             self._refuse("a distance must be below `num_distinct`")
 
     def _refuse(self, rule):
-        raise ValueError(f"The profile of {self.name!r} is impossible: {rule}.")
+        raise UserError(f"The profile of {self.name!r} is impossible: {rule}.")
 
     @property
     def num_rows(self) -> int:
@@ -153,12 +154,12 @@ class Profile:
         object.__setattr__(self, "features", tuple(self.features))
         rows = {feature.num_rows for feature in self.features}
         if len(rows) != 1 or rows == {0}:
-            raise ValueError(
+            raise UserError(
                 "`features` must be profiles of the same rows, at least one. "
                 f"Received: {len(self.features)} profiles, of {sorted(rows)} rows."
             )
         if len(set(self.names)) != len(self.names):
-            raise ValueError(f"Names of features must differ. Received: {self.names}.")
+            raise UserError(f"Names of features must differ. Received: {self.names}.")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -182,7 +183,7 @@ class Profile:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def merge(self, other: Profile) -> Profile:
-        """Adds the profile of another log, such as another day.
+        """Add the profile of another log, such as another day.
 
         Accesses, distances and bags add up. Every log began with no id accessed, so
         new ids are as frequent as in logs of that length. The ids are taken to be
@@ -195,7 +196,7 @@ class Profile:
             ValueError: its features have other names.
         """
         if other.names != self.names:
-            raise ValueError(
+            raise UserError(
                 "Profiles of the same features can be merged. "
                 f"Received: {self.names} and {other.names}."
             )
@@ -203,7 +204,7 @@ class Profile:
         return Profile(tuple(one.merge(two) for one, two in pairs))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes JSON text; the file appears whole or not at all.
+        """Write JSON text; the file appears whole or not at all.
 
         Args:
             path: file to write, compressed if it ends in ".gz".
@@ -218,7 +219,7 @@ class Profile:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Profile:
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Args:
             path: the file.
@@ -236,21 +237,21 @@ class Profile:
         except (EOFError, gzip.BadGzipFile, zlib.error):
             is_profile = False
         if not is_profile:
-            raise ValueError(f"{path}: no profile of tf_dlrm, or it is damaged.")
+            raise UserError(f"{path}: no profile of tf_dlrm, or it is damaged.")
         if content.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
+            raise UserError(
                 f"{path}: the profile has format version "
                 f"{content.get('format_version')}; this version of tf_dlrm reads "
-                f"{FORMAT_VERSION}. Update tf_dlrm, or measure anew."
+                f"{FORMAT_VERSION}. Update tf_dlrm, or measure again."
             )
         try:
             features = [FeatureProfile(**feature) for feature in content["features"]]
             profile = cls(tuple(features))
             is_whole = content == {**profile._content(), "sha256": profile.digest}
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: the profile is damaged ({error}).") from error
+            raise UserError(f"{path}: the profile is damaged ({error}).") from error
         if not is_whole:
-            raise ValueError(f"{path}: the profile is damaged: its checksum is wrong.")
+            raise UserError(f"{path}: the profile is damaged: its checksum is wrong.")
         return profile
 
     def _content(self):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from pipelines.runtime import UserError
 from pipelines.synthetic.checks import check_sizes
 from pipelines.synthetic.distances import (
     BIN_EDGES,
@@ -26,7 +27,7 @@ def profile(
     vocabulary_sizes: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
 ) -> Profile:
-    """Measures the locality of ids in the order of their rows.
+    """Measure the locality of ids in the order of their rows.
 
     The accesses of a feature are the ids of its bags, row by row. Distances are
     exact when they are measured, at 2 to 4 million accesses/s on one core, and are
@@ -91,7 +92,7 @@ def profile_logs(
     quarantine=None,
     progress: Callable[[int], None] | None = None,
 ) -> Profile:
-    """Measures the locality of the 26 categorical features of Criteo logs.
+    """Measure the locality of the 26 categorical features of Criteo logs.
 
     The files are one log, in the order given. An empty field is a value like others,
     as it is to the model: row 0 of the table is read. Memory grows with the number of
@@ -136,13 +137,13 @@ def profile_logs(
         _wait(jobs)
         quarantine.check()
         if not num_good:
-            raise ValueError(no_rows(paths))
+            raise UserError(no_rows(paths))
         _wait([executor.submit(meter.measure) for meter in meters])
     return _finish(meters, SPARSE_FEATURES, None)
 
 
 class _Meter:
-    """Measures one feature: the stack of its ids, and counts."""
+    """Measure one feature: the stack of its ids, and counts."""
 
     def __init__(self):
         self._stack = None
@@ -156,7 +157,7 @@ class _Meter:
         return 0 if self._stack is None else len(self._stack)
 
     def add(self, ids, bag_sizes):
-        """Adds accesses, integers of the same dtype always, and sizes of bags."""
+        """Add accesses, integers of the same dtype always, and sizes of bags."""
         sizes = np.bincount(bag_sizes, minlength=len(self._bag_sizes))
         sizes[: len(self._bag_sizes)] += self._bag_sizes
         self._bag_sizes = sizes
@@ -192,7 +193,7 @@ class _Meter:
 
 
 class _TextMeter(_Meter):
-    """Measures `pipelines.criteo.columns.Values`."""
+    """Measure `pipelines.criteo.text.Values`."""
 
     def __init__(self):
         super().__init__()

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.synthetic import columns
+from pipelines.runtime import UserError
+from pipelines.synthetic import distributions
 from pipelines.synthetic.blocks import Block, block_ranges, rows_per_block
 from pipelines.synthetic.checks import check_click_rate, check_integer, check_sizes
 from pipelines.synthetic.source import BagSource
@@ -64,8 +65,8 @@ class Random(BagSource):
     """
 
     seed: int = 0
-    num_dense: int = columns.NUM_INTEGERS
-    vocabulary_sizes: tuple[int, ...] = columns.VOCABULARY_SIZES
+    num_dense: int = distributions.NUM_INTEGERS
+    vocabulary_sizes: tuple[int, ...] = distributions.VOCABULARY_SIZES
     distribution: str = "uniform"
     hotness: int | tuple[int, ...] = 1
     fixed_hotness: bool = True
@@ -77,12 +78,12 @@ class Random(BagSource):
         check_click_rate(self.click_rate)
         sizes = check_sizes("vocabulary_sizes", self.vocabulary_sizes)
         if not sizes:
-            raise ValueError(
+            raise UserError(
                 "`vocabulary_sizes` must have at least one entry. Received none."
             )
         object.__setattr__(self, "vocabulary_sizes", sizes)
         if self.distribution not in DISTRIBUTIONS:
-            raise ValueError(
+            raise UserError(
                 '`distribution` must be "uniform" or "normal". '
                 f"Received: distribution={self.distribution!r}."
             )
@@ -92,7 +93,7 @@ class Random(BagSource):
         for value in hotness:
             check_integer("hotness", value, 1)
         if len(hotness) != len(sizes):
-            raise ValueError(
+            raise UserError(
                 "`hotness` must be one number, or one for each of the "
                 f"{len(sizes)} features. Received: {len(hotness)} numbers."
             )
@@ -100,11 +101,11 @@ class Random(BagSource):
 
     @property
     def is_one_hot(self) -> bool:
-        """Whether every bag has one id."""
+        """True if every bag has one id."""
         return max(self.hotness) == 1
 
     def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[Block]:
-        """Generates rows `first_row` to `first_row + num_rows`.
+        """Generate rows `first_row` to `first_row + num_rows`.
 
         Memory does not grow with `num_rows`.
 
@@ -151,7 +152,7 @@ class Random(BagSource):
         return Block(labels, dense, ids, np.ascontiguousarray(lengths))
 
     def _ids(self, rng, shape, sizes):
-        """Draws ids, as float64 of `shape`, below `sizes`."""
+        """Draw ids, as float64 of `shape`, below `sizes`."""
         if self.distribution == "uniform":
             draws = rng.random(shape)
             draws *= sizes  # stays below, and the cast to integers rounds down

@@ -1,4 +1,4 @@
-"""What known probabilities score on the labels drawn from them, row block by block."""
+"""The score of known probabilities on the labels drawn from them, in blocks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Score:
         self.num_rows = 0
 
     def add(self, labels: np.ndarray, probabilities: np.ndarray):
-        """Counts rows in: labels 0 or 1, and their true probabilities in (0, 1)."""
+        """Count rows in: labels 0 or 1, and their true probabilities in (0, 1)."""
         p = probabilities
         log_p, log_q = np.log(p), np.log1p(-p)
         self._log_loss -= np.where(labels == 1, log_p, log_q).sum()

@@ -1,4 +1,4 @@
-"""What all generators share: their rows as a file of text or a folder of records."""
+"""The base of all generators: their rows as a file of text or a folder of records."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.synthetic import columns, tsv
+from pipelines.runtime import UserError, locks
+from pipelines.synthetic import distributions, tsv
 from pipelines.synthetic.blocks import Block
 from pipelines.synthetic.checks import check_directory
 from pipelines.synthetic.score import Score
-from pipelines.whole_files import locks, replacing
+from pipelines.whole_files import replacing
 
 TEXT_UNITS = 1000  # dense values of [0, 1) are written as floor(1000 * value)
 _MAX_RANKS = 1 << tsv.RANK_BITS
@@ -23,7 +24,7 @@ _MAX_RANKS = 1 << tsv.RANK_BITS
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a written log holds, and what a perfect model scores on it.
+    """The contents of a written log, and the scores of a perfect model on it.
 
     Attributes:
         path: the log.
@@ -60,7 +61,7 @@ class Source:
     """
 
     def check_text(self) -> None:
-        """Refuses rows that Criteo's text cannot hold, by a ValueError."""
+        """Refuse rows that Criteo's text cannot hold, by a ValueError."""
 
     def write(
         self,
@@ -70,7 +71,7 @@ class Source:
         probabilities_path: str | os.PathLike | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Report:
-        """Writes rows as Criteo TSV: label, I1..I13, C1..C26, no header.
+        """Write rows as Criteo TSV: label, I1..I13, C1..C26, no header.
 
         Ids are the 8 hexadecimal characters of `category_text`, those of a bag are
         joined by commas, what is missing is an empty field, lines end in a newline.
@@ -97,7 +98,7 @@ class Source:
         if probabilities_path is not None:
             check_directory("probabilities_path", probabilities_path)
             if Path(probabilities_path).resolve() == Path(path).resolve():
-                raise ValueError(
+                raise UserError(
                     "`probabilities_path` must differ from `path`. "
                     f"Received: {os.fspath(path)!r} for both."
                 )
@@ -131,7 +132,7 @@ class Source:
         rows_per_shard: int = 1 << 20,
         progress: Callable[[int, int], None] | None = None,
     ) -> Report:
-        """Writes rows as the records of `pipelines.records`, ready for training.
+        """Write rows as the records of `pipelines.records`, ready for training.
 
         Args:
             folder: folder to write; the manifest, which comes last, says how the
@@ -204,18 +205,18 @@ class BagSource(Source):
         return np.full(len(block.labels), float(self.click_rate))
 
     def check_text(self) -> None:
-        """Refuses rows that Criteo's text cannot hold, by a ValueError."""
-        wanted = (columns.NUM_INTEGERS, columns.NUM_CATEGORIES)
+        """Refuse rows that Criteo's text cannot hold, by a ValueError."""
+        wanted = (distributions.NUM_INTEGERS, distributions.NUM_CATEGORIES)
         received = (self.num_dense, len(self.vocabulary_sizes))
         if received != wanted:
-            raise ValueError(
+            raise UserError(
                 f"Criteo TSV has {wanted[0]} dense and {wanted[1]} sparse features. "
                 f"Received: num_dense={received[0]} and {received[1]} vocabulary "
                 "sizes. `write_binary` takes any number."
             )
         largest = max(self.vocabulary_sizes)
         if largest > _MAX_RANKS:
-            raise ValueError(
+            raise UserError(
                 f"Criteo TSV takes ids below 2**{tsv.RANK_BITS} here. Received: a "
                 f"vocabulary size of {largest:,}. `write_binary` takes larger ones."
             )

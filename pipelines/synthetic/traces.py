@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines.synthetic import columns
+from pipelines.runtime import UserError
+from pipelines.synthetic import distributions
 from pipelines.synthetic.blocks import Block, block_ranges, interleave, rows_per_block
 from pipelines.synthetic.checks import check_click_rate, check_integer, check_sizes
 from pipelines.synthetic.distances import BIN_EDGES
@@ -79,7 +80,7 @@ class Trace(BagSource):
 
     profile: Profile
     seed: int = 0
-    num_dense: int = columns.NUM_INTEGERS
+    num_dense: int = distributions.NUM_INTEGERS
     vocabulary_sizes: tuple[int, ...] | None = None
     click_rate: float = 0.5
 
@@ -93,13 +94,13 @@ class Trace(BagSource):
         sizes = check_sizes("vocabulary_sizes", sizes)
         features = self.profile.features
         if len(sizes) != len(features):
-            raise ValueError(
+            raise UserError(
                 "`vocabulary_sizes` must have an entry for each of the "
                 f"{len(features)} features of the profile. Received: {len(sizes)}."
             )
         for size, feature in zip(sizes, features, strict=True):
             if size < feature.num_distinct:
-                raise ValueError(
+                raise UserError(
                     f"`vocabulary_sizes` must be at least {feature.num_distinct:,} for "
                     f"{feature.name}, the ids that the profile has seen: its distances "
                     f"do not fit into less. Received: {size:,}."
@@ -113,14 +114,14 @@ class Trace(BagSource):
 
     @property
     def is_one_hot(self) -> bool:
-        """Whether every bag has one id."""
+        """True if every bag has one id."""
         return all(
             [size for size, _ in feature.bag_sizes] == [1]
             for feature in self.profile.features
         )
 
     def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[Block]:
-        """Generates rows `first_row` to `first_row + num_rows`.
+        """Generate rows `first_row` to `first_row + num_rows`.
 
         Memory does not grow with `num_rows`.
 

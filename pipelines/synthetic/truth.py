@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.synthetic import columns
+from pipelines.synthetic import distributions
 
 PAIRS = ((5, 14), (6, 14), (8, 17), (17, 23))  # C5 with C14, ...
 RANK = 2  # dimensions of the latent vectors
@@ -12,7 +12,7 @@ ID_COLUMNS = (3, 5, 6, 8, 14, 17, 20, 23)  # whose ids have effects of their own
 HEAD = 50  # the most frequent values of a column; only these have effects
 
 _INTEGER_SHARE = 0.3  # of the variance of the main effects
-_STARTS_AT_1 = np.asarray([column.shift == 1 for column in columns.INTEGERS])
+_STARTS_AT_1 = np.asarray([column.shift == 1 for column in distributions.INTEGERS])
 _BUMP = 0.5  # the largest one, where the slope is 1
 _STEP = 0.5
 _PILOT_ROWS = 1 << 16
@@ -62,15 +62,15 @@ class Truth:
         pair_effect: float,
     ):
         frequencies = [
-            columns.rank_probabilities(size, min(size, HEAD)) * (1.0 - missing)
+            distributions.rank_probabilities(size, min(size, HEAD)) * (1.0 - missing)
             for size, missing in zip(
-                vocabulary_sizes, columns.missing_shares(), strict=True
+                vocabulary_sizes, distributions.missing_shares(), strict=True
             )
         ]
         self._set_ids(seed, frequencies, main_effect * np.sqrt(1.0 - _INTEGER_SHARE))
         self._set_pairs(seed, frequencies, pair_effect)
 
-        pilot = columns.sample_features(
+        pilot = distributions.sample_features(
             stream(seed, _PILOT), _PILOT_ROWS, vocabulary_sizes
         )
         integers, _, categories = pilot
@@ -109,10 +109,12 @@ class Truth:
         t = _log(integers)
         self.centers, self.scales = t.mean(axis=0), t.std(axis=0)
         rng = stream(seed, _INTEGERS)
-        self.slopes = rng.choice((-1.0, 1.0), columns.NUM_INTEGERS)
-        self.bumps = rng.uniform(-_BUMP, _BUMP, columns.NUM_INTEGERS)
-        self.steps = rng.uniform(-_STEP, _STEP, columns.NUM_INTEGERS) * _STARTS_AT_1
-        scale = deviation / np.sqrt(columns.NUM_INTEGERS)
+        self.slopes = rng.choice((-1.0, 1.0), distributions.NUM_INTEGERS)
+        self.bumps = rng.uniform(-_BUMP, _BUMP, distributions.NUM_INTEGERS)
+        self.steps = (
+            rng.uniform(-_STEP, _STEP, distributions.NUM_INTEGERS) * _STARTS_AT_1
+        )
+        scale = deviation / np.sqrt(distributions.NUM_INTEGERS)
         scale = scale / self._integer_terms(integers).std(axis=0)
         self.slopes *= scale
         self.bumps *= scale

@@ -184,5 +184,5 @@ def _integer_fields(integers, missing):
 
 
 def opened(path: str | os.PathLike) -> BinaryIO:
-    """Opens a file, gzip or plain by its name, for reading."""
+    """Open a file, gzip or plain by its name, for reading."""
     return gzip.open(path, "rb") if Path(path).suffix == ".gz" else open(path, "rb")

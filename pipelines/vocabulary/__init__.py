@@ -1,4 +1,4 @@
-"""How categorical values are numbered: by a vocabulary, or by a hash."""
+"""Numbering of categorical values, by a vocabulary or by a hash."""
 
 from pipelines.vocabulary.hashing import HashVocabulary, SharedHashVocabulary
 from pipelines.vocabulary.vocabularies import Vocabulary, load

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
+from pipelines.runtime import UserError
 from pipelines.whole_files import replacing
 
 FORMAT_VERSION = 1
@@ -15,7 +16,7 @@ _CHECKSUM = b"# sha256 "
 
 
 def write(path: str | os.PathLike, header: dict[str, Any], lines: Iterable[bytes]):
-    """Writes a file beside `path` and then renames it, so it is whole or not there.
+    """Write a file beside `path` and then renames it, so it is whole or not there.
 
     Args:
         path: The file; one that is there is replaced.
@@ -33,24 +34,24 @@ def write(path: str | os.PathLike, header: dict[str, Any], lines: Iterable[bytes
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
-    """Reads a file written by `write`.
+    """Read a file written by `write`.
 
     Returns:
         The header and the lines, without their line ends.
 
     Raises:
-        ValueError: If it is something else, of a newer version, cut short or
+        ValueError: If it is something else, of a newer version, truncated or
             changed.
     """
     path = os.fspath(path)
     with open(path, "rb") as file:
         content = file.read()
     if not content.startswith(_MAGIC):
-        raise ValueError(f"{path}: not a vocabulary file of tf_dlrm.")
+        raise UserError(f"{path}: not a vocabulary file of tf_dlrm.")
     end = content.rfind(b"\n", 0, -1) + 1
     expected = _CHECKSUM + hashlib.sha256(content[:end]).hexdigest().encode() + b"\n"
     if content[end:] != expected:
-        raise ValueError(
+        raise UserError(
             f"{path}: the vocabulary file was cut short or changed: its checksum is "
             "missing or wrong. Copy it again, or build the vocabulary anew."
         )
@@ -60,9 +61,9 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
         version = header.pop("format_version")
         is_newer = version > FORMAT_VERSION
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ValueError(f"{path}: the vocabulary file has a damaged header.") from None
+        raise UserError(f"{path}: the vocabulary file has a damaged header.") from None
     if is_newer:
-        raise ValueError(
+        raise UserError(
             f"{path}: the vocabulary file has format version {version}; this version "
             f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."
         )
@@ -70,20 +71,20 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
 
 
 def load(path: str | os.PathLike, classes) -> Any:
-    """Reads a vocabulary file as the one of some classes whose kind it is.
+    """Read a vocabulary file as the one of some classes whose kind it is.
 
     Args:
         path: The file.
         classes: Classes with `_kind` and `_from_file(header, lines)`.
 
     Raises:
-        ValueError: If it is something else, was cut short or is damaged.
+        ValueError: If it is something else, truncated or damaged.
     """
     header, lines = read(path)
     for cls in classes:
         if header["kind"] == cls._kind:
             return cls._from_file(header, lines)
-    raise ValueError(
+    raise UserError(
         f"{os.fspath(path)}: a vocabulary of the kind {header['kind']!r}, not "
         f"{classes[0]._kind!r}. `vocabulary.load` reads both."
     )

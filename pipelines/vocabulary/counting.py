@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.criteo.fields import Values, key_of_text, texts_of_keys
-from pipelines.whole_files import disk
+from pipelines.runtime import disk
 
 _MIN_MERGE = 1 << 15
 _RANGE_VALUES = 1 << 21
@@ -61,7 +61,7 @@ class Counter:
         self._key_runs, self._text_runs = [], []
 
     def add(self, values: Values, counts: np.ndarray) -> None:
-        """Adds counts of distinct values; the empty value is not counted.
+        """Add counts of distinct values; the empty value is not counted.
 
         Args:
             values: Distinct values: `keys` and `texts` are used.
@@ -93,7 +93,7 @@ class Counter:
         return keys * 16 + size
 
     def spill(self) -> None:
-        """Moves the counts to files."""
+        """Move the counts to files."""
         self._merge_keys()
         if len(self._keys[0]):
             path = self._folder / f"{self._name}-keys-{len(self._key_runs):04d}"
@@ -106,7 +106,7 @@ class Counter:
             self._texts = _NO_TEXTS
 
     def forget(self) -> None:
-        """Drops all counts, and the files with them."""
+        """Drop all counts, and the files with them."""
         self._keys, self._texts = _NO_KEYS, _NO_TEXTS
         self._pending_keys, self._num_pending_keys = [], 0
         self._pending_texts, self._num_pending_texts = [], 0
@@ -115,7 +115,7 @@ class Counter:
         self._key_runs, self._text_runs = [], []
 
     def ranges(self) -> Iterator[Counted]:
-        """Yields all counts, some values at a time, in rising order over all ranges."""
+        """Yield all counts, some values at a time, in rising order over all ranges."""
         self._merge_keys()
         self._merge_texts()
         keys = [*self._key_runs, _KeyRun(*self._keys)]
@@ -159,7 +159,7 @@ class Counters:
         self.of = [Counter(folder, name) for name in names]
 
     def limit_memory(self) -> None:
-        """Moves the largest counts to files, where all of them take too much."""
+        """Move the largest counts to files, where all of them take too much."""
         sizes = [counter.num_bytes for counter in self.of]
         if sum(sizes) <= self._memory_bytes:
             return
@@ -172,7 +172,7 @@ class Counters:
 
 
 def _sum_keys(parts):
-    """Merges parts of (keys, counts) to rising keys, each once."""
+    """Merge parts of (keys, counts) to rising keys, each once."""
     parts = [part for part in parts if len(part[0])]
     if not parts:
         return _NO_KEYS

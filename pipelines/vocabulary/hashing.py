@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.criteo.fields import Values
 from pipelines.criteo.format import NUM_SPARSE
+from pipelines.runtime import UserError
 from pipelines.vocabulary import checked_file
 from pipelines.vocabulary.siphash import hash_values
 
@@ -51,7 +52,7 @@ class HashVocabulary:
             num_buckets = [num_buckets] * NUM_SPARSE
         sizes = [int(size) for size in num_buckets]
         if len(sizes) != NUM_SPARSE or min(sizes) < 2:
-            raise ValueError(
+            raise UserError(
                 f"`num_buckets` must be an integer or {NUM_SPARSE} integers, each at "
                 "least 2 (id 0 is for empty fields). "
                 f"Received: num_buckets={num_buckets!r}"
@@ -70,7 +71,7 @@ class HashVocabulary:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
-        """Makes the `tf.Module` that hashes values; it needs no files."""
+        """Make the `tf.Module` that hashes values; it needs no files."""
         from pipelines.vocabulary.lookups import HashLookup
 
         del asset_dir
@@ -85,15 +86,15 @@ class HashVocabulary:
         return ids.astype(np.int32)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the numbers of ids to one small file."""
+        """Write the numbers of ids to one small file."""
         checked_file.write(path, {"kind": self._kind, "sizes": self._sizes}, [])
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "HashVocabulary":
-        """Reads a file written by `save`.
+        """Read a file written by `save`.
 
         Raises:
-            ValueError: If it is something else, was cut short or is damaged.
+            ValueError: If it is something else, is truncated or damaged.
         """
         return checked_file.load(path, (cls,))
 
@@ -145,7 +146,7 @@ class SharedHashVocabulary(HashVocabulary):
 
     def __init__(self, num_rows: int):
         if not hasattr(num_rows, "__index__"):
-            raise ValueError(
+            raise UserError(
                 "`num_rows` must be an integer, at least 2 (row 0 is for empty "
                 f"fields). Received: num_rows={num_rows!r}"
             )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
-from pipelines.whole_files import disk
+from pipelines.runtime import disk
 
 # The key at id 0. No value of a field holds a comma, so nothing ever finds it; a
 # table made from a text file cannot have an empty line there.
@@ -22,7 +22,7 @@ class Lookup(tf.Module, abc.ABC):
 
     @abc.abstractmethod
     def find(self, feature: int, values: tf.Tensor) -> tf.Tensor:
-        """Looks up values of one feature.
+        """Look up values of one feature.
 
         Args:
             feature: Position of the feature, 0 for C1.
@@ -33,11 +33,11 @@ class Lookup(tf.Module, abc.ABC):
         """
 
     def find_columns(self, columns: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Looks up one value of each feature: 26 strings `(N,)` -> int64 `(N, 26)`."""
+        """Look up one value of each feature: 26 strings `(N,)` -> int64 `(N, 26)`."""
         return tf.stack([self.find(i, v) for i, v in enumerate(columns)], axis=1)
 
     def find_mixed(self, values: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-        """Looks up values of mixed features.
+        """Look up values of mixed features.
 
         Args:
             values: String tensor `(N,)`.

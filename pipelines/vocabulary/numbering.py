@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.criteo.fields import Values, distinct_of_texts, texts_of_keys
+from pipelines.runtime import disk
 from pipelines.vocabulary.counting import Counter
 from pipelines.vocabulary.siphash import hash_texts
-from pipelines.whole_files import disk
 
 _CHUNK = 1 << 20
 _NO_TEXTS = pa.array([], pa.large_binary())
@@ -21,7 +21,7 @@ _TEXT_KEY = (0, 0)  # any: the hash only finds texts, which are then compared
 
 
 class Tally(NamedTuple):
-    """What was counted of a feature's values; the empty one is not among them.
+    """The counts of a feature's values, without the empty one.
 
     Attributes:
         num_distinct: Distinct values.
@@ -56,7 +56,7 @@ class Numbering:
 
     @classmethod
     def of_values(cls, values: Sequence[bytes], counts: Sequence[int]) -> "Numbering":
-        """Numbers values in the order in which they come, from 1."""
+        """Number values in the order in which they come, from 1."""
         found = distinct_of_texts(pa.array(values, pa.large_binary()))
         ids = np.empty(len(found.keys) + len(found.texts), np.int32)
         ids[found.codes] = np.arange(1, len(values) + 1, dtype=np.int32)
@@ -113,7 +113,7 @@ class Numbering:
         return ids
 
     def chunks(self) -> Iterator[pa.LargeBinaryArray]:
-        """Yields the values in the order of ids, some at a time."""
+        """Yield the values in the order of ids, some at a time."""
         size = len(self)
         # Of each id its place: among the keys, then the texts.
         places = np.empty(size, np.int64)
@@ -163,7 +163,7 @@ class StoredNumbering:
         return self._size
 
     def load(self) -> Numbering:
-        """Reads the numbering."""
+        """Read the numbering."""
         with open(self._path, "rb") as file:
             keys, texts = (pa.ipc.open_stream(file).read_all() for _ in range(2))
             counts = np.fromfile(file, np.int64)
@@ -185,14 +185,14 @@ class StoredNumbering:
 
     @property
     def counts(self) -> np.ndarray:
-        """How often each value was seen, in the order of ids."""
+        """The count of each value, in the order of ids."""
         return self.load().counts
 
 
 def number(
     counter: Counter, min_count: int = 1, max_size: int | None = None, num_top: int = 10
 ) -> tuple[Numbering, Tally]:
-    """Numbers the values by falling count, equal counts in the order of their bytes.
+    """Number the values by falling count, equal counts in the order of their bytes.
 
     Args:
         counter: The counts.

@@ -24,7 +24,7 @@ _START = (
 
 
 def hash_values(values: Values, key: tuple[int, int]) -> np.ndarray:
-    """Hashes distinct values.
+    """Hash distinct values.
 
     Args:
         values: `keys` and `texts` are used.
@@ -40,7 +40,7 @@ def hash_values(values: Values, key: tuple[int, int]) -> np.ndarray:
 
 
 def hash_keys(keys: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Hashes values of up to eight bytes, given as big-endian numbers."""
+    """Hash values of up to eight bytes, given as big-endian numbers."""
     words = keys.byteswap()
     lengths = np.zeros(len(words), np.uint64)
     for i in range(WORD):
@@ -54,7 +54,7 @@ def hash_keys(keys: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 def hash_texts(texts: pa.LargeBinaryArray, key: tuple[int, int]) -> np.ndarray:
-    """Hashes texts of any length."""
+    """Hash texts of any length."""
     sizes = np.diff(_offsets(texts))
     long = np.flatnonzero(sizes > _LONG_BYTES)
     if not len(long):
@@ -69,7 +69,7 @@ def hash_texts(texts: pa.LargeBinaryArray, key: tuple[int, int]) -> np.ndarray:
 
 
 def hash_bytes(text: bytes, key: tuple[int, int]) -> int:
-    """Hashes one text, in plain Python."""
+    """Hash one text, in plain Python."""
     v0, v1, v2, v3 = (start ^ key[i % 2] for i, start in enumerate(_START))
     padded = text + bytes(-(len(text) + 1) % WORD) + bytes([len(text) % 256])
     for (word,) in struct.iter_unpack("<Q", padded):

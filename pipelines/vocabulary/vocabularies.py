@@ -1,4 +1,4 @@
-"""How categorical values are numbered: by a vocabulary, or by a hash.
+"""Numbering of categorical values, by a vocabulary or by a hash.
 
 All kinds have `sizes`, `is_shared`, `digest`, `save`, `load` and `make_lookup`, which
 is all that the parser uses.
@@ -19,6 +19,7 @@ from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
 from pipelines.criteo.scanning import scan
 from pipelines.files import Paths, expand_paths
 from pipelines.quarantine import Quarantine
+from pipelines.runtime import UserError
 from pipelines.vocabulary import checked_file
 from pipelines.vocabulary.counting import Counters
 from pipelines.vocabulary.hashing import HashVocabulary, SharedHashVocabulary
@@ -72,7 +73,7 @@ class Vocabulary:
             counts = [[0] * len(column) for column in values]
         lengths = [len(column) for column in values]
         if len(lengths) != NUM_SPARSE or lengths != list(map(len, counts)):
-            raise ValueError(
+            raise UserError(
                 f"A Vocabulary has values and counts of {NUM_SPARSE} features, as "
                 f"many counts as values. Received: {len(lengths)} features of values"
             )
@@ -88,7 +89,7 @@ class Vocabulary:
 
     @classmethod
     def of_numberings(cls, numberings: Sequence[Numbering], **options) -> "Vocabulary":
-        """Makes a vocabulary of 26 numberings; the options are those of the class."""
+        """Make a vocabulary of 26 numberings; the options are those of the class."""
         vocabulary = cls.__new__(cls)
         defaults = {"min_count": 1, "max_size": None, "num_rows": 0, "num_bad_rows": 0}
         vocabulary._set(list(numberings), **{**defaults, **options})
@@ -110,7 +111,7 @@ class Vocabulary:
         progress: Callable[[int], None] | None = None,
         quarantine: Quarantine | None = None,
     ) -> "Vocabulary":
-        """Counts the values in labelled files, in one pass.
+        """Count the values in labelled files, in one pass.
 
         Memory grows with the number of values that get an id (about 20 bytes each),
         not with the numbers of rows and distinct values: counts that outgrow half a
@@ -153,7 +154,7 @@ class Vocabulary:
         quarantine.check()
         num_bad = num_lines - num_good
         if not num_good:
-            raise ValueError(no_rows(paths))
+            raise UserError(no_rows(paths))
         return cls.of_numberings(
             [number(counter, min_count, max_size)[0] for counter in counters.of],
             min_count=min_count,
@@ -173,11 +174,11 @@ class Vocabulary:
         return [1 + len(numbering) for numbering in self._numberings]
 
     def values(self, feature: str) -> list[bytes]:
-        """Returns the values of a feature (`"C1"`) in the order of ids, from 1."""
+        """Return the values of a feature (`"C1"`) in the order of ids, from 1."""
         return self._numberings[_position(feature)].values()
 
     def counts(self, feature: str) -> list[int]:
-        """Returns how often each of `values(feature)` was seen."""
+        """Return how often each of `values(feature)` was seen."""
         return self._numberings[_position(feature)].counts.tolist()
 
     @functools.cached_property
@@ -206,13 +207,13 @@ class Vocabulary:
         return self._numberings[feature].find(values)
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
-        """Makes the `tf.Module` that looks values up; see `lookups.TableLookup`."""
+        """Make the `tf.Module` that looks values up; see `lookups.TableLookup`."""
         from pipelines.vocabulary.lookups import TableLookup
 
         return TableLookup(self, asset_dir)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the vocabulary to one file; a file that is there is replaced.
+        """Write the vocabulary to one file; a file that is there is replaced.
 
         The first line tells what it is, then comes a line for each value in the
         order of ids (feature, tab, count, tab, value: bytes in no encoding), then
@@ -230,10 +231,10 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Vocabulary":
-        """Reads a file written by `save`.
+        """Read a file written by `save`.
 
         Raises:
-            ValueError: If it is something else, was cut short or is damaged.
+            ValueError: If it is something else, is truncated or damaged.
         """
         return checked_file.load(path, (cls,))
 
@@ -278,23 +279,23 @@ class Vocabulary:
 
 
 def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary:
-    """Reads a vocabulary file of any kind.
+    """Read a vocabulary file of any kind.
 
     Raises:
-        ValueError: If it is something else, was cut short or is damaged.
+        ValueError: If it is something else, is truncated or damaged.
     """
     kinds = (Vocabulary, HashVocabulary, SharedHashVocabulary)
     return checked_file.load(path, kinds)
 
 
 def check_limits(min_count: int, max_size: int | None) -> None:
-    """Raises where no vocabulary can have such limits."""
+    """Raise where no vocabulary can have such limits."""
     if min_count < 1:
-        raise ValueError(
+        raise UserError(
             f"`min_count` must be at least 1. Received: min_count={min_count!r}"
         )
     if max_size is not None and max_size < 1:
-        raise ValueError(
+        raise UserError(
             "`max_size` must be at least 1 (id 0), or None. "
             f"Received: max_size={max_size!r}"
         )
@@ -302,7 +303,7 @@ def check_limits(min_count: int, max_size: int | None) -> None:
 
 def _position(feature: str) -> int:
     if feature not in SPARSE_FEATURES:
-        raise ValueError(
+        raise UserError(
             f"`feature` must be one of C1 .. C{NUM_SPARSE}. Received: {feature!r}"
         )
     return SPARSE_FEATURES.index(feature)
@@ -311,9 +312,9 @@ def _position(feature: str) -> int:
 def _check_values(feature: str, values: list[bytes]) -> None:
     for value in values:
         if not isinstance(value, bytes) or not value or _FORBIDDEN.search(value):
-            raise ValueError(
+            raise UserError(
                 f"A value of {feature} must be non-empty bytes without tab, comma and "
                 f"line end. Received: {value!r}"
             )
     if len(set(values)) != len(values):
-        raise ValueError(f"A value of {feature} is named twice.")
+        raise UserError(f"A value of {feature} is named twice.")

@@ -23,8 +23,7 @@ import pandas
 import tensorflow as tf
 
 import tf_dlrm
-from pipelines import criteo, records
-from pipelines.runs import job
+from pipelines import criteo, records, runs
 from pipelines.runs.config import RunConfig
 from pipelines.vocabulary import HashVocabulary
 from tf_dlrm import callbacks
@@ -147,7 +146,7 @@ def train_days(case, folder, out, tell):
         deterministic=True,
         jit_compile="off",
     )
-    run, _ = job.train(
+    run, _ = runs.train(
         config,
         files,
         None,

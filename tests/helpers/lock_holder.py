@@ -7,7 +7,7 @@ import sys
 
 HOLD = """
 import sys, time
-from pipelines.whole_files import locks
+from pipelines.runtime import locks
 with locks.locked(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -15,7 +15,6 @@ import tensorflow as tf
 from helpers import event_files
 
 from pipelines import cli, records, runs
-from pipelines.runs import job
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
 
@@ -222,7 +221,7 @@ def test_train_and_evaluate_on_records(data, tmp_path, capsys):
         assert again[name] == pytest.approx(evaluated[name], rel=1e-6)
     command = ["train", "--train", prepared, "--out", tmp_path / "other"]
     assert cli.main([*map(str, command), "--valid", str(data / "train.tsv")]) == 2
-    assert "leave `valid` and `vocabulary` out" in capsys.readouterr().err
+    assert "leave --valid and --vocabulary out" in capsys.readouterr().err
 
 
 def test_a_model_of_expanded_rows_expands_what_it_scores(data, tmp_path, capsys):
@@ -259,7 +258,7 @@ def test_a_model_of_expanded_rows_expands_what_it_scores(data, tmp_path, capsys)
     options = ["--vocabulary", vocabulary, "--test-share", "0.1"]
     assert cli.main([*map(str, command), *options]) == 0
     assert cli.main(["evaluate", "--model", str(out), "--input", str(plain)]) == 2
-    assert "other bags (--multi-hot)" in capsys.readouterr().err
+    assert "other bags (multi_hot)" in capsys.readouterr().err
 
 
 def test_training_by_hashing_needs_no_vocabulary(data, tmp_path):
@@ -321,16 +320,16 @@ def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
         (["predict", "--model", tmp_path, "--input", good, "--output", tmp_path / "s"],
          "holds no SavedModel"),
         (["export", "--model", trained, "--output", tmp_path / "m", "--version", "0"],
-         "`version` must be"),
+         "--version must be"),
         (["train", "--train", good, "--out", trained], "already holds a run"),
-        (["generate", "--output", tmp_path / "a", "--rows", "0"], "`num_rows`"),
-        ([*train, "--train", good, "--batch-size", "0"], "`batch_size` must be"),
-        ([*train, "--train", good, "--epochs", "0"], "`epochs` must be"),
-        ([*train, "--train", good, "--learning-rate", "nan"], "`learning_rate` must"),
-        ([*train, "--train", good, "--learning-rate", "-1"], "`learning_rate` must"),
-        ([*train, "--train", good, "--dropout", "2"], "`dropout` must be"),
-        ([*train, "--train", good, "--hash-buckets", "1"], "`hash_buckets` must be"),
-        ([*train, "--train", good, "--embedding-dim", "8"], "`bottom_mlp_dims` must"),
+        (["generate", "--output", tmp_path / "a", "--rows", "0"], "--rows must be"),
+        ([*train, "--train", good, "--batch-size", "0"], "--batch-size must be"),
+        ([*train, "--train", good, "--epochs", "0"], "--epochs must be"),
+        ([*train, "--train", good, "--learning-rate", "nan"], "--learning-rate must"),
+        ([*train, "--train", good, "--learning-rate", "-1"], "--learning-rate must"),
+        ([*train, "--train", good, "--dropout", "2"], "--dropout must be"),
+        ([*train, "--train", good, "--hash-buckets", "1"], "--hash-buckets must be"),
+        ([*train, "--train", good, "--embedding-dim", "8"], "--bottom-mlp-dims must"),
         ([*train, "--train", good, good], "listed twice"),
         ([*train, "--train", good, "--vocabulary", tmp_path / "v", "--min-count", "3"],
          "--min-count 3 has no effect with --vocabulary"),
@@ -339,11 +338,12 @@ def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
         (["predict", "--model", trained, "--input", good, "--output", good],
          "is one of the input files"),
         (["predict", "--model", trained, "--input", good, "--output",
-          tmp_path / "there.csv"], "is there already"),
+          tmp_path / "there.csv"],
+         "already exists. Name another --output, or replace it with --overwrite"),
         (["predict", "--model", "/nowhere", "--input", good, "--output",
           tmp_path / "s"], "no folder /nowhere"),
         (["predict", "--model", trained, "--input", good, "--output", tmp_path / "s",
-          "--batch-size", "0"], "`batch_size` must be"),
+          "--batch-size", "0"], "--batch-size must be"),
         (["evaluate", "--model", tmp_path, "--input", good, "--dry-run"],
          "not the folder of a run"),
         (["export", "--model", tmp_path, "--dry-run"], "not the folder of a run"),
@@ -391,13 +391,13 @@ def test_runs_that_did_not_train_are_not_kept(data, tmp_path, capsys):
     train = ["train", "--out", tmp_path / "r", *SMALL]
     options = ["--hash-buckets", "9", "--max-bad-share", "1"]
     line = fails([*train, "--train", tmp_path / "bad.tsv", *options], capsys)
-    assert "No row to train on is good" in line
+    assert "There are no valid rows to train on" in line
     diverge = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: logs.update(loss=float("nan"))
     )
     with pytest.raises(ValueError, match="diverged"):
         config = dataclasses.replace(runs.get("demo"), hash_buckets=9)
-        job.train(config, data / "train.tsv", None, tmp_path / "r", None, [diverge])
+        runs.train(config, data / "train.tsv", None, tmp_path / "r", None, [diverge])
     assert not (tmp_path / "r" / "model.keras").exists()
 
 
@@ -484,12 +484,12 @@ def test_the_installed_command_is_quiet_and_quick_about_mistakes():
 
 
 def test_named_runs_build(data):
-    from pipelines.runs import assembly
+    from pipelines.runs import build_model
     from tf_dlrm import FeatureSpec
 
     for name in runs.RUNS:
         config = runs.get(name)
         assert type(config).from_json(config.to_json()) == config
         spec = FeatureSpec.criteo([10] * 26, config.embedding_dim)
-        model = assembly.make_model(config, spec)
-        assembly.compile_model(model, config, num_steps=10)
+        model = build_model.make_model(config, spec)
+        build_model.compile_model(model, config, num_steps=10)

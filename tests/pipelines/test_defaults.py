@@ -85,5 +85,5 @@ def test_a_resumed_run_keeps_what_was_chosen_for_it(tmp_path):
     folder.config_path.write_text(json.dumps({**content, "data": {}}))
     check_same(folder, RunConfig(), {})
     check_same(folder, stored, {})
-    with pytest.raises(ValueError, match="--batch-size was 128, is 64"):
+    with pytest.raises(ValueError, match="`batch_size` was 128, is 64"):
         check_same(folder, dataclasses.replace(stored, batch_size=64), {})

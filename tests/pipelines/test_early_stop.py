@@ -6,8 +6,7 @@ import json
 import keras
 import pytest
 
-from pipelines import cli
-from pipelines.runs import job
+from pipelines import cli, runs
 from pipelines.runs.config import RunConfig
 
 pytestmark = pytest.mark.integration
@@ -32,7 +31,7 @@ def data(tmp_path_factory):
 
 def train(data, out, callbacks=(), valid=True, **options):
     config = dataclasses.replace(CONFIG, **options)
-    return job.train(config, data, [data] if valid else None, out, None, callbacks)[1]
+    return runs.train(config, data, [data] if valid else None, out, None, callbacks)[1]
 
 
 def test_a_target_within_an_epoch_ends_the_run(data, tmp_path, capsys):

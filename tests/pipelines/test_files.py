@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import files
-from pipelines.whole_files import disk
+from pipelines.runtime import disk
 
 
 def open_zstd(path, mode):

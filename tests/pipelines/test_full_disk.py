@@ -14,10 +14,11 @@ import pytest
 from pipelines import cli, prepare, records
 from pipelines.criteo.fields import Values
 from pipelines.quarantine import Quarantine
+from pipelines.runtime import disk
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import Vocabulary
 from pipelines.vocabulary.counting import Counter
-from pipelines.whole_files import disk, write_text
+from pipelines.whole_files import write_text
 
 
 @contextlib.contextmanager

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from pipelines import records
-from pipelines.reports.report import make_report
+from pipelines.reports.comparison import make_report
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
+from pipelines.runtime import disk
 from pipelines.scoring import unfinished
 from pipelines.vocabulary import HashVocabulary
-from pipelines.whole_files import disk
 
 DEEP = "[" * 200_000
 NO_JSON = {

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
-from pipelines.runs import demo
+from pipelines import demonstration
 from pipelines.runs.folder import RunFolder
 from tf_dlrm.serving import quantization
 
@@ -65,7 +65,7 @@ def test_quantized_tables_rank_real_rows_as_they_did(bits, allowed, real_runs):
 
 
 def test_demo_is_the_whole_job(tmp_path, capsys):
-    result = demo.run(tmp_path / "demo", num_rows=50_000)
+    result = demonstration.run(tmp_path / "demo", num_rows=50_000)
     printed = capsys.readouterr().out
     for place in ("data", "run", "run/logs", "saved_model/1"):
         assert str(tmp_path / "demo" / place) in printed
@@ -75,14 +75,14 @@ def test_demo_is_the_whole_job(tmp_path, capsys):
     evaluation = json.loads((tmp_path / "demo/run/evaluation.json").read_text())
     assert evaluation["auc"] == result["metrics"]["auc"]
     with pytest.raises(FileExistsError, match="already holds a run"):
-        demo.run(tmp_path / "demo", num_rows=50_000)
-    with pytest.raises(ValueError, match="--rows must be at least 1000"):
-        demo.run(tmp_path / "other", num_rows=999)
+        demonstration.run(tmp_path / "demo", num_rows=50_000)
+    with pytest.raises(ValueError, match="`num_rows` must be at least 1000"):
+        demonstration.run(tmp_path / "other", num_rows=999)
 
 
 @pytest.mark.slow
 def test_a_million_planted_rows_come_within_0005_of_the_optimum(tmp_path):
-    result = demo.run(tmp_path / "demo")
+    result = demonstration.run(tmp_path / "demo")
     assert result["best_possible"]["best_auc"] - result["metrics"]["auc"] < 0.005
 
 

@@ -12,7 +12,8 @@ import pytest
 from helpers.lock_holder import holding
 
 from pipelines import records
-from pipelines.whole_files import disk, locks, replacing
+from pipelines.runtime import disk, locks
+from pipelines.whole_files import replacing
 
 
 def note_of(folder):

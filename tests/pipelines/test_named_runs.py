@@ -11,7 +11,6 @@ import pytest
 
 from pipelines import cli, prepare, runs
 from pipelines.commands import COMMANDS
-from pipelines.runs import job
 from pipelines.runs.named import NamedRun, to_markdown
 from pipelines.synthetic import Planted
 
@@ -84,7 +83,7 @@ def test_it_trains_and_exports(name, data, tmp_path):
     config = shrink(runs.get(name))
     assert type(config).from_json(config.to_json()) == config
     train = data / ("multi_hot" if name == "mlperf_v2" else "a.tsv")
-    folder, results = job.train(config, train, None, tmp_path / "run")
+    folder, results = runs.train(config, train, None, tmp_path / "run")
     assert np.isfinite(results["metrics"]["loss"])
     parser = folder.load_parser()
     model = folder.load_model(parser)
@@ -95,7 +94,7 @@ def test_it_trains_and_exports(name, data, tmp_path):
     )
     found = sum(v.shape.num_elements() for v in model.dense_variables)
     assert found == NETWORKS[name]
-    path = pathlib.Path(job.export(folder, tmp_path / "exported"))  # and compares
+    path = pathlib.Path(runs.export(folder, tmp_path / "exported"))  # and compares
     assert (path / "saved_model.pb").exists()
 
 

@@ -5,10 +5,9 @@ import re
 import keras
 import pytest
 
-from pipelines import cli
+from pipelines import cli, runs
 from pipelines.progress import bar, bars
 from pipelines.progress.fit import EvaluateProgress, FitProgress
-from pipelines.runs import job
 from pipelines.runs.config import RunConfig
 
 
@@ -113,7 +112,7 @@ def test_a_run_counts_its_rows(tmp_path, capsys):
         max_bad_share=0.2,
     )
     capsys.readouterr()
-    _, results = job.train(config, str(path), None, tmp_path / "run")
+    _, results = runs.train(config, str(path), None, tmp_path / "run")
     printed = capsys.readouterr().out
     assert "Epoch 1/2: 230 samples," in printed
     assert "Epoch 2/2: 230 samples," in printed

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import cli
+from pipelines import cli, runs
 from pipelines.criteo import read
 from pipelines.quarantine import Quarantine
-from pipelines.runs import job
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.progressive import DayData
@@ -71,7 +70,7 @@ def days(tmp_path_factory):
 def train(days, out, callbacks=(), config=CONFIG, **options):
     config = dataclasses.replace(config, max_bad_share=0.01)
     checkpoints = {"every_steps": 2}
-    return job.train(
+    return runs.train(
         config, days, None, out, None, callbacks, checkpoints=checkpoints,
         progressive=True, **options,
     )  # fmt: skip
@@ -89,10 +88,10 @@ def test_each_day_is_evaluated_as_a_run_of_the_days_before_would(days, whole):
     folder, results = whole
     parser = folder.load_parser()
     keras.utils.set_random_seed(CONFIG.seed)
-    from pipelines.runs import assembly
+    from pipelines.runs import build_model
 
-    model = assembly.make_model(CONFIG, parser.spec(CONFIG.embedding_dim))
-    assembly.compile_model(model, CONFIG, sum(STEPS))
+    model = build_model.make_model(CONFIG, parser.spec(CONFIG.embedding_dim))
+    build_model.compile_model(model, CONFIG, sum(STEPS))
     quarantine = lambda: Quarantine(max_bad_share=0.01)  # noqa: E731
     expected = []
     for day, path in enumerate(days):
@@ -210,7 +209,7 @@ def test_a_vocabulary_of_the_first_day_and_a_sample_of_the_negatives(
     assert "at least 2 times in the first of them" in capsys.readouterr().out
     run(*command, "--out", tmp_path / "run")
     printed = capsys.readouterr().out
-    assert f"made of the first day, {days[0]}: values" in printed
+    assert f"built from the first day, {days[0]}: values" in printed
     assert "day_2.tsv                             480" in printed
     lines = open(days[0], "rb").read().splitlines()
     seen = [line.split(b"\t")[14] for line in lines]
@@ -232,8 +231,8 @@ def test_a_run_that_ended_early_tells_of_the_days_that_it_came_to(
     data = DayData(CONFIG, days, None, RunFolder(tmp_path), rows_by_epoch=[9] * 3)
     names = ("num_rows", "auc", "log_loss", "normalized_entropy", "calibration")
     history = {f"val_{name}": [0.5] for name in names} if num_days else {"loss": [1.0]}
-    found = data.report(history)
-    assert [day["day"] for day in found] == ["day_1.tsv"][:num_days]
+    results = data.describe_days(history)["days"]
+    assert [day["day"] for day in results] == ["day_1.tsv"][:num_days]
     assert data.count(history)["num_bad_rows"] == 0
 
 

@@ -48,7 +48,7 @@ def test_share_is_judged_from_10000_rows_and_when_asked():
     assert "day_0:1: empty line" in text and "day_0:5: empty line" in text
     assert "and 2 more" in text
     assert 'Quarantine("bad_rows.tsv")' in text
-    assert "max_bad_share=0.0014." in text
+    assert "`max_bad_share=0.0014`." in text
     quarantine.record("day_1", 0, 70_000, [])  # 7 of 80,000 rows are allowed
 
 

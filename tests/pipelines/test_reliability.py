@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import cli
-from pipelines.runs import reliability, reliability_chart
+from pipelines.evaluation import reliability, reliability_chart
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
 from tf_dlrm.metrics import ClickAUC
@@ -78,7 +78,7 @@ def test_equal_predictions_share_a_bin_and_no_rows_are_told(tmp_path):
     assert [b.observed for b in nothing.bins] == [0] * len(nothing.bins)
     for each in (found, nothing):  # pictures of odd data are drawn all the same
         reliability_chart.draw(each, {}, tmp_path / "picture.png")
-    with pytest.raises(ValueError, match="no row whose prediction"):
+    with pytest.raises(ValueError, match="no rows with predictions"):
         measured(y[:0], y[:0])
 
 
@@ -219,4 +219,4 @@ def test_records_are_sampled_by_prepare_or_by_the_run_but_not_by_both(
 def test_rates_out_of_range_are_refused(data, tmp_path, capsys, rate):
     train = ["train", "--train", data / "train.tsv", "--out", tmp_path / "r"]
     run(*train, "--negative-sampling-rate", rate, code=2)
-    assert "`negative_sampling_rate` must be above 0" in capsys.readouterr().err
+    assert "--negative-sampling-rate must be above 0" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from pipelines import cli
 from pipelines.benchmark import breakdown
 from pipelines.progress.fit import FitProgress
 from pipelines.reports import logs, times
-from pipelines.reports.report import MOST_DRAWN, make_report
+from pipelines.reports.comparison import MOST_DRAWN, make_report
 from pipelines.reports.runs import name_folders, read_runs, shorten
 from pipelines.runs.config import RunConfig
 
@@ -252,7 +252,7 @@ def test_a_finished_run_that_was_resumed_has_the_time_of_both_processes(tmp_path
     assert spent.waited == pytest.approx(0.1 + 0.4)
     assert spent.saved == 2.0
     notes = make_report([run]).notes
-    assert any(note.startswith("Cut and resumed: run.") for note in notes)
+    assert any(note.startswith("Interrupted and resumed: run.") for note in notes)
 
 
 def test_days_of_a_warm_start_that_ended_early(tmp_path, capsys):
@@ -334,7 +334,7 @@ def test_runs_are_shown_with_what_they_have(tmp_path, capsys):
         "cut is not finished: its logs end at step 8 of 20.",
         "lost is not finished: its loss became not a number.",
         "begun is not finished, and its logs hold no step yet.",
-        "No validation (--valid): bare, cut, lost, begun.",
+        "No validation: bare, cut, lost, begun.",
         "Not evaluated (tf-dlrm evaluate --model RUN --input FILE): bare, cut, lost,",
         "so no curve but by epochs, and no wait for input: whole, bare, begun.",
         "--profile-steps 100:110",
@@ -501,7 +501,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([tmp_path / "none"], "There is no folder"),
         ([tmp_path / "empty"], "is not the folder of a run"),
         ([tmp_path / "runs"], "but holds some: give"),
-        ([run, tmp_path / "runs" / ".." / "runs" / "one"], "is given twice"),
+        ([run, tmp_path / "runs" / ".." / "runs" / "one"], "is listed twice"),
         ([damaged], "metrics.json is damaged: no JSON text"),
         ([less], "it has no seconds"),
         ([torn], "metrics.csv is damaged."),

@@ -7,8 +7,7 @@ import keras
 import pytest
 from helpers.lock_holder import holding
 
-from pipelines import cli
-from pipelines.runs import job
+from pipelines import cli, runs
 from pipelines.runs.config import RunConfig
 from tf_dlrm.runtime.locks import InUseError
 
@@ -52,7 +51,7 @@ def cut(tmp_path_factory):
 def train(folder, name, callbacks=(), **options):
     data = str(folder / "a.tsv")
     checkpoints = {"every_steps": 2}
-    return job.train(
+    return runs.train(
         CONFIG,
         data,
         [data],
@@ -127,7 +126,7 @@ def test_another_content_of_the_same_size_is_refused_by_name(
     (tmp_path / "a.tsv").write_bytes(changed)
     more = [f"--{option}", str(tmp_path / "a.tsv")]
     assert cli.main(["train", "--resume", "--out", run, *more]) == 2
-    assert f"begun, of a.tsv of --{option}. Bring back" in capsys.readouterr().err
+    assert f"changed of a.tsv of --{option}. Bring back" in capsys.readouterr().err
 
 
 def test_a_run_of_before_contents_were_noted_goes_on(cut, run, capsys):
@@ -156,7 +155,9 @@ def test_two_trainings_into_one_folder(cut, run, capsys):
 def test_a_run_that_can_go_on_is_not_overwritten(cut, run, capsys):
     data = str(cut / "a.tsv")
     assert cli.main(["train", "--train", data, "--out", run]) == 2
-    assert "holds a run that can go on: give --resume" in capsys.readouterr().err
+    assert (
+        "holds an interrupted run. Continue it with --resume" in capsys.readouterr().err
+    )
 
 
 def test_resume_begins_a_run_where_there_is_none(cut, tmp_path, capsys):
@@ -165,4 +166,4 @@ def test_resume_begins_a_run_where_there_is_none(cut, tmp_path, capsys):
     assert "--train" in capsys.readouterr().err
     command = ["train", "--resume", "--out", out, "--train", str(cut / "a.tsv")]
     assert cli.main([*command, "--dry-run"]) == 0
-    assert "go on with the run in" in capsys.readouterr().out
+    assert "resume the run in" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines import cli
-from pipelines.runs import assembly
+from pipelines.runs import build_model
 from pipelines.runs.config import RunConfig
 from tf_dlrm import FeatureSpec
 
@@ -60,8 +60,8 @@ def test_what_does_not_fit_is_refused(change, message):
 
 def make(**changes):
     config = dataclasses.replace(SMALL, **changes)
-    model = assembly.make_model(config, FeatureSpec.criteo([10] * 26, 4))
-    assembly.compile_model(model, config, num_steps=12)
+    model = build_model.make_model(config, FeatureSpec.criteo([10] * 26, 4))
+    build_model.compile_model(model, config, num_steps=12)
     return model
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from pipelines import cli, criteo
-from pipelines.reports.report import make_report
-from pipelines.runs import job, saving
+from pipelines import cli, criteo, runs
+from pipelines.reports.comparison import make_report
+from pipelines.runs import saving
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.resuming import check_same
@@ -66,7 +66,7 @@ def weights(model):
 def train(data, out, last=None, resume=False, valid="valid.tsv", **options):
     steps = Steps(last)
     config = dataclasses.replace(CONFIG, **options)
-    folder, results = job.train(
+    folder, results = runs.train(
         config,
         [str(data / "train.tsv")],
         [str(data / valid)],
@@ -166,7 +166,7 @@ def test_one_file_where_the_best_is_the_last(data, tmp_path):
 def test_without_validation_there_is_no_best_model(data, tmp_path):
     config = dataclasses.replace(CONFIG, evaluate_every_steps=None, epochs=1)
     train_path = str(data / "train.tsv")
-    folder, results = job.train(config, train_path, None, tmp_path / "run")
+    folder, results = runs.train(config, train_path, None, tmp_path / "run")
     assert results["best"] is None and results["saved_model"] == "last"
     assert "saved model: last (no validation" in saving.describe(results)
     assert folder.find_model("last") == folder.model_path

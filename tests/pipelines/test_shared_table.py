@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from pipelines import cli, criteo, prepare, records, vocabulary
-from pipelines.runs import job
+from pipelines import cli, criteo, prepare, records, runs, vocabulary
 from pipelines.runs.config import RunConfig
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import HashVocabulary, SharedHashVocabulary
@@ -36,7 +35,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data):
-    folder, _ = job.train(CONFIG, data / "a.tsv", None, data / "run")
+    folder, _ = runs.train(CONFIG, data / "a.tsv", None, data / "run")
     return folder
 
 
@@ -99,7 +98,7 @@ def test_it_reloads_and_serves(run, data, tmp_path):
     assert model.embedding.get_table("shared").shape == (101, 4)
     lines = tf.constant((data / "a.tsv").read_bytes().splitlines()[:50])
     expected = model(parser.features(lines), training=False).numpy()
-    path = job.export(run, tmp_path)
+    path = runs.export(run, tmp_path)
     served = tf.saved_model.load(path).signatures["serving_tsv"](lines=lines)
     np.testing.assert_allclose(served["probabilities"], expected, atol=1e-6)
 
@@ -116,13 +115,13 @@ def test_records_train_it(data, tmp_path, capsys):
     np.testing.assert_array_equal(
         tf.concat(found, 0), expected["sparse_features"].flat_values
     )
-    folder, results = job.train(CONFIG, out, None, tmp_path / "run")
+    folder, results = runs.train(CONFIG, out, None, tmp_path / "run")
     assert np.isfinite(results["metrics"]["loss"])
     assert folder.read_vocabulary() == SharedHashVocabulary(101)
     apart = tmp_path / "apart"
     prepare.prepare(data / "a.tsv", apart, prepare.Options(hash_buckets=101))
     with pytest.raises(ValueError, match="apart has a table for each feature"):
-        job.train(CONFIG, apart, None, tmp_path / "other")
+        runs.train(CONFIG, apart, None, tmp_path / "other")
 
 
 def test_mistakes_are_named(data, tmp_path, capsys):
@@ -132,7 +131,7 @@ def test_mistakes_are_named(data, tmp_path, capsys):
         prepare.Options(shared_table=True)
     HashVocabulary(101).save(tmp_path / "v.tsv")
     with pytest.raises(ValueError, match="has a table for each feature"):
-        job.train(
+        runs.train(
             CONFIG, data / "a.tsv", None, tmp_path / "r", vocabulary.load(
                 tmp_path / "v.tsv"
             )

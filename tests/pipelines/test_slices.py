@@ -8,7 +8,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from pipelines import cli
-from pipelines.runs import slice_columns
+from pipelines.evaluation import slice_columns
 from pipelines.runs.folder import RunFolder
 from pipelines.vocabulary import HashVocabulary
 

@@ -13,8 +13,8 @@ import pytest
 from pipelines import cli, criteo
 from pipelines.criteo import tables
 from pipelines.criteo.scanning import scan
+from pipelines.log_data import count_rows, estimate_rows
 from pipelines.quarantine import Quarantine
-from pipelines.runs.data import count_rows, estimate_rows
 from pipelines.sampling import NegativeSampling
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import HashVocabulary

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,9 @@ import pytest
 import tensorflow as tf
 
 from pipelines import cli, runs
-from pipelines.runs import assembly, job
+from pipelines.runs import build_model
 from pipelines.runs.folder import RunFolder
-from pipelines.runs.warm_start import EarlierRun, row_maps
+from pipelines.runs.previous_run import PreviousRun, row_maps
 from pipelines.synthetic import Planted
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 
@@ -62,7 +63,7 @@ def folder(tmp_path_factory):
     cut = keras.callbacks.LambdaCallback(on_train_batch_end=stop_at_the_third)
     options = {"warm_start": folder / "old"}
     with pytest.raises(CutError):
-        job.train(
+        runs.train(
             config, folder / "today.tsv", None, folder / "warm", None, [cut], **options
         )
     run("train", "--resume", "--out", folder / "warm")
@@ -111,16 +112,16 @@ def test_the_report_counts_what_the_vocabularies_have_in_common(folder):
 def test_rows_of_kept_values_are_predicted_as_yesterday(folder, capsys):
     config = RunFolder(folder / "warm").read_config()
     old, new = (RunFolder(folder / name).load_parser() for name in ("old", "warm"))
-    earlier = EarlierRun(folder / "old", config)
-    maps = earlier.row_maps(new.vocabulary)
-    model = assembly.make_model(config, new.spec(config.embedding_dim))
-    assembly.compile_model(model, config, 10, earlier.iterations)
-    report = earlier.start(model, maps)
+    previous = PreviousRun(folder / "old", config)
+    model = build_model.make_model(config, new.spec(config.embedding_dim))
+    build_model.compile_model(model, config, 10, previous.first_step)
+    report = previous.warm_up(model, new.vocabulary)["warm_started"]
     printed = capsys.readouterr().out
-    assert (
-        f"steps count on from {earlier.iterations}" in printed
-        and str(report) in printed
-    )
+    assert f"steps count on from {previous.first_step}" in printed
+    assert report["iterations"] == previous.first_step
+    for table in report["tables"]:
+        counts = [f"{table[n]:,}" for n in ("num_kept", "num_new", "num_dropped")]
+        assert re.search(rf"^{table['name']}\s+" + r"\s+".join(counts), printed, re.M)
     lines = tf.constant((folder / "tomorrow.tsv").read_bytes().splitlines())
     features = [parser.features(lines) for parser in (old, new)]
     ids = [f["sparse_features"].to_tensor()[:, :, 0].numpy() for f in features]
@@ -177,7 +178,7 @@ def test_mistakes_are_named(folder, tmp_path, capsys):
     run("train", "--resume", "--out", tmp_path / "cut", *other, code=2)
     assert "--warm-start was old, is cold" in capsys.readouterr().err
     run(*warm, "--dry-run")
-    assert f"begin with what {folder / 'old'} has learned" in capsys.readouterr().out
+    assert f"start with what {folder / 'old'} has learned" in capsys.readouterr().out
     assert not (tmp_path / "r" / "model.keras").exists()
 
 
@@ -204,9 +205,9 @@ def test_maps_of_vocabularies():
 def test_maps_of_hashes():
     maps = row_maps(HashVocabulary(9), HashVocabulary(9))
     assert all(maps[name].tolist() == list(range(9)) for name in FEATURES)
-    with pytest.raises(ValueError, match="--hash-buckets was 9, is 10"):
+    with pytest.raises(ValueError, match="`hash_buckets` was 9, is 10"):
         row_maps(HashVocabulary(9), HashVocabulary(10))
-    with pytest.raises(ValueError, match="must be given in both runs, or in none"):
+    with pytest.raises(ValueError, match="must be given in both runs, or in neither"):
         row_maps(HashVocabulary(9), Vocabulary([[]] * 26))
 
 
@@ -216,8 +217,8 @@ def test_the_learning_rate_falls_over_the_steps_of_this_run():
 
     rates = []
     for first in (0, 100):
-        model = assembly.make_model(config, FeatureSpec.criteo([3] * 26, 16))
-        assembly.compile_model(model, config, 10, first)
+        model = build_model.make_model(config, FeatureSpec.criteo([3] * 26, 16))
+        build_model.compile_model(model, config, 10, first)
         optimizer = model.optimizer
         found = []
         for step in (0, 1, 5, 9, 10):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import keras
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs
 from tf_dlrm.training.checkpoints import state as training_state
 
@@ -76,11 +77,11 @@ class EarlyStopping(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         if patience is not None and patience < 1:
-            raise ValueError(f"`patience` must be at least 1. Received: {patience!r}")
+            raise UserError(f"`patience` must be at least 1. Received: {patience!r}")
         if not min_delta >= 0:
-            raise ValueError(f"`min_delta` must be at least 0. Received: {min_delta!r}")
+            raise UserError(f"`min_delta` must be at least 0. Received: {min_delta!r}")
         if max_minutes is not None and not max_minutes > 0:
-            raise ValueError(
+            raise UserError(
                 f"`max_minutes` must be positive. Received: {max_minutes!r}"
             )
         self._monitor, self._sign = monitor, sign_of(monitor)
@@ -132,7 +133,7 @@ class EarlyStopping(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         looks = self._target is not None or self._patience is not None
         if looks and self.best is None and self._monitor not in (logs or {}):
-            raise ValueError(
+            raise UserError(
                 f"`monitor` must be one of the results {', '.join(logs or {})}; those "
                 "of the validation come with `validation_data` or "
                 "`EvaluateWithinEpochs`. Received: "
@@ -211,7 +212,7 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         if every_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"`every_steps` must be at least 1. Received: {every_steps!r}"
             )
         self._validation_data, self._every_steps = validation_data, every_steps

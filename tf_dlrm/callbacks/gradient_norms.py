@@ -1,6 +1,7 @@
 """`GradientNormLogger`: norms of gradients."""
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs, PathLike
 from tf_dlrm.training.probes import GradientNorms
 
@@ -27,7 +28,7 @@ class GradientNormLogger(Watcher):
     def __init__(self, log_dir: PathLike, every_steps: int = 50) -> None:
         super().__init__(log_dir)
         if every_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"`every_steps` must be at least 1. Received: {every_steps}"
             )
         self._every_steps = every_steps

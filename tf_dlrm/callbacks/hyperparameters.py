@@ -8,6 +8,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api, api_pb2, plugin_data_pb2, summary
 
 from tf_dlrm.callbacks.watcher import TRAIN, VALIDATION, Watcher
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs, PathLike
 
 _METRICS = ("auc", "log_loss", "normalized_entropy", "calibration", "loss")
@@ -35,7 +36,7 @@ class HyperparameterLogger(Watcher):
     ) -> None:
         super().__init__(log_dir)
         if not values:
-            raise ValueError("`values` must name at least one hyperparameter.")
+            raise UserError("`values` must name at least one hyperparameter.")
         self._values = {name: _plain(value) for name, value in values.items()}
         self._shown = tuple(shown)
 

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
 from tf_dlrm.runtime import disk
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs, PathLike
 
 _MOST_STEPS = 1000
@@ -32,7 +33,7 @@ class StepProfiler(Watcher):
     def __init__(self, log_dir: PathLike, first: int, last: int) -> None:
         super().__init__(log_dir)
         if not 1 <= first <= last < first + _MOST_STEPS:
-            raise ValueError(
+            raise UserError(
                 "The steps to profile must be a range that begins at 1 or later, of "
                 f"at most {_MOST_STEPS:,} steps. Received: {first} to {last}"
             )

@@ -12,6 +12,7 @@ from tensorboard.plugins import projector
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
 from tf_dlrm.runtime import disk
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs, PathLike
 
 
@@ -42,11 +43,11 @@ class EmbeddingProjector(Watcher):
     ) -> None:
         super().__init__(log_dir)
         if isinstance(tables, str) or not tables:
-            raise ValueError(
+            raise UserError(
                 f"`tables` must be names of tables, at least one. Received: {tables!r}"
             )
         if max_rows < 1:
-            raise ValueError(f"`max_rows` must be at least 1. Received: {max_rows}")
+            raise UserError(f"`max_rows` must be at least 1. Received: {max_rows}")
         self._tables, self._labels = tuple(tables), dict(labels or {})
         self._max_rows = max_rows
 
@@ -55,7 +56,7 @@ class EmbeddingProjector(Watcher):
         known = [table.name for table in model.spec.tables]
         unknown = [name for name in self._tables if name not in known]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"There is no table {', '.join(unknown)} for the projector. Tables: "
                 f"{', '.join(known)}"
             )

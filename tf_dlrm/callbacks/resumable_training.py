@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_dlrm.callbacks import best_checkpoint
 from tf_dlrm.callbacks import watcher as events
 from tf_dlrm.callbacks.best_checkpoint import BestCheckpoint
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs, PathLike
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.checkpoints import positions
@@ -61,8 +62,7 @@ class ResumableTraining(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is out of range, or `fit` is not given what `resume`
             returned.
-        OSError: If a checkpoint cannot be written, for example because the disk is
-            full. Existing checkpoints are not changed.
+        OSError: If a checkpoint cannot be written; existing ones are not changed.
 
     Example:
 
@@ -94,9 +94,9 @@ class ResumableTraining(keras.callbacks.Callback):
         super().__init__()
         for name, value in (("every_steps", every_steps), ("keep", keep)):
             if value is not None and (not hasattr(value, "__index__") or value < 1):
-                raise ValueError(f"`{name}` must be at least 1. Received: {value!r}")
+                raise UserError(f"`{name}` must be at least 1. Received: {value!r}")
         if every_minutes is not None and not every_minutes > 0:
-            raise ValueError(
+            raise UserError(
                 f"`every_minutes` must be positive. Received: {every_minutes!r}"
             )
         self._folder = CheckpointFolder(directory)
@@ -188,14 +188,14 @@ class ResumableTraining(keras.callbacks.Callback):
         if not facts or before == self._description:
             return
         if before is None or self._description is None:
-            raise ValueError(
+            raise UserError(
                 f"The checkpoints in {self._folder.path} were written with a dataset "
                 f"that {_can(before)} begin in mid-epoch. This one "
                 f"{_can(self._description)}."
             )
         differing = positions.find_differences(before, self._description)
         if differing:
-            raise ValueError(
+            raise UserError(
                 f"The checkpoints in {self._folder.path} were written with another "
                 f"dataset: {'; '.join(differing)}."
             )
@@ -204,17 +204,17 @@ class ResumableTraining(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         if self._resumed is not self.model:
-            raise ValueError(
+            raise UserError(
                 "Give `fit` what `ResumableTraining.resume(model, dataset)` returns."
             )
         if self._position is not None:
             if not self._position.is_followed:
-                raise ValueError(
+                raise UserError(
                     "Give `fit` the dataset that `resume` returned, as it is."
                 )
             steps = self._position.steps_per_epoch
             if self._state is not None and steps != self._steps_per_epoch:
-                raise ValueError(
+                raise UserError(
                     "The training was begun with another `steps_per_epoch`. Received: "
                     f"{steps}, before {self._steps_per_epoch}"
                 )
@@ -226,7 +226,7 @@ class ResumableTraining(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._is_first and epoch != self.initial_epoch:
-            raise ValueError(
+            raise UserError(
                 "Give `fit` initial_epoch=checkpoint.initial_epoch, which is "
                 f"{self.initial_epoch}. Received: initial_epoch={epoch}"
             )

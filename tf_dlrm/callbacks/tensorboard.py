@@ -5,6 +5,7 @@ import time
 import keras
 
 from tf_dlrm.callbacks.watcher import TRAIN, VALIDATION, Watcher
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs, PathLike
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.probes import InputClock
@@ -40,7 +41,7 @@ class TensorBoardLogger(Watcher):
         super().__init__(log_dir)
         self._epoch_start = self._last_time = self._written_time = 0.0
         if every_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f"`every_steps` must be at least 1. Received: {every_steps}"
             )
         self._batch_size, self._every_steps = batch_size, every_steps

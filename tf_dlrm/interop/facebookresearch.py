@@ -14,6 +14,7 @@ from tf_dlrm.interop.torch_files import read_torch_file, short
 from tf_dlrm.interop.weights import DenseStack, make_model
 from tf_dlrm.layers import CatInteraction, DotInteraction
 from tf_dlrm.model import DLRM
+from tf_dlrm.runtime.errors import UserError
 
 Weights = dict[str, dict[int, dict[str, np.ndarray]]]  # by stack, place and kind
 
@@ -105,7 +106,7 @@ def _state_dict(checkpoint: str | os.PathLike | Mapping) -> dict[str, np.ndarray
     if isinstance(state, Mapping) and "state_dict" in state:
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
-        raise ValueError(
+        raise UserError(
             "`checkpoint` must hold a state_dict: weights by name, alone or as the "
             f"entry 'state_dict'. Received: {_describe(checkpoint)}"
         )
@@ -124,7 +125,7 @@ def _array(key: str, value: Any) -> np.ndarray:
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
         value = value.numpy()
     if not isinstance(value, np.ndarray):
-        raise ValueError(
+        raise UserError(
             f"{short(key)} of the state_dict must be a tensor. Received: {short(value)}"
         )
     return value
@@ -147,12 +148,12 @@ def _sort_weights(state: dict[str, np.ndarray]) -> Weights:
     for pattern, what in _NO_COUNTERPART:
         found = [key for key in unknown if re.fullmatch(pattern, key)]
         if found:
-            raise ValueError(
+            raise UserError(
                 f"The checkpoint has {what}: no counterpart. Found: {short(found[0])}"
             )
     absent = [name for name, found in weights.items() if not found]
     if unknown or absent:
-        raise ValueError(
+        raise UserError(
             "The state_dict is not that of facebookresearch/dlrm (bot_l.0.weight, "
             f"bot_l.0.bias, emb_l.0.weight, top_l.0.weight, ...). Missing: {absent}, "
             f"not known: {short(unknown)}"
@@ -170,7 +171,7 @@ def _dense_stack(layers: dict[int, dict[str, np.ndarray]], name: str) -> DenseSt
         weight = shapes.get("weight", ())
         width = kernels[-1].shape[1] if kernels else weight[-1:] and weight[-1]
         if len(weight) != 2 or shapes.get("bias") != weight[:1] or weight[1] != width:
-            raise ValueError(
+            raise UserError(
                 f"'{name}.{place}' must have a weight (outputs, {width or 'inputs'}) "
                 f"and a bias (outputs,). Received: {shapes}"
             )
@@ -186,7 +187,7 @@ def _tables(weights: Weights) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
     rows, projections = [], {}
     found = weights["emb_l"]
     if sorted(found) != list(range(len(found))):
-        raise ValueError(
+        raise UserError(
             "Tables are missing: a process of a distributed run saves its own ones "
             f"only. Found emb_l: {sorted(found)}"
         )
@@ -195,14 +196,14 @@ def _tables(weights: Weights) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
         shapes = {kind: values.shape for kind, values in table.items()}
         shape = shapes.get("weight", ())
         if len(shape) != 2 or 0 in shape:
-            raise ValueError(
+            raise UserError(
                 f"'emb_l.{number}' must have a weight (rows, width). Received: {shapes}"
             )
         rows.append(table["weight"])
         if "proj.weight" in table:
             projection = table["proj.weight"]
             if projection.ndim != 2 or projection.shape[1] != shape[1]:
-                raise ValueError(
+                raise UserError(
                     f"'emb_l.{number}.proj.weight' must be (outputs, {shape[1]}). "
                     f"Received: {shapes}"
                 )
@@ -231,7 +232,7 @@ def _interaction(
         if expected == width and interaction in (None, name)
     ]
     if len(fitting) != 1:
-        raise ValueError(
+        raise UserError(
             f"The top MLP takes {width} inputs, which "
             f"{'both' if fitting else 'no'} interactions of {len(widths)} tables give: "
             f"{choices}. Received: interaction={interaction!r}, "
@@ -258,13 +259,13 @@ def _check_spec(spec: FeatureSpec, bottom: DenseStack, rows: list[np.ndarray]) -
     widths = [table.embedding_dim for table in spec.tables]
     combiners = {table.combiner for table in spec.tables}
     if got != expected or widths != [values.shape[1] for values in rows]:
-        raise ValueError(
+        raise UserError(
             "`spec` must have a table for each of the checkpoint, in its order. (Dense "
             f"features, sparse features, rows) are {expected} there. Received: {got}, "
             f"with embedding_dim {widths}"
         )
     if combiners != {"sum"}:
-        raise ValueError(
+        raise UserError(
             "facebookresearch/dlrm sums bags: tables of `spec` must have "
             f"combiner='sum'. Received: {sorted(combiners)}"
         )

@@ -12,6 +12,7 @@ from tf_dlrm.interop.tfrs_parts import Cat, Cross, Dot, Ranking, read_ranking
 from tf_dlrm.interop.weights import make_model
 from tf_dlrm.layers import CatInteraction, CrossInteraction, DotInteraction
 from tf_dlrm.model import DLRM
+from tf_dlrm.runtime.errors import UserError
 
 
 def from_tfrs(
@@ -75,7 +76,7 @@ def _make_spec(parts: Ranking, dense: Sequence[str] | None) -> FeatureSpec:
     if dense is None:
         dense = [f"dense_{i}" for i in range(num_dense)]
     if isinstance(dense, str) or len(dense) != num_dense:
-        raise ValueError(
+        raise UserError(
             f"`dense` must name the {num_dense} columns of the dense tensor. Received: "
             f"dense={dense!r}"
         )
@@ -101,7 +102,7 @@ def _interaction(
     of_dense, of_interaction = kernel[:width], kernel[width:]
     num_inputs = _num_outputs(theirs, widths)
     if len(of_interaction) != num_inputs:
-        raise ValueError(
+        raise UserError(
             f"`top_stack` takes {len(kernel)} inputs, and the interaction of "
             f"{len(order) - 1} features gives {width + num_inputs}: the model was "
             "built with other features than those of `embedding_layer`."

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tf_dlrm.interop.weights import DenseStack
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
 
 
 class Table(NamedTuple):
@@ -86,7 +87,7 @@ def read_ranking(model: Any) -> Ranking:
         )
     top = _read_stack(tfrs, model._top_stack, "top_stack")
     if top.final_activation != "sigmoid" or top.kernels[-1].shape[1] != 1:
-        raise ValueError(
+        raise UserError(
             "`top_stack` must end in one unit with activation 'sigmoid': a DLRM gives "
             f"click probabilities. Received: {top.kernels[-1].shape[1]} units, "
             f"activation {top.final_activation!r}"
@@ -141,7 +142,7 @@ def _read_stack(tfrs: Any, stack: Any, part: str) -> DenseStack:
     between = set(activations[:-1]) or {"relu"}
     with_bias = {layer.use_bias for layer in layers}
     if len(between) > 1 or len(with_bias) > 1:
-        raise ValueError(
+        raise UserError(
             f"All layers of `{part}` but the last must have one activation, and all or "
             f"none a bias. Received: activations {activations}, use_bias "
             f"{[layer.use_bias for layer in layers]}"
@@ -158,12 +159,12 @@ def _read_stack(tfrs: Any, stack: Any, part: str) -> DenseStack:
 
 def _check_ready(layer: Any, part: str) -> None:
     if not layer.built:
-        raise ValueError(
+        raise UserError(
             f"`{part}` has no weights yet: call the model on a batch, or load a "
             "checkpoint into it after that."
         )
     if layer.compute_dtype != "float32":
-        raise ValueError(
+        raise UserError(
             f"`{part}` computes in {layer.compute_dtype}, so that predictions could "
             "not be equal. Load the weights into a Ranking of dtype policy float32."
         )
@@ -180,7 +181,7 @@ def _activation(layer: Any, part: str) -> str:
     except (TypeError, ValueError):
         same = False
     if not same:
-        raise ValueError(
+        raise UserError(
             f"`{part}` has an activation that Keras 3 does not have by this name, or "
             f"computes differently: {name!r}"
         )
@@ -220,7 +221,7 @@ def _read_tables(tfrs: Any, layer: Any) -> list[Table]:
 
 def _add_tpu_tables(tables: dict[Any, Table], layer: Any) -> None:
     if layer._using_tpu:
-        raise ValueError(
+        raise UserError(
             "`embedding_layer` was made under a TPUStrategy, where its variables are "
             "placeholders. Make the model without one and restore a checkpoint."
         )
@@ -229,14 +230,14 @@ def _add_tpu_tables(tables: dict[Any, Table], layer: Any) -> None:
         isinstance(config, tf.tpu.experimental.embedding.FeatureConfig)
         for config in configs.values()
     ):
-        raise ValueError(
+        raise UserError(
             "The feature_config of `embedding_layer` must be a dict of name to "
             f"FeatureConfig. Received: {type(configs).__name__} {configs!r}"
         )
     originals = {id(own): original for original, own in layer._table_config_map}
     for feature, config in configs.items():
         if config.max_sequence_length or config.output_shape:
-            raise ValueError(
+            raise UserError(
                 f"Feature '{feature}' keeps a sequence (max_sequence_length, "
                 "output_shape); tables of a DLRM pool a bag to one vector."
             )
@@ -265,7 +266,7 @@ def _read_interaction(tfrs: Any, layer: Any) -> Dot | Cat | Cross:
             return _read_cross(layers[1])
         if len(layers) == 2 and _is(layers[1], lib.MultiLayerDCN):
             return _read_multi_layer(layers[1])
-    raise ValueError(
+    raise UserError(
         "`feature_interaction` must be a DotInteraction, a Concatenate, or a "
         "Sequential of Concatenate() and one Cross or MultiLayerDCN. (Cross layers in "
         "a row each take their own input for x_0: no cross network of DCN-v2.) "

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
+
 _STORAGES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -70,11 +72,11 @@ def read_torch_file(path: str | os.PathLike) -> Any:
     except FileNotFoundError:
         raise
     except _Refused as error:
-        raise ValueError(f"{path} is not read: {error}") from None
+        raise UserError(f"{path} is not read: {error}") from None
     except zipfile.BadZipFile as error:
-        raise ValueError(_not_a_zip(path)) from error
+        raise UserError(_not_a_zip(path)) from error
     except Exception as error:  # a hostile pickle can raise anything
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged, or no file of torch.save: {_describe(error)}"
         ) from None  # it may hold what cannot be printed
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras import ops
 
 from tf_dlrm.layers.triangle import Triangle
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Shape
 
 Vectors: TypeAlias = tf.Tensor | Sequence[tf.Tensor]
@@ -142,7 +143,7 @@ class CrossInteraction(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         if num_layers < 1 or (rank is not None and rank < 1):
-            raise ValueError(
+            raise UserError(
                 "`num_layers` and `rank` must be positive integers (rank may be "
                 f"None). Received: num_layers={num_layers}, rank={rank}"
             )
@@ -209,7 +210,7 @@ def stack_vectors(inputs: Vectors) -> tf.Tensor:
     parts = [x if len(x.shape) == 3 else ops.expand_dims(x, 1) for x in inputs]
     widths = {int(x.shape[-1]) for x in parts}
     if len(widths) > 1:
-        raise ValueError(
+        raise UserError(
             "Dot interaction needs vectors of one width; give features of other "
             "widths an MLP (`feature_mlp_dims`), or use interaction='cat'. Received "
             f"widths: {[int(x.shape[-1]) for x in parts]}"

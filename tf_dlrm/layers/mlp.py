@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Shape
 
 # What torch and Paddle have, in which these networks were published; Keras' 0.99 and
@@ -75,14 +76,14 @@ class MLP(keras.layers.Layer):
         super().__init__(**kwargs)
         self.dims = check_dims("dims", dims)
         if not 0.0 <= dropout < 1.0:
-            raise ValueError(
+            raise UserError(
                 f"`dropout` must be at least 0 and below 1. Received: {dropout}"
             )
         self.activation = keras.activations.get(activation)
         self.final_activation = keras.activations.get(final_activation)
         self.dropout = float(dropout)
         if batch_normalization not in PLACES:
-            raise ValueError(
+            raise UserError(
                 f"`batch_normalization` must be one of {PLACES}. Received: "
                 f"{batch_normalization!r}"
             )
@@ -124,7 +125,7 @@ class MLP(keras.layers.Layer):
         by_name = {each.name: each for each in self._inner_layers()}
         for name in frozen:
             if name not in by_name:
-                raise ValueError(
+                raise UserError(
                     f"`frozen` must name layers of {list(by_name)}. Received: {name!r}"
                 )
             by_name[name].trainable = False
@@ -199,7 +200,7 @@ def check_dims(argument: str, dims: Iterable[int]) -> tuple[int, ...]:
     except (TypeError, ValueError):
         values = ()
     if not values or any(dim < 1 for dim in values) or values != tuple(dims):
-        raise ValueError(
+        raise UserError(
             f"`{argument}` must be a non-empty sequence of positive integers. "
             f"Received: {argument}={dims!r}"
         )

@@ -5,6 +5,8 @@ from typing import Any, Self, TypeAlias
 import keras
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
+
 LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | None
 
 
@@ -54,21 +56,21 @@ class SparseOptimizer:
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
-            raise ValueError(
+            raise UserError(
                 "`learning_rate` must be a float, a Keras LearningRateSchedule or "
                 f"None. Received: learning_rate={value!r}"
             )
         if not 0.0 <= float(value) < float("inf"):
-            raise ValueError(
+            raise UserError(
                 "`learning_rate` must be finite and not negative. Received: "
                 f"learning_rate={value!r}"
             )
         if isinstance(self._value, keras.optimizers.schedules.LearningRateSchedule):
-            raise ValueError(
+            raise UserError(
                 "The learning rate of this optimizer is a schedule and cannot be set."
             )
         if self._follows:
-            raise ValueError(
+            raise UserError(
                 "This optimizer follows the learning rate of the model: set that one, "
                 "or compile with a rate of its own."
             )
@@ -106,7 +108,7 @@ class SparseOptimizer:
         if self._variable is not None:
             return self._variable.read_value()
         if followed is None:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} has no learning rate: give it one, or train "
                 "it beside a Keras optimizer whose rate it can follow."
             )

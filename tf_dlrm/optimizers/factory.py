@@ -10,6 +10,7 @@ from tf_dlrm.optimizers.sparse_adagrad import RowWiseAdagrad, SparseAdagrad
 from tf_dlrm.optimizers.sparse_adam import SparseAdam
 from tf_dlrm.optimizers.sparse_ftrl import SparseFtrl
 from tf_dlrm.optimizers.sparse_sgd import SparseSGD
+from tf_dlrm.runtime.errors import UserError
 
 _BY_NAME: dict[str, type[SparseOptimizer]] = {
     "sgd": SparseSGD,
@@ -70,7 +71,7 @@ def get(identifier: Any) -> SparseOptimizer:
     names = {cls.__name__.lower(): cls for cls in _BY_NAME.values()}
     if key in names:
         return names[key](learning_rate=None)
-    raise ValueError(
+    raise UserError(
         "`embedding_optimizer` must be a tf_dlrm.optimizers object, one of "
         f"{sorted(_BY_NAME)}, or a Keras SGD, Adagrad, Adam or Ftrl. Received: "
         f"{identifier!r}"
@@ -131,14 +132,14 @@ def from_keras(
         keras.optimizers.Adam,
         keras.optimizers.Ftrl,
     ):
-        raise ValueError(
+        raise UserError(
             f"{kind.__name__} has no row-sparse counterpart (SGD, Adagrad, Adam and "
             f"Ftrl have). {fix}"
         )
     for option in (*_NEVER, *_DENSE_ONLY):
         value = getattr(optimizer, option, None)
         if not _is_off(option, value):
-            raise ValueError(
+            raise UserError(
                 f"`{option}={value}` of {kind.__name__} acts on rows that are not in "
                 f"the batch, or on all variables at once. {fix}"
             )
@@ -152,7 +153,7 @@ def from_keras(
         )
     if kind is keras.optimizers.Ftrl:
         if optimizer.learning_rate_power != -0.5:
-            raise ValueError(
+            raise UserError(
                 "`learning_rate_power` of Ftrl must be -0.5 to have a row-sparse "
                 f"counterpart. Received: {optimizer.learning_rate_power}. {fix}"
             )
@@ -186,21 +187,21 @@ def check_dense_optimizer(
     """
     name = type(optimizer).__name__
     if isinstance(optimizer, _REFUSED):
-        raise ValueError(
+        raise UserError(
             f"{name} is not supported: it would treat the MLPs and the embedding "
             "tables differently. Use SGD, Adagrad, Adam or another plain optimizer."
         )
     for option in _NEVER:
         value = getattr(optimizer, option, None)
         if not _is_off(option, value):
-            raise ValueError(
+            raise UserError(
                 f"`{option}={value}` of {name} is not supported: it would treat the "
                 "MLPs and the embedding tables differently."
             )
     for option in CLIPPING if num_replicas > 1 else ():
         value = getattr(optimizer, option, None)
         if value is not None:
-            raise ValueError(
+            raise UserError(
                 f"`{option}={value}` of {name} is not supported under {num_replicas} "
                 "replicas: Keras clips the gradients of each before it sums them, "
                 "which trains other weights than one device does."

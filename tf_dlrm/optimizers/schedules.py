@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
+
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
@@ -62,9 +64,9 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
             ("decay_steps", decay_steps),
         ):
             if value < 0:
-                raise ValueError(f"`{name}` must not be negative. Received: {value}")
+                raise UserError(f"`{name}` must not be negative. Received: {value}")
         if decay_steps and decay_start_step < warmup_steps:
-            raise ValueError(
+            raise UserError(
                 "`decay_start_step` must not lie inside the warm-up. Received: "
                 f"decay_start_step={decay_start_step}, warmup_steps={warmup_steps}"
             )

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
+from tf_dlrm.runtime.errors import UserError
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -128,4 +129,4 @@ class RowWiseAdagrad(SparseOptimizer):
 def _check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if value < 0:
-            raise ValueError(f"`{name}` must not be negative. Received: {value}")
+            raise UserError(f"`{name}` must not be negative. Received: {value}")

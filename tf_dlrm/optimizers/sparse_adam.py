@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
+from tf_dlrm.runtime.errors import UserError
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -37,7 +38,7 @@ class SparseAdam(SparseOptimizer):
         super().__init__(learning_rate)
         for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             if not 0.0 <= value < 1.0:
-                raise ValueError(f"`{name}` must be in [0, 1). Received: {value}")
+                raise UserError(f"`{name}` must be in [0, 1). Received: {value}")
         self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
         self.epsilon = float(epsilon)
 

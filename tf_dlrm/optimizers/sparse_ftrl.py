@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
+from tf_dlrm.runtime.errors import UserError
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -53,7 +54,7 @@ class SparseFtrl(SparseOptimizer):
         }
         for name, value in options.items():
             if value < 0:
-                raise ValueError(f"`{name}` must not be negative. Received: {value}")
+                raise UserError(f"`{name}` must not be negative. Received: {value}")
         self.initial_accumulator_value = float(initial_accumulator_value)
         self.l1_regularization_strength = float(l1_regularization_strength)
         self.l2_regularization_strength = float(l2_regularization_strength)

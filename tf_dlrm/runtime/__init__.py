@@ -1,6 +1,14 @@
 """The layer below the model: XLA, devices, row operations, files, locks."""
 
-from tf_dlrm.runtime import disk, huge_pages, locks
+from tf_dlrm.runtime import disk, huge_pages, locks, remote_files
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.units import format_bytes
 
-__all__ = ["disk", "format_bytes", "huge_pages", "locks"]
+__all__ = [
+    "UserError",
+    "disk",
+    "format_bytes",
+    "huge_pages",
+    "locks",
+    "remote_files",
+]

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.remote_files import name_of, open_file, size_of
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})\.(?P<pid>\d+)\.tmp.*", re.DOTALL)
@@ -113,15 +114,15 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     try:
         content = json.loads(text)
     except UnicodeDecodeError:
-        raise ValueError(f"{path} is damaged: it is not UTF-8.") from None
+        raise UserError(f"{path} is damaged: it is not UTF-8.") from None
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: no JSON text ({error}).") from None
+        raise UserError(f"{path} is damaged: no JSON text ({error}).") from None
     except RecursionError:
         content = _TOO_DEEP
     if content is _TOO_DEEP or not _is_shallow(content):
-        raise ValueError(f"{path} is damaged: it is nested too deeply.")
+        raise UserError(f"{path} is damaged: it is nested too deeply.")
     if not isinstance(content, kind):
-        raise ValueError(
+        raise UserError(
             f"{path} is damaged: it holds a {type(content).__name__}, not a "
             f"{kind.__name__}."
         )

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
+
 _MAX_BYTES = 16 << 20  # the rows are text in the model's config
 
 
@@ -24,7 +26,7 @@ class GivenRows(keras.initializers.Initializer):
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
         if tuple(shape) != self.rows.shape:
-            raise ValueError(f"The rows are {self.rows.shape}. Asked for: {shape}")
+            raise UserError(f"The rows are {self.rows.shape}. Asked for: {shape}")
         return tf.cast(self.rows, dtype or "float32")
 
     def get_config(self) -> dict[str, Any]:
@@ -58,23 +60,23 @@ def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
         try:
             identifier = GivenRows(identifier)
         except (ValueError, TypeError, OverflowError) as error:
-            raise ValueError(
+            raise UserError(
                 f"`initializer` of table '{table}' must be a matrix of numbers. {error}"
             ) from None
     if isinstance(identifier, GivenRows) or _is_config_of_rows(identifier):
         initializer = keras.initializers.get(identifier)
         if initializer.rows.shape != shape:
-            raise ValueError(
+            raise UserError(
                 f"`initializer` of table '{table}' must have its shape {shape}. "
                 f"Received rows of shape: {initializer.rows.shape}"
             )
         if not np.isfinite(initializer.rows).all():
-            raise ValueError(
+            raise UserError(
                 f"`initializer` of table '{table}' must hold finite numbers. Received "
                 f"{int((~np.isfinite(initializer.rows)).sum()):,} that are not"
             )
         if initializer.rows.nbytes > _MAX_BYTES:
-            raise ValueError(
+            raise UserError(
                 f"`initializer` of table '{table}' may hold at most {_MAX_BYTES >> 20} "
                 f"MiB of rows. Received: {initializer.rows.nbytes:,} bytes. Set them "
                 f"once the model is made: model.embedding.set_table('{table}', rows)"

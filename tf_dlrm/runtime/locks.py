@@ -18,13 +18,14 @@ import sys
 from collections.abc import Iterator
 
 from tf_dlrm.runtime.disk import explaining, is_alive, remove_abandoned, start_of
+from tf_dlrm.runtime.errors import UserError
 
 _LOCK = ".lock"
 _MAX_NOTE_BYTES = 4096
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
-class InUseError(ValueError):
+class InUseError(UserError):
     """Another process writes to a folder or a file; nothing in it was touched."""
 
 

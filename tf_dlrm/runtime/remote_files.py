@@ -1,6 +1,6 @@
 """Input files at an address, such as `s3://bucket/day_0.gz`, read as local ones are.
 
-Needs the standard library, and Arrow once an address is read. Where the file systems'
+Needs the standard library and `errors`, and Arrow once an address is read. Where the file systems'
 own settings are (keys, regions, endpoints), Arrow finds them: the variables and files
 of AWS, Google Cloud, Azure and Hadoop, or options of the address.
 """
@@ -13,6 +13,8 @@ import re
 import urllib.parse
 import urllib.request
 from typing import Any, BinaryIO
+
+from tf_dlrm.runtime.errors import UserError
 
 _SCHEMES = {
     "s3": "s3",
@@ -45,7 +47,7 @@ def to_local(path: str) -> str:
         return path
     address = urllib.parse.urlsplit(path)
     if address.netloc not in ("", "localhost"):
-        raise ValueError(
+        raise UserError(
             f"{path!r} names the host {address.netloc!r}. A local address has three "
             "slashes: file:///folder/file."
         )
@@ -90,7 +92,7 @@ def size_of(path: str | os.PathLike) -> int:
 
 
 def stamp(path: str | os.PathLike) -> tuple[int, int, int]:
-    """What changes when a file does: size, time and, of a local one, its inode."""
+    """Return size, time and, of a local file, its inode: they change with the file."""
     if is_remote(path):
         file = _find(os.fspath(path))
         return file.size, file.mtime_ns or 0, 0
@@ -168,14 +170,14 @@ def _open_system(address):
     match = _ADDRESS.fullmatch(address)
     scheme = match["scheme"].lower() if match else ""
     if match is None or scheme not in _SCHEMES or "://" not in address:
-        raise ValueError(
+        raise UserError(
             f"{address!r} is a remote address that cannot be read. Those that can "
             f"begin with {', '.join(f'{name}://' for name in _SCHEMES)}. Copy the "
             "file to a local folder, or mount it as one."
         )
     path, options = _split(f"{_SCHEMES[scheme]}://{match['rest']}")
     if ":" in path[: path.find("@") + 1].partition("://")[2]:
-        raise ValueError(
+        raise UserError(
             "An address with a password is refused, since it would be written into "
             "logs and runs. Set the password in the environment, such as "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
@@ -211,7 +213,7 @@ class _Explaining:
             words = " ".join(str(error).split()).rstrip(".")
             if len(words) > _LONGEST_REASON:
                 words = f"{words[:_LONGEST_REASON]}..."
-            raise ValueError(
+            raise UserError(
                 f"{self._address}: cannot be read: {words}. Check the address, the "
                 "network and the credentials, or copy the file to a local folder."
             ) from error

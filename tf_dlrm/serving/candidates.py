@@ -9,6 +9,7 @@ from typing import TypeAlias
 import tensorflow as tf
 
 from tf_dlrm.features import FeatureSpec
+from tf_dlrm.runtime.errors import UserError
 
 Pooled: TypeAlias = tf.Tensor | list[tf.Tensor]  # a list where widths differ
 
@@ -35,7 +36,7 @@ class Split:
         names = list(candidate_features)
         unknown = [name for name in names if name not in dense + sparse]
         if unknown or len(set(names)) < len(names):
-            raise ValueError(
+            raise UserError(
                 "`candidate_features` must name features of the model, each once. "
                 f"Received: {names}" + (f", unknown: {unknown}" if unknown else "")
             )
@@ -44,7 +45,7 @@ class Split:
         self.shared_sparse = [i for i, name in enumerate(sparse) if name not in names]
         self.own_sparse = [i for i, name in enumerate(sparse) if name in names]
         if not self.own_sparse:
-            raise ValueError(
+            raise UserError(
                 "`candidate_features` must hold at least one sparse feature, or all "
                 f"candidates would be one item. Received: {names}"
             )

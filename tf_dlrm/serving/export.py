@@ -14,6 +14,7 @@ import tensorflow as tf
 from tf_dlrm.features import FeatureSpec
 from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import versions, warm_up
 from tf_dlrm.serving.c_library import Request
@@ -102,7 +103,7 @@ def export_saved_model(
     """
     is_count = hasattr(max_hotness, "__index__") and not isinstance(max_hotness, bool)
     if not is_count or int(max_hotness) < 1:
-        raise ValueError(
+        raise UserError(
             f"`max_hotness` must be a positive integer. Received: {max_hotness!r}"
         )
     if not all(hasattr(model.embedding, n) for n in ("lookup", "lookup_variables")):
@@ -159,7 +160,7 @@ def _quiet() -> Iterator[None]:
 def _check_finite(model: DLRM) -> None:
     for variable in weights_for_inference(model):
         if variable.dtype.is_floating and not _is_finite(variable):
-            raise ValueError(
+            raise UserError(
                 f"Weight '{variable.name}' is not finite (NaN or infinity); a model "
                 "like this is not exported."
             )
@@ -183,7 +184,7 @@ def _check_vocabulary(spec: FeatureSpec, preprocessor: Any) -> None:
     wrong = [name for name in expected if got.get(name) != expected[name]]
     if wrong or made.num_dense != spec.num_dense:
         name = (wrong or ["dense"])[0]
-        raise ValueError(
+        raise UserError(
             "The preprocessor's vocabulary does not match the model: feature "
             f"'{name}' has {expected.get(name, spec.num_dense)} ids in the model and "
             f"{got.get(name, made.num_dense)} in the vocabulary ({len(wrong)} of "

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tf_dlrm.runtime import replicas
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
 
 TABLE_DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
 _BITS = {"int8": 8, "int4": 4}
@@ -40,7 +41,7 @@ class QuantizedTables:
 
     def __init__(self, variables: Iterable[tf.Variable], dtype: str) -> None:
         if dtype not in TABLE_DTYPES[1:]:
-            raise ValueError(
+            raise UserError(
                 f"`table_dtype` must be one of {', '.join(TABLE_DTYPES)}. "
                 f"Received: {dtype!r}"
             )
@@ -84,7 +85,7 @@ class QuantizedTables:
     def _check_range(self, variable: tf.Variable, block: np.ndarray) -> None:
         largest = float(np.abs(block).max(initial=0))
         if self.dtype != "bfloat16" and largest > float(np.finfo(_HALF).max):
-            raise ValueError(
+            raise UserError(
                 f"Weight '{variable.name}' holds {largest:.4g}, which float16 (of "
                 f"{self.dtype} tables the scales and offsets) cannot hold. Export with "
                 "table_dtype='bfloat16' or 'float32'."

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import c_library
 from tf_dlrm.serving.versions import existing_versions
@@ -44,7 +45,7 @@ def verify_saved_model(
     if not (path / "saved_model.pb").is_file():
         versions = existing_versions(path)
         if not versions:
-            raise ValueError(f"{path} is no SavedModel, and holds no version of one.")
+            raise UserError(f"{path} is no SavedModel, and holds no version of one.")
         path = path / str(versions[-1])
     command = [sys.executable, c_library.__file__, str(path)]
     if library_folder is not None:
@@ -54,10 +55,10 @@ def verify_saved_model(
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(
+        raise UserError(
             f"{path}: the process ended with code {done.returncode}: {reason}"
         )
     found: dict[str, Any] = json.loads(lines[-1])
     if "failed" in found:
-        raise ValueError(f"{path}: {found['failed']}")
+        raise UserError(f"{path}: {found['failed']}")
     return found

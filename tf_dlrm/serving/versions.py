@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from tf_dlrm.runtime import disk
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import PathLike
 
 _PREFIX = ".tmp-"
@@ -40,7 +41,7 @@ def choose_version(base_dir: PathLike, version: int | None) -> int:
         return (versions[-1] if versions else 0) + 1
     is_count = hasattr(version, "__index__") and not isinstance(version, bool)
     if not is_count or int(version) < 1:
-        raise ValueError(
+        raise UserError(
             f"`version` must be a positive integer or None. Received: {version!r}"
         )
     version = int(version)

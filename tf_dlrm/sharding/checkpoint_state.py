@@ -5,6 +5,7 @@ import json
 
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.sharding.planning.plans import Plan
 
 _KEY = "shards"
@@ -40,7 +41,7 @@ class _Layout(tf.Module):
             return
         found = restored_tensors[_KEY].numpy().decode()
         if found != self._text:
-            raise ValueError(
+            raise UserError(
                 "The checkpoint holds other shards than this collection has: it was "
                 "written with another plan or number of devices. Files of "
                 "`model.save_weights` or `model.save` load on any."

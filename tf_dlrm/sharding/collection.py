@@ -9,6 +9,7 @@ from tf_dlrm.embedding.recording import find_recording
 from tf_dlrm.embedding.table_layer import TableLayer
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.sharding.planning.planner import plan as make_plan
 from tf_dlrm.sharding.planning.plans import Plan
 from tf_dlrm.sharding.spread_store import SpreadStore
@@ -85,7 +86,7 @@ class ShardedEmbeddingCollection(TableLayer):
             )
         plan.validate(tables)
         if plan.num_devices != len(devices):
-            raise ValueError(
+            raise UserError(
                 f"The plan is for {plan.num_devices} devices, the strategy has "
                 f"{len(devices)}. Give the strategy's name, such as 'auto', to "
                 "have a plan made for the devices there are."

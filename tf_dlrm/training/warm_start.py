@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
 
 _WITHOUT_MEANING = (
     "name",
@@ -189,7 +190,7 @@ def _check_maps(
     old_sizes = {t.name: t.vocabulary_size for t in old_model.spec.tables}
     unknown = sorted(set(row_maps) - set(old_sizes))
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"`row_maps` names tables that the models do not have: {unknown}. Tables: "
             f"{', '.join(old_sizes)}"
         )
@@ -198,7 +199,7 @@ def _check_maps(
         name, size = table.name, table.vocabulary_size
         if name not in row_maps:
             if size != old_sizes[name]:
-                raise ValueError(
+                raise UserError(
                     f"Table '{name}' had {old_sizes[name]:,} rows and has {size:,}: "
                     "`row_maps` must say where they go."
                 )
@@ -206,7 +207,7 @@ def _check_maps(
             continue
         row_map = np.asarray(row_maps[name])
         if row_map.shape != (old_sizes[name],) or row_map.dtype.kind not in "iu":
-            raise ValueError(
+            raise UserError(
                 f"`row_maps` of '{name}' must be {old_sizes[name]:,} integers, one for "
                 "each row of the older model. Received: "
                 f"{row_map.dtype} of shape {row_map.shape}"
@@ -214,13 +215,13 @@ def _check_maps(
         checked[name] = row_map = row_map.astype(np.int64)
         targets = np.sort(row_map[row_map != -1])
         if len(targets) and not 0 <= targets[0] <= targets[-1] < size:
-            raise ValueError(
+            raise UserError(
                 f"`row_maps` of '{name}' must be -1 or rows from 0 to {size - 1:,}. "
                 f"Received: values from {targets[0]:,} to {targets[-1]:,}"
             )
         if (targets[1:] == targets[:-1]).any():
             repeated = targets[1:][targets[1:] == targets[:-1]][0]
-            raise ValueError(
+            raise UserError(
                 f"`row_maps` of '{name}' names a new row twice: {repeated:,}"
             )
     return checked
@@ -229,7 +230,7 @@ def _check_maps(
 def _check_same(model: keras.Model, old_model: keras.Model) -> None:
     for name, each in (("model", model), ("old_model", old_model)):
         if getattr(each, "optimizer", None) is None:
-            raise ValueError(
+            raise UserError(
                 f"`{name}` must be compiled: a warm start takes the state of its "
                 "optimizers along."
             )
@@ -241,7 +242,7 @@ def _check_same(model: keras.Model, old_model: keras.Model) -> None:
             if old.get(name) != new.get(name)
         ]
         if differing:
-            raise ValueError(
+            raise UserError(
                 "A warm start needs two models that differ in nothing but the rows of "
                 f"their tables: {'; '.join(differing)}."
             )

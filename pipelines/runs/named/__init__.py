@@ -14,6 +14,7 @@ from pipelines.runs.named import (
     paper,
 )
 from pipelines.runs.named.description import Measured, NamedRun, Published, to_markdown
+from pipelines.runtime import UserError
 
 __all__ = [
     "EXPERIMENTS",
@@ -34,7 +35,7 @@ RUNS = {name: run.make for name, run in EXPERIMENTS.items() if run.make is not N
 
 
 def get(name: str | None) -> RunConfig:
-    """Returns the config of a named run; `None`: the one to start from without a name.
+    """Return the config of a named run; `None`: the one to start from without a name.
 
     Raises:
         ValueError: If there is no such run.
@@ -42,5 +43,5 @@ def get(name: str | None) -> RunConfig:
     if name is None:
         return own.default()
     if name not in RUNS:
-        raise ValueError(f"There is no run '{name}'. Runs: {', '.join(RUNS)}")
+        raise UserError(f"There is no run '{name}'. Runs: {', '.join(RUNS)}")
     return RUNS[name]()

@@ -14,7 +14,7 @@ class Published:
     """A result that others published.
 
     Attributes:
-        result: What they found.
+        result: Their result.
         source: Where they say so.
     """
 
@@ -27,8 +27,8 @@ class Measured:
     """A result of ours.
 
     Attributes:
-        data: The rows that it was found on.
-        result: What was found.
+        data: The rows that it was measured on.
+        result: The result.
         date: When.
     """
 
@@ -68,15 +68,17 @@ class NamedRun:
         parts = [("data", self.data)]
         parts += [("command", line) for line in self.command]
         parts += [("settings", text) for text in self.settings]
-        for each in self.published:
-            parts.append(("published", f"{each.result} ({each.source})"))
+        for result in self.published:
+            parts.append(("published", f"{result.result} ({result.source})"))
         parts += [("differs", text) for text in self.differences]
-        for each in self.measured:
-            parts.append(("measured", f"{each.result} on {each.data} ({each.date})"))
+        for result in self.measured:
+            parts.append(
+                ("measured", f"{result.result} on {result.data} ({result.date})")
+            )
         lines, last = [self.name, f"  {self.summary}"], None
         for label, text in parts:
-            shown = label if label != last else ""
-            first = f"  {shown:<11}"
+            title = label if label != last else ""
+            first = f"  {title:<11}"
             if label == "command":  # to be copied as it is
                 lines.append(first + text)
             else:
@@ -92,14 +94,14 @@ class NamedRun:
         return "\n".join(lines)
 
 
-def to_markdown(found: Sequence[NamedRun]) -> str:
+def to_markdown(runs: Sequence[NamedRun]) -> str:
     """A table of runs: what and how, on what, published, measured."""
     lines = [
         "| run | command | data | published | ours |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for run in found:
-        published = [f"{each.result} ({each.source})" for each in run.published]
+    for run in runs:
+        published = [f"{result.result} ({result.source})" for result in run.published]
         measured = [f"{m.data}: {m.result} ({m.date})" for m in run.measured]
         cells = (
             f"`{run.name}`: {run.summary}",

@@ -25,7 +25,7 @@ def demo() -> RunConfig:
 
 
 def default() -> RunConfig:
-    """What `tf-dlrm train` starts from without a named run: the demo's model, trained
+    """Return the defaults of `tf-dlrm train`: the demo's model, trained
     with what suits the optimizer and the number of rows."""
     return dataclasses.replace(
         demo(),

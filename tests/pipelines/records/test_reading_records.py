@@ -176,7 +176,7 @@ def test_empty_split(tmp_path):
         pass
     dataset = records.read(tmp_path)
     assert dataset.cardinality() == 0 and numbers(dataset) == []
-    with pytest.raises(ValueError, match="no row to repeat"):
+    with pytest.raises(ValueError, match="no rows to repeat"):
         records.read(tmp_path, repeat=True)
 
 

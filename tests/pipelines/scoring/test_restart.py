@@ -76,7 +76,7 @@ def test_a_cut_run_goes_on_to_the_same_bytes(
     counts = scoring.score_files(exported, log, output, **options())
     assert counts == {"num_rows": 301, "num_bad_rows": 1}
     shown = capsys.readouterr().out
-    assert "Going on after the " in shown
+    assert "Resuming after the " in shown
     assert output.read_bytes() == whole.read_bytes()
     bad_rows = pathlib.Path(f"{whole}.bad_rows.tsv").read_bytes()
     assert pathlib.Path(f"{output}.bad_rows.tsv").read_bytes() == bad_rows
@@ -86,7 +86,7 @@ def test_a_cut_run_goes_on_to_the_same_bytes(
 def test_a_finished_output_is_not_overwritten_unasked(exported, log, tmp_path):
     output = tmp_path / "scores.csv"
     output.write_text("of great value")
-    with pytest.raises(FileExistsError, match="is there already.*--overwrite"):
+    with pytest.raises(FileExistsError, match="already exists.*`overwrite=True`"):
         scoring.score_files(exported, log, output, **options())
     assert output.read_text() == "of great value"
     with cut_after(2):
@@ -108,9 +108,9 @@ def test_other_settings_do_not_go_on(exported, log, tmp_path, always_noted, caps
     shutil.copytree(exported.source.path, copy)
     moved = scoring.Model(exported.score, scoring.find(copy))
     for model, path, size, message in (
-        (exported, other, 16, "begun with --input .*log.gz.*other.gz"),
-        (exported, log, 32, "begun with --batch-size 16, not 32"),
-        (moved, log, 16, "begun with --model .*1, not .*2"),
+        (exported, other, 16, "started with `paths=.*log.gz.*other.gz"),
+        (exported, log, 32, "started with `batch_size=16`, not 32"),
+        (moved, log, 16, "started with `model=.*1`, not .*2"),
     ):
         with pytest.raises(ValueError, match=f"another command.*{message}"):
             scoring.score_files(model, path, output, **options(batch_size=size))
@@ -121,7 +121,7 @@ def test_other_settings_do_not_go_on(exported, log, tmp_path, always_noted, caps
     capsys.readouterr()
     scoring.score_files(exported, other, output, **options(overwrite=True))
     shown = capsys.readouterr().out
-    assert "started afresh. It was begun with --input" in shown
+    assert "started over. It was started with `paths=" in shown
     assert "Going on" not in shown and "other.gz,1," in output.read_text()
 
 
@@ -143,7 +143,7 @@ def test_changed_files_start_afresh(
     scoring.score_files(model, log, output, **options())
     shown = capsys.readouterr().out
     name = "log.gz" if changed == "input" else "saved_model.pb"
-    assert "started afresh. Changed since it was begun: " in shown and name in shown
+    assert "started over. Changed since it was started: " in shown and name in shown
     assert "Going on" not in shown
     again = tmp_path / "again.csv"
     scoring.score_files(model, log, again, **options())

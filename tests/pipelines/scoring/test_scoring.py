@@ -187,7 +187,7 @@ def test_too_many_bad_rows_and_how_to_go_on(exported, lines, tmp_path, capsys):
     capsys.readouterr()
     counts, rows = score(exported, path, output, max_bad_share=0.1)
     assert counts == {"num_rows": 21, "num_bad_rows": 1}
-    assert "Going on after the 21 rows scored before." in capsys.readouterr().out
+    assert "Resuming after the 21 rows scored before." in capsys.readouterr().out
     assert [i for i, row in enumerate(rows) if not row["probability"]] == [9]
     listed = (tmp_path / "scores.csv.bad_rows.tsv").read_text().splitlines()
     assert len(listed) == 2 and "\t10\t" in listed[1]

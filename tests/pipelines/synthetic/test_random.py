@@ -7,7 +7,7 @@ import pytest
 from helpers.planted_rows import collect
 from scipy import stats
 
-from pipelines.criteo import columns
+from pipelines.criteo import text
 from pipelines.synthetic import Random, category_text
 from pipelines.synthetic.blocks import rows_per_block
 
@@ -190,7 +190,7 @@ def test_text_holds_the_generated_values(tmp_path, hotness, fixed):
 def test_text_is_read_back(tmp_path):
     source = Random(vocabulary_sizes=(50,) * 26, hotness=3, fixed_hotness=False)
     source.write(tmp_path / "log.tsv", 2000)
-    rows = columns.read_block((tmp_path / "log.tsv").read_bytes())
+    rows = text.read_block((tmp_path / "log.tsv").read_bytes())
     block = collect(source, 2000)
     assert rows.bad == []
     np.testing.assert_array_equal(rows.labels, block.labels)

@@ -10,6 +10,8 @@ from tf_dlrm.sharding.planning.loads import TableLoad
 if TYPE_CHECKING:
     from tf_dlrm.sharding.planning.plans import Shard
 
+from tf_dlrm.runtime.errors import UserError
+
 KINDS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 
 
@@ -31,14 +33,14 @@ def check(
         of_table[shard.table].append(shard)
     unknown = [name for name in of_table if name not in {load.name for load in loads}]
     if unknown:
-        raise ValueError(f"The plan has shards of tables that it lacks: {unknown}")
+        raise UserError(f"The plan has shards of tables that it lacks: {unknown}")
     for load in loads:
         found = of_table.get(load.name, [])
         if not found:
-            raise ValueError(f"The plan has no shard of table '{load.name}'.")
+            raise UserError(f"The plan has no shard of table '{load.name}'.")
         kinds = sorted({shard.kind for shard in found})
         if len(kinds) > 1 or kinds[0] not in KINDS:
-            raise ValueError(
+            raise UserError(
                 f"The shards of table '{load.name}' must all be of one kind out of "
                 f"{KINDS}. Received: {kinds}"
             )
@@ -51,18 +53,18 @@ def _check_devices(
 ) -> None:
     devices = sorted(shard.device for shard in shards)
     if devices[0] < 0 or devices[-1] >= num_devices:
-        raise ValueError(
+        raise UserError(
             f"Table '{load.name}' is on devices {devices}; there are 0 .. "
             f"{num_devices - 1}."
         )
     if len(set(devices)) < len(devices):
-        raise ValueError(
+        raise UserError(
             f"A device may hold one shard of table '{load.name}'. Received shards on "
             f"devices {devices}"
         )
     everywhere = list(range(num_devices))
     if shards[0].kind == "data_parallel" and devices != everywhere:
-        raise ValueError(
+        raise UserError(
             f"Table '{load.name}' is data_parallel and must be on all {num_devices} "
             f"devices. Received: {devices}"
         )
@@ -82,13 +84,13 @@ def _check_ranges(load: TableLoad, shards: Sequence["Shard"]) -> None:
         if what == split:
             _check_sequence(load, what, sorted(ranges), count)
         elif any(each != (first, count) for each in ranges):
-            raise ValueError(
+            raise UserError(
                 f"A {kind} shard of table '{load.name}' must have all {what}, "
                 f"(0, {count}). Received (first, number): {ranges}"
             )
     if kind == "table_wise" and len(shards) > 1:
         devices = [shard.device for shard in shards]
-        raise ValueError(
+        raise UserError(
             f"Table '{load.name}' is table_wise and must be on one device. Received: "
             f"{devices}"
         )
@@ -102,13 +104,13 @@ def _check_sequence(
         if first != position or number < 1:
             wrong = "twice" if first < position else "on no device"
             wrong = wrong if number >= 1 else "in an empty shard"
-            raise ValueError(
+            raise UserError(
                 f"Table '{load.name}': {what} from {min(first, position)} are {wrong}. "
                 f"Received (first, number): {ranges}"
             )
         position = first + number
     if position != count:
-        raise ValueError(
+        raise UserError(
             f"Table '{load.name}' has {count} {what}; its shards have {position}. "
             f"Received (first, number): {ranges}"
         )
@@ -128,16 +130,16 @@ def check_same(loads: Sequence[TableLoad], tables: Sequence[EmbeddingTable]) -> 
     given = {table.name: table for table in tables}
     missing = [name for name in given if name not in planned]
     if missing:
-        raise ValueError(f"The plan does not cover tables {missing}: make a new plan.")
+        raise UserError(f"The plan does not cover tables {missing}: make a new plan.")
     unknown = [name for name in planned if name not in given]
     if unknown:
-        raise ValueError(f"The plan covers tables that are not there: {unknown}")
+        raise UserError(f"The plan covers tables that are not there: {unknown}")
     for name, table in given.items():
         load = planned[name]
         expected = (load.num_rows, load.embedding_dim, load.features)
         received = (table.vocabulary_size, table.embedding_dim, tuple(table.features))
         if expected != received:
-            raise ValueError(
+            raise UserError(
                 f"The plan was made for another table '{name}': (rows, width, "
                 f"features) {expected}. Received: {received}"
             )

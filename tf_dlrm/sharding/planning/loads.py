@@ -10,6 +10,7 @@ from typing import Any
 
 from tf_dlrm import optimizers
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.runtime.errors import UserError
 
 Hotness = float | Mapping[str, float]
 
@@ -135,7 +136,7 @@ def check_tables(tables: Sequence[EmbeddingTable]) -> tuple[EmbeddingTable, ...]
         TypeError: If one is not an `EmbeddingTable`.
     """
     if isinstance(tables, EmbeddingTable) or not tables:
-        raise ValueError(
+        raise UserError(
             "`tables` must be a non-empty sequence of EmbeddingTable. Received: "
             f"tables={tables!r}"
         )
@@ -149,7 +150,7 @@ def check_tables(tables: Sequence[EmbeddingTable]) -> tuple[EmbeddingTable, ...]
     names = [table.name for table in tables]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"Each table must be named once. Received twice: {twice}")
+        raise UserError(f"Each table must be named once. Received twice: {twice}")
     return tables
 
 
@@ -158,7 +159,7 @@ def check_names(argument: str, values: Any, known: Collection[str]) -> None:
     if isinstance(values, Mapping):
         unknown = [name for name in values if name not in known]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"`{argument}` names what is not there: {unknown}. Known: "
                 f"{', '.join(sorted(known))}"
             )
@@ -195,7 +196,7 @@ def state_floats(optimizer: Any, embedding_dim: int) -> tuple[int, int]:
     if hasattr(optimizer, "__index__") and not isinstance(optimizer, bool):
         floats = int(optimizer)
         if floats < 0:
-            raise ValueError(
+            raise UserError(
                 "`optimizer` as a number is floats of state a row, not negative. "
                 f"Received: optimizer={optimizer!r}"
             )
@@ -204,7 +205,7 @@ def state_floats(optimizer: Any, embedding_dim: int) -> tuple[int, int]:
     try:
         sparse = optimizers.get(optimizer)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             "`optimizer` must be an optimizer of the tables or an integer, the floats "
             f"of state a row. Received: optimizer={optimizer!r} ({error})"
         ) from None
@@ -223,7 +224,7 @@ def _hotness_of(load: TableLoad, hotness: Hotness) -> tuple[float, ...]:
         number = isinstance(value, (int, float)) or hasattr(value, "__float__")
         number = number and not isinstance(value, (bool, str))
         if not number or not 0 < float(value) < math.inf:
-            raise ValueError(
+            raise UserError(
                 "`hotness` must be a positive number, or a dict of table or feature "
                 f"name to such. Received for feature '{feature}' of table "
                 f"'{load.name}': {value!r}"

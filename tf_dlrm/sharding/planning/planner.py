@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.sharding.planning import splitting, traffic
 from tf_dlrm.sharding.planning.coverage import KINDS
 from tf_dlrm.sharding.planning.loads import (
@@ -277,7 +278,7 @@ def _strategies(
     )
     for name, each in given.items():
         if not isinstance(each, str) or each not in STRATEGIES:
-            raise ValueError(
+            raise UserError(
                 f"`strategy` must be one of {STRATEGIES}, or a dict of table name to "
                 f"such. Received for table '{name}': {each!r}"
             )
@@ -287,7 +288,7 @@ def _strategies(
 def _check_positive(name: str, value: Any) -> None:
     whole = hasattr(value, "__index__") and not isinstance(value, bool)
     if not whole or int(value) < 1:
-        raise ValueError(
+        raise UserError(
             f"`{name}` must be a positive integer. Received: {name}={value!r}"
         )
 
@@ -318,7 +319,7 @@ def _check_fit(found: Plan, limit: int) -> None:
         )
     else:
         reason = "Strategy 'auto' splits tables to fit, where it may choose for all."
-    raise ValueError(
+    raise UserError(
         f"Device {device} would hold {memory[device]:,} bytes of rows and optimizer "
         f"state, {memory[device] - limit:,} more than device_memory_bytes={limit:,}. "
         f"Its largest part is of table '{load.name}' ({load.num_rows:,} rows x "

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.sharding.planning import coverage, summaries, traffic
 from tf_dlrm.sharding.planning.loads import Hotness, TableLoad, check_tables
 
@@ -120,7 +121,7 @@ class Plan(Sequence[Shard]):
             ValueError: If there is no such device.
         """
         if device not in range(self.num_devices):
-            raise ValueError(
+            raise UserError(
                 f"`device` must be in 0 .. {self.num_devices - 1}. Received: "
                 f"device={device!r}"
             )
@@ -142,7 +143,7 @@ class Plan(Sequence[Shard]):
     def load(self, name: str) -> TableLoad:
         """Return the load of a table: its size, ids looked up, optimizer state."""
         if name not in self._loads:
-            raise ValueError(
+            raise UserError(
                 f"The plan has no table '{name}'. Tables: {', '.join(self._loads)}"
             )
         return self._loads[name]
@@ -330,7 +331,7 @@ class Plan(Sequence[Shard]):
             ValueError,
             AttributeError,
         ) as error:
-            raise ValueError(
+            raise UserError(
                 "This is not the JSON text of a Plan, as `to_json()` writes it: "
                 f"{type(error).__name__}: {error}"
             ) from None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.sharding.planning.loads import (
     FLOAT_BYTES,
     Hotness,
@@ -93,14 +94,14 @@ def of_plan(
     """
     batch_size = plan.batch_size if batch_size is None else batch_size
     if data_parallel not in SYNCHRONIZATIONS:
-        raise ValueError(
+        raise UserError(
             f"`data_parallel` must be one of {SYNCHRONIZATIONS}. Received: "
             f"data_parallel={data_parallel!r}"
         )
     numbers = {"batch_size": batch_size, "id_bytes": id_bytes, "bag_bytes": bag_bytes}
     for name, value in numbers.items():
         if value < 0 or value != int(value):
-            raise ValueError(
+            raise UserError(
                 f"`{name}` must be an integer and not negative. Received: "
                 f"{name}={value!r}"
             )

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tf_dlrm.runtime import disk, locks
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import PathLike
 
 MANIFEST = "manifest.json"
@@ -51,7 +52,7 @@ class CheckpointFolder:
         """Return the step of a checkpoint, by its name."""
         match = _NAME.fullmatch(name)
         if match is None:
-            raise ValueError(f"`name` must be that of a checkpoint. Received: {name!r}")
+            raise UserError(f"`name` must be that of a checkpoint. Received: {name!r}")
         return int(match[1])
 
     def check_writable(self, num_bytes: int) -> None:
@@ -182,19 +183,19 @@ class CheckpointFolder:
             TypeError,
             RecursionError,
         ):
-            raise ValueError(f"{folder}: {MANIFEST} cannot be read") from None
+            raise UserError(f"{folder}: {MANIFEST} cannot be read") from None
         if told != _sum_content(content):
-            raise ValueError(f"{folder}: {MANIFEST} is not what was written")
+            raise UserError(f"{folder}: {MANIFEST} is not what was written")
         if written_as != _FORMAT:
-            raise ValueError(f"{folder}: format {written_as} is not known")
+            raise UserError(f"{folder}: format {written_as} is not known")
         for file, expected in files.items():
             path = folder / file
             if not path.is_file():
-                raise ValueError(f"{folder}: {file} is missing")
+                raise UserError(f"{folder}: {file} is missing")
             if path.stat().st_size != expected["bytes"]:
-                raise ValueError(f"{folder}: {file} is of another size")
+                raise UserError(f"{folder}: {file} is of another size")
             if _sum_file(path) != expected["sha256"]:
-                raise ValueError(f"{folder}: the checksum of {file} is another")
+                raise UserError(f"{folder}: the checksum of {file} is another")
         return facts
 
     def peek(self, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.runtime import disk
+from tf_dlrm.runtime.errors import UserError
 
 
 class Position:
@@ -40,7 +41,7 @@ class Position:
         if steps_per_epoch is None:
             return
         if not self._is_endless:
-            raise ValueError(
+            raise UserError(
                 "`steps_per_epoch` with a resumable dataset needs one without end "
                 "(repeat=True). Received: "
                 f"steps_per_epoch={steps_per_epoch}"
@@ -173,7 +174,7 @@ def weigh_classes(
 
     def weigh(features, label, sample_weight=None):
         if sample_weight is not None:
-            raise ValueError("Give either `class_weight` or sample weights, not both.")
+            raise UserError("Give either `class_weight` or sample weights, not both.")
         return features, label, tf.gather(weights, tf.cast(tf.round(label), tf.int32))
 
     weighted = dataset.map(weigh, tf.data.AUTOTUNE, deterministic=True)

@@ -15,6 +15,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
+
 WEIGHTS, STATE = "model.weights.h5", "state.npz"
 
 
@@ -115,7 +117,7 @@ def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
             warnings.simplefilter("error", UserWarning)
             model.load_weights(folder / WEIGHTS)
     except (UserWarning, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{folder} is a checkpoint of another model or optimizer: {error}"
         ) from error
     with np.load(folder / STATE, allow_pickle=False) as file:
@@ -123,7 +125,7 @@ def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
     variables = model.non_trainable_variables
     keys = [key for key in state if key.startswith("variable:")]
     if len(keys) != len(variables):
-        raise ValueError(f"{folder} is a checkpoint of another model.")
+        raise UserError(f"{folder} is a checkpoint of another model.")
     for i, variable in enumerate(variables):
         variable.assign(state[f"variable:{i}"])
     guard = getattr(model, "_guard", None)
@@ -189,12 +191,12 @@ def set_metrics(model: keras.Model, state: dict[str, np.ndarray]) -> None:
     for i, replicas in enumerate(_metric_variables(model)):
         count = sum(key.startswith(f"metric:{i}:") for key in state)
         if not count:
-            raise ValueError("The checkpoint was written with other metrics.")
+            raise UserError("The checkpoint was written with other metrics.")
         values = [state[f"metric:{i}:{j}"] for j in range(count)]
         if count != len(replicas):  # of another number of devices: what matters
             total = np.sum(values, axis=0)  # is the sum
             values = [total] + [np.zeros_like(total)] * (len(replicas) - 1)
         for each, value in zip(replicas, values, strict=True):
             if each.shape != value.shape:
-                raise ValueError("The checkpoint was written with other metrics.")
+                raise UserError("The checkpoint was written with other metrics.")
             each.assign(value)

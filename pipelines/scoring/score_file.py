@@ -24,9 +24,9 @@ def find_labels(text: bytes) -> np.ma.MaskedArray:
 
     Example:
 
-    >>> from pipelines.scoring import table
+    >>> from pipelines.scoring import score_file
     >>> labelled, unlabelled = b"1" + 39 * b"\t", b"1" + 38 * b"\t"
-    >>> table.find_labels(labelled + b"\n" + unlabelled + b"\n").tolist()
+    >>> score_file.find_labels(labelled + b"\n" + unlabelled + b"\n").tolist()
     [1, None]
     """
     content = np.frombuffer(text, np.uint8)
@@ -44,7 +44,7 @@ def find_labels(text: bytes) -> np.ma.MaskedArray:
 
 
 def to_csv(path: str, first_line: int, labels, probabilities) -> bytes:
-    r"""Makes lines of CSV: file, line from 1, label, probability.
+    r"""Make lines of CSV: file, line from 1, label, probability.
 
     Args:
         path: The file of the lines.
@@ -56,9 +56,9 @@ def to_csv(path: str, first_line: int, labels, probabilities) -> bytes:
     Example:
 
     >>> import numpy as np
-    >>> from pipelines.scoring import table
+    >>> from pipelines.scoring import score_file
     >>> labels = np.ma.MaskedArray(np.uint8([1, 0]), [False, True])
-    >>> table.to_csv("a,b", 0, labels, np.ma.MaskedArray(np.float32([0.25, 0.1])))
+    >>> score_file.to_csv("a,b", 0, labels, np.ma.MaskedArray(np.float32([0.25, 0.1])))
     b'"a,b",1,1,0.25\n"a,b",2,,0.1\n'
     """
     numbers = np.arange(first_line + 1, first_line + 1 + len(labels))

@@ -1,4 +1,4 @@
-"""What `prepare` found in the columns, as JSON and as a page for people."""
+"""The report of `prepare` on the columns, as JSON and as a page for people."""
 
 import html
 import json
@@ -10,7 +10,7 @@ from pipelines.whole_files import write_text
 
 
 def make(statistics, integers, tallies, sizes, options: Options, quarantine) -> dict:
-    """Puts the report together.
+    """Put the report together.
 
     Args:
         statistics: The `Statistics`.
@@ -75,7 +75,7 @@ def _text(value: bytes) -> str:
 
 
 def write(report: dict, folder) -> None:
-    """Writes `report.json` and `report.html`."""
+    """Write `report.json` and `report.html`."""
     folder = pathlib.Path(folder)
     write_text(folder / "report.json", json.dumps(report, indent=1) + "\n")
     write_text(folder / "report.html", to_html(report))

@@ -2,7 +2,7 @@
 
 
 def print_metrics(metrics: dict, truth: dict | None = None) -> None:
-    """Prints metrics as a table, beside the best possible ones where known."""
+    """Print metrics as a table, beside the best possible ones where known."""
     best = {}
     if truth:
         best = {"auc": truth["best_auc"], "log_loss": truth["best_log_loss"]}
@@ -16,7 +16,7 @@ def print_metrics(metrics: dict, truth: dict | None = None) -> None:
 
 
 def print_training(metrics: dict) -> None:
-    """Prints the metrics of a training's last epoch beside those of its validation."""
+    """Print the metrics of a training's last epoch beside those of its validation."""
     names = [n for n in metrics if n != "loss" and not n.startswith("val_")]
     validated = any(f"val_{name}" in metrics for name in names)
     title = f"{'metric':<20}{'training':>12}"

@@ -7,7 +7,7 @@ import tensorflow as tf
 from helpers import criteo_oracle
 
 from pipelines import criteo
-from pipelines.criteo import columns, encoding, fields
+from pipelines.criteo import encoding, fields, text
 from pipelines.criteo import format as criteo_format
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 
@@ -50,7 +50,7 @@ def test_hostile_lines(vocabulary, labelled, kind):
     lines = [piece for line in lines for piece in line.split(b"\n")]
     numbering = vocabulary if kind == "vocabulary" else HASHED
     ids = make_ids(numbering)
-    rows = columns.read_block(b"\n".join(lines) + b"\n", labelled)
+    rows = text.read_block(b"\n".join(lines) + b"\n", labelled)
     expected = [criteo_oracle.parse(line, ids, labelled) for line in lines]
     bad = {i: line for i, (line, row) in enumerate(zip(lines, expected)) if row is None}
     assert rows.num_lines == len(lines)
@@ -72,7 +72,7 @@ def test_every_hostile_line_alone(vocabulary, labelled):
         for block in (line + b"\n", line):
             if not block:
                 continue
-            rows = columns.read_block(block, labelled)
+            rows = text.read_block(block, labelled)
             expected = criteo_oracle.parse(line, ids, labelled)
             good = [] if expected is None else [expected]
             assert len(rows.bad) == 1 - len(good), line
@@ -84,7 +84,7 @@ def test_real_rows_equal_the_parser(name):
     lines = criteo_oracle.real_lines(name)
     labelled = criteo_oracle.REAL_FILES[name][2]
     built = Vocabulary.build(criteo_oracle.real_path("kaggle"), min_count=3)
-    rows = columns.read_block(b"\n".join(lines), labelled)
+    rows = text.read_block(b"\n".join(lines), labelled)
     for numbering in (built, HASHED):
         batch = encoding.encode(rows, numbering)
         features = criteo.Parser(numbering).features(lines)
@@ -114,9 +114,9 @@ def test_transform_equals_tensorflow():
 
 def test_empty_blocks():
     for block in (b"",):
-        rows = columns.read_block(block)
+        rows = text.read_block(block)
         assert rows.num_lines == 0 and not rows.bad and not len(rows.labels)
-    rows = columns.read_block(b"\n")
+    rows = text.read_block(b"\n")
     assert rows.num_lines == 1 and rows.bad == [(0, b"", "empty line")]
 
 
@@ -141,7 +141,7 @@ def test_values_of_texts_are_those_of_fields():
 def test_bad_lines_are_found_without_their_values(labelled):
     lines = criteo_oracle.hostile_lines(np.random.default_rng(3), 300)
     block = b"\n".join(lines)
-    expected = columns.read_block(block, labelled).bad
+    expected = text.read_block(block, labelled).bad
     assert len(expected) > 5
-    assert columns.find_bad(block, labelled) == expected
-    assert columns.find_bad(b"") == []
+    assert text.find_bad(block, labelled) == expected
+    assert text.find_bad(b"") == []

@@ -1,9 +1,9 @@
-"""Which files are prepared, and for which split."""
+"""The files to prepare, and the split of each."""
 
 from typing import NamedTuple
 
 from pipelines.files import expand_paths, stamp
-from pipelines.whole_files import remote_files
+from pipelines.runtime import remote_files
 
 
 class Inputs(NamedTuple):
@@ -14,20 +14,20 @@ class Inputs(NamedTuple):
 
     @classmethod
     def find(cls, paths, valid_paths, test_paths) -> "Inputs":
-        """Lists the files; see `prepare`."""
-        found, splits = [], []
+        """List the files; see `prepare`."""
+        files, splits = [], []
         for split, some in (
             (None, paths),
             ("valid", valid_paths),
             ("test", test_paths),
         ):
             expanded = expand_paths(some) if some else []
-            found += expanded
+            files += expanded
             splits += [split] * len(expanded)
-        return cls(expand_paths(found), splits)  # raises if a file is named twice
+        return cls(expand_paths(files), splits)  # raises if a file is named twice
 
     def describe(self) -> list[list]:
-        """What tells whether these are the same files: path, split, stamp."""
+        """Return path, split and stamp of each file, to notice changes."""
         return [
             [remote_files.absolute(path), split, *stamp(path)]
             for path, split in zip(self.paths, self.splits, strict=True)

@@ -1,4 +1,4 @@
-"""What rows are sliced by: the values of a column as consecutive numbers, and back.
+"""Columns that rows are sliced by: their values as consecutive numbers, and back.
 
 # n rows, V values of a column, K distinct ones
 """
@@ -12,6 +12,7 @@ from pipelines.criteo.fields import texts_of_keys
 from pipelines.criteo.format import DENSE_FEATURES, SPARSE_FEATURES
 from pipelines.criteo.scanning import Block
 from pipelines.records.store import Batch
+from pipelines.runtime import UserError
 from pipelines.vocabulary import Vocabulary
 from pipelines.vocabulary.siphash import hash_texts
 
@@ -33,21 +34,21 @@ class Coded(NamedTuple):
     lengths: np.ndarray | None
 
 
-def check_name(option: str, name: str) -> None:
-    """Raises unless rows can be sliced by a column of this name.
+def check_name(parameter: str, name: str) -> None:
+    """Raise unless rows can be sliced by a column of this name.
 
     Raises:
         ValueError: If not; it names the columns.
     """
     if name not in (*DENSE_FEATURES, *SPARSE_FEATURES, FILE):
-        raise ValueError(
-            f"{option} must name a column: C1 .. C26, I1 .. I13 or {FILE}, the file of "
-            f"each row. Received: {name}"
+        raise UserError(
+            f"`{parameter}` must name a column: C1 .. C26, I1 .. I13 or {FILE}, the "
+            f"file of each row. Received: {name}"
         )
 
 
 class Codes:
-    """Numbers distinct 64-bit keys in the order in which they come.
+    """Number distinct 64-bit keys in the order in which they come.
 
     They are held in sorted runs, each at least four times as long as the next: 16 bytes
     a key.
@@ -101,7 +102,7 @@ class TextValues:
         self._found = []  # new values, in the order of their codes
 
     def read(self, block: Block, batch: Batch) -> Coded:
-        """The codes of a block's rows."""
+        """Return the codes of a block's rows."""
         values = block.rows.values[self._feature]
         codes, new = self._keys.find(values.keys, self._size)
         self._note(values.keys[new])
@@ -118,7 +119,7 @@ class TextValues:
             self._size += len(values)
 
     def names(self, codes: np.ndarray) -> list[str]:
-        """What codes stand for; an empty field is "(empty)"."""
+        """Return the values of codes; an empty field is "(empty)"."""
         pieces = [
             texts_of_keys(each) if isinstance(each, np.ndarray) else each
             for each in self._found
@@ -156,7 +157,7 @@ class IdValues:
         return Coded(ids, shown)
 
     def names(self, codes: np.ndarray) -> list[str]:
-        """What codes stand for; without a vocabulary of values, the id."""
+        """Return the values of codes; without a vocabulary of values, the ids."""
         special = {0: "(missing)", 1: "(empty or rare)"}
         values = []
         if isinstance(self._vocabulary, Vocabulary):

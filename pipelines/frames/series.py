@@ -9,7 +9,7 @@ NO_ID = -1
 
 
 def read_numbers(column: Any, name: str) -> np.ndarray:
-    """Reads a column of finite numbers.
+    """Read a column of finite numbers.
 
     Args:
         column: A pandas or polars series of numbers or booleans.
@@ -47,7 +47,7 @@ def read_numbers(column: Any, name: str) -> np.ndarray:
 
 
 def read_labels(column: Any, name: str) -> np.ndarray:
-    """Reads a column of labels: clicks, 0 or 1, or probabilities.
+    """Read a column of labels: clicks, 0 or 1, or probabilities.
 
     Returns:
         float32 array `(N,)`.
@@ -61,7 +61,7 @@ def read_labels(column: Any, name: str) -> np.ndarray:
 
 
 def read_weights(column: Any, name: str) -> np.ndarray:
-    """Reads a column of sample weights.
+    """Read a column of sample weights.
 
     Returns:
         float32 array `(N,)`.
@@ -87,7 +87,7 @@ def _within(numbers, name, rule, largest=np.inf):
 def read_ids(
     column: Any, name: str, vocabulary_size: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads a column of ids.
+    """Read a column of ids.
 
     Args:
         column: A pandas or polars series of integers or of sequences of integers.
@@ -124,7 +124,7 @@ def read_ids(
 
 
 def _to_array(column):
-    """Returns a NumPy array that holds the very values of a series; where it has
+    """Return a NumPy array that holds the very values of a series; where it has
     gaps that its type cannot hold, an array of objects."""
     if hasattr(column, "to_list") and type(column).__module__.startswith("polars"):
         if column.null_count() or column.dtype.is_nested():
@@ -155,7 +155,7 @@ def _is_sequence(cell):
 
 
 def _flatten(cells, name):
-    """Returns all ids of cells that may be sequences, and the lengths or None."""
+    """Return all ids of cells that may be sequences, and the lengths or None."""
     if not any(map(_is_sequence, cells)):
         return cells, None
     bags = [

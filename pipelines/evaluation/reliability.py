@@ -1,4 +1,4 @@
-"""Are clicks as frequent as predicted? Rows in bins of equal size by their prediction.
+"""Click rates as predicted and as observed, in bins of equally many rows.
 
 All is computed from the histogram of logits that `ClickAUC` keeps, so memory does not
 grow with the rows. Its buckets are 0.0005 wide in the logit: a mean prediction is exact
@@ -11,12 +11,16 @@ import io
 
 import numpy as np
 
-from pipelines.runs.click_rates import sigmoid
+from pipelines.runtime import UserError
 from pipelines.whole_files import write_text
-from tf_dlrm.metrics import find_click_auc
 
 NUM_BINS = 20
 _Z = 1.959964  # of 95 %
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(-logits))."""
+    return 1.0 / (1.0 + np.exp(-logits))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +75,15 @@ class Reliability:
         return float(np.average(distances, weights=sizes))
 
     def describe(self) -> dict:
-        """The figures besides the bins, JSON-safe, for `evaluation.json`."""
-        found = {"expected_calibration_error": self.expected_calibration_error}
+        """Return the figures beyond the bins, JSON-safe, for `evaluation.json`."""
+        figures = {"expected_calibration_error": self.expected_calibration_error}
         if self.negative_sampling_rate < 1:
-            found["negative_sampling_rate"] = self.negative_sampling_rate
-            found["uncorrected_calibration"] = self.uncorrected_calibration
-        return found
+            figures["negative_sampling_rate"] = self.negative_sampling_rate
+            figures["uncorrected_calibration"] = self.uncorrected_calibration
+        return figures
 
     def write_csv(self, path) -> None:
-        """Writes a line for each bin."""
+        """Write a line for each bin."""
         file = io.StringIO(newline="")
         names = [field.name for field in dataclasses.fields(Bin)]
         writer = csv.DictWriter(file, names)
@@ -89,7 +93,7 @@ class Reliability:
 
 
 def of_model(model, num_bins: int = NUM_BINS) -> Reliability:
-    """The reliability of a model on the rows that it was evaluated on last.
+    """Return the reliability of a model on the rows that it was last evaluated on.
 
     Args:
         model: A `DLRM`, compiled with `ClickAUC`.
@@ -98,6 +102,8 @@ def of_model(model, num_bins: int = NUM_BINS) -> Reliability:
     Raises:
         ValueError: If it has no `ClickAUC`.
     """
+    from tf_dlrm.metrics import find_click_auc  # with TensorFlow, which no chart needs
+
     histogram = find_click_auc(model).histogram()
     return from_histogram(*histogram, num_bins, model.negative_sampling_rate)
 
@@ -109,7 +115,7 @@ def from_histogram(
     num_bins: int = NUM_BINS,
     negative_sampling_rate: float = 1.0,
 ) -> Reliability:
-    """Merges the buckets of a histogram into bins of about equal numbers of rows.
+    """Merge the buckets of a histogram into bins of about equal numbers of rows.
 
     Args:
         logits: Rising logits `(n,)` of the buckets.
@@ -119,11 +125,11 @@ def from_histogram(
         negative_sampling_rate: The rate for which the logits are corrected.
 
     Raises:
-        ValueError: If there is no row.
+        ValueError: If there are no rows.
     """
     rows = negatives + positives
     if not rows.sum():
-        raise ValueError("There is no row whose prediction could be judged.")
+        raise UserError("There are no rows with predictions to judge.")
     used = rows > 0
     logits, positives, rows = logits[used], positives[used], rows[used]
     predictions = sigmoid(logits)
@@ -152,7 +158,7 @@ def from_histogram(
 
 
 def _wilson(clicks, sizes):
-    """Ends of the 95 % confidence intervals of click rates."""
+    """End of the 95 % confidence intervals of click rates."""
     rates, z = clicks / sizes, _Z * _Z / sizes
     middle = (rates + z / 2) / (1 + z)
     half = np.sqrt(z * rates * (1 - rates) + z * z / 4) / (1 + z)

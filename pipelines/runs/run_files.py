@@ -1,11 +1,11 @@
-"""What lies where in the folder of a run. Nothing here imports TensorFlow."""
+"""The layout of the folder of a run. Nothing here imports TensorFlow."""
 
 import pathlib
 import typing
 from typing import Any
 
 from pipelines.runs.config import RunConfig, check_types
-from pipelines.whole_files import disk
+from pipelines.runtime import UserError, disk
 
 _REQUIRED = ("config", "vocabulary_digest")
 _PARTS = {
@@ -56,7 +56,7 @@ class RunFiles:
         self.reliability_path = self.path / "evaluation_reliability.csv"
 
     def other_model_path(self, saved: str) -> pathlib.Path:
-        """Path of the model that is not the run's, where best and last differ.
+        """Return the path of the model that is not the run's, if best and last differ.
 
         Args:
             saved: Which one is the run's in `model_path`: `"best"` or `"last"`.
@@ -64,21 +64,21 @@ class RunFiles:
         return self.last_model_path if saved == "best" else self.best_model_path
 
     def read(self) -> dict[str, Any]:
-        """Returns the content of `config.json`.
+        """Return the content of `config.json`.
 
         Raises:
-            ValueError: If this is no folder of a run, or the file is damaged.
+            ValueError: If this is not the folder of a run, or the file is damaged.
         """
         if not self.config_path.exists():
-            raise ValueError(f"{self.path} is not the folder of a run: no config.json.")
+            raise UserError(f"{self.path} is not the folder of a run: no config.json.")
         content = disk.read_json(self.config_path)
         missing = [name for name in _REQUIRED if name not in content]
         if missing:
-            raise ValueError(f"{self.config_path} is damaged: it has no {missing[0]}.")
+            raise UserError(f"{self.config_path} is damaged: it has no {missing[0]}.")
         try:
             check_types(content, _PARTS)
             check_types(content.get("data") or {}, _DATA)
             check_types(content["config"], typing.get_type_hints(RunConfig))
         except ValueError as error:
-            raise ValueError(f"{self.config_path} is damaged: {error}") from None
+            raise UserError(f"{self.config_path} is damaged: {error}") from None
         return content

@@ -5,13 +5,14 @@ import time
 
 import tensorflow as tf
 
-from pipelines import runs, scoring
+from pipelines import evaluation, runs, scoring
 from pipelines.progress import bar
-from pipelines.runs import job, saving
+from pipelines.runs import saving
 from pipelines.runs.folder import RunFolder, write_json
-from pipelines.runs.report import print_metrics
+from pipelines.runs.printing import print_metrics
+from pipelines.runtime import UserError, locks
 from pipelines.synthetic import Planted
-from pipelines.whole_files import locks, write_text
+from pipelines.whole_files import write_text
 
 
 def run(out, num_rows: int = 1_000_000, seed: int = 0) -> dict:
@@ -31,7 +32,7 @@ def run(out, num_rows: int = 1_000_000, seed: int = 0) -> dict:
         FileExistsError: If `out` holds a finished demo.
     """
     if num_rows < 1000:
-        raise ValueError(f"--rows must be at least 1000. Received: {num_rows}")
+        raise UserError(f"`num_rows` must be at least 1000. Received: {num_rows}")
     out = pathlib.Path(out)
     with locks.locked(out), locks.locked(out / "run"):
         return _run(out, num_rows, seed)
@@ -45,12 +46,12 @@ def _run(out, num_rows, seed):
     paths = {name: report.path for name, report in reports.items()}
     print("\n2. Prepare and train")
     config = runs.get(None)  # for a million rows that of the named run `demo`
-    folder, results = job.train(config, paths["train"], paths["valid"], out / "run")
+    folder, results = runs.train(config, paths["train"], paths["valid"], out / "run")
     print(saving.describe(results))
     print("\n3. Evaluate, against the best that any model could reach on these rows")
     parser = folder.load_parser()
     model = folder.load_model(parser)
-    metrics = job.evaluate(model, parser, paths["test"])
+    metrics = evaluation.evaluate(model, parser, paths["test"])
     best = {
         "best_auc": reports["test"].best_auc,
         "best_log_loss": reports["test"].best_log_loss,
@@ -58,7 +59,7 @@ def _run(out, num_rows, seed):
     print_metrics(metrics, best)
     write_json(folder.path / "evaluation.json", metrics | {"best_possible": best})
     print("\n4. Export, and predict one raw line with the exported model")
-    exported = job.export(folder, out / "saved_model")
+    exported = runs.export(folder, out / "saved_model")
     with open(paths["test"], "rb") as file:
         line = file.readline().rstrip(b"\n")
     probability = scoring.load(exported).score(tf.constant([line]))[0]

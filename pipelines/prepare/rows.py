@@ -8,11 +8,11 @@ from pipelines.criteo.encoding import interleave
 from pipelines.criteo.format import SPARSE_FEATURES
 from pipelines.prepare.options import SPLITS
 from pipelines.records.store import Batch, take
-from pipelines.whole_files import disk
+from pipelines.runtime import UserError, disk
 
 
 class Assembler:
-    """Makes rows of ids by feature.
+    """Make rows of ids by feature.
 
     Args:
         expander: The `MultiHot` that they go through, or `None`.
@@ -32,7 +32,7 @@ class Assembler:
         ids, lengths = interleave(columns, [v.lengths for v in content.values])
         if self._expander is not None:
             if lengths is not None:
-                raise ValueError("Rows with bags of several values are not expanded.")
+                raise UserError("Rows with bags of several values are not expanded.")
             ids, lengths = self._expander.expand_ids(ids)
         batch = Batch(content.labels, content.dense, ids, lengths)
         if len(splits) and splits[0] >= 0 and (splits == splits[0]).all():
@@ -58,7 +58,7 @@ def numberings_of(vocabulary) -> list:
 
 
 def group_features(vocabulary, memory_bytes: int) -> list[list[int]]:
-    """Divides the features into groups whose numberings fit in memory together."""
+    """Divide the features into groups whose numberings fit in memory together."""
     groups, size = [], 0
     for feature, numbering in enumerate(vocabulary.numberings):
         if not groups or size + numbering.num_bytes > memory_bytes:
@@ -91,7 +91,7 @@ class IdFiles:
             path.unlink(missing_ok=True)
 
     def write(self, found: dict[int, np.ndarray]) -> None:
-        """Adds the ids of the next block, by feature."""
+        """Add the ids of the next block, by feature."""
         for feature, ids in found.items():
             path = self._paths[feature]
             with disk.explaining("ids", path):

@@ -3,18 +3,14 @@
 from pipelines import records
 from pipelines.criteo import read
 from pipelines.criteo.diagnosis import no_rows
+from pipelines.evaluation.slices import SlicedEvaluation
 from pipelines.files import Paths, expand_paths
+from pipelines.log_data import estimate_rows, expander_of, find_records, rate_of
+from pipelines.pipeline_errors import clear_errors
 from pipelines.progress.fit import EvaluateProgress
 from pipelines.quarantine import Quarantine
 from pipelines.records.layout import Manifest
-from pipelines.runs.data import (
-    estimate_rows,
-    expander_of,
-    find_records,
-    rate_of,
-)
-from pipelines.runs.errors import clear_errors
-from pipelines.runs.slices import SlicedEvaluation
+from pipelines.runtime import UserError
 
 
 def evaluate(
@@ -26,7 +22,7 @@ def evaluate(
     split: str = "test",
     slices: SlicedEvaluation | None = None,
 ) -> dict:
-    """Returns the metrics of a model on labelled rows, as a dict.
+    """Return the metrics of a model on labelled rows, as a dict.
 
     Args:
         model: A compiled `DLRM`.
@@ -35,11 +31,11 @@ def evaluate(
         batch_size: Rows in a step.
         quarantine: Where bad rows of files go. `None`: `Quarantine()`.
         split: Which split of records.
-        slices: What to slice the rows by; it keeps what is found. `None`: nothing.
+        slices: The slices to measure; it keeps the results. Default: none.
 
     Raises:
-        ValueError: If no row is good, the ids of records mean other values, or the
-            negatives of the split were sampled.
+        ValueError: If there are no valid rows, the ids of records mean other values,
+            or the negatives of the split were sampled.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
     quarantine = Quarantine() if quarantine is None else quarantine
@@ -51,23 +47,23 @@ def evaluate(
     else:
         if folder is not None:
             dataset = records.read(folder, batch_size, split=split)
-            shown = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
+            progress = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
         else:
             dataset = read(paths, parser, batch_size, quarantine=quarantine)
             estimate = estimate_rows(paths)
-            shown = EvaluateProgress(
+            progress = EvaluateProgress(
                 batch_size, estimate, lambda: quarantine.num_rows - quarantine.num_bad
             )
-        with shown, clear_errors(quarantine):
+        with progress, clear_errors(quarantine):
             results = model.evaluate(
-                dataset, verbose=0, return_dict=True, callbacks=[shown]
+                dataset, verbose=0, return_dict=True, callbacks=[progress]
             )
     if folder is None:
         num_rows = quarantine.num_rows - quarantine.num_bad
     if not num_rows and folder is not None:
-        raise ValueError(f"{folder} is empty.")
+        raise UserError(f"{folder} is empty.")
     if not num_rows:
-        raise ValueError(no_rows(expand_paths(paths)))
+        raise UserError(no_rows(expand_paths(paths)))
     return {k: float(v) for k, v in results.items()} | {
         "num_rows": num_rows,
         "num_bad_rows": quarantine.num_bad,
@@ -75,20 +71,20 @@ def evaluate(
 
 
 def _check_records(folder, parser, split):
-    """The manifest of records that mean to this model what they say."""
+    """Return the manifest of records after checking that they fit the model."""
     manifest = Manifest.load(folder)
     if manifest.vocabulary_digest != parser.vocabulary.digest:
-        raise ValueError(
+        raise UserError(
             f"{folder} was not prepared with the vocabulary of this model: its ids "
-            "mean other values. Prepare it with --vocabulary of the run."
+            "mean other values. Prepare it with the vocabulary of the run."
         )
     if _bags(expander_of(manifest)) != _bags(parser.expander):
-        raise ValueError(
-            f"{folder} was prepared with other bags (--multi-hot) than this model "
+        raise UserError(
+            f"{folder} was prepared with other bags (multi_hot) than this model "
             "was trained on."
         )
     if split == "train" and rate_of(manifest) < 1:
-        raise ValueError(
+        raise UserError(
             f"The negatives of the split 'train' of {folder} were sampled (at "
             f"negative_sampling_rate={rate_of(manifest):g}): its metrics would not "
             "be those of all rows. The other splits are whole."

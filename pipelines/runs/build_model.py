@@ -23,7 +23,7 @@ def make_model(
     placement="auto",
     negative_sampling_rate: float = 1.0,
 ) -> tf_dlrm.DLRM:
-    """Builds the model of a run; under a strategy of several replicas, sharded.
+    """Build the model of a run; under a strategy of several replicas, sharded.
 
     Args:
         config: The run.
@@ -86,14 +86,13 @@ def make_model(
 def compile_model(
     model: tf_dlrm.DLRM, config: RunConfig, num_steps: int, first_step: int = 0
 ) -> None:
-    """Compiles a model for its run.
+    """Compile a model for its run.
 
     Args:
         model: The model.
         config: The run.
         num_steps: Steps of the whole run, for the decay of the learning rate.
-        first_step: Number of its first step, from 0; more where a run before it is
-            gone on with.
+        first_step: Number of its first step, from 0; more after a warm start.
     """
     config = complete_rates(config)
     steps = (first_step, num_steps)

@@ -1,4 +1,4 @@
-"""How the columns of a generated Criteo log are distributed.
+"""Distributions of the columns of a generated Criteo log.
 
 The shares of missing values, the spread of the integers and the vocabulary sizes
 follow the Criteo Display Advertising (Kaggle) set. Columns are independent of each
@@ -14,7 +14,7 @@ import numpy as np
 NUM_INTEGERS = 13
 NUM_CATEGORIES = 26
 
-# Those of the Kaggle set, with the five beyond a million cut down to it.
+# Those of the Kaggle set, with the five beyond a million capped there.
 VOCABULARY_SIZES = (
     1_460, 583, 1_000_000, 1_000_000, 305, 24, 12_517, 633, 3, 93_145, 5_683,
     1_000_000, 3_194, 27, 14_992, 1_000_000, 10, 5_652, 2_173, 4, 1_000_000,
@@ -88,7 +88,7 @@ def rank_probabilities(vocabulary_size: int, num_ranks: int) -> np.ndarray:
 def sample_ranks(
     rng: np.random.Generator, num_rows: int, vocabulary_sizes: tuple[int, ...]
 ) -> np.ndarray:
-    """Draws ids by `rank_probabilities`: int32 `(num_rows, len(vocabulary_sizes))`.
+    """Draw ids by `rank_probabilities`: int32 `(num_rows, len(vocabulary_sizes))`.
 
     The exponent 1.1 makes the inverse of the distribution function a tenth power:
     a few exact multiplications, and no table however large the vocabulary.
@@ -105,7 +105,7 @@ def sample_ranks(
 
 
 def sample_integers(rng: np.random.Generator, num_rows: int) -> np.ndarray:
-    """Draws I1..I13: int64 `(num_rows, 13)`, none missing."""
+    """Draw I1..I13: int64 `(num_rows, 13)`, none missing."""
     values = rng.standard_normal((num_rows, NUM_INTEGERS))
     values *= [column.deviation for column in INTEGERS]
     values += [column.mean for column in INTEGERS]
@@ -117,7 +117,7 @@ def sample_integers(rng: np.random.Generator, num_rows: int) -> np.ndarray:
 def sample_features(
     rng: np.random.Generator, num_rows: int, vocabulary_sizes: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draws the features of a log.
+    """Draw the features of a log.
 
     Returns:
         `(integers, integers_missing, categories)`: int64 and bool `(num_rows, 13)`,

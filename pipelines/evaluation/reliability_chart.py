@@ -1,12 +1,14 @@
-"""The picture of a `Reliability`: observed against predicted click rates."""
+"""The picture of a `Reliability`: observed against predicted click rates.
+
+Axes of click rates are in logits, so that rates near 0 can be told apart.
+"""
 
 import numpy as np
+import numpy.typing as npt
 
 from pipelines import pictures
+from pipelines.evaluation.reliability import Reliability, sigmoid
 from pipelines.pictures import GRID, INK, MUTED
-from pipelines.runs import click_rates
-from pipelines.runs.click_rates import logit
-from pipelines.runs.reliability import Reliability
 
 MODEL, BEFORE, ROWS = "#d9480f", "#9fb3c8", "#9fb3c8"
 _CAPTION = (
@@ -17,10 +19,15 @@ _CAPTION = (
 )
 _OUTSIDE = 5e-4  # share of rows at either end that the picture leaves out
 _NUM_BARS = 80
+_TICKS = (
+    1e-6, 1e-5, 1e-4, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8,
+    0.9, 0.95, 0.98, 0.99, 0.997, 0.999, 0.9999, 0.99999, 0.999999,
+)  # fmt: skip
+_MARGIN, _LEAST_SPAN = 0.25, 3.0  # of logits
 
 
 def draw(reliability: Reliability, metrics: dict, path) -> None:
-    """Draws observed against predicted click rates, above how predictions spread.
+    """Draw observed against predicted click rates, above how predictions spread.
 
     Axes are in logits, so that rates near 0 can be told apart.
 
@@ -48,6 +55,44 @@ def draw(reliability: Reliability, metrics: dict, path) -> None:
     pictures.save(figure, path)
 
 
+def logit(rates: npt.ArrayLike) -> np.ndarray:
+    """Return the logits of rates; infinite for 0 and 1."""
+    rates = np.asarray(rates, np.float64)
+    with np.errstate(divide="ignore"):
+        return np.log(rates) - np.log1p(-rates)
+
+
+def widen(lowest: float, highest: float) -> tuple[float, float]:
+    """Return the limits of an axis that shows logits from `lowest` to `highest`."""
+    margin = max(_MARGIN, (_LEAST_SPAN - (highest - lowest)) / 2)
+    return lowest - margin, highest + margin
+
+
+def draw_diagonal(axes, limits: tuple[float, float]) -> None:
+    """Prepare axes of predicted and observed rates, with the line of equal ones."""
+    axes.plot(limits, limits, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.annotate(
+        "as predicted",
+        (limits[1], limits[1]),
+        (-16, -22),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=MUTED,
+        fontsize=9,
+        rotation=45,
+        rotation_mode="anchor",
+    )
+    axes.set_xlim(limits)
+    axes.set_ylim(limits)
+    low, high = sigmoid(np.array(limits))
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    for set_ticks in (axes.set_xticks, axes.set_yticks):
+        set_ticks(logit(ticks), [f"{100 * tick:.10g}%" for tick in ticks])
+    axes.set_ylabel("observed click rate", color=MUTED)
+    axes.grid(color=GRID)
+
+
 def _limits(reliability):
     """Logits between which all bins lie, and nearly all rows."""
     share = np.cumsum(reliability.num_rows) / reliability.num_rows.sum()
@@ -56,11 +101,11 @@ def _limits(reliability):
     logits = [*logit([rate for rate in rates if 0 < rate < 1]), *inside]
     shift = -np.log(reliability.negative_sampling_rate)  # room for the others
     highest = max(max(logits), logit(reliability.bins[-1].predicted) + shift)
-    return click_rates.widen(min(logits), highest)
+    return widen(min(logits), highest)
 
 
 def _draw_rates(axes, reliability, limits):
-    click_rates.draw_diagonal(axes, limits)
+    draw_diagonal(axes, limits)
     bins = reliability.bins
     predicted = logit([b.predicted for b in bins])
     # Without a click, or without anything else, only the interval has a place.

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.pictures import LINES
-from pipelines.reports import calibration, curves, measures, notes, steps, times
+from pipelines.reports import calibration_chart, curves, measures, notes, steps, times
+from pipelines.reports.run_table import BEST, Table
 from pipelines.reports.runs import Run, read_runs
-from pipelines.reports.table import BEST, Table
 from pipelines.reports.times import Times
-from pipelines.whole_files import locks, replacing, write_text
+from pipelines.runtime import locks
+from pipelines.whole_files import replacing, write_text
 
 TABLES = ("report.md", "report.csv", "report.json")
 CURVES = "learning_curves.png"
@@ -61,7 +62,7 @@ class Report:
         return sorted(sorted(numbers, key=loss)[:MOST_DRAWN])
 
     def write(self, output) -> list[str]:
-        """Writes `report.md`, `.csv` and `.json`, and the pictures.
+        """Write `report.md`, `.csv` and `.json`, and the pictures.
 
         Args:
             output: The folder; what an earlier report left in it is replaced.
@@ -98,8 +99,8 @@ class Report:
         wanted = {}
         if curves.has_curves(runs):
             wanted[CURVES] = lambda file: curves.draw(runs, file)
-        if any(calibration.has_bins(run) for run in runs):
-            wanted[CALIBRATION] = lambda file: calibration.draw(runs, file)
+        if any(calibration_chart.has_bins(run) for run in runs):
+            wanted[CALIBRATION] = lambda file: calibration_chart.draw(runs, file)
         if profiles or any(each.parts() for each in measured):
             wanted[STEPS] = lambda file: steps.draw(runs, measured, profiles, file)
         for name, draw in wanted.items():
@@ -120,7 +121,7 @@ class Report:
     def _content(self, pictures):
         runs = []
         for i, run in enumerate(self.runs):
-            found = {
+            content = {
                 "name": run.name,
                 "folder": str(run.files.path),
                 "finished": run.is_finished,
@@ -130,8 +131,8 @@ class Report:
                 "config": run.options,
             }
             if i in self.profiles:
-                found["ms_per_step"] = self.profiles[i]["ms_per_step"]
-            runs.append(found)
+                content["ms_per_step"] = self.profiles[i]["ms_per_step"]
+            runs.append(content)
         best = {
             name: [self.runs[i].name for i in numbers]
             for name, numbers in self.best.items()
@@ -154,29 +155,29 @@ class Report:
 
 
 def make_report(paths: Sequence) -> Report:
-    """Reads runs and compares them.
+    """Read runs and compare them.
 
     Args:
         paths: Their folders.
 
     Raises:
-        ValueError: If one is no run, is given twice, or holds a damaged file.
+        ValueError: If one is not a run, is listed twice, or holds a damaged file.
     """
     runs = read_runs(paths)
     measured = [times.measure(run) for run in runs]
     values = [measures.measure(*each) for each in zip(runs, measured)]
     differing = measures.find_differing(runs)
-    profiles, found = {}, notes.of_runs(runs, measured, differing)
+    profiles, lines = {}, notes.of_runs(runs, measured, differing)
     for i, run in enumerate(runs):
         if run.trace is not None:
             try:
                 profiles[i] = _read_profile(run)
             except ValueError as error:
-                found.append(f"{run.label}: its profile is left out. {error}")
+                lines.append(f"{run.label}: its profile is left out. {error}")
     if not any(run.trace for run in runs):
-        found.append(notes.NO_PROFILE)
+        lines.append(notes.NO_PROFILE)
     best = measures.find_best(values, notes.incomparable(differing))
-    return Report(runs, measured, values, differing, best, profiles, found)
+    return Report(runs, measured, values, differing, best, profiles, lines)
 
 
 def _read_profile(run):

@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
 
 def read_block(block: bytes, labelled: bool = True) -> Rows:
-    r"""Takes a block of lines apart.
+    r"""Take a block of lines apart.
 
     Args:
         block: Whole lines with their line ends; the last may have none.
@@ -48,9 +48,9 @@ def read_block(block: bytes, labelled: bool = True) -> Rows:
 
     Example:
 
-    >>> from pipelines.criteo import columns
+    >>> from pipelines.criteo import text
     >>> line = b"1\t5" + 12 * b"\t" + 26 * b"\tab" + b"\n"
-    >>> rows = columns.read_block(line + b"what?\n" + line)
+    >>> rows = text.read_block(line + b"what?\n" + line)
     >>> rows.labels.tolist(), rows.integers[0].tolist(), rows.bad
     ([1, 1], [5.0, 5.0], [(1, b'what?', 'expected 40 tab-separated columns, found 1')])
     """
@@ -78,19 +78,19 @@ def read_block(block: bytes, labelled: bool = True) -> Rows:
 
 
 def find_bad(block: bytes, labelled: bool = True) -> list[tuple[int, bytes, str]]:
-    r"""Lists the bad lines of a block, without reading the values of the good ones.
+    r"""List the bad lines of a block, without reading the values of the good ones.
 
     Args:
-        block: As of `read_block`.
-        labelled: As of `read_block`.
+        block: Lines.
+        labelled: Whether lines have a label.
 
     Returns:
         `(position in the block, line, reason)` of the bad lines, as in `Rows.bad`.
 
     Example:
 
-    >>> from pipelines.criteo import columns
-    >>> columns.find_bad(b"1" + 39 * b"\t" + b"\nwhat?\n")
+    >>> from pipelines.criteo import text
+    >>> text.find_bad(b"1" + 39 * b"\t" + b"\nwhat?\n")
     [(1, b'what?', 'expected 40 tab-separated columns, found 1')]
     """
     text = Text(block)
@@ -100,7 +100,7 @@ def find_bad(block: bytes, labelled: bool = True) -> list[tuple[int, bytes, str]
 
 
 def _judge(text, lines):
-    """Which candidates are rows, with their labels, integers and what is missing."""
+    """Return the candidates that are rows, with labels, integers, missing values."""
     good = lines.is_row
     labels = text.bytes[lines.start_of(0)] - ord("0")
     has_label = lines.length_of(0) == 1
@@ -117,7 +117,7 @@ def _judge(text, lines):
 
 
 class _Lines:
-    """Where the fields of the lines are; lines of a wrong number of columns left out.
+    """Find the fields of the lines; lines with a wrong number of columns are left out.
 
     Attributes:
         count: Number of lines.
@@ -173,7 +173,7 @@ class _Lines:
         return self._ends[column] - self.start_of(column)
 
     def has_comma(self, column, kept):
-        """Whether one of the column's fields is a bag."""
+        """True if one of the column's fields is a bag."""
         if self._commas is None:
             return False
         return bool(_pick(self._commas[column], kept).any())

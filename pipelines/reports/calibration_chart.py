@@ -3,10 +3,9 @@
 import numpy as np
 
 from pipelines import pictures
+from pipelines.evaluation.reliability_chart import draw_diagonal, logit, widen
 from pipelines.pictures import INK, LINES, MUTED
 from pipelines.reports.runs import Run
-from pipelines.runs import click_rates
-from pipelines.runs.click_rates import logit
 
 _COLUMNS = ("num_rows", "predicted", "observed", "observed_low", "observed_high")
 _TITLE = "calibration (1 is right)"
@@ -14,12 +13,12 @@ _WIDTH, _LETTER = 6.7, 0.068  # inches: without the legend's letters, and each o
 
 
 def has_bins(run: Run) -> bool:
-    """Whether there is something to draw of a run."""
+    """Return whether a run has something to draw."""
     return bool(run.bins) and all(name in run.bins[0] for name in _COLUMNS)
 
 
 def draw(runs: list[Run], path) -> None:
-    """Draws observed against predicted click rates, in logits, a colour for each run.
+    """Draw observed against predicted click rates, in logits, a colour for each run.
 
     Args:
         runs: The runs, also those without an evaluation: they keep their colours.
@@ -31,7 +30,7 @@ def draw(runs: list[Run], path) -> None:
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     axes = figure.add_subplot()
     limits = _limits([run for run, _ in shown])
-    click_rates.draw_diagonal(axes, limits)
+    draw_diagonal(axes, limits)
     for run, color in shown:
         _draw_run(axes, run, color, limits)
     axes.set_xlabel("predicted click probability", color=MUTED)
@@ -89,4 +88,4 @@ def _label(run):
 def _limits(runs):
     rates = [b[name] for run in runs for b in run.bins for name in _COLUMNS[1:3]]
     logits = logit([rate for rate in rates if 0 < rate < 1] or [0.5])
-    return click_rates.widen(min(logits), max(logits))
+    return widen(min(logits), max(logits))

@@ -7,6 +7,7 @@ from pipelines.records.layout import Manifest
 from pipelines.records.order import WINDOW_ROWS, Order
 from pipelines.records.sampled import SampledStore
 from pipelines.records.store import Part, Store
+from pipelines.runtime import UserError
 from pipelines.sampling import NegativeSampling
 from tf_dlrm.training.checkpoints import ResumableInput
 
@@ -26,7 +27,7 @@ def read(
     num_workers: int = 1,
     negative_sampling: NegativeSampling | None = None,
 ) -> tf.data.Dataset:
-    """Reads records as batches for `fit`, `evaluate` or `predict`.
+    """Read records as batches for `fit`, `evaluate` or `predict`.
 
     Batches are read as a whole, from mapped files. What a batch holds is a function of
     the seed and its number, so the position of an iterator, saved by
@@ -36,8 +37,8 @@ def read(
     Args:
         folder: What `tf-dlrm prepare` wrote: a folder with a `manifest.json`.
         batch_size: Rows in a batch; the last one of an epoch may have fewer.
-        shuffle: Whether to shuffle, anew in each epoch: chunks of 4,096 rows over all
-            the data, and rows within windows of chunks.
+        shuffle: Whether to shuffle, differently in each epoch: chunks of 4,096 rows
+            over all the data, and rows within windows of chunks.
         split: Which split: `"train"`, `"valid"` or `"test"`.
         seed: Seed of the shuffle; an integer makes the order repeatable.
         window_rows: Rows of a window; three are in memory.
@@ -139,23 +140,23 @@ def make_dataset(
     for name, least in minimum.items():
         value = given[name]
         if not hasattr(value, "__index__") or value < least:
-            raise ValueError(f"`{name}` must be at least {least}. Received: {value!r}")
+            raise UserError(f"`{name}` must be at least {least}. Received: {value!r}")
     if not 0 <= worker < num_workers:
-        raise ValueError(
+        raise UserError(
             f"`worker` must be from 0 to num_workers - 1 = {num_workers - 1}. "
             f"Received: worker={worker!r}"
         )
     given_seed = seed
     if seed is None:
         if num_workers > 1 and shuffle:
-            raise ValueError("Workers that share rows need the same `seed`.")
+            raise UserError("Workers that share rows need the same `seed`.")
         seed = int(np.random.SeedSequence().entropy & 0x7FFFFFFF)
     num_rows = store.num_rows // num_workers
     num_batches = num_rows // batch_size
     if num_rows % batch_size and not drop_remainder:
         num_batches += 1
     if repeat and not num_batches:
-        raise ValueError("There is no row to repeat.")
+        raise UserError("There are no rows to repeat.")
     first_batch = first_batch if repeat else min(first_batch, num_batches)
 
     def batches(numbers, seed):

@@ -1,4 +1,4 @@
-"""What went wrong in an input pipeline, raised as itself."""
+"""Errors of an input pipeline, raised as themselves and not as TensorFlow's."""
 
 import contextlib
 import re
@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from pipelines.quarantine import Quarantine
-from pipelines.whole_files import disk
+from pipelines.runtime import UserError, disk
 
-_KINDS = ("ValueError", "FileNotFoundError", "BadRowsError", "WriteError")
+_KINDS = ("UserError", "FileNotFoundError", "BadRowsError", "WriteError")
+_WRONG_ID = re.compile("table .* received id")
 
 
 @contextlib.contextmanager
 def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
-    """Raises errors of reading as themselves.
+    """Raise errors of reading as themselves.
 
     An exception in an input pipeline reaches `fit` as a TensorFlow error with a
     traceback in its text. The quarantines know whether bad rows were behind it.
@@ -36,13 +37,22 @@ def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
         for line in (error.message or "").splitlines():
             kind, _, message = line.partition(": ")
             if kind.endswith(_KINDS):
-                raise ValueError(message) from None
+                raise UserError(message) from None
+        if _WRONG_ID.search(error.message or ""):  # of a damaged file of records
+            raise UserError(shorten(error)) from error
         raise
+
+
+def shorten(error: tf.errors.OpError) -> str:
+    """Return the first line of an error, without what only its authors understand."""
+    text = (error.message or str(error)).splitlines()[0]
+    text = re.sub(r"^\{\{.*?\}\}\s*", "", text)
+    return re.sub(r"\s*\[Op:[^\]]*\].*$", "", text)
 
 
 @contextlib.contextmanager
 def explaining_logs(log_dir) -> Iterator[None]:
-    """Raises failures of writing for TensorBoard, wherever they come to light, as one.
+    """Raise a failure to write for TensorBoard, wherever it surfaces, as `WriteError`.
 
     Args:
         log_dir: The folder of the logs.

@@ -15,15 +15,16 @@ import tensorflow as tf
 from pipelines.criteo.encoding import encode
 from pipelines.criteo.format import DENSE_FEATURES
 from pipelines.criteo.scanning import scan
+from pipelines.evaluation import slice_columns
+from pipelines.evaluation.slice_columns import FILE, check_name
+from pipelines.evaluation.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.files import expand_paths
+from pipelines.log_data import expander_of, find_records
 from pipelines.progress import bar
 from pipelines.records.layout import Manifest
-from pipelines.records.reading import open_rows
+from pipelines.records.record_batches import open_rows
 from pipelines.records.store import Batch, concatenate, cut
-from pipelines.runs import slice_columns
-from pipelines.runs.data import expander_of, find_records
-from pipelines.runs.slice_columns import FILE, check_name
-from pipelines.runs.slice_report import METRICS, OTHER, sum_up, table
+from pipelines.runtime import UserError
 from pipelines.whole_files import write_text
 from tf_dlrm import training
 from tf_dlrm.metrics import GroupAUC, GroupedRows, Slices
@@ -32,7 +33,7 @@ _BLOCK_ROWS = 1 << 15
 
 
 class SlicedEvaluation:
-    """What to slice by, and what was found.
+    """An evaluation by slices: the columns, and the results.
 
     Args:
         columns: Names of columns.
@@ -50,18 +51,16 @@ class SlicedEvaluation:
     def __init__(
         self, columns: Sequence[str] = (), group: str | None = None, min_rows: int = 1
     ):
-        for option, names in (
-            ("--slices", columns),
-            ("--group", [group] * bool(group)),
+        for parameter, names in (
+            ("columns", columns),
+            ("group", [group] * bool(group)),
         ):
             for name in names:
-                check_name(option, name)
+                check_name(parameter, name)
         if len(set(columns)) < len(columns):
-            raise ValueError(f"--slices names a column twice: {' '.join(columns)}")
+            raise UserError(f"`columns` names a column twice: {' '.join(columns)}")
         if min_rows < 1:
-            raise ValueError(
-                f"--min-slice-rows must be at least 1. Received: {min_rows}"
-            )
+            raise UserError(f"`min_rows` must be at least 1. Received: {min_rows}")
         self.columns, self.group, self._min_rows = tuple(columns), group, min_rows
         self.slices: dict[str, Slices] = {}
         self.gauc: GroupAUC | None = None
@@ -69,7 +68,7 @@ class SlicedEvaluation:
     def evaluate(
         self, model, parser, paths, batch_size: int, quarantine, split: str
     ) -> dict[str, float]:
-        """Evaluates a model once, as a whole and by slices.
+        """Evaluate a model once, on all rows and by slices.
 
         Args:
             model: A compiled `DLRM`.
@@ -97,8 +96,9 @@ class SlicedEvaluation:
             for block, batch in source:
                 predictions = []
                 for first in range(0, len(batch.labels), batch_size):
-                    found, loss = step(*_tensors(batch, first, first + batch_size))
-                    predictions.append(found.numpy())
+                    tensors = _tensors(batch, first, first + batch_size)
+                    batch_predictions, loss = step(*tensors)
+                    predictions.append(batch_predictions.numpy())
                     losses += float(loss) * len(predictions[-1])
                 predictions = np.concatenate([np.zeros(0, np.float32), *predictions])
                 for name, column in columns.items():
@@ -117,11 +117,11 @@ class SlicedEvaluation:
 
     def _largest_first(self, slices, column):
         order = np.argsort(-slices.num_rows, kind="stable")
-        shown = order[slices.num_rows[order] >= self._min_rows]
-        other = slices.take(order[len(shown) :])
-        names = np.array(column.names(shown), object)
-        found = slices.take(shown)
-        columns = [names, *(getattr(found, name) for name in METRICS)]
+        large = order[slices.num_rows[order] >= self._min_rows]
+        other = slices.take(order[len(large) :])
+        names = np.array(column.names(large), object)
+        large = slices.take(large)
+        columns = [names, *(getattr(large, name) for name in METRICS)]
         if other.num_rows.any():
             last = [OTHER, *sum_up(other)]
             columns = [np.append(c, [x]) for c, x in zip(columns, last, strict=True)]
@@ -134,18 +134,18 @@ class SlicedEvaluation:
         return {"gauc": self.gauc.value, "gauc_share_of_rows": self.gauc.share_of_rows}
 
     def describe(self) -> dict[str, Any]:
-        """What `evaluation.json` tells besides, JSON-safe."""
-        found = {}
+        """Return the facts for `evaluation.json`, JSON-safe."""
+        facts = {}
         if self.columns:
-            found["slices"] = list(self.columns)
+            facts["slices"] = list(self.columns)
         if self.gauc is not None:
-            found["gauc_by"] = self.group
-            found["gauc_groups"] = self.gauc.num_groups
-            found["gauc_groups_left_out"] = self.gauc.num_groups_left_out
-        return found
+            facts["gauc_by"] = self.group
+            facts["gauc_groups"] = self.gauc.num_groups
+            facts["gauc_groups_left_out"] = self.gauc.num_groups_left_out
+        return facts
 
     def write_csv(self, path) -> None:
-        """Writes a line for each value of each column; what is undefined is empty."""
+        """Write a line for each value of each column; undefined metrics are empty."""
         file = io.StringIO(newline="")
         writer = csv.writer(file)
         writer.writerow(["column", "value", *METRICS])
@@ -158,26 +158,26 @@ class SlicedEvaluation:
         write_text(path, file.getvalue())
 
     def print(self) -> None:
-        """Prints the largest slices of each column, the worst ones, and GAUC."""
+        """Print the largest slices of each column, the worst ones, and GAUC."""
         for name, slices in self.slices.items():
             print("\n".join(["", *table(name, slices)]))
         if self.gauc is not None:
             print(f"\n{self._say_gauc()}")
 
     def _say_gauc(self):
-        found = self.gauc
-        of_all = found.num_groups + found.num_groups_left_out
-        if not found.num_groups:
+        gauc = self.gauc
+        num_values = gauc.num_groups + gauc.num_groups_left_out
+        if not gauc.num_groups:
             return (
-                f"GAUC by {self.group}: none of the {of_all:,} values has rows with a "
-                "click and rows without."
+                f"GAUC by {self.group}: none of the {num_values:,} values has rows "
+                "with a click and rows without."
             )
         text = (
-            f"GAUC by {self.group}: {found.value:.5f}, the mean AUC of "
-            f"{found.num_groups:,} of {of_all:,} values by their rows, "
-            f"{found.share_of_rows:.1%} of all."
+            f"GAUC by {self.group}: {gauc.value:.5f}, the mean AUC of "
+            f"{gauc.num_groups:,} of {num_values:,} values by their rows, "
+            f"{gauc.share_of_rows:.1%} of all."
         )
-        if found.num_groups_left_out:
+        if gauc.num_groups_left_out:
             text += " The others have no click, or nothing but clicks."
         return text
 
@@ -220,7 +220,7 @@ class _Records:
 
     def column(self, name):
         if name == FILE:
-            raise ValueError(
+            raise UserError(
                 f"Records do not tell the file that a row came from: leave {FILE} out, "
                 f"or evaluate the files. Received: {self._folder}"
             )
@@ -252,7 +252,7 @@ def _tensors(batch: Batch, first, last):
 
 
 def _make_step(model, source):
-    """The function that judges a batch: predictions, and the mean loss."""
+    """Return the function of a batch that gives predictions and the mean loss."""
     num_dense, num_sparse = model.spec.num_dense, len(model.spec.sparse_features)
 
     @tf.function(

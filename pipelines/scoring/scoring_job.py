@@ -8,15 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo.columns import find_bad
+from pipelines.criteo.text import find_bad
 from pipelines.files import Paths, expand_paths, stamp
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
+from pipelines.runtime import UserError, disk
 from pipelines.scoring import unfinished
 from pipelines.scoring.batches import Batch, Position, read_batches
 from pipelines.scoring.models import Model, Source
-from pipelines.scoring.table import HEADER, find_labels, to_csv
-from pipelines.whole_files import disk
+from pipelines.scoring.score_file import HEADER, find_labels, to_csv
 
 BATCH_SIZE = 4096
 _MAX_WORKERS = 16
@@ -38,12 +38,12 @@ def score_files(
     batch_size: int = BATCH_SIZE,
     overwrite: bool = False,
 ) -> dict[str, int]:
-    """Writes `file,line,label,probability` for each line of files, in their order.
+    """Write `file,line,label,probability` for each line of files, in their order.
 
     The label is empty where a line has none. A bad row has neither label nor
     probability; it is listed with its reason in `<output>.bad_rows.tsv`. Memory does
-    not grow with the input. A run that was cut, at whatever moment, goes on when the
-    same is called again, and gives equal bytes.
+    not grow with the input. A run that was interrupted, at whatever moment, resumes
+    when the same is called again, and gives equal bytes.
 
     Args:
         model: From `load`.
@@ -86,7 +86,7 @@ def score_files(
         else:
             quarantine = Quarantine.resume(bad_rows, max_bad_share, state["bad_rows"])
             position = Position(*state["position"])
-            print(f"Going on after the {quarantine.num_rows:,} rows scored before.")
+            print(f"Resuming after the {quarantine.num_rows:,} rows scored before.")
         if not file.was_finished:
             stamps = [job["files"][path] for path in paths]
             batches = read_batches(paths, stamps, batch_size, position)
@@ -99,7 +99,7 @@ def score_files(
 def check(
     source: Source, paths, output, batch_size: int = BATCH_SIZE, overwrite=False
 ) -> int:
-    """Looks whether `score_files` may begin, before the model is loaded.
+    """Look whether `score_files` may begin, before the model is loaded.
 
     Args:
         source: The files of the model, as of `find`.
@@ -119,22 +119,22 @@ def check(
 
 
 def _describe(source, paths, batch_size):
-    """What an output is made of, as of `Unfinished`."""
+    """Return what an output is made from: the `job` of an `Unfinished`."""
     if not hasattr(batch_size, "__index__") or batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1. Received: {batch_size!r}")
+        raise UserError(f"`batch_size` must be at least 1. Received: {batch_size!r}")
     files = {path: stamp(path) for path in paths}
     for name, *about in source.files:
         files[os.path.join(source.path, name)] = about
     settings = {
-        "--model": os.path.abspath(source.path),
-        "--input": paths,
-        "--batch-size": int(batch_size),
+        "model": os.path.abspath(source.path),
+        "paths": paths,
+        "batch_size": int(batch_size),
     }
     return {"settings": settings, "files": files}
 
 
 def _write(model, batches, file, quarantine, position, stamps):
-    """Scores and writes all batches; returns where they end."""
+    """Score and write all batches; return where they end."""
     done, total = quarantine.num_rows, sum(size for size, *_ in stamps)
     with bar("Scoring", first=done) as update:
         for batch, packed, bad in _score_all(model, batches, file.pack):
@@ -154,7 +154,7 @@ def _state(position, quarantine):
 
 
 def _score_all(model, batches, pack):
-    """Yields batches as `_Scored`, in order; several are scored side by side.
+    """Yield batches as `_Scored`, in order; several are scored side by side.
 
     A signature takes lines apart on one core, so that one call alone leaves the others
     idle. Reading goes on in between, here.

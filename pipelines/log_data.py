@@ -1,0 +1,166 @@
+"""Logs and folders of records: finding them, counting their rows and values."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from pipelines import vocabulary as vocabularies
+from pipelines.compression import compression_of, read_start
+from pipelines.criteo import tables
+from pipelines.criteo.diagnosis import no_rows
+from pipelines.criteo.scanning import ChunkReader, scan
+from pipelines.criteo.tables import is_parquet
+from pipelines.files import Paths, expand_paths
+from pipelines.multi_hot import MultiHot
+from pipelines.prepare import VOCABULARY, WORK
+from pipelines.progress import bar
+from pipelines.records.layout import MANIFEST, Manifest
+from pipelines.runtime import UserError, disk, remote_files
+from pipelines.sampling import NegativeSampling
+from pipelines.vocabulary import Vocabulary
+
+
+def find_records(paths: Paths) -> str | None:
+    """Return the folder of records that `paths` names, or `None` if it names files.
+
+    Raises:
+        FileNotFoundError: If it is a folder that `prepare` has not finished.
+    """
+    if not isinstance(paths, str | os.PathLike):
+        if len(paths) != 1:
+            return None
+        (paths,) = paths
+    folder = pathlib.Path(paths)
+    if not folder.is_dir():
+        return None
+    if (folder / WORK).is_dir():
+        Manifest.load(folder)  # says that it is not finished, if so
+    return os.fspath(folder) if (folder / MANIFEST).is_file() else None
+
+
+def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
+    """Return what identifies the data of a run, for its `config.json`.
+
+    Files are identified by their place and by the fingerprint of their content.
+    """
+    folder = find_records(train_paths)
+    if folder is not None:
+        shards = Manifest.load(folder).shards
+        paths = [shard.path(folder, part) for shard in shards for part in shard.files]
+        files = {"records": [os.path.join(folder, MANIFEST), *paths]}
+        data = {"records": os.path.abspath(folder)}
+    else:
+        files = {
+            "train": expand_paths(train_paths),
+            "valid": expand_paths(valid_paths) if valid_paths else [],
+        }
+        data = {k: [remote_files.absolute(p) for p in v] for k, v in files.items()}
+    return data | {"content": {k: disk.fingerprints(v) for k, v in files.items()}}
+
+
+def rate_of(manifest: Manifest) -> float:
+    """Return the rate at which the negatives of records were sampled; 1: all."""
+    return manifest.origin.get("options", {}).get("negative_sampling_rate", 1.0)
+
+
+def load_vocabulary(folder, manifest: Manifest):
+    """Return the vocabulary that numbered the ids of records.
+
+    Raises:
+        ValueError: If it is missing, or not that of the records.
+    """
+    path = pathlib.Path(folder) / VOCABULARY
+    if not path.exists():
+        raise UserError(f"{folder} has no {VOCABULARY}; `tf-dlrm prepare` writes it.")
+    vocabulary = vocabularies.load(path)
+    if vocabulary.digest != manifest.vocabulary_digest:
+        raise UserError(f"{path} is not the vocabulary of the records beside it.")
+    return vocabulary
+
+
+def expander_of(manifest: Manifest) -> MultiHot | None:
+    """Return the `MultiHot` that expanded the rows of records, or `None`.
+
+    A model of such rows must meet the same bags when it is evaluated and served.
+    """
+    config = manifest.origin.get("multi_hot")
+    return None if config is None else MultiHot.from_config(config)
+
+
+def build_vocabulary(
+    paths: Paths, min_count: int = 10, max_size: int | None = None, quarantine=None
+) -> Vocabulary:
+    """Count the values of labelled files, with progress.
+
+    Args:
+        paths: Files; see `pipelines.files.expand_paths`.
+        min_count: Times a value must occur to have an id.
+        max_size: Largest number of ids of a feature; `None`: no limit.
+        quarantine: Where bad rows go.
+    """
+    with bar("Counting values") as update:
+        return Vocabulary.build(paths, min_count, max_size, update, quarantine)
+
+
+def check_rows(paths, quarantine):
+    """Read labelled rows once, only to find bad ones."""
+    done = 0
+    with bar("Checking validation rows") as update:
+        for block in scan(paths, quarantine):
+            done += block.rows.num_lines
+            update(done)
+    quarantine.check()
+    if quarantine.num_rows == quarantine.num_bad:
+        raise UserError(no_rows(paths))
+
+
+def estimate_rows(paths) -> int | None:
+    """Estimate the rows of files by their sizes; `None` if those say nothing."""
+    total = 0
+    for path in expand_paths(paths):
+        if is_parquet(path):
+            total += tables.count_rows(path)
+            continue
+        if compression_of(path):
+            return None
+        start = read_start(path, 1 << 20)
+        bytes_a_line = max(start.rfind(b"\n") + 1, 1) / max(start.count(b"\n"), 1)
+        total += remote_files.size_of(path) / bytes_a_line
+    return round(total)
+
+
+def count_rows(paths, sampling: NegativeSampling | None = None) -> int:
+    """Count lines, or those that a sample keeps, bad ones included."""
+    reader = ChunkReader()
+    total = done = 0
+    with bar("Counting rows") as update:
+        for file, path in enumerate(paths):
+            if sampling is None and reader.is_table(path):
+                total += tables.count_rows(path)
+                continue
+            first = place = 0
+            while (chunk := reader.read(path, place)).size:
+                if sampling is None:
+                    total += chunk.num_rows
+                else:
+                    rows = first + np.arange(chunk.num_rows)
+                    labels = _are_clicks(chunk)
+                    total += int(sampling.keep(file, rows, labels).sum())
+                place += chunk.size
+                first += chunk.num_rows
+                done += chunk.num_rows
+                update(done)
+    return total
+
+
+def _are_clicks(chunk):
+    if isinstance(chunk.content, bytes):
+        return _first_bytes(chunk.content, chunk.num_rows) != ord("0")
+    return tables.read_numbers(chunk.content.column(tables.LABEL))[0] != 0
+
+
+def _first_bytes(block, num_lines):
+    content = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(content == ord("\n"))
+    return content[np.concatenate([[0], ends + 1])[:num_lines]]

@@ -1,0 +1,186 @@
+"""A training run from files to a trained model: open data, build, fit, finish."""
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import tf_dlrm
+from pipelines.criteo import Parser
+from pipelines.files import Paths
+from pipelines.pipeline_errors import explaining_logs
+from pipelines.runs import build_model, previous_run, resuming, stopping
+from pipelines.runs.config import RunConfig
+from pipelines.runs.data import TrainingData
+from pipelines.runs.fitting import Fitting, History
+from pipelines.runs.folder import RunFolder
+from pipelines.runs.previous_run import ColdStart, PreviousRun
+from pipelines.runs.resuming import NewRun
+from pipelines.runs.run_inputs import RunInputs
+from pipelines.runs.watching import Watching
+from pipelines.runtime import disk, locks
+from pipelines.whole_files import write_text
+
+
+def train(
+    config: RunConfig,
+    train_paths: Paths,
+    valid_paths: Paths | None,
+    out,
+    vocabulary=None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    origin: dict[str, Any] | None = None,
+    strategy: tf.distribute.Strategy | None = None,
+    placement: str = "auto",
+    resume: bool = False,
+    checkpoints: dict[str, Any] | None = None,
+    watching: Watching | None = None,
+    progressive: bool = False,
+    warm_start=None,
+) -> tuple[RunFolder, dict[str, Any]]:
+    """Train a run from files of Criteo lines into a folder of its own.
+
+    No other process can write to the folder meanwhile: `tf_dlrm.runtime.locks.locked`
+    says where that is safe.
+
+    Args:
+        config: The run.
+        train_paths: Labelled files to train on, or one folder of records that
+            `prepare` wrote, with its vocabulary and validation rows.
+        valid_paths: Labelled files for validation after each epoch, or `None`.
+        out: The run's folder; must not hold a finished run.
+        vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one as the
+            config says, from the training files.
+        callbacks: Further Keras callbacks.
+        origin: What else is worth recording in the run's `config.json`.
+        strategy: A `tf.distribute.MirroredStrategy` to train under, or `None`. Tables
+            are then spread over its devices, and the plan is printed.
+        placement: How, as `strategy` of `tf_dlrm.sharding.plan`.
+        resume: Whether to resume an interrupted run. Where `out` holds none, a new one
+            starts.
+        checkpoints: Arguments of `tf_dlrm.callbacks.ResumableTraining`, such as
+            `{"every_steps": 1000}`, and `"how_to_resume"`: the advice that is printed
+            after SIGTERM. Checkpoints are removed when the run is done.
+        watching: What is written for TensorBoard; default: `Watching()`.
+        progressive: Whether each of `train_paths` is a day, on which the model is
+            evaluated before it is trained on it.
+        warm_start: Folder of a finished run whose model is the start of this one: it
+            keeps what it learned about values that are in the vocabulary here, too.
+
+    Returns:
+        The folder and the results: metrics of the saved model, best and last model,
+        rows, seconds.
+
+    Raises:
+        FileExistsError: If `out` holds a finished run, or one that can be resumed.
+        OSError: If a checkpoint cannot be written.
+        SystemExit: With code 143, after SIGTERM and a checkpoint.
+        ValueError: If options or data differ from those of the run to resume, there
+            are no valid rows, the training diverged (no model is kept), or another
+            process writes to `out`.
+        pipelines.quarantine.BadRowsError: If too many rows are bad.
+    """
+    return TrainingJob(
+        config,
+        RunInputs(train_paths, valid_paths, vocabulary, progressive),
+        RunFolder(out),
+        resume=resume,
+        warm_start=warm_start,
+        strategy=strategy,
+        placement=placement,
+        watching=watching or Watching(),
+        checkpoints=checkpoints or {},
+        callbacks=callbacks,
+        origin=origin or {},
+    ).run()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingJob:
+    """The job of `train`, stage by stage.
+
+    What differs from run to run is an object: `RunInputs.open` gives files, records or
+    days; `resuming.begin` a new or a resumed run; `previous_run.find` a cold or a warm
+    start.
+    """
+
+    config: RunConfig
+    inputs: RunInputs
+    folder: RunFolder
+    resume: bool = False
+    warm_start: str | None = None
+    strategy: tf.distribute.Strategy | None = None
+    placement: str = "auto"
+    watching: Watching = dataclasses.field(default_factory=Watching)
+    checkpoints: dict[str, Any] = dataclasses.field(default_factory=dict)
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def run(self) -> tuple[RunFolder, dict[str, Any]]:
+        """Train, and return the folder and the results."""
+        kept = "Checkpoints that are there are as they were."
+        with (
+            disk.advising(kept, "resume the run"),
+            locks.locked(self.folder.path),
+            explaining_logs(self.folder.log_dir),
+        ):
+            if self.config.deterministic:
+                tf.config.experimental.enable_op_determinism()
+            run, start = self._begin()
+            data = self._open_data(run, start)
+            model = self._build(data, start.first_step)
+            fitting = Fitting(model, data, self.folder, self.watching, self.checkpoints)
+            history = self._fit(fitting, run, start)
+            return self.folder, self._finish(fitting, history)
+
+    def _begin(self) -> tuple[NewRun, ColdStart | PreviousRun]:
+        """Find out what is there: a run to resume, a finished run to start from."""
+        stopping.check(self.config, self.inputs.has_validation)
+        run = resuming.begin(
+            self.folder, self.config, self.inputs, self.warm_start, self.resume
+        )
+        start = previous_run.find(self.warm_start, run.config, run.first_step)
+        run.open_folder()
+        return run, start
+
+    def _open_data(self, run: NewRun, start) -> TrainingData:
+        data = self.inputs.open(self.folder, run)
+        data.complete_config()
+        run.check_start(start, data.vocabulary)
+        return data
+
+    def _build(self, data: TrainingData, first_step: int) -> tf_dlrm.DLRM:
+        config = data.config
+        keras.utils.set_random_seed(config.seed)
+        parser = Parser(data.vocabulary, expander=data.expander)
+        strategy = self.strategy
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            model = build_model.make_model(
+                config,
+                parser.spec(config.embedding_dim),
+                self.placement,
+                data.negative_sampling_rate,
+            )
+            build_model.compile_model(model, config, data.num_steps, first_step)
+        plan = getattr(model.embedding, "plan", None)
+        if plan is not None:
+            print(plan, flush=True)
+            write_text(self.folder.plan_path, plan.to_json() + "\n")
+        return model
+
+    def _fit(self, fitting: Fitting, run: NewRun, start) -> History:
+        warm_started = {}
+        if not fitting.restore():
+            warm_started = start.warm_up(fitting.model, fitting.data.vocabulary)
+        run.describe(fitting.data, self.origin, warm_started)
+        return fitting.run(self.callbacks)
+
+    def _finish(self, fitting: Fitting, history: History) -> dict[str, Any]:
+        results = fitting.save(history, self.folder)
+        results |= fitting.data.describe_days(history)
+        self.folder.write_results(history, results)
+        fitting.checkpoint.clear(keep_best=False)
+        return results
