@@ -21,26 +21,42 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("engine", ["plain", compiled], indirect=True)
 
 
+def spread(group, number):
+    """`number` of the group, far apart: from the first to the last.
+
+    Of the product of parameters these differ in the inner and in the outer ones.
+    """
+    steps = max(number - 1, 1)
+    kept = {round(i * (len(group) - 1) / steps) for i in range(number)}
+    return [item for i, item in enumerate(group) if i in kept]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Of a test marked `breadth(n)` n cases are in the default tier, far apart.
+    """Deal the cases of a test marked `breadth(n, m)` to the tiers, far apart.
 
-    And what is slow runs only where `-m` names it, in whichever file it is.
+    The default tier has n of them, the integration tier m in all (by default the rest);
+    the others are slow. Of the cases under XLA, n counts as 0. What is slow runs only
+    where `-m` names it, in whichever file it is.
     """
+    groups = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("breadth"):
+            engine = item.callspec.params.get("engine")
+            groups[item.path, item.originalname, engine].append(item)
+    for (*_, engine), group in groups.items():
+        default, *integration = group[0].get_closest_marker("breadth").args
+        kept = spread(group, min(len(group), *integration, len(group)))
+        thin = spread(kept, 0 if engine == "xla" else min(default, len(kept)))
+        for item in group:
+            if item not in kept:
+                item.add_marker(pytest.mark.slow)
+            elif item not in thin:
+                item.add_marker(pytest.mark.integration)
     if "slow" not in (config.option.markexpr or ""):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
-    cases = collections.defaultdict(list)
-    for item in items:
-        if item.get_closest_marker("breadth"):
-            cases[item.path, item.originalname].append(item)
-    for group in cases.values():
-        (number,) = group[0].get_closest_marker("breadth").args
-        kept = {i * len(group) // number for i in range(number)}
-        for i, item in enumerate(group):
-            if i not in kept:
-                item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture(autouse=True, scope="session")

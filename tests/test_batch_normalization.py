@@ -1,12 +1,10 @@
 """Batch normalization in the MLPs: its statistics in training, files and replicas."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.devices import on_devices
 from helpers.small_model import make_data, make_spec
 
 import tf_dlrm
@@ -73,6 +71,7 @@ def make(place, **options):
     return model
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("jit_compile", ["auto", True, False], ids=str)
 @pytest.mark.parametrize("place", PLACES)
 def test_statistics_move_once_a_step_of_fit(place, jit_compile):
@@ -96,6 +95,7 @@ def test_statistics_move_once_a_step_of_fit(place, jit_compile):
     np.testing.assert_array_equal(norm.moving_variance, before[1])
 
 
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("place", PLACES)
 def test_files_keep_the_statistics(place, tmp_path):
     model = make(place)
@@ -127,49 +127,26 @@ def test_an_unknown_place_is_refused():
         MLP((3, 1), batch_normalization="before")
 
 
-SCRIPT = """
-import os, sys
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-import keras, numpy as np, tensorflow as tf
-sys.path.insert(0, {folder!r})
-import test_batch_normalization as cases
-from helpers.small_model import make_data, make_spec
-import tf_dlrm
-from tf_dlrm.layers import MLP
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-two = [tf.config.LogicalDeviceConfiguration()] * 2
-tf.config.set_logical_device_configuration(cpu, two)
-features, label = make_data()
-
 def train(place, strategy):
+    features, label = make_data()
     keras.utils.set_random_seed(3)
-    mlps = cases.make_mlps(place)  # before the strategy is known
+    mlps = make_mlps(place)  # before the strategy is known
     with strategy.scope():
         model = tf_dlrm.DLRM(make_spec(), *mlps)
         model.compile(keras.optimizers.SGD(0.1))
     data = tf.data.Dataset.from_tensor_slices((features, label)).batch(15)
     model.fit(data, epochs=2, verbose=0)  # the last batch has 4 rows
-    found = [layer.numpy() for layer in model.bottom_mlp.weights]
-    found += [layer.numpy() for layer in model.top_mlp.weights]
+    weights = [layer.numpy() for layer in model.bottom_mlp.weights]
+    weights += [layer.numpy() for layer in model.top_mlp.weights]
     table = model.embedding.get_table("C2")
-    return [*found, table, model.predict(features, verbose=0)]
+    return [*weights, table, model.predict(features, verbose=0)]
 
-for place in cases.PLACES:
+
+@pytest.mark.integration
+@pytest.mark.parametrize("place", PLACES)
+@on_devices(2)
+def test_two_replicas_have_the_statistics_of_the_global_batch(place):
     plain = train(place, tf.distribute.get_strategy())
     two = train(place, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
     for got, expected in zip(two, plain, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    print("equal")
-"""
-
-
-@pytest.mark.integration
-def test_two_replicas_have_the_statistics_of_the_global_batch():
-    import pathlib
-
-    script = SCRIPT.format(folder=str(pathlib.Path(__file__).parent))
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["equal", "equal"], done.stderr[-3000:]

@@ -14,6 +14,7 @@ def restore(path, model):
     tf.train.Checkpoint(model=model).restore(path).assert_consumed()
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 def test_continues_as_if_never_stopped(optimizer, tmp_path):
     features, label = make_data()
@@ -72,6 +73,7 @@ def test_holds_every_weight(is_compiled, tmp_path):
         assert again.embedding_optimizer["a"].learning_rate == 0.25
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("is_compiled", [False, True], ids=["built", "compiled"])
 def test_a_users_model(is_compiled, tmp_path):
     class Own(keras.Model):

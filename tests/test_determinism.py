@@ -117,6 +117,7 @@ def test_jit_compile_false_compiles_nothing(monkeypatch):
     assert not compiled
 
 
+@pytest.mark.integration
 def test_an_export_holds_no_compiled_kernels(tmp_path):
     """Servers come without XLA."""
     spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", 30, 4)])

@@ -15,6 +15,7 @@ def as_columns(features):
     return columns | {f"I{i}": features["dense_features"][:, i] for i in range(2)}
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("form", ["packed", "columns"])
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_ids_beyond_int64_raise(method, form):
@@ -52,6 +53,7 @@ def test_one_column_of_ids_does_not_train_all_features():
         model.fit(dataset, verbose=0)
 
 
+@pytest.mark.integration
 def test_sparse_tensors_are_bags():
     """As `tf.io.VarLenFeature` parses them; by column and packed."""
     spec = FeatureSpec(("d",), [EmbeddingTable("a", 9, 4), EmbeddingTable("b", 9, 4)])

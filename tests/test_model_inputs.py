@@ -45,6 +45,7 @@ def test_numpy_dataset_and_columns_train_alike():
             np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.integration
 def test_large_ids_arrive_exactly():
     """Above 2^24 float32 has no odd numbers."""
     size = (1 << 24) + 2
@@ -74,6 +75,7 @@ def test_a_data_frame_is_refused_with_the_way_to_go(method):
         function(frame, *arguments)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
 def test_columns_of_types_that_numpy_lacks_are_named(method):
     """And the dict that the message for a frame gives works, Int64 included."""
@@ -137,7 +139,7 @@ def test_wrong_columns_and_labels_are_named():
         model.train_on_batch(features, np.ones((NUM_ROWS, 2)))
 
 
-@pytest.mark.breadth(3)
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("call", ["fit", "evaluate", "predict", "train_on_batch"])
 @pytest.mark.parametrize("jit", ["auto", False, True], ids=["auto", "plain", "jit"])
 def test_an_id_out_of_range_raises_and_changes_nothing(call, jit):

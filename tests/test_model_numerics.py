@@ -111,7 +111,7 @@ def test_forward_equals_numpy(self_interaction, weighted):
     )
 
 
-@pytest.mark.breadth(3)
+@pytest.mark.breadth(2, 4)
 @pytest.mark.parametrize("mode", ["graph", "eager", "xla", "several_steps"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
@@ -192,7 +192,7 @@ def test_one_hot_and_padded_forms_equal_ragged():
         np.testing.assert_allclose(model(features), expected, atol=1e-5)
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(1, 3)
 @pytest.mark.parametrize("form", ["one_hot", "padded", "ragged"])
 def test_missing_ids_leave_the_tables_alone(form):
     """Gradients of missing ids go nowhere, and what they read stays zeros."""
@@ -216,7 +216,7 @@ def test_missing_ids_leave_the_tables_alone(form):
     np.testing.assert_array_equal(pooled, np.zeros((6, 5, WIDTH)))
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(1, 4)
 @pytest.mark.parametrize("mode", ["graph", "eager", "xla"])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_trains_out_of_saturation(mode, policy):
@@ -244,6 +244,7 @@ def test_trains_out_of_saturation(mode, policy):
         np.testing.assert_allclose(loss, 40.0, atol=1e-3)
 
 
+@pytest.mark.integration
 def test_iterations_count_steps_on_datasets_of_unknown_length():
     """Keras alone counts one more at the end of each epoch."""
     model = make_model()

@@ -16,6 +16,7 @@ import tf_dlrm
 from tf_dlrm import layers, optimizers
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 def test_keras_file_continues_as_if_never_stopped(optimizer, tmp_path):
     features, label = make_data()
@@ -97,6 +98,7 @@ def test_what_is_frozen_stays_frozen_in_a_file(part, tmp_path):
     assert len(again.trainable_variables) == len(model.trainable_variables)
 
 
+@pytest.mark.integration
 def test_slots_of_another_width_start_afresh(tmp_path):
     model = make_model()
     model.compile("sgd", embedding_optimizer="row_wise_adagrad")
@@ -109,6 +111,7 @@ def test_slots_of_another_width_start_afresh(tmp_path):
     assert (other.embedding.get_state()["slots"]["C0"]["accumulator"] == 0.1).all()
 
 
+@pytest.mark.integration
 def test_a_failed_load_does_not_colour_the_next(tmp_path):
     compiled().save_weights(tmp_path / "a.weights.h5")
     wrong = tf_dlrm.DLRM(make_spec((11, 7, 31)), (8, 4), (8, 1))

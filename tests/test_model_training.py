@@ -27,7 +27,12 @@ def test_fits_what_it_sees(optimizer):
     model = compiled(keras_optimizer)
     features, label = make_data()
     history = model.fit(
-        features, label, epochs=60, validation_data=(features, label), verbose=0
+        features,
+        label,
+        epochs=60,
+        validation_data=(features, label),
+        validation_freq=30,
+        verbose=0,
     ).history
     assert history["val_log_loss"][-1] < 0.3 < history["log_loss"][0]
     assert history["val_auc"][-1] > 0.95
@@ -36,6 +41,7 @@ def test_fits_what_it_sees(optimizer):
     assert result["loss"] == pytest.approx(result["log_loss"], abs=1e-6)
 
 
+@pytest.mark.integration
 def test_learning_rate_callbacks_move_both_parts():
     model = compiled(keras.optimizers.SGD(0.5))
     features, label = make_data()
@@ -80,6 +86,7 @@ def test_embedding_optimizer_of_its_own_and_by_table():
     }
 
 
+@pytest.mark.integration
 def test_frozen_tables_stay():
     model = make_model()
     model.embedding.trainable = False
@@ -283,6 +290,7 @@ def test_a_score_that_leaves_the_tables_out_trains_the_rest():
     assert not np.array_equal(model.top_mlp.get_weights()[-1], weights[-1])
 
 
+@pytest.mark.integration
 def test_functions_that_run_eagerly_train_alike():
     features, label = make_data()
     results = []
@@ -299,6 +307,7 @@ def test_functions_that_run_eagerly_train_alike():
         np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.integration
 def test_dropout_goes_on_alike_whether_the_datasets_length_is_known():
     """At the end of one of unknown length Keras begins a step with no batch left."""
     features, label = make_data()
@@ -317,6 +326,7 @@ def test_dropout_goes_on_alike_whether_the_datasets_length_is_known():
         np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.integration
 def test_the_loss_of_an_epoch_weighs_batches_by_their_rows():
     features, label = make_data()
     features = {name: values[:39] for name, values in features.items()}

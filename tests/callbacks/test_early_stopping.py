@@ -98,6 +98,7 @@ def test_it_ends_after_some_minutes(rows):
     assert stop.minutes > 0
 
 
+@pytest.mark.integration
 def test_a_second_training_begins_anew(rows):
     stop = EarlyStopping(target=0.8, verbose=0)
     fit(rows, [0.9] * 6, stop)

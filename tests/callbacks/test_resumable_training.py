@@ -3,18 +3,16 @@
 import errno
 import gc
 import os
-import pathlib
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from helpers import event_files
+from helpers.cut_training import fit
 from helpers.small_model import make_data, make_model, make_spec, tables_of
 
 import tf_dlrm
@@ -27,32 +25,7 @@ from tf_dlrm.training.checkpoints.positions import ResumableInput
 
 pytestmark = pytest.mark.integration
 
-HERE = pathlib.Path(__file__).parent
 BATCH_SIZE, STEPS = 16, 4  # of 64 rows
-
-
-def run_cases(script, *arguments):
-    done = subprocess.run(
-        [sys.executable, HERE / script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert done.stdout.splitlines()[-1] == "passed"
-
-
-@pytest.mark.parametrize("case, num_kills", [("records", 2), ("text", 1)])
-def test_killed_anywhere_it_ends_bit_equal(case, num_kills, tmp_path):
-    run_cases("resume_cases.py", num_kills, tmp_path, case)
-
-
-@pytest.mark.slow
-def test_killed_24_times_it_ends_bit_equal(tmp_path):
-    run_cases("resume_cases.py", 6, tmp_path)
-
-
-def test_it_is_restored_on_other_devices(tmp_path):
-    run_cases("resume_device_cases.py", tmp_path)
 
 
 def compiled(optimizer="adagrad"):
@@ -78,39 +51,6 @@ def folder(tmp_path):
 def read(folder, **options):
     options = {"shuffle": True, "seed": 1, **options}
     return records.read(folder / "data", BATCH_SIZE, **options)
-
-
-class CutError(Exception):
-    pass
-
-
-class Cut(keras.callbacks.Callback):
-    """Ends `fit` by an error after some steps."""
-
-    def __init__(self, num_steps):
-        super().__init__()
-        self.left = num_steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
-            raise CutError
-
-
-def fit(checkpoint, model, dataset, epochs=2, cut_after=None, **options):
-    """Returns the history, `None` if it was cut."""
-    more = [] if cut_after is None else [Cut(cut_after)]
-    try:
-        return model.fit(
-            checkpoint.resume(model, dataset),
-            initial_epoch=checkpoint.initial_epoch,
-            epochs=epochs,
-            callbacks=[checkpoint, *more],
-            verbose=0,
-            **options,
-        ).history
-    except CutError:
-        return None
 
 
 def names(folder):
@@ -236,7 +176,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_at_once(folder):
 def test_what_a_killed_save_left_is_removed(folder):
     (folder / "c" / ".tmp-abc").mkdir(parents=True)
     make(folder).resume(compiled(), read(folder))
-    assert not list((folder / "c").iterdir())
+    assert [path.name for path in (folder / "c").iterdir()] == [".lock"]
 
 
 def test_the_last_and_the_best_are_kept(folder):

@@ -1,18 +1,15 @@
 """The callbacks for TensorBoard, by what they write."""
 
-import pathlib
 import resource
-import subprocess
-import sys
 import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-import watching_cases
 from google.protobuf import text_format
-from helpers import event_files
+from helpers import event_files, watched_training
+from helpers.devices import on_devices
 from helpers.small_model import make_data, make_model, tables_of
 from sklearn.metrics import precision_recall_curve
 from tensorboard.plugins import projector
@@ -25,23 +22,19 @@ from tf_dlrm.callbacks.pr_curve import pr_points
 from tf_dlrm.runtime import disk
 from tf_dlrm.training.probes import RowMarks
 
-HERE = pathlib.Path(__file__).parent
-
 
 @pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "form, jit_compile", [("one_hot", False), ("ragged", False), ("one_hot", True)]
 )
 def test_on_one_device(form, jit_compile, tmp_path):
-    watching_cases.check(tmp_path, form=form, jit_compile=jit_compile)
+    watched_training.check(tmp_path, form=form, jit_compile=jit_compile)
 
 
 @pytest.mark.integration
+@on_devices(2)
 def test_on_two_devices_with_sharded_tables(tmp_path):
-    command = [sys.executable, HERE / "watching_cases.py", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.splitlines()[-1] == "passed"
+    watched_training.check(tmp_path, num_devices=2, form="ragged")
 
 
 def compiled(**options):
@@ -195,6 +188,7 @@ def test_a_full_disk_is_one_line(watcher, what, tmp_path):
     assert f"{what} cannot be written: File too large. Raise" in str(error.value)
 
 
+@pytest.mark.integration
 def test_several_steps_an_execution_have_no_wait(tmp_path):
     model = compiled(run_eagerly=False, steps_per_execution=2)
     fit(model, callbacks.TensorBoardLogger(tmp_path, 16))

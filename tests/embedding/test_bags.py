@@ -25,6 +25,7 @@ def make_ragged(values, num_features=NUM_FEATURES):
     return tf.RaggedTensor.from_uniform_row_length(inner, num_features)
 
 
+@pytest.mark.breadth(3, 4)
 @pytest.mark.parametrize(
     "spec, shape",
     [

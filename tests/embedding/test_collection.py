@@ -55,6 +55,7 @@ def test_widths_that_differ_come_as_a_list():
         np.testing.assert_allclose(y, expected, atol=1e-5)
 
 
+@pytest.mark.breadth(3, 4)
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("bad", [50, -2, 1 << 40, -(1 << 40)])
 def test_ids_out_of_range_read_no_row(bad, jit):
@@ -72,6 +73,7 @@ def test_ids_out_of_range_read_no_row(bad, jit):
         np.testing.assert_array_equal(lookup(ragged), expected)
 
 
+@pytest.mark.breadth(3, 4)
 @pytest.mark.parametrize("form", ["one_hot", "padded", "ragged"])
 @pytest.mark.parametrize("bad", [7, -2, 1 << 40])
 def test_ids_out_of_range_raise_with_table_and_value(form, bad):
@@ -138,7 +140,7 @@ def test_empty_batches():
     np.testing.assert_array_equal(layer.get_table("a"), before)
 
 
-@pytest.mark.breadth(2)
+@pytest.mark.breadth(1, 4)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 @pytest.mark.parametrize("form", ["functional", "subclass"])
 def test_trains_correctly_inside_any_keras_model(form, optimizer):

@@ -129,13 +129,13 @@ PAIRS += [("sgd", "padded"), ("sgd", "ragged")]
 PAIRS += [(case, form) for case in CASES for form in (FORMS[3], FORMS[4])]
 
 
-@pytest.mark.breadth(2)
+@pytest.mark.breadth(1, 6)
 @pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
 def test_steps_in_many_turns_equal_float64(case, form, turns):
     check_steps(case, form)
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.integration
 @pytest.mark.parametrize("form", ["ragged", "padded"])
 def test_steps_in_one_piece_equal_float64(form):
     assert xla_updates.is_small(20 * 9 * len(SIZES), WIDTH)
@@ -146,7 +146,7 @@ PAIRS = [(case, form) for case, form in zip(CASES, ["one_hot", "padded", "ragged
 PAIRS += [("row_wise", form) for form in FORMS[3:]]
 
 
-@pytest.mark.breadth(2)
+@pytest.mark.breadth(1, 5)
 @pytest.mark.parametrize("jit", [True, False], ids=["xla", "plain"])
 @pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
 def test_steps_of_tables_beyond_int32_equal_float64(case, form, jit, monkeypatch):
@@ -179,6 +179,7 @@ def test_state_equals_that_of_tensorflows_kernels(case, turns):
             assert not np.array_equal(values, np.zeros_like(values))
 
 
+@pytest.mark.integration
 def test_a_null_row_stays_zero_under_every_form():
     layer = make_layer(optimizers.SparseSGD(1.0))
     for form in FORMS:
@@ -213,7 +214,7 @@ def test_one_very_long_bag():
     np.testing.assert_allclose(moved, 0.1 * (counts > 0)[:, None] * np.ones(3), 1e-4)
 
 
-@pytest.mark.breadth(2)
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("form", ["one_hot", "padded", "ragged"])
 @pytest.mark.parametrize("num_examples", [0, 1])
 def test_batches_of_none_and_one(form, num_examples):
@@ -233,6 +234,7 @@ def test_batches_of_none_and_one(form, num_examples):
             np.testing.assert_array_equal(before[i], layer.get_table(f"t{i}"))
 
 
+@pytest.mark.integration
 def test_padded_bags_of_length_0():
     layer = make_layer(optimizers.SparseAdagrad(0.1))
     ids = tf.zeros((5, 3, 0), tf.int64)
@@ -258,7 +260,7 @@ def weight_gradients(tables, bags, upstream):
     return result
 
 
-@pytest.mark.breadth(2)
+@pytest.mark.breadth(2, 6)
 @pytest.mark.parametrize("jit", [True, False], ids=["xla", "plain"])
 @pytest.mark.parametrize("form", [*FORMS, "padded_weighted"])
 def test_gradients_in_other_hands_equal_float64(form, jit):
@@ -293,6 +295,7 @@ def test_gradients_in_other_hands_equal_float64(form, jit):
     np.testing.assert_allclose(np.concatenate(got), np.concatenate(expected), atol=1e-5)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     "case, form", [("adagrad", "one_hot"), ("row_wise", "padded"), ("adam", "ragged")]
 )
@@ -375,55 +378,3 @@ def test_batches_of_many_sizes_share_programs():
     for num_examples in range(1000, 1100):
         layer(tf.zeros((num_examples, 3), tf.int64))
     assert len(traced) <= 4
-
-
-@pytest.mark.parametrize("case", ["row_wise", "adagrad_torch"])
-def test_equals_fbgemm(case):
-    """FBGEMM's fused tables, with repeated ids and bags of several."""
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    pytest.importorskip("fbgemm_gpu", reason="fbgemm is not installed")
-    from fbgemm_gpu import split_table_batched_embeddings_ops_training as fbgemm
-    from fbgemm_gpu.split_embedding_configs import EmbOptimType
-
-    width, num_rows = 8, 12
-    layer = EmbeddingCollection([EmbeddingTable("t", num_rows, width)])
-    if case == "row_wise":
-        layer.build_optimizer(optimizers.RowWiseAdagrad(0.1))
-        kind = EmbOptimType.EXACT_ROWWISE_ADAGRAD
-    else:
-        layer.build_optimizer(
-            optimizers.SparseAdagrad(0.1, 0.0, 1e-8, epsilon_outside_root=True)
-        )
-        kind = EmbOptimType.EXACT_ADAGRAD
-    other = fbgemm.SplitTableBatchedEmbeddingBagsCodegen(
-        [
-            (
-                num_rows,
-                width,
-                fbgemm.EmbeddingLocation.HOST,
-                fbgemm.ComputeDevice.CPU,
-            )
-        ],
-        optimizer=kind,
-        learning_rate=0.1,
-        eps=1e-8,
-    )
-    other.split_embedding_weights()[0].copy_(torch.tensor(layer.get_table("t")))
-    rng = np.random.default_rng(6)
-    for _ in range(4):
-        lengths = rng.integers(0, 6, 10)
-        values = rng.integers(0, num_rows, lengths.sum())
-        g = rng.normal(size=(10, 1, width)).astype("float32")
-        inner = tf.RaggedTensor.from_row_lengths(values, lengths)
-        ids = tf.RaggedTensor.from_uniform_row_length(inner, 1)
-        out = other(
-            torch.tensor(values), torch.tensor(np.concatenate([[0], lengths.cumsum()]))
-        )
-        np.testing.assert_allclose(
-            layer(ids)[:, 0], out.detach().numpy(), atol=2e-6, rtol=1e-5
-        )
-        out.backward(torch.tensor(g[:, 0]))
-        layer.apply_gradients(tf.constant(g), ids)
-    np.testing.assert_allclose(
-        layer.get_table("t"), other.split_embedding_weights()[0].numpy(), atol=2e-6
-    )

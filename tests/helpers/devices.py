@@ -19,7 +19,8 @@ _context.set_forkserver_preload(["keras", "tensorflow", "tf_dlrm"])
 def on_devices(num_devices: int):
     """Decorator of a test that runs where TensorFlow has `num_devices` CPU devices.
 
-    Arguments of the test go to the child, so they must be picklable.
+    Where the number is a parameter, the test calls `on_devices(number)(function)(...)`
+    with a function of its module. Arguments go to the child: they must be picklable.
     """
 
     def decorate(test):
@@ -59,7 +60,8 @@ def _run(sender, num_devices, place, arguments, options):
         spec = importlib.util.spec_from_file_location("test_in_child", path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        getattr(module, name).__wrapped__(*arguments, **options)
+        test = getattr(module, name)
+        getattr(test, "__wrapped__", test)(*arguments, **options)
         sender.send(None)
     except BaseException:
         sender.send(traceback.format_exc())

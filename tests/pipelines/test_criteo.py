@@ -86,7 +86,7 @@ def test_parser_equals_plain_python_on_real_rows(name, kind):
     assert_parsed(features, label, expected)
 
 
-@pytest.mark.breadth(2)
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 def test_parser_equals_plain_python_on_hostile_lines(vocabulary, labelled, run):
     rng = np.random.default_rng(7)
@@ -119,7 +119,7 @@ BAGS = {
 }
 
 
-@pytest.mark.breadth(4)
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("field", BAGS, ids=repr)
 def test_bag_of_a_field(field, run):
     parser = criteo.Parser(Vocabulary([[b"a", b"b"]] * 26))
@@ -129,6 +129,7 @@ def test_bag_of_a_field(field, run):
     assert features["sparse_features"].to_list() == [bags, bags]
 
 
+@pytest.mark.integration
 def test_every_line_is_parsed_alone_as_in_a_batch(vocabulary):
     rng = np.random.default_rng(8)
     ids = criteo_oracle.table_ids(vocabulary)
@@ -159,6 +160,7 @@ def test_integers_are_transformed_as_in_float64():
     )
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("call", ["parser", "features"])
 def test_invalid_line_fails_and_is_shown(call, run):
     parser = criteo.Parser(HASHED)
@@ -170,6 +172,7 @@ def test_invalid_line_fails_and_is_shown(call, run):
         assert part.replace("[", "").replace("]", "") in str(error.value)
 
 
+@pytest.mark.breadth(1)
 def test_parser_needs_a_label_and_features_does_not(run):
     parser = criteo.Parser(HASHED)
     bare = GOOD[2:]
@@ -183,6 +186,7 @@ def test_parser_needs_a_label_and_features_does_not(run):
         run(parser.features, [b"5" + GOOD[1:]])
 
 
+@pytest.mark.breadth(1)
 def test_empty_batch(vocabulary, run):
     features, label = run(criteo.Parser(vocabulary), np.array([], object))
     assert_parsed(features, label, [])
@@ -193,6 +197,7 @@ def test_lines_must_be_a_vector():
         criteo.Parser(HASHED)(tf.constant("line"))
 
 
+@pytest.mark.integration
 def test_static_shape_survives_map_and_batch():
     parser = criteo.Parser(HASHED)
     dataset = tf.data.Dataset.from_tensors(tf.constant([GOOD] * 3)).map(parser)
@@ -231,7 +236,7 @@ def save_module(parser, path):
     tf.saved_model.save(module, path, signatures={"serving_tsv": serving_tsv})
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("kind", ["vocabulary", "hash"])
 def test_saved_model_parses_as_training_does_and_can_be_moved(
     tmp_path, vocabulary, kind

@@ -279,6 +279,7 @@ def test_sample_weights_are_the_third_element(library, shuffle):
     assert sorted(again["w"]) == [0, 0.5, 3] and "weight" not in again
 
 
+@pytest.mark.integration
 def test_a_model_is_trained_by_the_weights():
     """Of rows of weight 0 nothing is learned; 2 and 2 are as 1 and 1, doubled."""
     frame = make_frame(w=[1, 0, 2], shown=[1, 2, 3], clicked=[4, 5, 6])

@@ -95,6 +95,7 @@ def test_an_evaluation_counts_no_more_than_was_read(clock, capsys):
     assert "Evaluating: 7 samples," in capsys.readouterr().out
 
 
+@pytest.mark.integration
 def test_a_run_counts_its_rows(tmp_path, capsys):
     """Bad rows are counted before the training, and not trained on."""
     path = tmp_path / "a.tsv"

@@ -109,6 +109,7 @@ def sampled(data, tmp_path_factory):
     return out
 
 
+@pytest.mark.integration
 def test_a_model_of_a_tenth_of_the_negatives_is_calibrated(
     data, sampled, tmp_path, capsys
 ):
@@ -151,6 +152,7 @@ def test_a_model_of_a_tenth_of_the_negatives_is_calibrated(
     assert calibration == pytest.approx(found["calibration"], rel=1e-3)
 
 
+@pytest.mark.integration
 def test_predictions_and_exports_of_the_run_are_corrected(data, sampled, tmp_path):
     run("export", "--model", sampled, "--output", tmp_path / "m")
     text = (tmp_path / "m" / "1" / "assets.extra" / "tf_dlrm.json").read_text()
@@ -176,6 +178,7 @@ def test_predictions_and_exports_of_the_run_are_corrected(data, sampled, tmp_pat
     np.testing.assert_allclose(scores[1][:200], expected, rtol=1e-4)
 
 
+@pytest.mark.integration
 def test_records_are_sampled_by_prepare_or_by_the_run_but_not_by_both(
     data, tmp_path, capsys
 ):

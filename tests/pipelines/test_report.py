@@ -5,131 +5,25 @@ import json
 import math
 import subprocess
 import sys
-import time
 
 import pytest
 import tensorflow as tf
+from helpers.run_folders import (
+    METRICS,
+    evaluate,
+    make_run,
+    report,
+    size_of,
+    train_entries,
+    write_events,
+    write_json,
+)
 from tensorboard.compat.proto.event_pb2 import Event
 
-from pipelines import cli
 from pipelines.benchmark import breakdown
-from pipelines.progress.fit import FitProgress
-from pipelines.reports import logs, times
+from pipelines.reports import logs
 from pipelines.reports.comparison import MOST_DRAWN, make_report
 from pipelines.reports.runs import name_folders, read_runs, shorten
-from pipelines.runs.config import RunConfig
-
-ROWS, BATCH = 1000, 100  # ten steps an epoch
-PNG = b"\x89PNG\r\n\x1a\n"
-METRICS = {
-    "loss": 0.41,
-    "auc": 0.8,
-    "val_loss": 0.45,
-    "val_auc": 0.77,
-    "val_log_loss": 0.45,
-    "val_normalized_entropy": 0.81,
-    "val_calibration": 0.98,
-}
-
-
-def write_json(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
-def make_run(folder, epochs=2, metrics=METRICS, data=None, results=None, **options):
-    """The folder of a run; without metrics it is not finished."""
-    config = RunConfig(batch_size=BATCH, epochs=epochs, **options)
-    data = {"train": ["/far/a.tsv"], "valid": ["/far/v.tsv"], **(data or {})}
-    content = {
-        "tf_dlrm": "1.0",
-        "config": json.loads(config.to_json()),
-        "data": {"rows_by_epoch": [ROWS] * epochs, **data},
-        "vocabulary_digest": "0",
-    }
-    write_json(folder / "config.json", content)
-    if metrics is None:
-        return folder
-    known = {
-        "metrics": metrics,
-        "num_rows": ROWS,
-        "num_valid_rows": 100,
-        "seconds": 90.0,
-        "training_seconds": 60.0,
-        "validation_seconds": 20.0,
-        "samples_per_second": 2000.0,
-        "checkpoint_seconds": [1.0, 2.0],
-    }
-    write_json(folder / "metrics.json", known | (results or {}))
-    lines = [",".join(["epoch", *metrics])]
-    for epoch in range(1, epochs + 1):
-        values = [value + 0.01 * (epochs - epoch) for value in metrics.values()]
-        lines.append(",".join(map(str, [epoch, *values])))
-    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def write_events(folder, start, entries, cut=False):
-    """An event file; `entries` are `(seconds after start, step, {tag: value})`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"events.out.tfevents.{start}.host.{start % 97}.0.v2"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        first = Event(wall_time=start, file_version="brain.Event:2")
-        writer.write(first.SerializeToString())
-        for seconds, step, values in entries:
-            for tag, value in values.items():
-                event = Event(wall_time=start + seconds, step=step)
-                proto = event.summary.value.add(tag=tag)
-                proto.tensor.ParseFromString(
-                    tf.make_tensor_proto(value, tf.float32).SerializeToString()
-                )
-                writer.write(event.SerializeToString())
-    if cut:
-        path.write_bytes(path.read_bytes()[:-7])
-
-
-def evaluate(folder, auc, rows=4000, calibration=1.02, bins=8):
-    content = {"auc": auc, "calibration": calibration, "num_rows": rows}
-    write_json(folder / "evaluation.json", content)
-    names = ("num_rows", "predicted", "observed", "observed_low", "observed_high")
-    with open(folder / "evaluation_reliability.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(names)
-        for i in range(bins):  # the first bin has no click
-            rate = (i + 0.5) / (2 * bins)
-            observed = rate if i else 0.0
-            writer.writerow([rows / bins, rate, observed, 0.9 * observed, rate * 1.1])
-
-
-def train_entries(*entries, rate=1000.0, share=0.1):
-    return [
-        (
-            seconds,
-            step,
-            {
-                "metrics/loss": loss,
-                "metrics/auc": 1 - loss,
-                "speed/samples_per_second": rate,
-                "speed/input_wait_share": share,
-            },
-        )
-        for seconds, step, loss in entries
-    ]
-
-
-def report(*words, code=0):
-    assert cli.main(["report", *map(str, words)]) == code
-
-
-def values_of(*folders):
-    return make_report(folders).values
-
-
-def size_of(path):
-    """Width and height by the header of a PNG."""
-    content = path.read_bytes()
-    assert content.startswith(PNG)
-    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
 
 
 def test_the_numbers_are_those_of_the_files(tmp_path, capsys):
@@ -212,90 +106,6 @@ def test_the_numbers_are_those_of_the_files(tmp_path, capsys):
         assert (out / name).stat().st_size > 10_000
 
 
-def test_steps_that_are_there_twice_count_once(tmp_path):
-    run = make_run(tmp_path / "run", metrics=None, epochs=3)
-    train = run / "logs" / "train"
-    before = train_entries((1, 5, 0.7), (2, 10, 0.6), (3, 15, 9.0), (4, 17, 9.0))
-    save = {"speed/checkpoint_seconds": 0.25}
-    before = [*before[:2], (2, 10, save), (2.2, 12, save), *before[2:]]
-    write_events(train, 1000, before, cut=True)  # 17, in part
-    write_events(train, 2000, train_entries((1, 15, 0.5), (3, 20, 0.4)))
-    for start in (1000, 2000):
-        write_events(run / "logs", start, [])
-    (found,) = read_runs([run])
-    assert found.scalars("train", "loss") == pytest.approx(
-        {5: 0.7, 10: 0.6, 15: 0.5, 20: 0.4}
-    )
-    spent = times.measure(found)
-    # 1,000 samples/s: 0.1 s a step. Until 17 (its speed was cut off: 15), then from
-    # the checkpoint at 12: eight steps more.
-    assert spent.trained == pytest.approx(1.5 + 0.8)
-    assert spent.samples_per_second == pytest.approx(1000)
-    assert (spent.saved, spent.saved_amid, spent.num_saved) == (0.5, 0.25, 2)
-    assert spent.total == pytest.approx(4 + 3)
-    assert spent.num_processes == 2
-    assert spent.input_wait_share == pytest.approx(0.1)
-
-
-def test_a_finished_run_that_was_resumed_has_the_time_of_both_processes(tmp_path):
-    results = {"seconds": 10.0, "training_seconds": 4.0, "checkpoint_seconds": [1.0]}
-    run = make_run(tmp_path / "run", results=results)
-    for start, entries in ((1000, [(3, 10, 0.6)]), (2000, [(1, 20, 0.5)])):
-        write_events(run / "logs", start, [])
-        saved = [(start % 7, 10 * start // 1000, {"speed/checkpoint_seconds": 1.0})]
-        entries = [*train_entries(*entries), *saved]
-        write_events(run / "logs" / "train", start, entries)
-    (found,) = read_runs([run])
-    spent = times.measure(found)
-    assert spent.total == pytest.approx(max(3, 1000 % 7) + 10)
-    assert spent.trained == pytest.approx(1 + 4)
-    assert spent.waited == pytest.approx(0.1 + 0.4)
-    assert spent.saved == 2.0
-    notes = make_report([run]).notes
-    assert any(note.startswith("Interrupted and resumed: run.") for note in notes)
-
-
-def test_days_of_a_warm_start_that_ended_early(tmp_path, capsys):
-    """Days differ in rows, the last is not validated, steps count on from 40."""
-    data = {
-        "rows_by_epoch": [500, 1000, 300],
-        "first_step": 40,
-        "progressive": True,
-        "warm_start": "/far/earlier",
-    }
-    stopped = {"stopped": "the AUC of 0.8 is reached", "num_rows": 1800}
-    run = make_run(tmp_path / "days", epochs=3, data=data, results=stopped)
-    (run / "metrics.csv").write_text("epoch,loss,val_auc\n1,0.5,0.7\n2,0.4,\n")
-    (found,) = read_runs([run])
-    assert found.epoch_ends == [45, 55, 58]
-    assert found.scalars("validation", "auc") == {45: 0.7}
-    assert (found.last_step, found.num_epochs) == (55, 2.0)
-    entries = train_entries((1, 45, 0.5), (2, 52, 0.4), rate=500.0)
-    saves = [(2, step, {"speed/checkpoint_seconds": 1.0}) for step in (45, 50, 52)]
-    write_events(run / "logs" / "train", 1000, [*entries, *saves])
-    (found,) = read_runs([run])
-    assert (found.last_step, found.num_epochs) == (52, 1.7)
-    assert times.measure(found).saved_amid == 1.0  # at its end it was done
-    (run / "metrics.json").unlink()  # as it was before its end
-    (found,) = read_runs([run])
-    assert (found.last_step, found.num_epochs) == (52, 1.7)
-    spent = times.measure(found)
-    assert spent.trained == pytest.approx((5 + 7) * BATCH / 500)
-    assert spent.saved_amid == 2.0
-    other = make_run(tmp_path / "other")
-    out = tmp_path / "out"
-    report(run, other, "--output", out)
-    printed = capsys.readouterr().out
-    assert "days is not finished: its logs end at step 52 of 58." in printed
-    content = json.loads((out / "report.json").read_text())
-    expected = {"epochs", "train", "valid", "progressive", "warm_start"}
-    assert set(content["differing"]) <= expected
-    assert content["runs"][0]["values"]["rows"] == 1800
-    again = make_run(tmp_path / "again", data=data, results=stopped)
-    note = "again ended early: the AUC of 0.8 is reached."
-    assert note in make_report([again]).notes
-
-
 def test_a_run_of_an_earlier_version_has_the_options_of_its_time(tmp_path):
     old, new = make_run(tmp_path / "old"), make_run(tmp_path / "new", learning_rate=0.5)
     content = json.loads((old / "config.json").read_text())
@@ -306,16 +116,6 @@ def test_a_run_of_an_earlier_version_has_the_options_of_its_time(tmp_path):
     found = make_report([old, new])
     assert found.differing == ["learning_rate"]
     assert found.runs[0].epoch_ends == found.runs[1].epoch_ends == [10, 20]
-
-
-def test_an_epoch_counts_by_its_last_entry(tmp_path):
-    run = make_run(tmp_path / "run", metrics=None)
-    slow = train_entries((5, 4, 0.7), rate=100.0, share=0.9)
-    whole = train_entries((6, 10, 0.6), rate=500.0, share=0.5)
-    write_events(run / "logs" / "train", 1000, [*slow, *whole])
-    spent = times.measure(*read_runs([run]))
-    assert spent.trained == pytest.approx(2.0)
-    assert spent.waited == pytest.approx(1.0)
 
 
 def test_runs_are_shown_with_what_they_have(tmp_path, capsys):
@@ -518,21 +318,6 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     out = tmp_path / "out"
     report(make_run(tmp_path / "run"), "--output", out, "--dry-run")
     assert "report.md" in capsys.readouterr().out and not out.exists()
-
-
-def test_the_time_of_validation_is_measured(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    progress = FitProgress(10, 100)
-    progress.set_params({"epochs": 2})
-    progress.on_epoch_begin(0)
-    progress._done = 0
-    now[0] += 5
-    progress.on_test_begin()
-    now[0] += 2
-    progress.on_test_end()
-    progress.on_epoch_end(0)
-    assert (progress.seconds, progress.validation_seconds) == (5.0, 2.0)
 
 
 def test_scalars_of_both_versions_of_summaries_are_read(tmp_path):

@@ -140,6 +140,7 @@ def test_the_best_of_the_monitored_metric_is_saved(
     assert not folder.checkpoint_dir.exists()
 
 
+@pytest.mark.integration
 def test_the_last_is_saved_on_request(data, tmp_path):
     folder, results, steps = train(data, tmp_path / "run", saved_model="last")
     step = results["best"]["step"]
@@ -152,6 +153,7 @@ def test_the_last_is_saved_on_request(data, tmp_path):
     assert saving.describe(results).endswith("saved model: last")
 
 
+@pytest.mark.integration
 def test_one_file_where_the_best_is_the_last(data, tmp_path):
     options = {"learning_rate": 1e-3, "epochs": 1, "evaluate_every_steps": None}
     folder, results, steps = train(data, tmp_path / "run", **options)
@@ -163,6 +165,7 @@ def test_one_file_where_the_best_is_the_last(data, tmp_path):
     assert line.startswith("best: epoch 1, step 5, auc") and "last:" not in line
 
 
+@pytest.mark.integration
 def test_without_validation_there_is_no_best_model(data, tmp_path):
     config = dataclasses.replace(CONFIG, evaluate_every_steps=None, epochs=1)
     train_path = str(data / "train.tsv")
@@ -242,6 +245,7 @@ def test_commands_take_the_saved_model_or_the_one_that_is_asked_for(
     assert "model_last.keras is not the model that this run" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_a_report_says_of_which_model_its_values_are(whole):
     found = make_report([whole[0].path])
     step = whole[1]["best"]["step"]

@@ -110,6 +110,7 @@ def check(found, labels, predictions, values_of_rows):
             assert np.isnan(row["auc"])
 
 
+@pytest.mark.integration
 def test_slices_of_lines_and_gauc(data, tmp_path, capsys):
     paths = [data / "a.tsv", data / "b.tsv"]
     out = tmp_path / "e.json"
@@ -191,6 +192,7 @@ def test_rare_values_are_one_slice(data, tmp_path, capsys):
     assert sum(int(line[24:37].replace(",", "")) for line in shown) == NUM_ROWS
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("bags", [True, False], ids=["bags", "one each"])
 def test_slices_of_records_are_those_of_their_lines(bags, data, tmp_path):
     source = data / ("a.tsv" if bags else "plain.tsv")

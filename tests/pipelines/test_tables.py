@@ -230,6 +230,7 @@ def test_damaged_files_are_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.integration
 def test_batches_of_parquet_are_resumed_and_shuffled(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "_BATCH_ROWS", 7)
     path = write(tmp_path / "day.parquet", columns_of(50), row_group_size=20)

@@ -42,6 +42,7 @@ def assert_equal(batch, expected):
     np.testing.assert_array_equal(batch.ids.reshape(-1), ids)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 @pytest.mark.parametrize("kind", ["vocabulary", "hash"])
 def test_hostile_lines(vocabulary, labelled, kind):
@@ -62,10 +63,11 @@ def test_hostile_lines(vocabulary, labelled, kind):
     assert_equal(encoding.encode(rows, numbering), good)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 def test_every_hostile_line_alone(vocabulary, labelled):
     """What one line is does not depend on its neighbours."""
-    lines = criteo_oracle.hostile_lines(np.random.default_rng(3), 1500)
+    lines = criteo_oracle.hostile_lines(np.random.default_rng(3), 400)
     lines = [piece for line in lines for piece in line.split(b"\n")]
     ids = make_ids(vocabulary)
     for line in lines:

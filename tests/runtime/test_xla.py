@@ -118,6 +118,7 @@ CASES = [
 ]
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("optimizer, num_kernels, form", CASES)
 def test_rows_are_the_same_whichever_kernel_is_the_last(
     optimizer, num_kernels, form, code, monkeypatch
@@ -180,6 +181,7 @@ def test_a_process_that_was_full_compiles_again(code, monkeypatch):
     assert not code.is_full and xla.enabled()
 
 
+@pytest.mark.integration
 def test_code_is_kept_while_another_thread_is_inside_tensorflow(code):
     inside, done = threading.Event(), threading.Event()
 
@@ -205,6 +207,7 @@ def test_code_is_kept_while_another_thread_is_inside_tensorflow(code):
     assert code._num_dead == 0
 
 
+@pytest.mark.integration
 def test_code_is_kept_while_a_graph_is_traced(code):
     compile_and_forget(code._dead_kernels)
     tf.function(lambda: xla.Kernel(lambda x: x, "kernel") and tf.zeros(1))()

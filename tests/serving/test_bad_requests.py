@@ -20,6 +20,9 @@ from tf_dlrm.serving.c_library import read_recorded
 pytestmark = pytest.mark.integration
 
 
+SIGNATURES = sorted({case.signature for case in CASES.values()})
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     values = [[b"a%d" % i, b"b%d" % i] for i in range(26)]
@@ -54,49 +57,50 @@ def loaded(exported):
     return recorded, tf.saved_model.load(exported)
 
 
-def test_servers_refuse_or_answer(answers):
-    for name, case in CASES.items():
-        got, expected = answers[name]
-        if case.refused:
-            assert isinstance(got, str), (name, got)
-            assert re.search(case.refused, got), (name, got[:500])
-            assert len(got) < 5000, name
-        else:
-            assert isinstance(got, list), (name, got[:500])
-            assert got == expected and np.isfinite(got).all(), name
+@pytest.mark.parametrize("name", CASES)
+def test_servers_refuse_or_answer(name, answers):
+    case, (got, expected) = CASES[name], answers[name]
+    if case.refused:
+        assert isinstance(got, str), got
+        assert re.search(case.refused, got), got[:500]
+        assert len(got) < 5000
+    else:
+        assert isinstance(got, list), got[:500]
+        assert got == expected and np.isfinite(got).all()
 
 
-def test_servers_answer_as_before_after_all_of_them(answers):
-    after = [name for name in answers if name.startswith("after ")]
-    assert len(after) == 5
-    for name in after:
-        got, expected = answers[name]
-        np.testing.assert_allclose(got, expected, atol=1e-6)
+@pytest.mark.parametrize(
+    "signature", sorted({case.signature for case in CASES.values()})
+)
+def test_servers_answer_as_before_after_all_of_them(signature, answers):
+    got, expected = answers[f"after {signature}"]
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 # Python looks at the shapes before the graph does, and says so in its own way.
 REFUSALS = (tf.errors.InvalidArgumentError, ValueError, TypeError)
 
 
-def test_python_refuses_or_answers(loaded):
+@pytest.mark.parametrize("name", CASES)
+def test_python_refuses_or_answers(name, loaded):
     recorded, module = loaded
-    for name, case in CASES.items():
-        signature = module.signatures[case.signature]
+    case = CASES[name]
+    signature = module.signatures[case.signature]
 
-        def run(inputs, signature=signature):
-            constants = {k: tf.constant(v) for k, v in inputs.items()}
-            return signature(**constants)["probabilities"].numpy()
+    def run(inputs):
+        constants = {k: tf.constant(v) for k, v in inputs.items()}
+        return signature(**constants)["probabilities"].numpy()
 
-        bad, good = bad_request_cases.requests(recorded, case)
-        if case.refused:
-            with pytest.raises(REFUSALS) as caught:
-                run(bad)
-            if isinstance(caught.value, tf.errors.InvalidArgumentError):
-                assert re.search(case.refused, str(caught.value)), name
-            else:
-                assert case.refused == bad_request_cases.SHAPE, name
-        else:
-            np.testing.assert_array_equal(run(bad), run(good), err_msg=name)
+    bad, good = bad_request_cases.requests(recorded, case)
+    if not case.refused:
+        np.testing.assert_array_equal(run(bad), run(good))
+        return
+    with pytest.raises(REFUSALS) as caught:
+        run(bad)
+    if isinstance(caught.value, tf.errors.InvalidArgumentError):
+        assert re.search(case.refused, str(caught.value))
+    else:
+        assert case.refused == bad_request_cases.SHAPE
 
 
 def test_each_signature_takes_no_rows(loaded):

@@ -63,6 +63,7 @@ def test_reload_equals_the_model(hotness, policy, tmp_path):
     assert described["features"] == model.spec.get_config()
 
 
+@pytest.mark.integration
 def test_ids_out_of_range_count_as_none(tmp_path):
     model = make_model()
     path = tf_dlrm.export_saved_model(model, tmp_path, max_hotness=2)
@@ -134,6 +135,7 @@ def test_the_vocabulary_leaves_no_files_behind(tmp_path, monkeypatch):
     assert not left and [path.name for path in (tmp_path / "a").iterdir()] == ["1"]
 
 
+@pytest.mark.integration
 def test_what_killed_exports_left_goes_after_a_day(tmp_path):
     old, fresh, other = (tmp_path / n for n in (".tmp-1-old", ".tmp-1-new", "notes"))
     for path in (old, fresh, other):
@@ -216,6 +218,7 @@ def test_keras_export_points_here():
         make_model().export("anywhere")
 
 
+@pytest.mark.integration
 def test_the_directory_can_be_moved(tmp_path):
     model = make_model()
     features = make_features(1)

@@ -57,6 +57,7 @@ def test_values_are_within_half_a_step(bits, width):
     assert (scale <= allowed).all()
 
 
+@pytest.mark.integration
 def test_sizes_and_signatures(tmp_path):
     tables = [EmbeddingTable(f"C{i}", 5_000, 64) for i in range(3)]
     model = tf_dlrm.DLRM(FeatureSpec(("I0",), tables), (8, 64), (8, 1))
@@ -88,6 +89,7 @@ def rounded(table, dtype):
     return tf.cast(tf.cast(table, dtype), "float32").numpy()
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize(
     ("dtype", "hotness"),
     [("int8", 3), ("int4", 1), ("float16", 1), ("bfloat16", 3)],
@@ -106,6 +108,7 @@ def test_what_is_served_is_the_model_with_rounded_tables(dtype, hotness, tmp_pat
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.integration
 def test_shards_are_quantized_where_they_lie(tmp_path):
     tables = [EmbeddingTable(f"C{i}", n, 8) for i, n in enumerate((50, 7, 30))]
     spec = FeatureSpec(("I0", "I1"), tables)

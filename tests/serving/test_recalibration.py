@@ -73,7 +73,7 @@ def test_the_formula_and_its_ends():
     assert calibration.recalibrate(p, 1.0) is p
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "name",
     [
@@ -99,6 +99,7 @@ def test_every_signature_serves_the_formula(exported, loaded, name):
     np.testing.assert_allclose(recorded.probabilities, formula(whole), rtol=1e-5)
 
 
+@pytest.mark.integration
 def test_the_export_says_the_rate(exported):
     for name, rate in (("sampled", RATE), ("whole", 1.0)):
         text = (exported[name] / "assets.extra" / "tf_dlrm.json").read_text()

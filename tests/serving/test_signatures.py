@@ -27,7 +27,13 @@ def make_spec(widths):
     return FeatureSpec(("I0", "I1", "I2"), tables)
 
 
-@pytest.fixture(scope="module", params=["equal widths", "different widths"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "equal widths",
+        pytest.param("different widths", marks=pytest.mark.integration),
+    ],
+)
 def exported(request, tmp_path_factory):
     """Model, its loaded signatures; candidates differ in I1, C0 and C3."""
     equal = request.param == "equal widths"
@@ -240,7 +246,7 @@ def test_examples_equal_lines(from_raw):
     assert none["probabilities"].shape == (0, 1)
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "example, message",
     [
@@ -255,6 +261,7 @@ def test_examples_that_are_none_are_invalid_arguments(from_raw, example, message
         signatures["serving_examples"](examples=tf.constant([example]))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("line", [b"", b"1\t2", b"\t" * 38 + b"\r\t"])
 def test_lines_that_are_none_are_invalid_arguments(from_raw, line):
     signatures, *_ = from_raw
@@ -262,6 +269,7 @@ def test_lines_that_are_none_are_invalid_arguments(from_raw, line):
         signatures["serving_tsv"](lines=tf.constant([line]))
 
 
+@pytest.mark.integration
 def test_the_description_names_what_examples_hold(from_raw):
     text = (from_raw[2] / "assets.extra/tf_dlrm.json").read_text()
     described = json.loads(text)["example_features"]
@@ -270,6 +278,7 @@ def test_the_description_names_what_examples_hold(from_raw):
     ]
 
 
+@pytest.mark.integration
 def test_requests_are_recorded_with_answers(from_raw):
     signatures, _, path = from_raw
     recorded = read_recorded(path)
@@ -289,6 +298,7 @@ def test_recorded_requests_that_are_damaged_are_refused(tmp_path):
         read_recorded(tmp_path)
 
 
+@pytest.mark.integration
 def test_warm_up_requests_read_back(from_raw):
     """By the messages of TensorFlow Serving, which have no field that is unknown."""
     apis = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
@@ -324,6 +334,7 @@ def _rewritten(log):
     return again.SerializeToString()
 
 
+@pytest.mark.integration
 def test_an_export_takes_and_says_nothing_of_serving_apis(tmp_path, monkeypatch):
     for name in ("tensorflow_serving", "tensorflow_serving.apis"):
         monkeypatch.setitem(sys.modules, name, None)

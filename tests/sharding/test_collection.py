@@ -1,60 +1,14 @@
-"""Sharded tables equal plain ones: several devices, in processes of their own."""
+"""A sharded collection on one device, what it refuses, and the page about it."""
 
-import pathlib
-import subprocess
-import sys
-
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from helpers import guide
+from helpers.devices import on_devices
 
 import tf_dlrm
 from tf_dlrm.sharding import Plan, ShardedEmbeddingCollection
-
-HERE = pathlib.Path(__file__).parent
-
-
-def run(script, *arguments):
-    command = [sys.executable, str(HERE / script), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
-def test_lookups_and_updates_equal_those_of_one_device(num_devices):
-    """Every two of devices, placement, form, optimizer, widths; `slow` has them all."""
-    assert "cases passed" in run("sharded_cases.py", num_devices)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("first", range(6))  # XLA's memory is not freed: 30 a process
-@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
-def test_all_cases(num_devices, first):
-    assert "30 cases passed" in run("sharded_cases.py", num_devices, first, 6)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("num_devices", [2, 4])
-def test_fit_equals_that_of_one_device(num_devices, tmp_path):
-    assert "passed" in run("fit_cases.py", num_devices, tmp_path)
-
-
-@pytest.mark.integration
-def test_files_go_from_some_devices_to_others(tmp_path):
-    assert "passed" in run("fit_cases.py", 0, tmp_path)
-
-
-@pytest.mark.integration
-def test_the_program_of_the_page():
-    assert "passed" in run("page_cases.py")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_devices", [0, 2, 4, 8])
-def test_all_fits_and_files(num_devices, tmp_path):
-    assert "passed" in run("fit_cases.py", num_devices, tmp_path, "all")
-
 
 TABLES = [tf_dlrm.EmbeddingTable(f"C{i}", n, 8) for i, n in enumerate((30, 5, 70))]
 
@@ -88,16 +42,12 @@ def test_a_plan_for_other_devices_or_tables_is_refused():
 
 
 def test_ids_out_of_range_name_the_table():
-    import tensorflow as tf
-
     layer = ShardedEmbeddingCollection(TABLES)
     with pytest.raises(tf.errors.InvalidArgumentError, match="table C1 received id 5"):
         layer(np.array([[0, 5, 0]]))
 
 
 def test_a_model_that_would_leave_the_tables_frozen_is_refused():
-    import keras
-
     inputs = keras.Input((3,), dtype="int64")
     flat = keras.layers.Flatten()(ShardedEmbeddingCollection(TABLES)(inputs))
     model = keras.Model(inputs, keras.layers.Dense(1)(flat))
@@ -105,3 +55,30 @@ def test_a_model_that_would_leave_the_tables_frozen_is_refused():
     assert model.predict(np.zeros((2, 3), int), verbose=0).shape == (2, 1)
     with pytest.raises(RuntimeError, match="train them in a DLRM"):
         model.fit(np.zeros((4, 3), int), np.zeros((4, 1)), verbose=0)
+
+
+@pytest.mark.integration
+@on_devices(2)
+def test_the_program_of_the_page():
+    """docs/hybrid_parallel.md, in words and in numbers."""
+
+    def make_data(num_rows):
+        rng = np.random.default_rng(num_rows)
+        ids = np.stack([rng.integers(0, n, num_rows) for n in sizes], 1)
+        dense = rng.random((num_rows, 2)).astype("float32")
+        features = {"dense_features": dense, "sparse_features": ids}
+        label = rng.integers(0, 2, num_rows).astype("float32")
+        return tf.data.Dataset.from_tensor_slices((features, label)).batch(20)
+
+    sizes = (11, 50, 7, 101, 3)
+    tables = [tf_dlrm.EmbeddingTable(f"C{i}", n, 16) for i, n in enumerate(sizes)]
+    spec = tf_dlrm.FeatureSpec(("a", "b"), tables)
+    train, valid = make_data(90), make_data(45)
+    (block,) = guide.blocks("hybrid_parallel.md")
+    names = {"tf": tf, "tf_dlrm": tf_dlrm, "spec": spec, "train": train, "valid": valid}
+    exec(compile(block, "hybrid_parallel.md", "exec"), names)
+    model = names["model"]
+    assert names["strategy"].num_replicas_in_sync == 2
+    assert names["embedding"].plan.num_devices == 2
+    assert model.optimizer.iterations.numpy() == 5
+    assert np.isfinite(model.history.history["val_auc"]).all()

@@ -130,6 +130,7 @@ def test_a_penalty_on_rows_that_the_loss_looks_up_equals_float64(
         assert np.abs(after - before).max() > 1e-3
 
 
+@pytest.mark.integration
 def test_a_regularizer_of_pooled_vectors_is_their_mean_penalty():
     spec = make_spec()
     embedding = layers.EmbeddingCollection(
@@ -236,171 +237,7 @@ def test_a_call_of_ones_own_is_not_compiled_as_a_whole():
 # What is frozen
 
 
-@EAGER
-def test_steps_count_where_only_tables_are_trained(run_eagerly):
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.0])
-    model = make_model()
-    for part in (model.bottom_mlp, model.top_mlp):
-        part.trainable = False
-    model.compile(keras.optimizers.SGD(schedule), run_eagerly=run_eagerly)
-    (x, y), tables = make_data(), []
-    for _ in range(4):
-        model.train_on_batch(x, y)
-        tables.append(model.embedding.get_table("C2"))
-    assert int(model.optimizer.iterations) == 4
-    assert np.abs(tables[1] - tables[0]).max() > 0  # rate 0.5 up to step 1
-    np.testing.assert_array_equal(tables[3], tables[2])
-
-
-def test_a_model_that_is_not_trainable_trains_nothing():
-    model = make_model(trainable=False)
-    model.compile("adagrad")
-    before = model.get_weights()
-    model.fit(*make_data(), verbose=0)
-    for a, b in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_frozen_table_keeps_its_rows(tmp_path):
-    tables = [
-        EmbeddingTable("C0", 11, 4, trainable=False),
-        EmbeddingTable("C1", 7, 4),
-        EmbeddingTable("C2", 30, 4, trainable=False),
-    ]
-    spec = tf_dlrm.FeatureSpec(("I0", "I1"), tables)
-    plain = make_model()
-    model = tf_dlrm.DLRM(spec, (8, 4), (8, 1))
-    model.set_weights(plain.get_weights())
-    before = tables_of(model)
-    for each in (model, plain):
-        each.compile("adagrad")
-        each.train_on_batch(*make_data())
-    after = tables_of(model)
-    np.testing.assert_array_equal(after[0], before[0])
-    np.testing.assert_array_equal(after[2], before[2])
-    np.testing.assert_allclose(after[1], tables_of(plain)[1], atol=1e-6)
-    state = model.embedding.get_state()["slots"]
-    assert not state["C0"] and state["C1"]
-    model.save(tmp_path / "m.keras")
-    again = keras.models.load_model(tmp_path / "m.keras")
-    assert [t.trainable for t in again.spec.tables] == [False, True, False]
-    again.train_on_batch(*make_data())
-    np.testing.assert_array_equal(tables_of(again)[0], before[0])
-
-
-def test_a_frozen_table_gets_no_gradient_in_a_users_model():
-    tables = [EmbeddingTable("a", 5, 2, trainable=False), EmbeddingTable("b", 5, 2)]
-    layer = layers.EmbeddingCollection(tables)
-    with tf.GradientTape() as tape:
-        y = tf.reduce_sum(layer(np.array([[1, 2], [3, 2]])))
-    gradient = tape.gradient(y, layer.variables[0].value)
-    np.testing.assert_array_equal(gradient.indices, [5 + 2])
-
-
-def test_a_frozen_dense_layer_stays_frozen_in_files(tmp_path):
-    model = make_model()
-    model.bottom_mlp.dense_layers[0].trainable = False
-    model.compile("adam")
-    model.train_on_batch(*make_data())
-    model.save(tmp_path / "m.keras")
-    again = keras.models.load_model(tmp_path / "m.keras")
-    assert not again.bottom_mlp.dense_layers[0].trainable
-    assert len(again.dense_variables) == len(model.dense_variables) == 6
-    for a, b in zip(again.optimizer.variables, model.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b.numpy())
-    for each in (model, again):
-        each.train_on_batch(*make_data())
-    for a, b in zip(again.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_a_layer_to_freeze_must_exist():
-    with pytest.raises(ValueError, match="`frozen` must name layers of"):
-        layers.MLP((8, 4), frozen=("dense_2",))
-
-
-def test_regularizers_of_kernels_add_their_penalty(tmp_path):
-    x, y = make_data()
-    mlp = layers.MLP((8, 4), final_activation="relu", kernel_regularizer="l2")
-    model = tf_dlrm.DLRM(make_spec(), mlp, (8, 1))
-    model.compile(keras.optimizers.SGD(0.0))
-    p = tf.reshape(model(x), (-1,))
-    cross_entropy = float(keras.losses.binary_crossentropy(y, p))
-    kernels = [layer.kernel.numpy() for layer in mlp.dense_layers]
-    penalty = 0.01 * sum(
-        np.square(kernel.astype(np.float64)).sum() for kernel in kernels
-    )
-    assert model.train_on_batch(x, y) == pytest.approx(cross_entropy + penalty, 1e-5)
-    again = layers.MLP.from_config(mlp.get_config())
-    assert again.kernel_regularizer.l2 == pytest.approx(0.01)
-
-
 # Weights by logical table
-
-
-def test_weights_are_logical_tables_and_cannot_reach_the_null_row():
-    model = compiled("sgd")
-    weights = model.get_weights()
-    assert [w.shape for w in weights[-3:]] == [(11, 4), (7, 4), (30, 4)]
-    assert model.count_params() == sum(w.size for w in weights)
-    model.set_weights([np.ones_like(w) for w in weights])
-    empty = {
-        "dense_features": np.zeros((1, 2), "float32"),
-        "sparse_features": np.full((1, 3), -1),
-    }
-    np.testing.assert_array_equal(model.embedding(empty["sparse_features"]), 0.0)
-    np.testing.assert_array_equal(model.embedding.get_table("C1"), 1.0)
-    with pytest.raises(ValueError, match="dense layers and 3 tables"):
-        model.set_weights(weights[1:])
-    with pytest.raises(ValueError, match="'C2' has shape"):
-        model.set_weights([*weights[:-1], np.ones((31, 4))])
-
-
-def test_early_stopping_restores_the_best_tables():
-    model = compiled(keras.optimizers.SGD(1.0))
-    x, y = make_data()
-    tables = []
-    keep = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: tables.append(tables_of(model))
-    )
-    stop = keras.callbacks.EarlyStopping(
-        "loss", mode="max", patience=2, restore_best_weights=True
-    )
-    model.fit(x, y, epochs=5, verbose=0, callbacks=[keep, stop])
-    assert len(tables) == 3
-    for a, b in zip(tables_of(model), tables[0], strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("name", ["m.h5", "m.hdf5", "M.H5"])
-def test_a_model_is_not_saved_in_the_legacy_form(name, tmp_path):
-    with pytest.raises(ValueError, match="legacy `.h5`"):
-        make_model().save(tmp_path / name)
-    with pytest.raises(ValueError, match="must end in|legacy `.h5`"):
-        callback = keras.callbacks.ModelCheckpoint(str(tmp_path / name))
-        compiled("sgd").fit(*make_data(), verbose=0, callbacks=[callback])
-
-
-def test_of_a_file_that_does_not_fit_what_fits_is_loaded(tmp_path):
-    first = compiled("adagrad")
-    first.fit(*make_data(), verbose=0)
-    first.save_weights(tmp_path / "m.weights.h5")
-    second = tf_dlrm.DLRM(make_spec((11, 9, 30)), (8, 4), (8, 1))
-    second.compile("adagrad")
-    own = second.embedding.get_table("C1")
-    with pytest.raises(ValueError, match="'C1' has shape"):
-        second.load_weights(tmp_path / "m.weights.h5")
-    assert np.abs(second.embedding.get_table("C0") - tables_of(first)[0]).max() > 0
-    with pytest.warns(UserWarning, match=r"keep the rows that they have: 'C1' has"):
-        second.load_weights(tmp_path / "m.weights.h5", skip_mismatch=True)
-    for i, name in ((0, "C0"), (2, "C2")):
-        np.testing.assert_array_equal(
-            second.embedding.get_table(name), tables_of(first)[i]
-        )
-        slots = [m.embedding.get_state()["slots"][name] for m in (first, second)]
-        for slot in slots[0]:
-            np.testing.assert_array_equal(slots[1][slot], slots[0][slot])
-    np.testing.assert_array_equal(second.embedding.get_table("C1"), own)
 
 
 # Batches that cannot be
@@ -421,6 +258,7 @@ def test_batches_outside_of_fit_that_are_not_finite_are_seen():
     assert np.abs(model.get_weights()[0] - before[0]).max() > 0
 
 
+@pytest.mark.integration
 def test_a_loop_of_ones_own_sees_a_loss_that_is_not_finite():
     model = compiled("sgd")
     x, y = make_data()
@@ -428,7 +266,7 @@ def test_a_loop_of_ones_own_sees_a_loss_that_is_not_finite():
     assert np.isnan(logs["loss"])
 
 
-@pytest.mark.breadth(2)
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("low, high", [(-1, 1), (1, 5)])
 @pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch"])
 def test_labels_outside_of_0_and_1_are_refused_for_cross_entropy(low, high, method):
@@ -441,6 +279,7 @@ def test_labels_outside_of_0_and_1_are_refused_for_cross_entropy(low, high, meth
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.integration
 def test_labels_of_any_size_go_with_another_loss():
     model = make_model()
     model.compile("sgd", loss="mse")

@@ -37,6 +37,7 @@ class Assign(keras.callbacks.Callback):
 SCHEDULER = keras.callbacks.LearningRateScheduler(lambda epoch: RATES[epoch])
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("callback", [SCHEDULER, Assign()], ids=["scheduler", "own"])
 def test_own_rates_keep_their_ratio(callback):
     """The weights are those of epochs that are trained with rates set by hand."""
@@ -61,6 +62,7 @@ def test_each_table_keeps_its_own_ratio():
     assert rates["C2"].learning_rate == pytest.approx(0.006)
 
 
+@pytest.mark.integration
 def test_a_plateau_reduces_both_and_a_checkpoint_holds_both(tmp_path):
     def fit(model, epochs):
         plateau = keras.callbacks.ReduceLROnPlateau("loss", 0.5, 1, min_delta=9)
@@ -120,6 +122,7 @@ def generated():
     yield from dataset()
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("make", [dataset, unknown_length, generated])
 def test_fit_and_evaluate_are_silent(make):
     """Keras warns of its own default of `shuffle`, and at the end of such data."""
@@ -131,6 +134,7 @@ def test_fit_and_evaluate_are_silent(make):
         model.evaluate(unknown_length(), verbose=0)
 
 
+@pytest.mark.integration
 def test_what_a_user_asks_for_is_still_answered():
     model = compiled()
     with pytest.warns(UserWarning, match="`shuffle=True` was passed"):

@@ -1,8 +1,8 @@
 """Input files at an address, such as `s3://bucket/day_0.gz`, read as local ones are.
 
-Needs the standard library and `errors`, and Arrow once an address is read. Where the file systems'
-own settings are (keys, regions, endpoints), Arrow finds them: the variables and files
-of AWS, Google Cloud, Azure and Hadoop, or options of the address.
+Needs the standard library and `errors`, and Arrow once an address is read. Arrow finds
+keys, regions and endpoints where the file systems' own settings are: the variables and
+files of AWS, Google Cloud, Azure and Hadoop, or options of the address.
 """
 
 import fnmatch

@@ -86,6 +86,7 @@ def test_a_rate_of_one_keeps_all(tmp_path, logs):
     assert "left out" not in (tmp_path / "out" / "report.html").read_text()
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("after", [2, 9, 17, 25])
 def test_a_cut_run_keeps_the_same_rows(tmp_path, logs, monkeypatch, after):
     wanted = options(negative_sampling_rate=0.2)

@@ -180,6 +180,7 @@ def test_empty_split(tmp_path):
         records.read(tmp_path, repeat=True)
 
 
+@pytest.mark.integration
 def test_a_model_trains_on_records(tmp_path):
     import tf_dlrm
 

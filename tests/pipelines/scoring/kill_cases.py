@@ -5,6 +5,7 @@ again with the same call, until the output is there: it must have the bytes of a
 that was never cut, and so must the list of bad rows.
 """
 
+import json
 import os
 import pathlib
 import random
@@ -90,7 +91,7 @@ def main():
         assert pathlib.Path(f"{output}.bad_rows.tsv").read_bytes() == bad_rows
         assert not list(folder.glob("*.unfinished*"))
         finished += 1
-    print(f"passed: {killed} kills, {finished} outputs")
+    print(json.dumps({"kills": killed, "equal outputs": finished}))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def probabilities(rows):
     return np.array([float(row["probability"] or "nan") for row in rows])
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("suffix", OPENERS)
 @pytest.mark.parametrize("labelled", [True, False])
 def test_scores_are_those_of_predict(
@@ -201,6 +202,7 @@ def test_the_newest_version_or_the_one_that_is_named(tmp_path):
         assert scoring.find(tmp_path / path).path == str(tmp_path / version)
 
 
+@pytest.mark.integration
 def test_models_that_cannot_score_lines(tmp_path):
     with pytest.raises(ValueError, match="no folder .*nowhere"):
         scoring.load(tmp_path / "nowhere")

@@ -160,6 +160,7 @@ def test_real_rows(real_rows):
     got = profile_logs([path])
     with gzip.open(path, "rt") as file:
         columns = list(zip(*(line.rstrip("\n").split("\t")[14:] for line in file)))
+    assert got.num_rows == len(columns[0]) and len(got.features) == len(columns)
     for number in (2, 5, 18):
         check(got.features[number], columns[number])
 

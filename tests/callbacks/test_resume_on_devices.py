@@ -1,24 +1,20 @@
-"""Runs in a process of its own: `python resume_device_cases.py FOLDER`.
+"""A training on two devices is cut, and resumes on two, bit for bit, and on others."""
 
-A training on two devices is cut, and goes on on two, bit for bit, and on others.
-"""
-
-import os
-import pathlib
 import shutil
-import sys
 import warnings
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
+from helpers.devices import on_devices
 
 import tf_dlrm
 from pipelines import records
 from tf_dlrm.callbacks import ResumableTraining
 from tf_dlrm.sharding import ShardedEmbeddingCollection
+
+pytestmark = pytest.mark.integration
 
 NUM_ROWS, EPOCHS, SIZES = 96, 2, (30, 7, 20)
 
@@ -69,25 +65,19 @@ def train(folder, num_devices, name, dropout, cut=False):
         ).history
     except CutError:
         return None
-    found = {f"history {k}": np.array(v) for k, v in history.items()}
-    found |= {v.path: v.numpy() for v in model.dense_variables}
+    values = {f"history {k}": np.array(v) for k, v in history.items()}
+    values |= {v.path: v.numpy() for v in model.dense_variables}
     state = model.embedding.get_state()
     for table in tables:
-        found[table.name] = model.embedding.get_table(table.name)
-        found |= {f"{table.name} {k}": v for k, v in state["slots"][table.name].items()}
+        values[table.name] = model.embedding.get_table(table.name)
+        values |= {
+            f"{table.name} {k}": v for k, v in state["slots"][table.name].items()
+        }
     assert state["iterations"] == 12
-    return list(found.values())
+    return list(values.values())
 
 
-def main():
-    folder = pathlib.Path(sys.argv[1])
-    warnings.filterwarnings("ignore")
-    tf.config.experimental.enable_op_determinism()
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    parts = [tf.config.LogicalDeviceConfiguration()] * 4
-    tf.config.set_logical_device_configuration(cpu, parts)
-    # Which takes most of the time of so short trainings.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+def write_rows(folder):
     rng = np.random.default_rng(0)
     names = [f"C{i}" for i in range(len(SIZES))]
     schema = records.Schema(["I0"], names, vocabulary_sizes=SIZES)
@@ -95,19 +85,22 @@ def main():
     with records.Writer(folder / "data", schema) as writer:
         labels, dense = rng.integers(0, 2, NUM_ROWS), rng.normal(size=(NUM_ROWS, 1))
         writer.append(labels, dense, ids)
-    for dropout, others in ((0.3, (2,)), (0.0, (1, 4))):
-        name = f"cut_{dropout}"
-        whole = train(folder, 2, f"whole_{dropout}", dropout)
-        assert train(folder, 2, name, dropout, cut=True) is None
-        for num_devices in others:
-            copy = f"{name}_{num_devices}"
-            shutil.copytree(folder / name, folder / copy)
-            found = train(folder, num_devices, copy, dropout)
-            atol = 0 if num_devices == 2 else 1e-5
-            for a, b in zip(whole, found, strict=True):
-                np.testing.assert_allclose(a, b, atol=atol, rtol=0)
-    print("passed")
 
 
-if __name__ == "__main__":
-    main()
+@pytest.mark.parametrize(
+    "dropout, num_devices", [(0.3, 2), (0.0, 1), (0.0, 4)], ids=["2", "1", "4"]
+)
+@on_devices(4)
+def test_a_training_cut_on_two_devices_resumes_on(dropout, num_devices, tmp_path):
+    warnings.filterwarnings("ignore")
+    tf.config.experimental.enable_op_determinism()
+    # Which takes most of the time of so short trainings.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    write_rows(tmp_path)
+    whole = train(tmp_path, 2, "whole", dropout)
+    assert train(tmp_path, 2, "cut", dropout, cut=True) is None
+    shutil.copytree(tmp_path / "cut", tmp_path / "copy")
+    resumed = train(tmp_path, num_devices, "copy", dropout)
+    atol = 0 if num_devices == 2 else 1e-5
+    for a, b in zip(whole, resumed, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol, rtol=0)

@@ -1,20 +1,16 @@
-"""Runs in a process of its own: `python sharded_cases.py NUM_DEVICES [FIRST STEP]`.
+"""A sharded collection on some devices equals a plain one, by weights.
 
-A sharded collection on some devices against a plain one, by weights. Every placement,
-form of ids, optimizer and widths is a case, with tables of every combiner side by side:
-three combinations of the full product. From case FIRST on, each STEP-th runs; without
-them those of a set in which every two values of different factors meet.
+Every placement, form of ids, optimizer and widths is a case, with tables of every
+combiner side by side. The full product is slow; the integration tier has a set of cases
+in which every two values of different factors meet.
 """
 
 import itertools
-import os
-import sys
-import traceback
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import numpy as np
+import pytest
 import tensorflow as tf
+from helpers.devices import on_devices
 
 import tf_dlrm
 from tf_dlrm import optimizers
@@ -31,15 +27,14 @@ FACTORS = (
     ("sgd", "adagrad", "row_wise_adagrad", "adam", "ftrl"),
     ("equal", "different"),
 )
-CASES = list(itertools.product(*FACTORS))
-NUM_DEVICES = (1, 2, 4, 8)
+NUM_DEVICES = (2, 4, 8, 1)
 
 
 def pairwise(factors):
     """Few combinations in which every two values of different factors meet."""
     combinations = [
-        (each, set(itertools.combinations(enumerate(each), 2)))
-        for each in itertools.product(*factors)
+        (values, set(itertools.combinations(enumerate(values), 2)))
+        for values in itertools.product(*factors)
     ]
     uncovered = set().union(*(pairs for _, pairs in combinations))
     chosen = []
@@ -100,8 +95,17 @@ def own_part(value):
     return value[first : tf.minimum(first + part, num_rows)]
 
 
-def run(strategy, case, seed, compiled):
-    plan, form, name, widths = case
+def check(num_devices, plan, form, name, widths, compiled=False, seed=7):
+    """Runs where there are the devices; compiling takes most of the time."""
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": not compiled}
+    )
+    with xla.disabled(not compiled):
+        check_steps(num_devices, plan, form, name, widths, compiled, seed)
+
+
+def check_steps(num_devices, plan, form, name, widths, compiled, seed):
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
     tables = make_tables(widths)
     if plan == "mixed":
         plan = dict(zip((t.name for t in tables), itertools.cycle(PLANS[:5])))
@@ -126,10 +130,8 @@ def run(strategy, case, seed, compiled):
 
         def in_replica():
             own_ids, own_weights = own_part(ids), own_part(weights)
-            with xla.disabled(not compiled):  # a setting of the replica's thread
-                pooled = sharded(own_ids, own_weights)
-                gradients = gradients_of(pooled)
-                sharded.apply_gradients(gradients, own_ids, own_weights, 0.1)
+            pooled = sharded(own_ids, own_weights)
+            sharded.apply_gradients(gradients_of(pooled), own_ids, own_weights, 0.1)
             return pooled
 
         return strategy.run(in_replica)
@@ -159,35 +161,31 @@ def run(strategy, case, seed, compiled):
             )
 
 
-def main():
-    num_devices, *chosen = map(int, sys.argv[1:])
-    (cpu,) = tf.config.list_physical_devices("CPU")
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
-    )
-    strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
-    is_product = bool(chosen)
-    if is_product:
-        chosen = CASES[chosen[0] :: chosen[1]]
-    else:
-        chosen = [c for n, *c in pairwise((NUM_DEVICES, *FACTORS)) if n == num_devices]
-    failed = []
-    for i, case in enumerate(chosen):
-        # Compiling takes most of the time, then Grappler.
-        compiled = i % 10 == 0 and (is_product or num_devices == 2)
-        tf.config.optimizer.set_experimental_options(
-            {"disable_meta_optimizer": not compiled}
-        )
-        try:
-            with xla.disabled(not compiled):
-                run(strategy, case, i, compiled)
-        except Exception:
-            traceback.print_exc()
-            failed.append(case)
-    if failed:
-        sys.exit(f"{num_devices} devices, {len(failed)} of {len(chosen)}: {failed}")
-    print(f"{len(chosen)} cases passed")
+PAIRWISE = pairwise((NUM_DEVICES, *FACTORS))
+PRODUCT = list(itertools.product(NUM_DEVICES, *FACTORS))
+NAMES = "num_devices, plan, form, name, widths"
 
 
-if __name__ == "__main__":
-    main()
+def ids_of(cases):
+    return ["-".join(map(str, case)) for case in cases]
+
+
+@pytest.mark.breadth(1)
+@pytest.mark.parametrize(NAMES, PAIRWISE, ids=ids_of(PAIRWISE))
+def test_steps_equal_those_of_one_device(num_devices, plan, form, name, widths):
+    on_devices(num_devices)(check)(num_devices, plan, form, name, widths)
+
+
+@pytest.mark.integration
+def test_compiled_steps_equal_those_of_one_device():
+    """In the smallest case; the others are slow."""
+    case = (2, "table_wise", "one_hot", "sgd", "equal")
+    on_devices(2)(check)(*case, compiled=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(NAMES, PRODUCT, ids=ids_of(PRODUCT))
+def test_all_steps_equal_those_of_one_device(num_devices, plan, form, name, widths):
+    case = (num_devices, plan, form, name, widths)
+    number = PRODUCT.index(case)
+    on_devices(num_devices)(check)(*case, number % 10 == 0, number)

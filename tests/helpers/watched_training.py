@@ -1,24 +1,13 @@
-"""What the callbacks write, against NumPy in float64.
-
-For two devices in a process of its own: `python watching_cases.py FOLDER`.
-"""
-
-import os
-import pathlib
-import sys
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+"""What the callbacks for TensorBoard write, against NumPy in float64."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import tf_dlrm
+from helpers import event_files
 from tf_dlrm import callbacks
 from tf_dlrm.sharding import ShardedEmbeddingCollection
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-from helpers import event_files
 
 SIZES = {"a": 40, "b": 9, "c": 25, "d": 6}
 PLAN = dict(
@@ -186,12 +175,3 @@ def check_tables(found, model, folder):
         written = np.loadtxt(folder / "train" / "projector" / f"{name}.tsv")
         expected = model.embedding.get_table(name)[:count]
         np.testing.assert_allclose(written, expected, rtol=1e-5)
-
-
-if __name__ == "__main__":
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-    )
-    check(pathlib.Path(sys.argv[1]), num_devices=2, form="ragged")
-    print("passed")

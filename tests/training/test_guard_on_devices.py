@@ -1,17 +1,16 @@
-"""Runs in a process of its own: guards on two devices.
+"""Guards on two devices.
 
 A batch that is not finite in the rows of one replica alone is applied by neither; and
 evaluations within an epoch change nothing, and end it.
 """
 
-import os
 import warnings
-
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
+from helpers.devices import on_devices
 from helpers.guard_data import Normalized, make_batches, poison, table_state
 
 import tf_dlrm
@@ -19,7 +18,14 @@ from tf_dlrm.callbacks import EarlyStopping, EvaluateWithinEpochs
 from tf_dlrm.sharding import ShardedEmbeddingCollection
 from tf_dlrm.training import NotFiniteError
 
+pytestmark = pytest.mark.integration
+
 BATCH_SIZE = 16
+
+
+def skip_graph_optimization(really=True):
+    """It takes most of the time of so short trainings."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": really})
 
 
 def make_model(optimizer, plan):
@@ -61,9 +67,9 @@ def dataset_of(batches):
 def state(model):
     weights = [*model.weights, *model.optimizer.variables]
     replicas = [
-        each.numpy()
+        copy.numpy()
         for weight in weights
-        for each in getattr(weight.value, "values", [weight.value])
+        for copy in getattr(weight.value, "values", [weight.value])
     ]
     return [*table_state(model), *replicas]
 
@@ -73,8 +79,14 @@ def learned(model):
     return [*table_state(model), *(v.numpy() for v in model.trainable_weights)]
 
 
-def check(optimizer, plan, row):
-    """The bad row is one of the first replica, or of the last."""
+@pytest.mark.parametrize(
+    "optimizer, plan, row",
+    [("adagrad", None, BATCH_SIZE - 1), ("adam", "row_wise", 0)],
+    ids=["of the last replica", "of the first replica"],
+)
+@on_devices(2)
+def test_a_row_that_is_not_finite_is_applied_by_no_replica(optimizer, plan, row):
+    skip_graph_optimization(plan is not None)
     batches = make_batches(2, BATCH_SIZE)
     bad = poison(batches[1], "dense_features", np.nan, row)
     expected = state(trained(optimizer, plan, batches))
@@ -84,26 +96,25 @@ def check(optimizer, plan, row):
         np.testing.assert_array_equal(value, expected_value)
     assert model.num_skipped_batches == 2
     assert np.isfinite(model.get_metrics_result()["log_loss"])
-    try:
+    message = r"batch 11 of epoch 1 \(not finite: dense features"
+    with pytest.raises(NotFiniteError, match=message):
         model.fit(dataset_of([batches[0], *[bad] * 10]), verbose=0)
-    except NotFiniteError as error:
-        assert "batch 11 of epoch 1 (not finite: dense features" in str(error), error
-    else:
-        raise AssertionError("ten bad batches in a row did not stop the training")
 
 
-def check_evaluations(plan):
+@on_devices(2)
+def test_evaluations_within_an_epoch_change_nothing():
+    skip_graph_optimization()
     batches = make_batches(6, BATCH_SIZE)
     valid = dataset_of(batches[:2])
     stop = EarlyStopping("val_log_loss", target=1e9, verbose=0)
-    plain, model = (trained("adagrad", plan, batches) for _ in range(2))
+    plain, model = (trained("adagrad", "row_wise", batches) for _ in range(2))
     plain.fit(dataset_of(batches), verbose=0)
     within = EvaluateWithinEpochs(valid, 2)
     model.fit(dataset_of(batches), verbose=0, callbacks=[within])
     assert model.history.history == plain.history.history
     for value, expected in zip(learned(model), learned(plain), strict=True):
         np.testing.assert_array_equal(value, expected)
-    assert [each["batch"] for each in within.results] == [2, 4, 6]
+    assert [result["batch"] for result in within.results] == [2, 4, 6]
     expected = model.evaluate(valid, verbose=0, return_dict=True)
     for name, value in expected.items():
         np.testing.assert_allclose(within.results[-1][f"val_{name}"], value, 1e-6)
@@ -119,18 +130,3 @@ def trained(optimizer, plan, batches):
         warnings.simplefilter("ignore")
         model.fit(dataset_of(batches), verbose=0)
     return model
-
-
-def main():
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    two = [tf.config.LogicalDeviceConfiguration()] * 2
-    tf.config.set_logical_device_configuration(cpu, two)
-    check("adagrad", None, BATCH_SIZE - 1)
-    # Optimizing graphs takes most of the time of so short trainings.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    check("adam", "row_wise", 0)
-    check_evaluations("row_wise")
-
-
-if __name__ == "__main__":
-    main()
