@@ -41,6 +41,8 @@ MODULES = (
     "pipelines.records",
     "pipelines.synthetic",
     "pipelines.runs",
+    "pipelines.evaluation",
+    "pipelines.scoring",
     "pipelines.placement",
 )
 TITLES = (
