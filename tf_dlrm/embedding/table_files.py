@@ -1,7 +1,8 @@
 """Tables in Keras' files, by name: neither fusion nor placement shows in a file."""
 
 import warnings
-from collections.abc import Set
+from collections.abc import Mapping, MutableMapping, Set
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,12 @@ class TableFiles:
         skips_mismatches: Whether a file may lack tables, or have others of the name.
     """
 
-    def __init__(self, store: TableStore, trainer: RowTrainer):
+    def __init__(self, store: TableStore, trainer: RowTrainer) -> None:
         self._store, self._trainer = store, trainer
         self._load_error: ValueError | None = None
         self.skips_mismatches = False
 
-    def save(self, file) -> None:
+    def save(self, file: MutableMapping[str, Any]) -> None:
         """Write all to a mapping of names to arrays."""
         for name in self._store.by_name:
             file[f"table:{name}"] = self._store.read(name)
@@ -42,7 +43,7 @@ class TableFiles:
         """With the width: slots of Adagrad and row-wise Adagrad differ in it alone."""
         return f"slot:{name}:{slot}:{self._store.shape(name, slot)[1]}"
 
-    def load(self, file) -> None:
+    def load(self, file: Mapping[str, Any]) -> None:
         """Load what `save` wrote.
 
         Raises:
@@ -75,10 +76,12 @@ class TableFiles:
         names = [name for name in self._store.by_name if name not in mismatches]
         for name in names:
             write(self._store, name, None, file[f"table:{name}"])
-        if self._trainer.iterations is not None and "iterations" in keys:
-            self._load_state(file, keys, names, complete=not mismatches)
+        self._load_state(file, keys, names, complete=not mismatches)
 
     def _load_state(self, file, keys, names, complete: bool):
+        iterations = self._trainer.iterations
+        if iterations is None or "iterations" not in keys:
+            return
         widths = {name: self._store.slot_widths(name) for name in names}
         slots = [(name, slot) for name in names for slot in widths[name]]
         expected = {self._slot_key(name, slot) for name, slot in slots}
@@ -92,7 +95,7 @@ class TableFiles:
             return
         for name, slot in slots:
             write(self._store, name, slot, file[self._slot_key(name, slot)])
-        self._trainer.iterations.assign(int(np.asarray(file["iterations"])))
+        iterations.assign(int(np.asarray(file["iterations"])))
         for name, optimizer in self._trainer.optimizers.items():
             key = f"learning_rate:{name}"
             if key in keys and isinstance(optimizer.learning_rate, float):
@@ -106,7 +109,7 @@ class TableFiles:
         warnings.warn(f"Tables that keep the rows that they have: {text}", stacklevel=2)
 
 
-def write(store: TableStore, name: str, slot: str | None, values) -> None:
+def write(store: TableStore, name: str, slot: str | None, values: Any) -> None:
     """Overwrite a table or slot, block by block.
 
     Raises:
@@ -118,7 +121,7 @@ def write(store: TableStore, name: str, slot: str | None, values) -> None:
         store.write_rows(name, slot, a, np.asarray(values[a:b]))
 
 
-def check_shape(store: TableStore, name: str, slot: str | None, values) -> None:
+def check_shape(store: TableStore, name: str, slot: str | None, values: Any) -> None:
     """Raise unless values are shaped as a table or slot.
 
     Raises:
