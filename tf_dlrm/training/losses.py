@@ -1,10 +1,12 @@
 """Which losses of `compile` train exactly, and what they say of the labels."""
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
 
-def check_reduction(loss) -> None:
+def check_reduction(loss: Any) -> None:
     """Raise unless the loss of a batch can be made of those of its parts.
 
     Args:
@@ -23,7 +25,7 @@ def check_reduction(loss) -> None:
             )
 
 
-def is_cross_entropy(loss) -> bool:
+def is_cross_entropy(loss: Any) -> bool:
     """Return whether a loss of `compile` is binary cross-entropy.
 
     Its labels are in [0, 1].
