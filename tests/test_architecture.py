@@ -3,7 +3,6 @@ wheel holds the two packages, and every public docstring's example runs."""
 
 import ast
 import doctest
-import fnmatch
 import importlib
 import json
 import pathlib
@@ -11,7 +10,6 @@ import pkgutil
 import re
 import subprocess
 import sys
-import tomllib
 import zipfile
 
 import pytest
@@ -112,17 +110,6 @@ def test_the_wheel_holds_exactly_the_two_packages(tmp_path):
     assert expected <= set(names)
 
 
-def skip_if_left_out(path):
-    """Skip modules that mypy leaves out for now, by its table in pyproject.toml."""
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    for override in settings["tool"]["mypy"]["overrides"]:
-        if override.get("ignore_errors"):
-            for pattern in override["module"]:
-                if fnmatch.fnmatch(module, pattern):
-                    pytest.skip("not typed yet: see [tool.mypy] in pyproject.toml")
-
-
 def public_functions(node):
     """Yield the public functions of a module or class, with whether it is a class."""
     for child in node.body:
@@ -135,7 +122,6 @@ def public_functions(node):
 
 @pytest.mark.parametrize("path", sources("tf_dlrm"), ids=lambda p: p.stem)
 def test_public_functions_are_typed(path):
-    skip_if_left_out(path)
     for function, is_method in public_functions(ast.parse(path.read_text())):
         arguments = function.args
         named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
@@ -150,7 +136,6 @@ def test_public_functions_are_typed(path):
 
 @pytest.mark.parametrize("path", sources("tf_dlrm"), ids=lambda p: p.stem)
 def test_docstrings_start_with_a_verb_or_a_noun(path):
-    skip_if_left_out(path)
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             text = ast.get_docstring(node) or ""

@@ -1,10 +1,12 @@
 """`DLRM`: the model of Naumov et al. 2019, arXiv 1906.00091."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import keras
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tf_dlrm import calibration, summary
@@ -22,6 +24,8 @@ from tf_dlrm.layers.construction import (
 )
 from tf_dlrm.layers.mlp import build as build_layer
 from tf_dlrm.runtime import disk
+from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.types import PathLike, Shape
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.row_sparse_model import RowSparseModel
 
@@ -91,6 +95,8 @@ class DLRM(RowSparseModel):
         that of `tf_dlrm.calibration`.
     """
 
+    built: bool
+
     def __init__(
         self,
         spec: FeatureSpec,
@@ -104,7 +110,7 @@ class DLRM(RowSparseModel):
         | None = None,
         negative_sampling_rate: float = 1.0,
         **kwargs: Any,
-    ):
+    ) -> None:
         kwargs.setdefault("autocast", False)  # ids and float32 features stay exact
         super().__init__(**kwargs)
         self.spec = spec
@@ -134,13 +140,15 @@ class DLRM(RowSparseModel):
         )
         self.build()
 
-    def __call__(self, features, *args: Any, **kwargs: Any):
+    def __call__(self, features: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the model; lists in a dict of features become arrays."""
         return super().__call__(without_lists(features), *args, **kwargs)
 
     # The model, as in the paper's figure 1
 
-    def call(self, features, training: bool | None = None) -> tf.Tensor:
+    def call(
+        self, features: Mapping[str, Any], training: bool | None = None
+    ) -> tf.Tensor:
         """Return click probabilities, float32 `(B, 1)`."""
         with self.xla_settings():
             batch = self.standardize(features)
@@ -153,7 +161,12 @@ class DLRM(RowSparseModel):
 
     _own_call = call  # what `compile` compares a subclass's with
 
-    def score(self, dense, pooled, training: bool = False) -> tf.Tensor:
+    def score(
+        self,
+        dense: tf.Tensor,
+        pooled: tf.Tensor | Sequence[tf.Tensor],
+        training: bool = False,
+    ) -> tf.Tensor:
         """Return click probabilities from dense features and pooled embeddings.
 
         Args:
@@ -167,15 +180,15 @@ class DLRM(RowSparseModel):
         """
         return self._scorer(dense, pooled, training=training)
 
-    def recalibrate(self, probabilities):
-        """What `score` returned, corrected for `negative_sampling_rate`."""
+    def recalibrate(self, probabilities: tf.Tensor) -> tf.Tensor:
+        """Correct what `score` returned for `negative_sampling_rate`."""
         return calibration.recalibrate(probabilities, self.negative_sampling_rate)
 
-    def standardize(self, features) -> Batch:
-        """Brings features, in any form of the batch contract, into one form."""
+    def standardize(self, features: Mapping[str, Any]) -> Batch:
+        """Bring features, in any form of the batch contract, into one form."""
         return standardize_features(features, self.spec)
 
-    def build(self, input_shape=None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Make all weights; every shape is known already."""
         if self.built:
             return
@@ -187,14 +200,14 @@ class DLRM(RowSparseModel):
 
     def summary(
         self,
-        line_length=None,
-        positions=None,
-        print_fn=None,
-        expand_nested=False,
-        show_trainable=False,
-        layer_range=None,
-    ):
-        """Prints the tables with their bytes, the MLPs, and parameters by part.
+        line_length: int | None = None,
+        positions: Sequence[float] | None = None,
+        print_fn: Callable[[str], Any] | None = None,
+        expand_nested: bool = False,
+        show_trainable: bool = False,
+        layer_range: Sequence[str] | None = None,
+    ) -> None:
+        """Print the tables with their bytes, the MLPs, and parameters by part.
 
         Args:
             line_length: Width of the text; `None` for 80.
@@ -210,7 +223,7 @@ class DLRM(RowSparseModel):
 
     # Weights by logical table, wherever the tables lie
 
-    def get_weights(self) -> list:
+    def get_weights(self) -> list[np.ndarray]:
         """Return copies of all weights: those of the dense layers, then the tables.
 
         A table is `(vocabulary_size, embedding_dim)`, also where it is sharded. So
@@ -220,7 +233,7 @@ class DLRM(RowSparseModel):
         own = [variable.numpy() for variable in self._weights_but_tables]
         return [*own, *self.embedding.get_weights()]
 
-    def set_weights(self, weights) -> None:
+    def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
         """Set what `get_weights` returned.
 
         Raises:
@@ -229,7 +242,7 @@ class DLRM(RowSparseModel):
         variables = self._weights_but_tables
         num_tables = len(self.embedding.tables)
         if len(weights) != len(variables) + num_tables:
-            raise ValueError(
+            raise UserError(
                 f"The model has {len(variables)} weights of dense layers and "
                 f"{num_tables} tables. Received: {len(weights)} arrays"
             )
@@ -246,12 +259,14 @@ class DLRM(RowSparseModel):
     def _weights_but_tables(self):
         return [each for each in self.weights if not self.embedding.owns(each)]
 
-    def load_weights(self, filepath, skip_mismatch: bool = False, **kwargs) -> None:
-        """As `keras.Model.load_weights`; tables are skipped one by one, and named."""
+    def load_weights(
+        self, filepath: PathLike, skip_mismatch: bool = False, **kwargs: Any
+    ) -> None:
+        """Load weights, as Keras does; tables are skipped one by one, and named."""
         with self.embedding.skipping_mismatches(skip_mismatch):
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
 
-    def save(self, filepath, overwrite: bool = True, **kwargs: Any) -> None:
+    def save(self, filepath: PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the whole model, as `keras.Model.save` does; the file must be `.keras`.
 
         A local file appears whole or not at all.
@@ -269,13 +284,13 @@ class DLRM(RowSparseModel):
         with disk.replacing_file("the model", filepath) as temporary:
             super().save(temporary, **options)
 
-    def export(self, *args, **kwargs):
-        """Refused: Keras' export would write a signature that is wrong for bags.
+    def export(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: Keras' export would write a signature that is wrong for bags.
 
         Raises:
             ValueError: Always, naming `tf_dlrm.export_saved_model`.
         """
-        raise ValueError(
+        raise UserError(
             "Keras' export loses raggedness (padding is looked up as id 0) and writes "
             "each weight twice. Use tf_dlrm.export_saved_model(model, base_dir)."
         )
@@ -297,8 +312,9 @@ class DLRM(RowSparseModel):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects=None) -> "DLRM":
-        """Make a model from `get_config()`."""
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> Self:
         config = dict(config)
         config["spec"] = FeatureSpec.from_config(config["spec"])
         for name in ("bottom_mlp_dims", "top_mlp_dims", "interaction", "embedding"):
@@ -315,7 +331,7 @@ class DLRM(RowSparseModel):
 
 def _refuse_legacy_h5(is_legacy: bool, path) -> None:
     if is_legacy:
-        raise ValueError(
+        raise UserError(
             "A model in the legacy `.h5` form could not be loaded, and would lose the "
             "tables' state. Save it as `.keras`, or its weights as `.weights.h5`. "
             f"Received: {path}"

@@ -5,18 +5,20 @@ row of zeros. An id that is missing, or outside of its table, reads the null row
 no lookup needs a mask and none can read a row of another table.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import Ids
 
 # Shapes: B batch, F features, L padded length, V values in the batch.
 
 
 class Places(NamedTuple):
-    """Where the features of a fused table lie: NumPy arrays of F entries.
+    """Places of the features in a fused table: NumPy arrays of F entries.
 
     Attributes:
         sizes: Vocabulary sizes.
@@ -28,13 +30,13 @@ class Places(NamedTuple):
 
     sizes: np.ndarray
     offsets: np.ndarray
-    combiners: list
+    combiners: list[str]
     null_row: int
     row_dtype: tf.DType
 
 
 class Lookup(NamedTuple):
-    """Where a batch reads a fused table.
+    """Rows of a fused table that a batch reads.
 
     Attributes:
         rows: Rows of the fused table: `(B, F)` one-hot, `(B, F, L)` padded or
@@ -55,19 +57,19 @@ class Lookup(NamedTuple):
 
     @property
     def padded(self) -> bool:
-        """Whether the ids came padded to one length."""
+        """True if the ids came padded to one length."""
         return self.segments is None and self.rows.shape.rank == 3
 
-    def pool(self, embeddings):
-        """Pools the embeddings of `rows`, shaped as they and D wide: `(B, F, D)`."""
+    def pool(self, embeddings: tf.Tensor) -> tf.Tensor:
+        """Pool the embeddings of `rows`, `(..., D)`, to `(B, F, D)`."""
         if self.coefficients is not None:
             embeddings = embeddings * self.coefficients[..., None]
         return sum_bags(
             embeddings, self.segments, self.padded, self.num_features, self.num_bags
         )
 
-    def unpool(self, gradients):
-        """Carries gradients of pooled bags `(B, F, D)` to flat rows.
+    def unpool(self, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Carry gradients of pooled bags `(B, F, D)` to flat rows.
 
         Returns `(V,)` rows, repeated as they come, and their `(V, D)` gradients.
         """
@@ -81,8 +83,8 @@ class Lookup(NamedTuple):
         return tf.reshape(self.rows, (-1,)), tf.reshape(values, (-1, width))
 
 
-def standardize_ids(ids, num_features: int):
-    """Checks the ids of a batch and returns them in one of three forms.
+def standardize_ids(ids: Ids, num_features: int) -> Ids:
+    """Check the ids of a batch and return them in one of three forms.
 
     Args:
         ids: int32/int64 `(B, F)`, `(B, F, L)` padded with -1, or ragged
@@ -135,8 +137,8 @@ def _with_rank(ids, num_features, rule):
     return tf.reshape(ids, tf.stack([shape[0], num_features, length]))
 
 
-def to_signed(ids):
-    """Integer ids as int32 or int64; uint64 beyond int64 becomes its largest id."""
+def to_signed(ids: Ids) -> Ids:
+    """Return ids as int32 or int64; uint64 beyond int64 becomes its largest id."""
     if ids.dtype in (tf.int32, tf.int64):
         return ids
     if ids.dtype == tf.uint64:
@@ -181,8 +183,8 @@ def _standardize_ragged(ids, num_features):
     return ids.values.with_values(values)
 
 
-def standardize_weights(weights, ids):
-    """Returns float32 weights shaped as the standardized `ids`, flat if ragged."""
+def standardize_weights(weights: Any, ids: Ids) -> tf.Tensor | None:
+    """Return float32 weights shaped as the standardized `ids`, flat if ragged."""
     if weights is None:
         return None
     if isinstance(ids, tf.RaggedTensor):
@@ -212,8 +214,10 @@ def standardize_weights(weights, ids):
         return tf.identity(weights)
 
 
-def select_features(ids, weights, columns, num_features: int):
-    """Keeps the features at `columns` of standardized ids and weights."""
+def select_features(
+    ids: Ids, weights: tf.Tensor | None, columns: Sequence[int], num_features: int
+) -> tuple[Ids, tf.Tensor | None]:
+    """Keep the features at `columns` of standardized ids and weights."""
     if isinstance(ids, tf.RaggedTensor):
         num_examples = ids.nrows() // num_features
         bags = (
@@ -228,8 +232,8 @@ def select_features(ids, weights, columns, num_features: int):
     return ids, None if weights is None else tf.gather(weights, columns, axis=1)
 
 
-def make_lookup(ids, weights, places: Places) -> Lookup:
-    """Finds the fused rows and the coefficients of standardized ids.
+def make_lookup(ids: Ids, weights: tf.Tensor | None, places: Places) -> Lookup:
+    """Find the fused rows and the coefficients of standardized ids.
 
     Args:
         ids: As `standardize_ids` returns them, for the F features of one table.
@@ -262,16 +266,18 @@ def make_lookup(ids, weights, places: Places) -> Lookup:
     return Lookup(rows, segments, coefficients, num_features, num_bags)
 
 
-def values_of(ids, sizes):
-    """Ids, or the values of ragged ones, in a dtype that holds the sizes too."""
+def values_of(ids: Ids, sizes: Sequence[int] | np.ndarray) -> tf.Tensor:
+    """Return ids, or the values of ragged ones, in a dtype that holds the sizes too."""
     values = ids.values if isinstance(ids, tf.RaggedTensor) else ids
     if row_ops.row_dtype(max(sizes)) == tf.int64:
         values = tf.cast(values, tf.int64)
     return values
 
 
-def per_value(ids, segments, *of_features):
-    """Spreads tensors of F entries over the values of standardized ids."""
+def per_value(
+    ids: Ids, segments: tf.Tensor | None, *of_features: tf.Tensor
+) -> Sequence[tf.Tensor]:
+    """Spread tensors of F entries over the values of standardized ids."""
     if segments is not None:
         feature = tf.math.floormod(segments, of_features[0].shape[0])
         return [tf.gather(tensor, feature) for tensor in of_features]
@@ -298,7 +304,9 @@ def _coefficients(valid, weights, segments, combiners, num_features, num_bags):
     return w * spread_bags(factors, segments, padded)
 
 
-def bag_factors(weight_sums, square_sums, combiners):
+def bag_factors(
+    weight_sums: tf.Tensor, square_sums: tf.Tensor, combiners: Sequence[str]
+) -> tf.Tensor:
     """1, 1 / Σw or 1 / √Σw² of each bag by its combiner; 0 where that is no number.
 
     Args:
@@ -316,24 +324,30 @@ def bag_factors(weight_sums, square_sums, combiners):
     return tf.math.divide_no_nan(tf.ones_like(divisor), divisor)
 
 
-def sum_bags(values, segments, padded: bool, num_features: int, num_bags):
-    """Sums scalars or rows of width D over their bags: to `(B, F)` or `(B, F, D)`."""
+def sum_bags(
+    values: tf.Tensor,
+    segments: tf.Tensor | None,
+    padded: bool,
+    num_features: int,
+    num_bags: tf.Tensor,
+) -> tf.Tensor:
+    """Sum scalars or rows of width D over their bags: to `(B, F)` or `(B, F, D)`."""
     if segments is None:
         return tf.reduce_sum(values, axis=2) if padded else values
     summed = tf.math.unsorted_segment_sum(values, segments, num_bags)
     return tf.reshape(summed, tf.concat([[-1, num_features], tf.shape(values)[1:]], 0))
 
 
-def spread_bags(bags, segments, padded: bool):
-    """Gives each value the entry of its bag: the transpose of `sum_bags`."""
+def spread_bags(bags: tf.Tensor, segments: tf.Tensor | None, padded: bool) -> tf.Tensor:
+    """Give each value the entry of its bag: the transpose of `sum_bags`."""
     if segments is None:
         return tf.expand_dims(bags, 2) if padded else bags
     flat = tf.reshape(bags, tf.concat([[-1], tf.shape(bags)[2:]], 0))
     return tf.gather(flat, segments)
 
 
-def num_examples(ids, num_features: int):
-    """Number of examples of standardized ids, int32 scalar tensor."""
+def num_examples(ids: Ids, num_features: int) -> tf.Tensor:
+    """Return the number of examples of standardized ids, int32 scalar tensor."""
     if isinstance(ids, tf.RaggedTensor):
         return tf.cast(ids.nrows(), tf.int32) // num_features
     return tf.shape(ids)[0]

@@ -66,7 +66,7 @@ class EmbeddingCollection(TableLayer):
 
     def __init__(
         self, tables: Sequence[EmbeddingTable], seed: int | None = None, **kwargs: Any
-    ):
+    ) -> None:
         super().__init__(
             tables,
             seed,

@@ -13,10 +13,13 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tf_dlrm.embedding.recording import Lookup, find_recording
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.runtime.types import Ids
 
 
 class EmbeddingLayer(keras.layers.Layer, abc.ABC):
@@ -41,13 +44,13 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
     tables: Sequence[EmbeddingTable] = ()
     devices: tuple[str, ...] | None = None
 
-    def __init__(self, *, activity_regularizer=None, **kwargs: Any):
+    def __init__(self, *, activity_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.pooled_regularizer = keras.regularizers.get(activity_regularizer)
 
     # Lookup
 
-    def __call__(self, ids, weights=None, **kwargs: Any):
+    def __call__(self, ids: Ids, weights: Any = None, **kwargs: Any) -> Any:
         """Look up and pool, as `call` does; a training step records the lookup.
 
         Args:
@@ -61,7 +64,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         if weights is not None:
             kwargs["weights"] = weights
 
-        def call():
+        def call() -> Any:
             return keras.layers.Layer.__call__(self, ids, **kwargs)
 
         recording = find_recording(self)
@@ -75,11 +78,11 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
 
     def lookup(
         self,
-        ids,
-        weights=None,
+        ids: Ids,
+        weights: Any = None,
         columns: Sequence[int] | None = None,
-        read: Callable | None = None,
-    ):
+        read: Callable[[tf.Variable, tf.Tensor], tf.Tensor] | None = None,
+    ) -> Any:
         """Look up and pool without the range check: an id out of range is no id.
 
         Exported models run this.
@@ -109,7 +112,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """
         return [variable.value for variable in self.variables]
 
-    def owns(self, variable) -> bool:
+    def owns(self, variable: keras.Variable) -> bool:
         """Return whether a Keras variable is one of this layer's."""
         return any(variable is own for own in self.variables)
 
@@ -119,7 +122,9 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
     # Training
 
     @abc.abstractmethod
-    def build_optimizer(self, optimizer) -> None:
+    def build_optimizer(
+        self, optimizer: SparseOptimizer | dict[str, SparseOptimizer]
+    ) -> None:
         """Create the state that training needs; an earlier optimizer's is dropped.
 
         Args:
@@ -132,7 +137,12 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def apply_gradients(
-        self, gradients, ids, weights=None, learning_rate=None, applies=None
+        self,
+        gradients: Any,
+        ids: Ids,
+        weights: Any = None,
+        learning_rate: tf.Tensor | None = None,
+        applies: tf.Tensor | None = None,
     ) -> None:
         """Update the rows that a batch looked up.
 
@@ -148,7 +158,11 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """
 
     def apply_lookups(
-        self, lookups: Sequence[Lookup], gradients, learning_rate, applies
+        self,
+        lookups: Sequence[Lookup],
+        gradients: Sequence[Any],
+        learning_rate: tf.Tensor | None,
+        applies: tf.Tensor | None,
     ) -> None:
         """Update the rows of all lookups of a step, in one step of the optimizer.
 
@@ -186,7 +200,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """
 
     @abc.abstractmethod
-    def set_table(self, name: str, rows) -> None:
+    def set_table(self, name: str, rows: npt.ArrayLike) -> None:
         """Overwrite a table with `(vocabulary_size, embedding_dim)` values.
 
         Raises:
@@ -209,7 +223,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
     def set_state(self, state: dict[str, Any]) -> None:
         """Set what `get_state` returned, of the same optimizers."""
 
-    def get_rows(self, name: str, rows) -> np.ndarray:
+    def get_rows(self, name: str, rows: npt.ArrayLike) -> np.ndarray:
         """Return a copy of some rows of a table: float32 `(n, embedding_dim)`.
 
         Args:
@@ -230,7 +244,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """Return a copy of all tables, in their order."""
         return [self.get_table(table.name) for table in self.tables]
 
-    def set_weights(self, weights) -> None:
+    def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
         """Overwrite all tables.
 
         Args:
@@ -240,19 +254,19 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             ValueError: If there are not as many, or a shape differs; nothing is
                 written then.
         """
-        weights = [np.asarray(each) for each in weights]
-        if len(weights) != len(self.tables):
+        arrays = [np.asarray(each) for each in weights]
+        if len(arrays) != len(self.tables):
             raise ValueError(
-                f"There are {len(self.tables)} tables. Received: {len(weights)} arrays"
+                f"There are {len(self.tables)} tables. Received: {len(arrays)} arrays"
             )
-        for table, rows in zip(self.tables, weights):
+        for table, rows in zip(self.tables, arrays):
             shape = table.vocabulary_size, table.embedding_dim
             if rows.shape != shape:
                 raise ValueError(
                     f"'{table.name}' has shape {shape}. Received values of shape "
                     f"{rows.shape}"
                 )
-        for table, rows in zip(self.tables, weights):
+        for table, rows in zip(self.tables, arrays):
             self.set_table(table.name, rows)
 
     def count_params(self) -> int:
@@ -260,13 +274,15 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         shapes = [(t.vocabulary_size, t.embedding_dim) for t in self.tables]
         return sum(map(math.prod, shapes))
 
-    def skipping_mismatches(self, skips: bool) -> contextlib.AbstractContextManager:
+    def skipping_mismatches(
+        self, skips: bool
+    ) -> contextlib.AbstractContextManager[None]:
         """Return a context in which files that do not fit load as far as they do."""
         return contextlib.nullcontext()
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-safe values."""
-        config = super().get_config()
+        config: dict[str, Any] = super().get_config()
         if self.pooled_regularizer is not None:
             regularizer = keras.regularizers.serialize(self.pooled_regularizer)
             config["activity_regularizer"] = regularizer

@@ -3,18 +3,22 @@
 import collections
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags
-from tf_dlrm.embedding.engines import PooledGradients
+from tf_dlrm.embedding.engines import PooledGradients, Step
 from tf_dlrm.embedding.fused_table import Call, FusedTable
 from tf_dlrm.embedding.global_batch import join, unpack
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import huge_pages, replicas
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import Ids
 
 
 class FusedStore(TableStore):
@@ -23,7 +27,9 @@ class FusedStore(TableStore):
     The variables are weights of the layer, so that any Keras optimizer can train them.
     """
 
-    def __init__(self, tables: Sequence[EmbeddingTable], devices: tuple[str, ...]):
+    def __init__(
+        self, tables: Sequence[EmbeddingTable], devices: tuple[str, ...]
+    ) -> None:
         super().__init__(tables, devices)
         by_width = collections.defaultdict(list)
         for table in tables:
@@ -40,10 +46,11 @@ class FusedStore(TableStore):
         self._number = {
             name: i for i, fused in enumerate(self.fused) for name in fused.by_name
         }
-        self._graphs = weakref.WeakSet()  # that called the layer
-        self._last_call: Callable | None = None  # the last eager one, if remembered
+        # The graphs that called the layer, and the last eager call, if remembered.
+        self._graphs: weakref.WeakSet[tf.Graph] = weakref.WeakSet()
+        self._last_call: weakref.ref[Call] | None = None
 
-    def build(self, layer):
+    def build(self, layer: keras.layers.Layer) -> None:
         for i, fused in enumerate(self.fused):
             # Zeros first, rows after: random numbers for a whole table at once would
             # take its memory three times over.
@@ -62,10 +69,15 @@ class FusedStore(TableStore):
                 huge_pages.use_for(variable)
 
     @property
-    def variables(self):
+    def variables(self) -> list[tf.Variable]:
         return [fused.variable for fused in self.fused]
 
-    def build_slots(self, layer, optimizers, held):
+    def build_slots(
+        self,
+        layer: keras.layers.Layer,
+        optimizers: dict[str, SparseOptimizer],
+        held: tf.Module,
+    ) -> None:
         for fused, *others in zip(*self.copies):
             own = {name: o for name, o in optimizers.items() if name in fused.by_name}
             fused.build_optimizer(own, others)
@@ -73,20 +85,20 @@ class FusedStore(TableStore):
                 setattr(held, name, slot)
         layer._optimizer_state = held
 
-    def choose_engines(self):
+    def choose_engines(self) -> None:
         for copy in self.copies:
             for fused in copy:
                 fused.choose_engine()
 
     # Lookups and updates
 
-    def pool(self, ids, weights):
+    def pool(self, ids: Ids, weights: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         call = self._new_call()
         copy = self.copies[replicas.number()]
         pooled, bad = zip(
             *[
-                fused.pool(*group, call)
-                for fused, *group in self._groups(copy, ids, weights)
+                fused.pool(own, factors, call)
+                for fused, own, factors in self._groups(copy, ids, weights)
             ]
         )
         return self._in_feature_order(pooled), tf.reduce_any(bad)
@@ -112,7 +124,9 @@ class FusedStore(TableStore):
         self._graphs.add(graph)
         return call
 
-    def _groups(self, copy, ids, weights) -> Iterator[tuple]:
+    def _groups(
+        self, copy: Sequence[FusedTable], ids: Ids, weights: tf.Tensor | None
+    ) -> Iterator[tuple[FusedTable, Ids, tf.Tensor | None]]:
         """Yield each fused table of a copy with ids and weights of its features."""
         for fused in copy:
             group = (ids, weights)
@@ -132,7 +146,13 @@ class FusedStore(TableStore):
         }
         return [vectors_of[column] for column in range(self.num_features)]
 
-    def lookup(self, ids, weights, columns, read):
+    def lookup(
+        self,
+        ids: Ids,
+        weights: tf.Tensor | None,
+        columns: Sequence[int],
+        read: Callable[[tf.Variable, tf.Tensor], tf.Tensor],
+    ) -> Any:
         vectors = {}
         for fused in self.fused:
             own = [i for i, column in enumerate(columns) if column in fused.columns]
@@ -148,17 +168,17 @@ class FusedStore(TableStore):
             vectors.update({own[i]: pooled[:, i, :] for i in range(len(own))})
         return [vectors[i] for i in range(len(columns))]
 
-    def gradient_tensors(self, gradients):
+    def gradient_tensors(self, gradients: Any) -> list[tf.Tensor]:
         return tf.nest.flatten(gradients)
 
-    def update(self, batches, step):
+    def update(self, batches: Sequence[dict[str, tf.Tensor]], step: Step) -> None:
         for device, copy in zip(self.devices, self.copies, strict=True):
             with tf.device(device):
                 ids, weights = join([unpack(batch) for batch in batches])
-                for fused, *group in self._groups(copy, ids, weights):
+                for fused, own, factors in self._groups(copy, ids, weights):
                     pooled = [self._gradients(batch, fused) for batch in batches]
                     joined = pooled[0] if len(pooled) == 1 else tf.concat(pooled, 0)
-                    fused.update(PooledGradients(*group, joined), step)
+                    fused.update(PooledGradients(own, factors, joined), step)
 
     def _gradients(self, batch, fused):
         if len(self.fused) == 1:
@@ -167,7 +187,9 @@ class FusedStore(TableStore):
 
     # Access by table
 
-    def _place(self, copy, name, slot):
+    def _place(
+        self, copy: Sequence[FusedTable], name: str, slot: str | None
+    ) -> tuple[tf.Variable, int]:
         """Return the variable that holds a table or slot, and its first row there."""
         self.find(name)
         fused = copy[self._number[name]]
@@ -175,21 +197,24 @@ class FusedStore(TableStore):
             return fused.variable, fused.first_row[name]
         return fused.find_slot(name, slot)
 
-    def slot_widths(self, name):
+    def slot_widths(self, name: str) -> dict[str, int]:
         self.find(name)
         fused = self.fused[self._number[name]]
         slots = fused.slot_names(name)
         return {s: int(fused.find_slot(name, s)[0].shape[1]) for s in slots}
 
-    def read(self, name, slot=None):
+    def read(self, name: str, slot: str | None = None) -> np.ndarray:
         num_rows, _ = self.shape(name, slot)
-        return row_ops.read_range(*self._place(self.fused, name, slot), num_rows)
+        variable, first = self._place(self.fused, name, slot)
+        return row_ops.read_range(variable, first, num_rows)
 
-    def read_rows(self, name, rows):
+    def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         variable, first = self._place(self.fused, name, None)
         return row_ops.gather(variable, first + np.asarray(rows)).numpy()
 
-    def write_rows(self, name, slot, first_row, block):
+    def write_rows(
+        self, name: str, slot: str | None, first_row: int, block: Any
+    ) -> None:
         for copy in self.copies:
             variable, first = self._place(copy, name, slot)
             first += first_row

@@ -7,11 +7,12 @@ import tensorflow as tf
 
 from tf_dlrm.embedding import bags, engines
 from tf_dlrm.embedding.engines import Engine, PlainEngine, PooledGradients, Step
-from tf_dlrm.embedding.engines.engine import Ids, TrainedPart
+from tf_dlrm.embedding.engines.engine import TrainedPart
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import huge_pages
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import Ids
 
 
 class FusedTable:
@@ -35,7 +36,7 @@ class FusedTable:
         tables: Sequence[EmbeddingTable],
         all_tables: Sequence[EmbeddingTable],
         device: str = "",
-    ):
+    ) -> None:
         self.width, self.tables, self.device = width, tuple(tables), device
         self.by_name = {table.name: table for table in tables}
         sizes = np.array([table.vocabulary_size for table in tables], np.int64)
@@ -167,15 +168,15 @@ class FusedTable:
                 for own, slot in zip(slots, row_ops.local_variables(variable)):
                     huge_pages.use_for(slot)
                     own[name] = slot
-            for table, own_parts, own in zip(everywhere, parts, slots):
-                columns = table.gradient_columns
+            for fused, own_parts, own in zip(everywhere, parts, slots):
+                columns = fused.gradient_columns
                 part = TrainedPart(
-                    optimizer, table.variable, own, first_slot_row, columns
+                    optimizer, fused.variable, own, first_slot_row, columns
                 )
                 own_parts.append(part)
-        for table, own_parts in zip(everywhere, parts):
-            table.parts = own_parts
-            table.engine.build_optimizer()
+        for fused, own_parts in zip(everywhere, parts):
+            fused.parts = own_parts
+            fused.engine.build_optimizer()
 
     def update(self, batch: PooledGradients, step: Step) -> None:
         """Apply the gradients of pooled bags by each table's optimizer."""
@@ -239,5 +240,5 @@ class Call:
         sparse_gradient: Whether the gradient of the variables is `tf.IndexedSlices`.
     """
 
-    def __init__(self, sparse_gradient: bool = True):
+    def __init__(self, sparse_gradient: bool = True) -> None:
         self.sparse_gradient = sparse_gradient

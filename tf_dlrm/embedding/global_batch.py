@@ -1,10 +1,14 @@
 """A batch's ids and weights on their way from the replicas to the global batch."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
+from tf_dlrm.runtime.types import Ids
 
-def pack(ids, weights) -> dict:
-    """Standardized ids and weights as tensors, which replicas can hand over."""
+
+def pack(ids: Ids, weights: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    """Return standardized ids and weights as tensors that replicas can hand over."""
     packed = {"ids": ids}
     if isinstance(ids, tf.RaggedTensor):
         packed = {"ids": ids.values, "splits": ids.row_splits}
@@ -13,8 +17,8 @@ def pack(ids, weights) -> dict:
     return packed
 
 
-def unpack(arguments: dict) -> tuple:
-    """The `(ids, weights)` that `pack` took; other arguments do not matter."""
+def unpack(arguments: dict[str, tf.Tensor]) -> tuple[Ids, tf.Tensor | None]:
+    """Return the `(ids, weights)` that `pack` took; other arguments do not matter."""
     ids = arguments["ids"]
     if "splits" in arguments:
         splits = arguments["splits"]
@@ -22,8 +26,10 @@ def unpack(arguments: dict) -> tuple:
     return ids, arguments.get("weights")
 
 
-def join(parts) -> tuple:
-    """Ids and weights of all replicas, one after another.
+def join(
+    parts: Sequence[tuple[Ids, tf.Tensor | None]],
+) -> tuple[Ids, tf.Tensor | None]:
+    """Join ids and weights of all replicas, one after another.
 
     Args:
         parts: Standardized `(ids, weights)` of each replica.
@@ -43,7 +49,7 @@ def join(parts) -> tuple:
         length = tf.reduce_max([tf.shape(part)[2] for part in ids])
         joined = tf.concat([_pad(part, length, -1) for part in ids], 0)
         if weights[0] is not None:
-            weights = [_pad(part, length, 0) for part in weights]
+            weights = tuple(_pad(part, length, 0) for part in weights)
     else:
         joined = tf.concat(ids, 0)
     return joined, None if weights[0] is None else tf.concat(weights, 0)

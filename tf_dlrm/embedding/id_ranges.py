@@ -1,12 +1,17 @@
 """The range check of ids, outside of XLA, where assertions vanish."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.runtime.types import Ids
 
 
-def any_out_of_range(ids, sizes):
-    """Whether an id is out of range and not -1 for no id: bool scalar tensor."""
+def any_out_of_range(ids: Ids, sizes: Sequence[int] | np.ndarray) -> tf.Tensor:
+    """Return whether an id is out of range and not -1, bool scalar tensor."""
     _, outside, _ = _find_outside(ids, sizes)
     return tf.reduce_any(outside)
 
@@ -20,8 +25,10 @@ def _find_outside(ids, sizes):
     return values, tf.logical_or(values < lowest, values >= size), segments
 
 
-def refuse_if(bad, ids, features):
-    """Raises for ids one of which is out of range, naming table and value.
+def refuse_if(
+    bad: tf.Tensor, ids: Ids, features: Sequence[tuple[str, EmbeddingTable]]
+) -> tf.Tensor:
+    """Raise for ids one of which is out of range, naming table and value.
 
     Args:
         bad: Whether one is, bool scalar tensor.

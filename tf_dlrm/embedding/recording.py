@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import tensorflow as tf
 
 from tf_dlrm.runtime import gradients
+from tf_dlrm.runtime.types import Ids
 
 if TYPE_CHECKING:
     from tf_dlrm.embedding.contract import EmbeddingLayer
@@ -24,7 +25,7 @@ class Lookup(NamedTuple):
         pooled: The vectors that the layer returned.
     """
 
-    ids: Any
+    ids: Ids
     weights: Any
     pooled: Any
 
@@ -41,12 +42,14 @@ class Recording:
         lookups: The `Lookup`s so far.
     """
 
-    def __init__(self, layer: "EmbeddingLayer", tape: tf.GradientTape, pooled=None):
+    def __init__(
+        self, layer: "EmbeddingLayer", tape: tf.GradientTape, pooled: Any = None
+    ) -> None:
         self.layer = layer
         self.lookups: list[Lookup] = []
         self._tape, self._pooled, self._graph = tape, pooled, _current_graph()
 
-    def look_up(self, call: Callable[[], Any], ids, weights):
+    def look_up(self, call: Callable[[], Any], ids: Ids, weights: Any) -> Any:
         """Call the layer, by `call()`, and record it."""
         if self._pooled is None:
             if _current_graph() is not self._graph:
@@ -105,7 +108,7 @@ def find_recording(layer: "EmbeddingLayer") -> Recording | None:
 
 @contextlib.contextmanager
 def recorded(
-    layer: "EmbeddingLayer", tape: tf.GradientTape, pooled=None
+    layer: "EmbeddingLayer", tape: tf.GradientTape, pooled: Any = None
 ) -> Iterator[Recording]:
     """Record the lookups in `layer` that this thread makes inside."""
     recordings = _thread.__dict__.setdefault("recordings", [])

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags
-from tf_dlrm.embedding.engines.engine import Ids, Step
+from tf_dlrm.embedding.engines.engine import Step
 from tf_dlrm.embedding.global_batch import join, pack
 from tf_dlrm.embedding.recording import Lookup
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime.types import Ids
 
 
 class RowTrainer:
@@ -25,12 +27,16 @@ class RowTrainer:
         iterations: Number of updates applied so far, int64; `None` before `build`.
     """
 
-    def __init__(self, store: TableStore):
+    def __init__(self, store: TableStore) -> None:
         self._store = store
         self.optimizers: dict[str, SparseOptimizer] = {}
         self.iterations: tf.Variable | None = None
 
-    def build(self, layer, optimizer) -> None:
+    def build(
+        self,
+        layer: keras.layers.Layer,
+        optimizer: SparseOptimizer | dict[str, SparseOptimizer],
+    ) -> None:
         """Make optimizer state; an earlier optimizer's is dropped.
 
         Args:
@@ -67,8 +73,8 @@ class RowTrainer:
         gradients: Any,
         ids: Ids,
         weights: tf.Tensor | None,
-        learning_rate=None,
-        applies=None,
+        learning_rate: tf.Tensor | None = None,
+        applies: tf.Tensor | None = None,
     ) -> None:
         """Update the rows that a batch looked up. O(values in the batch).
 
@@ -82,11 +88,7 @@ class RowTrainer:
         Raises:
             RuntimeError: Before `build`.
         """
-        if self.iterations is None:
-            raise RuntimeError(
-                "The tables have no optimizer: call `build_optimizer` (a DLRM's "
-                "`compile` does)."
-            )
+        self._counter()  # raises before `build`
         arguments = pack(ids, weights)
         for i, tensor in enumerate(self._store.gradient_tensors(gradients)):
             arguments[f"gradient_{i}"] = tf.cast(tensor, tf.float32)
@@ -95,6 +97,15 @@ class RowTrainer:
         if applies is not None:
             arguments["applies"] = applies
         replicas.run_for_all(self._step, arguments)
+
+    def _counter(self) -> tf.Variable:
+        """Return `iterations`; raise before `build`."""
+        if self.iterations is None:
+            raise RuntimeError(
+                "The tables have no optimizer: call `build_optimizer` (a DLRM's "
+                "`compile` does)."
+            )
+        return self.iterations
 
     def _step(self, batches):
         applies = batches[0].get("applies")
@@ -109,17 +120,19 @@ class RowTrainer:
         return [number] * len(batches)
 
     def _apply_step(self, batches):
-        followed = batches[0].get("learning_rate")
+        followed, iterations = batches[0].get("learning_rate"), self._counter()
         rates = {
-            id(o): o.current_learning_rate(self.iterations, followed)
+            id(o): o.current_learning_rate(iterations, followed)
             for o in self.optimizers.values()
         }
-        number = tf.identity(self.iterations.assign_add(1))
+        number = tf.identity(iterations.assign_add(1))
         self._store.update(batches, Step(number, rates))
         return number
 
 
-def join_lookups(lookups: Sequence[Lookup], gradients, num_features: int) -> tuple:
+def join_lookups(
+    lookups: Sequence[Lookup], gradients: Sequence[Any], num_features: int
+) -> tuple[Any, Ids, tf.Tensor | None]:
     """Return gradients, ids and weights of several lookups as of a single one.
 
     Args:
@@ -146,10 +159,10 @@ def join_lookups(lookups: Sequence[Lookup], gradients, num_features: int) -> tup
             for w, i in zip(weights, ids)
         ]
     dtype = tf.int64 if len({i.dtype for i in ids}) > 1 else ids[0].dtype
-    ids, weights = join([(tf.cast(i, dtype), w) for i, w in zip(ids, weights)])
-    gradients = [tf.nest.flatten(each) for each in gradients]
-    joined = [tf.concat(each, 0) for each in zip(*gradients, strict=True)]
-    return tf.nest.pack_sequence_as(lookups[0].pooled, joined), ids, weights
+    joined = join([(tf.cast(i, dtype), w) for i, w in zip(ids, weights)])
+    flat = [tf.nest.flatten(each) for each in gradients]
+    vectors = [tf.concat(each, 0) for each in zip(*flat, strict=True)]
+    return tf.nest.pack_sequence_as(lookups[0].pooled, vectors), *joined
 
 
 def _check_names(optimizers: dict, tables: Sequence[str]) -> None:

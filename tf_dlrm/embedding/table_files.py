@@ -1,13 +1,15 @@
 """Tables in Keras' files, by name: neither fusion nor placement shows in a file."""
 
 import warnings
-from collections.abc import Set
+from collections.abc import Mapping, MutableMapping, Set
+from typing import Any
 
 import numpy as np
 
 from tf_dlrm.embedding.row_trainer import RowTrainer
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
 
 
 class TableFiles:
@@ -21,12 +23,12 @@ class TableFiles:
         skips_mismatches: Whether a file may lack tables, or have others of the name.
     """
 
-    def __init__(self, store: TableStore, trainer: RowTrainer):
+    def __init__(self, store: TableStore, trainer: RowTrainer) -> None:
         self._store, self._trainer = store, trainer
         self._load_error: ValueError | None = None
         self.skips_mismatches = False
 
-    def save(self, file) -> None:
+    def save(self, file: MutableMapping[str, Any]) -> None:
         """Write all to a mapping of names to arrays."""
         for name in self._store.by_name:
             file[f"table:{name}"] = self._store.read(name)
@@ -42,7 +44,7 @@ class TableFiles:
         """With the width: slots of Adagrad and row-wise Adagrad differ in it alone."""
         return f"slot:{name}:{slot}:{self._store.shape(name, slot)[1]}"
 
-    def load(self, file) -> None:
+    def load(self, file: Mapping[str, Any]) -> None:
         """Load what `save` wrote.
 
         Raises:
@@ -75,10 +77,12 @@ class TableFiles:
         names = [name for name in self._store.by_name if name not in mismatches]
         for name in names:
             write(self._store, name, None, file[f"table:{name}"])
-        if self._trainer.iterations is not None and "iterations" in keys:
-            self._load_state(file, keys, names, complete=not mismatches)
+        self._load_state(file, keys, names, complete=not mismatches)
 
     def _load_state(self, file, keys, names, complete: bool):
+        iterations = self._trainer.iterations
+        if iterations is None or "iterations" not in keys:
+            return
         widths = {name: self._store.slot_widths(name) for name in names}
         slots = [(name, slot) for name in names for slot in widths[name]]
         expected = {self._slot_key(name, slot) for name, slot in slots}
@@ -92,7 +96,7 @@ class TableFiles:
             return
         for name, slot in slots:
             write(self._store, name, slot, file[self._slot_key(name, slot)])
-        self._trainer.iterations.assign(int(np.asarray(file["iterations"])))
+        iterations.assign(int(np.asarray(file["iterations"])))
         for name, optimizer in self._trainer.optimizers.items():
             key = f"learning_rate:{name}"
             if key in keys and isinstance(optimizer.learning_rate, float):
@@ -102,11 +106,11 @@ class TableFiles:
         held = sorted(key.partition(":")[2] for key in keys if key.startswith("table:"))
         text = f"{'; '.join(mismatches.values())}. Tables of the file: {held}"
         if not self.skips_mismatches:
-            raise ValueError(f"The file does not fit the tables: {text}")
+            raise UserError(f"The file does not fit the tables: {text}")
         warnings.warn(f"Tables that keep the rows that they have: {text}", stacklevel=2)
 
 
-def write(store: TableStore, name: str, slot: str | None, values) -> None:
+def write(store: TableStore, name: str, slot: str | None, values: Any) -> None:
     """Overwrite a table or slot, block by block.
 
     Raises:
@@ -118,21 +122,21 @@ def write(store: TableStore, name: str, slot: str | None, values) -> None:
         store.write_rows(name, slot, a, np.asarray(values[a:b]))
 
 
-def check_shape(store: TableStore, name: str, slot: str | None, values) -> None:
+def check_shape(store: TableStore, name: str, slot: str | None, values: Any) -> None:
     """Raise unless values are shaped as a table or slot.
 
     Raises:
         ValueError: If there is no such table or slot, or the shape differs.
     """
     if slot is not None and slot not in store.slot_widths(name):
-        raise ValueError(
+        raise UserError(
             f"Table '{name}' has no optimizer slot '{slot}'. Slots: "
             f"{list(store.slot_widths(name))}"
         )
     shape = store.shape(name, slot)
     if tuple(values.shape) != shape:
         what = name if slot is None else f"{name}/{slot}"
-        raise ValueError(
+        raise UserError(
             f"'{what}' has shape {shape}. Received values of shape "
             f"{tuple(values.shape)}"
         )

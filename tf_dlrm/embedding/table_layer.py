@@ -4,11 +4,12 @@ import contextlib
 import math
 import random
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags, id_ranges, table_files
@@ -18,8 +19,11 @@ from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups
 from tf_dlrm.embedding.table_files import TableFiles
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime import xla
+from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.types import Ids, Shape
 
 
 class TableLayer(EmbeddingLayer):
@@ -36,13 +40,15 @@ class TableLayer(EmbeddingLayer):
         features: `(feature, EmbeddingTable)` of each column.
     """
 
+    built: bool
+
     def __init__(
         self,
         tables: Sequence[EmbeddingTable],
         seed: int | None,
         make_store: Callable[[tuple[EmbeddingTable, ...]], TableStore],
         **kwargs: Any,
-    ):
+    ) -> None:
         kwargs.setdefault("autocast", False)  # ids and weights arrive as they are
         super().__init__(**kwargs)
         self.supports_jit = False  # range checks vanish under XLA
@@ -51,7 +57,7 @@ class TableLayer(EmbeddingLayer):
             for table in tables
         )
         if not self.tables:
-            raise ValueError("`tables` must hold at least one EmbeddingTable.")
+            raise UserError("`tables` must hold at least one EmbeddingTable.")
         self.seed = random.randint(1, 10**9) if seed is None else int(seed)
         self.features = [(f, table) for table in self.tables for f in table.features]
         self.num_features = len(self.features)
@@ -65,7 +71,7 @@ class TableLayer(EmbeddingLayer):
 
     # Weights
 
-    def build(self, input_shape=None) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
         """Make the tables and set their initial values."""
         if self.built:
             return
@@ -96,7 +102,7 @@ class TableLayer(EmbeddingLayer):
 
     # Forward
 
-    def call(self, ids, weights=None):
+    def call(self, ids: Ids, weights: Any = None) -> Any:
         """Look up and pool the features of a batch; raise for an id out of range."""
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
@@ -107,7 +113,13 @@ class TableLayer(EmbeddingLayer):
         with tf.control_dependencies([check]):
             return tf.nest.map_structure(tf.identity, pooled)
 
-    def lookup(self, ids, weights=None, columns=None, read=None):
+    def lookup(
+        self,
+        ids: Ids,
+        weights: Any = None,
+        columns: Sequence[int] | None = None,
+        read: Callable[[tf.Variable, tf.Tensor], tf.Tensor] | None = None,
+    ) -> Any:
         if columns is None:
             columns = range(self.num_features)
         ids = bags.standardize_ids(ids, len(columns))
@@ -119,8 +131,10 @@ class TableLayer(EmbeddingLayer):
         """The plain variables that `lookup` reads, each once."""
         return self._store.variables
 
-    def compute_output_spec(self, ids, weights=None, training=None):
-        """Return Keras' placeholders for what a call returns."""
+    def compute_output_spec(
+        self, ids: Ids, weights: Any = None, training: bool | None = None
+    ) -> Any:
+        """Return Keras' placeholders for the result of a call."""
         shapes = [(ids.shape[0], table.embedding_dim) for _, table in self.features]
         if not self._store.has_one_width:
             return [keras.KerasTensor(shape, "float32") for shape in shapes]
@@ -129,7 +143,9 @@ class TableLayer(EmbeddingLayer):
 
     # Training
 
-    def build_optimizer(self, optimizer) -> None:
+    def build_optimizer(
+        self, optimizer: SparseOptimizer | dict[str, SparseOptimizer]
+    ) -> None:
         self._trainer.build(self, optimizer)
 
     @property
@@ -138,14 +154,23 @@ class TableLayer(EmbeddingLayer):
         return self._trainer.iterations
 
     def apply_gradients(
-        self, gradients, ids, weights=None, learning_rate=None, applies=None
+        self,
+        gradients: Any,
+        ids: Ids,
+        weights: Any = None,
+        learning_rate: tf.Tensor | None = None,
+        applies: tf.Tensor | None = None,
     ) -> None:
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
         self._trainer.apply(gradients, ids, weights, learning_rate, applies)
 
     def apply_lookups(
-        self, lookups: Sequence[Lookup], gradients, learning_rate, applies
+        self,
+        lookups: Sequence[Lookup],
+        gradients: Sequence[Any],
+        learning_rate: tf.Tensor | None,
+        applies: tf.Tensor | None,
     ) -> None:
         """Update the rows of all lookups of a step; rows they share are summed first.
 
@@ -158,25 +183,25 @@ class TableLayer(EmbeddingLayer):
         Raises:
             ValueError: If their ids have different forms.
         """
-        joined = join_lookups(lookups, gradients, self.num_features)
-        self._trainer.apply(*joined, learning_rate, applies)
+        joined, ids, weights = join_lookups(lookups, gradients, self.num_features)
+        self._trainer.apply(joined, ids, weights, learning_rate, applies)
 
     # State by logical table
 
     def get_table(self, name: str) -> np.ndarray:
         return self._store.read(name)
 
-    def get_rows(self, name: str, rows) -> np.ndarray:
+    def get_rows(self, name: str, rows: npt.ArrayLike) -> np.ndarray:
         num_rows, _ = self._store.shape(name)
         rows = np.asarray(rows, np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < num_rows:
-            raise ValueError(
+            raise UserError(
                 f"Table '{name}' has rows 0 to {num_rows - 1:,}. Received rows from "
                 f"{rows.min():,} to {rows.max():,}"
             )
         return self._store.read_rows(name, rows)
 
-    def set_table(self, name: str, rows) -> None:
+    def set_table(self, name: str, rows: npt.ArrayLike) -> None:
         table_files.write(self._store, name, None, rows)
 
     def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:
@@ -195,7 +220,7 @@ class TableLayer(EmbeddingLayer):
             ValueError: If a table, slot or shape is not one of this layer's.
         """
         if self.iterations is None:
-            raise ValueError("Call `build_optimizer` before `set_state`.")
+            raise UserError("Call `build_optimizer` before `set_state`.")
         for name, slots in state["slots"].items():
             for slot, values in slots.items():
                 table_files.write(self._store, name, slot, values)
@@ -210,17 +235,17 @@ class TableLayer(EmbeddingLayer):
 
     # Keras calls these for `.keras` and `.weights.h5`.
 
-    def save_own_variables(self, store) -> None:
+    def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
         """Write tables and optimizer state by logical table."""
         self._files.save(store)
 
-    def load_own_variables(self, store) -> None:
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Load what `save_own_variables` wrote."""
         self._files.load(store)
 
     @contextlib.contextmanager
     def skipping_mismatches(self, skips: bool) -> Iterator[None]:
-        """Files that are loaded inside may lack tables, or have others of the name."""
+        """Let files that are loaded inside lack tables, or have others of the name."""
         self._files.skips_mismatches = skips
         try:
             yield
@@ -236,7 +261,7 @@ class TableLayer(EmbeddingLayer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Make a layer from `get_config()`."""
         config = dict(config)
         tables = [EmbeddingTable.from_config(table) for table in config.pop("tables")]

@@ -4,12 +4,15 @@ import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.embedding.engines.engine import Ids, Step
+from tf_dlrm.embedding.engines.engine import Step
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.types import Ids
 
 
 class TableStore(abc.ABC):
@@ -22,7 +25,9 @@ class TableStore(abc.ABC):
         devices: Names of the devices; replica i is on device i.
     """
 
-    def __init__(self, tables: Sequence[EmbeddingTable], devices: tuple[str, ...]):
+    def __init__(
+        self, tables: Sequence[EmbeddingTable], devices: tuple[str, ...]
+    ) -> None:
         self.tables, self.devices = tuple(tables), devices
         self.by_name = {table.name: table for table in tables}
         owners = [table for table in tables for _ in table.features]
@@ -32,7 +37,7 @@ class TableStore(abc.ABC):
     # Variables
 
     @abc.abstractmethod
-    def build(self, layer) -> None:
+    def build(self, layer: keras.layers.Layer) -> None:
         """Make the variables, of zeros, and give them to `layer` for checkpoints."""
 
     @property
@@ -42,7 +47,10 @@ class TableStore(abc.ABC):
 
     @abc.abstractmethod
     def build_slots(
-        self, layer, optimizers: dict[str, SparseOptimizer], held: tf.Module
+        self,
+        layer: keras.layers.Layer,
+        optimizers: dict[str, SparseOptimizer],
+        held: tf.Module,
     ) -> None:
         """Make slots for each table that is trained.
 
@@ -73,12 +81,12 @@ class TableStore(abc.ABC):
         ids: Ids,
         weights: tf.Tensor | None,
         columns: Sequence[int],
-        read: Callable,
+        read: Callable[[tf.Variable, tf.Tensor], tf.Tensor],
     ) -> Any:
         """Look up and pool the features at `columns`, on one device; see the layer."""
 
     @abc.abstractmethod
-    def gradient_tensors(self, gradients) -> list[tf.Tensor]:
+    def gradient_tensors(self, gradients: Any) -> list[tf.Tensor]:
         """Return the tensors of gradients of pooled vectors that cross to replicas."""
 
     @abc.abstractmethod
@@ -111,7 +119,7 @@ class TableStore(abc.ABC):
             ValueError: If there is no such table.
         """
         if name not in self.by_name:
-            raise ValueError(
+            raise UserError(
                 f"There is no table '{name}'. Tables: {', '.join(self.by_name)}"
             )
         return self.by_name[name]
@@ -129,5 +137,7 @@ class TableStore(abc.ABC):
         """Return a copy of some rows of a table."""
 
     @abc.abstractmethod
-    def write_rows(self, name: str, slot: str | None, first_row: int, block) -> None:
+    def write_rows(
+        self, name: str, slot: str | None, first_row: int, block: Any
+    ) -> None:
         """Overwrite rows `first_row`, ... of a table or slot with `(n, width)`."""

@@ -181,7 +181,9 @@ class MLP(keras.layers.Layer):
         return [*self.dense_layers, *self.normalizations]
 
 
-def build(layer: keras.layers.Layer, input_shape: Shape) -> None:
+def build(
+    layer: keras.layers.Layer, input_shape: Shape | Sequence[Shape] | None
+) -> None:
     """Build a layer, unless it is, so that a frozen one has frozen variables."""
     if not layer.built:  # layers from a config, or a user's, may be
         layer.build(input_shape)

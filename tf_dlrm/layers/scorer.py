@@ -10,6 +10,8 @@ from keras import ops
 from tf_dlrm.layers.interactions import DotInteraction
 from tf_dlrm.layers.mlp import MLP
 from tf_dlrm.layers.mlp import build as build_layer
+from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.types import Shape
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -53,7 +55,7 @@ class Scorer(keras.layers.Layer):
         widths: dict[str, int],
         feature_mlps: dict[str, MLP] | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.bottom_mlp, self.top_mlp = bottom_mlp, top_mlp
@@ -101,7 +103,7 @@ class Scorer(keras.layers.Layer):
 
     def build_parts(self) -> None:
         """Make all weights, named after the parts alone: Keras prefixes in `build`."""
-        shapes: list[tuple] = []
+        shapes: list[Shape] = []
         if self.bottom_mlp is not None:
             build_layer(self.bottom_mlp, (None, self.num_dense))
             shapes.append((None, self.bottom_mlp.dims[-1]))
@@ -128,20 +130,23 @@ class Scorer(keras.layers.Layer):
 
     def _check_widths(self):
         widths = self._vector_widths()
-        has_dense = self.bottom_mlp is not None
-        width = self.bottom_mlp.dims[-1] if has_dense else next(iter(widths.values()))
+        if self.bottom_mlp is None:
+            width = next(iter(widths.values()))
+            origin = f"{width} from the first"
+        else:
+            width = self.bottom_mlp.dims[-1]
+            origin = f"bottom_mlp_dims={self.bottom_mlp.dims}"
         wrong = {name: w for name, w in widths.items() if w != width}
         if wrong:
-            origin = f"{width} from the first"
-            if has_dense:
-                origin = f"bottom_mlp_dims={self.bottom_mlp.dims}"
-            raise ValueError(
+            raise UserError(
                 "With dot interaction `bottom_mlp_dims` must end in the embedding_dim "
                 "of all features (`feature_mlp_dims` can bring others to it). "
                 f"Received: {origin}, but widths of features {wrong}"
             )
 
-    def compute_output_shape(self, dense_shape, pooled_shape) -> tuple:
+    def compute_output_shape(
+        self, dense_shape: Shape, pooled_shape: Shape | Sequence[Shape]
+    ) -> Shape:
         """Return `(B, 1)`."""
         return (dense_shape[0], 1)
 

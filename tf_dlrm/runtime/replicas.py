@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from tf_dlrm.runtime import xla
+from tf_dlrm.runtime.errors import UserError
 
 Result = TypeVar("Result")
 
@@ -42,7 +43,7 @@ def device_names() -> tuple[str, ...]:
         tf.distribute.TPUStrategy,
     )
     if len(devices) != count() or isinstance(strategy, elsewhere):
-        raise ValueError(
+        raise UserError(
             "Embedding tables can be trained under tf.distribute.MirroredStrategy, on "
             f"the devices of one process. Received: {type(strategy).__name__} with "
             f"{count()} replicas, {len(devices)} of them in this process"
@@ -62,7 +63,7 @@ def check_devices(layer: keras.layers.Layer, what: str) -> None:
     """
     devices = layer.devices
     if devices is not None and devices != device_names():
-        raise ValueError(
+        raise UserError(
             f"{what} needs an embedding layer that was made under the same strategy: "
             "make the layer, the model and its optimizer, and compile, inside of one "
             f"`with strategy.scope():`. The layer's devices: {devices}, the current "

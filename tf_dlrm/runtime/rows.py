@@ -143,7 +143,7 @@ def block_ranges(num_rows: int, width: int) -> Iterator[tuple[int, int]]:
 
 
 def read_range(table: tf.Variable, first: int, num_rows: int) -> np.ndarray:
-    """Copie consecutive rows to NumPy, block by block."""
+    """Copy consecutive rows to NumPy, block by block."""
     width = int(table.shape[1])
     result = np.empty((num_rows, width), table.dtype.as_numpy_dtype)
     for a, b in block_ranges(num_rows, width):

@@ -10,6 +10,7 @@ from tf_dlrm.embedding.table_layer import TableLayer
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.runtime import replicas
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.types import Ids
 from tf_dlrm.sharding.planning.planner import plan as make_plan
 from tf_dlrm.sharding.planning.plans import Plan
 from tf_dlrm.sharding.spread_store import SpreadStore
@@ -42,11 +43,13 @@ class ShardedEmbeddingCollection(TableLayer):
             `batch_size` and `device_memory_bytes`.
 
     Call arguments:
-        ids: As of `EmbeddingCollection`, of this replica's part of the batch.
-        weights: As of `EmbeddingCollection`.
+        ids: Those of this replica's part of the batch, in one of the forms that
+            `EmbeddingCollection` takes.
+        weights: float32 factors shaped as the ids, or `None`.
 
     Returns:
-        As `EmbeddingCollection`, of this replica's part.
+        float32 `(batch, F, embedding_dim)` of this replica's part; where widths
+        differ, a list of F tensors `(batch, width of the feature)`.
 
     Raises:
         ValueError: If a `Plan` is for other tables or another number of devices.
@@ -65,6 +68,8 @@ class ShardedEmbeddingCollection(TableLayer):
         with a butterfly shuffle. Placements as in torchrec.
     """
 
+    _store: SpreadStore  # what `_make_store` returns
+
     def __init__(
         self,
         tables: Sequence[EmbeddingTable],
@@ -72,11 +77,11 @@ class ShardedEmbeddingCollection(TableLayer):
         seed: int | None = None,
         plan_options: dict[str, Any] | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         self._requested_plan, self._plan_options = plan, dict(plan_options or {})
         super().__init__(tables, seed, self._make_store, **kwargs)
 
-    def _make_store(self, tables):
+    def _make_store(self, tables: tuple[EmbeddingTable, ...]) -> SpreadStore:
         devices = replicas.device_names()
         plan = self._requested_plan
         if not isinstance(plan, Plan):
@@ -98,7 +103,7 @@ class ShardedEmbeddingCollection(TableLayer):
         """The plan by which the tables lie."""
         return self._store.plan
 
-    def call(self, ids, weights=None, training=None):
+    def call(self, ids: Ids, weights: Any = None, training: bool | None = None) -> Any:
         """Look up and pool the features of this replica's part of a batch.
 
         Raises:

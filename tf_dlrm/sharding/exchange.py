@@ -1,9 +1,10 @@
-"""What crosses devices: ids to the owners of rows, vectors back, then gradients.
+"""Exchange between devices: ids to the owners of rows, vectors back, then gradients.
 
 # B rows of a replica's batch, F features, D width
 """
 
 import collections
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -12,6 +13,8 @@ from tf_dlrm.embedding.engines import PooledGradients, Step
 from tf_dlrm.embedding.fused_table import Call
 from tf_dlrm.embedding.global_batch import join, unpack
 from tf_dlrm.sharding.dense_sums import all_reduce
+from tf_dlrm.sharding.groups import Group
+from tf_dlrm.sharding.planning.plans import Shard
 
 
 class Exchange:
@@ -23,12 +26,14 @@ class Exchange:
         num_features: F.
     """
 
-    def __init__(self, groups, devices, num_features: int):
+    def __init__(
+        self, groups: Sequence[Group], devices: Sequence[str], num_features: int
+    ) -> None:
         self._groups, self._devices = groups, devices
         self._num_features = num_features
 
-    def pool(self, replicas):
-        """Looks up and pools the global batch.
+    def pool(self, replicas: Sequence[dict[str, tf.Tensor]]) -> list[list[tf.Tensor]]:
+        """Look up and pool the global batch.
 
         Args:
             replicas: What `pack` gave of each replica.
@@ -39,10 +44,11 @@ class Exchange:
         sent = [unpack(replica) for replica in replicas]
         num_rows = [bags.num_examples(ids, self._num_features) for ids, _ in sent]
         # By replica and feature, the parts that its shards return.
+        parts: list[dict[int, list[tuple[Shard, tf.Tensor]]]]
         parts = [collections.defaultdict(list) for _ in replicas]
         for group in self._groups:
             if group.is_copy and len(replicas) > 1:
-                chosen = [group.device]
+                chosen: Sequence[int] = [group.device]
             else:
                 chosen = range(len(replicas))
             if group.is_copy and len(replicas) == 1 and group.device:
@@ -73,8 +79,8 @@ class Exchange:
                 )
         return results
 
-    def update(self, replicas, step: Step) -> None:
-        """Updates the rows that the global batch looked up, each where it lies.
+    def update(self, replicas: Sequence[dict[str, tf.Tensor]], step: Step) -> None:
+        """Update the rows that the global batch looked up, each where it lies.
 
         Args:
             replicas: What `pack` gave of each replica, with `gradient_0`, ... of the
@@ -121,8 +127,8 @@ class Exchange:
                 group.apply_dense_sums(total, step)
 
 
-def assemble(parts):
-    """A feature's vector from what its shards returned: summed, or side by side."""
+def assemble(parts: Sequence[tuple[Shard, tf.Tensor]]) -> tf.Tensor:
+    """Return a feature's vectors from those of its shards: sums, or side by side."""
     (shard, vectors), *others = parts
     if not others:
         return vectors

@@ -4,7 +4,7 @@
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import numpy as np
 import tensorflow as tf
@@ -14,11 +14,14 @@ from tf_dlrm.embedding.engines import Step
 from tf_dlrm.embedding.fused_table import FusedTable
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.runtime.types import Ids
 from tf_dlrm.sharding.planning.plans import Shard
 
 
-def key_of(shard, table_width: int, summed_densely=frozenset()) -> tuple:
-    """What the shards of a group have in common: width, columns, and if a copy, how.
+def key_of(
+    shard: Shard, table_width: int, summed_densely: Set[str] = frozenset()
+) -> tuple[int, str, str]:
+    """Return what a group's shards share: width, columns, and the kind of copy.
 
     Args:
         shard: A `Shard`.
@@ -48,11 +51,11 @@ class Group:
     def __init__(
         self,
         device: int,
-        key: tuple,
+        key: tuple[int, str, str],
         shards: Sequence[Shard],
         features: Sequence[tuple[str, EmbeddingTable]],
         device_name: str,
-    ):
+    ) -> None:
         self.device, self.shards = device, tuple(shards)
         self.key = key
         self.name = "_".join(str(each) for each in (device, *key) if each != "")
@@ -131,8 +134,10 @@ class Group:
         ]
         return tf.stack(needed, axis=1)
 
-    def dense_sums(self, ids, weights, gradients):
-        """Sums the gradients of each row, and counts its ids.
+    def dense_sums(
+        self, ids: Ids, weights: tf.Tensor | None, gradients: tf.Tensor
+    ) -> tf.Tensor:
+        """Sum the gradients of each row, and count its ids.
 
         Args:
             ids: What `select` gave of a batch.
@@ -155,12 +160,14 @@ class Group:
         gradients = tf.gather(sums[:, :-1], rows)
         self.fused.update_rows(rows, gradients, step)
 
-    def place(self, shard) -> int:
-        """First row of a shard in the fused variable."""
+    def place(self, shard: Shard) -> int:
+        """Return the first row of a shard in the fused variable."""
         return self.fused.first_row[self.name_of(shard)]
 
-    def select(self, ids, weights, num_features: int):
-        """What this group needs of a batch: the ids of its features, in its rows.
+    def select(
+        self, ids: Ids, weights: tf.Tensor | None, num_features: int
+    ) -> tuple[Ids, tf.Tensor | None]:
+        """Select what the group needs of a batch: its features' ids, as its own rows.
 
         Args:
             ids: Standardized ids of all features of the collection.

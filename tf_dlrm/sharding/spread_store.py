@@ -1,17 +1,22 @@
 """`SpreadStore`: tables in shards on several devices, as a plan says."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding import id_ranges
+from tf_dlrm.embedding.engines import Step
 from tf_dlrm.embedding.global_batch import pack
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import huge_pages, replicas
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import Ids
 from tf_dlrm.sharding.checkpoint_state import CheckpointState
 from tf_dlrm.sharding.exchange import Exchange, assemble
 from tf_dlrm.sharding.groups import Group, key_of
@@ -33,7 +38,7 @@ class SpreadStore(TableStore):
         tables: Sequence[EmbeddingTable],
         devices: tuple[str, ...],
         plan: Plan,
-    ):
+    ) -> None:
         super().__init__(tables, devices)
         self.plan = plan
         self.groups = self._make_groups()
@@ -66,7 +71,7 @@ class SpreadStore(TableStore):
     def _on_device(self, device, make):
         return replicas.on_device(self.devices[device], make)
 
-    def build(self, layer):
+    def build(self, layer: keras.layers.Layer) -> None:
         for group in self.groups:
             fused = group.fused
             shape = (fused.num_rows + 1, fused.width)
@@ -85,23 +90,28 @@ class SpreadStore(TableStore):
         return [g for g in self.groups if not (g.is_copy and g.device)]
 
     @property
-    def variables(self):
+    def variables(self) -> list[tf.Variable]:
         return [group.fused.variable for group in self._distinct_groups]
 
-    def build_slots(self, layer, optimizers, held):
+    def build_slots(
+        self,
+        layer: keras.layers.Layer,
+        optimizers: dict[str, SparseOptimizer],
+        held: tf.Module,
+    ) -> None:
         for group in self.groups:
             self._on_device(group.device, lambda g=group: g.build_optimizer(optimizers))
             for name, slot in group.fused.slots.items():
                 setattr(held, f"{name}_of_{group.name}", slot)
         self._state.optimizer = held
 
-    def choose_engines(self):
+    def choose_engines(self) -> None:
         for group in self.groups:
             group.fused.choose_engine()
 
     # Lookups and updates
 
-    def pool(self, ids, weights):
+    def pool(self, ids: Ids, weights: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         sizes = [table.vocabulary_size for table in self.tables for _ in table.features]
         bad = id_ranges.any_out_of_range(ids, sizes)
         pooled = replicas.run_for_all(self._exchange.pool, pack(ids, weights))
@@ -110,7 +120,13 @@ class SpreadStore(TableStore):
     def _in_feature_order(self, pooled):
         return tf.stack(pooled, axis=1) if self.has_one_width else list(pooled)
 
-    def lookup(self, ids, weights, columns, read):
+    def lookup(
+        self,
+        ids: Ids,
+        weights: tf.Tensor | None,
+        columns: Sequence[int],
+        read: Callable[[tf.Variable, tf.Tensor], tf.Tensor],
+    ) -> Any:
         if len(columns) < self.num_features:
             missing = -tf.ones_like(ids[:, :1])
             number = {column: i for i, column in enumerate(columns)}
@@ -126,12 +142,12 @@ class SpreadStore(TableStore):
                 parts[column].append((shard, pooled[:, i, :]))
         return self._in_feature_order([assemble(parts[c]) for c in columns])
 
-    def gradient_tensors(self, gradients):
+    def gradient_tensors(self, gradients: Any) -> list[tf.Tensor]:
         if isinstance(gradients, (list, tuple)):
             return list(gradients)
         return tf.unstack(gradients, axis=1)
 
-    def update(self, batches, step):
+    def update(self, batches: Sequence[dict[str, tf.Tensor]], step: Step) -> None:
         self._exchange.update(batches, step)
 
     # Access by table
@@ -142,7 +158,7 @@ class SpreadStore(TableStore):
             return group.fused.variable, group.place(shard)
         return group.fused.find_slot(group.name_of(shard), slot)
 
-    def slot_widths(self, name):
+    def slot_widths(self, name: str) -> dict[str, int]:
         table = self.find(name)
         shard, group = self._places[name][0]
         slots = group.fused.slot_names(group.name_of(shard))
@@ -151,7 +167,7 @@ class SpreadStore(TableStore):
         widths = group.optimizer_of(name).slots(table.embedding_dim)
         return {slot: widths[slot][0] for slot in slots}
 
-    def read(self, name, slot=None):
+    def read(self, name: str, slot: str | None = None) -> np.ndarray:
         result = np.empty(self.shape(name, slot), np.float32)
         for shard, group in self._places[name]:
             variable, start = self._place(group, shard, slot)
@@ -165,7 +181,7 @@ class SpreadStore(TableStore):
             result[shard.rows, columns] = part
         return result
 
-    def read_rows(self, name, rows):
+    def read_rows(self, name: str, rows: np.ndarray) -> np.ndarray:
         result = np.empty((len(rows), self.by_name[name].embedding_dim), np.float32)
         for shard, group in self._places[name]:
             if group.is_copy and group.device:
@@ -180,7 +196,9 @@ class SpreadStore(TableStore):
             result[own, shard.columns] = part
         return result
 
-    def write_rows(self, name, slot, first_row, block):
+    def write_rows(
+        self, name: str, slot: str | None, first_row: int, block: Any
+    ) -> None:
         block = tf.convert_to_tensor(block)
         for shard, group in self._places[name]:
             a = max(first_row, shard.first_row)

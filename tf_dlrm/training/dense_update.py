@@ -20,11 +20,13 @@ class DenseUpdate:
         is_in_program: Whether XLA compiles what is around this anyway.
     """
 
-    def __init__(self, model, is_in_program: bool):
+    def __init__(self, model: keras.Model, is_in_program: bool) -> None:
         self._model, self._is_in_program = model, is_in_program
         self._kernel = xla.Kernel(self._step, "dense_optimizer")
 
-    def apply(self, dense_gradients: Sequence, applies: tf.Tensor | None) -> None:
+    def apply(
+        self, dense_gradients: Sequence[tf.Tensor], applies: tf.Tensor | None
+    ) -> None:
         """Apply the gradients, if `applies` (a bool tensor, or `None`)."""
         if applies is None:
             self._apply(dense_gradients)

@@ -5,18 +5,23 @@ the step looks before it updates anything.
 """
 
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.runtime import replicas
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.types import Logs
 
 # What is looked at where something is not finite, in the order of the computation.
 SOURCES = ("dense features", "labels", "sample weights", "embeddings", "the loss")
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(UserError):
     """Batch after batch had a loss or gradients that were not finite."""
 
 
@@ -35,7 +40,7 @@ class StepGuard:
 
     has_just_skipped = False
 
-    def __init__(self, device: str):
+    def __init__(self, device: str) -> None:
         def make():
             return tf.Variable(tf.zeros(1 + len(SOURCES), tf.int64), trainable=False)
 
@@ -43,8 +48,8 @@ class StepGuard:
         # that is applied writes nothing.
         self._counts = replicas.on_device(device, make)
 
-    def admit(self, sources, gradients):
-        """Looks whether a batch may be applied, and counts it if not.
+    def admit(self, sources: Sequence[Any], gradients: Any) -> tf.Tensor:
+        """Decide whether a batch may be applied, and count it if not.
 
         To be called by each replica, once a step.
 
@@ -87,22 +92,22 @@ class StepGuard:
         return int(self._counts.numpy()[0])
 
     def describe(self) -> str:
-        """What was not finite in the last batch that was not applied."""
+        """Name what was not finite in the last batch that was not applied."""
         spoiled = self._counts.numpy()[1:]
         names = [name for name, bad in zip(SOURCES, spoiled, strict=True) if bad]
         return ", ".join(names) or "a gradient"
 
-    def get_state(self):
-        """The counts, to go on with: int64 array."""
+    def get_state(self) -> np.ndarray:
+        """Return the counts, int64, to resume with."""
         return self._counts.numpy()
 
-    def set_state(self, state) -> None:
-        """Sets what `get_state` returned."""
+    def set_state(self, state: np.ndarray) -> None:
+        """Set what `get_state` returned."""
         self._counts.assign(state)
 
 
-def is_finite(x):
-    """Whether all values are finite; where their sum overflows it says no, too.
+def is_finite(x: Any) -> tf.Tensor:
+    """Return whether all values are finite; `False` too where their sum overflows.
 
     Args:
         x: Tensors in any structure.
@@ -125,7 +130,7 @@ class Restorable:
         variables: Keras variables.
     """
 
-    def __init__(self, variables):
+    def __init__(self, variables: Iterable[keras.Variable]) -> None:
         number = replicas.number()
         self._variables = []
         for variable in variables:
@@ -133,8 +138,8 @@ class Restorable:
             self._variables.append(local[number if len(local) > 1 else 0])
         self._before = [tf.identity(variable) for variable in self._variables]
 
-    def restore_unless(self, keep) -> None:
-        """Sets the variables back, unless `keep`, a bool scalar tensor."""
+    def restore_unless(self, keep: tf.Tensor) -> None:
+        """Set the variables back, unless `keep`, a bool scalar tensor."""
         if not self._variables:
             return
 
@@ -154,23 +159,24 @@ class GuardCallback(keras.callbacks.Callback):
         max_in_a_row: How many in a row are too many.
     """
 
-    def __init__(self, guard: StepGuard, max_in_a_row: int):
+    def __init__(self, guard: StepGuard, max_in_a_row: int) -> None:
         super().__init__()
         self._guard, self._max_in_a_row = guard, max_in_a_row
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._num_skipped = self._at_begin = self._guard.num_skipped
-        self._in_a_row, self._first = 0, None
+        self._in_a_row = 0
+        self._first: tuple[int, int, int] | None = None  # epoch, batches from and to
         self._guard.has_just_skipped = False
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch, self._at_epoch = epoch, self._num_skipped
-        self._batch, self._num_batches = None, 0
+        self._batch, self._num_batches = 0, 0
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._batch = batch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         num_batches = batch + 1 - self._batch
         self._num_batches += num_batches
         num_skipped = self._guard.num_skipped
@@ -183,7 +189,7 @@ class GuardCallback(keras.callbacks.Callback):
         if self._in_a_row >= self._max_in_a_row:
             self._stop(batch + 1)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         num_skipped = self._num_skipped - self._at_epoch
         if num_skipped and num_skipped >= self._num_batches:
             self._in_a_row = num_skipped
@@ -200,6 +206,8 @@ class GuardCallback(keras.callbacks.Callback):
         )
 
     def _where(self):
+        if self._first is None:
+            return "outside of `fit`"
         epoch, first, last = self._first
         batches = (
             f"batch {first:,}" if first == last else f"batch {first:,} to {last:,}"
@@ -207,7 +215,7 @@ class GuardCallback(keras.callbacks.Callback):
         return f"{batches} of epoch {epoch + 1}"
 
     def report(self) -> None:
-        """Warns of batches that were skipped in this `fit`."""
+        """Warn of batches that were skipped in this `fit`."""
         num_skipped = self._guard.num_skipped - self._at_begin
         if num_skipped:
             warnings.warn(

@@ -4,6 +4,8 @@ import functools
 import inspect
 import itertools
 import threading
+from contextlib import ExitStack
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -13,8 +15,8 @@ from keras.src.losses import loss as losses
 _thread = threading.local()
 
 
-def loss_tracker(model):
-    """The `Mean` metric behind the loss that `fit` reports.
+def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
+    """Return the `Mean` metric behind the loss that `fit` reports.
 
     Keras' own `train_step` updates it; `Model.metrics` lists it, but cannot tell it
     from a user's metric.
@@ -27,13 +29,20 @@ def is_writing_legacy_h5() -> bool:
     return bool(global_state.get_global_attribute("use_legacy_config"))
 
 
-def count_rows(model) -> float:
-    """Rows behind the loss that `fit` or `evaluate` reports; 0 where none is."""
+def count_rows(model: keras.Model) -> float:
+    """Return the rows behind the loss that `fit` or `evaluate` reports, or 0."""
     return float(keras.ops.convert_to_numpy(loss_tracker(model).count))
 
 
-def compute_loss(model, x, y, y_pred, sample_weight, training: bool = True):
-    """The mean loss of this replica's rows, by the model's `compute_loss`.
+def compute_loss(
+    model: keras.Model,
+    x: Any,
+    y: tf.Tensor,
+    y_pred: tf.Tensor,
+    sample_weight: tf.Tensor | None,
+    training: bool = True,
+) -> tf.Tensor:
+    """Return the mean loss of this replica's rows, by the model's `compute_loss`.
 
     Under a strategy Keras' losses divide means by the number of replicas, and a
     `compute_loss` of the user's may or may not be made of them: here they do not. And
@@ -68,8 +77,8 @@ for _name in ("scale_loss_for_distribution", "unscale_loss_for_distribution"):
     setattr(losses, _name, _unless_means_are_kept(getattr(losses, _name)))
 
 
-def is_compilable(optimizer) -> bool:
-    """Whether XLA can compile the update of an optimizer.
+def is_compilable(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Return whether XLA can compile the update of an optimizer.
 
     Of Keras' own it can; a user's optimizer or schedule may print, call NumPy or use
     strings.
@@ -84,8 +93,8 @@ def is_compilable(optimizer) -> bool:
     return modules <= {"keras", "tf_dlrm"}
 
 
-def build_metrics(model):
-    """Creates the variables of compiled metrics and losses, for outputs `(B, 1)`."""
+def build_metrics(model: keras.Model) -> None:
+    """Create the variables of compiled metrics and losses, for outputs `(B, 1)`."""
     label = tf.zeros((1, 1))
     with model.distribute_strategy.scope():
         for compiled in (model._compile_metrics, model._compile_loss):
@@ -93,16 +102,17 @@ def build_metrics(model):
                 compiled.build(label, label)
 
 
-def expect_end_of_data(epoch_iterator):
-    """Keeps Keras from warning at the end of each dataset of unknown length, as if it
-    were too short; with `steps_per_epoch` it may be.
+def expect_end_of_data(epoch_iterator: Any) -> None:
+    """Keep Keras from warning at the end of a dataset of unknown length.
+
+    The warning says that the dataset is too short; with `steps_per_epoch` it may be.
     """
     if not epoch_iterator.steps_per_epoch:
         epoch_iterator._interrupted_warning = lambda: None
 
 
-def begin_at_position(epoch_iterator):
-    """Makes the epochs of a dataset with a `position` begin at its batch.
+def begin_at_position(epoch_iterator: Any) -> None:
+    """Make the epochs of a dataset with a `position` begin at its batch.
 
     `fit` numbers the batches of each epoch from 0. Here those that were trained on
     before a resume count as seen: callbacks get the numbers they would have had.
@@ -138,13 +148,15 @@ def begin_at_position(epoch_iterator):
     epoch_iterator._enumerate_iterator = enumerate_iterator
 
 
-def with_callback(callbacks, own, stack):
-    """What to give to `fit` so that `own` is called before the user's callbacks.
+def with_callback(
+    callbacks: Any, own: keras.callbacks.Callback, stack: ExitStack
+) -> Any:
+    """Return what `fit` takes to call `own` before the user's callbacks.
 
     Args:
         callbacks: A list, one callback, or Keras' `CallbackList`.
         own: The callback.
-        stack: `contextlib.ExitStack` that puts a `CallbackList` back as it was.
+        stack: Puts a `CallbackList` back as it was.
     """
     listed = getattr(callbacks, "callbacks", None)
     if listed is None:
@@ -155,13 +167,13 @@ def with_callback(callbacks, own, stack):
     return callbacks
 
 
-def with_each(callbacks, own, stack):
-    """What to give to `fit` so that `own` is called after each of the callbacks.
+def with_each(callbacks: Any, own: keras.callbacks.Callback, stack: ExitStack) -> Any:
+    """Return what `fit` takes to call `own` after each of the user's callbacks.
 
     Args:
-        callbacks: As of `with_callback`.
+        callbacks: A list, one callback, or Keras' `CallbackList`.
         own: The callback.
-        stack: As of `with_callback`.
+        stack: Puts a `CallbackList` back as it was.
     """
     listed = getattr(callbacks, "callbacks", None)
     if listed is None:
@@ -173,8 +185,8 @@ def with_each(callbacks, own, stack):
     return callbacks
 
 
-def forget_validation_size(model):
-    """Lets the next validation of `fit` have another number of batches than the last.
+def forget_validation_size(model: keras.Model) -> None:
+    """Let the next validation of `fit` have another number of batches than the last.
 
     Keras keeps the iterator of the first one, and ends where that ended.
     """
@@ -192,6 +204,10 @@ class KerasModelAdapter(keras.Model):
     several replicas, whatever the model: here it is a loop in Python.
     """
 
+    train_function: Any
+    test_function: Any
+    steps_per_execution: int
+
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if iterator is not None:
             expect_end_of_data(iterator)
@@ -205,15 +221,15 @@ class KerasModelAdapter(keras.Model):
             return self.get_metrics_result()
         return super()._get_metrics_result_or_logs(logs)
 
-    def make_train_function(self, force=False):
-        """As in Keras; makes what `fit` calls for `steps_per_execution` steps."""
+    def make_train_function(self, force: bool = False) -> None:
+        """Make what `fit` calls for `steps_per_execution` steps, as Keras does."""
         before = self.train_function
         super().make_train_function(force)
         if self.train_function is not before:
             self.train_function = self._one_by_one(self.train_function)
 
-    def make_test_function(self, force=False):
-        """As in Keras; makes what `evaluate` calls."""
+    def make_test_function(self, force: bool = False) -> None:
+        """Make what `evaluate` calls, as Keras does."""
         before = self.test_function
         super().make_test_function(force)
         if self.test_function is not before:

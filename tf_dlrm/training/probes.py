@@ -5,12 +5,16 @@ what it was; and none changes what is trained.
 """
 
 import time
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags
 from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime.types import Ids
 
 
 class Probe:
@@ -20,25 +24,25 @@ class Probe:
         model: The model.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         pass
 
-    def on_batch(self, data) -> None:
-        """Called in the step of each replica, as it is traced.
+    def on_batch(self, data: Any) -> None:
+        """Look at a batch, in the step of each replica, as it is traced.
 
         Args:
             data: The batch, as the dataset gave it.
         """
 
-    def on_ids(self, ids) -> None:
-        """Called in the step of each replica, as it is traced, for each lookup.
+    def on_ids(self, ids: Ids) -> None:
+        """Look at the ids of a lookup, in the step of each replica, as it is traced.
 
         Args:
             ids: The ids, in one of the forms of the batch contract.
         """
 
-    def on_gradients(self, dense, pooled) -> None:
-        """Called in the step of each replica, as it is traced.
+    def on_gradients(self, dense: Sequence[tf.Tensor | None], pooled: Any) -> None:
+        """Look at the gradients, in the step of each replica, as it is traced.
 
         Args:
             dense: List of the gradients of the dense variables, of this replica's
@@ -47,63 +51,65 @@ class Probe:
         """
 
     def release(self) -> None:
-        """Called when nobody wants it any more."""
+        """Free what the probe holds: nobody wants it any more."""
 
 
 class Probes:
     """The probes of a model: those that were made, are wanted, and are traced."""
 
-    def __init__(self):
-        self._made, self._wanted, self._traced = {}, (), ()
+    def __init__(self) -> None:
+        self._made: dict[type[Probe], Any] = {}
+        self._wanted: tuple[type[Probe], ...] = ()
+        self._traced: tuple[type[Probe], ...] = ()
 
-    def use(self, model, kind: type):
-        """Returns the probe of a kind; the next `fit` has it in its steps."""
+    def use(self, model: keras.Model, kind: type[Probe]) -> Any:
+        """Return the probe of a kind; the next `fit` has it in its steps."""
         if kind not in self._made:
             self._made[kind] = kind(model)
         if kind not in self._wanted:
             self._wanted += (kind,)
         return self._made[kind]
 
-    def drop(self, kind: type) -> None:
-        """Leaves it out of the steps of the next `fit`."""
+    def drop(self, kind: type[Probe]) -> None:
+        """Leave the probe of a kind out of the steps of the next `fit`."""
         if kind in self._wanted:
             self._wanted = tuple(each for each in self._wanted if each is not kind)
             self._made[kind].release()
 
     def take_change(self) -> bool:
-        """Whether others are wanted than are traced; from now on they are."""
+        """Trace the probes that are wanted; return whether they have changed."""
         changed = set(self._wanted) != set(self._traced)
         self._traced = self._wanted
         return changed
 
-    def see_batch(self, data) -> None:
-        """Shows a batch to all; see `Probe.on_batch`."""
+    def see_batch(self, data: Any) -> None:
+        """Show a batch to all; see `Probe.on_batch`."""
         for kind in self._traced:
             self._made[kind].on_batch(data)
 
-    def see_ids(self, ids) -> None:
-        """Shows the ids of a lookup to all; see `Probe.on_ids`."""
+    def see_ids(self, ids: Ids) -> None:
+        """Show the ids of a lookup to all; see `Probe.on_ids`."""
         for kind in self._traced:
             self._made[kind].on_ids(ids)
 
-    def see_gradients(self, dense, pooled) -> None:
-        """Shows gradients to all; see `Probe.on_gradients`."""
+    def see_gradients(self, dense: Sequence[tf.Tensor | None], pooled: Any) -> None:
+        """Show gradients to all; see `Probe.on_gradients`."""
         for kind in self._traced:
             self._made[kind].on_gradients(dense, pooled)
 
 
 class InputClock(Probe):
-    """When the batch of the last step was there.
+    """Arrival of the last step's batch: when the last replica had its part.
 
     Attributes:
         num_traces: How often a step was traced, which takes seconds before it begins.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         self.num_traces = 0
         self._arrived = [0.0] * model.distribute_strategy.num_replicas_in_sync
 
-    def on_batch(self, data):
+    def on_batch(self, data: Any) -> None:
         if not tf.executing_eagerly():
             self.num_traces += 1
         replica = replicas.number()
@@ -115,9 +121,7 @@ class InputClock(Probe):
             tf.numpy_function(note, [], [])
 
     def seconds_since(self, begin: float) -> float:
-        """From `begin`, of `time.time()`, to when the batches of all replicas were
-        there.
-        """
+        """Return the seconds from `begin`, of `time.time()`, to the batch's arrival."""
         return min(max(max(self._arrived) - begin, 0.0), time.time() - begin)
 
 
@@ -129,14 +133,14 @@ class GradientNorms(Probe):
 
     _STEPS, _SUMS, _LARGEST = range(3)
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         with model.distribute_strategy.scope():
             device = replicas.device_names()[0]
         self._state = replicas.on_device(
             device, lambda: tf.Variable(tf.zeros((3, 2)), trainable=False)
         )
 
-    def on_gradients(self, dense, pooled):
+    def on_gradients(self, dense: Sequence[tf.Tensor | None], pooled: Any) -> None:
         dense = [tf.convert_to_tensor(each) for each in dense if each is not None]
         pooled = _sum_of_squares(tf.nest.flatten(pooled))
         if replicas.count() > 1:
@@ -158,7 +162,7 @@ class GradientNorms(Probe):
         )
 
     def take(self) -> dict[str, float]:
-        """Mean and largest norm over the steps since the last call; none: empty."""
+        """Return mean and largest norm over the steps since the last call, if any."""
         state = self._state.numpy()
         self._state.assign(tf.zeros((3, 2)))
         if not state[self._STEPS, 0]:
@@ -170,7 +174,7 @@ class GradientNorms(Probe):
             for suffix, values in (("", means), ("_max", state[self._LARGEST]))
         }
 
-    def release(self):
+    def release(self) -> None:
         self.take()
 
 
@@ -180,7 +184,7 @@ def _sum_of_squares(tensors):
 
 
 class RowMarks(Probe):
-    """Which rows of the tables were looked up: a byte for each row, in host memory.
+    """Marks of the rows that were looked up: a byte for each row, in host memory.
 
     The byte is the number of the epoch that looked it up last. A batch's ids are
     written by NumPy beside the rest of the step: O(values in the batch).
@@ -188,7 +192,7 @@ class RowMarks(Probe):
 
     _LAST_EPOCH = 255  # what a byte holds
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         self._tables = model.spec.tables
         sizes = np.array([table.vocabulary_size for table in self._tables], np.int64)
         self._ends = np.cumsum(sizes)
@@ -196,10 +200,11 @@ class RowMarks(Probe):
         owners = [table for table in self._tables for _ in table.features]
         self._first = np.array([first[table.name] for table in owners])
         self._sizes = np.array([table.vocabulary_size for table in owners])
-        self._marks, self._epoch = None, 0
+        self._marks: np.ndarray | None = None
+        self._epoch = 0
 
     def begin_epoch(self) -> None:
-        """What is marked from now on is of a new epoch."""
+        """Mark rows as those of a new epoch from now on."""
         if self._marks is None:  # a row more, for missing ids
             self._marks = np.zeros(int(self._ends[-1]) + 1, np.uint8)
             self._epoch = 0
@@ -208,11 +213,17 @@ class RowMarks(Probe):
             self._epoch = 1
         self._epoch += 1
 
-    def release(self):
+    def release(self) -> None:
         self._marks = None
 
     def count(self) -> dict[str, tuple[int, int, int]]:
-        """By table: its rows, those looked up in this epoch, those never looked up."""
+        """Count by table: rows, those looked up in this epoch, those never looked up.
+
+        Raises:
+            RuntimeError: Before `begin_epoch`.
+        """
+        if self._marks is None:
+            raise RuntimeError("No rows are marked: call `begin_epoch` first.")
         found, first = {}, 0
         for table, end in zip(self._tables, map(int, self._ends)):
             touched = never = 0
@@ -223,7 +234,7 @@ class RowMarks(Probe):
             found[table.name], first = (end - first, touched, never), end
         return found
 
-    def on_ids(self, ids):
+    def on_ids(self, ids: Ids) -> None:
         ids = bags.standardize_ids(ids, len(self._first))
         if isinstance(ids, tf.RaggedTensor):
             tf.numpy_function(self._mark_bags, [ids.values, ids.row_splits], [])

@@ -6,17 +6,19 @@ import types
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_dlrm import optimizers
 from tf_dlrm.inputs import check_arrays, standardize_labels
 from tf_dlrm.runtime import replicas, xla
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.checkpoints.positions import weigh_classes
 from tf_dlrm.training.dense_update import DenseUpdate
 from tf_dlrm.training.guard import GuardCallback, NotFiniteError, StepGuard
 from tf_dlrm.training.losses import check_reduction, is_cross_entropy
-from tf_dlrm.training.probes import Probes
+from tf_dlrm.training.probes import Probe, Probes
 from tf_dlrm.training.step import CompiledTrainStep, TrainStep
 from tf_dlrm.training.table_rates import TableRates
 
@@ -42,10 +44,10 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def compile(
         self,
-        optimizer="adagrad",
-        loss="binary_crossentropy",
-        metrics=None,
-        embedding_optimizer=None,
+        optimizer: str | keras.optimizers.Optimizer = "adagrad",
+        loss: Any = "binary_crossentropy",
+        metrics: Any = None,
+        embedding_optimizer: Any = None,
         jit_compile: bool | str = "auto",
         max_skipped_batches: int | None = 10,
         **kwargs: Any,
@@ -87,7 +89,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 exactly; the message names it.
         """
         if self.compute_dtype == "float16":
-            raise ValueError(
+            raise UserError(
                 "`mixed_float16` needs loss scaling, which the tables' row-sparse "
                 "updates do not support. Use `mixed_bfloat16`, which needs none."
             )
@@ -95,7 +97,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         if num_replicas > 1:
             check_reduction(loss)
         if max_skipped_batches is not None and max_skipped_batches < 1:
-            raise ValueError(
+            raise UserError(
                 "`max_skipped_batches` must be at least 1, or None. Received: "
                 f"max_skipped_batches={max_skipped_batches!r}"
             )
@@ -138,7 +140,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def _check_overrides(self, jit_compile):
         """Refuse `call`s that a program compiled as a whole would not look up for."""
         if jit_compile is True and type(self).call is not type(self)._own_call:
-            raise ValueError(
+            raise UserError(
                 "`jit_compile=True` compiles the step of the model's own `call`, and "
                 f"{type(self).__name__} overrides it. Use jit_compile='auto', or "
                 "override `score(dense, pooled, training)` instead."
@@ -166,23 +168,23 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     # Variables
 
     @property
-    def dense_variables(self) -> list:
+    def dense_variables(self) -> list[keras.Variable]:
         """The trainable variables that `optimizer` updates: all but the tables."""
         return [v for v in self.trainable_variables if not self.embedding.owns(v)]
 
     @property
-    def statistics(self) -> list:
+    def statistics(self) -> list[keras.Variable]:
         """Weights that a forward pass changes, such as batch statistics."""
         return [v for v in self.non_trainable_weights if not self.embedding.owns(v)]
 
     # What Keras calls for each batch
 
-    def train_step(self, data) -> dict[str, Any]:
+    def train_step(self, data: Any) -> dict[str, Any]:
         """Train on `(features, label[, sample_weight])`; return loss and metrics."""
         with self.xla_settings():
             return self._step(data)
 
-    def test_step(self, data) -> dict[str, Any]:
+    def test_step(self, data: Any) -> dict[str, Any]:
         """Return loss and metrics of `(features, label[, sample_weight])`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         y = standardize_labels(y, self._labels_are_probabilities)
@@ -193,19 +195,21 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         self.track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None) -> dict[str, Any]:
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
         """Update the metrics with a batch and return them, as Keras does."""
         with self.xla_settings():
             return super().compute_metrics(x, y, y_pred, sample_weight)
 
     @property
     def has_own_loss(self) -> bool:
-        """Whether a subclass computes the loss, perhaps from the features."""
+        """True if a subclass computes the loss, perhaps from the features."""
         return type(self).compute_loss is not keras.Model.compute_loss
 
     @property
     def has_own_metrics(self) -> bool:
-        """Whether a subclass computes the metrics."""
+        """True if a subclass computes the metrics."""
         return type(self).compute_metrics is not RowSparseModel.compute_metrics
 
     def get_metrics_result(self) -> dict[str, Any]:
@@ -220,7 +224,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             results["loss"] = tf.where(has_rows, results["loss"], float("nan"))
         return results
 
-    def track_loss(self, loss, y) -> None:
+    def track_loss(self, loss: tf.Tensor, y: tf.Tensor) -> None:
         """Add the mean loss of a batch to the loss that `fit` reports."""
         num_rows = tf.shape(y)[0]
         if replicas.count() > 1:  # one may have no row, and so no mean
@@ -229,11 +233,11 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     # Probes, and batches that are not applied
 
-    def use_probe(self, kind: type):
+    def use_probe(self, kind: type[Probe]) -> Any:
         """Return the probe of a kind; the next `fit` has it in its steps."""
         return self._probes.use(self, kind)
 
-    def drop_probe(self, kind: type) -> None:
+    def drop_probe(self, kind: type[Probe]) -> None:
         """Leave a probe out of the steps of the next `fit`."""
         self._probes.drop(kind)
 
@@ -249,7 +253,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """Batches that were not applied since `compile`, see there."""
         return 0 if self._guard is None else self._guard.num_skipped
 
-    def train_on_batch(self, *args: Any, **kwargs: Any):
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Train on one batch, as `keras.Model.train_on_batch` does.
 
         The loss of a batch that is not applied is not a number.
@@ -260,14 +264,15 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """
         before = self.num_skipped_batches
         result = super().train_on_batch(*args, **kwargs)
-        if self.num_skipped_batches == before:
+        guard, limit = self._guard, self._max_skipped_batches
+        if guard is None or limit is None or guard.num_skipped == before:
             self._num_in_a_row = 0
             return result
         self._num_in_a_row += 1
-        if self._num_in_a_row >= self._max_skipped_batches:
+        if self._num_in_a_row >= limit:
             raise NotFiniteError(
                 f"{self._num_in_a_row:,} batches in a row had a loss or gradients that "
-                f"are not finite (not finite in the last: {self._guard.describe()}). "
+                f"are not finite (not finite in the last: {guard.describe()}). "
                 "None of them was applied. Try a smaller learning rate, or look at the "
                 "data."
             )
@@ -275,7 +280,9 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     # What people call
 
-    def fit(self, x=None, y=None, *args: Any, **kwargs: Any):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """Train, as `keras.Model.fit` does; refuse a DataFrame, naming the way to go.
 
         The guard's callback runs before the others, and tables' own learning rates
@@ -305,7 +312,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 callbacks = keras_hooks.with_each(callbacks, rates, stack)
                 options["callbacks"] = callbacks
             guard = None
-            if self._guard is not None:
+            if self._guard is not None and self._max_skipped_batches is not None:
                 guard = GuardCallback(self._guard, self._max_skipped_batches)
                 options["callbacks"] = keras_hooks.with_callback(
                     callbacks, guard, stack
@@ -318,12 +325,12 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             guard.report()
         return history
 
-    def evaluate(self, x=None, y=None, *args: Any, **kwargs: Any):
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y)
         return super().evaluate(x, y, *args, **kwargs)
 
-    def predict(self, x, *args: Any, **kwargs: Any):
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Predict, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x)
         return super().predict(x, *args, **kwargs)

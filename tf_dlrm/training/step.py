@@ -39,7 +39,7 @@ class Batch(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What the forward pass leaves.
+    """Results of the forward pass.
 
     Attributes:
         loss: Mean over this replica's rows.
@@ -56,7 +56,7 @@ class Forward(NamedTuple):
     statistics: Restorable | None = None
 
     @property
-    def pooled(self) -> list:
+    def pooled(self) -> list[Any]:
         """The pooled vectors of each lookup."""
         return [lookup.pooled for lookup in self.lookups]
 
@@ -70,8 +70,8 @@ class Gradients(NamedTuple):
         applies: Whether the batch is applied, bool scalar tensor; `None`: it is.
     """
 
-    dense: list
-    pooled: list
+    dense: list[tf.Tensor]
+    pooled: list[Any]
     applies: tf.Tensor | None
 
 
@@ -88,18 +88,18 @@ class TrainStep:
 
     def __init__(
         self,
-        model,
+        model: keras.Model,
         guard: StepGuard | None,
         probes: Probes,
         dense_update: DenseUpdate,
         labels_are_probabilities: bool,
-    ):
+    ) -> None:
         self._model, self._embedding = model, model.embedding
         self._guard, self._probes = guard, probes
         self._dense_update = dense_update
         self._labels_are_probabilities = labels_are_probabilities
 
-    def __call__(self, data) -> dict[str, Any]:
+    def __call__(self, data: Any) -> dict[str, Any]:
         """Train on `(features, label[, sample_weight])`; return loss and metrics."""
         batch = self._open(data)
         forward = self._look_up_and_score(batch)
@@ -150,6 +150,8 @@ class TrainStep:
         return self._model.trainable and self._embedding.trainable
 
     def _differentiate(self, batch: Batch, forward: Forward) -> Gradients:
+        if forward.tape is None:
+            raise RuntimeError("The forward pass was not recorded on a tape.")
         variables = [variable.value for variable in self._model.dense_variables]
         # Weighted by the share: gradients are summed over replicas, to those of the
         # global batch's mean.
@@ -228,13 +230,13 @@ class CompiledTrainStep(TrainStep):
     replicas, whose sums XLA cannot compile, it is the plain step.
     """
 
-    def __init__(self, *arguments: Any):
+    def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._program = tf.function(
             self._run_program, jit_compile=True, reduce_retracing=True
         )
 
-    def __call__(self, data) -> dict[str, Any]:
+    def __call__(self, data: Any) -> dict[str, Any]:
         if replicas.count() > 1:
             return super().__call__(data)
         model, batch = self._model, self._open(data)

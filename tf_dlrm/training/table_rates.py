@@ -5,6 +5,8 @@ import warnings
 import keras
 import tensorflow as tf
 
+from tf_dlrm.runtime.types import Logs
+
 
 class TableRates(keras.callbacks.Callback):
     """Scales own learning rates of tables as callbacks scale that of the model.
@@ -19,7 +21,7 @@ class TableRates(keras.callbacks.Callback):
         model: The compiled model, before `fit` calls any callback.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model) -> None:
         super().__init__()
         self._optimizers = [o for o in _table_optimizers(model) if _has_rate(o)]
         self._are_fixed = any(map(_has_schedule, _table_optimizers(model)))
@@ -34,7 +36,7 @@ class TableRates(keras.callbacks.Callback):
 
     @property
     def is_needed(self) -> bool:
-        """Whether there are rates that a callback could leave behind."""
+        """True if there are rates that a callback could leave behind."""
         return self._moves and bool(self._optimizers or self._are_fixed)
 
     def _read(self):
@@ -61,13 +63,13 @@ class TableRates(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._follow()
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         self._follow()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._follow()
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import tensorflow as tf
 
 from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.runtime.types import Ids
 
 if TYPE_CHECKING:
     from tf_dlrm.embedding.fused_table import FusedTable
-
-Ids = tf.Tensor | tf.RaggedTensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Engine(abc.ABC):
         table: The `FusedTable`.
     """
 
-    def __init__(self, table: "FusedTable"):
+    def __init__(self, table: "FusedTable") -> None:
         self._table = table
 
     @abc.abstractmethod

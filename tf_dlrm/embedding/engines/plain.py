@@ -1,5 +1,6 @@
 """Lookups and updates by TensorFlow's own operations, on any device."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -7,6 +8,7 @@ import tensorflow as tf
 from tf_dlrm.embedding import id_ranges
 from tf_dlrm.embedding.engines.engine import Engine, PooledGradients, Step, TrainedPart
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.types import Ids
 
 # Shapes: V values in the batch, U unique rows, D width.
 
@@ -14,7 +16,9 @@ from tf_dlrm.runtime import rows as row_ops
 class PlainEngine(Engine):
     """TensorFlow's operations: gather, segment sum, unique, scatter."""
 
-    def pool(self, handle, ids, weights):
+    def pool(
+        self, handle: tf.Tensor, ids: Ids, weights: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         lookup = self._table.lookup(ids, weights)
         embeddings = row_ops.gather_from(handle, lookup.rows, self._table.width)
         bad = id_ranges.any_out_of_range(ids, self._table.places.sizes)
@@ -62,7 +66,7 @@ class PlainEngine(Engine):
                 part_rows,
                 part_gradients,
                 step,
-                lambda unique, part=part: table.slot_rows(part, unique),
+                functools.partial(table.slot_rows, part),
             )
         # Missing ids sent their gradients here, which is cheaper than masking them.
         null = tf.constant([table.null_row], table.row_dtype)

@@ -6,6 +6,7 @@ Ids come padded to one of few shapes (`xla.capacity`), in one of two forms: one-
 bag.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from tf_dlrm.embedding.bags import Places, bag_factors, values_of
 from tf_dlrm.runtime import xla
+from tf_dlrm.runtime.types import Ids
 
 # Shapes: B batch, F features, V values, N bags (B * F), S parts of bags, D width.
 
@@ -31,8 +33,8 @@ class PackedIds(NamedTuple):
     weights: tf.Tensor | None
 
 
-def pack(ids, weights, num_features: int) -> PackedIds:
-    """Packs standardized ids and weights (see `bags.standardize_ids`)."""
+def pack(ids: Ids, weights: tf.Tensor | None, num_features: int) -> PackedIds:
+    """Pack standardized ids and weights (see `bags.standardize_ids`)."""
     splits = None
     if isinstance(ids, tf.RaggedTensor):
         splits = _pad_splits(tf.cast(ids.row_splits, tf.int32), num_features)
@@ -49,14 +51,16 @@ def pack(ids, weights, num_features: int) -> PackedIds:
 
 
 def _pad_splits(splits, num_features):
-    """Pads with empty bags at the end, up to `xla.capacity` of examples."""
+    """Pad with empty bags at the end, up to `xla.capacity` of examples."""
     num_examples = (tf.shape(splits)[0] - 1) // num_features
     missing = (xla.capacity(num_examples) - num_examples) * num_features
     return tf.concat([splits, tf.repeat(splits[-1:], missing)], 0)
 
 
-def pool_one_hot(read, packed: PackedIds, places: Places):
-    """Looks up `(B, F)` ids.
+def pool_one_hot(
+    read: Callable[[tf.Tensor], tf.Tensor], packed: PackedIds, places: Places
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Look up `(B, F)` ids.
 
     Args:
         read: Function from rows to their embeddings.
@@ -79,8 +83,14 @@ def pool_one_hot(read, packed: PackedIds, places: Places):
     return pooled, bad
 
 
-def pool_bags(read, packed: PackedIds, places: Places, lowest: int, part: int):
-    """Sums bags of ids. Costs O(values + bags), however long the longest bag is.
+def pool_bags(
+    read: Callable[[tf.Tensor], tf.Tensor],
+    packed: PackedIds,
+    places: Places,
+    lowest: int,
+    part: int,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sum bags of ids. Costs O(values + bags), however long the longest bag is.
 
     Each bag is cut into parts of `part` values. The values at one place of all parts
     are gathered at once, and the sums of the parts go to their bags.
@@ -151,8 +161,10 @@ class FlatIds(NamedTuple):
     bags: tf.Tensor | None
     weights: tf.Tensor | None
 
-    def spread(self, gradients, positions=None):
-        """Gradients `(n, D)` of values from those of bags, `(N, D)`.
+    def spread(
+        self, gradients: tf.Tensor, positions: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Return gradients `(n, D)` of values from those of bags, `(N, D)`.
 
         Args:
             gradients: Of the pooled bags.
@@ -168,7 +180,7 @@ class FlatIds(NamedTuple):
 
 
 def flatten(packed: PackedIds, places: Places, slot_offsets: np.ndarray) -> FlatIds:
-    """Finds row, bag and factor of each value.
+    """Find row, bag and factor of each value.
 
     Args:
         packed: The ids.
@@ -227,7 +239,7 @@ class _CutBags(NamedTuple):
 
 
 def _cut_bags(splits, num_values, part):
-    """Cuts bags into parts: as many as could be needed; those left over are empty."""
+    """Cut bags into parts: as many as could be needed; those left over are empty."""
     num_bags = tf.shape(splits)[0] - 1
     num_parts = num_values // part + num_bags
     counts = (splits[1:] - splits[:-1] + part - 1) // part

@@ -6,7 +6,7 @@ state, and reads back who wrote last. All values of a row then know one of them,
 acts for all; writing that row's new state also puts the column right.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -23,13 +23,13 @@ _CHUNK = 1 << 16  # values in flight there
 _SMALL_CHUNK = 1 << 14  # where they are likely to be few
 
 
-def is_small(num_values, width: int):
-    """Whether a batch is updated in one piece: bool, or a tensor as `num_values`."""
+def is_small(num_values: int | tf.Tensor, width: int) -> Any:
+    """Return whether a batch is updated in one piece: a tensor, if given one."""
     return num_values <= _SMALL_BYTES // (4 * width)
 
 
-def first_column(slots: dict, flat: FlatIds):
-    """Return what the first column of the first slot holds for each value, `(V,)`.
+def first_column(slots: dict[str, tf.Variable], flat: FlatIds) -> tf.Tensor:
+    """Return the first column of the first slot for each value, `(V,)`.
 
     `update` overwrites it, so this must be read in a kernel of its own: in
     one kernel XLA would copy the slot to have it before and after.
@@ -81,7 +81,7 @@ def update(part: TrainedPart, batch: FlatBatch, step: Step, small: bool) -> None
 class _State:
     """The values of table and slots on their way through a kernel."""
 
-    def __init__(self, part: TrainedPart, step: Step):
+    def __init__(self, part: TrainedPart, step: Step) -> None:
         self._optimizer, self._columns = part.optimizer, part.columns
         self._rate, self._step = step.rate(part.optimizer), step.number
         self._variables = (part.variable, *part.slots.values())
@@ -109,7 +109,7 @@ class _State:
         return tf.where(slot_rows >= 0, found, position)
 
     def write(self, rows, slot_rows, gradients, saved=None, squares=None):
-        """Steps rows.
+        """Step rows.
 
         Args:
             rows: `(n,)` rows of the table, -1 for none.
@@ -258,7 +258,7 @@ def _pack(position, chosen):
 
 
 def _loop(state, end, step, body):
-    """Runs `body(i)` for i = 0, step, ... below `end`; it may change `state`."""
+    """Run `body(i)` for i = 0, step, ... below `end`; it may change `state`."""
 
     def run(i, values):
         state.values = values
