@@ -164,7 +164,6 @@ class Train:
         from pipelines.runs import saving
         from pipelines.runs.devices import make_strategy
         from pipelines.runs.folder import RunFolder
-        from tf_dlrm.training import NotFiniteError
 
         self._check()
         if self.resume and RunFolder(self.out).is_finished:
@@ -172,10 +171,7 @@ class Train:
             return
         strategy = make_strategy(self.devices)
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
-        try:
-            folder, results = self._train(strategy, vocabulary)
-        except NotFiniteError as error:
-            raise UserError(str(error)) from error
+        folder, results = self._train(strategy, vocabulary)
         print_training(results["metrics"])
         if self.progressive:
             from pipelines.runs.progressive import print_report
