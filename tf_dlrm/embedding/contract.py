@@ -25,8 +25,9 @@ from tf_dlrm.runtime.types import Ids
 class EmbeddingLayer(keras.layers.Layer, abc.ABC):
     """Base class of layers that hold embedding tables: the embedding contract.
 
-    `tf_dlrm.DLRM` looks rows up by calling the layer, and updates them by
-    `apply_gradients`; it knows nothing of where the tables lie or how they are trained.
+    `tf_dlrm.DLRM` looks rows up by calling the layer and hands the gradients to
+    `apply_lookups`, which calls `apply_gradients` for the only lookup of a step; it
+    knows nothing of where the tables lie or how they are trained.
     A subclass defines `call(ids, weights=None)` and the abstract methods. The others
     are for exports, checkpoints and callbacks, and do right for any layer.
 

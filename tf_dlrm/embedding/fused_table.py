@@ -183,7 +183,10 @@ class FusedTable:
         self.engine.update(batch, step)
 
     def update_rows(self, rows: tf.Tensor, gradients: tf.Tensor, step: Step) -> None:
-        """Apply gradients `(V, D)` of rows `(V,)`, repeated as they come."""
+        """Apply gradients `(V, D)` of rows `(V,)`, by TensorFlow's operations.
+
+        For the dense sums of copies (`sharding/exchange.py`), whatever the engine.
+        """
         PlainEngine(self).update_rows(self.parts, rows, gradients, step)
 
     def slot_names(self, name: str) -> list[str]:

@@ -127,7 +127,12 @@ class SparseOptimizer:
         rows: tf.Tensor | None = None,
         mean_squares: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Compute one step of U rows, each with its own summed gradient.
+        """Compute one step of U rows.
+
+        Each row on its own, without sums over rows: engines may add rows whose result
+        they drop. Gradients are summed by row, unless the optimizer `is_linear`. D may
+        be fewer columns than `embedding_dim`, where a table is split by columns: use
+        `mean_squares` for what needs the whole row.
 
         Args:
             gradients: `(U, D)` float32.
@@ -140,8 +145,7 @@ class SparseOptimizer:
 
         Returns:
             `(U, D)` what to subtract from the rows (or with `writes_rows` their new
-            values), and the new state by name. A tensor of state of which nothing
-            is kept may be anything.
+            values), and the new state of each slot, by name.
         """
         raise TypeError(f"{type(self).__name__} must define `apply`.")
 

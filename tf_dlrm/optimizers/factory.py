@@ -48,7 +48,7 @@ def get(identifier: Any) -> SparseOptimizer:
 
     Args:
         identifier: A `SparseOptimizer`; a name (`"sgd"`, `"adagrad"`,
-            `"row_wise_adagrad"`, `"adam"`, `"ftrl"`, also with `sparse_` in front),
+            `"row_wise_adagrad"`, `"adam"`, `"ftrl"`; or with `sparse_` in front),
             which follows the learning rate of the model's optimizer; a config made by
             `keras.saving.serialize_keras_object`; or a Keras `SGD`, `Adagrad`, `Adam`
             or `Ftrl` object, whose counterpart keeps its learning rate.

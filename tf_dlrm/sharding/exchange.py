@@ -134,5 +134,7 @@ def assemble(parts: Sequence[tuple[Shard, tf.Tensor]]) -> tf.Tensor:
         return vectors
     if shard.kind == "row_wise":
         return tf.add_n([vectors for _, vectors in parts])
+    if shard.kind != "column_wise":
+        raise NotImplementedError(f"No way to assemble shards of {shard.kind!r}.")
     ordered = sorted(parts, key=lambda part: part[0].first_column)
     return tf.concat([vectors for _, vectors in ordered], axis=1)

@@ -1,9 +1,12 @@
 """The one adapter to what Keras keeps private. Checked against Keras 3.15.1."""
 
+import contextlib
 import functools
 import inspect
 import itertools
 import threading
+import warnings
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -109,6 +112,19 @@ def expect_end_of_data(epoch_iterator: Any) -> None:
     """
     if not epoch_iterator.steps_per_epoch:
         epoch_iterator._interrupted_warning = lambda: None
+
+
+@contextlib.contextmanager
+def without_end_of_data_warnings(steps: int | None) -> Iterator[None]:
+    """Keep Keras quiet at the end of a dataset of unknown length.
+
+    Args:
+        steps: The number of steps that was asked for; with one Keras is right.
+    """
+    with warnings.catch_warnings():
+        if steps is None:
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def begin_at_position(epoch_iterator: Any) -> None:

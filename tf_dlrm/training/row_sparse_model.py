@@ -61,7 +61,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             embedding_optimizer: Optimizer of the tables: a `tf_dlrm.optimizers`
                 object or name, or a dict of table name to such (tables not named
                 get the default). `None` is the row-sparse counterpart of
-                `optimizer`, which must then be a plain SGD, Adagrad or Adam, and
+                `optimizer`, which must then be a plain SGD, Adagrad, Adam or Ftrl, and
                 follows its learning rate; but where `optimizer` is the object that
                 the model was compiled with before, the tables too keep the optimizer
                 and the state that they have. A float rate of an object keeps its
@@ -328,12 +328,14 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y)
-        return super().evaluate(x, y, *args, **kwargs)
+        with keras_hooks.without_end_of_data_warnings(kwargs.get("steps")):
+            return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Predict, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x)
-        return super().predict(x, *args, **kwargs)
+        with keras_hooks.without_end_of_data_warnings(kwargs.get("steps")):
+            return super().predict(x, *args, **kwargs)
 
     # The compile arguments are saved with the model, the tables' optimizer too.
 

@@ -112,6 +112,7 @@ class XlaCpuEngine(Engine):
             check = None if kernels.is_linear else _check_count(batch.ids)
             with tf.control_dependencies([] if check is None else [check]):
                 kernels.update(packed, gradients, step)
+        # The others have no state to mark repeated rows in.
         others = [part for part in parts if id(part) not in self._updates]
         self._plain.update_parts(others, batch, step)
 

@@ -1,9 +1,10 @@
-"""Updates under XLA of the rows that a batch touched, by any row-sparse optimizer.
+"""Updates under XLA of the rows that a batch touched.
 
-Rows that repeat are summed first. Who they are is found without sorting and without
-memory of its own: each value writes its position into the first column of its row's
-state, and reads back who wrote last. All values of a row then know one of them, which
-acts for all; writing that row's new state also puts the column right.
+A linear optimizer subtracts value by value. For the others, which have slots, the
+gradients of values that share a row are summed first. These values are found without
+sorting and without memory of their own: each value writes its position into the first
+column of its row's state, and reads back which was written last. That value acts for
+all of the row; writing the row's new state also puts the column right.
 """
 
 from typing import Any, NamedTuple

@@ -97,7 +97,7 @@ def plan(
     >>> tf_dlrm.sharding.plan(tables, 4, device_memory_bytes=100_000_000)
     Traceback (most recent call last):
         ...
-    ValueError: Device 0 would hold ...
+    tf_dlrm.runtime.errors.UserError: Device 0 would hold ...
 
     Reference:
         Naumov et al. 2019, arXiv 1906.00091, section 3: tables model-parallel, MLPs
@@ -210,6 +210,8 @@ class _Job:
             elif kind == "table_wise":
                 pieces.append(whole)
                 movable.add(i)
+            elif kind != "auto":
+                raise NotImplementedError(f"No way to cut tables for {kind!r}.")
             else:
                 kinds[i], parts = splitting.split(
                     load, fair, self.num_devices, TOLERANCE, i not in by_rows
