@@ -142,7 +142,8 @@ class DLRM(RowSparseModel):
 
     def __call__(self, features: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the model; lists in a dict of features become arrays."""
-        return super().__call__(without_lists(features), *args, **kwargs)
+        # Not super(), for which AutoGraph would keep the locals of all callers alive.
+        return keras.Model.__call__(self, without_lists(features), *args, **kwargs)
 
     # The model, as in the paper's figure 1
 

@@ -93,7 +93,7 @@ def test_the_numbers_are_those_of_the_files(tmp_path, capsys):
         }
     )
     assert content["notes"] == [
-        "No run has a profile of its steps: train with --profile-steps 100:110 for one."
+        "No run has a profile of its steps: train with the option `profile_steps` for one."
     ]
     pictures = ["learning_curves.png", "calibration.png", "step_breakdown.png"]
     assert content["pictures"] == pictures
@@ -137,7 +137,7 @@ def test_runs_are_shown_with_what_they_have(tmp_path, capsys):
         "No validation: bare, cut, lost, begun.",
         "Not evaluated (tf-dlrm evaluate --model RUN --input FILE): bare, cut, lost,",
         "so no curve but by epochs, and no wait for input: whole, bare, begun.",
-        "--profile-steps 100:110",
+        "the option `profile_steps`",
     ):
         assert words in printed
     content = json.loads((out / "report.json").read_text())

@@ -52,7 +52,7 @@ def test_a_finished_run_that_was_resumed_has_the_time_of_both_processes(tmp_path
     assert spent.waited == pytest.approx(0.1 + 0.4)
     assert spent.saved == 2.0
     notes = make_report([run]).notes
-    assert any(note.startswith("Cut and resumed: run.") for note in notes)
+    assert any(note.startswith("Interrupted and resumed: run.") for note in notes)
 
 
 def test_days_of_a_warm_start_that_ended_early(tmp_path, capsys):

@@ -115,7 +115,7 @@ class ShardedEmbeddingCollection(TableLayer):
                 "DLRM, whose step hands their gradients over, or call "
                 "`apply_gradients` yourself."
             )
-        return super().call(ids, weights)
+        return TableLayer.call(self, ids, weights)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-safe values."""
