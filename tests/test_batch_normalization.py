@@ -71,7 +71,7 @@ def make(place, **options):
     return model
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("jit_compile", ["auto", True, False], ids=str)
 @pytest.mark.parametrize("place", PLACES)
 def test_statistics_move_once_a_step_of_fit(place, jit_compile):

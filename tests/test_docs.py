@@ -97,6 +97,7 @@ def test_training(criteo_model, tmp_path, monkeypatch, capsys):
     assert str(names["report"]) in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:Steps 100 to 110 were not profiled")
 def test_watching(criteo_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     values = criteo_model["vocabulary"].values("C1")

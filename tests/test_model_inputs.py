@@ -175,7 +175,7 @@ def test_small_and_odd_id_types():
         model(features | {"sparse_features": np.full((NUM_ROWS, 3), "a")})
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict", "train_on_batch"])
 def test_one_hot_and_padded_batches_may_come_in_turn(method):
     features, label = make_data()

@@ -34,6 +34,7 @@ def test_keras_file_continues_as_if_never_stopped(optimizer, tmp_path):
     np.testing.assert_array_equal(predictions(again), predictions(model))
 
 
+@pytest.mark.integration
 def test_keras_file_keeps_optimizers_by_table_and_layers(tmp_path):
     model = tf_dlrm.DLRM(
         make_spec(),

@@ -17,7 +17,7 @@ import tf_dlrm
 from tf_dlrm import EmbeddingTable, layers, metrics, optimizers
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 def test_fits_what_it_sees(optimizer):
     keras_optimizer = keras.optimizers.get(optimizer)

@@ -230,6 +230,7 @@ def test_refuses_steps_that_are_none():
         EvaluateWithinEpochs(None, 0)
 
 
+@pytest.mark.integration
 def test_what_it_saw_goes_on_after_a_resume(rows, tmp_path):
     features, label = rows
     train = tf.data.Dataset.from_tensor_slices((features, label)).batch(40)

@@ -221,6 +221,7 @@ def test_precision_and_recall_are_those_of_scikit_learn():
     np.testing.assert_array_equal(points[1] + points[2], (1 - label).sum())
 
 
+@pytest.mark.integration
 def test_pr_curves_need_the_metric():
     model = make_model()
     with pytest.raises(ValueError, match="compiled with tf_dlrm.metrics.ClickAUC"):

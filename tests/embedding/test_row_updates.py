@@ -131,7 +131,7 @@ PAIRS += [("sgd", "padded"), ("sgd", "ragged")]
 PAIRS += [(case, form) for case in CASES for form in (FORMS[3], FORMS[4])]
 
 
-@pytest.mark.breadth(1, 6)
+@pytest.mark.breadth(0, 6)
 @pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
 def test_steps_in_many_turns_equal_float64(case, form, turns):
     check_steps(case, form)
@@ -165,7 +165,7 @@ def test_steps_of_tables_beyond_int32_equal_float64(case, form, jit, monkeypatch
     ).rows.dtype == (tf.int64)
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("case", ["adagrad", "row_wise", "adam", "ftrl"])
 def test_state_equals_that_of_tensorflows_kernels(case, turns):
     """The column that the marks are written into, above all."""
@@ -194,6 +194,7 @@ def test_a_null_row_stays_zero_under_every_form():
     assert not fused.variable[fused.null_row].numpy().any()
 
 
+@pytest.mark.integration
 def test_one_very_long_bag():
     """As many values in one bag as in all others; the sum is exact."""
     layer = make_layer(optimizers.RowWiseAdagrad(0.1), combiners=("sum",) * 3)
@@ -366,6 +367,7 @@ def test_capacities_are_few_and_close():
         assert int(dynamic(size)) == xla.capacity(size)
 
 
+@pytest.mark.integration
 def test_batches_of_many_sizes_share_programs():
     """A dataset with a batch size of its own each step must not compile each time."""
     layer = make_layer(optimizers.SparseAdagrad(0.1))

@@ -98,7 +98,7 @@ def test_bad_lines_are_set_aside(tmp_path, way, kind):
     assert kept == bad[:1024]
 
 
-@pytest.mark.breadth(4)
+@pytest.mark.breadth(0)
 @WAYS
 @pytest.mark.parametrize("kind", GOOD)
 def test_odd_lines_are_rows(tmp_path, way, kind):

@@ -52,6 +52,7 @@ def test_what_was_made_of_an_interrupt_is_one_all_the_same(monkeypatch, capsys):
     assert capsys.readouterr().err == "tf-dlrm runs: error: interrupted\n"
 
 
+@pytest.mark.integration
 def test_an_interrupt_that_python_swallows_comes_again():
     code = """
 import signal, sys, time

@@ -90,7 +90,7 @@ def test_repeat_fills_batches_across_epochs(three_files, shuffle):
     assert sorted(number for number, _ in found[:300]) == list(range(300))
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("block_bytes", [1000, 1, 1 << 20])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_hostile_file_in_blocks_of_any_size(tmp_path, monkeypatch, block_bytes, suffix):
@@ -207,6 +207,7 @@ def test_unlabelled_rows_give_features_only(tmp_path):
     assert quarantine.reasons == {"the label must be 0 or 1": 1}
 
 
+@pytest.mark.integration
 def test_iterator_checkpoint_goes_on_where_it_was(three_files, tmp_path):
     def read_shuffled():
         return criteo.read(three_files, PARSER, 20, True, shuffle_buffer=99, seed=5)

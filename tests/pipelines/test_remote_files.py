@@ -151,6 +151,7 @@ def test_what_cannot_be_read_is_one_line(store, capsys, tmp_path):
     assert error.count("\n") == 1
 
 
+@pytest.mark.integration
 def test_an_endpoint_that_is_not_there_is_told_within_seconds(monkeypatch):
     for name, value in object_store.KEYS.items():
         monkeypatch.setenv(name, value)

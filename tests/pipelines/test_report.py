@@ -93,7 +93,8 @@ def test_the_numbers_are_those_of_the_files(tmp_path, capsys):
         }
     )
     assert content["notes"] == [
-        "No run has a profile of its steps: train with the option `profile_steps` for one."
+        "No run has a profile of its steps: train with the option `profile_steps` "
+        "for one."
     ]
     pictures = ["learning_curves.png", "calibration.png", "step_breakdown.png"]
     assert content["pictures"] == pictures

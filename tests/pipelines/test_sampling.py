@@ -77,7 +77,7 @@ def numbers_in(dataset):
     return np.round(np.concatenate(numbers)).astype(int).tolist()
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
 def test_lines_are_left_out_by_their_number(tmp_path, monkeypatch, shuffle):
     monkeypatch.setattr(reading, "BLOCK_BYTES", 9000)
@@ -145,7 +145,7 @@ def rows_in(dataset):
     }
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
 def test_records_are_left_out_by_their_number(folder, monkeypatch, shuffle):
     monkeypatch.setattr(order, "CHUNK_ROWS", 50)

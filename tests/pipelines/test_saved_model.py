@@ -109,6 +109,7 @@ def evaluations(folder, results, name):
     return values
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "monitor, valid, choose",
     [
@@ -254,6 +255,7 @@ def test_a_report_says_of_which_model_its_values_are(whole):
     assert values["validation_auc"] == whole[1]["best"]["auc"]
 
 
+@pytest.mark.integration
 def test_a_run_of_an_earlier_version_keeps_its_last_model(whole, tmp_path):
     shutil.copytree(whole[0].path, tmp_path / "run")
     folder = RunFolder(tmp_path / "run")

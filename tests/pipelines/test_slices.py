@@ -162,6 +162,7 @@ def test_slices_of_lines_and_gauc(data, tmp_path, capsys):
     assert "No AUC exists of" in printed and "lowest AUC where there are 1%" in printed
 
 
+@pytest.mark.integration
 def test_rare_values_are_one_slice(data, tmp_path, capsys):
     command = ["evaluate", "--model", data / "run", "--input", data / "a.tsv"]
     out = tmp_path / "e.json"
@@ -192,7 +193,7 @@ def test_rare_values_are_one_slice(data, tmp_path, capsys):
     assert sum(int(line[24:37].replace(",", "")) for line in shown) == NUM_ROWS
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("bags", [True, False], ids=["bags", "one each"])
 def test_slices_of_records_are_those_of_their_lines(bags, data, tmp_path):
     source = data / ("a.tsv" if bags else "plain.tsv")

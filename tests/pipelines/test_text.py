@@ -63,7 +63,7 @@ def test_hostile_lines(vocabulary, labelled, kind):
     assert_equal(encoding.encode(rows, numbering), good)
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 def test_every_hostile_line_alone(vocabulary, labelled):
     """What one line is does not depend on its neighbours."""

@@ -74,6 +74,7 @@ def assert_counted(built, lines, min_count, max_size=None):
         assert built.sizes[i] == len(kept) + 1
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("min_count", [1, 10])
 def test_build_counts_real_rows(min_count):
     paths = [criteo_oracle.real_path("kaggle"), criteo_oracle.real_path("terabyte")]

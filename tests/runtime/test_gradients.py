@@ -17,7 +17,7 @@ def tables_alive():
     return sum(isinstance(each, FusedTable) for each in gc.get_objects())
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("interaction", ["dot", "cat"])
 def test_a_model_is_freed(interaction):
     features, label = make_data()

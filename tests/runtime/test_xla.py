@@ -151,6 +151,7 @@ def compile_and_forget(num_kernels):
     gc.collect()
 
 
+@pytest.mark.integration
 def test_code_of_dead_kernels_is_given_back(code):
     alive = xla.Kernel(lambda x: 2 * x, "kernel")
     alive(tf.zeros(4))

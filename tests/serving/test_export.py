@@ -169,6 +169,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.integration
 def test_a_model_that_does_not_repeat_itself_is_not_put_in_place(tmp_path, monkeypatch):
     model = make_model()
     load = tf.saved_model.load

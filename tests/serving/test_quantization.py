@@ -124,6 +124,7 @@ def test_shards_are_quantized_where_they_lie(tmp_path):
     assert max(found["largest_difference"].values()) <= 1e-6
 
 
+@pytest.mark.integration
 def test_what_cannot_be_stored_is_refused(tmp_path):
     model = make_model()
     with pytest.raises(ValueError, match="`table_dtype` must be one of .* 'int2'"):

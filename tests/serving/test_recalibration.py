@@ -158,6 +158,7 @@ def test_all_negatives_leave_the_graph_as_it_was(monkeypatch):
     assert nodes() == expected
 
 
+@pytest.mark.integration
 def test_training_is_that_of_the_sample_and_all_else_is_corrected():
     whole, _ = make_model(1.0)
     sampled, _ = make_model(RATE)

@@ -70,7 +70,7 @@ def probabilities(signature, **features):
     return signature(**constants)["probabilities"].numpy()
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("flat", [False, True])
 def test_ragged_equals_the_model(exported, flat):
     model, signatures, _ = exported

@@ -73,6 +73,7 @@ def test_a_frozen_table_gets_no_gradient_in_a_users_model():
     np.testing.assert_array_equal(gradient.indices, [5 + 2])
 
 
+@pytest.mark.integration
 def test_a_frozen_dense_layer_stays_frozen_in_files(tmp_path):
     model = make_model()
     model.bottom_mlp.dense_layers[0].trainable = False

@@ -122,7 +122,7 @@ def generated():
     yield from dataset()
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("make", [dataset, unknown_length, generated])
 def test_fit_and_evaluate_are_silent(make):
     """Keras warns of its own default of `shuffle`, and at the end of such data."""

@@ -121,7 +121,7 @@ def test_kept_rows_and_their_state_move_and_new_ones_start_fresh(optimizer, old,
     np.testing.assert_allclose(today.predict(new_rows, verbose=0), expected, rtol=1e-6)
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 def test_with_the_same_rows_training_goes_on_as_if_nothing_was(optimizer):
     yesterday = trained(optimizer=optimizer)

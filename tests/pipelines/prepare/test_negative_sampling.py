@@ -37,6 +37,7 @@ def options(**kwargs):
     return prepare.Options(**OPTIONS, max_bad_share=0.1, rows_per_shard=60, **kwargs)
 
 
+@pytest.mark.integration
 def test_only_negatives_of_the_training_are_left_out(tmp_path, logs):
     paths, lines = logs
     manifest = prepare.prepare(
@@ -86,7 +87,7 @@ def test_a_rate_of_one_keeps_all(tmp_path, logs):
     assert "left out" not in (tmp_path / "out" / "report.html").read_text()
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("after", [2, 9, 17, 25])
 def test_a_cut_run_keeps_the_same_rows(tmp_path, logs, monkeypatch, after):
     wanted = options(negative_sampling_rate=0.2)

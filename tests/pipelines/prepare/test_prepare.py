@@ -110,6 +110,7 @@ def test_negatives_are_sampled(tmp_path):
     assert manifest.origin["options"]["negative_sampling_rate"] == 0.2
 
 
+@pytest.mark.integration
 def test_multi_hot_rows_are_those_of_the_expander(tmp_path):
     from pipelines import MultiHot
 

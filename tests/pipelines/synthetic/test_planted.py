@@ -62,6 +62,7 @@ def test_block_shapes_and_dtypes(rows):
     }
 
 
+@pytest.mark.integration
 def test_memory_does_not_grow_with_the_number_of_rows(planted, tmp_path):
     planted.write(tmp_path / "warm.tsv", 16_384)
 

@@ -152,6 +152,7 @@ def test_merged_profiles_can_be_traced():
     assert total_variation(got, merged.features[0]) < 0.02
 
 
+@pytest.mark.integration
 def test_text_of_a_log_that_was_measured(tmp_path, planted):
     """From rows to rows: measured, generated, written, measured again."""
     planted.write(tmp_path / "log.tsv", 20_000)
