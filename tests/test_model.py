@@ -105,3 +105,9 @@ def test_an_embedding_of_other_tables_is_refused():
         embedding = layers.EmbeddingCollection(make_spec(sizes).tables)
         with pytest.raises(ValueError, match="must hold the tables of `spec`"):
             make_model(embedding=embedding)
+
+
+def test_the_layers_of_a_model_are_its_parts():
+    """Whoever freezes `model.layers[:-1]` keeps the top MLP."""
+    names = [layer.name for layer in make_model().layers]
+    assert names == ["bottom_mlp", "embedding", "interaction", "top_mlp"]

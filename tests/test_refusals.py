@@ -81,3 +81,49 @@ def test_boolean_ids_are_refused_for_what_they_are():
 def test_initial_rows_that_are_none_name_the_table(rows):
     with pytest.raises((TypeError, ValueError), match="'C1'"):
         make_model(rows)
+
+
+def test_a_save_goes_on_beside_what_a_killed_one_left(tmp_path):
+    """A container starts again with the name and the process id of the last."""
+    left = tmp_path / disk.temporary_name("m.keras")
+    left.mkdir()
+    make_model().save(tmp_path / "m.keras")
+    assert keras.models.load_model(tmp_path / "m.keras").built
+
+
+def test_weights_of_a_layer_that_names_no_tables_are_not_lost():
+    class Plain(tf_dlrm.layers.EmbeddingLayer):
+        def __init__(self):
+            super().__init__()
+            self.rows = self.add_weight(shape=(10, 4), initializer="ones")
+            self.built = True
+
+        def call(self, ids, weights=None):
+            return keras.ops.take(self.rows, ids, axis=0)
+
+        def build_optimizer(self, optimizer):
+            pass
+
+        def apply_gradients(self, *arguments, **options):
+            pass
+
+        def get_table(self, name):
+            return self.rows.numpy()
+
+        def set_table(self, name, rows):
+            self.rows.assign(rows)
+
+        def get_state(self, tables=None):
+            return {}
+
+        def set_state(self, state):
+            pass
+
+    tables = [tf_dlrm.EmbeddingTable("C1", 10, 4), tf_dlrm.EmbeddingTable("C2", 10, 4)]
+    spec = tf_dlrm.FeatureSpec(("I1", "I2"), tables)
+    model = tf_dlrm.DLRM(spec, (4,), (1,), embedding=Plain())
+    weights = model.get_weights()
+    assert model.count_params() == sum(each.size for each in weights)
+    model.embedding.rows.assign(np.zeros((10, 4)))
+    model.set_weights(weights)
+    np.testing.assert_array_equal(model.embedding.rows.numpy(), np.ones((10, 4)))

@@ -126,9 +126,9 @@ class DLRM(RowSparseModel):
             interaction, self_interaction, spec.num_dense > 0, policy
         )
         self.top_mlp = make_top_mlp(top_mlp_dims, policy)
-        # In files the parts lie in the model. Keras visits private names last, and so
-        # does not find them first in here.
-        self._scorer = Scorer(
+        # Not a layer that Keras tracks: its parts are the model's own layers, and lie
+        # there in files.
+        self.__dict__["_scorer"] = Scorer(
             self.bottom_mlp,
             self.interaction,
             self.top_mlp,
@@ -241,7 +241,7 @@ class DLRM(RowSparseModel):
             ValueError: If a number or a shape differs.
         """
         variables = self._weights_but_tables
-        num_tables = len(self.embedding.tables)
+        num_tables = len(self.embedding.tables) or len(self.embedding.weights)
         if len(weights) != len(variables) + num_tables:
             raise UserError(
                 f"The model has {len(variables)} weights of dense layers and "
@@ -279,7 +279,7 @@ class DLRM(RowSparseModel):
         _refuse_legacy_h5(str(filepath).lower().endswith((".h5", ".hdf5")), filepath)
         options = {"overwrite": overwrite, **kwargs}
         is_file = str(filepath).endswith(".keras") and "://" not in str(filepath)
-        if not is_file or not options.get("zipped", True) or not overwrite:
+        if not is_file or options.get("zipped") is False or not overwrite:
             super().save(filepath, **options)
             return
         with disk.replacing_file("the model", filepath) as temporary:

@@ -82,3 +82,21 @@ def test_the_program_of_the_page():
     assert names["embedding"].plan.num_devices == 2
     assert model.optimizer.iterations.numpy() == 5
     assert np.isfinite(model.history.history["val_auc"]).all()
+
+
+@on_devices(2)
+def test_tables_split_by_columns_take_one_optimizer_after_another():
+    """Row-wise statistics need whole rows of gradients, others do not."""
+    table = tf_dlrm.EmbeddingTable("a", 6, 8)
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        layer = ShardedEmbeddingCollection([table], plan="column_wise")
+    assert len(layer.plan) == 2
+    layer.use_xla(False)
+    ids = np.array([[1], [5]])
+    for optimizer in ("row_wise_adagrad", "adagrad", "row_wise_adagrad"):
+        layer.build_optimizer(tf_dlrm.optimizers.get(optimizer))
+        before = layer.get_table("a")
+        layer.apply_gradients(np.ones((2, 1, 8), np.float32), ids, learning_rate=0.1)
+        assert (layer.get_table("a") != before).any(axis=1).tolist() == [
+            False, True, False, False, False, True
+        ]  # fmt: skip

@@ -238,11 +238,13 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
 
     def slot_bytes(self) -> int:
         """Return the bytes of the optimizer's state of all tables."""
-        slots = self.get_state()["slots"].values()
+        slots = self.get_state().get("slots", {}).values()
         return sum(values.nbytes for table in slots for values in table.values())
 
     def get_weights(self) -> list[np.ndarray]:
         """Return a copy of all tables, in their order."""
+        if not self.tables:
+            return list(super().get_weights())
         return [self.get_table(table.name) for table in self.tables]
 
     def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
@@ -255,6 +257,9 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             ValueError: If there are not as many, or a shape differs; nothing is
                 written then.
         """
+        if not self.tables:
+            super().set_weights(weights)
+            return
         arrays = [np.asarray(each) for each in weights]
         if len(arrays) != len(self.tables):
             raise ValueError(
@@ -272,6 +277,8 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
 
     def count_params(self) -> int:
         """Return the number of values in all tables."""
+        if not self.tables:
+            return int(super().count_params())
         shapes = [(t.vocabulary_size, t.embedding_dim) for t in self.tables]
         return sum(map(math.prod, shapes))
 

@@ -1,6 +1,7 @@
 """`FusedStore`: all tables on each device, fused by width."""
 
 import collections
+import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,11 +37,8 @@ class FusedStore(TableStore):
             by_width[table.embedding_dim].append(table)
         # Of each replica: its copy of the tables, by width.
         self.copies = [
-            [
-                FusedTable(width, group, tables, device)
-                for width, group in by_width.items()
-            ]
-            for device in devices
+            [FusedTable(width, group, tables) for width, group in by_width.items()]
+            for _ in devices
         ]
         self.fused = self.copies[0]
         self._number = {
@@ -62,7 +60,7 @@ class FusedStore(TableStore):
                 name=f"tables_{fused.width}",
             )
             setattr(layer, f"tables_{fused.width}", weight)  # for tf.train.Checkpoint
-            _keep_null_row(weight, fused.null_row)
+            _keep_null_row(weight)
             variables = row_ops.local_variables(weight.value)
             for copy, variable in zip(self.copies, variables, strict=True):
                 copy[i].variable = variable
@@ -229,16 +227,16 @@ def _outermost_graph():
     return graph
 
 
-def _keep_null_row(weight, null_row: int) -> None:
+def _keep_null_row(weight: Any) -> None:
     """Let `assign`, as of a model's `set_weights`, leave the null row at zeros."""
-    assign = weight.assign
+    weight.assign = types.MethodType(_assign, weight)
 
-    def assign_rows(value):
-        result = assign(value)
-        if tf.executing_eagerly():
-            for variable in row_ops.local_variables(weight.value):
-                zeros = tf.zeros((1, variable.shape[1]))
-                row_ops.replace(variable, [null_row], zeros)
-        return result
 
-    weight.assign = assign_rows
+def _assign(weight: Any, value: Any) -> Any:
+    result = type(weight).assign(weight, value)
+    variable = weight.value
+    for each in getattr(variable, "values", (variable,)):  # of each replica
+        if tf.executing_eagerly() and isinstance(each, tf.Variable):
+            num_rows, width = each.shape
+            row_ops.replace(each, [num_rows - 1], tf.zeros((1, width)))
+    return result

@@ -22,7 +22,6 @@ class FusedTable:
         width: Embedding dim of the tables.
         tables: The tables fused here.
         all_tables: All tables of the collection, for the places of the features.
-        device: Name of the device where it lies.
 
     Attributes:
         variable: `(rows of all tables + 1, width)`, set once it is made.
@@ -35,9 +34,8 @@ class FusedTable:
         width: int,
         tables: Sequence[EmbeddingTable],
         all_tables: Sequence[EmbeddingTable],
-        device: str = "",
     ) -> None:
-        self.width, self.tables, self.device = width, tuple(tables), device
+        self.width, self.tables = width, tuple(tables)
         self.by_name = {table.name: table for table in tables}
         sizes = np.array([table.vocabulary_size for table in tables], np.int64)
         first_rows = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -60,11 +58,11 @@ class FusedTable:
         self.gradient_columns = slice(None)
         self.parts: list[TrainedPart] = []
         self.slots: dict[str, tf.Variable] = {}
-        self.engine: Engine = engines.choose(device)(self)
+        self.engine: Engine = engines.choose()(self)
 
     def choose_engine(self) -> None:
         """Choose the engine anew: XLA may have been disabled, or no longer be."""
-        kind = engines.choose(self.device)
+        kind = engines.choose()
         if type(self.engine) is not kind:
             self.engine = kind(self)
             self.engine.build_optimizer()

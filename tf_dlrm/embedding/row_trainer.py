@@ -50,7 +50,7 @@ class RowTrainer:
         if not isinstance(optimizer, dict):
             optimizer = dict.fromkeys(names, optimizer)
         _check_names(optimizer, names)
-        self.optimizers = optimizer
+        self.optimizers = optimizer = dict(optimizer)
         distinct = list({id(each): each for each in optimizer.values()}.values())
 
         def make_scalars():

@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import socket
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -232,7 +233,10 @@ def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]
     path = pathlib.Path(path)
     with explaining(what, path):
         remove_abandoned(path.parent)
-        folder = path.with_name(temporary_name(path.name))
+        if path.is_symlink():
+            path = path.resolve()
+        name = temporary_name(path.name) + uuid.uuid4().hex[:8]  # threads, restarts
+        folder = path.with_name(name)
         folder.mkdir()
         try:
             yield folder / path.name

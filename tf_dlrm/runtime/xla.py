@@ -29,7 +29,12 @@ def enabled() -> bool:
 
     Accelerators have fast kernels of their own for what is compiled here.
     """
-    if is_disabled() or not can_compile():
+    return is_enabled_on_cpus() and can_compile()
+
+
+def is_enabled_on_cpus() -> bool:
+    """Return whether this thread may use XLA and all devices are CPUs."""
+    if is_disabled():
         return False
     return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
 

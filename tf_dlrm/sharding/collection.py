@@ -85,10 +85,8 @@ class ShardedEmbeddingCollection(TableLayer):
         devices = replicas.device_names()
         plan = self._requested_plan
         if not isinstance(plan, Plan):
-            options = {"strategy": plan, **self._plan_options}
-            return SpreadStore(
-                tables, devices, make_plan(tables, len(devices), **options)
-            )
+            plan = make_plan(tables, len(devices), strategy=plan, **self._plan_options)
+            return SpreadStore(tables, devices, plan)
         plan.validate(tables)
         if plan.num_devices != len(devices):
             raise UserError(

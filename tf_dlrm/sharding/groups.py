@@ -45,7 +45,6 @@ class Group:
         key: Their `key_of`.
         shards: The `Shard`s.
         features: `(feature, EmbeddingTable)` of the collection, in order.
-        device_name: TensorFlow's name of the device.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Group:
         key: tuple[int, str, str],
         shards: Sequence[Shard],
         features: Sequence[tuple[str, EmbeddingTable]],
-        device_name: str,
     ) -> None:
         self.device, self.shards = device, tuple(shards)
         self.key = key
@@ -83,7 +81,7 @@ class Group:
                     features=[f"{number}_{c}" for c, _ in places[shard.table]],
                 )
             )
-        self.fused = FusedTable(width, parts, parts, device_name)
+        self.fused = FusedTable(width, parts, parts)
         self._optimizers: dict[str, SparseOptimizer] = {}
         self.names = [part.name for part in parts]
         self._first_rows = np.array([shard.first_row for shard in self.of_feature])
@@ -109,8 +107,9 @@ class Group:
         shard = self.shards[0]
         by_rows = any(each.uses_mean_squares for each in of_parts.values())
         self.needs_whole_rows = shard.kind == "column_wise" and by_rows
-        if self.needs_whole_rows:
-            self.fused.gradient_columns = shard.columns
+        self.fused.gradient_columns = (
+            shard.columns if self.needs_whole_rows else slice(None)
+        )
         self.fused.build_optimizer(of_parts)
 
     def optimizer_of(self, name: str) -> SparseOptimizer:

@@ -16,6 +16,7 @@ from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import huge_pages, replicas
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
 from tf_dlrm.sharding.checkpoint_state import CheckpointState
 from tf_dlrm.sharding.exchange import Exchange, assemble
@@ -59,13 +60,13 @@ class SpreadStore(TableStore):
         }
         features = [(f, table) for table in self.tables for f in table.features]
         groups = []
-        for number, device in enumerate(self.devices):
+        for number in range(num_devices):
             shards_of = collections.defaultdict(list)
             for shard in self.plan.shards_on(number):
                 width = self.by_name[shard.table].embedding_dim
                 shards_of[key_of(shard, width, summed_densely)].append(shard)
             for key, shards in sorted(shards_of.items(), key=lambda item: str(item[0])):
-                groups.append(Group(number, key, shards, features, device))
+                groups.append(Group(number, key, shards, features))
         return groups
 
     def _on_device(self, device, make):
@@ -128,10 +129,17 @@ class SpreadStore(TableStore):
         read: Callable[[tf.Variable, tf.Tensor], tf.Tensor],
     ) -> Any:
         if len(columns) < self.num_features:
+            if isinstance(ids, tf.RaggedTensor):
+                raise UserError(
+                    "Some features of sharded tables alone are looked up by padded ids."
+                )
             missing = -tf.ones_like(ids[:, :1])
             number = {column: i for i, column in enumerate(columns)}
             order = [number.get(c, len(columns)) for c in range(self.num_features)]
             ids = tf.gather(tf.concat([ids, missing], 1), order, axis=1)
+            if weights is not None:
+                none = tf.zeros_like(weights[:, :1])
+                weights = tf.gather(tf.concat([weights, none], 1), order, axis=1)
         parts = collections.defaultdict(list)
         for group in self._distinct_groups:
             lookup = group.fused.lookup(*group.select(ids, weights, self.num_features))

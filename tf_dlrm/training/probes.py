@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags
+from tf_dlrm.embedding.recording import Lookup
 from tf_dlrm.runtime import replicas
 from tf_dlrm.runtime.types import Ids
 
@@ -87,10 +88,11 @@ class Probes:
         for kind in self._traced:
             self._made[kind].on_batch(data)
 
-    def see_ids(self, ids: Ids) -> None:
-        """Show the ids of a lookup to all; see `Probe.on_ids`."""
+    def see_lookups(self, lookups: Sequence[Lookup]) -> None:
+        """Show the ids of a step's lookups to all; see `Probe.on_ids`."""
         for kind in self._traced:
-            self._made[kind].on_ids(ids)
+            for lookup in lookups:
+                self._made[kind].on_ids(lookup.ids)
 
     def see_gradients(self, dense: Sequence[tf.Tensor | None], pooled: Any) -> None:
         """Show gradients to all; see `Probe.on_gradients`."""

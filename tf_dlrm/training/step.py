@@ -103,6 +103,7 @@ class TrainStep:
         """Train on `(features, label[, sample_weight])`; return loss and metrics."""
         batch = self._open(data)
         forward = self._look_up_and_score(batch)
+        self._probes.see_lookups(forward.lookups)
         gradients = self._differentiate(batch, forward)
         self._update(forward, gradients)
         return self._report(batch, forward, gradients)
@@ -129,8 +130,6 @@ class TrainStep:
                     self._model, batch.x, batch.y, y_pred, batch.sample_weight
                 )
         self._check_reads(tape)
-        for lookup in recording.lookups:
-            self._probes.see_ids(lookup.ids)
         return Forward(loss, y_pred, recording.lookups, tape, statistics)
 
     def _check_reads(self, tape):
@@ -254,7 +253,7 @@ class CompiledTrainStep(TrainStep):
             batch.x if model.has_own_loss else None,
             pooled,
         )
-        self._probes.see_ids(inputs.ids)
+        self._probes.see_lookups([lookup])
         forward = Forward(loss, y_pred, [lookup])
         gradients = Gradients([], pooled_gradients, applies)
         with tf.control_dependencies(tf.nest.flatten(pooled)):

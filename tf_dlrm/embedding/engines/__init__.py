@@ -1,6 +1,4 @@
-"""Engines: ways of computing lookups and updates, one of them for each device."""
-
-import tensorflow as tf
+"""Engines: ways of computing lookups and updates; one is chosen for each table."""
 
 from tf_dlrm.embedding.engines.engine import Engine, PooledGradients, Step, TrainedPart
 from tf_dlrm.embedding.engines.plain import PlainEngine
@@ -18,17 +16,10 @@ __all__ = [
 ]
 
 
-def choose(device: str) -> type[Engine]:
-    """Return the engine for tables on a device.
+def choose() -> type[Engine]:
+    """Return the engine for tables of this process's devices.
 
-    Args:
-        device: TensorFlow's name of the device; `""` for wherever TensorFlow puts
-            variables: on an accelerator if there is one.
+    XLA compiles on CPUs alone; accelerators have fast kernels of their own, and where
+    there is one, a call may come from any device.
     """
-    if xla.is_disabled():
-        return PlainEngine
-    kind = tf.DeviceSpec.from_string(device).device_type if device else None
-    if kind is None:
-        kinds = {each.device_type for each in tf.config.list_logical_devices()}
-        kind = "CPU" if kinds == {"CPU"} else "GPU"
-    return XlaCpuEngine if kind == "CPU" else PlainEngine
+    return XlaCpuEngine if xla.is_enabled_on_cpus() else PlainEngine

@@ -43,12 +43,15 @@ class XlaCpuEngine(Engine):
             for part in (_LONG_PART, _SHORT_PART)
         }
 
+    def _compiles(self) -> bool:
+        return xla.can_compile() and not xla.is_disabled()
+
     # Lookup
 
     def pool(
         self, handle: tf.Tensor, ids: Ids, weights: tf.Tensor | None
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        if not xla.can_compile():
+        if not self._compiles():
             return self._plain.pool(handle, ids, weights)
         num_features = len(self._table.columns)
         packed = xla_bags.pack(ids, weights, num_features)
@@ -100,7 +103,7 @@ class XlaCpuEngine(Engine):
 
     def update(self, batch: PooledGradients, step: Step) -> None:
         parts = self._table.parts
-        if not xla.can_compile():
+        if not self._compiles():
             self._plain.update_parts(parts, batch, step)
             return
         updates = [self._updates[id(p)] for p in parts if id(p) in self._updates]
