@@ -47,11 +47,10 @@ def main(arguments=None) -> int:
         print(f"tf-dlrm {importlib.metadata.version('tf-dlrm')}")
         return 0
     name, *options = arguments
+    if name not in COMMANDS:
+        known = ", ".join(COMMANDS)
+        return _fail(name, f"there is no command '{name}'. Commands: {known}")
     try:
-        if name not in COMMANDS:
-            raise UserError(
-                f"there is no command '{name}'. Commands: {', '.join(COMMANDS)}"
-            )
         command = _parse(name, COMMANDS[name], options)
         if name not in _WITHOUT_TENSORFLOW:
             _import_tensorflow()

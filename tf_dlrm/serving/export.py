@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.embedding import EmbeddingLayer
 from tf_dlrm.features import FeatureSpec
 from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
@@ -106,11 +107,10 @@ def export_saved_model(
         raise UserError(
             f"`max_hotness` must be a positive integer. Received: {max_hotness!r}"
         )
-    if not all(hasattr(model.embedding, n) for n in ("lookup", "lookup_variables")):
+    if type(model.embedding).lookup is EmbeddingLayer.lookup:
         raise TypeError(
-            "The embedding layer must have `lookup(ids, weights=None)`, its forward "
-            "pass without range checks, and `lookup_variables`, what that reads (see "
-            "EmbeddingCollection), to be exported. "
+            "The embedding layer must define `lookup(ids, weights=None)`, its forward "
+            "pass without range checks, to be exported (see EmbeddingCollection). "
             f"Received: {type(model.embedding).__name__}"
         )
     versions.choose_version(base_dir, version)  # fails now, not after all the work

@@ -227,13 +227,13 @@ class ServingModule(tf.Module):
 
 def weights_for_inference(model: DLRM) -> list[tf.Variable]:
     """Return the plain variables of a prediction: no seeds, no optimizer state."""
-    tables = {id(variable) for variable in model.embedding.variables}
     return [
         *model.embedding.lookup_variables,
         *(
             row_ops.local_variables(variable.value)[0]
             for variable in model.variables
-            if id(variable) not in tables and "seed_generator" not in variable.path
+            if not model.embedding.owns(variable)
+            and "seed_generator" not in variable.path
         ),
     ]
 

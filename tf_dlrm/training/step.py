@@ -136,8 +136,8 @@ class TrainStep:
         """Raise where a step read tables otherwise than by calling their layer."""
         if not self._trains_tables:
             return
-        tables = {id(variable) for variable in self._embedding.lookup_variables}
-        if any(id(variable) in tables for variable in tape.watched_variables()):
+        tables = self._embedding.lookup_variables
+        if any(read is table for read in tape.watched_variables() for table in tables):
             raise ValueError(
                 "The training step read the embedding tables' variables directly: no "
                 "gradient would reach the rows. Look them up by calling the layer, "

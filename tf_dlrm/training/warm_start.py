@@ -170,8 +170,7 @@ def _move(source: np.ndarray, target: np.ndarray, row_map: np.ndarray) -> int:
 
 def _dense_weights(model: keras.Model) -> list[keras.Variable]:
     """Weights that are in no table; seeds are not among them."""
-    tables = {id(weight) for weight in model.embedding.weights}
-    return [weight for weight in model.weights if id(weight) not in tables]
+    return [each for each in model.weights if not model.embedding.owns(each)]
 
 
 def _slots(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
