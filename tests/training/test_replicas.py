@@ -76,7 +76,7 @@ class WithPenalty(tf_dlrm.DLRM):
         return super().compute_loss(x=x, **kwargs) + penalty
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(1, 5)
 @PLANS
 @pytest.mark.parametrize("kind", [PlainMean, WithPenalty, tf_dlrm.DLRM])
 @on_devices(2)
