@@ -1,5 +1,7 @@
 """DLRM's architecture: interactions, widths, summary, mistakes."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -34,7 +36,8 @@ def test_interactions(interaction):
 def test_tables_of_any_width_meet_by_feature_mlps(tmp_path):
     tables = [EmbeddingTable(f"C{i}", n, w) for i, (n, w) in enumerate(WIDTHS)]
     spec = FeatureSpec(("I0", "I1"), tables)
-    mlps = {"C0": (6, 4), "C2": layers.MLP((4,), dropout=0.1)}
+    dims = {"C0": (6, 4), "C2": layers.MLP((4,), dropout=0.1)}
+    mlps = types.MappingProxyType(dims)  # any mapping will do
     model = tf_dlrm.DLRM(spec, (8, 4), (8, 1), feature_mlp_dims=mlps)
     model.compile("adagrad")
     before = model.feature_mlps["C0"].dense_layers[0].kernel.numpy()
