@@ -70,8 +70,6 @@ def test_keras_file_keeps_which_tables_share_an_optimizer(tmp_path):
     assert again["C0"] is again["C2"] is not again["C1"]
 
 
-@pytest.mark.filterwarnings("ignore:The file holds the state of another optimizer")
-@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_weights_file(tmp_path):
     model = compiled()
     model.fit(*make_data(), verbose=0)

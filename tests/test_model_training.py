@@ -291,7 +291,6 @@ def test_a_score_that_leaves_the_tables_out_trains_the_rest():
 
 
 @pytest.mark.integration
-@pytest.mark.filterwarnings("ignore:Even though the `tf.config")  # of tf.data
 def test_functions_that_run_eagerly_train_alike():
     features, label = make_data()
     results = []

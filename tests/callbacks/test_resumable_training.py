@@ -228,8 +228,6 @@ def test_any_other_dataset_goes_on_at_its_epoch_and_says_so(folder, capsys):
     assert fit(make(folder), model, data, epochs=3) == history
 
 
-@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")  # Keras' own fit
-@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_a_users_model_goes_on_at_its_epoch(folder, capsys):
     def make_plain():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
