@@ -86,6 +86,7 @@ def test_jit_compile_changes_the_speed_only(embedding_optimizer):
             np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.xla
 @pytest.mark.integration
 def test_jit_compile_false_compiles_nothing(monkeypatch):
     spec = tf_dlrm.FeatureSpec(("d",), [tf_dlrm.EmbeddingTable("a", 30, 4)])

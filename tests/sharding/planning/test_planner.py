@@ -272,11 +272,15 @@ def test_arguments_are_checked(arguments, message):
         tf_dlrm.sharding.plan(["C1"], 2)
 
 
+# Of this file, and of `helpers`.
+PATHS = [str(pathlib.Path(__file__).parents[i]) for i in (0, 2)]
+
+
 @pytest.mark.integration
 def test_plans_are_the_same_every_time():
     """Also in a process where strings and sets hash otherwise."""
     code = (
-        f"import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r});"
+        f"import sys; sys.path[:0] = {PATHS!r};"
         "from test_planner import *; print(tf_dlrm.sharding.plan("
         "make_tables(TERABYTE, 128), 8, hotness={'C21': 100}).to_json())"
     )
