@@ -127,3 +127,8 @@ def test_weights_of_a_layer_that_names_no_tables_are_not_lost():
     model.embedding.rows.assign(np.zeros((10, 4)))
     model.set_weights(weights)
     np.testing.assert_array_equal(model.embedding.rows.numpy(), np.ones((10, 4)))
+
+
+def test_a_model_is_not_saved_into_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match="there is no folder .*Create it"):
+        make_model().save(tmp_path / "absent" / "m.keras")

@@ -61,7 +61,7 @@ def to_dataframe(
         ids.append(some_ids)
         lengths.append(some_lengths)
     if not dense:
-        raise ValueError("There is no row to put into a frame.")
+        raise ValueError("The dataset has no rows to put into a frame.")
     dense, ids = np.concatenate(dense), np.concatenate(ids)
     lengths = np.concatenate(lengths)
     found = dense.shape[1], lengths.shape[1]

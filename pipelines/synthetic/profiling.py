@@ -45,7 +45,7 @@ def profile(
         The `Profile`.
 
     Raises:
-        ValueError: a shape is wrong, there is no row, or a vocabulary is smaller than
+        ValueError: a shape is wrong, there are no rows, or a vocabulary is smaller than
             what occurs.
 
     Reference:

@@ -1,4 +1,4 @@
-"""A training that was cut goes on as if it never was."""
+"""A killed training resumes as if it had never been interrupted."""
 
 import errno
 import gc

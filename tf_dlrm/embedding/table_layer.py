@@ -172,17 +172,7 @@ class TableLayer(EmbeddingLayer):
         learning_rate: tf.Tensor | None,
         applies: tf.Tensor | None,
     ) -> None:
-        """Update the rows of all lookups of a step; rows they share are summed first.
-
-        Args:
-            lookups: The `Lookup`s, at least one.
-            gradients: Gradients of the pooled vectors of each.
-            learning_rate: For optimizers that follow the model's, float scalar.
-            applies: Bool scalar tensor: with `False` nothing is changed; or `None`.
-
-        Raises:
-            ValueError: If their ids have different forms.
-        """
+        # Rows that several lookups share are summed first.
         joined, ids, weights = join_lookups(lookups, gradients, self.num_features)
         self._trainer.apply(joined, ids, weights, learning_rate, applies)
 

@@ -231,6 +231,10 @@ def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]
         WriteError: If it cannot be written; a file that was there stays.
     """
     path = pathlib.Path(path)
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{path}: there is no folder {path.parent} to write {what} to. Create it."
+        )
     with explaining(what, path):
         remove_abandoned(path.parent)
         if path.is_symlink():

@@ -43,5 +43,7 @@ def get(name: str | None) -> RunConfig:
     if name is None:
         return own.default()
     if name not in RUNS:
-        raise UserError(f"There is no run '{name}'. Runs: {', '.join(RUNS)}")
+        raise UserError(
+            f"No named run is called '{name}'. Named runs: {', '.join(RUNS)}"
+        )
     return RUNS[name]()
