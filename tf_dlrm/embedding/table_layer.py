@@ -172,7 +172,13 @@ class TableLayer(EmbeddingLayer):
         learning_rate: tf.Tensor | None,
         applies: tf.Tensor | None,
     ) -> None:
-        # Rows that several lookups share are summed first.
+        """Update the rows of all lookups of a step; rows they share are summed first.
+
+        The arguments are those of `EmbeddingLayer.apply_lookups`.
+
+        Raises:
+            ValueError: If the ids of several lookups have different forms.
+        """
         joined, ids, weights = join_lookups(lookups, gradients, self.num_features)
         self._trainer.apply(joined, ids, weights, learning_rate, applies)
 
