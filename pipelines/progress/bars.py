@@ -19,10 +19,12 @@ class _Lines:
         self._console, self._label, self._total = console, label, total
         self._unit, self._start = unit, time.perf_counter()
         self._printed, self._first, self._done = self._start, first, first
+        self._begun: tuple[float, int] | None = None  # when, and how many were done
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         self._done, self._total = done, total or self._total
         now = time.perf_counter()
+        self._begun = self._begun or (now, done)
         if now - self._printed >= _SECONDS_BETWEEN_LINES:
             self._printed = now
             self._print(done, note, now - self._start)
@@ -41,8 +43,11 @@ class _Lines:
         text += f" {self._unit}, {rate:,.0f} {self._unit}/s"
         if last:
             text += f", {seconds:.1f} s"
-        elif self._total:
-            text += f", {max(self._total - done, 0) / max(rate, 1e-9):.0f} s left"
+        elif self._total and done > self._begun[1]:
+            # Without the time until the first units: compiling, opening files.
+            since, before = self._begun
+            pace = (time.perf_counter() - since) / (done - before)
+            text += f", {max(self._total - done, 0) * pace:.0f} s left"
         text = f"{text}  {note}".rstrip()
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 

@@ -21,12 +21,24 @@ def clock(monkeypatch):
 def test_what_was_done_before_does_not_count_for_the_rate(clock, capsys):
     with bar("Scoring", first=1000) as update:
         clock[0] += 20
-        update(3000, total=5000)
+        update(3000, total=6000)
         clock[0] += 20
         update(5000)
-    first, _, last = capsys.readouterr().out.splitlines()
-    assert first == "Scoring: 3,000 of 5,000 rows, 100 rows/s, 20 s left"
+    _, second, last = capsys.readouterr().out.splitlines()
+    assert second == "Scoring: 5,000 of 6,000 rows, 100 rows/s, 10 s left"
     assert last == "Scoring: 5,000 rows, 100 rows/s, 40.0 s"
+
+
+def test_the_time_until_the_first_units_does_not_count_for_the_time_left(clock, capsys):
+    """A first batch takes seconds to compile; the next ones take milliseconds."""
+    with bar("Training", 1_000_000, "samples") as update:
+        clock[0] += 13
+        update(1_000)
+        clock[0] += 10
+        update(101_000)
+    first, second, _ = capsys.readouterr().out.splitlines()
+    assert first == "Training: 1,000 of 1,000,000 samples, 77 samples/s"
+    assert second.endswith("4,391 samples/s, 90 s left")
 
 
 def test_a_terminal_shows_rate_and_share(clock, capsys, monkeypatch):
