@@ -23,7 +23,7 @@ from tf_dlrm.runtime import disk
 from tf_dlrm.training.probes import RowMarks
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize(
     "form, jit_compile", [("one_hot", False), ("ragged", False), ("one_hot", True)]
 )

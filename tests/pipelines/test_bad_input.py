@@ -165,6 +165,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, way, monkeypatch):
         way(path, Quarantine(), tmp_path / "out")
 
 
+@pytest.mark.breadth(1)
 @WAYS
 def test_too_many_bad_rows_stop_with_a_summary(tmp_path, way):
     path = tmp_path / "day_0"

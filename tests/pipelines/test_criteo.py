@@ -61,7 +61,7 @@ def run(request):
     return call
 
 
-@pytest.mark.breadth(2)
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("name", ["kaggle", "terabyte", "unlabelled"])
 @pytest.mark.parametrize("kind", ["vocabulary", "hash"])
 def test_parser_equals_plain_python_on_real_rows(name, kind):

@@ -96,6 +96,7 @@ def test_ids_never_pass_through_floats(library, cells):
     assert first in (BIG, [BIG])
 
 
+@pytest.mark.breadth(2)
 @LIBRARIES
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_bags_equal_the_frame_row_by_row(library, shuffle):

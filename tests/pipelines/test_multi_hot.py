@@ -126,7 +126,7 @@ def test_vectors(seed, distribution):
     assert expand(expander, ids).to_list() == [bags]
 
 
-@pytest.mark.breadth(3)
+@pytest.mark.breadth(1)
 @each_set
 @each_distribution
 @pytest.mark.parametrize("missing", [0.0, 0.3], ids=["full", "missing"])

@@ -82,6 +82,7 @@ def test_shuffle_mixes_files_even_in_a_small_buffer(three_files):
     assert len({number // 100 for number in numbers(dataset.take(1))}) > 1
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_repeat_fills_batches_across_epochs(three_files, shuffle):
     dataset = criteo.read(three_files, PARSER, 64, shuffle, repeat=True, seed=1)

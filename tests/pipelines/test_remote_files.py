@@ -64,6 +64,7 @@ FORMS = {
 }
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("compress", FORMS.values(), ids=FORMS)
 def test_every_compression_is_read(store, tmp_path, compress):
     Planted().write(tmp_path / "day", 3000)

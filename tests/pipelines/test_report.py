@@ -241,6 +241,7 @@ def make_trace(folder, step_ms=4.0, num_steps=5):
     (folder / "host.xplane.pb").write_bytes(space.SerializeToString())
 
 
+@pytest.mark.integration
 def test_profiles_are_found_and_bad_ones_named(tmp_path, capsys):
     runs = [make_run(tmp_path / name) for name in ("good", "short", "bad")]
     place = "logs/train/plugins/profile/2026"

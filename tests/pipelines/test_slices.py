@@ -285,6 +285,7 @@ def test_bins_of_integers_have_the_same_bounds_in_lines_and_records():
     assert names == [bin_of(str(int(number))) for number in Block.rows.numbers]
 
 
+@pytest.mark.integration
 def test_mistakes_are_named(data, tmp_path, capsys):
     command = ["evaluate", "--model", data / "run", "--input", data / "a.tsv"]
     cases = [

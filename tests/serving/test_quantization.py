@@ -89,7 +89,7 @@ def rounded(table, dtype):
     return tf.cast(tf.cast(table, dtype), "float32").numpy()
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize(
     ("dtype", "hotness"),
     [("int8", 3), ("int4", 1), ("float16", 1), ("bfloat16", 3)],

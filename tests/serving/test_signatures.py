@@ -88,6 +88,7 @@ def test_ragged_equals_the_model(exported, flat):
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+@pytest.mark.integration
 def test_ragged_without_rows_or_ids(exported):
     _, signatures, _ = exported
     ragged = signatures["serving_ragged"]

@@ -37,6 +37,7 @@ def test_a_model_that_is_not_trainable_trains_nothing():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.integration
 def test_a_frozen_table_keeps_its_rows(tmp_path):
     tables = [
         EmbeddingTable("C0", 11, 4, trainable=False),

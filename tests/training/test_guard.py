@@ -84,7 +84,7 @@ def test_without_a_guard_it_is_applied():
     assert model.num_skipped_batches == 0
 
 
-@pytest.mark.breadth(1, 2)
+@pytest.mark.breadth(0, 2)
 @pytest.mark.parametrize(
     "name, cause",
     [("dense_features", "dense features"), ("label", "labels"), ("weight", "weights")],

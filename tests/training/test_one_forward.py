@@ -88,7 +88,7 @@ def test_a_call_of_ones_own_is_what_fit_trains(run_eagerly):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.breadth(3)
+@pytest.mark.breadth(1)
 @EAGER
 @pytest.mark.parametrize("signature", ["keras", "named", "any", "without_training"])
 def test_a_penalty_on_rows_that_the_loss_looks_up_equals_float64(

@@ -182,6 +182,7 @@ DIFFERENCES = {
 }
 
 
+@pytest.mark.breadth(3)
 @pytest.mark.parametrize("options, message", DIFFERENCES.values(), ids=DIFFERENCES)
 def test_another_architecture_is_refused_by_name(options, message):
     with pytest.raises(ValueError, match=message):
@@ -202,6 +203,7 @@ MAPS = {
 }
 
 
+@pytest.mark.breadth(3)
 @pytest.mark.parametrize("maps, message", MAPS.values(), ids=MAPS)
 def test_maps_that_do_not_fit_are_refused_before_anything_is_changed(maps, message):
     today = make(NEW)

@@ -148,7 +148,7 @@ def test_two_runs_give_equal_bytes(tmp_path, logs):
     assert [line.split("\t")[1] for line in bad] == ["8", "151"]
 
 
-@pytest.mark.breadth(3)
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8, 12, 20, 33, 47, 60])
 def test_a_cut_run_goes_on_to_the_same_end(tmp_path, logs, monkeypatch, after):
     """Cut before the n-th time that a file is put in its place, or opened to write."""

@@ -55,7 +55,7 @@ def bags_of(rows):
     return [parts[3 * i : 3 * i + 3] for i in range(len(labels))]
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(0)
 @pytest.mark.parametrize("bags", [False, True], ids=["one_hot", "bags"])
 @pytest.mark.parametrize("shuffle", [False, True], ids=["in_order", "shuffled"])
 def test_every_row_comes_once_with_its_own(tmp_path, bags, shuffle, monkeypatch):
@@ -287,6 +287,7 @@ def test_torchrec_layout(tmp_path):
         records.read_npy(path)
 
 
+@pytest.mark.breadth(3)
 @pytest.mark.parametrize(
     "labels, received",
     [

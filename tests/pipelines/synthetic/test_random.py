@@ -165,6 +165,7 @@ def test_bad_ranges(arguments, message):
 # Files
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("fixed", [True, False], ids=["fixed", "varying"])
 @pytest.mark.parametrize("hotness", [1, (3, 1, 5, *[2] * 23)], ids=["one", "bags"])
 def test_text_holds_the_generated_values(tmp_path, hotness, fixed):

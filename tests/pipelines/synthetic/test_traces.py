@@ -39,6 +39,7 @@ def measured():
     return profile(ids, lengths, names=["shown", "user", "seen"])
 
 
+@pytest.mark.breadth(2)
 @pytest.mark.parametrize("name", TRAFFIC)
 def test_locality_is_kept(name):
     """It is kept ten times better than that."""
