@@ -9,16 +9,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import pytest
 
-from tf_dlrm.runtime import xla
+from tf_dlrm.runtime import accelerators, xla
 
 DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 
 def pytest_generate_tests(metafunc):
-    """A test marked `engines` runs by TensorFlow's kernels, and once more under XLA."""
+    """A test marked `engines` runs by TensorFlow's kernels, and twice more.
+
+    Under XLA in the integration tier, and in the slow one with the steps that a GPU
+    would get, on the CPU.
+    """
     if metafunc.definition.get_closest_marker("engines"):
-        compiled = pytest.param("xla", marks=pytest.mark.integration)
-        metafunc.parametrize("engine", ["plain", compiled], indirect=True)
+        others = {"xla": pytest.mark.integration, "accelerator": pytest.mark.slow}
+        others = [pytest.param(name, marks=mark) for name, mark in others.items()]
+        metafunc.parametrize("engine", ["plain", *others], indirect=True)
 
 
 def spread(group, number):
@@ -36,8 +41,8 @@ def pytest_collection_modifyitems(config, items):
     """Deal the cases of a test marked `breadth(n, m)` to the tiers, far apart.
 
     The default tier has n of them, the integration tier m in all (by default the rest);
-    the others are slow. Of the cases under XLA, n counts as 0. What is slow runs only
-    where `-m` names it, in whichever file it is.
+    the others are slow. Of the cases of other engines, n counts as 0. What is slow runs
+    only where `-m` names it, in whichever file it is.
     """
     groups = collections.defaultdict(list)
     for item in items:
@@ -47,11 +52,12 @@ def pytest_collection_modifyitems(config, items):
     for (*_, engine), group in groups.items():
         default, *integration = group[0].get_closest_marker("breadth").args
         kept = spread(group, min(len(group), *integration, len(group)))
-        thin = spread(kept, 0 if engine == "xla" else min(default, len(kept)))
+        is_other = engine in ("xla", "accelerator")
+        thin = spread(kept, 0 if is_other else min(default, len(kept)))
         for item in group:
             if item not in kept:
                 item.add_marker(pytest.mark.slow)
-            elif item not in thin:
+            elif item not in thin and engine != "accelerator":
                 item.add_marker(pytest.mark.integration)
     if "slow" not in (config.option.markexpr or ""):
         slow = [item for item in items if item.get_closest_marker("slow")]
@@ -67,7 +73,7 @@ def _no_xla():
 
 
 @pytest.fixture(autouse=True)
-def engine(request):
+def engine(request, monkeypatch):
     """`"plain"` where the test does not say otherwise.
 
     Tests marked `xla` decide for themselves, as a user's program does.
@@ -75,6 +81,8 @@ def engine(request):
     engine = getattr(request, "param", "plain")
     if request.node.get_closest_marker("xla"):
         engine = "xla"
+    if engine == "accelerator":
+        monkeypatch.setattr(accelerators, "first", lambda: "/device:CPU:0")
     with xla.disabled(False if engine == "plain" else None):
         yield engine
 

@@ -55,7 +55,7 @@ def test_equal_seeds_give_bit_equal_weights():
     assert done.stdout.split() == ["True"]
 
 
-@pytest.mark.integration
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize("embedding_optimizer", ["sgd", "adagrad", "row_wise_adagrad"])
 def test_jit_compile_changes_the_speed_only(embedding_optimizer):
     rng = np.random.default_rng(0)

@@ -42,7 +42,8 @@ print(train(10_000_000) - programs)
 """
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+@pytest.mark.breadth(0, 1)
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad", "sgd"])
 def test_no_temporary_of_a_tables_size(optimizer):
     """Two tables of 320 MB; half of one is far above what busy threads leave."""
     command = [sys.executable, "-c", SCRIPT, optimizer]

@@ -111,7 +111,7 @@ def test_forward_equals_numpy(self_interaction, weighted):
     )
 
 
-@pytest.mark.breadth(2, 4)
+@pytest.mark.breadth(2, 3)
 @pytest.mark.parametrize("mode", ["graph", "eager", "xla", "several_steps"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])

@@ -17,7 +17,7 @@ import tf_dlrm
 from tf_dlrm import EmbeddingTable, layers, metrics, optimizers
 
 
-@pytest.mark.breadth(0)
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
 def test_fits_what_it_sees(optimizer):
     keras_optimizer = keras.optimizers.get(optimizer)
@@ -140,7 +140,7 @@ def test_mixed_precision():
         model.compile("sgd")
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_same_seed_same_weights():
     def train():
         keras.utils.set_random_seed(5)

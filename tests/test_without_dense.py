@@ -38,7 +38,7 @@ def test_the_interaction_takes_the_embeddings_alone(diagonal):
 IDS_ONLY = {"sparse_features": IDS}
 
 
-@pytest.mark.breadth(0)
+@pytest.mark.breadth(0, 2)
 @pytest.mark.parametrize("interaction", ["dot", "cat", "cross"])
 @pytest.mark.parametrize("jit_compile", ["auto", True])
 def test_it_trains_saves_and_serves(interaction, jit_compile, tmp_path, capsys):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_dlrm.embedding.bags import to_signed
 from tf_dlrm.features import FeatureSpec
+from tf_dlrm.runtime import deferred_checks
 
 PACKED_KEYS = ("dense_features", "sparse_features", "sparse_weights")
 
@@ -261,7 +262,8 @@ def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
     Raises:
         ValueError: If there are no labels, or their shape is wrong.
         TypeError: For several arrays.
-        tf.errors.InvalidArgumentError: For a label outside `[0, 1]`.
+        tf.errors.InvalidArgumentError: For a label outside `[0, 1]`; where checks are
+            deferred, when they are read.
     """
     if y is None:
         raise ValueError("Labels are needed: data must be (features, label).")
@@ -284,8 +286,16 @@ def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
     out_of_range = tf.logical_or(y < 0.0, y > 1.0) & tf.math.is_finite(y)
     message = "Labels must lie in [0, 1] for binary cross-entropy. Received one of:"
     worst = tf.reduce_max(tf.where(out_of_range, tf.abs(y), 0.0))
-    check = tf.debugging.Assert(
-        tf.logical_not(tf.reduce_any(out_of_range)), [message, "±", worst]
-    )
+    bad = tf.reduce_any(out_of_range)
+    checks = deferred_checks.current()
+    if checks is not None:
+
+        def describe(details):
+            text = f"{message} ± {details[0]:g}"
+            return tf.errors.InvalidArgumentError(None, None, text)
+
+        checks.note("labels", bad, worst[None], describe)
+        return y
+    check = tf.debugging.Assert(tf.logical_not(bad), [message, "±", worst])
     with tf.control_dependencies([] if check is None else [check]):
         return tf.identity(y)

@@ -22,6 +22,7 @@ def run_cases(script, *arguments):
     assert done.stdout.splitlines()[-1] == "passed"
 
 
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize("case, num_kills", [("records", 2), ("text", 1)])
 def test_killed_anywhere_it_ends_bit_equal(case, num_kills, tmp_path):
     run_cases("resume_cases.py", num_kills, tmp_path, case)

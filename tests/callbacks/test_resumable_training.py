@@ -310,6 +310,7 @@ def test_nothing_is_saved_of_a_diverged_training(folder):
     assert names(folder) == []
 
 
+@pytest.mark.slow
 def test_class_weights_go_with_a_resume(folder, tmp_path):
     """Cut and resumed, it ends bit-equal; the weights are those of Keras."""
     weights = {0: 0.5, 1: 3.0}

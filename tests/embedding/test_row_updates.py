@@ -131,7 +131,7 @@ PAIRS += [("sgd", "padded"), ("sgd", "ragged")]
 PAIRS += [(case, form) for case in CASES for form in (FORMS[3], FORMS[4])]
 
 
-@pytest.mark.breadth(0, 6)
+@pytest.mark.breadth(0, 4)
 @pytest.mark.parametrize("case, form", list(dict.fromkeys(PAIRS)))
 def test_steps_in_many_turns_equal_float64(case, form, turns):
     check_steps(case, form)
@@ -165,7 +165,7 @@ def test_steps_of_tables_beyond_int32_equal_float64(case, form, jit, monkeypatch
     ).rows.dtype == (tf.int64)
 
 
-@pytest.mark.breadth(0)
+@pytest.mark.breadth(0, 2)
 @pytest.mark.parametrize("case", ["adagrad", "row_wise", "adam", "ftrl"])
 def test_state_equals_that_of_tensorflows_kernels(case, turns):
     """The column that the marks are written into, above all."""

@@ -25,7 +25,7 @@ def in_batches(metric, y, p, weight=None, size=1000):
     return float(metric.result())
 
 
-@pytest.mark.breadth(1)
+@pytest.mark.breadth(1, 3)
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 @pytest.mark.parametrize("rate", [0.0075, 0.04, 0.25, 0.9])
 def test_auc_equals_scikit_learn(rate, weighted):

@@ -96,6 +96,7 @@ def test_sizes_of_the_workloads():
     assert [describe_rows(n) for n in (10_000, 10**7, 10**8)] == ["10k", "10M", "100M"]
 
 
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize(
     "job",
     [
@@ -374,6 +375,7 @@ def test_the_command_imports_no_tensorflow():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_a_number_of_steps_takes_a_time_in_all(steps_per_execution):
     changes = {"steps": 12, "steps_per_execution": steps_per_execution}

@@ -83,6 +83,7 @@ def whole(days, tmp_path_factory):
     return folder, results
 
 
+@pytest.mark.slow
 def test_each_day_is_evaluated_as_a_run_of_the_days_before_would(days, whole):
     """Against a plain loop of `fit` and `evaluate` over the days."""
     folder, results = whole

@@ -178,7 +178,7 @@ def test_predictions_and_exports_of_the_run_are_corrected(data, sampled, tmp_pat
     np.testing.assert_allclose(scores[1][:200], expected, rtol=1e-4)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_records_are_sampled_by_prepare_or_by_the_run_but_not_by_both(
     data, tmp_path, capsys
 ):

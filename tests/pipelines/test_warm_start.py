@@ -75,6 +75,7 @@ def tables_of(path):
     return {t.name: model.embedding.get_table(t.name) for t in model.spec.tables}
 
 
+@pytest.mark.slow
 def test_it_beats_a_cold_start_on_the_next_day(folder):
     auc = {}
     for name in ("old", "cold", "warm"):

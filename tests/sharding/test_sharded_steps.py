@@ -170,7 +170,7 @@ def ids_of(cases):
     return ["-".join(map(str, case)) for case in cases]
 
 
-@pytest.mark.breadth(1, 12)
+@pytest.mark.breadth(1, 6)
 @pytest.mark.parametrize(NAMES, PAIRWISE, ids=ids_of(PAIRWISE))
 def test_steps_equal_those_of_one_device(num_devices, plan, form, name, widths):
     on_devices(num_devices)(check)(num_devices, plan, form, name, widths)

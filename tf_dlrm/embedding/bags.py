@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.runtime import accelerators
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime.types import Ids
 
@@ -46,7 +47,7 @@ class Lookup(NamedTuple):
         coefficients: Factor of each value in its bag's sum, shaped as `rows`;
             `None` where all are 1.
         num_features: F.
-        num_bags: B * F, scalar tensor.
+        num_bags: B * F, int32 scalar tensor.
     """
 
     rows: tf.Tensor
@@ -244,8 +245,8 @@ def make_lookup(ids: Ids, weights: tf.Tensor | None, places: Places) -> Lookup:
     values = values_of(ids, places.sizes)
     segments = None
     if isinstance(ids, tf.RaggedTensor):
-        num_bags = tf.cast(ids.nrows(), tf.int32)
-        segments = tf.cast(ids.value_rowids(), tf.int32)
+        num_bags = tf.shape(ids.row_splits)[0] - 1
+        segments = segments_of(ids)
     else:
         num_bags = tf.shape(ids)[0] * num_features
     size, offset = per_value(
@@ -264,6 +265,16 @@ def make_lookup(ids: Ids, weights: tf.Tensor | None, places: Places) -> Lookup:
         valid, weights, segments, places.combiners, num_features, num_bags
     )
     return Lookup(rows, segments, coefficients, num_features, num_bags)
+
+
+def segments_of(ids: tf.RaggedTensor) -> tf.Tensor:
+    """Return the bag of each value of standardized ragged ids, `(V,)`."""
+    if not accelerators.are_visible():
+        return tf.cast(ids.value_rowids(), tf.int32)
+    # `value_rowids` asks the device for several sizes.
+    position = tf.cumsum(tf.ones_like(ids.values, tf.int64), exclusive=True)
+    splits = tf.cast(ids.row_splits, tf.int64)
+    return tf.searchsorted(splits, position, side="right", out_type=tf.int64) - 1
 
 
 def values_of(ids: Ids, sizes: Sequence[int] | np.ndarray) -> tf.Tensor:

@@ -7,7 +7,14 @@ import tensorflow as tf
 
 from tf_dlrm.embedding import bags
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.runtime import deferred_checks
 from tf_dlrm.runtime.types import Ids
+
+# Feature, table, id, vocabulary size, number of ids.
+_MESSAGE = (
+    "Id out of range: feature {} of table {} received id {}, but ids must be at least "
+    "0 and below its vocabulary_size {} (ids at fault in this batch: {})."
+)
 
 
 def any_out_of_range(ids: Ids, sizes: Sequence[int] | np.ndarray) -> tf.Tensor:
@@ -20,7 +27,7 @@ def _find_outside(ids, sizes):
     """Values of standardized ids, which are out of range, and their segments."""
     values, segments, lowest = bags.values_of(ids, sizes), None, -1
     if isinstance(ids, tf.RaggedTensor):
-        segments, lowest = tf.cast(ids.value_rowids(), tf.int32), 0
+        segments, lowest = bags.segments_of(ids), 0
     (size,) = bags.per_value(ids, segments, tf.constant(sizes, values.dtype))
     return values, tf.logical_or(values < lowest, values >= size), segments
 
@@ -39,8 +46,13 @@ def refuse_if(
         What waits for the check.
 
     Raises:
-        tf.errors.InvalidArgumentError: At the first id out of range.
+        tf.errors.InvalidArgumentError: At the first id out of range; where checks are
+            deferred, when they are read.
     """
+    checks = deferred_checks.current()
+    if checks is not None:
+        _defer(checks, bad, ids, features)
+        return bad
 
     def refuse():
         _refuse(
@@ -60,19 +72,47 @@ def _refuse(ids, sizes, feature_names, table_names):
     feature = tf.broadcast_to(feature, tf.shape(values))
     value = tf.boolean_mask(values, outside)[0]
     place = tf.boolean_mask(feature, outside)[0]
-    message = tf.strings.join(
-        [
-            "Id out of range: feature ",
-            tf.gather(tf.constant(feature_names), place),
-            " of table ",
-            tf.gather(tf.constant(table_names), place),
-            " received id ",
-            tf.strings.as_string(value),
-            ", but ids must be at least 0 and below its vocabulary_size ",
-            tf.strings.as_string(tf.gather(tf.constant(sizes, tf.int64), place)),
-            " (ids at fault in this batch: ",
-            tf.strings.as_string(tf.math.count_nonzero(outside)),
-            ").",
-        ]
-    )
+    found = [
+        tf.gather(tf.constant(feature_names), place),
+        tf.gather(tf.constant(table_names), place),
+        tf.strings.as_string(value),
+        tf.strings.as_string(tf.gather(tf.constant(sizes, tf.int64), place)),
+        tf.strings.as_string(tf.math.count_nonzero(outside)),
+        "",
+    ]
+    words = zip(_MESSAGE.split("{}"), found, strict=True)
+    message = tf.strings.join([part for pair in words for part in pair])
     tf.debugging.Assert(False, [message])
+
+
+def _defer(checks, bad, ids, features):
+    """Note the first id out of range, without asking the device for anything."""
+    values, outside, segments = _find_outside(
+        ids, [t.vocabulary_size for _, t in features]
+    )
+    columns = tf.constant(np.arange(len(features)))
+    (column,) = bags.per_value(ids, segments, columns)
+    column = tf.broadcast_to(column, tf.shape(values, tf.int64))
+    # One more, so that there is one in an empty batch.
+    more = tf.zeros((1,), tf.int64)
+    values, column, outside = (
+        tf.concat([tf.reshape(tf.cast(each, tf.int64), (-1,)), more], 0)
+        for each in (values, column, outside)
+    )
+    first = tf.argmax(tf.cast(outside, tf.float32))
+    details = [
+        tf.gather(values, first),
+        tf.gather(column, first),
+        tf.reduce_sum(outside),
+    ]
+
+    def describe(details):
+        value, column, count = (int(each) for each in details)
+        feature, table = features[column]
+        return tf.errors.InvalidArgumentError(
+            None,
+            None,
+            _MESSAGE.format(feature, table.name, value, table.vocabulary_size, count),
+        )
+
+    checks.note("ids", bad, tf.stack(details), describe)

@@ -12,7 +12,7 @@ from tf_dlrm.embedding.global_batch import join, pack
 from tf_dlrm.embedding.recording import Lookup
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.optimizers.base import SparseOptimizer
-from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime import accelerators, replicas
 from tf_dlrm.runtime.types import Ids
 
 
@@ -111,6 +111,8 @@ class RowTrainer:
         applies = batches[0].get("applies")
         if applies is None:
             number = self._apply_step(batches)
+        elif accelerators.are_visible() and len(batches) == 1:
+            number = self._apply_step([_masked(batches[0], applies)], applies)
         else:
             number = tf.cond(
                 applies,
@@ -119,15 +121,27 @@ class RowTrainer:
             )
         return [number] * len(batches)
 
-    def _apply_step(self, batches):
+    def _apply_step(self, batches, applies=None):
         followed, iterations = batches[0].get("learning_rate"), self._counter()
         rates = {
             id(o): o.current_learning_rate(iterations, followed)
             for o in self.optimizers.values()
         }
-        number = tf.identity(iterations.assign_add(1))
+        one = 1 if applies is None else tf.cast(applies, tf.int64)
+        number = tf.identity(iterations.assign_add(one))
+        if applies is not None:  # 0 where the first batch is not applied
+            number = tf.maximum(number, tf.ones_like(number))
         self._store.update(batches, Step(number, rates))
         return number
+
+
+def _masked(batch, applies):
+    """A batch of `RowTrainer.apply` without ids and gradients unless `applies`."""
+    masked = dict(batch, ids=tf.where(applies, batch["ids"], -1))
+    for name, tensor in batch.items():
+        if name.startswith("gradient_"):
+            masked[name] = tf.where(applies, tensor, tf.zeros_like(tensor))
+    return masked
 
 
 def join_lookups(

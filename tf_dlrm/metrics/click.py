@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tf_dlrm.runtime import xla
+from tf_dlrm.runtime import accelerators, xla
 
 _NUM_BUCKETS = 1 << 16
 _LARGEST_LOGIT = 17.0  # beyond it float32 probabilities are 0 or 1
@@ -85,11 +85,12 @@ class ClickAUC(_RowMetric):
         logit = tf.math.log(y_pred) - tf.math.log1p(-y_pred)
         logit = tf.clip_by_value(logit, -_LARGEST_LOGIT, _LARGEST_LOGIT)
         scale = (_NUM_BUCKETS - 1) / (2.0 * _LARGEST_LOGIT)
-        bucket = tf.cast(tf.round((logit + _LARGEST_LOGIT) * scale), tf.int32)
+        dtype = accelerators.index_dtype()
+        bucket = tf.cast(tf.round((logit + _LARGEST_LOGIT) * scale), dtype)
         # Not a number: no place in a ranking. Counted nowhere, seen in the loss.
         weight = tf.where(tf.math.is_nan(y_pred), 0.0, weight)
-        bucket = tf.where(tf.math.is_nan(y_pred), 0, bucket)
-        place = bucket + tf.where(y_true > 0.5, _NUM_BUCKETS, 0)
+        bucket = tf.where(tf.math.is_nan(y_pred), tf.zeros_like(bucket), bucket)
+        place = bucket + _NUM_BUCKETS * tf.cast(y_true > 0.5, dtype)
         size = 2 * _NUM_BUCKETS
         counts = tf.math.unsorted_segment_sum(tf.cast(weight, tf.float64), place, size)
         self.counts.assign_add(counts)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.runtime import gradients
+from tf_dlrm.runtime import accelerators, gradients
 
 INT32_ROWS = (1 << 31) - 1  # tables of more rows, and ids of them, are int64
 _BLOCK_VALUES = 1 << 20  # 4 MiB of float32 in flight when a table is read or written
@@ -22,7 +22,7 @@ _BLOCK_VALUES = 1 << 20  # 4 MiB of float32 in flight when a table is read or wr
 
 def row_dtype(num_rows: int) -> tf.DType:
     """Return the dtype for rows of a table and their number: int32 or int64."""
-    return tf.int32 if num_rows <= INT32_ROWS else tf.int64
+    return accelerators.index_dtype() if num_rows <= INT32_ROWS else tf.int64
 
 
 def gather(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:

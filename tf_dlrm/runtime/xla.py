@@ -19,6 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_dlrm.runtime import accelerators
 from tf_dlrm.runtime.compiled_code import CompiledCode
 
 _state = threading.local()
@@ -34,9 +35,7 @@ def enabled() -> bool:
 
 def is_enabled_on_cpus() -> bool:
     """Return whether this thread may use XLA and all devices are CPUs."""
-    if is_disabled():
-        return False
-    return all(d.device_type == "CPU" for d in tf.config.list_logical_devices())
+    return not (is_disabled() or accelerators.are_visible())
 
 
 def is_disabled() -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tf_dlrm.runtime import gradients, xla
+from tf_dlrm.runtime import accelerators, gradients, xla
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.guard import Restorable
 
@@ -30,7 +30,8 @@ class DenseUpdate:
         """Apply the gradients, if `applies` (a bool tensor, or `None`)."""
         if applies is None:
             self._apply(dense_gradients)
-        elif tf.distribute.has_strategy():  # whose sums cannot be in a branch
+        elif tf.distribute.has_strategy() or accelerators.are_visible():
+            # Sums over replicas cannot be in a branch; for an accelerator it is a wait.
             model = self._model
             state = Restorable([*model.dense_variables, *model.optimizer.variables])
             self._apply(dense_gradients)

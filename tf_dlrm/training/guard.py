@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime import accelerators, deferred_checks, replicas
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs
@@ -34,11 +34,9 @@ class StepGuard:
         device: Where the counts lie.
 
     Attributes:
-        has_just_skipped: Whether the last call of the train function left a batch out,
-            as `GuardCallback` saw it.
+        reads_seldom: Whether the host reads the counts every so many steps only, not
+            to make an accelerator wait.
     """
-
-    has_just_skipped = False
 
     def __init__(self, device: str) -> None:
         def make():
@@ -47,6 +45,14 @@ class StepGuard:
         # How many were skipped, and what was not finite in the last of them. A batch
         # that is applied writes nothing.
         self._counts = replicas.on_device(device, make)
+        self._has_just_skipped = False
+        self.reads_seldom = accelerators.are_visible()
+        # How many in a row were skipped, now and at most.
+        self._in_a_row = None
+        if self.reads_seldom:
+            self._in_a_row = replicas.on_device(
+                device, lambda: tf.Variable(tf.zeros(2, tf.int64), trainable=False)
+            )
 
     def admit(self, sources: Sequence[Any], gradients: Any) -> tf.Tensor:
         """Decide whether a batch may be applied, and count it if not.
@@ -79,12 +85,48 @@ class StepGuard:
         return [finite] * len(of_replicas)
 
     def _count_unless(self, finite, look):
+        if self._in_a_row is not None:
+            counted = tf.concat([self._counts[:1] + 1, tf.cast(~look(), tf.int64)], 0)
+            accelerators.select(finite, self._counts, counted)
+            now = tf.where(finite, tf.zeros((), tf.int64), self._in_a_row[0] + 1)
+            most = tf.maximum(self._in_a_row[1], now)
+            self._in_a_row.assign(tf.stack([now, most]))
+            return
+
         def count():
             spoiled = tf.cast(~look(), tf.int64)
             self._counts.assign(tf.concat([self._counts[:1] + 1, spoiled], 0))
             return True
 
         tf.cond(finite, lambda: False, count)
+
+    @property
+    def has_just_skipped(self) -> bool:
+        """True if the last call of the train function in `fit` left a batch out."""
+        if self._in_a_row is not None:
+            return bool(self._in_a_row.numpy()[0])
+        return self._has_just_skipped
+
+    @has_just_skipped.setter
+    def has_just_skipped(self, value: bool) -> None:
+        self._has_just_skipped = value
+
+    def take_most_in_a_row(self) -> int:
+        """Return the longest row of skipped batches since the last call of this.
+
+        Zero where the host reads the counts at each step, and can tell.
+        """
+        if self._in_a_row is None:
+            return 0
+        now, most = (int(each) for each in self._in_a_row.numpy())
+        self._in_a_row.assign([now, 0])
+        return most
+
+    def forget_row(self) -> None:
+        """Let the next skipped batch be the first in a row."""
+        self._has_just_skipped = False
+        if self._in_a_row is not None:
+            self._in_a_row.assign(tf.zeros(2, tf.int64))
 
     @property
     def num_skipped(self) -> int:
@@ -142,6 +184,10 @@ class Restorable:
         """Set the variables back, unless `keep`, a bool scalar tensor."""
         if not self._variables:
             return
+        if accelerators.are_visible():
+            for variable, value in zip(self._variables, self._before, strict=True):
+                accelerators.select(keep, variable, value)
+            return
 
         def restore():
             for variable, value in zip(self._variables, self._before, strict=True):
@@ -167,29 +213,41 @@ class GuardCallback(keras.callbacks.Callback):
         self._num_skipped = self._at_begin = self._guard.num_skipped
         self._in_a_row = 0
         self._first: tuple[int, int, int] | None = None  # epoch, batches from and to
-        self._guard.has_just_skipped = False
+        self._guard.forget_row()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch, self._at_epoch = epoch, self._num_skipped
-        self._batch, self._num_batches = 0, 0
+        self._batch, self._next, self._num_batches = 0, 0, 0
+        self._has_read = True
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        self._batch = batch
+        if self._has_read:  # the first of those that the next read is about
+            self._batch, self._next, self._has_read = batch, batch, False
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        num_batches = batch + 1 - self._batch
-        self._num_batches += num_batches
+        self._num_batches += batch + 1 - self._next
+        self._next = batch + 1
+        num_batches = self._next - self._batch
+        if not self._guard.reads_seldom or num_batches >= deferred_checks.READ_EVERY:
+            self._read(batch, num_batches)
+
+    def _read(self, batch, num_batches):
+        self._has_read = True
         num_skipped = self._guard.num_skipped
         new, self._num_skipped = num_skipped - self._num_skipped, num_skipped
         self._guard.has_just_skipped = new > 0
-        # Of several steps run at once one cannot say which they were.
-        self._in_a_row = self._in_a_row + new if new == num_batches else 0
+        if self._guard.reads_seldom:
+            self._in_a_row = self._guard.take_most_in_a_row()
+        else:  # of several steps run at once one cannot say which they were
+            self._in_a_row = self._in_a_row + new if new == num_batches else 0
         if new and self._first is None:
             self._first = (self._epoch, self._batch + 1, batch + 1)
         if self._in_a_row >= self._max_in_a_row:
             self._stop(batch + 1)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if not self._has_read:
+            self._read(self._next - 1, self._next - self._batch)
         num_skipped = self._num_skipped - self._at_epoch
         if num_skipped and num_skipped >= self._num_batches:
             self._in_a_row = num_skipped

@@ -15,6 +15,8 @@ import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.losses import loss as losses
 
+from tf_dlrm.runtime import accelerators
+
 _thread = threading.local()
 
 
@@ -164,6 +166,17 @@ def begin_at_position(epoch_iterator: Any) -> None:
     epoch_iterator._enumerate_iterator = enumerate_iterator
 
 
+def prefetch_to_device(epoch_iterator: Any, device: str) -> None:
+    """Copy the batches of a dataset to a device while it computes with others.
+
+    A dataset that a strategy distributes is prefetched by the strategy.
+    """
+    dataset = epoch_iterator._distributed_dataset
+    if isinstance(dataset, tf.data.Dataset):
+        prefetch = tf.data.experimental.prefetch_to_device(device, buffer_size=2)
+        epoch_iterator._distributed_dataset = dataset.apply(prefetch)
+
+
 def with_callback(
     callbacks: Any, own: keras.callbacks.Callback, stack: ExitStack
 ) -> Any:
@@ -228,6 +241,9 @@ class KerasModelAdapter(keras.Model):
         if iterator is not None:
             expect_end_of_data(iterator)
             begin_at_position(iterator)
+            device = accelerators.first()
+            if device is not None:
+                prefetch_to_device(iterator, device)
         if self._distribute_strategy is not None:
             build_metrics(self)
 

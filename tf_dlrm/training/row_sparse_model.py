@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from tf_dlrm import optimizers
 from tf_dlrm.inputs import check_arrays, standardize_labels
-from tf_dlrm.runtime import replicas, xla
+from tf_dlrm.runtime import accelerators, deferred_checks, replicas, xla
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.types import Logs
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.checkpoints.positions import weigh_classes
 from tf_dlrm.training.dense_update import DenseUpdate
@@ -71,12 +72,13 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 (`tf_dlrm.optimizers.SparseAdam` says how it differs).
             jit_compile: What XLA compiles. `"auto"`: on CPUs the small parts where it
                 wins (lookup and update of rows, the interaction's triangle, the
-                update of the dense variables), while oneDNN computes the MLPs: the
-                fastest. `True`: besides, all between lookup and update as one
-                program (a `compute_loss` of your own is in it, and where it reads
-                ragged `x` each new number of ids is compiled anew: use `"auto"`).
-                `False`: nothing. The results agree to rounding, and range checks of
-                ids hold, in all three.
+                update of the dense variables), while oneDNN computes the MLPs; where
+                there is a GPU, all between lookup and update as one program, unless
+                a `call` or `compute_loss` of your own is in it. `True`: besides, all
+                between lookup and update as one program (a `compute_loss` of your own
+                is in it, and where it reads ragged `x` each new number of ids is
+                compiled anew: use `"auto"`). `False`: nothing. The results agree to
+                rounding, and range checks of ids hold, in all three.
             max_skipped_batches: A batch whose loss or gradients are not finite is
                 not applied: weights, optimizers and metrics stay as they are. After
                 so many in a row `fit` raises `tf_dlrm.training.NotFiniteError`, which
@@ -111,7 +113,12 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             embedding_optimizer is None
             or embedding_optimizer is getattr(self, "embedding_optimizer", None)
         )
-        is_program = jit_compile is True and not kwargs.get("run_eagerly", False)
+        is_program = jit_compile is True or (
+            jit_compile == "auto"
+            and accelerators.are_visible()
+            and self._can_be_program(optimizer)
+        )
+        is_program = is_program and not kwargs.get("run_eagerly", False)
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -137,6 +144,11 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         self._is_program = is_program
         self._make_step()
 
+    def _can_be_program(self, optimizer):
+        """Return whether the dense step is what XLA can compile, and does not again."""
+        is_own = type(self).call is type(self)._own_call and not self.has_own_loss
+        return is_own and keras_hooks.is_compilable(optimizer)
+
     def _check_overrides(self, jit_compile):
         """Refuse `call`s that a program compiled as a whole would not look up for."""
         if jit_compile is True and type(self).call is not type(self)._own_call:
@@ -154,12 +166,31 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             self._guard,
             self._probes,
             DenseUpdate(self, self._is_program),
+            self._checks,
             self._labels_are_probabilities,
         )
 
     @property
     def _probes(self) -> Probes:
         return self.__dict__.setdefault("_probes_of_steps", Probes())
+
+    @property
+    def _checks(self) -> deferred_checks.DeferredChecks:
+        new = deferred_checks.DeferredChecks
+        return self.__dict__.get("_deferred") or self.__dict__.setdefault(
+            "_deferred", new()
+        )
+
+    def raise_deferred(self) -> None:
+        """Raise what an accelerator noted of the steps so far.
+
+        `fit`, `evaluate`, `predict` and their forms for one batch do, at their end and
+        every so many steps; a loop of your own over `train_step` may.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If an id or a label was out of range.
+        """
+        self._checks.raise_first()
 
     def xla_settings(self) -> contextlib.AbstractContextManager:
         """Return the context in which XLA compiles what `jit_compile` says."""
@@ -181,19 +212,25 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on `(features, label[, sample_weight])`; return loss and metrics."""
-        with self.xla_settings():
+        with self.xla_settings(), self._checks.collecting():
             return self._step(data)
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Return loss and metrics of `(features, label[, sample_weight])`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y = standardize_labels(y, self._labels_are_probabilities)
-        y_pred = self(x, training=False)
+        with self._checks.collecting():
+            y = standardize_labels(y, self._labels_are_probabilities)
+            y_pred = self(x, training=False)
         loss = keras_hooks.compute_loss(
             self, x, y, y_pred, sample_weight, training=False
         )
         self.track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    def predict_step(self, data: Any) -> Any:
+        """Return click probabilities `(B, 1)` of features."""
+        with self._checks.collecting():
+            return super().predict_step(data)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
@@ -264,6 +301,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """
         before = self.num_skipped_batches
         result = super().train_on_batch(*args, **kwargs)
+        self.raise_deferred()
         guard, limit = self._guard, self._max_skipped_batches
         if guard is None or limit is None or guard.num_skipped == before:
             self._num_in_a_row = 0
@@ -276,6 +314,18 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 "None of them was applied. Try a smaller learning rate, or look at the "
                 "data."
             )
+        return result
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate one batch, as `keras.Model.test_on_batch` does."""
+        result = super().test_on_batch(*args, **kwargs)
+        self.raise_deferred()
+        return result
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Predict one batch, as `keras.Model.predict_on_batch` does."""
+        result = super().predict_on_batch(x)
+        self.raise_deferred()
         return result
 
     # What people call
@@ -317,6 +367,12 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 options["callbacks"] = keras_hooks.with_callback(
                     callbacks, guard, stack
                 )
+            if accelerators.are_visible():
+                reader = _DeferredReader()
+                callbacks = options.get("callbacks") or ()
+                options["callbacks"] = keras_hooks.with_callback(
+                    callbacks, reader, stack
+                )
             # Keras calls no callback when something fails.
             for each in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
                 stack.callback(getattr(each, "on_fit_exit", lambda: None))
@@ -329,13 +385,17 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """Evaluate, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y)
         with keras_hooks.without_end_of_data_warnings(kwargs.get("steps")):
-            return super().evaluate(x, y, *args, **kwargs)
+            result = super().evaluate(x, y, *args, **kwargs)
+        self.raise_deferred()
+        return result
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Predict, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x)
         with keras_hooks.without_end_of_data_warnings(kwargs.get("steps")):
-            return super().predict(x, *args, **kwargs)
+            result = super().predict(x, *args, **kwargs)
+        self.raise_deferred()
+        return result
 
     # The compile arguments are saved with the model, the tables' optimizer too.
 
@@ -354,3 +414,18 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile with what `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
+
+
+class _DeferredReader(keras.callbacks.Callback):
+    """Raises in `fit` what an accelerator noted of its steps."""
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        self._num_steps = 0
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        self._num_steps += 1
+        if self._num_steps % deferred_checks.READ_EVERY == 0:
+            self.model.raise_deferred()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self.model.raise_deferred()

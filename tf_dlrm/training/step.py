@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from tf_dlrm.embedding.recording import Lookup, recorded
 from tf_dlrm.inputs import standardize_labels
-from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime import accelerators, replicas
+from tf_dlrm.runtime.deferred_checks import DeferredChecks
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.dense_update import DenseUpdate
 from tf_dlrm.training.guard import Restorable, StepGuard
@@ -83,6 +84,7 @@ class TrainStep:
         guard: Decides which batches are applied; `None`: all.
         probes: What looks into the step.
         dense_update: Updates the dense variables.
+        checks: The checks of the step that are read later.
         labels_are_probabilities: Whether labels must be in [0, 1].
     """
 
@@ -92,11 +94,12 @@ class TrainStep:
         guard: StepGuard | None,
         probes: Probes,
         dense_update: DenseUpdate,
+        checks: DeferredChecks,
         labels_are_probabilities: bool,
     ) -> None:
         self._model, self._embedding = model, model.embedding
         self._guard, self._probes = guard, probes
-        self._dense_update = dense_update
+        self._dense_update, self._checks = dense_update, checks
         self._labels_are_probabilities = labels_are_probabilities
 
     def __call__(self, data: Any) -> dict[str, Any]:
@@ -104,7 +107,7 @@ class TrainStep:
         batch = self._open(data)
         forward = self._look_up_and_score(batch)
         self._probes.see_lookups(forward.lookups)
-        gradients = self._differentiate(batch, forward)
+        gradients = self._differentiate(batch, forward, self._checks.passed())
         self._update(forward, gradients)
         return self._report(batch, forward, gradients)
 
@@ -121,8 +124,8 @@ class TrainStep:
             batch: The batch.
             pooled: What the lookup returns, if it was made before.
         """
-        changed = self._model.statistics if self._guard is not None else []
-        statistics = Restorable(changed)
+        may_undo = self._guard is not None or accelerators.are_visible()
+        statistics = Restorable(self._model.statistics if may_undo else [])
         with tf.GradientTape() as tape:
             with recorded(self._embedding, tape, pooled) as recording:
                 y_pred = self._model(batch.features, training=True)
@@ -148,7 +151,16 @@ class TrainStep:
     def _trains_tables(self):
         return self._model.trainable and self._embedding.trainable
 
-    def _differentiate(self, batch: Batch, forward: Forward) -> Gradients:
+    def _differentiate(
+        self, batch: Batch, forward: Forward, passed: tf.Tensor | None
+    ) -> Gradients:
+        """Return the gradients, and whether they are applied.
+
+        Args:
+            batch: The batch.
+            forward: Its forward pass.
+            passed: Whether it passed the deferred checks; `None` where there are none.
+        """
         if forward.tape is None:
             raise RuntimeError("The forward pass was not recorded on a tape.")
         variables = [variable.value for variable in self._model.dense_variables]
@@ -166,10 +178,15 @@ class TrainStep:
             pooled,
         )
         self._probes.see_gradients(dense, pooled)
-        return Gradients(dense, pooled, self._admit(batch, forward, pooled, dense))
+        applies = self._admit(batch, forward, pooled, dense)
+        if passed is not None:
+            applies = passed if applies is None else tf.logical_and(applies, passed)
+        if applies is not None and forward.statistics is not None:
+            forward.statistics.restore_unless(applies)
+        return Gradients(dense, pooled, applies)
 
     def _admit(self, batch, forward, pooled, dense):
-        """Ask the guard whether the batch is applied; undo the forward pass if not."""
+        """Ask the guard whether the batch is applied."""
         if self._guard is None:
             return None
         observed = forward.loss
@@ -180,9 +197,7 @@ class TrainStep:
         # of a dataset of unknown length there is none, and a step begun all the same
         # would count.
         with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
-            applies = self._guard.admit((*inputs, observed), (pooled, dense))
-            forward.statistics.restore_unless(applies)
-        return applies
+            return self._guard.admit((*inputs, observed), (pooled, dense))
 
     def _update(self, forward: Forward, gradients: Gradients) -> None:
         """Update the dense variables, and the rows that were looked up."""
@@ -209,7 +224,10 @@ class TrainStep:
         rows = batch.x, batch.y, forward.y_pred, batch.sample_weight
         if applies is None:
             return update(*rows)
-        if not model.has_own_metrics and not tf.distribute.has_strategy():
+        is_plain = not model.has_own_metrics and not tf.distribute.has_strategy()
+        if is_plain and accelerators.are_visible():
+            return self._report_masked(update, rows, applies)
+        if is_plain:
             keras_hooks.build_metrics(model)  # not in a branch
             return tf.cond(applies, lambda: update(*rows), model.get_metrics_result)
         # Sums over replicas, and what a user wrote, cannot be in a branch.
@@ -220,6 +238,14 @@ class TrainStep:
                 lambda each: None if each is None else each[:num_rows], rows
             )
         )
+
+    def _report_masked(self, update, rows, applies):
+        """Update the metrics, and set them back unless the batch is applied."""
+        keras_hooks.build_metrics(self._model)
+        state = Restorable(self._model.metrics_variables)
+        update(*rows)
+        state.restore_unless(applies)
+        return self._model.get_metrics_result()
 
 
 class CompiledTrainStep(TrainStep):
@@ -252,6 +278,7 @@ class CompiledTrainStep(TrainStep):
             batch.sample_weight,
             batch.x if model.has_own_loss else None,
             pooled,
+            self._checks.passed(),
         )
         self._probes.see_lookups([lookup])
         forward = Forward(loss, y_pred, [lookup])
@@ -260,10 +287,10 @@ class CompiledTrainStep(TrainStep):
             self._update_rows(forward, gradients, rate)
         return self._report(batch, forward, gradients)
 
-    def _run_program(self, features, y, sample_weight, x, pooled):
+    def _run_program(self, features, y, sample_weight, x, pooled, passed):
         batch = Batch(features, x, y, sample_weight)
         forward = self._look_up_and_score(batch, pooled)
-        gradients = self._differentiate(batch, forward)
+        gradients = self._differentiate(batch, forward, passed)
         with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
             self._dense_update.apply(gradients.dense, gradients.applies)
         return forward.loss, forward.y_pred, gradients.pooled, gradients.applies

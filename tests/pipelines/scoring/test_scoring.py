@@ -37,7 +37,7 @@ def probabilities(rows):
     return np.array([float(row["probability"] or "nan") for row in rows])
 
 
-@pytest.mark.breadth(0)
+@pytest.mark.breadth(0, 2)
 @pytest.mark.parametrize("suffix", OPENERS)
 @pytest.mark.parametrize("labelled", [True, False])
 def test_scores_are_those_of_predict(

@@ -160,7 +160,13 @@ def _get_guard(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def has_just_skipped(model: keras.Model) -> bool:
-    """Return whether the last batch of `fit` was skipped, not applied."""
+    """Return whether the last batch of `fit` was skipped, not applied.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If an accelerator noted of a step before that
+            an id or a label was out of range.
+    """
+    getattr(model, "raise_deferred", lambda: None)()
     guard = getattr(model, "_guard", None)
     return guard is not None and guard.has_just_skipped
 
