@@ -13,15 +13,13 @@ from tf_dlrm import optimizers
 from tf_dlrm.inputs import check_arrays, standardize_labels
 from tf_dlrm.runtime import accelerators, deferred_checks, replicas, xla
 from tf_dlrm.runtime.errors import UserError
-from tf_dlrm.runtime.types import Logs
-from tf_dlrm.training import keras_hooks
+from tf_dlrm.training import fit_callbacks, keras_hooks
 from tf_dlrm.training.checkpoints.positions import weigh_classes
 from tf_dlrm.training.dense_update import DenseUpdate
 from tf_dlrm.training.guard import GuardCallback, NotFiniteError, StepGuard
 from tf_dlrm.training.losses import check_reduction, is_cross_entropy
 from tf_dlrm.training.probes import Probe, Probes
 from tf_dlrm.training.step import CompiledTrainStep, TrainStep
-from tf_dlrm.training.table_rates import TableRates
 
 # What comes in an order of its own.
 _IN_ORDER = (
@@ -355,27 +353,13 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         if class_weight is not None and hasattr(x, "position"):
             options["x"] = weigh_classes(x, class_weight)
             options["class_weight"] = None
-        callbacks = options.get("callbacks") or ()
+        guard = None
+        if self._guard is not None and self._max_skipped_batches is not None:
+            guard = GuardCallback(self._guard, self._max_skipped_batches)
         with contextlib.ExitStack() as stack:
-            rates = TableRates(self)
-            if callbacks and rates.is_needed:
-                callbacks = keras_hooks.with_each(callbacks, rates, stack)
-                options["callbacks"] = callbacks
-            guard = None
-            if self._guard is not None and self._max_skipped_batches is not None:
-                guard = GuardCallback(self._guard, self._max_skipped_batches)
-                options["callbacks"] = keras_hooks.with_callback(
-                    callbacks, guard, stack
-                )
-            if accelerators.are_visible():
-                reader = _DeferredReader()
-                callbacks = options.get("callbacks") or ()
-                options["callbacks"] = keras_hooks.with_callback(
-                    callbacks, reader, stack
-                )
-            # Keras calls no callback when something fails.
-            for each in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
-                stack.callback(getattr(each, "on_fit_exit", lambda: None))
+            options["callbacks"] = fit_callbacks.add(
+                self, options.get("callbacks"), guard, stack
+            )
             history = super().fit(*call.args, **call.kwargs)
         if guard is not None:
             guard.report()
@@ -414,18 +398,3 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile with what `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))
-
-
-class _DeferredReader(keras.callbacks.Callback):
-    """Raises in `fit` what an accelerator noted of its steps."""
-
-    def on_train_begin(self, logs: Logs = None) -> None:
-        self._num_steps = 0
-
-    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self._num_steps += 1
-        if self._num_steps % deferred_checks.READ_EVERY == 0:
-            self.model.raise_deferred()
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self.model.raise_deferred()

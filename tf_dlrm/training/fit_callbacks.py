@@ -1,0 +1,62 @@
+"""The callbacks that `fit` of a `RowSparseModel` adds to the user's."""
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from tf_dlrm.runtime import accelerators, deferred_checks
+from tf_dlrm.runtime.types import Logs
+from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.guard import GuardCallback
+from tf_dlrm.training.table_rates import TableRates
+
+if TYPE_CHECKING:
+    from tf_dlrm.training.row_sparse_model import RowSparseModel
+
+
+class DeferredReader(keras.callbacks.Callback):
+    """Raises in `fit` what an accelerator noted of its steps."""
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        self._num_steps = 0
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        self._num_steps += 1
+        if self._num_steps % deferred_checks.READ_EVERY == 0:
+            self.model.raise_deferred()
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self.model.raise_deferred()
+
+
+def add(
+    model: "RowSparseModel",
+    callbacks: Any,
+    guard: GuardCallback | None,
+    stack: ExitStack,
+) -> Any:
+    """Return the callbacks of `fit` with those that the model needs.
+
+    The tables' own rates follow after each of the user's callbacks; the guard, and
+    what reads an accelerator's notes, come before all of them.
+
+    Args:
+        model: The model.
+        callbacks: A list, one callback, Keras' `CallbackList`, or `None`.
+        guard: The guard's callback, or `None`.
+        stack: Puts a `CallbackList` back as it was, and calls `on_fit_exit` of the
+            user's callbacks: Keras calls no callback when something fails.
+    """
+    callbacks = callbacks or ()
+    for each in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
+        stack.callback(getattr(each, "on_fit_exit", lambda: None))
+    rates = TableRates(model)
+    if callbacks and rates.is_needed:
+        callbacks = keras_hooks.with_each(callbacks, rates, stack)
+    if guard is not None:
+        callbacks = keras_hooks.with_callback(callbacks, guard, stack)
+    if accelerators.are_visible():
+        callbacks = keras_hooks.with_callback(callbacks, DeferredReader(), stack)
+    return callbacks
