@@ -20,6 +20,8 @@ from pipelines.runtime import UserError, disk, remote_files
 from pipelines.sampling import NegativeSampling
 from pipelines.vocabulary import Vocabulary
 
+_FEW_ROWS = 100_000
+
 
 def find_records(paths: Paths) -> str | None:
     """Return the folder of records that `paths` names, or `None` if it names files.
@@ -128,6 +130,15 @@ def estimate_rows(paths) -> int | None:
         bytes_a_line = max(start.rfind(b"\n") + 1, 1) / max(start.count(b"\n"), 1)
         total += remote_files.size_of(path) / bytes_a_line
     return round(total)
+
+
+def is_worth_compiling(num_rows: int | None) -> bool:
+    """Return whether so many rows of predictions repay what XLA takes to compile.
+
+    Args:
+        num_rows: Their number; `None` if it is not known.
+    """
+    return num_rows is None or num_rows >= _FEW_ROWS
 
 
 def count_rows(paths, sampling: NegativeSampling | None = None) -> int:

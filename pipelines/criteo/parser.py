@@ -71,11 +71,13 @@ class Parser(tf.Module):
         self.expander, self._folder = expander, None
         self._lookup = vocabulary.make_lookup(asset_dir)
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, lines: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         lines = _as_lines(lines)
         valid, plain = criteo_ops.check(lines, labelled=True)
         return self.parse(criteo_ops.require(lines, valid), plain)
 
+    @tf.autograph.experimental.do_not_convert
     def features(self, lines: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn lines of 39 columns, of 40, or some of each into features.
 
@@ -122,6 +124,7 @@ class Parser(tf.Module):
         features = self._assemble(integers, fields, has_bags)
         return (features, label) if labelled else features
 
+    @tf.autograph.experimental.do_not_convert
     def features_of_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn serialized `tf.Example` messages of raw fields into features.
 

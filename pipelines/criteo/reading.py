@@ -18,6 +18,8 @@ from tf_dlrm.training.checkpoints import ResumableInput
 
 BLOCK_BYTES = 4 << 20
 _MAX_PARALLEL_FILES = 8
+# AutoGraph would rewrite each function, and those that it calls, at every start.
+_as_it_is = tf.autograph.experimental.do_not_convert
 
 
 def read(
@@ -128,6 +130,7 @@ def read(
         )
         return _shuffle(rows, shuffle_buffer, seeds)
 
+    @_as_it_is
     def numbered_epoch(epoch, seed):
         """The rows of an epoch in an order that is a function of its number."""
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
@@ -140,6 +143,7 @@ def read(
         return epoch_rows(tf.data.Dataset.from_tensor_slices(files), seeds)
 
     def resume(position, seed):
+        @_as_it_is
         def batches_from(epoch, first):
             rows = numbered_epoch(epoch, seed)
             if repeat:
@@ -150,13 +154,13 @@ def read(
 
         return finish(position.begins().flat_map(batches_from))
 
+    @_as_it_is
+    def to_batch(*row):
+        return row_form.to_batch(row_form.Rows(*row), labelled, parser.expand)
+
     def finish(batches):
         batches = batches.map(
-            lambda *row: row_form.to_batch(
-                row_form.Rows(*row), labelled, parser.expand
-            ),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
+            to_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         options = tf.data.Options()
         # Blocks are read by Python functions of (file, offset), so that the position
@@ -197,6 +201,7 @@ def _shuffle(rows, window_rows, seeds):
     """Permutes the rows of windows, by seeds that are part of an iterator's state."""
     windows = tf.data.Dataset.zip((rows.rebatch(window_rows), seeds))
 
+    @_as_it_is
     def permute(window, seed):
         order = _permute(tf.range(tf.size(window[0])), seed)
         return tuple(tf.gather(column, order) for column in window)
@@ -233,10 +238,12 @@ class _Source:
         self._stamps = [stamp(path) for path in paths]
         self._unfinished = set(range(len(paths)))
 
+    @_as_it_is
     def rows(self, file: tf.Tensor) -> tf.data.Dataset:
         """The data set of one file: the rows of each block, as `row_form.Rows`."""
         start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
 
+        @_as_it_is
         def next_block(state, _):
             offset, first_line = state
             block, num_bytes, num_lines = tf.numpy_function(
@@ -248,6 +255,7 @@ class _Source:
             state = (offset + num_bytes, first_line + num_lines)
             return state, (block, first_line, num_lines)
 
+        @_as_it_is
         def decode(block, first_line, num_lines):
             types = (*row_form.TYPES, tf.int64, tf.string, tf.string)
             *row, bad, lines, reasons = tf.numpy_function(
@@ -256,6 +264,7 @@ class _Source:
             row = tuple(row_form.with_shapes(row))
             return row, (first_line, num_lines, bad, lines, reasons)
 
+        @_as_it_is
         def record(row, found):
             num_lines = tf.numpy_function(self._record, [file, *found], tf.int64)
             num_lines.set_shape(())

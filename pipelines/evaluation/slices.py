@@ -261,7 +261,8 @@ def _make_step(model, source):
             tf.TensorSpec((None,), tf.int64),
             tf.TensorSpec((None,), tf.int64),
             tf.TensorSpec((None,), tf.float32),
-        ]
+        ],
+        autograph=False,
     )
     def step(dense, ids, splits, label):
         bags = tf.RaggedTensor.from_row_splits(ids, splits, validate=False)

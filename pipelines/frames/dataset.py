@@ -99,6 +99,7 @@ def from_dataframe(
     if weight is not None:
         take_targets.append(_make_take(read_weights(frame[weight], weight)))
 
+    @tf.autograph.experimental.do_not_convert
     def make_batch(rows):
         features = {name: function(rows) for name, function in take.items()}
         if not take_targets:

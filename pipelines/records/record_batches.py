@@ -166,6 +166,7 @@ def make_dataset(
             load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
 
+    @tf.autograph.experimental.do_not_convert
     def numbers_from(epoch, first):
         """`(epoch, number)` of batches, from one on."""
         if repeat:
@@ -228,6 +229,7 @@ class _Loader:
         # Of one-hot features; batches share it, and none copies it.
         self._splits = np.arange(batch_size * self._num_sparse + 1)
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, epoch, number):
         types = (tf.float32, tf.float32, tf.int32, tf.int64)
         label, dense, ids, splits = tf.numpy_function(

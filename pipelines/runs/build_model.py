@@ -83,6 +83,10 @@ def make_model(
     )
 
 
+# Rows of a whole training below which compiling takes longer than it saves.
+_FEW_ROWS = 50_000
+
+
 def compile_model(
     model: tf_dlrm.DLRM, config: RunConfig, num_steps: int, first_step: int = 0
 ) -> None:
@@ -111,6 +115,8 @@ def compile_model(
         steps_per_execution=config.steps_per_execution,
         max_skipped_batches=config.max_skipped_batches,
     )
+    if config.jit_compile == "auto":
+        model.use_xla(num_steps * config.batch_size >= _FEW_ROWS)
 
 
 def _optimizer(config, learning_rate, first_step, num_steps):

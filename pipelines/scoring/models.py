@@ -110,7 +110,7 @@ def of_keras(model, parser, source: Source) -> Model:
         source: The files that they were loaded from.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)
     def score(lines):
         return model(parser.features(lines), training=False)[:, 0]
 

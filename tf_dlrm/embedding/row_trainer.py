@@ -123,9 +123,10 @@ class RowTrainer:
 
     def _apply_step(self, batches, applies=None):
         followed, iterations = batches[0].get("learning_rate"), self._counter()
+        distinct = {id(each): each for each in self.optimizers.values()}
         rates = {
-            id(o): o.current_learning_rate(iterations, followed)
-            for o in self.optimizers.values()
+            key: optimizer.current_learning_rate(iterations, followed)
+            for key, optimizer in distinct.items()
         }
         one = 1 if applies is None else tf.cast(applies, tf.int64)
         number = tf.identity(iterations.assign_add(one))

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from tf_dlrm.features import FeatureSpec
 from tf_dlrm.model import DLRM
+from tf_dlrm.runtime import xla
 from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving.c_library import RECORDED, Request
 from tf_dlrm.serving.candidates import Split
@@ -58,6 +59,7 @@ def make_requests(
         tf.function(
             predict,
             input_signature=[{"dense_features": dense, "sparse_features": sparse}],
+            autograph=False,
         )
         for sparse in (padded, ragged)
     )
@@ -65,7 +67,8 @@ def make_requests(
     def answers(features: dict[str, Any]) -> np.ndarray:
         is_ragged = isinstance(features["sparse_features"], tf.RaggedTensor)
         predict = predict_ragged if is_ragged else predict_padded
-        probabilities: np.ndarray = predict(features).numpy()
+        with xla.disabled():  # not worth compiling for some rows
+            probabilities: np.ndarray = predict(features).numpy()
         return probabilities
 
     recorded = _make(model.spec, module, preprocessor, num_rows, answers)

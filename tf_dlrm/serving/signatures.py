@@ -151,11 +151,10 @@ class ServingModule(tf.Module):
         return serving_ragged
 
     def _make_raw(self, name: str, method: str) -> Callable[..., Any]:
-        @_signature(tf.TensorSpec((None,), tf.string, name))
+        # A preprocessor of the user's may lean on AutoGraph.
+        @_signature(tf.TensorSpec((None,), tf.string, name), autograph=True)
         def serving_raw(raw: tf.Tensor) -> Outputs:
-            features = getattr(self.preprocessor, method)(raw)
-            pooled = self._pool(features["sparse_features"])
-            return self._probabilities(features["dense_features"], pooled)
+            return self._of_features(getattr(self.preprocessor, method)(raw))
 
         return serving_raw
 
@@ -213,8 +212,15 @@ class ServingModule(tf.Module):
 
     def predict(self, features: dict[str, Any]) -> tf.Tensor:
         """Return the probabilities `(B, 1)` of a batch, as the signatures do."""
-        pooled = self._pool(features["sparse_features"])
-        return self._probabilities(features["dense_features"], pooled)[PROBABILITIES]
+        return self._of_features(features)[PROBABILITIES]
+
+    def _of_features(self, features: dict[str, Any]) -> Outputs:
+        def score() -> Outputs:
+            pooled = self._pool(features["sparse_features"])
+            return self._probabilities(features["dense_features"], pooled)
+
+        outputs: Outputs = tf.autograph.experimental.do_not_convert(score)()
+        return outputs
 
     def _probabilities(self, dense: tf.Tensor, pooled: Pooled) -> Outputs:
         # As the parser takes a missing integer: 0 after the logarithm.
@@ -239,7 +245,7 @@ def weights_for_inference(model: DLRM) -> list[tf.Variable]:
 
 
 def _signature(
-    *specs: tf.TensorSpec,
+    *specs: tf.TensorSpec, autograph: bool = False
 ) -> Callable[[Callable[..., Outputs]], Callable[..., Any]]:
     """A `tf.function` that holds requests to its specs: servers do not check shapes.
 
@@ -253,7 +259,9 @@ def _signature(
             )
 
         checked.__name__ = function.__name__
-        signature: Callable[..., Any] = tf.function(checked, input_signature=specs)
+        signature: Callable[..., Any] = tf.function(
+            checked, input_signature=specs, autograph=autograph
+        )
         return signature
 
     return decorate

@@ -40,6 +40,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     _max_skipped_batches: int | None = None
     _num_in_a_row = 0  # of `train_on_batch`
     _labels_are_probabilities = False
+    _jit_compile_argument: bool | str = "auto"
+    _is_xla_off = False
 
     def compile(
         self,
@@ -124,7 +126,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             jit_compile=False,
             **kwargs,
         )
-        self._jit_compile_argument = jit_compile
+        self._jit_compile_argument, self._is_xla_off = jit_compile, False
         self._labels_are_probabilities = is_cross_entropy(loss)
         self._max_skipped_batches, self._guard = max_skipped_batches, None
         if max_skipped_batches is not None:
@@ -139,7 +141,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             self.embedding.build_optimizer(self.embedding_optimizer)
         # Now, not at the first step: Keras would build it for the tables as well.
         self.optimizer.build(self.dense_variables)
-        self._is_program = is_program
+        self._is_program = self._wants_program = is_program
         self._make_step()
 
     def _can_be_program(self, optimizer):
@@ -192,7 +194,20 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def xla_settings(self) -> contextlib.AbstractContextManager:
         """Return the context in which XLA compiles what `jit_compile` says."""
-        return xla.disabled(getattr(self, "_jit_compile_argument", "auto") is False)
+        return xla.disabled(self._jit_compile_argument is False or self._is_xla_off)
+
+    def use_xla(self, enabled: bool) -> None:
+        """Choose whether XLA compiles what `jit_compile` says, until `compile`.
+
+        A job of few rows ends sooner without: compiling takes seconds. The results
+        agree to rounding.
+        """
+        self._is_xla_off = not enabled
+        self.embedding.use_xla(enabled and self._jit_compile_argument is not False)
+        if self.compiled:
+            self._is_program = enabled and self._wants_program
+            self._make_step()
+        self.train_function = self.test_function = self.predict_function = None
 
     # Variables
 

@@ -258,7 +258,7 @@ class CompiledTrainStep(TrainStep):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._program = tf.function(
-            self._run_program, jit_compile=True, reduce_retracing=True
+            self._run_program, jit_compile=True, reduce_retracing=True, autograph=False
         )
 
     def __call__(self, data: Any) -> dict[str, Any]:
