@@ -339,3 +339,24 @@ def test_the_loss_of_an_epoch_weighs_batches_by_their_rows():
     assert history["loss"][0] == pytest.approx(history["log_loss"][0], rel=1e-5)
     result = model.evaluate(features, label, verbose=0, return_dict=True)
     assert result["loss"] == pytest.approx(result["log_loss"], rel=1e-5)
+
+
+@pytest.mark.xla
+def test_xla_goes_off_and_on_without_compiling_anew():
+    models = []
+    for options in ({}, {"jit_compile": False}):
+        keras.utils.set_random_seed(1)
+        models.append(compiled("adam", **options))
+    model, other = models
+    model.use_xla(False)
+    model.fit(*make_data(), verbose=0, shuffle=False)
+    other.fit(*make_data(), verbose=0, shuffle=False)
+    for found, expected in zip(tables_of(model), tables_of(other), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert model.get_compile_config()["jit_compile"] == "auto"
+    model.use_xla(True)
+    for each in (model, other):
+        each.fit(*make_data(), verbose=0, shuffle=False)
+    for found, expected in zip(tables_of(model), tables_of(other), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert int(model.optimizer.iterations) == int(other.optimizer.iterations) == 4

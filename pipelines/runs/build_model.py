@@ -115,7 +115,7 @@ def compile_model(
         steps_per_execution=config.steps_per_execution,
         max_skipped_batches=config.max_skipped_batches,
     )
-    if config.jit_compile == "auto":
+    if config.jit_compile == "auto" and config.batch_size is not None:
         model.use_xla(num_steps * config.batch_size >= _FEW_ROWS)
 
 

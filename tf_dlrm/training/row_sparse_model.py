@@ -22,11 +22,8 @@ from tf_dlrm.training.probes import Probe, Probes
 from tf_dlrm.training.step import CompiledTrainStep, TrainStep
 
 # What comes in an order of its own.
-_IN_ORDER = (
-    tf.data.Dataset,
-    tf.distribute.DistributedDataset,
-    types.GeneratorType,
-)
+_Distributed = tf.distribute.DistributedDataset
+_IN_ORDER = (tf.data.Dataset, _Distributed, types.GeneratorType)
 
 
 class RowSparseModel(keras_hooks.KerasModelAdapter):
@@ -107,7 +104,12 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             replicas.check_devices(self.embedding, "`compile`")
         optimizer = keras.optimizers.get(optimizer)
         optimizers.check_dense_optimizer(optimizer, num_replicas)
-        self._check_overrides(jit_compile)
+        if jit_compile is True and type(self).call is not type(self)._own_call:
+            raise UserError(
+                "`jit_compile=True` compiles the step of the model's own `call`, and "
+                f"{type(self).__name__} overrides it. Use jit_compile='auto', or "
+                "override `score(dense, pooled, training)` instead."
+            )
         # Compiled again with the optimizer that it has: training goes on, as in Keras.
         continues = optimizer is getattr(self, "optimizer", None) and (
             embedding_optimizer is None
@@ -145,18 +147,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         self._make_step()
 
     def _can_be_program(self, optimizer):
-        """Return whether the dense step is what XLA can compile, and does not again."""
         is_own = type(self).call is type(self)._own_call and not self.has_own_loss
         return is_own and keras_hooks.is_compilable(optimizer)
-
-    def _check_overrides(self, jit_compile):
-        """Refuse `call`s that a program compiled as a whole would not look up for."""
-        if jit_compile is True and type(self).call is not type(self)._own_call:
-            raise UserError(
-                "`jit_compile=True` compiles the step of the model's own `call`, and "
-                f"{type(self).__name__} overrides it. Use jit_compile='auto', or "
-                "override `score(dense, pooled, training)` instead."
-            )
 
     def _make_step(self):
         step = CompiledTrainStep if self._is_program else TrainStep
@@ -176,21 +168,20 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     @property
     def _checks(self) -> deferred_checks.DeferredChecks:
-        new = deferred_checks.DeferredChecks
-        return self.__dict__.get("_deferred") or self.__dict__.setdefault(
-            "_deferred", new()
-        )
+        new = deferred_checks.DeferredChecks()
+        return self.__dict__.setdefault("_deferred", new)
 
     def raise_deferred(self) -> None:
-        """Raise what an accelerator noted of the steps so far.
-
-        `fit`, `evaluate`, `predict` and their forms for one batch do, at their end and
-        every so many steps; a loop of your own over `train_step` may.
+        """Raise what an accelerator noted of steps of a loop of your own.
 
         Raises:
             tf.errors.InvalidArgumentError: If an id or a label was out of range.
         """
         self._checks.raise_first()
+
+    def _checked(self, result):
+        self.raise_deferred()
+        return result
 
     def xla_settings(self) -> contextlib.AbstractContextManager:
         """Return the context in which XLA compiles what `jit_compile` says."""
@@ -331,15 +322,11 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does."""
-        result = super().test_on_batch(*args, **kwargs)
-        self.raise_deferred()
-        return result
+        return self._checked(super().test_on_batch(*args, **kwargs))
 
     def predict_on_batch(self, x: Any) -> Any:
         """Predict one batch, as `keras.Model.predict_on_batch` does."""
-        result = super().predict_on_batch(x)
-        self.raise_deferred()
-        return result
+        return self._checked(super().predict_on_batch(x))
 
     # What people call
 
@@ -384,17 +371,13 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """Evaluate, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y)
         with keras_hooks.without_end_of_data_warnings(kwargs.get("steps")):
-            result = super().evaluate(x, y, *args, **kwargs)
-        self.raise_deferred()
-        return result
+            return self._checked(super().evaluate(x, y, *args, **kwargs))
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Predict, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x)
         with keras_hooks.without_end_of_data_warnings(kwargs.get("steps")):
-            result = super().predict(x, *args, **kwargs)
-        self.raise_deferred()
-        return result
+            return self._checked(super().predict(x, *args, **kwargs))
 
     # The compile arguments are saved with the model, the tables' optimizer too.
 
