@@ -359,8 +359,8 @@ def _fail(name, message, code=2):
 
 def _print_help(commands):
     print("usage: tf-dlrm COMMAND [options]\n\nDLRM for TensorFlow and Keras 3.\n")
-    for name, kind in commands.items():
-        print(f"  {name:<15}{(kind.__doc__ or '').strip().splitlines()[0]}")
+    for name in commands:
+        print(f"  {name:<15}{commands.summary(name)}")
     print(f"\n{EPILOG}")
 
 

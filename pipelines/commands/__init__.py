@@ -1,29 +1,60 @@
 """The commands of `tf-dlrm`: options as dataclasses, and what each one does.
 
 Options are declared without importing TensorFlow's half of the package, so that help
-and mistakes answer at once. `plan` says what would happen, `run` does it.
+and mistakes answer at once; a command's module is imported when it is asked for.
+`plan` says what would happen, `run` does it.
 """
 
-from pipelines.commands.benchmark import Benchmark
-from pipelines.commands.demo import Demo, Runs
-from pipelines.commands.evaluate import Evaluate
-from pipelines.commands.generate import Generate, ProfileTrace
-from pipelines.commands.model import Export, Train, Verify
-from pipelines.commands.predict import Predict
-from pipelines.commands.prepare import Prepare
-from pipelines.commands.report import Report
+import ast
+import importlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-COMMANDS = {
-    "generate": Generate,
-    "profile-trace": ProfileTrace,
-    "prepare": Prepare,
-    "train": Train,
-    "evaluate": Evaluate,
-    "report": Report,
-    "predict": Predict,
-    "export": Export,
-    "verify": Verify,
-    "benchmark": Benchmark,
-    "demo": Demo,
-    "runs": Runs,
-}
+
+class Commands(Mapping):
+    """The classes of the commands, by name, each imported at its first use.
+
+    Args:
+        places: Module and class of each command, by name.
+    """
+
+    def __init__(self, places: dict[str, tuple[str, str]]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> type[Any]:
+        module, kind = self._places[name]
+        return getattr(importlib.import_module(f"{__name__}.{module}"), kind)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def summary(self, name: str) -> str:
+        """Return the first line of a command's docstring, without importing it."""
+        module, kind = self._places[name]
+        source = pathlib.Path(__file__).with_name(f"{module}.py")
+        for node in ast.parse(source.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and node.name == kind:
+                return (ast.get_docstring(node) or "").splitlines()[0]
+        raise LookupError(f"{source} has no class {kind}.")
+
+
+COMMANDS = Commands(
+    {
+        "generate": ("generate", "Generate"),
+        "profile-trace": ("generate", "ProfileTrace"),
+        "prepare": ("prepare", "Prepare"),
+        "train": ("model", "Train"),
+        "evaluate": ("evaluate", "Evaluate"),
+        "report": ("report", "Report"),
+        "predict": ("predict", "Predict"),
+        "export": ("model", "Export"),
+        "verify": ("model", "Verify"),
+        "benchmark": ("benchmark", "Benchmark"),
+        "demo": ("demo", "Demo"),
+        "runs": ("demo", "Runs"),
+    }
+)

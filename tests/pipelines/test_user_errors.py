@@ -1,5 +1,6 @@
 """A mistake of the user is one line that speaks of flags; a bug shows its traceback."""
 
+import inspect
 import subprocess
 import sys
 
@@ -78,3 +79,14 @@ def test_a_mistake_is_one_line_and_speaks_of_flags(
 )  # fmt: skip
 def test_parameters_become_the_flags_of_the_command(command, message, expected):
     assert translate(message, COMMANDS[command]) == expected
+
+
+def test_help_is_that_of_the_classes_and_imports_none_of_them():
+    for name, kind in COMMANDS.items():
+        assert COMMANDS.summary(name) == inspect.getdoc(kind).splitlines()[0]
+    program = (
+        "import sys; from pipelines import cli; cli.main(['--help']); "
+        "sys.exit(any(name in sys.modules for name in ('numpy', 'pyarrow', 'tyro')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert done.returncode == 0 and b"  predict " in done.stdout, done.stderr
