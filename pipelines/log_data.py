@@ -132,13 +132,18 @@ def estimate_rows(paths) -> int | None:
     return round(total)
 
 
-def is_worth_compiling(num_rows: int | None) -> bool:
-    """Return whether so many rows of predictions repay what XLA takes to compile.
+def are_worth_compiling_for(paths: Paths, split: str = "test") -> bool:
+    """Return whether predictions of so many rows repay what XLA takes to compile.
 
     Args:
-        num_rows: Their number; `None` if it is not known.
+        paths: Files, or one folder of records.
+        split: Which split of records.
     """
-    return num_rows is None or num_rows >= _FEW_ROWS
+    folder = find_records(paths)
+    if folder is None:
+        num_rows = estimate_rows(paths)
+        return num_rows is None or num_rows >= _FEW_ROWS
+    return Manifest.load(folder).num_rows(split) >= _FEW_ROWS
 
 
 def count_rows(paths, sampling: NegativeSampling | None = None) -> int:

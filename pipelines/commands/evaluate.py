@@ -103,6 +103,7 @@ class Evaluate:
 
     def _run(self, paths):
         from pipelines.evaluation import evaluate, reliability
+        from pipelines.log_data import are_worth_compiling_for
         from pipelines.quarantine import Quarantine
         from pipelines.runs.folder import RunFolder, write_json
 
@@ -110,6 +111,7 @@ class Evaluate:
         folder = RunFolder(self.model)
         parser = folder.load_parser()
         model = folder.load_model(parser, self.which)
+        model.use_xla(are_worth_compiling_for(paths, self.split))
         bad_rows = f"{self._output()}.bad_rows.tsv"
         quarantine = Quarantine(bad_rows, self.max_bad_share)
         slices = self._make_slices()

@@ -80,7 +80,7 @@ class Predict:
     def run(self) -> None:
         """Predicts."""
         from pipelines import scoring
-        from pipelines.log_data import estimate_rows, is_worth_compiling
+        from pipelines.log_data import are_worth_compiling_for
         from pipelines.runs.folder import RunFolder
 
         source, paths, _ = self._check()
@@ -88,7 +88,7 @@ class Predict:
         if folder.config_path.exists():
             parser = folder.load_parser()
             model = folder.load_model(parser, self.which)
-            model.use_xla(is_worth_compiling(estimate_rows(paths)))
+            model.use_xla(are_worth_compiling_for(paths))
             model = scoring.of_keras(model, parser, source)
         else:
             model = scoring.load(source.path)

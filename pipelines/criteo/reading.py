@@ -18,7 +18,7 @@ from tf_dlrm.training.checkpoints import ResumableInput
 
 BLOCK_BYTES = 4 << 20
 _MAX_PARALLEL_FILES = 8
-# AutoGraph would rewrite each function, and those that it calls, at every start.
+# AutoGraph would rewrite a function, and all that it calls, at every start.
 _as_it_is = tf.autograph.experimental.do_not_convert
 
 
@@ -130,7 +130,6 @@ def read(
         )
         return _shuffle(rows, shuffle_buffer, seeds)
 
-    @_as_it_is
     def numbered_epoch(epoch, seed):
         """The rows of an epoch in an order that is a function of its number."""
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
@@ -243,7 +242,6 @@ class _Source:
         """The data set of one file: the rows of each block, as `row_form.Rows`."""
         start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
 
-        @_as_it_is
         def next_block(state, _):
             offset, first_line = state
             block, num_bytes, num_lines = tf.numpy_function(
@@ -255,7 +253,6 @@ class _Source:
             state = (offset + num_bytes, first_line + num_lines)
             return state, (block, first_line, num_lines)
 
-        @_as_it_is
         def decode(block, first_line, num_lines):
             types = (*row_form.TYPES, tf.int64, tf.string, tf.string)
             *row, bad, lines, reasons = tf.numpy_function(
@@ -264,7 +261,6 @@ class _Source:
             row = tuple(row_form.with_shapes(row))
             return row, (first_line, num_lines, bad, lines, reasons)
 
-        @_as_it_is
         def record(row, found):
             num_lines = tf.numpy_function(self._record, [file, *found], tf.int64)
             num_lines.set_shape(())

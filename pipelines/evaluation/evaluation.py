@@ -5,13 +5,7 @@ from pipelines.criteo import read
 from pipelines.criteo.diagnosis import no_rows
 from pipelines.evaluation.slices import SlicedEvaluation
 from pipelines.files import Paths, expand_paths
-from pipelines.log_data import (
-    estimate_rows,
-    expander_of,
-    find_records,
-    is_worth_compiling,
-    rate_of,
-)
+from pipelines.log_data import estimate_rows, expander_of, find_records, rate_of
 from pipelines.pipeline_errors import clear_errors
 from pipelines.progress.fit import EvaluateProgress
 from pipelines.quarantine import Quarantine
@@ -47,10 +41,7 @@ def evaluate(
     quarantine = Quarantine() if quarantine is None else quarantine
     folder = find_records(paths)
     if folder is not None:
-        estimate = num_rows = _check_records(folder, parser, split).num_rows(split)
-    else:
-        estimate = estimate_rows(paths)
-    model.use_xla(is_worth_compiling(estimate))
+        num_rows = _check_records(folder, parser, split).num_rows(split)
     if slices is not None:
         results = slices.evaluate(model, parser, paths, batch_size, quarantine, split)
     else:
@@ -59,6 +50,7 @@ def evaluate(
             progress = EvaluateProgress(batch_size, num_rows, lambda: num_rows)
         else:
             dataset = read(paths, parser, batch_size, quarantine=quarantine)
+            estimate = estimate_rows(paths)
             progress = EvaluateProgress(
                 batch_size, estimate, lambda: quarantine.num_rows - quarantine.num_bad
             )

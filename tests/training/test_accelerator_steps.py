@@ -48,9 +48,13 @@ def make_dataset(form="one_hot", change=lambda features, label: None):
     return tf.data.Dataset.from_tensor_slices((features, label)).batch(BATCH_SIZE)
 
 
-def edges(step, dataset):
-    traced = tf.function(lambda data: step(data))
-    return device_to_host_edges(traced.get_concrete_function(dataset.element_spec))
+def edges(model, name, dataset):
+    def step(data):
+        return getattr(model, name)(data[0] if name == "predict_step" else data)
+
+    with model._checks.read_at_end():  # as in `fit`
+        traced = tf.function(step).get_concrete_function(dataset.element_spec)
+    return device_to_host_edges(traced)
 
 
 @pytest.mark.breadth(3, 6)
@@ -58,14 +62,13 @@ def edges(step, dataset):
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam", "ftrl"])
 def test_no_step_copies_to_the_host(optimizer, form):
     model, dataset = compiled(optimizer), make_dataset(form)
-    assert edges(model.train_step, dataset) == []
-    assert edges(model.test_step, dataset) == []
-    assert edges(lambda data: model.predict_step(data[0]), dataset) == []
+    for name in ("train_step", "test_step", "predict_step"):
+        assert edges(model, name, dataset) == [], name
 
 
 def test_where_xla_compiles_nothing_a_step_copies_one_shape():
     model = compiled(jit_compile=False)
-    (edge,) = edges(model.train_step, make_dataset("ragged"))
+    (edge,) = edges(model, "train_step", make_dataset("ragged"))
     assert "compile_loss" in edge  # Keras' gradient of a mean
 
 
@@ -107,7 +110,7 @@ def bad_label(features, label):
 
 MISTAKES = {
     "id": (bad_id, r"feature C1 of table C1 received id 7, .*_size 7 .*batch: 1\)"),
-    "label": (bad_label, r"Labels must lie in \[0, 1\].* 3"),
+    "label": (bad_label, r"(?s)Labels must lie in \[0, 1\].* 3"),
 }
 
 
@@ -154,6 +157,20 @@ def test_whoever_runs_steps_raises(mistake, monkeypatch):
             model.predict_on_batch(features)
         with raises:
             model(features)  # at once, in eager mode
+    with raises:  # and in a loop of the user's
+        tf.function(model.train_step)((features, label))
+
+
+def test_one_replica_and_its_optimizer_train_as_none():
+    expected = compiled("adam", jit_compile=False)
+    expected.fit(make_dataset(), verbose=0)
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        model = compiled("adam", jit_compile=False)
+    model.fit(make_dataset(), verbose=0)
+    for found, table in zip(tables_of(model), tables_of(expected), strict=True):
+        np.testing.assert_allclose(found, table, atol=2e-6)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=MISTAKES["id"][1]):
+        model.fit(make_dataset(change=bad_id), verbose=0)
 
 
 def test_batches_in_a_row_are_counted_between_two_reads(monkeypatch):
@@ -176,29 +193,42 @@ def test_batches_in_a_row_are_counted_between_two_reads(monkeypatch):
         np.testing.assert_array_equal(found, table)
 
 
-def test_the_loss_may_be_of_a_subclass():
+def test_the_loss_may_be_of_a_subclass(monkeypatch):
     class Model(tf_dlrm.DLRM):
         def compute_loss(self, x, y, y_pred, sample_weight, training=True):
             return tf.reduce_mean(tf.square(y - y_pred))
 
-    model = Model(make_spec(), (8, 4), (8, 1))
-    model.compile("adagrad")
-    model.fit(make_dataset("ragged"), verbose=0)
+    tables = []
+    for device in ("/device:CPU:0", None):
+        monkeypatch.setattr(accelerators, "first", lambda device=device: device)
+        keras.utils.set_random_seed(3)
+        model = Model(make_spec(), (8, 4), (8, 1))
+        model.compile("adagrad")
+        model.fit(make_dataset("ragged"), verbose=0)
+        tables.append(tables_of(model))
+    for found, expected in zip(*tables, strict=True):
+        np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
 @on_devices(2)
-def test_batches_are_prefetched_to_the_device():
+def test_tensors_are_prefetched_to_the_device_and_ragged_ones_are_not():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accelerators, "first", lambda: "/device:CPU:1")
         devices = []
 
         class Model(tf_dlrm.DLRM):
             def train_step(self, data):
-                devices.append(data[0]["dense_features"].device)
+                devices.append(data[0]["dense_features"].device[-5:])
                 return super().train_step(data)
 
         model = Model(make_spec(), (8, 4), (8, 1))
         model.compile("adagrad", jit_compile=False, run_eagerly=True)
-        for form in FORMS:
+        for form, device in zip(FORMS, ("CPU:1", "CPU:1", "CPU:0"), strict=True):
+            devices.clear()
             model.fit(make_dataset(form), verbose=0)
-        assert devices and all(name.endswith("CPU:1") for name in devices), devices
+            assert set(devices) == {device}, form
+        # Keras keeps the iterator of the validation; several steps at once.
+        model.compile("adagrad", jit_compile=False, steps_per_execution=2)
+        dataset = make_dataset()
+        history = model.fit(dataset, epochs=3, validation_data=dataset, verbose=0)
+        assert np.isfinite(history.history["val_loss"]).all()

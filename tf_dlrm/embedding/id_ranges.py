@@ -115,4 +115,5 @@ def _defer(checks, bad, ids, features):
             _MESSAGE.format(feature, table.name, value, table.vocabulary_size, count),
         )
 
-    checks.note("ids", bad, tf.stack(details), describe)
+    name = f"ids of {', '.join(feature for feature, _ in features)}"
+    checks.note(name, bad, tf.stack(details), describe)

@@ -26,6 +26,8 @@ def index_dtype() -> tf.DType:
     return tf.int64 if are_visible() else tf.int32
 
 
-def select(condition: tf.Tensor, variable: tf.Variable, otherwise: tf.Tensor) -> None:
-    """Leave a variable as it is where a bool scalar tensor is true; else assign."""
-    variable.assign(tf.where(condition, variable, otherwise))
+def assign_unless(
+    condition: tf.Tensor, variable: tf.Variable, value: tf.Tensor
+) -> None:
+    """Assign to a variable, unless a bool scalar tensor is true; by a mask."""
+    variable.assign(tf.where(condition, variable, value))

@@ -33,6 +33,23 @@ class DeferredChecks:
     def __init__(self) -> None:
         self._checks: dict[str, _Check] = {}
         self._failed: list[tf.Tensor] = []
+        self._num_readers = 0
+
+    @contextlib.contextmanager
+    def read_at_end(self) -> Iterator[None]:
+        """Let the steps that run inside defer their checks; raise for them at the end.
+
+        Steps that nobody reads, such as those of a loop of the user's, raise at once.
+
+        Raises:
+            tf.errors.InvalidArgumentError: For the first check that failed.
+        """
+        self._num_readers += 1
+        try:
+            yield
+        finally:
+            self._num_readers -= 1
+        self.raise_first()
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
@@ -40,11 +57,8 @@ class DeferredChecks:
 
         In eager mode, and under several replicas, they raise at once.
         """
-        if (
-            tf.executing_eagerly()
-            or replicas.count() > 1
-            or not accelerators.are_visible()
-        ):
+        is_read = self._num_readers > 0 and accelerators.are_visible()
+        if not is_read or tf.executing_eagerly() or replicas.count() > 1:
             yield
             return
         before, self._failed = self._failed, []
@@ -64,19 +78,17 @@ class DeferredChecks:
         """Note the result of a check.
 
         Args:
-            name: Of the check, one for each place that makes it.
+            name: Of the check: checks of one name have one `describe`.
             failed: Bool scalar tensor.
             details: Vector of the numbers that the message needs.
             describe: Makes the exception of them.
         """
         details = tf.concat([tf.ones((1,), details.dtype), details], 0)
         if name not in self._checks:
-            with tf.init_scope():
-                noted = tf.Variable(tf.zeros(details.shape, details.dtype))
-            self._checks[name] = _Check(noted, describe)
+            self._checks[name] = _Check(_make_variable(details), describe)
         noted = self._checks[name].noted
         is_first = tf.logical_and(failed, tf.equal(noted[0], 0))
-        accelerators.select(tf.logical_not(is_first), noted, details)
+        accelerators.assign_unless(tf.logical_not(is_first), noted, details)
         self._failed.append(failed)
 
     def passed(self) -> tf.Tensor | None:
@@ -92,6 +104,15 @@ class DeferredChecks:
             if values[0]:
                 noted.assign(tf.zeros_like(noted))
                 raise describe(values[1:])
+
+
+def _make_variable(like: tf.Tensor) -> tf.Variable:
+    """Make a variable of zeros, outside of the graph and of any strategy."""
+    shape, dtype = like.shape, like.dtype
+    device = replicas.device_names()[0]
+    return replicas.on_device(
+        device, lambda: tf.Variable(tf.zeros(shape, dtype), trainable=False)
+    )
 
 
 def current() -> DeferredChecks | None:

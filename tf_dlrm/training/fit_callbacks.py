@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class DeferredReader(keras.callbacks.Callback):
     """Raises in `fit` what an accelerator noted of its steps."""
 
-    def on_train_begin(self, logs: Logs = None) -> None:
-        self._num_steps = 0
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._batches_read = 0
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self._num_steps += 1
-        if self._num_steps % deferred_checks.READ_EVERY == 0:
+        if batch + 1 - self._batches_read >= deferred_checks.READ_EVERY:
+            self._batches_read = batch + 1
             self.model.raise_deferred()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:

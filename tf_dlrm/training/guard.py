@@ -87,7 +87,7 @@ class StepGuard:
     def _count_unless(self, finite, look):
         if self._in_a_row is not None:
             counted = tf.concat([self._counts[:1] + 1, tf.cast(~look(), tf.int64)], 0)
-            accelerators.select(finite, self._counts, counted)
+            accelerators.assign_unless(finite, self._counts, counted)
             now = tf.where(finite, tf.zeros((), tf.int64), self._in_a_row[0] + 1)
             most = tf.maximum(self._in_a_row[1], now)
             self._in_a_row.assign(tf.stack([now, most]))
@@ -186,7 +186,7 @@ class Restorable:
             return
         if accelerators.are_visible():
             for variable, value in zip(self._variables, self._before, strict=True):
-                accelerators.select(keep, variable, value)
+                accelerators.assign_unless(keep, variable, value)
             return
 
         def restore():

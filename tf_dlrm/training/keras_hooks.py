@@ -169,10 +169,19 @@ def begin_at_position(epoch_iterator: Any) -> None:
 def prefetch_to_device(epoch_iterator: Any, device: str) -> None:
     """Copy the batches of a dataset to a device while it computes with others.
 
-    A dataset that a strategy distributes is prefetched by the strategy.
+    Left as they are: a dataset that a strategy distributes, which the strategy
+    prefetches; strings, which a device cannot hold; and ragged tensors, which would
+    come back to the host to be taken apart.
     """
     dataset = epoch_iterator._distributed_dataset
-    if isinstance(dataset, tf.data.Dataset):
+    if not isinstance(dataset, tf.data.Dataset):
+        return
+    # Keras keeps the iterator of a validation for the next one.
+    if getattr(epoch_iterator, "_is_prefetched", False):
+        return
+    epoch_iterator._is_prefetched = True
+    specs = tf.nest.flatten(dataset.element_spec)
+    if all(isinstance(s, tf.TensorSpec) and s.dtype != tf.string for s in specs):
         prefetch = tf.data.experimental.prefetch_to_device(device, buffer_size=2)
         epoch_iterator._distributed_dataset = dataset.apply(prefetch)
 

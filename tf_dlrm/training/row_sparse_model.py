@@ -172,16 +172,12 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         return self.__dict__.setdefault("_deferred", new)
 
     def raise_deferred(self) -> None:
-        """Raise what an accelerator noted of steps of a loop of your own.
+        """Raise what an accelerator noted of the steps of this `fit` so far.
 
         Raises:
             tf.errors.InvalidArgumentError: If an id or a label was out of range.
         """
         self._checks.raise_first()
-
-    def _checked(self, result):
-        self.raise_deferred()
-        return result
 
     def xla_settings(self) -> contextlib.AbstractContextManager:
         """Return the context in which XLA compiles what `jit_compile` says."""
@@ -304,8 +300,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 in a row.
         """
         before = self.num_skipped_batches
-        result = super().train_on_batch(*args, **kwargs)
-        self.raise_deferred()
+        with self._checks.read_at_end():
+            result = super().train_on_batch(*args, **kwargs)
         guard, limit = self._guard, self._max_skipped_batches
         if guard is None or limit is None or guard.num_skipped == before:
             self._num_in_a_row = 0
@@ -322,11 +318,13 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate one batch, as `keras.Model.test_on_batch` does."""
-        return self._checked(super().test_on_batch(*args, **kwargs))
+        with self._checks.read_at_end():
+            return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, x: Any) -> Any:
         """Predict one batch, as `keras.Model.predict_on_batch` does."""
-        return self._checked(super().predict_on_batch(x))
+        with self._checks.read_at_end():
+            return super().predict_on_batch(x)
 
     # What people call
 
@@ -362,7 +360,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             options["callbacks"] = fit_callbacks.add(
                 self, options.get("callbacks"), guard, stack
             )
-            history = super().fit(*call.args, **call.kwargs)
+            with self._checks.read_at_end():
+                history = super().fit(*call.args, **call.kwargs)
         if guard is not None:
             guard.report()
         return history
@@ -370,14 +369,16 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y)
-        with keras_hooks.without_end_of_data_warnings(kwargs.get("steps")):
-            return self._checked(super().evaluate(x, y, *args, **kwargs))
+        quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
+        with quiet, self._checks.read_at_end():
+            return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Predict, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x)
-        with keras_hooks.without_end_of_data_warnings(kwargs.get("steps")):
-            return self._checked(super().predict(x, *args, **kwargs))
+        quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
+        with quiet, self._checks.read_at_end():
+            return super().predict(x, *args, **kwargs)
 
     # The compile arguments are saved with the model, the tables' optimizer too.
 
