@@ -6,6 +6,7 @@ import time
 import tensorflow as tf
 
 from pipelines import evaluation, runs, scoring
+from pipelines.evaluation import reliability, reliability_chart
 from pipelines.progress import bar
 from pipelines.runs import saving
 from pipelines.runs.folder import RunFolder, write_json
@@ -57,6 +58,9 @@ def _run(out, num_rows, seed):
         "best_log_loss": reports["test"].best_log_loss,
     }
     print_metrics(metrics, best)
+    diagram = reliability.of_model(model)
+    picture = folder.path / "evaluation_reliability.png"
+    reliability_chart.draw(diagram, metrics | diagram.describe(), picture)
     write_json(folder.path / "evaluation.json", metrics | {"best_possible": best})
     print("\n4. Export, and predict one raw line with the exported model")
     exported = runs.export(folder, out / "saved_model")
@@ -95,6 +99,7 @@ trained at {results["samples_per_second"]:,.0f} samples/s.
 
   data          {out / "data"}
   run           {folder.path}  (config, vocabulary, model, metrics)
+  Reliability   {folder.path / "evaluation_reliability.png"}
   TensorBoard   tensorboard --logdir {folder.log_dir}
   SavedModel    {exported}
 
