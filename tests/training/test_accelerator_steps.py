@@ -111,7 +111,7 @@ def bad_label(features, label):
 
 MISTAKES = {
     "id": (bad_id, r"feature C1 of table C1 received id 7, .*_size 7 .*batch: 1\)"),
-    "label": (bad_label, r"(?s)Labels must lie in \[0, 1\].* 3"),
+    "label": (bad_label, r"(?s)Labels must lie in \[0, 1\].*\b3\b"),
 }
 
 
