@@ -87,6 +87,7 @@ def write_rows(folder):
         writer.append(labels, dense, ids)
 
 
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize(
     "dropout, num_devices", [(0.3, 2), (0.0, 1), (0.0, 4)], ids=["2", "1", "4"]
 )

@@ -77,7 +77,7 @@ def test_each_run_has_a_network():
     assert set(NETWORKS) == set(runs.RUNS)
 
 
-@pytest.mark.breadth(0, 2)
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_trains_and_exports(name, data, tmp_path):
     config = shrink(runs.get(name))

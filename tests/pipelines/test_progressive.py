@@ -201,6 +201,7 @@ def run(*words, code=0):
     assert cli.main([str(word) for word in words]) == code
 
 
+@pytest.mark.slow
 def test_a_vocabulary_of_the_first_day_and_a_sample_of_the_negatives(
     days, tmp_path, capsys
 ):

@@ -109,7 +109,7 @@ def sampled(data, tmp_path_factory):
     return out
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_model_of_a_tenth_of_the_negatives_is_calibrated(
     data, sampled, tmp_path, capsys
 ):

@@ -183,7 +183,7 @@ def whole(data, tmp_path_factory):
     return train(data, tmp_path_factory.mktemp("whole") / "run")
 
 
-@pytest.mark.breadth(0, 2)
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize("after", [-1, 0, 1, LAST_STEP])
 def test_an_interrupted_run_ends_with_the_same_best_model(data, whole, tmp_path, after):
     """Before, at, and after the step of the best evaluation, and at the end."""

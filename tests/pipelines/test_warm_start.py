@@ -87,6 +87,7 @@ def test_it_beats_a_cold_start_on_the_next_day(folder):
     assert auc["warm"] > auc["old"] - 0.005
 
 
+@pytest.mark.slow
 def test_the_report_counts_what_the_vocabularies_have_in_common(folder):
     data = RunFolder(folder / "warm").read_data()
     assert data["warm_start"] == str(folder / "old")

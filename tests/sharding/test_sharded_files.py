@@ -91,6 +91,7 @@ def test_an_export_has_each_weight_once(num_devices, tmp_path):
     assert num_values <= num_dense + 8 * sum(SIZES) + num_nulls, sizes
 
 
+@pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize("plan", [COPIES, MIXED], ids=["copies", "mixed"])
 @on_devices(2)
 def test_a_checkpoint_needs_equal_shards(plan, tmp_path):

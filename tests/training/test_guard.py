@@ -49,7 +49,7 @@ def state(model):
     return [*table_state(model), *others]
 
 
-@pytest.mark.breadth(1, 2)
+@pytest.mark.breadth(1, 1)
 @pytest.mark.parametrize(
     "optimizer, options",
     [
