@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.reports import logs
-from pipelines.runs.config import RunConfig, check_types
+from pipelines.runs.config import RunConfig
 from pipelines.runs.run_files import RunFiles
 from pipelines.runtime import UserError, disk
+from pipelines.value_types import check_types
 
 _LONGEST_NAME = 28
 _RESULTS = {

@@ -5,12 +5,12 @@ import itertools
 import json
 import math
 import reprlib
-import types
 import typing
-from typing import Any, Literal
+from typing import Literal
 
 from pipelines.runtime import UserError
 from pipelines.sampling import check_rate
+from pipelines.value_types import check_types
 
 # Values that options had before there was a choice, where the default is another now.
 _BEFORE = {"saved_model": "last"}
@@ -235,36 +235,3 @@ class RunConfig:
             if isinstance(value, list):
                 values[name] = tuple(value)
         return cls(**values)
-
-
-def check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
-    """Refuse values that are not of their types; names without a type are left out.
-
-    Raises:
-        ValueError: If one is not; it is named.
-    """
-    for name in hints.keys() & values.keys():
-        if not _fits(values[name], hints[name]):
-            hint = getattr(hints[name], "__name__", None)
-            if hint is None or typing.get_args(hints[name]):
-                hint = str(hints[name]).replace("typing.", "")
-            raise UserError(
-                f"`{name}` must be {hint}. Received: {name}="
-                f"{reprlib.repr(values[name])}"
-            )
-
-
-def _fits(value, hint) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(_fits(value, each) for each in arguments)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin in (tuple, list):
-        whole = isinstance(value, list | tuple)
-        return whole and all(_fits(each, arguments[0]) for each in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)

@@ -4,8 +4,9 @@ import pathlib
 import typing
 from typing import Any
 
-from pipelines.runs.config import RunConfig, check_types
+from pipelines.runs.config import RunConfig
 from pipelines.runtime import UserError, disk
+from pipelines.value_types import check_types
 
 _REQUIRED = ("config", "vocabulary_digest")
 _PARTS = {

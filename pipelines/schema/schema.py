@@ -1,0 +1,257 @@
+"""`Schema`: which columns a click log has, and what they mean. Data, no tensors."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.runtime import UserError
+from pipelines.schema import json_form
+from pipelines.schema.checks import Column, check_column, refuse
+from pipelines.schema.columns import Dense, Label, Parquet, Sparse, Text
+from pipelines.whole_files import write_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns of a click log, and their meaning.
+
+    Columns that it does not name are ignored. A file is read as Parquet if it is one,
+    else as text; Parquet needs columns with names.
+
+    Args:
+        label: Name or position of the label's column, or a `Label`.
+        dense: Numbers: names of columns, or `Dense`.
+        sparse: Categories: names of columns, or `Sparse`.
+        weight: Column of sample weights, finite numbers of at least 0; `None`: none.
+        time: Column of event time, a number or an ISO 8601 time, that rows are split
+            by; `None`: their order.
+        group: Column whose values are the groups of GAUC, such as users.
+        format: `Text` or `Parquet`.
+
+    Raises:
+        ValueError: If there is no sparse feature, names repeat, features that share
+            a table do not agree, or columns do not fit the format.
+
+    Example:
+
+    >>> import pipelines
+    >>> schema = pipelines.Schema(
+    ...     label="click",
+    ...     dense=[pipelines.Dense("price", transform="log1p")],
+    ...     sparse=["country", pipelines.Sparse("history", separator="|")],
+    ... )
+    >>> schema.sparse_features, schema.columns
+    (('country', 'history'), ('click', 'price', 'country', 'history'))
+    """
+
+    label: Label
+    dense: tuple[Dense, ...] = ()
+    sparse: tuple[Sparse, ...] = ()
+    weight: Column | None = None
+    time: Column | None = None
+    group: Column | None = None
+    format: Text | Parquet = Text()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.label, str | int):
+            object.__setattr__(self, "label", Label(self.label))
+        for name, kind in (("dense", Dense), ("sparse", Sparse)):
+            features = getattr(self, name)
+            if isinstance(features, str | int | kind):
+                features = (features,)
+            features = tuple(
+                kind(feature) if isinstance(feature, str | int) else feature
+                for feature in features
+            )
+            if not all(isinstance(feature, kind) for feature in features):
+                refuse(name, f"must hold names or {kind.__name__} objects", features)
+            object.__setattr__(self, name, features)
+        # Table by table, as a `FeatureSpec` lists its features.
+        by_table: dict[str, list[Sparse]] = {}
+        for feature in self.sparse:
+            by_table.setdefault(feature.table, []).append(feature)
+        ordered = tuple(f for features in by_table.values() for f in features)
+        object.__setattr__(self, "sparse", ordered)
+        if not self.sparse:
+            raise UserError(
+                "A schema needs at least one category (`sparse`): a DLRM without "
+                "embeddings is a plain MLP, for which you need no tf_dlrm."
+            )
+        names = [feature.name for feature in (*self.dense, *self.sparse)]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise UserError(
+                f"Features must have names of their own. Received twice: "
+                f"{repeated[0]!r}. Two features of one column need a `name`."
+            )
+        for name in ("weight", "time", "group"):
+            if getattr(self, name) is not None:
+                check_column(name, getattr(self, name))
+        for table, features in by_table.items():
+            _check_table(table, features)
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        for column in self.columns:
+            if isinstance(column, int) and isinstance(self.format, Parquet):
+                refuse("format", f"is Parquet, whose column {column} needs a name")
+        if isinstance(self.format, Text) and not self.format.header:
+            known = self.format.columns
+            for column in self.columns:
+                if isinstance(column, str) and column not in known:
+                    raise UserError(
+                        f"Files without a header do not say which column {column!r} "
+                        "is: list the names of all columns in `format.columns`, or "
+                        "give positions. Received: columns="
+                        f"{list(known) if len(known) < 50 else len(known)}"
+                    )
+
+    @property
+    def text(self) -> Text:
+        """The text format; that of text files beside Parquet, if that is the format."""
+        if isinstance(self.format, Text):
+            return self.format
+        return Text(missing=self.format.missing)
+
+    @property
+    def missing(self) -> tuple[bytes, ...]:
+        """The cells that mean "missing", as bytes."""
+        return tuple(text.encode() for text in self.format.missing)
+
+    @functools.cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that are read, each once: label, dense, sparse, the others."""
+        others = (self.weight, self.time, self.group)
+        features = (*self.dense, *self.sparse)
+        columns = [self.label.column, *(feature.column for feature in features)]
+        columns += [column for column in others if column is not None]
+        return tuple(dict.fromkeys(columns))
+
+    @functools.cached_property
+    def dense_features(self) -> tuple[str, ...]:
+        """Names of the dense features."""
+        return tuple(feature.name for feature in self.dense)
+
+    @functools.cached_property
+    def sparse_features(self) -> tuple[str, ...]:
+        """Names of the sparse features, table by table."""
+        return tuple(feature.name for feature in self.sparse)
+
+    @functools.cached_property
+    def tables(self) -> dict[str, tuple[int, ...]]:
+        """Of each table the positions of its features in `sparse`."""
+        tables: dict[str, list[int]] = {}
+        for position, feature in enumerate(self.sparse):
+            tables.setdefault(feature.table, []).append(position)
+        return {name: tuple(positions) for name, positions in tables.items()}
+
+    @property
+    def is_learned(self) -> bool:
+        """True if transforms or buckets have numbers learned from training rows."""
+        return any(feature.is_learned for feature in (*self.dense, *self.sparse))
+
+    @property
+    def has_id_weights(self) -> bool:
+        """True if values of bags have weights."""
+        return any(feature.weight_separator is not None for feature in self.sparse)
+
+    def spec(self, sizes: Sequence[int], embedding_dim: int = 16) -> Any:
+        """Return the `tf_dlrm.FeatureSpec` of a model.
+
+        Args:
+            sizes: Rows of each table, in the order of `tables`.
+            embedding_dim: Width of the tables that the schema gives none.
+        """
+        from tf_dlrm import EmbeddingTable, FeatureSpec
+
+        tables = []
+        for (name, positions), size in zip(self.tables.items(), sizes, strict=True):
+            features = [self.sparse[position] for position in positions]
+            dims = [f.embedding_dim for f in features if f.embedding_dim is not None]
+            combiners = [f.combiner for f in features if f.is_bag]
+            tables.append(
+                EmbeddingTable(
+                    name,
+                    size,
+                    dims[0] if dims else embedding_dim,
+                    combiner=combiners[0] if combiners else features[0].combiner,
+                    features=[feature.name for feature in features],
+                )
+            )
+        return FeatureSpec(dense=self.dense_features, tables=tables)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256, in hex, of everything that it says."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    # Files
+
+    def to_json(self) -> str:
+        """Return the schema as JSON text, without what is as by default."""
+        return json_form.write(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Schema":
+        """Make a schema from `to_json()`, or from what a person wrote like it.
+
+        Raises:
+            ValueError: If it is no JSON, or a key or value is wrong; it is named.
+        """
+        return cls(**json_form.read(text))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Schema":
+        """Read a schema from a JSON file, or the one that ships under a name.
+
+        Args:
+            path: The file; or a name such as `"criteo"` (`pipelines.schema.layouts`).
+
+        Raises:
+            FileNotFoundError: If there is no such file or name.
+            ValueError: If the file holds no schema; the message names the place.
+        """
+        from pipelines.schema import layouts
+
+        if isinstance(path, str) and path in layouts.NAMES:
+            return layouts.get(path)
+        path = os.fspath(path)
+        if not os.path.exists(path):
+            names = ", ".join(layouts.NAMES)
+            raise FileNotFoundError(
+                f"There is no schema file {path!r}, and no schema ships under that "
+                f"name. Those that ship: {names}. `tf-dlrm schema` guesses one."
+            )
+        try:
+            with open(path, encoding="utf-8") as file:
+                return cls.from_json(file.read())
+        except UnicodeDecodeError:
+            raise UserError(f"{path}: not text in UTF-8.") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the schema to a JSON file; a file that is there is replaced."""
+        write_text(path, self.to_json() + "\n")
+
+    @classmethod
+    def criteo(cls) -> "Schema":
+        """Return the layout of Criteo's logs: label, I1 .. I13, C1 .. C26, by tabs."""
+        from pipelines.schema import layouts
+
+        return layouts.get("criteo")
+
+
+def _check_table(table: str, features: Sequence[Sparse]) -> None:
+    """Refuse features that share a table and do not agree on it."""
+    for parameter in ("embedding_dim", "min_count", "hash_buckets"):
+        values = {getattr(feature, parameter) for feature in features} - {None}
+        if len(values) > 1:
+            names = ", ".join(feature.name for feature in features)
+            refuse(table, f"is read by {names} with different `{parameter}`", values)
+    combiners = {feature.combiner for feature in features if feature.is_bag}
+    if len(combiners) > 1:
+        refuse(table, "is read with different combiners", sorted(combiners))
