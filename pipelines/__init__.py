@@ -6,12 +6,20 @@ Names are imported when first used, so that the command answers at once.
 import importlib
 
 _MEMBERS = {
+    "Dense": "pipelines.schema",
     "HashVocabulary": "pipelines.vocabulary",
+    "Label": "pipelines.schema",
     "MultiHot": "pipelines.multi_hot",
     "NegativeSampling": "pipelines.sampling",
+    "Parquet": "pipelines.schema",
+    "Parser": "pipelines.formats.parser",
     "Quarantine": "pipelines.quarantine",
+    "Schema": "pipelines.schema",
+    "Sparse": "pipelines.schema",
+    "Text": "pipelines.schema",
     "Vocabulary": "pipelines.vocabulary",
     "from_dataframe": "pipelines.frames",
+    "read": "pipelines.formats.reading",
     "to_dataframe": "pipelines.frames",
 }
 _MODULES = (

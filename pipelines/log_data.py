@@ -7,11 +7,11 @@ import numpy as np
 
 from pipelines import vocabulary as vocabularies
 from pipelines.compression import compression_of, read_start
-from pipelines.criteo import tables
-from pipelines.criteo.diagnosis import no_rows
-from pipelines.criteo.scanning import ChunkReader, scan
-from pipelines.criteo.tables import is_parquet
 from pipelines.files import Paths, expand_paths
+from pipelines.formats import tables
+from pipelines.formats.diagnosis import no_rows
+from pipelines.formats.scanning import ChunkReader, scan
+from pipelines.formats.tables import is_parquet
 from pipelines.multi_hot import MultiHot
 from pipelines.prepare import VOCABULARY, WORK
 from pipelines.progress import bar

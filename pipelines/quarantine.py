@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Sequence
 
-from pipelines.criteo.diagnosis import explain
+from pipelines.formats.diagnosis import explain
 from pipelines.runtime import UserError, disk
 
 HEADER = "path\tline\treason\tnum_bytes\trow\n"

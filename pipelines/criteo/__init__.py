@@ -1,12 +1,8 @@
-"""Criteo's click logs: text lines -> features, in training and in serving alike.
-
-`Parser` is the definition of the format, in TensorFlow operations; `read` makes a
-`tf.data.Dataset` of files. `columns` is the same in NumPy, fast and without TensorFlow.
-"""
+"""`Parser` and `read` under the names of Criteo's logs: those of `pipelines`."""
 
 import importlib
 
-_MEMBERS = {"Parser": "pipelines.criteo.parser", "read": "pipelines.criteo.reading"}
+_MEMBERS = {"Parser": "pipelines.formats.parser", "read": "pipelines.formats.reading"}
 
 __all__ = ["Parser", "read"]
 

@@ -2,9 +2,9 @@
 
 from pipelines import records
 from pipelines.criteo import read
-from pipelines.criteo.diagnosis import no_rows
 from pipelines.evaluation.slices import SlicedEvaluation
 from pipelines.files import Paths, expand_paths
+from pipelines.formats.diagnosis import no_rows
 from pipelines.log_data import estimate_rows, expander_of, find_records, rate_of
 from pipelines.pipeline_errors import clear_errors
 from pipelines.progress.fit import EvaluateProgress

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.criteo.fields import texts_of_keys
-from pipelines.criteo.format import DENSE_FEATURES, SPARSE_FEATURES
-from pipelines.criteo.scanning import Block
+from pipelines.formats.fields import texts_of_keys
+from pipelines.formats.line_rules import DENSE_FEATURES, SPARSE_FEATURES
+from pipelines.formats.scanning import Block
 from pipelines.records.store import Batch
 from pipelines.runtime import UserError
 from pipelines.vocabulary import Vocabulary

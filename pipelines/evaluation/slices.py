@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo.encoding import encode
-from pipelines.criteo.format import DENSE_FEATURES
-from pipelines.criteo.scanning import scan
 from pipelines.evaluation import slice_columns
 from pipelines.evaluation.slice_columns import FILE, check_name
 from pipelines.evaluation.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.files import expand_paths
+from pipelines.formats.encoding import encode
+from pipelines.formats.line_rules import DENSE_FEATURES
+from pipelines.formats.scanning import scan
 from pipelines.log_data import expander_of, find_records
 from pipelines.progress import bar
 from pipelines.records.layout import Manifest

@@ -4,7 +4,7 @@ import html
 import json
 import pathlib
 
-from pipelines.criteo.format import SPARSE_FEATURES
+from pipelines.formats.line_rules import SPARSE_FEATURES
 from pipelines.prepare.options import SPLITS, Options
 from pipelines.whole_files import write_text
 

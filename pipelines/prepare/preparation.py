@@ -8,10 +8,10 @@ import pathlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
-from pipelines.criteo.diagnosis import no_rows
-from pipelines.criteo.encoding import transform
-from pipelines.criteo.scanning import scan
 from pipelines.files import stamp
+from pipelines.formats.diagnosis import no_rows
+from pipelines.formats.encoding import transform
+from pipelines.formats.scanning import scan
 from pipelines.prepare import column_report
 from pipelines.prepare import segments as working
 from pipelines.prepare.input_files import Inputs

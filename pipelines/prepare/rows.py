@@ -4,8 +4,8 @@ import contextlib
 
 import numpy as np
 
-from pipelines.criteo.encoding import interleave
-from pipelines.criteo.format import SPARSE_FEATURES
+from pipelines.formats.encoding import interleave
+from pipelines.formats.line_rules import SPARSE_FEATURES
 from pipelines.prepare.options import SPLITS
 from pipelines.records.store import Batch, take
 from pipelines.runtime import UserError, disk

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.criteo.fields import Values
-from pipelines.criteo.format import NUM_DENSE, NUM_SPARSE
+from pipelines.formats.fields import Values
+from pipelines.formats.line_rules import NUM_DENSE, NUM_SPARSE
 from pipelines.runtime import UserError, disk
 from pipelines.whole_files import write_text
 

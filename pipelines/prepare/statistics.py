@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.criteo.fields import Values, count_codes
-from pipelines.criteo.format import DENSE_FEATURES, NUM_SPARSE, SPARSE_FEATURES
+from pipelines.formats.fields import Values, count_codes
+from pipelines.formats.line_rules import DENSE_FEATURES, NUM_SPARSE, SPARSE_FEATURES
 from pipelines.prepare.options import SPLITS
 from pipelines.prepare.segments import Content
 from pipelines.prepare.splits import LEFT_OUT

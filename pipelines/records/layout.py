@@ -64,7 +64,7 @@ class Schema:
     @classmethod
     def criteo(cls, vocabulary_sizes) -> "Schema":
         """I1 .. I13 and C1 .. C26."""
-        from pipelines.criteo.format import DENSE_FEATURES, SPARSE_FEATURES
+        from pipelines.formats.line_rules import DENSE_FEATURES, SPARSE_FEATURES
 
         return cls(DENSE_FEATURES, SPARSE_FEATURES, tuple(vocabulary_sizes))
 

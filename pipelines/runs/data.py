@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from pipelines import records
 from pipelines.criteo import Parser, read
-from pipelines.criteo.diagnosis import no_rows
 from pipelines.files import expand_paths
+from pipelines.formats.diagnosis import no_rows
 from pipelines.log_data import (
     build_vocabulary,
     check_rows,

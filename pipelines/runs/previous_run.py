@@ -9,8 +9,8 @@ import numpy as np
 
 import tf_dlrm
 from pipelines.criteo import Parser
-from pipelines.criteo.fields import Values
-from pipelines.criteo.format import SPARSE_FEATURES
+from pipelines.formats.fields import Values
+from pipelines.formats.line_rules import SPARSE_FEATURES
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from pipelines.runtime import UserError

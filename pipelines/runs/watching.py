@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from pipelines.criteo.format import SPARSE_FEATURES
+from pipelines.formats.line_rules import SPARSE_FEATURES
 from pipelines.runtime import UserError
 
 _SHOWN = (

@@ -1,4 +1,4 @@
-"""What one column of a log means: `Label`, `Dense`, `Sparse`; how text is laid out."""
+"""The meaning of one column of a log: `Label`, `Dense`, `Sparse`; formats of files."""
 
 import dataclasses
 from collections.abc import Sequence

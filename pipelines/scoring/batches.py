@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.criteo.scanning import changed
-from pipelines.criteo.tables import batches, count_rows, is_parquet, to_lines
 from pipelines.files import BlockReader, count_lines, stamp
+from pipelines.formats.scanning import changed
+from pipelines.formats.tables import batches, count_rows, is_parquet, to_lines
 from pipelines.runtime import UserError, remote_files
 
 _BLOCK_BYTES = 4 << 20

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.criteo.format import BYTE_ORDER_MARK, NUM_COLUMNS
+from pipelines.formats.line_rules import BYTE_ORDER_MARK, NUM_COLUMNS
 
 HEADER = b"file,line,label,probability\n"
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo.text import find_bad
 from pipelines.files import Paths, expand_paths, stamp
+from pipelines.formats.text import find_bad
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError, disk

@@ -111,10 +111,10 @@ def profile_logs(
     Raises:
         ValueError: too many rows are bad, or a file is damaged.
     """
-    from pipelines.criteo.diagnosis import no_rows
-    from pipelines.criteo.format import SPARSE_FEATURES
-    from pipelines.criteo.scanning import scan
     from pipelines.files import expand_paths
+    from pipelines.formats.diagnosis import no_rows
+    from pipelines.formats.line_rules import SPARSE_FEATURES
+    from pipelines.formats.scanning import scan
     from pipelines.quarantine import Quarantine
 
     paths = expand_paths(paths)
@@ -193,7 +193,7 @@ class _Meter:
 
 
 class _TextMeter(_Meter):
-    """Measure `pipelines.criteo.text.Values`."""
+    """Measure `pipelines.formats.text.Values`."""
 
     def __init__(self):
         super().__init__()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from pipelines.criteo.fields import Values, key_of_text, texts_of_keys
+from pipelines.formats.fields import Values, key_of_text, texts_of_keys
 from pipelines.runtime import disk
 
 _MIN_MERGE = 1 << 15

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.criteo.fields import Values
-from pipelines.criteo.format import NUM_SPARSE
+from pipelines.formats.fields import Values
+from pipelines.formats.line_rules import NUM_SPARSE
 from pipelines.runtime import UserError
 from pipelines.vocabulary import checked_file
 from pipelines.vocabulary.siphash import hash_values

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
+from pipelines.formats.line_rules import NUM_SPARSE, SPARSE_FEATURES
 from pipelines.runtime import disk
 
 # The key at id 0. No value of a field holds a comma, so nothing ever finds it; a

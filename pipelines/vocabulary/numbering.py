@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.criteo.fields import Values, distinct_of_texts, texts_of_keys
+from pipelines.formats.fields import Values, distinct_of_texts, texts_of_keys
 from pipelines.runtime import disk
 from pipelines.vocabulary.counting import Counter
 from pipelines.vocabulary.siphash import hash_texts

@@ -11,7 +11,7 @@ import struct
 import numpy as np
 import pyarrow as pa
 
-from pipelines.criteo.fields import WORD, Values
+from pipelines.formats.fields import WORD, Values
 
 _MASK = (1 << 64) - 1
 _LONG_BYTES = 4096

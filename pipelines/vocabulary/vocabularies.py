@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.criteo.diagnosis import no_rows
-from pipelines.criteo.fields import Values, count_codes
-from pipelines.criteo.format import NUM_SPARSE, SPARSE_FEATURES
-from pipelines.criteo.scanning import scan
 from pipelines.files import Paths, expand_paths
+from pipelines.formats.diagnosis import no_rows
+from pipelines.formats.fields import Values, count_codes
+from pipelines.formats.line_rules import NUM_SPARSE, SPARSE_FEATURES
+from pipelines.formats.scanning import scan
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
 from pipelines.vocabulary import checked_file

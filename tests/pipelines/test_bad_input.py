@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import criteo, prepare
-from pipelines.criteo import scanning
+from pipelines.formats import scanning
 from pipelines.quarantine import BadRowsError, Quarantine
 from pipelines.vocabulary import HashVocabulary
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.criteo.format import reason, trim
+from pipelines.formats.line_rules import reason, trim
 
 GOOD = [b"1", *[b"2"] * 13, *[b"ab"] * 26]
 

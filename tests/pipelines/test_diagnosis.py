@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from pipelines import Quarantine, Vocabulary, prepare
-from pipelines.criteo.diagnosis import explain
+from pipelines.formats.diagnosis import explain
 from pipelines.quarantine import BadRowsError
 
 INTEGERS, VALUES = ["3"] * 13, ["68fd1e64"] * 26

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines import cli, prepare, records
-from pipelines.criteo.fields import Values
+from pipelines.formats.fields import Values
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import disk
 from pipelines.synthetic import Planted

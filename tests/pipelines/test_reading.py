@@ -6,7 +6,7 @@ import tensorflow as tf
 from helpers import criteo_oracle
 
 from pipelines import criteo
-from pipelines.criteo import reading
+from pipelines.formats import reading
 from pipelines.quarantine import BadRowsError, Quarantine
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 

@@ -12,7 +12,7 @@ import pytest
 from helpers import object_store
 
 from pipelines import cli, files, prepare
-from pipelines.criteo.scanning import ChunkReader
+from pipelines.formats.scanning import ChunkReader
 from pipelines.synthetic import Planted
 from pipelines.whole_files import disk
 

@@ -5,7 +5,7 @@ import pytest
 from helpers.criteo_oracle import make_line
 
 from pipelines import criteo, records
-from pipelines.criteo import reading
+from pipelines.formats import reading
 from pipelines.quarantine import Quarantine
 from pipelines.records import order
 from pipelines.sampling import NegativeSampling

@@ -267,7 +267,7 @@ def test_codes_are_one_for_each_key_however_they_come():
 
 
 def test_bins_of_integers_have_the_same_bounds_in_lines_and_records():
-    from pipelines.criteo.encoding import transform
+    from pipelines.formats.encoding import transform
 
     class Block:
         class rows:

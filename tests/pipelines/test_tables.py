@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import cli, criteo
-from pipelines.criteo import tables
-from pipelines.criteo.scanning import scan
+from pipelines.formats import tables
+from pipelines.formats.scanning import scan
 from pipelines.log_data import count_rows, estimate_rows
 from pipelines.quarantine import Quarantine
 from pipelines.sampling import NegativeSampling

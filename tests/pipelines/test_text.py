@@ -7,8 +7,7 @@ import tensorflow as tf
 from helpers import criteo_oracle
 
 from pipelines import criteo
-from pipelines.criteo import encoding, fields, text
-from pipelines.criteo import format as criteo_format
+from pipelines.formats import encoding, fields, line_rules, text
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 
 HASHED = HashVocabulary([1000 + i for i in range(26)])
@@ -57,7 +56,7 @@ def test_hostile_lines(vocabulary, labelled, kind):
     assert rows.num_lines == len(lines)
     assert {position: line for position, line, _ in rows.bad} == bad
     for _, line, why in rows.bad:
-        assert why == criteo_format.reason(line, labelled) is not None
+        assert why == line_rules.reason(line, labelled) is not None
     good = [row for row in expected if row is not None]
     assert 0.2 < len(good) / len(lines) < 0.8
     assert_equal(encoding.encode(rows, numbering), good)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from helpers import criteo_oracle
 
 from pipelines import vocabulary
-from pipelines.criteo import scanning
+from pipelines.formats import scanning
 from pipelines.quarantine import BadRowsError, Quarantine
 from pipelines.vocabulary import (
     HashVocabulary,

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipelines.criteo import scanning
+from pipelines.formats import scanning
 from pipelines.prepare import segments
 
 

@@ -20,7 +20,7 @@ from helpers.prepared_rows import (
 
 from pipelines import criteo, prepare, records
 from pipelines import vocabulary as vocabularies
-from pipelines.criteo import scanning
+from pipelines.formats import scanning
 from pipelines.prepare import preparation, segments
 from pipelines.quarantine import BadRowsError
 from pipelines.vocabulary import Vocabulary
@@ -328,7 +328,8 @@ def test_a_killed_run_goes_on(tmp_path, logs):
     prepare.prepare(logs, tmp_path / "whole", OPTIONS)
     script = (
         "import sys; from pipelines import prepare; from pipelines.prepare import "
-        "segments; from pipelines.criteo import scanning; scanning.BLOCK_BYTES = 4000; "
+        "segments; from pipelines.formats import scanning; "
+        "scanning.BLOCK_BYTES = 4000; "
         "segments.BLOCKS_PER_SEGMENT = 3; prepare.prepare(sys.argv[2:], sys.argv[1], "
         "prepare.Options(min_count=2, valid_share=0.1, rows_per_shard=60, "
         "max_bad_share=0.5))"

@@ -127,7 +127,7 @@ def check_logs(got, rows):
 
 def test_logs_are_one_sequence(tmp_path, monkeypatch):
     """Over blocks, pieces and files."""
-    monkeypatch.setattr("pipelines.criteo.scanning.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("pipelines.formats.scanning.BLOCK_BYTES", 20_000)
     monkeypatch.setattr("pipelines.synthetic.profiling.PIECE_ACCESSES", 300)
     rows = texts(800)
     write_log(tmp_path / "0.tsv", rows[:500])

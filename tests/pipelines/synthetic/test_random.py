@@ -7,7 +7,7 @@ import pytest
 from helpers.planted_rows import collect
 from scipy import stats
 
-from pipelines.criteo import text
+from pipelines.formats import text
 from pipelines.synthetic import Random, category_text
 from pipelines.synthetic.blocks import rows_per_block
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipelines.criteo.tables import BatchReader, is_parquet, read_batch
-from pipelines.criteo.text import Rows, read_block
 from pipelines.files import BlockReader, count_lines, stamp
+from pipelines.formats.tables import BatchReader, is_parquet, read_batch
+from pipelines.formats.text import Rows, read_block
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
 

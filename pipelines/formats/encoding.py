@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.criteo.format import NUM_DENSE
-from pipelines.criteo.text import Rows
+from pipelines.formats.line_rules import NUM_DENSE
+from pipelines.formats.text import Rows
 from pipelines.records.store import Batch
 
 

@@ -5,15 +5,15 @@ import os
 import re
 from collections.abc import Sequence
 
-from pipelines.criteo.format import (
+from pipelines.files import BlockReader
+from pipelines.formats.line_rules import (
     DENSE_FEATURES,
     NUM_COLUMNS,
     NUM_DENSE,
     reason,
     trim,
 )
-from pipelines.criteo.tables import is_parquet
-from pipelines.files import BlockReader
+from pipelines.formats.tables import is_parquet
 
 _BYTES, _LINES = 1 << 16, 100
 _DELIMITERS = {
@@ -63,7 +63,7 @@ def explain(path: str | os.PathLike) -> str:
     Example:
 
     >>> import os, tempfile
-    >>> from pipelines.criteo import diagnosis
+    >>> from pipelines.formats import diagnosis
     >>> path = os.path.join(tempfile.mkdtemp(), "log.csv")
     >>> with open(path, "wb") as file:
     ...     _ = file.write(3 * (b"1" + 39 * b",7" + b"\n"))

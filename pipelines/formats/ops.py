@@ -10,7 +10,7 @@ digits an integer and one value a field, need a single pass of a regular express
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo.format import (
+from pipelines.formats.line_rules import (
     DENSE_FEATURES,
     NUM_COLUMNS,
     NUM_DENSE,

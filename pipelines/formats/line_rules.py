@@ -22,8 +22,8 @@ def trim(line: bytes) -> bytes:
 
     Example:
 
-    >>> from pipelines.criteo import format as criteo_format
-    >>> criteo_format.trim(b"\xef\xbb\xbf1\t2\r\n")
+    >>> from pipelines.formats import line_rules
+    >>> line_rules.trim(b"\xef\xbb\xbf1\t2\r\n")
     b'1\t2'
     """
     line = line.removeprefix(BYTE_ORDER_MARK)
@@ -46,8 +46,8 @@ def reason(line: bytes, labelled: bool = True) -> str | None:
 
     Example:
 
-    >>> from pipelines.criteo import format as criteo_format
-    >>> criteo_format.reason(b"1\t2\n")
+    >>> from pipelines.formats import line_rules
+    >>> line_rules.reason(b"1\t2\n")
     'expected 40 tab-separated columns, found 2'
     """
     line = trim(line)

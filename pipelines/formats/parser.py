@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo import format as criteo_format
-from pipelines.criteo import ops as criteo_ops
-from pipelines.criteo.format import NUM_SPARSE
+from pipelines.formats import line_rules, ops
+from pipelines.formats.line_rules import NUM_SPARSE
 from pipelines.runtime import disk
 from tf_dlrm import FeatureSpec
 
@@ -74,8 +73,8 @@ class Parser(tf.Module):
     @tf.autograph.experimental.do_not_convert
     def __call__(self, lines: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         lines = _as_lines(lines)
-        valid, plain = criteo_ops.check(lines, labelled=True)
-        return self.parse(criteo_ops.require(lines, valid), plain)
+        valid, plain = ops.check(lines, labelled=True)
+        return self.parse(ops.require(lines, valid), plain)
 
     @tf.autograph.experimental.do_not_convert
     def features(self, lines: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -91,8 +90,8 @@ class Parser(tf.Module):
             tf.errors.InvalidArgumentError: If a line is not a valid row.
         """
         lines = _as_lines(lines)
-        valid, plain = criteo_ops.check(lines, labelled=False)
-        return self.parse(criteo_ops.require(lines, valid), plain, labelled=False)
+        valid, plain = ops.check(lines, labelled=False)
+        return self.parse(ops.require(lines, valid), plain, labelled=False)
 
     def check(
         self, lines: tf.Tensor, labelled: bool = True
@@ -107,7 +106,7 @@ class Parser(tf.Module):
             `(valid, plain)`, two bool tensors `(B,)`. Plain rows are the common kind
             that can be split without a closer look.
         """
-        return criteo_ops.check(_as_lines(lines), labelled)
+        return ops.check(_as_lines(lines), labelled)
 
     def parse(self, lines: tf.Tensor, plain: tf.Tensor, labelled: bool = True) -> Any:
         """Turn lines that `check` found valid into features and labels.
@@ -120,7 +119,7 @@ class Parser(tf.Module):
         Returns:
             `(features, label)`, or the features if not `labelled`.
         """
-        label, integers, fields, has_bags = criteo_ops.split(lines, plain, labelled)
+        label, integers, fields, has_bags = ops.split(lines, plain, labelled)
         features = self._assemble(integers, fields, has_bags)
         return (features, label) if labelled else features
 
@@ -142,13 +141,13 @@ class Parser(tf.Module):
             tf.errors.InvalidArgumentError: If one is no `tf.Example`, a feature has
                 another type, or an integer several values.
         """
-        return self._assemble(*criteo_ops.split_examples(examples))
+        return self._assemble(*ops.split_examples(examples))
 
     def example_features(self) -> dict[str, str]:
         """The type of each feature of `features_of_examples`, by name."""
         return {
-            **dict.fromkeys(criteo_format.DENSE_FEATURES, "int64, none or one"),
-            **dict.fromkeys(criteo_format.SPARSE_FEATURES, "bytes, any number"),
+            **dict.fromkeys(line_rules.DENSE_FEATURES, "int64, none or one"),
+            **dict.fromkeys(line_rules.SPARSE_FEATURES, "bytes, any number"),
         }
 
     def _assemble(self, integers, fields, has_bags):
@@ -183,7 +182,7 @@ class Parser(tf.Module):
 
     def reason(self, line: bytes, labelled: bool = True) -> str | None:
         """Return in plain Python why a line is not a valid row; `None` if it is."""
-        return criteo_format.reason(line, labelled)
+        return line_rules.reason(line, labelled)
 
     def spec(self, embedding_dim: int = 16) -> FeatureSpec:
         """Return the `FeatureSpec` of a model for what this parser gives.
@@ -208,11 +207,9 @@ class Parser(tf.Module):
         rng = np.random.default_rng(0)
         lines = []
         for _ in range(num_lines):
-            integers = [
-                b"%d" % x for x in rng.integers(-2, 5000, criteo_format.NUM_DENSE)
-            ]
+            integers = [b"%d" % x for x in rng.integers(-2, 5000, line_rules.NUM_DENSE)]
             fields = []
-            for feature in criteo_format.SPARSE_FEATURES:
+            for feature in line_rules.SPARSE_FEATURES:
                 known = getattr(self.vocabulary, "values", lambda _: [])(feature)
                 pool = [b"", b"never seen", b"68fd1e64", *known[:50]]
                 count = rng.integers(1, 3) if self.expander is None else 1
@@ -231,7 +228,7 @@ class Parser(tf.Module):
         Raises:
             ValueError: If a row has other than 39 columns, or 40 with a label.
         """
-        names = (*criteo_format.DENSE_FEATURES, *criteo_format.SPARSE_FEATURES)
+        names = (*line_rules.DENSE_FEATURES, *line_rules.SPARSE_FEATURES)
         examples = []
         for line in lines:
             message = tf.train.Example()
@@ -245,7 +242,7 @@ class Parser(tf.Module):
                 if not field:
                     continue
                 feature = message.features.feature[name]
-                if name in criteo_format.DENSE_FEATURES:
+                if name in line_rules.DENSE_FEATURES:
                     feature.int64_list.value.append(int(field))
                 else:
                     feature.bytes_list.value.extend(field.split(b","))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from pipelines.criteo.format import NUM_DENSE, NUM_SPARSE
+from pipelines.formats.line_rules import NUM_DENSE, NUM_SPARSE
 from pipelines.records.store import Batch
 
 TYPES = (tf.float32, tf.float32, tf.int32, tf.string)

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.compression import read_start, to_arrow
-from pipelines.criteo.cells import fault, read_numbers, read_texts
-from pipelines.criteo.fields import values_of_texts
-from pipelines.criteo.format import DENSE_FEATURES, SPARSE_FEATURES
-from pipelines.criteo.text import Rows
+from pipelines.formats.cells import fault, read_numbers, read_texts
+from pipelines.formats.fields import values_of_texts
+from pipelines.formats.line_rules import DENSE_FEATURES, SPARSE_FEATURES
+from pipelines.formats.text import Rows
 from pipelines.runtime import UserError
 
 LABEL = "label"

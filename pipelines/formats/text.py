@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines.criteo.fields import Text, Values, read_integers, read_values
-from pipelines.criteo.format import BYTE_ORDER_MARK, NUM_COLUMNS, NUM_DENSE, reason
+from pipelines.formats.fields import Text, Values, read_integers, read_values
+from pipelines.formats.line_rules import BYTE_ORDER_MARK, NUM_COLUMNS, NUM_DENSE, reason
 
 
 class Rows(NamedTuple):
@@ -48,7 +48,7 @@ def read_block(block: bytes, labelled: bool = True) -> Rows:
 
     Example:
 
-    >>> from pipelines.criteo import text
+    >>> from pipelines.formats import text
     >>> line = b"1\t5" + 12 * b"\t" + 26 * b"\tab" + b"\n"
     >>> rows = text.read_block(line + b"what?\n" + line)
     >>> rows.labels.tolist(), rows.integers[0].tolist(), rows.bad
@@ -89,7 +89,7 @@ def find_bad(block: bytes, labelled: bool = True) -> list[tuple[int, bytes, str]
 
     Example:
 
-    >>> from pipelines.criteo import text
+    >>> from pipelines.formats import text
     >>> text.find_bad(b"1" + 39 * b"\t" + b"\nwhat?\n")
     [(1, b'what?', 'expected 40 tab-separated columns, found 1')]
     """

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from pipelines.criteo import row_form
-from pipelines.criteo.encoding import encode
-from pipelines.criteo.scanning import ChunkReader, changed, take_apart
 from pipelines.files import Paths, expand_paths, stamp
+from pipelines.formats import row_form
+from pipelines.formats.encoding import encode
+from pipelines.formats.scanning import ChunkReader, changed, take_apart
 from pipelines.quarantine import Quarantine
 from pipelines.records.store import take
 from pipelines.runtime import UserError, remote_files

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from pipelines.criteo.fields import integers_of_texts
+from pipelines.formats.fields import integers_of_texts
 
 _MAX_EXACT = {16: 1 << 11, 32: 1 << 24, 64: 1 << 53}  # of floats, by their bits
 _SPECIAL = rb"[\t\r\n]"
