@@ -11,6 +11,7 @@ from pipelines.commands.shared import (
     Files,
     describe_files,
     describe_input,
+    load_schema,
 )
 from pipelines.runs.config import RunConfig
 from pipelines.runs.printing import describe_stalls, print_training
@@ -39,6 +40,10 @@ class Train:
         dataclasses.field(default_factory=list)
     )
     """Labelled files for validation after each epoch."""
+    schema: str | None = None
+    """JSON file that describes the columns of the files, as `tf-dlrm schema` writes it,
+    or the name of a layout that ships, such as avazu. None: that of --vocabulary or of
+    prepared records, else Criteo's."""
     progressive: bool = False
     """Take each file of --train for a day: train on it, and evaluate on the next day
     before it is trained on."""
@@ -116,10 +121,13 @@ class Train:
             lines.insert(0, f"resume the run in {self.out}, if there is one")
         if self.valid:
             lines.insert(1, f"validate on {describe_files(expand_paths(self.valid))}")
+        if self.schema:
+            lines.insert(0, f"read the columns that {self.schema} describes")
         return lines
 
     def _check(self):
         """Options that would be ignored are mistakes."""
+        load_schema(self.schema)
         from pipelines.log_data import find_records
         from pipelines.records import Manifest
         from pipelines.runs import get
@@ -218,6 +226,7 @@ class Train:
             resume=self.resume,
             progressive=self.progressive,
             warm_start=self.warm_start,
+            schema=load_schema(self.schema),
             checkpoints={
                 "every_steps": self.checkpoint_every_steps,
                 "every_minutes": self.checkpoint_every_minutes,

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 import tf_dlrm
-from pipelines.criteo import Parser
 from pipelines.formats.fields import Values
-from pipelines.formats.line_rules import SPARSE_FEATURES
+from pipelines.formats.parser import Parser
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from pipelines.runtime import UserError
 from pipelines.vocabulary import HashVocabulary, Vocabulary
+from pipelines.vocabulary.hashing import HashNumbering
 from tf_dlrm.training import warm_start
 
 _SAME = (
@@ -59,6 +59,11 @@ def row_maps(
     >>> row_maps(yesterday, today)["C1"]
     array([ 0,  3, -1,  1])
     """
+    if list(old.schema.tables) != list(new.schema.tables):
+        raise UserError(
+            f"The runs have different tables: {', '.join(old.schema.tables)} before, "
+            f"{', '.join(new.schema.tables)} now."
+        )
     if isinstance(old, HashVocabulary) != isinstance(new, HashVocabulary):
         kinds = [
             "hashes" if isinstance(vocabulary, HashVocabulary) else "lists values"
@@ -80,8 +85,13 @@ def row_maps(
         }
     maps = {}
     for name, before, now in zip(
-        SPARSE_FEATURES, old.numberings, new.numberings, strict=True
+        new.schema.tables, old.numberings, new.numberings, strict=True
     ):
+        if isinstance(now, HashNumbering):
+            if len(before) != len(now):
+                raise UserError(f"The table {name} had other `hash_buckets` before.")
+            maps[name] = np.arange(1 + len(now))
+            continue
         before, now = before.load(), now.load()
         new_ids = now.find(Values(None, None, before.keys, before.texts))
         moved = np.zeros(1 + len(before), np.int64)
@@ -214,7 +224,7 @@ def check(path, config: RunConfig) -> RunFolder:
 
 def _format(value) -> str:
     if isinstance(value, list | tuple):
-        if len(set(value)) == 1 and len(value) == len(SPARSE_FEATURES):
+        if len(set(value)) == 1:
             return f"{value[0]:,}"
         return json.dumps(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -42,6 +42,7 @@ class RunFiles:
     def __init__(self, path):
         self.path = pathlib.Path(path)
         self.config_path = self.path / "config.json"
+        self.schema_path = self.path / "schema.json"
         self.vocabulary_path = self.path / "vocabulary.tsv"
         self.model_path = self.path / "model.keras"
         self.last_model_path = self.path / "model_last.keras"
