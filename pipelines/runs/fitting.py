@@ -165,13 +165,12 @@ class Fitting:
     def _judge_convergence(self, results):
         """Return what the loss curve says, unless a validation says otherwise."""
         best, config = results["best"], self.data.config
-        if best is None and config.epochs > 1:  # rows seen again have a lower loss
-            return None
         if best is not None:
             is_last = best["step"] == results["last"]["step"]
             if not is_last or (config.target_auc or math.inf) <= best[config.monitor]:
                 return None
-        return self._curve.describe()
+        # Rows that are seen again have a lower loss.
+        return self._curve.describe(best is not None or config.epochs == 1)
 
 
 def _make_checkpoint(folder, monitor, arguments):

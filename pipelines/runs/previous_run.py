@@ -1,5 +1,6 @@
 """Warm starts: a run that starts from a finished one, with another vocabulary."""
 
+import dataclasses
 import gc
 import json
 import os
@@ -11,6 +12,7 @@ import tf_dlrm
 from pipelines.formats.fields import Values
 from pipelines.formats.parser import Parser
 from pipelines.runs.config import RunConfig
+from pipelines.runs.defaults import COMPLETED
 from pipelines.runs.folder import RunFolder
 from pipelines.runtime import UserError
 from pipelines.vocabulary import HashVocabulary, Vocabulary
@@ -106,6 +108,10 @@ class ColdStart:
 
     first_step = 0
 
+    def complete(self, config: RunConfig) -> RunConfig:
+        """Return the config as it is: nothing depends on a previous run."""
+        return config
+
     def map_rows(self, vocabulary) -> None:
         """Do nothing."""
 
@@ -143,6 +149,13 @@ class PreviousRun:
             self._load()
             first_step = int(self._model.optimizer.iterations.numpy())
         self.first_step = first_step
+
+    def complete(self, config: RunConfig) -> RunConfig:
+        """Return the config with this run's interaction, where none is given."""
+        if config.interaction is not None:
+            return config
+        interaction = self._folder.read_config().interaction
+        return dataclasses.replace(config, interaction=interaction)
 
     def _load(self):
         self._model = self._folder.load_model(self._folder.load_parser())
@@ -212,6 +225,7 @@ def check(path, config: RunConfig) -> RunFolder:
         f"{_format(getattr(config, name))}"
         for name in _SAME
         if getattr(before, name) != getattr(config, name)
+        and not (name in COMPLETED and getattr(config, name) is None)
     ]
     if differing:
         raise UserError(

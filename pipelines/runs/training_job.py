@@ -147,6 +147,7 @@ class TrainingJob:
             self.folder, self.config, self.inputs, self.warm_start, self.resume
         )
         start = previous_run.find(self.warm_start, run.config, run.first_step)
+        run.config = start.complete(run.config)
         run.open_folder()
         return run, start
 
