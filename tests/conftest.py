@@ -1,4 +1,4 @@
-"""Shared set-up of the tests: quiet logs, no cache, seeds, XLA, and where the real rows are."""
+"""Shared set-up of the tests: quiet logs, seeds, XLA, no cache, and the real rows."""
 
 import collections
 import os

@@ -124,7 +124,7 @@ def _processor() -> str:
 
     Virtual machines give processors of several generations one name.
     """
-    values = {}
+    values: dict[str, str] = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")

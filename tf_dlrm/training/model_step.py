@@ -17,7 +17,7 @@ from tf_dlrm.training.step_trial import PARTS, PROGRAM, StepTrial
 
 
 class StepOptions(NamedTuple):
-    """What `compile` makes of a step.
+    """The arguments of `compile` that a step depends on.
 
     Attributes:
         jit_compile: `"auto"`, `True` or `False`.
@@ -64,7 +64,7 @@ class ModelStep:
 
     @property
     def choice(self) -> str:
-        """What XLA compiles of a step now: `"none"`, `"parts"` or `"program"`."""
+        """Parts of a step that XLA compiles now: `"none"`, `"parts"` or `"program"`."""
         if self._is_xla_off or self._options.jit_compile is False:
             return "none"
         if self._wants_program:
@@ -150,12 +150,10 @@ class ModelStep:
                     trial.stop()
                 else:
                     functions[PROGRAM] = self._program_function()
-            call = functions[trial.kind]
-            if not trial.is_over:
-                return trial.run(lambda: call(iterator))
-            if trial.kind == PARTS:
+            elif trial.is_over and trial.kind == PARTS:
                 functions.pop(PROGRAM, None)
-            return call(iterator)
+            call = functions[trial.kind]
+            return trial.run(lambda: call(iterator))
 
         return run
 

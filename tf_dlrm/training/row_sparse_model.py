@@ -66,15 +66,18 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 as `ReduceLROnPlateau` does. SGD and Adagrad equal their dense
                 originals; `"adam"` is lazy on the tables
                 (`tf_dlrm.optimizers.SparseAdam` says how it differs).
-            jit_compile: What XLA compiles. `"auto"`: on CPUs the small parts where it
-                wins (lookup and update of rows, the interaction's triangle, the
-                update of the dense variables), while oneDNN computes the MLPs; where
-                there is a GPU, all between lookup and update as one program, unless
-                a `call` or `compute_loss` of your own is in it. `True`: besides, all
-                between lookup and update as one program (a `compute_loss` of your own
-                is in it, and where it reads ragged `x` each new number of ids is
-                compiled anew: use `"auto"`). `False`: nothing. The results agree to
-                rounding, and range checks of ids hold, in all three.
+            jit_compile: What XLA compiles. `"auto"`: on CPUs small parts (lookup and
+                update of rows, the interaction's triangle, the update of the dense
+                variables), while oneDNN computes the MLPs; after a minute of steps
+                it times all between lookup and update as one program against that,
+                on steps of the training, and keeps the faster (`docs/model.md`).
+                Where there is a GPU, all between lookup and update as one program,
+                unless a `call` or `compute_loss` of your own is in it. `True`: that
+                program, and the small parts, from the first step (a `compute_loss` of
+                your own is in it, and where it reads ragged `x` each new number of
+                ids is compiled anew: use `"auto"`). `False`: nothing. The results
+                agree to rounding (with dropout the program draws other numbers), and
+                range checks of ids hold, in all three.
             max_skipped_batches: A batch whose loss or gradients are not finite is
                 not applied: weights, optimizers and metrics stay as they are. After
                 so many in a row `fit` raises `tf_dlrm.training.NotFiniteError`, which
@@ -161,7 +164,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     @property
     def xla_choice(self) -> str:
-        """What XLA compiles of a training step: `"none"`, `"parts"` or `"program"`.
+        """Parts of a step that XLA compiles now: `"none"`, `"parts"` or `"program"`.
 
         With `jit_compile="auto"` a long `fit` may choose anew, see `compile`.
         """

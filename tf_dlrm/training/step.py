@@ -303,7 +303,7 @@ class CompiledTrainStep(TrainStep):
         return self._report(batch, forward, gradients)
 
     def _compute(self, features, y, *others):
-        """Run the program; batches of another size do without it, with equal results."""
+        """Run the program; for a batch of another size do the same without it."""
         if self._num_rows is None or y.shape[0] == self._num_rows:
             return self._program(features, y, *others)
         other = functools.partial(self._run_program, self._other_update)

@@ -60,6 +60,8 @@ class StepTrial:
         Args:
             call: Function without arguments.
         """
+        if self.is_over:
+            return call()
         start = self._clock()
         result = call()
         self._record(self._clock() - start)
