@@ -71,7 +71,9 @@ class ModelStep:
             return PROGRAM
         if not xla.is_enabled_on_cpus():
             return "none"
-        return PARTS if self._trial is None else self._trial.kind
+        if self._trial is None or choices.is_deterministic():
+            return PARTS
+        return self._trial.kind
 
     def use_xla(self, enabled: bool) -> None:
         """Choose whether XLA compiles what `jit_compile` says."""
@@ -93,10 +95,8 @@ class ModelStep:
 
     def _new(self, is_program, num_rows=None):
         model, options = self._model, self._options
-        step: type[TrainStep] = TrainStep
+        step = CompiledTrainStep if is_program else TrainStep
         arguments: dict[str, Any] = {}
-        if is_program:
-            step = CompiledTrainStep
         if num_rows is not None:
             arguments = {"num_rows": num_rows, "update": DenseUpdate(model, False)}
         return step(
@@ -159,7 +159,9 @@ class ModelStep:
 
     def _has_fixed_rule(self):
         """Return whether nothing may depend on the time."""
-        return choices.is_deterministic() or not xla.enabled()
+        if self._model.run_eagerly or not xla.enabled():
+            return True
+        return choices.is_deterministic()
 
     def _program_function(self):
         """Return Keras' train function of a step whose dense part is a program.
