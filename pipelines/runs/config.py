@@ -69,9 +69,9 @@ class RunConfig:
     dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
     """Precision of the MLPs; tables and loss are float32."""
     jit_compile: Literal["auto", "on", "off"] = "auto"
-    """Parts that XLA compiles: auto, the small ones where it is faster, and none in a
-    training of fewer than 50,000 rows; on, also all between lookup and update; off,
-    none."""
+    """Parts that XLA compiles: auto, the small ones, and none in a training of fewer
+    than 50,000 rows; after a minute also all between lookup and update, if that is
+    measured to be faster; on, all of this from the start; off, none."""
     steps_per_execution: int = 1
     """Steps run at once between callbacks."""
     deterministic: bool = False

@@ -180,7 +180,10 @@ class TrainingJob:
         warm_started = {}
         if not fitting.restore():
             warm_started = start.warm_up(fitting.model, fitting.data.vocabulary)
-        run.describe(fitting.data, self.origin, warm_started)
+        origin = dict(self.origin)
+        if fitting.data.config.deterministic:  # the bits depend on it
+            origin["xla"] = fitting.model.xla_choice
+        run.describe(fitting.data, origin, warm_started)
         return fitting.run(self.callbacks)
 
     def _finish(self, fitting: Fitting, history: History) -> dict[str, Any]:
