@@ -96,13 +96,16 @@ class Assembly:
             for (_, positions), part in zip(self._groups, parts, strict=True)
         ]
         places, total = tf.concat(places, axis=0)[:, None], row_splits[-1:]
-        columns = [
-            None
-            if parts[0][i] is None
-            else tf.scatter_nd(places, tf.concat([p[i] for p in parts], 0), total)
-            for i in (0, 1)
-        ]
-        return Bags(*columns, row_splits)
+
+        def interleave(values):
+            return tf.ensure_shape(
+                tf.scatter_nd(places, tf.concat(values, axis=0), total), (None,)
+            )
+
+        weights = None
+        if self._schema.has_id_weights:
+            weights = interleave([part[1] for part in parts])
+        return Bags(interleave([part[0] for part in parts]), weights, row_splits)
 
     def _split_group(self, cells, lookup, positions, separator, weight_separator):
         """Ids, weights and lengths `(B, n)` of the n features that are split alike."""

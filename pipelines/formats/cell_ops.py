@@ -182,8 +182,10 @@ def _count_edges(edges, numbers):
 
 
 def _whole(numbers):
-    # + 0.0: no text of -0.
-    return tf.strings.as_string(tf.floor(numbers) + 0.0, precision=0)
+    # No text of -0; TensorFlow's graphs leave a sum with 0 out.
+    whole = tf.floor(numbers)
+    whole = tf.where(tf.equal(whole, 0), tf.zeros_like(whole), whole)
+    return tf.strings.as_string(whole, precision=0)
 
 
 def _is_integer(texts):

@@ -61,7 +61,9 @@ def _parse(line, schema, learned, labelled):
     names, places, width = list(text.columns), {}, 0
     if names:
         width = len(names)
-        places = {c: c if isinstance(c, int) else names.index(c) for c in schema.columns}
+        places = {
+            c: c if isinstance(c, int) else names.index(c) for c in schema.columns
+        }
     elif all(isinstance(c, int) for c in schema.columns):
         places = {c: c for c in schema.columns}
         if len(cells) <= max(places):
@@ -78,7 +80,9 @@ def _parse(line, schema, learned, labelled):
         raise _Bad
     missing = [text.encode() for text in schema.format.missing]
     of = {column: cells[place] for column, place in places.items()}
-    label = _label(of[schema.label.column], schema.label, missing) if has_label else None
+    label = (
+        _label(of[schema.label.column], schema.label, missing) if has_label else None
+    )
     dense = [_dense(of[f.column], f, missing, learned) for f in schema.dense]
     bags = [_bag(of[f.column], f, missing, learned) for f in schema.sparse]
     weight = None
