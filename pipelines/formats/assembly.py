@@ -198,9 +198,11 @@ def _plan_transforms(schema: Schema, learned: Mapping[str, Any]) -> list:
 
 
 _TRANSFORMS = {
-    "identity": lambda x: x,
+    "identity": cell_ops.without_tiny,
     "log1p": lambda x: tf.math.log(tf.maximum(x, 0.0) + 1.0),
     "signed_log1p": lambda x: tf.sign(x) * tf.math.log(tf.abs(x) + 1.0),
-    "standardize": lambda x, mean, deviation: (x - mean) / deviation,
-    "clip": lambda x, low, high: tf.minimum(tf.maximum(x, low), high),
+    "standardize": lambda x, mean, deviation: cell_ops.divide(x - mean, deviation),
+    "clip": lambda x, low, high: tf.minimum(
+        tf.maximum(cell_ops.without_tiny(x), low), high
+    ),
 }

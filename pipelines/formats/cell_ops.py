@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.formats.buckets import log2_edges
-from pipelines.formats.line_rules import LARGEST, NUMBER
+from pipelines.formats.line_rules import LARGEST, NUMBER, SMALLEST
 from pipelines.schema import Dense, Schema, Sparse
 
 
@@ -132,10 +132,16 @@ def is_number(texts: tf.Tensor) -> tf.Tensor:
 def read(texts: tf.Tensor) -> tf.Tensor:
     """Return texts as float64, those that are no numbers as 0; numbers as they are."""
     if texts.dtype != tf.string:
-        return texts
+        return without_tiny(texts)
     # `to_number` takes "nan", "0x1F" and " 7" as well.
     is_match = tf.strings.regex_full_match(texts, NUMBER)
-    return tf.strings.to_number(tf.where(is_match, texts, "0"), tf.float64)
+    numbers = tf.strings.to_number(tf.where(is_match, texts, "0"), tf.float64)
+    return without_tiny(numbers)
+
+
+def without_tiny(numbers: tf.Tensor) -> tf.Tensor:
+    """Return float64 with those as 0 that are tiny; see `line_rules.SMALLEST`."""
+    return tf.where(tf.abs(numbers) < SMALLEST, tf.zeros_like(numbers), numbers)
 
 
 def split_bags(texts: tf.Tensor, separator: str) -> tuple[tf.Tensor, tf.Tensor]:
@@ -168,12 +174,21 @@ def bucket_texts(
 ) -> tf.Tensor:
     """Return the value that each number is as a category; see `buckets.py`."""
     if feature.buckets == "width":
-        return _whole(numbers / feature.width)
+        return _whole(divide(numbers, np.float64(feature.width)))
     if feature.buckets == "quantile":
         return tf.strings.as_string(_count_edges(edges, numbers))
     small = tf.strings.join(["=", _whole(numbers)])
     large = tf.strings.as_string(_count_edges(log2_edges(), numbers))
     return tf.where(numbers <= 2, small, large)
+
+
+def divide(numbers: tf.Tensor, divisors: Any) -> tf.Tensor:
+    """Divide float64 by constants that are not 0, correctly rounded.
+
+    TensorFlow's graphs turn the usual division by a constant into a product with its
+    reciprocal, which rounds twice.
+    """
+    return tf.math.divide_no_nan(numbers, tf.constant(divisors, tf.float64))
 
 
 def _count_edges(edges, numbers):

@@ -177,6 +177,7 @@ class Examples:
             absent |= is_missing
             cells = tf.where(is_missing, tf.constant(0, tf.float64), cells)
         if kind == "float":
+            cells = cell_ops.without_tiny(cells)
             is_finite = tf.reduce_all(tf.math.is_finite(cells))
             message = f"Feature {name} must be a finite number."
             with tf.control_dependencies([tf.debugging.Assert(is_finite, [message])]):

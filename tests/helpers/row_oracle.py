@@ -147,7 +147,7 @@ def _number(cell):
         raise _Bad from None
     if not abs(number) <= _FLOAT32:
         raise _Bad
-    return number
+    return number if abs(number) >= float(np.finfo(np.float32).tiny) else 0.0
 
 
 def _label(cell, label, missing):

@@ -23,7 +23,7 @@ FEATURES = [
 def make_numbers():
     rng = np.random.default_rng(0)
     largest = float(np.finfo(np.float32).max)
-    special = [0.0, -0.0, 1.0, 2.0, np.nextafter(2.0, 3), 5e-324, -5e-324, 2.5, -2.5]
+    special = [0.0, -0.0, 1.0, 2.0, np.nextafter(2.0, 3), 1e-37, -1e-37, 2.5, -2.5]
     special += [largest, -largest, *EDGES, 0.3, -0.05, 999.9999999999999, 1e22]
     edges = log2_edges()[rng.integers(0, len(log2_edges()), 40)]
     numbers = np.exp(rng.uniform(-5, 88, 300)) * rng.choice([-1, 1], 300)
@@ -38,6 +38,8 @@ def test_texts_of_buckets(feature):
     learned = {"x": {"edges": EDGES}}
     expected = [row_oracle._bucket(x, feature, learned) for x in numbers.tolist()]
     assert bucket_texts(feature, numbers, EDGES).tolist() == expected
+    tiny = np.array([-1e-40, -5e-324, 0.0])
+    assert len(set(bucket_texts(feature, tiny, EDGES))) == 1
     assert bucket_texts(feature, numbers[:0], EDGES).tolist() == []
     graph = tf.function(lambda x: cell_ops.bucket_texts(feature, x, EDGES))
     assert graph(tf.constant(numbers)).numpy().tolist() == expected
