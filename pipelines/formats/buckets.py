@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.formats.line_rules import LARGEST
+from pipelines.formats.line_rules import LARGEST, SMALLEST
 from pipelines.schema import Sparse
 
 
@@ -59,6 +59,7 @@ def bucket_texts(
     [b'=-2', b'=2', b'8']
     """
     numbers = np.asarray(numbers, np.float64)
+    numbers = np.where(np.abs(numbers) < SMALLEST, 0.0, numbers)
     if feature.buckets == "width":
         with np.errstate(over="ignore"):
             return _as_texts(np.floor(numbers / feature.width))

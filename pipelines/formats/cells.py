@@ -15,9 +15,9 @@ import pyarrow.types as pat
 
 from pipelines.formats.field_rules import Cells, TextCells
 from pipelines.formats.fields import open_texts
+from pipelines.formats.line_rules import LARGEST, SMALLEST
 
 _MAX_EXACT = {16: 1 << 11, 32: 1 << 24, 64: 1 << 53}  # of floats, by their bits
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _KINDS = {"integer": "integers", "number": "numbers", "time": "times or numbers"}
 
 
@@ -96,7 +96,8 @@ class ArrowCells(Cells):
         if integer:
             valid &= numbers == np.floor(numbers)
         else:
-            valid &= np.abs(numbers) <= _MAX_FLOAT32
+            valid &= np.abs(numbers) <= LARGEST
+            numbers = np.where(np.abs(numbers) < SMALLEST, 0.0, numbers)
         valid |= gaps
         return np.where(gaps | ~valid, np.nan, numbers), valid
 

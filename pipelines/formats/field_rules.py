@@ -6,6 +6,7 @@ Text and tables differ in their cells only: `TextCells` here, `ArrowCells` in `c
 """
 
 import abc
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,16 +26,12 @@ from pipelines.formats.fields import (
     texts_of_keys,
 )
 from pipelines.formats.layout import Layout, Rows, Wanted
+from pipelines.formats.line_rules import read_time
 from pipelines.schema import Label, Sparse
 from pipelines.schema.checks import Column
 from pipelines.schema.columns import FALSE_TEXTS, TRUE_TEXTS
 
-_TIME = (
-    rb"\A[0-9]{4}-[0-9]{2}-[0-9]{2}"
-    rb"(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?"
-    rb"(?:Z|[-+][0-9]{2}:?[0-9]{2})?)?\z"
-)
-_ZONE = rb"(?:Z|:[0-9.]+[-+][0-9]{2}:?[0-9]{2})\z"
+_PLAIN_TIME = rb"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}\z"
 
 
 class Cells(abc.ABC):
@@ -364,25 +361,16 @@ def bags_of(feature: Sparse) -> Bags | None:
 def _read_times(values: Values):
     """Seconds of distinct texts in ISO 8601, of each value; and which are valid."""
     texts = pa.concat_arrays([texts_of_keys(values.keys), values.texts])
-    valid = pc.match_substring_regex(texts, _TIME).to_numpy(zero_copy_only=False)
     seconds = np.full(len(texts), np.nan)
-    for zone, kind in ((False, pa.timestamp("us")), (True, pa.timestamp("us", "UTC"))):
-        has_zone = pc.match_substring_regex(texts, _ZONE).to_numpy(zero_copy_only=False)
-        rows = np.flatnonzero(valid & (has_zone == zone))
-        try:
-            times = texts.take(pa.array(rows)).cast(pa.string()).cast(kind)
-        except pa.ArrowInvalid:  # such as of a 13th month
-            times = pa.array([_to_time(texts[row].as_py(), kind) for row in rows], kind)
-        micros = times.cast(pa.int64())
-        seconds[rows] = micros.cast(pa.float64()).fill_null(np.nan).to_numpy() / 1e6
+    is_plain = pc.match_substring_regex(texts, _PLAIN_TIME)
+    rows = np.flatnonzero(is_plain.to_numpy(zero_copy_only=False))
+    with contextlib.suppress(pa.ArrowInvalid):  # such as of a 13th month
+        times = texts.take(pa.array(rows)).cast(pa.string()).cast(pa.timestamp("s"))
+        seconds[rows] = times.cast(pa.int64()).to_numpy()
+    for row in np.flatnonzero(np.isnan(seconds)).tolist():
+        time = read_time(texts[row].as_py())
+        seconds[row] = np.nan if time is None else time
     return seconds[values.codes], ~np.isnan(seconds)[values.codes]
-
-
-def _to_time(text, kind):
-    try:
-        return pa.scalar(text.decode()).cast(kind).as_py()
-    except pa.ArrowInvalid:
-        return None
 
 
 def _pick(array, kept):

@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.formats.line_rules import LARGEST, NUMBER, SMALLEST
+
 WORD = 8  # bytes; also the least padding around a buffer of text
 _MASKS = np.array([(1 << (8 * n)) - 1 for n in range(WORD + 1)], np.uint64)
 _ZEROS = np.uint64(0x3030303030303030)
 _EMPTY_BINARY = pa.array([], pa.large_binary())
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)
-_NUMBER = rb"\A[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\z"
+_NUMBER = rf"\A(?:{NUMBER})\z"
 
 
 class Values(NamedTuple):
@@ -204,7 +205,10 @@ def read_numbers(text, starts, lengths):
     if len(others):
         texts = take_binary(text, starts[others], lengths[others])
         numbers[others], valid[others] = _read_decimals(texts)
-    valid &= np.abs(numbers) <= _MAX_FLOAT32  # NaN is not
+    sizes = np.abs(numbers)
+    valid &= sizes <= LARGEST  # NaN is not
+    if others.size:
+        numbers[sizes < SMALLEST] = 0.0
     return numbers, valid
 
 

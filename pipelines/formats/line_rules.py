@@ -18,7 +18,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Patterns for Python and for RE2.
 INTEGER = r"-?[0-9]+"
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-LARGEST = 3.4028234663852886e38  # a number is not beyond the largest float32
+# A number is not beyond the largest float32, and nearer to 0 than the smallest normal
+# one it is 0: TensorFlow takes smaller ones for 0 in some places and not in others.
+LARGEST = 3.4028234663852886e38
+SMALLEST = 1.1754943508222875e-38
 _YEAR = "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
 _BY_4 = "(?:0[48]|[2468][048]|[13579][26])"
 _LEAP = f"(?:[0-9]{{2}}{_BY_4}|{_BY_4}00)"
@@ -57,7 +60,9 @@ def trim(line: bytes) -> bytes:
 def read_number(cell: bytes) -> float | None:
     """Return a cell as float64; `None` if it is no number or beyond float32."""
     number = float(cell) if _NUMBER.fullmatch(cell) else None
-    return number if number is not None and abs(number) <= LARGEST else None
+    if number is None or abs(number) > LARGEST:
+        return None
+    return number if abs(number) >= SMALLEST else 0.0
 
 
 def read_time(cell: bytes) -> float | None:

@@ -1,181 +1,316 @@
-"""The text format of Criteo's click logs, in TensorFlow operations.
+"""Lines of a text log, taken apart in TensorFlow operations.
 
-The rules are those of `format.py`. Lines go through here once a row, so the
-common case is fast: *plain* lines, which are ASCII with nothing to trim, at most 15
-digits an integer and one value a field, need a single pass of a regular expression.
+The rules are those of `line_rules.py`. Lines go through here once a row, so the common
+case is fast: *plain* lines need a single pass of a regular expression.
 
-# B lines
+# B lines, C columns, D dense features, F sparse features
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines.formats.line_rules import (
-    DENSE_FEATURES,
-    NUM_COLUMNS,
-    NUM_DENSE,
-    NUM_SPARSE,
-    SPARSE_FEATURES,
-)
+from pipelines.formats import cell_ops, plain_lines
+from pipelines.formats.cell_ops import Cells
+from pipelines.formats.line_rules import ISO_TIME, LineRules
+from pipelines.schema import Dense
 
 # RE2 reads UTF-8 here: a class like [^\t] does not match bytes that are not valid
 # UTF-8, and only \C matches any byte.
-_INTEGERS = r"(?:-?[0-9]{1,15})?(?:\t(?:-?[0-9]{1,15})?){12}"
-_ONE_VALUE_EACH = r"(?:\t[\x00-\x08\x0b\x0c\x0e-\x2b\x2d-\x7f]*){26}"
-_ASCII = r"(?:\t[\x00-\x08\x0b\x0c\x0e-\x7f]*){26}"
-_ANY_INTEGERS = r"(?:(?:-?[0-9]+)?\t){13}\C*"
+_LINE_END = r"\C*[\r\n]\C*"
+_QUOTED = r'"(?:[^"]|"")*"'
 _MAX_SHOWN_BYTES = 1024
-# NumPy arrays: a tensor made at import would start TensorFlow's runtime.
-_DEFAULTS = [
-    np.zeros(1, np.float32),
-    *[np.zeros(1, np.float64)] * NUM_DENSE,
-    *[[""]] * NUM_SPARSE,
-]
 
 
-def check(lines: tf.Tensor, labelled: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    """Tell which lines are rows, and which of them are plain.
+class Rows(NamedTuple):
+    """Rows taken apart.
+
+    Attributes:
+        cells: The `Cells` of the features.
+        label: float32 `(B,)`.
+        sample_weight: float32 `(B,)`, or `None` without a column of weights.
+    """
+
+    cells: Cells
+    label: tf.Tensor
+    sample_weight: tf.Tensor | None
+
+
+class LineOps:
+    """The operations on the lines of one log.
 
     Args:
-        lines: String tensor `(B,)`.
-        labelled: Whether a row has 40 columns; if not, 39 columns will do.
-
-    Returns:
-        `(valid, plain)`, two bool tensors `(B,)`. Plain lines are valid.
+        rules: The rules of the log.
+        edges: The learned edges of buckets, by feature.
+        fills: float64 `(D,)`, the numbers in place of missing ones.
+        kind: The log in the message of a bad row.
     """
-    plain = _match_label(lines, labelled, _INTEGERS + _ONE_VALUE_EACH)
-    valid = plain
-    for check_rest in (
-        lambda rest: _match_label(rest, labelled, _INTEGERS + _ASCII),
-        lambda rest: _check_any(rest, labelled),
+
+    def __init__(
+        self,
+        rules: LineRules,
+        edges: Mapping[str, Any],
+        fills: np.ndarray,
+        kind: str,
     ):
-        valid = _check_others(lines, valid, check_rest)
-    return valid, plain
+        self._rules, self._schema, self._kind = rules, rules.schema, kind
+        self._edges, self._fills = edges, fills
+        self._delimiter = self._schema.text.delimiter
+        self._quoted = self._schema.text.quoted
+        self._used = sorted(set(rules.positions.values()))
+        self._marks = plain_lines.bag_marks(rules)
+        self._patterns = {
+            (labelled, has_bags): plain_lines.plain_pattern(rules, labelled, has_bags)
+            for labelled in (True, False)
+            for has_bags in (True, False)
+        }
+        # Defaults of columns that can be read as numbers at once. NumPy arrays: a
+        # tensor made here would start TensorFlow's runtime.
+        self._defaults = {
+            position: default
+            for column, position in rules.positions.items()
+            if (default := self._number_default(column)) is not None
+        }
 
+    def check(self, lines: tf.Tensor, labelled: bool) -> tuple[tf.Tensor, tf.Tensor]:
+        """Tell which lines are rows, and which of them are plain.
 
-def require(lines: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """Return the lines, or fail and show the first that is not valid."""
+        Args:
+            lines: String tensor `(B,)`.
+            labelled: Whether the label must be there.
 
-    def fail():
-        position = tf.argmin(tf.cast(valid, tf.int32))
-        line = lines[position]
-        found = [
-            "Not a row of a Criteo log (position in the batch, columns, text):",
-            position,
-            tf.size(tf.strings.split(line, "\t")),
-            # An error whose text is not UTF-8 would be a UnicodeDecodeError.
-            tf.strings.unicode_transcode(
-                tf.strings.substr(line, 0, _MAX_SHOWN_BYTES), "UTF-8", "UTF-8"
-            ),
+        Returns:
+            `(valid, plain)`, two bool tensors `(B,)`. Plain lines are valid.
+        """
+        plain = self._matches(lines, self._patterns[labelled, False])
+        valid = plain
+        with_bags = self._patterns[labelled, True]
+        if with_bags != self._patterns[labelled, False]:
+            valid = _check_others(lines, valid, lambda x: self._matches(x, with_bags))
+        valid = _check_others(lines, valid, lambda x: self._check_any(x, labelled))
+        return valid, plain
+
+    def require(self, lines: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Return the lines, or fail and show the first that is not valid."""
+
+        def fail():
+            position = tf.argmin(tf.cast(valid, tf.int32))
+            line = lines[position]
+            found = [
+                f"Not a row of {self._kind} (position in the batch, columns, text):",
+                position,
+                tf.size(tf.strings.split(line, self._delimiter)),
+                # An error whose text is not UTF-8 would be a UnicodeDecodeError.
+                tf.strings.unicode_transcode(
+                    tf.strings.substr(line, 0, _MAX_SHOWN_BYTES), "UTF-8", "UTF-8"
+                ),
+            ]
+            asserted = tf.debugging.Assert(False, found)
+            with tf.control_dependencies([asserted]):
+                return tf.identity(lines)
+
+        return tf.cond(tf.reduce_all(valid), lambda: lines, fail)
+
+    def split(self, lines: tf.Tensor, plain: tf.Tensor, labelled: bool) -> Rows:
+        """Take rows apart.
+
+        Args:
+            lines: String tensor `(B,)` of rows.
+            plain: bool tensor `(B,)`, from `check`.
+            labelled: As in `check`. Rows without a label get one that means nothing.
+        """
+
+        def look_closer():
+            trimmed = _trim(lines)
+            if self._marks == "":
+                return trimmed, tf.constant(False)
+            if self._marks is None:
+                return trimmed, tf.constant(True)
+            mark = tf.strings.regex_full_match(trimmed, rf"\C*{self._marks}\C*")
+            return trimmed, tf.reduce_any(mark)
+
+        trimmed, has_bags = tf.cond(
+            tf.reduce_all(plain), lambda: (lines, tf.constant(False)), look_closer
+        )
+        has_label = None
+        if not labelled and self._rules.is_exact:
+            has_label = tf.equal(self._count(trimmed), self._rules.num_columns)
+        decoded = self._decode(trimmed, has_label, self._defaults)
+        cells = cell_ops.of_texts(
+            self._schema, decoded, self._fills, self._edges, has_bags
+        )
+        schema = self._schema
+        label = self._read_label(decoded[schema.label.column])[0]
+        weight = None
+        if schema.weight is not None:
+            weight = tf.cast(cell_ops.read(decoded[schema.weight]), tf.float32)
+        return Rows(cells, label, weight)
+
+    def _matches(self, lines, pattern):
+        if pattern is None:
+            return tf.zeros(tf.shape(lines), tf.bool)
+        return tf.strings.regex_full_match(lines, pattern)
+
+    def _check_any(self, lines, labelled):
+        rules, schema = self._rules, self._schema
+        lines = _trim(lines)
+        valid = tf.not_equal(lines, "") & self._can_be_split(lines)
+        count = self._count(lines)
+        has_label = tf.equal(count, rules.num_columns)
+        if not rules.is_exact:
+            has_label |= tf.greater(count, rules.num_columns)
+        valid &= (
+            has_label
+            if labelled or not rules.is_exact
+            else (has_label | tf.equal(count, rules.num_columns - 1))
+        )
+        # A line that cannot be split would fail: the check of the rest takes another.
+        blank = self._delimiter * (rules.num_columns - 1)
+        lines = tf.where(valid, lines, blank)
+        if labelled or not rules.is_exact:
+            found = self._decode(lines, None, {})
+            valid &= self._read_label(found[schema.label.column])[1]
+        else:
+            has_label |= tf.logical_not(valid)
+            found = self._decode(lines, has_label, {})
+            is_label = self._read_label(found[schema.label.column])[1]
+            valid &= is_label | tf.logical_not(has_label)
+        valid &= cell_ops.check(schema, found)
+        return valid & self._check_roles(found)
+
+    def _check_roles(self, found):
+        """Check the sample weight and the time."""
+        schema, valid = self._schema, True
+        if schema.weight is not None:
+            text = found[schema.weight]
+            present = ~cell_ops.is_missing(schema, text) & cell_ops.is_number(text)
+            valid = present & (cell_ops.read(text) >= 0)
+        if schema.time is not None:
+            text = found[schema.time]
+            is_time = tf.strings.regex_full_match(text, ISO_TIME)
+            is_time |= cell_ops.is_number(text)
+            valid &= is_time & ~cell_ops.is_missing(schema, text)
+        return valid
+
+    def _read_label(self, cell):
+        """Read the label: float32 `(B,)`, and whether it is one."""
+        label, schema = self._schema.label, self._schema
+        if cell.dtype == tf.float32:
+            return cell, tf.ones(tf.shape(cell), tf.bool)
+        if label.is_number:
+            number, valid = cell_ops.read(cell), True
+            if cell.dtype == tf.string:
+                valid = cell_ops.is_number(cell) & ~cell_ops.is_missing(schema, cell)
+            if label.soft:
+                valid &= (number >= 0) & (number <= 1)
+                return tf.cast(number, tf.float32), valid
+            return tf.cast(number >= label.threshold, tf.float32), valid
+        clicked = cell_ops.is_one_of(cell, label.positive)
+        if label.negative is None:
+            valid = clicked | ~cell_ops.is_missing(schema, cell)
+        else:
+            valid = clicked | cell_ops.is_one_of(cell, label.negative)
+        return tf.cast(clicked, tf.float32), valid
+
+    def _can_be_split(self, lines):
+        if not self._quoted:
+            return tf.logical_not(tf.strings.regex_full_match(lines, _LINE_END))
+        delimiter = rf"\x{ord(self._delimiter):02x}"
+        field = rf'(?:{_QUOTED}|[^"\r\n{delimiter}]*)'
+        pattern = f"{field}(?:{delimiter}{field})*"
+        return tf.strings.regex_full_match(_as_latin(lines), pattern)
+
+    def _count(self, lines):
+        """Count the columns of lines that can be split."""
+        if self._quoted:
+            lines = tf.strings.regex_replace(_as_latin(lines), _QUOTED, "")
+        return tf.strings.split(lines, self._delimiter).row_lengths()
+
+    def _decode(self, lines, has_label, defaults):
+        """Split lines into the columns of the schema.
+
+        Args:
+            lines: String tensor `(B,)`.
+            has_label: bool tensor `(B,)`; `None`: all have one.
+            defaults: The number in place of an empty cell, by position, of columns to
+                read as numbers; the others are strings.
+        """
+        last, label = self._rules.num_columns - 1, self._rules.label_position
+        if has_label is not None and label in (0, last):
+            parts = [self._delimiter, lines] if label == 0 else [lines, self._delimiter]
+            lines = tf.where(has_label, lines, tf.strings.join(parts))
+            has_label = None
+        if has_label is None:
+            found = self._decode_columns(lines, self._used, last + 1, defaults)
+            return self._by_column(found)
+        # The label is in the middle: split both kinds, each with blanks for the other.
+        full = tf.where(has_label, lines, self._delimiter * last)
+        bare = tf.where(has_label, self._delimiter * (last - 1), lines)
+        found = self._decode_columns(full, self._used, last + 1, defaults)
+        rest = [position for position in self._used if position != label]
+        moved = {p: d for p, d in defaults.items() if p != label}
+        moved = {p - (p > label): d for p, d in moved.items()}
+        positions = [position - (position > label) for position in rest]
+        others = self._decode_columns(bare, positions, last, moved)
+        for position, old in zip(rest, positions, strict=True):
+            found[position] = tf.where(has_label, found[position], others[old])
+        return self._by_column(found)
+
+    def _decode_columns(self, lines, positions, num_columns, defaults):
+        select = None
+        if len(positions) < num_columns or not self._rules.is_exact:
+            select = positions
+        records = [defaults.get(position, [""]) for position in positions]
+        found = tf.io.decode_csv(
+            lines,
+            records,
+            field_delim=self._delimiter,
+            use_quote_delim=self._quoted,
+            select_cols=select,
+        )
+        return dict(zip(positions, found, strict=True))
+
+    def _by_column(self, found):
+        return {column: found[p] for column, p in self._rules.positions.items()}
+
+    def _number_default(self, column):
+        schema = self._schema
+        readers = [f for f in (*schema.dense, *schema.sparse) if f.column == column]
+        if schema.weight == column:
+            readers.append("weight")
+        readers += ["label"] * (schema.label.column == column)
+        if len(readers) != 1 or schema.time == column or schema.group == column:
+            return None
+        if readers == ["label"]:
+            return self._label_default()
+        if readers == ["weight"]:
+            return np.zeros(1, np.float64)
+        if isinstance(readers[0], Dense) and set(schema.missing) <= {b""}:
+            return self._fills[[schema.dense.index(readers[0])]]
+        return None
+
+    def _label_default(self):
+        label = self._schema.label
+        if label.is_number:
+            return np.zeros(1, np.float64)
+        if label.negative is None:
+            return None
+        numbers = [(t, 1.0) for t in label.positive] + [
+            (t, 0.0) for t in label.negative
         ]
-        asserted = tf.debugging.Assert(False, found)
-        with tf.control_dependencies([asserted]):
-            return tf.identity(lines)
-
-    return tf.cond(tf.reduce_all(valid), lambda: lines, fail)
+        is_number = all(_is_number(text, number) for text, number in numbers)
+        return np.zeros(1, np.float32) if is_number else None
 
 
-def split(
-    lines: tf.Tensor, plain: tf.Tensor, labelled: bool
-) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor], tf.Tensor]:
-    """Split rows into columns.
-
-    Args:
-        lines: String tensor `(B,)` of rows.
-        plain: bool tensor `(B,)`, from `check`.
-        labelled: As in `check`. Rows of 39 columns get the label 0.
-
-    Returns:
-        `(label, integers, fields, has_bags)`: float32 `(B,)`, float64 `(B, 13)` with
-        0 for an empty field, 26 string tensors `(B,)`, and whether one of these
-        fields holds a comma, bool `()`.
-    """
-
-    def look_closer():
-        trimmed = _trim(lines)
-        comma = tf.strings.regex_full_match(trimmed, r"\C*,\C*")
-        return trimmed, tf.reduce_any(comma)
-
-    trimmed, has_bags = tf.cond(
-        tf.reduce_all(plain), lambda: (lines, tf.constant(False)), look_closer
-    )
-    return *_split_trimmed(trimmed, labelled), has_bags
+def _is_number(text: str, number: float) -> bool:
+    return text.isdecimal() and text.isascii() and float(text) == number
 
 
-def split_examples(
-    examples: tf.Tensor,
-) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
-    """Split serialized `tf.Example` messages into columns, as `split` does lines.
-
-    Args:
-        examples: String tensor `(B,)`.
-
-    Returns:
-        `(integers, fields, has_bags)`, as of `split`.
-    """
-    ragged = {
-        **{name: tf.io.RaggedFeature(tf.int64) for name in DENSE_FEATURES},
-        **{name: tf.io.RaggedFeature(tf.string) for name in SPARSE_FEATURES},
-    }
-    # A tf.Example is a SequenceExample without lists, on the wire. The parser of these
-    # is as fast, and does not put the bytes of a damaged message into its error, which
-    # in Python would be a UnicodeDecodeError.
-    found = tf.io.parse_sequence_example(_require_whole(examples), ragged)[0]
-    integers = []
-    for name in DENSE_FEATURES:
-        too_many = tf.reduce_any(found[name].row_lengths() > 1)
-        message = f"Feature {name} must have no value or one."
-        with tf.control_dependencies([tf.debugging.Assert(~too_many, [message])]):
-            column = found[name].to_tensor(0, shape=(None, 1))[:, 0]
-        integers.append(tf.cast(column, tf.float64))
-    fields = [
-        _join(found[name], tf.size(examples, tf.int64)) for name in SPARSE_FEATURES
-    ]
-    return tf.stack(integers, axis=1), fields, tf.constant(True)
-
-
-def _require_whole(examples):
-    """Return the messages, or fail if one is cut, or no `tf.Example`.
-
-    TensorFlow's parser takes a message that ends between two features for whole. A
-    `tf.Example` has a single field, of number 1, whose length comes first: seven bits
-    a byte, the lowest first, and a high bit where more follow.
-    """
-    head = tf.io.decode_raw(tf.strings.substr(examples, 0, 6), tf.uint8, fixed_length=6)
-    head = tf.cast(tf.ensure_shape(head, (None, 6)), tf.int64)
-    more = tf.cast(head[:, 1:] >= 128, tf.int64)
-    # Whether each byte is still of the length: all before it said that more follow.
-    counted = tf.math.cumprod(more, axis=1, exclusive=True)
-    bits = counted * (head[:, 1:] % 128)
-    length = tf.reduce_sum(
-        bits * tf.constant([1 << (7 * i) for i in range(5)], tf.int64), 1
-    )
-    num_bytes = tf.cast(tf.strings.length(examples), tf.int64)
-    whole = (head[:, 0] == 10) & (1 + tf.reduce_sum(counted, 1) + length == num_bytes)
-    valid = whole | (num_bytes == 0)
-    check = tf.debugging.Assert(
-        tf.reduce_all(valid),
-        [
-            "Not a tf.Example, or cut (position in the batch, bytes):",
-            tf.reduce_sum(tf.math.cumprod(tf.cast(valid, tf.int64))),
-        ],
-    )
-    with tf.control_dependencies([check]):
-        return tf.identity(examples)
-
-
-def _join(values, num_rows):
-    """Fields with commas between the values; the kernel forgets those of empty ones
-    where they are its separator."""
-    joined = tf.strings.unsorted_segment_join(
-        tf.strings.join([",", values.values]), values.value_rowids(), num_rows
-    )
-    length = tf.maximum(tf.strings.length(joined) - 1, 0)
-    start = tf.minimum(tf.strings.length(joined), 1)
-    return tf.strings.substr(joined, start, length)
-
-
-def _check_others(lines, valid, check_rest):
+def _check_others(
+    lines: tf.Tensor, valid: tf.Tensor, check_rest: Callable[[tf.Tensor], tf.Tensor]
+) -> tf.Tensor:
     """Apply a check to the lines that are not known to be valid."""
 
     def look_closer():
@@ -186,26 +321,6 @@ def _check_others(lines, valid, check_rest):
     return tf.cond(tf.reduce_all(valid), lambda: valid, look_closer)
 
 
-def _match_label(lines, labelled, pattern):
-    label = "[01]\t" if labelled else "(?:[01]\t)?"
-    return tf.strings.regex_full_match(lines, label + pattern)
-
-
-def _check_any(lines, labelled):
-    lines = _trim(lines)
-    match = tf.strings.regex_full_match
-    num_columns = _num_columns(lines)
-    valid = tf.equal(num_columns, NUM_COLUMNS) & match(lines, "[01]\t" + _ANY_INTEGERS)
-    if not labelled:
-        valid |= tf.equal(num_columns, NUM_COLUMNS - 1) & match(lines, _ANY_INTEGERS)
-    valid &= tf.logical_not(match(lines, r"\C*[\r\n]\C*"))
-    # What is left may still have an integer that is too large for a float64.
-    positions = tf.where(valid)
-    _, integers, _ = _split_trimmed(tf.gather_nd(lines, positions), labelled)
-    finite = tf.reduce_all(tf.math.is_finite(integers), axis=1)
-    return tf.tensor_scatter_nd_update(valid, positions, finite)
-
-
 def _trim(lines):
     lines = tf.strings.regex_replace(lines, r"\A\x{FEFF}", "", replace_global=False)
     return tf.strings.regex_replace(
@@ -213,15 +328,6 @@ def _trim(lines):
     )
 
 
-def _num_columns(lines):
-    return tf.strings.split(lines, "\t").row_lengths()
-
-
-def _split_trimmed(lines, labelled):
-    if not labelled:
-        with_label = tf.strings.join(["0\t", lines])
-        lines = tf.where(tf.equal(_num_columns(lines), NUM_COLUMNS), lines, with_label)
-    label, *fields = tf.io.decode_csv(
-        lines, _DEFAULTS, field_delim="\t", use_quote_delim=False
-    )
-    return label, tf.stack(fields[:NUM_DENSE], axis=1), fields[NUM_DENSE:]
+def _as_latin(lines):
+    """Return lines in which RE2 reads each byte as a character."""
+    return tf.strings.unicode_transcode(lines, "ISO-8859-1", "UTF-8")

@@ -1,34 +1,43 @@
-"""`Parser`: the definition of the format, in TensorFlow operations."""
+"""`Parser`: the definition of the formats, in TensorFlow operations."""
 
+import functools
 import tempfile
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from pipelines.formats import line_rules, ops
-from pipelines.formats.line_rules import NUM_SPARSE
+from pipelines.formats import cell_ops, line_rules, samples
+from pipelines.formats.assembly import Assembly
+from pipelines.formats.examples import Examples
+from pipelines.formats.ops import LineOps
 from pipelines.runtime import disk
-from tf_dlrm import FeatureSpec
+from pipelines.schema import Schema
+from pipelines.vocabulary.lookups import Lookup
+from tf_dlrm import EmbeddingTable, FeatureSpec
 
 
 class Parser(tf.Module):
-    r"""Turn lines of Criteo's click logs into features and labels.
+    r"""Turn lines of a click log into features and labels.
 
-    A line is a label, 13 integers and 26 categorical fields, separated by tabs: 40
-    columns, or 39 where no label is needed. One line end (`"\n"`, `"\r\n"` or
-    `"\r"`) and a byte-order mark at the start are dropped.
+    The schema of the vocabulary says which columns a line has, and what they mean.
+    One line end (`"\n"`, `"\r\n"` or `"\r"`) and a byte-order mark at the start are
+    dropped.
+    Cells are bytes: NULs and invalid UTF-8 are nothing special, nor are quotes, unless
+    the schema's format is quoted.
 
-    - The label is `0` or `1`.
-    - An integer matches `-?[0-9]+` in full and is finite as a float64. An empty or
-      negative one counts as 0; x becomes `log(x + 1)`.
-    - A categorical field is bytes: quotes, NULs and invalid UTF-8 are nothing
-      special. `a,b` is the bag of both values; empty values in it are skipped, so
-      `,` is the empty bag. An empty field is the bag `[0]`. The vocabulary says
-      which id a value has.
+    - A number is a decimal one, perhaps with an exponent, not beyond the largest
+      float32; an integer matches `-?[0-9]+`. A missing one counts as what the feature
+      says, by default 0. Transforms are computed in float64.
+    - A category is a value, or a bag of values where its feature has a `separator`;
+      empty values in a bag are skipped, so with `,` the cell `,` is the empty bag. A
+      missing cell is the bag `[0]`. The vocabulary says which id a value has. Of the
+      pieces of a bag that have a value, the first `max_values` are taken.
 
-    Anything else is a bad row: other columns, a carriage return or line feed inside
-    the line, an empty line.
+    Anything else is a bad row: other columns, a label that is none, a missing weight or
+    time, a line end inside the line, an empty line.
+
+    Criteo's lines are a label, 13 integers and 26 categories, separated by tabs: 40
+    columns, or 39 where no label is needed. An integer x becomes `log(max(x, 0) + 1)`.
 
     Args:
         vocabulary: A `Vocabulary`, `HashVocabulary` or `SharedHashVocabulary`.
@@ -37,12 +46,15 @@ class Parser(tf.Module):
         expander: A `pipelines.MultiHot` that one-hot rows go through, or `None`.
 
     Call arguments:
-        lines: String tensor `(B,)`, good rows of 40 columns.
+        lines: String tensor `(B,)`, good rows with a label.
 
     Returns:
-        `(features, label)`: `features["dense_features"]` is float32 `(B, 13)`,
-        `features["sparse_features"]` an int64 `tf.RaggedTensor` `(B, 26, None)` of
-        ragged rank 2 with uniform middle dimension, `label` float32 `(B,)`.
+        `(features, label)`, or `(features, label, sample_weight)` where the schema has
+        a column of weights: `features["dense_features"]` is float32 `(B, num_dense)`,
+        absent without numbers; `features["sparse_features"]` an int64
+        `tf.RaggedTensor` `(B, num_sparse, None)` of ragged rank 2 with uniform middle
+        dimension; `features["sparse_weights"]`, where values have weights, the same in
+        float32; `label` and `sample_weight` float32 `(B,)`.
 
     Raises:
         tf.errors.InvalidArgumentError: If a line is not a valid row; it is shown.
@@ -57,7 +69,7 @@ class Parser(tf.Module):
     (TensorShape([1, 26, None]), 1.0)
 
     Reference:
-        The transformation of integers is that of facebookresearch/dlrm
+        The transformation of Criteo's integers is that of facebookresearch/dlrm
         (`data_utils.py`). There, categorical values are numbered without a
         threshold and lines are not checked.
     """
@@ -66,19 +78,48 @@ class Parser(tf.Module):
         self, vocabulary: Any, asset_dir: str | None = None, expander: Any = None
     ):
         super().__init__()
-        self.vocabulary = vocabulary
-        self.expander, self._folder = expander, None
-        self._lookup = vocabulary.make_lookup(asset_dir)
+        self.vocabulary, self.expander, self._folder = vocabulary, expander, None
+        self.schema = vocabulary.schema
+        self._lookup = Lookup(vocabulary, asset_dir)
+
+    # What follows is made when it is needed: who wants the sizes needs no patterns.
+
+    @functools.cached_property
+    def _rules(self) -> line_rules.LineRules:
+        return line_rules.rules(self.schema)
+
+    @functools.cached_property
+    def _learned(self) -> dict[str, Any]:
+        return dict(self.vocabulary.learned)
+
+    @functools.cached_property
+    def _numbers(self) -> tuple[dict[str, Any], Any]:
+        edges = {n: own["edges"] for n, own in self._learned.items() if "edges" in own}
+        return edges, cell_ops.fill_numbers(self.schema, self._learned)
+
+    @functools.cached_property
+    def _ops(self) -> LineOps:
+        is_criteo = self.schema == Schema.criteo()
+        kind = "a Criteo log" if is_criteo else "the schema's log"
+        return LineOps(self._rules, *self._numbers, kind)
+
+    @functools.cached_property
+    def _examples(self) -> Examples:
+        return Examples(self.schema, *self._numbers)
+
+    @functools.cached_property
+    def _assembly(self) -> Assembly:
+        return Assembly(self.schema, self._learned)
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, lines: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    def __call__(self, lines: tf.Tensor) -> tuple:
         lines = _as_lines(lines)
-        valid, plain = ops.check(lines, labelled=True)
-        return self.parse(ops.require(lines, valid), plain)
+        valid, plain = self._ops.check(lines, labelled=True)
+        return self.parse(self._ops.require(lines, valid), plain)
 
     @tf.autograph.experimental.do_not_convert
     def features(self, lines: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turn lines of 39 columns, of 40, or some of each into features.
+        """Turn lines with a label, without one, or some of each into features.
 
         Args:
             lines: String tensor `(B,)` of good rows, with or without a label.
@@ -90,8 +131,8 @@ class Parser(tf.Module):
             tf.errors.InvalidArgumentError: If a line is not a valid row.
         """
         lines = _as_lines(lines)
-        valid, plain = ops.check(lines, labelled=False)
-        return self.parse(ops.require(lines, valid), plain, labelled=False)
+        valid, plain = self._ops.check(lines, labelled=False)
+        return self.parse(self._ops.require(lines, valid), plain, labelled=False)
 
     def check(
         self, lines: tf.Tensor, labelled: bool = True
@@ -100,13 +141,14 @@ class Parser(tf.Module):
 
         Args:
             lines: String tensor `(B,)`.
-            labelled: Whether a row has 40 columns; if not, 39 columns will do.
+            labelled: Whether a row must have a label; if not, a line without its column
+                is a row too.
 
         Returns:
             `(valid, plain)`, two bool tensors `(B,)`. Plain rows are the common kind
             that can be split without a closer look.
         """
-        return ops.check(_as_lines(lines), labelled)
+        return self._ops.check(_as_lines(lines), labelled)
 
     def parse(self, lines: tf.Tensor, plain: tf.Tensor, labelled: bool = True) -> Any:
         """Turn lines that `check` found valid into features and labels.
@@ -117,19 +159,24 @@ class Parser(tf.Module):
             labelled: As given to `check`.
 
         Returns:
-            `(features, label)`, or the features if not `labelled`.
+            What the call returns, or the features if not `labelled`.
         """
-        label, integers, fields, has_bags = ops.split(lines, plain, labelled)
-        features = self._assemble(integers, fields, has_bags)
-        return (features, label) if labelled else features
+        rows = self._ops.split(lines, plain, labelled)
+        features = self._assemble(rows.cells)
+        if not labelled:
+            return features
+        if rows.sample_weight is None:
+            return features, rows.label
+        return features, rows.label, rows.sample_weight
 
     @tf.autograph.experimental.do_not_convert
     def features_of_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn serialized `tf.Example` messages of raw fields into features.
 
-        They have what a line has: int64 `I1` .. `I13`, with no value or one, and bytes
-        `C1` .. `C26`, with any number. What is not there is an empty field. The rules
-        are those of lines: several values are a bag.
+        They have what a line has, by the names of columns: Criteo's int64 `I1` ..
+        `I13`, with no value or one, and bytes `C1` .. `C26`, with any number; see
+        `example_features`. What is not there is a missing cell. The rules are those of
+        lines: several values are a bag.
 
         Args:
             examples: String tensor `(B,)`.
@@ -139,29 +186,32 @@ class Parser(tf.Module):
 
         Raises:
             tf.errors.InvalidArgumentError: If one is no `tf.Example`, a feature has
-                another type, or an integer several values.
+                another type, or a number several values.
         """
-        return self._assemble(*ops.split_examples(examples))
+        return self._assemble(self._examples.split(examples))
 
     def example_features(self) -> dict[str, str]:
         """The type of each feature of `features_of_examples`, by name."""
-        return {
-            **dict.fromkeys(line_rules.DENSE_FEATURES, "int64, none or one"),
-            **dict.fromkeys(line_rules.SPARSE_FEATURES, "bytes, any number"),
-        }
+        return self._examples.describe()
 
-    def _assemble(self, integers, fields, has_bags):
-        values, row_splits = tf.cond(
-            has_bags, lambda: self._bags(fields), lambda: self._one_hot(fields)
-        )
-        bags = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
-        logs = tf.math.log(tf.maximum(integers, 0.0) + 1.0)
-        features = {
-            "dense_features": tf.cast(logs, tf.float32),
-            "sparse_features": tf.RaggedTensor.from_uniform_row_length(
-                bags, NUM_SPARSE, nrows=tf.shape(integers, tf.int64)[0]
-            ),
-        }
+    def _assemble(self, cells):
+        schema, bags = self.schema, self._assembly.bags(cells, self._lookup)
+        num_rows = tf.shape(cells.fields[0], tf.int64)[0]
+
+        def as_ragged(values):
+            ragged = tf.RaggedTensor.from_row_splits(
+                values, bags.row_splits, validate=False
+            )
+            return tf.RaggedTensor.from_uniform_row_length(
+                ragged, len(schema.sparse), nrows=num_rows
+            )
+
+        features = {}
+        if schema.dense:
+            features["dense_features"] = self._assembly.dense(cells.numbers)
+        features["sparse_features"] = as_ragged(bags.ids)
+        if bags.weights is not None:
+            features["sparse_weights"] = as_ragged(bags.weights)
         return self.expand(features)
 
     def expand(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -173,7 +223,7 @@ class Parser(tf.Module):
 
         Args:
             lines: String tensor `(B,)`.
-            labelled: Whether a row has 40 columns; if not, 39 columns will do.
+            labelled: As of `check`.
 
         Returns:
             bool tensor `(B,)`.
@@ -182,18 +232,20 @@ class Parser(tf.Module):
 
     def reason(self, line: bytes, labelled: bool = True) -> str | None:
         """Return in plain Python why a line is not a valid row; `None` if it is."""
-        return line_rules.reason(line, labelled)
+        return self._rules.reason(line, labelled)
 
     def spec(self, embedding_dim: int = 16) -> FeatureSpec:
         """Return the `FeatureSpec` of a model for what this parser gives.
 
         Args:
-            embedding_dim: Width of the embedding tables.
+            embedding_dim: Width of the embedding tables that the schema gives none.
         """
-        sizes = self.vocabulary.sizes
-        if self.vocabulary.is_shared:
-            sizes = sizes[0]
-        return FeatureSpec.criteo(sizes, embedding_dim)
+        schema, sizes = self.schema, self.vocabulary.sizes
+        if not self.vocabulary.is_shared:
+            return schema.spec(sizes, embedding_dim)
+        features = schema.sparse_features
+        table = EmbeddingTable("shared", sizes[0], embedding_dim, features=features)
+        return FeatureSpec(schema.dense_features, [table])
 
     def sample_lines(self, num_lines: int = 16) -> list[bytes]:
         """Make lines that try the vocabulary: to compare two ways of serving them.
@@ -202,52 +254,21 @@ class Parser(tf.Module):
         fields, negative integers.
 
         Args:
-            num_lines: Number of lines, all without label.
+            num_lines: Number of lines, all without label where a line can lack it.
         """
-        rng = np.random.default_rng(0)
-        lines = []
-        for _ in range(num_lines):
-            integers = [b"%d" % x for x in rng.integers(-2, 5000, line_rules.NUM_DENSE)]
-            fields = []
-            for feature in line_rules.SPARSE_FEATURES:
-                known = getattr(self.vocabulary, "values", lambda _: [])(feature)
-                pool = [b"", b"never seen", b"68fd1e64", *known[:50]]
-                count = rng.integers(1, 3) if self.expander is None else 1
-                picked = [pool[i] for i in rng.integers(0, len(pool), count)]
-                fields.append(b",".join(picked))
-            integers[int(rng.integers(0, len(integers)))] = b""
-            lines.append(b"\t".join([*integers, *fields]))
-        return lines
+        has_bags = self.expander is None
+        return samples.sample_lines(self._rules, self.vocabulary, num_lines, has_bags)
 
     def to_examples(self, lines: list[bytes]) -> list[bytes]:
         """Make serialized `tf.Example` messages of the same fields.
 
         Args:
-            lines: Rows without a line end; a label is left out.
+            lines: Rows; a label is left out.
 
         Raises:
-            ValueError: If a row has other than 39 columns, or 40 with a label.
+            ValueError: If a row has another number of columns.
         """
-        names = (*line_rules.DENSE_FEATURES, *line_rules.SPARSE_FEATURES)
-        examples = []
-        for line in lines:
-            message = tf.train.Example()
-            fields = line.split(b"\t")
-            if len(fields) not in (len(names), len(names) + 1):
-                raise ValueError(
-                    f"A row must have {len(names)} columns, or one more with its "
-                    f"label. Received: {len(fields)}"
-                )
-            for name, field in zip(names, fields[-len(names) :], strict=True):
-                if not field:
-                    continue
-                feature = message.features.feature[name]
-                if name in line_rules.DENSE_FEATURES:
-                    feature.int64_list.value.append(int(field))
-                else:
-                    feature.bytes_list.value.extend(field.split(b","))
-            examples.append(message.SerializeToString())
-        return examples
+        return self._examples.write(lines, self._rules)
 
     def for_serving(self) -> "Parser":
         """Return an equal parser to store in a SavedModel.
@@ -273,10 +294,11 @@ class Parser(tf.Module):
         26
         """
         disk.remove_abandoned(tempfile.gettempdir())
-        prefix = disk.temporary_name("criteo-vocabulary")
+        prefix = disk.temporary_name("vocabulary")
         folder = tempfile.TemporaryDirectory(prefix=prefix)
         try:
             parser = Parser(self.vocabulary, folder.name, self.expander)
+            parser._lookup.build()
         except BaseException:
             folder.cleanup()
             raise
@@ -287,24 +309,6 @@ class Parser(tf.Module):
         """Remove the files of a parser from `for_serving`, once it is stored."""
         if self._folder is not None:
             self._folder.cleanup()
-
-    def _one_hot(self, fields):
-        ids = tf.reshape(self._lookup.find_columns(fields), [-1])
-        return ids, tf.range(tf.size(ids, tf.int64) + 1)
-
-    def _bags(self, fields):
-        fields = tf.reshape(tf.stack(fields, axis=1), [-1])
-        pieces = tf.strings.split(fields, ",")
-        values, bags = pieces.flat_values, pieces.value_rowids()
-        # Splitting an empty field gives one empty piece, which stands for id 0.
-        is_alone = tf.gather(tf.equal(pieces.row_lengths(), 1), bags)
-        kept = tf.logical_or(tf.not_equal(values, ""), is_alone)
-        values, bags = tf.boolean_mask(values, kept), tf.boolean_mask(bags, kept)
-        ids = self._lookup.find_mixed(values, tf.cast(bags % NUM_SPARSE, tf.int32))
-        lengths = tf.math.unsorted_segment_sum(
-            tf.ones_like(bags), bags, tf.size(fields, tf.int64)
-        )
-        return ids, tf.concat([[0], tf.cumsum(lengths)], axis=0)
 
 
 def _as_lines(lines):

@@ -134,10 +134,9 @@ class HashVocabulary:
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
         """Make the `tf.Module` that hashes values; it needs no files."""
-        from pipelines.vocabulary.lookups import HashLookup
+        from pipelines.vocabulary.lookups import Lookup
 
-        del asset_dir
-        return HashLookup(self._sizes, HASH_KEY)
+        return Lookup(self, asset_dir)
 
     @functools.cached_property
     def _by_feature(self) -> list[HashNumbering]:

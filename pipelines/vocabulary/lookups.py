@@ -3,114 +3,96 @@
 # N values of one feature, F features
 """
 
-import abc
 import os
+import re
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from pipelines.formats.line_rules import NUM_SPARSE, SPARSE_FEATURES
 from pipelines.runtime import disk
-
-# The key at id 0. No value of a field holds a comma, so nothing ever finds it; a
-# table made from a text file cannot have an empty line there.
-_NO_VALUE = b","
+from pipelines.schema import Schema
+from pipelines.vocabulary.hashing import HASH_KEY, HashNumbering
 
 
-class Lookup(tf.Module, abc.ABC):
-    """Base class: how values of the 26 categorical features become ids."""
+class _Hash(NamedTuple):
+    """Ids by SipHash-2-4; see `HashVocabulary`.
 
-    @abc.abstractmethod
+    Attributes:
+        num_buckets: Number of ids, 0 included.
+        key: First word of the hash's key.
+    """
+
+    num_buckets: int
+    key: int
+
+
+class Lookup(tf.Module):
+    """Ids of the values of all features of a schema.
+
+    Features that share a table share its values. Hash tables are made when they are
+    first used, or by `build`: millions of values take seconds, and who asks for the
+    sizes alone needs none.
+
+    Args:
+        vocabulary: A vocabulary of any kind.
+        asset_dir: Folder to write the values to, one text file a table, for the hash
+            tables to be made from. `tf.saved_model.save` then copies the files;
+            hash tables from memory it would store as constants of the graph, which
+            may not grow beyond 2 GB. `None`: from memory.
+    """
+
+    def __init__(self, vocabulary: Any, asset_dir: str | None = None):
+        super().__init__()
+        schema = vocabulary.schema
+        self._vocabulary, self._asset_dir = vocabulary, asset_dir
+        self._tables = None
+        self._names = list(schema.tables)
+        sources = _sources(vocabulary, schema)
+        # A source is a hash, or the position of a table of values.
+        self._sources = list(dict.fromkeys(sources))
+        self._source_of = [self._sources.index(source) for source in sources]
+        self._values_of = [s for s in self._sources if not isinstance(s, _Hash)]
+
+    def build(self) -> "Lookup":
+        """Make the hash tables, unless they are made, and return itself."""
+        if self._tables is None:
+            with tf.init_scope():  # not in the graph of whoever asks first
+                tables = [self._make_table(table) for table in self._values_of]
+            # An attribute, so that a SavedModel finds the tables.
+            self._tables = tables
+        return self
+
     def find(self, feature: int, values: tf.Tensor) -> tf.Tensor:
         """Look up values of one feature.
 
         Args:
-            feature: Position of the feature, 0 for C1.
+            feature: Position of the feature, 0 for the first.
             values: String tensor `(N,)`.
 
         Returns:
             int64 tensor `(N,)`; 0 for an empty or unknown value.
         """
+        return self._find(self._source_of[feature], values)
 
-    def find_columns(self, columns: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Look up one value of each feature: 26 strings `(N,)` -> int64 `(N, 26)`."""
-        return tf.stack([self.find(i, v) for i, v in enumerate(columns)], axis=1)
-
-    def find_mixed(self, values: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-        """Look up values of mixed features.
+    def find_columns(
+        self, columns: Sequence[tf.Tensor], features: Sequence[int] | None = None
+    ) -> tf.Tensor:
+        """Look up one value of each feature: F strings `(N,)` -> int64 `(N, F)`.
 
         Args:
-            values: String tensor `(N,)`.
-            features: int32 tensor `(N,)`, the position of each value's feature.
-
-        Returns:
-            int64 tensor `(N,)`.
+            columns: A string tensor for each feature.
+            features: Positions of these features; default: all, in order.
         """
-        positions = tf.dynamic_partition(
-            tf.range(tf.size(values)), features, NUM_SPARSE
-        )
-        parts = tf.dynamic_partition(values, features, NUM_SPARSE)
-        ids = [self.find(i, part) for i, part in enumerate(parts)]
-        return tf.dynamic_stitch(positions, ids)
-
-
-class TableLookup(Lookup):
-    """One hash table a feature: the id of a value is its place in the vocabulary.
-
-    Args:
-        vocabulary: A `Vocabulary`.
-        asset_dir: Folder to write the tables to, one text file a feature, for the
-            tables to be made from. `tf.saved_model.save` then copies the files;
-            tables from memory it would store as constants of the graph, which
-            may not grow beyond 2 GB. `None`: tables from memory.
-    """
-
-    def __init__(self, vocabulary, asset_dir: str | None = None):
-        super().__init__()
-        self._tables = []
-        for feature in SPARSE_FEATURES:
-            keys = [_NO_VALUE, *vocabulary.values(feature)]
-            if asset_dir is None:
-                initializer = tf.lookup.KeyValueTensorInitializer(
-                    tf.constant(keys, tf.string), tf.range(len(keys), dtype=tf.int64)
-                )
-            else:
-                path = os.path.join(asset_dir, f"{feature}.txt")
-                with disk.explaining("the vocabulary of the export", path):
-                    with open(path, "wb") as file:
-                        file.write(b"\n".join(keys) + b"\n")
-                initializer = tf.lookup.TextFileInitializer(
-                    path,
-                    key_dtype=tf.string,
-                    key_index=tf.lookup.TextFileIndex.WHOLE_LINE,
-                    value_dtype=tf.int64,
-                    value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
-                )
-            self._tables.append(tf.lookup.StaticHashTable(initializer, 0))
-
-    def find(self, feature, values):
-        return self._tables[feature].lookup(values)
-
-
-class HashLookup(Lookup):
-    """SipHash-2-4 of the value, keyed with the feature; see `HashVocabulary`.
-
-    Args:
-        sizes: 26 numbers of ids, 0 included.
-        key: Second word of the hash's key; the first is the number of the feature.
-    """
-
-    def __init__(self, sizes, key: int):
-        super().__init__()
-        self._sizes, self._key = tuple(sizes), key
-
-    def find(self, feature, values):
-        buckets = self._hash(feature, values)
-        return tf.where(tf.equal(values, ""), tf.constant(0, tf.int64), 1 + buckets)
-
-    def find_columns(self, columns):
-        # One `where` for all features rather than 26.
-        buckets = [self._hash(i, values) for i, values in enumerate(columns)]
+        sources = self._take(features)
+        if not all(isinstance(self._sources[source], _Hash) for source in sources):
+            ids = [self._find(*pair) for pair in zip(sources, columns, strict=True)]
+            return tf.stack(ids, axis=1)
+        # One `where` for all features rather than one for each.
+        buckets = [
+            _hash(self._sources[source], values)
+            for source, values in zip(sources, columns, strict=True)
+        ]
         is_empty = [tf.equal(values, "") for values in columns]
         return tf.where(
             tf.stack(is_empty, axis=1),
@@ -118,7 +100,105 @@ class HashLookup(Lookup):
             1 + tf.stack(buckets, axis=1),
         )
 
-    def _hash(self, feature, values):
-        return tf.strings.to_hash_bucket_strong(
-            values, self._sizes[feature] - 1, key=[feature + 1, self._key]
+    def find_mixed(
+        self,
+        values: tf.Tensor,
+        positions: tf.Tensor,
+        features: Sequence[int] | None = None,
+    ) -> tf.Tensor:
+        """Look up values of mixed features.
+
+        Args:
+            values: String tensor `(N,)`.
+            positions: int32 tensor `(N,)`, the position of each value's feature in
+                `features`.
+            features: Positions of the features; default: all, in order.
+
+        Returns:
+            int64 tensor `(N,)`.
+        """
+        sources = self._take(features)
+        distinct = list(dict.fromkeys(sources))
+        if len(distinct) == 1:
+            return self._find(distinct[0], values)
+        if len(distinct) < len(sources):
+            places = [distinct.index(source) for source in sources]
+            positions = tf.gather(tf.constant(places, tf.int32), positions)
+        order = tf.dynamic_partition(
+            tf.range(tf.size(values)), positions, len(distinct)
         )
+        parts = tf.dynamic_partition(values, positions, len(distinct))
+        ids = [self._find(*pair) for pair in zip(distinct, parts, strict=True)]
+        return tf.dynamic_stitch(order, ids)
+
+    def _take(self, features):
+        if features is None:
+            return self._source_of
+        return [self._source_of[feature] for feature in features]
+
+    def _find(self, source, values):
+        source = self._sources[source]
+        if isinstance(source, _Hash):
+            ids = 1 + _hash(source, values)
+            return tf.where(tf.equal(values, ""), tf.constant(0, tf.int64), ids)
+        return self.build()._tables[self._values_of.index(source)].lookup(values)
+
+    def _make_table(self, table):
+        values = self._vocabulary.numberings[table].values()
+        keys = [_free_key(values), *values]
+        if self._asset_dir is None:
+            initializer = tf.lookup.KeyValueTensorInitializer(
+                tf.constant(keys, tf.string), tf.range(len(keys), dtype=tf.int64)
+            )
+        else:
+            name = _file_name(self._names[table], table)
+            path = os.path.join(self._asset_dir, name)
+            with disk.explaining("the vocabulary of the export", path):
+                with open(path, "wb") as file:
+                    file.write(b"\n".join(keys) + b"\n")
+            initializer = tf.lookup.TextFileInitializer(
+                path,
+                key_dtype=tf.string,
+                key_index=tf.lookup.TextFileIndex.WHOLE_LINE,
+                value_dtype=tf.int64,
+                value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
+            )
+        return tf.lookup.StaticHashTable(initializer, 0)
+
+
+def _sources(vocabulary: Any, schema: Schema) -> list[int | _Hash]:
+    """Return of each feature its hash, or the position of its table of values."""
+    sizes, tables = vocabulary.sizes, {}
+    for table, positions in enumerate(schema.tables.values()):
+        tables.update(dict.fromkeys(positions, table))
+    table_of = [tables[position] for position in range(len(schema.sparse))]
+    if vocabulary.is_shared:  # one table for all, and the feature in the hash
+        return [_Hash(sizes[0], position + 1) for position in range(len(table_of))]
+    numberings = vocabulary.numberings
+    return [
+        _Hash(numberings[table].num_buckets, numberings[table].key)
+        if isinstance(numberings[table], HashNumbering)
+        else table
+        for table in table_of
+    ]
+
+
+def _hash(source, values):
+    key = [source.key, HASH_KEY]
+    return tf.strings.to_hash_bucket_strong(values, source.num_buckets - 1, key=key)
+
+
+def _free_key(values: list[bytes]) -> bytes:
+    """Return the key at id 0: no value, and not the empty line no file may have.
+
+    An unknown value that equals it has id 0 as well.
+    """
+    key = b","
+    while key in values:
+        key += b","
+    return key
+
+
+def _file_name(table: str, position: int) -> str:
+    is_plain = re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", table)
+    return f"{table}.txt" if is_plain else f"table_{position}.txt"

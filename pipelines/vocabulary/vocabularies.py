@@ -234,10 +234,10 @@ class Vocabulary:
         return self._numberings[self._table_of[feature]].find(values)
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
-        """Make the `tf.Module` that looks values up; see `lookups.TableLookup`."""
-        from pipelines.vocabulary.lookups import TableLookup
+        """Make the `tf.Module` that looks values up; see `lookups.Lookup`."""
+        from pipelines.vocabulary.lookups import Lookup
 
-        return TableLookup(self, asset_dir)
+        return Lookup(self, asset_dir)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary to one file; a file that is there is replaced.

@@ -125,7 +125,7 @@ def test_the_vocabulary_leaves_no_files_behind(tmp_path, monkeypatch):
     parser = criteo.Parser(vocabulary)
     model = tf_dlrm.DLRM(parser.spec(embedding_dim=2), (2,), (1,))
     tf_dlrm.export_saved_model(model, tmp_path / "a", preprocessor=parser)
-    vocabulary_files = [".criteo-vocabulary*", "criteo-vocabulary*"]
+    vocabulary_files = [".vocabulary.*", "vocabulary.*"]
     left = [p for g in vocabulary_files for p in (tmp_path / "temporary").glob(g)]
     assert not left
     monkeypatch.setattr(export, "_replay", lambda *_: 1 / 0)

@@ -1,0 +1,304 @@
+"""Rows as `tf.Example` messages, by the names of columns, in TensorFlow operations.
+
+# B messages
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pipelines.formats import cell_ops
+from pipelines.formats.cell_ops import Cells
+from pipelines.formats.line_rules import LARGEST, NUMBER, LineRules
+from pipelines.schema import Dense, Schema
+from pipelines.schema.checks import Column
+
+_WORDS = {
+    "int64": "int64, none or one",
+    "float": "float, none or one",
+    "one": "bytes, none or one",
+    "bytes": "bytes, any number",
+    "weights": "float, as many as values, or none",
+}
+
+
+class Examples:
+    """The messages of one log.
+
+    They hold what a line holds: columns of integers as int64 and of other numbers as
+    float, no value or one; categories as bytes, any number of values where the schema
+    has bags. The weights of a bag's values may be beside them, as float, under the
+    column's name and `_weights`. A column without a name has that of its feature. What
+    is not there is a missing cell.
+
+    Args:
+        schema: The schema.
+        edges: The learned edges of buckets, by feature.
+        fills: float64 `(D,)`, the numbers in place of missing ones.
+    """
+
+    def __init__(self, schema: Schema, edges: Mapping[str, Any], fills: np.ndarray):
+        self._schema, self._edges, self._fills = schema, edges, fills
+        self._keys, self._kinds = _find_kinds(schema)
+
+    def describe(self) -> dict[str, str]:
+        """Return the type of each feature of a message, by its name."""
+        types = {self._keys[column]: kind for column, kind in self._kinds.items()}
+        for column in self._weighted():
+            types[f"{self._keys[column]}_weights"] = "weights"
+        return {name: _WORDS[kind] for name, kind in types.items()}
+
+    def split(self, examples: tf.Tensor) -> Cells:
+        """Take serialized messages apart, as lines are.
+
+        Args:
+            examples: String tensor `(B,)`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If one is no `tf.Example`, or has a value
+                that a line could not have.
+        """
+        types = {"int64": tf.int64, "float": tf.float32}
+        ragged = {
+            self._keys[column]: tf.io.RaggedFeature(types.get(kind, tf.string))
+            for column, kind in self._kinds.items()
+        }
+        for column in self._weighted():
+            name = f"{self._keys[column]}_weights"
+            ragged[name] = tf.io.RaggedFeature(tf.float32)
+        # A tf.Example is a SequenceExample without lists, on the wire. The parser of
+        # these is as fast, and does not put the bytes of a damaged message into its
+        # error, which in Python would be a UnicodeDecodeError.
+        found = tf.io.parse_sequence_example(_require_whole(examples), ragged)[0]
+        num_rows = tf.size(examples, tf.int64)
+        columns = {
+            column: self._read(column, kind, found, num_rows)
+            for column, kind in self._kinds.items()
+        }
+        numbers = [
+            self._number(feature, fill, *columns[feature.column])
+            for feature, fill in zip(self._schema.dense, self._fills, strict=True)
+        ]
+        fields, is_missing = [], []
+        for feature in self._schema.sparse:
+            text, absent = columns[feature.column]
+            if feature.buckets is not None:
+                edges = self._edges.get(feature.name)
+                text, absent = self._require_number(feature.column, text, absent)
+                text = cell_ops.bucket_texts(feature, text, edges)
+                text = tf.where(absent, "", text)
+            elif set(self._schema.missing) - {b""}:
+                absent |= cell_ops.is_missing(self._schema, text)
+                text = tf.where(absent, "", text)
+            is_own = feature.is_bag and b"" not in self._schema.missing
+            fields.append(text)
+            is_missing.append(absent if is_own else None)
+        has_bags = tf.constant(any(f.is_bag for f in self._schema.sparse))
+        numbers = cell_ops.stack_numbers(numbers, examples)
+        return Cells(numbers, fields, is_missing, has_bags)
+
+    def write(self, lines: Sequence[bytes], rules: LineRules) -> list[bytes]:
+        """Return serialized messages of what lines hold, without labels.
+
+        Args:
+            lines: Rows, with or without a label.
+            rules: The rules of the log.
+
+        Raises:
+            ValueError: If a line has another number of columns.
+        """
+        missing, weighted = self._schema.missing, self._weighted()
+        examples = []
+        for line in lines:
+            message = tf.train.Example()
+            cells = rules.fields(line, labelled=False)
+            for column, kind in self._kinds.items():
+                cell, name = cells[column], self._keys[column]
+                if cell is None or cell in missing:
+                    continue
+                feature = message.features.feature[name]
+                if kind == "int64":
+                    feature.int64_list.value.append(int(cell))
+                elif kind == "float":
+                    feature.float_list.value.append(float(cell))
+                elif kind == "one":
+                    feature.bytes_list.value.append(cell)
+                elif column in weighted:
+                    values, weights = _split_weights(cell, weighted[column])
+                    feature.bytes_list.value.extend(values)
+                    feature = message.features.feature[f"{name}_weights"]
+                    feature.float_list.value.extend(weights)
+                else:
+                    separator = self._separator(column)
+                    feature.bytes_list.value.extend(cell.split(separator.encode()))
+            examples.append(message.SerializeToString())
+        return examples
+
+    def _bags(self, column: Column) -> list:
+        return [f for f in self._schema.sparse if f.column == column and f.is_bag]
+
+    def _separator(self, column: Column) -> str:
+        return self._bags(column)[0].separator
+
+    def _weighted(self) -> dict[Column, Any]:
+        """The columns of bags with weights, each with a feature that reads it."""
+        return {
+            feature.column: feature
+            for feature in reversed(self._schema.sparse)
+            if feature.weight_separator is not None
+            and self._kinds[feature.column] == "bytes"
+        }
+
+    def _read(self, column, kind, found, num_rows):
+        """A column as numbers or texts `(B,)`, and where there is none."""
+        name = self._keys[column]
+        values = found[name]
+        if kind == "bytes":
+            weights = found.get(f"{name}_weights")
+            if weights is not None:
+                feature = self._weighted()[column]
+                values = _join_weights(name, values, weights, feature)
+            absent = tf.equal(values.row_lengths(), 0)
+            return _join(values, self._separator(column), num_rows), absent
+        too_many = tf.reduce_any(values.row_lengths() > 1)
+        message = f"Feature {name} must have no value or one."
+        with tf.control_dependencies([tf.debugging.Assert(~too_many, [message])]):
+            absent = tf.equal(values.row_lengths(), 0)
+        default = "" if kind == "one" else 0
+        cells = values.to_tensor(default, shape=(None, 1))[:, 0]
+        if kind == "one":
+            return cells, absent
+        cells = tf.cast(cells, tf.float64)
+        for number in _missing_numbers(self._schema, kind):
+            is_missing = tf.equal(cells, number)
+            absent |= is_missing
+            cells = tf.where(is_missing, tf.constant(0, tf.float64), cells)
+        if kind == "float":
+            cells = cell_ops.without_tiny(cells)
+            is_finite = tf.reduce_all(tf.math.is_finite(cells))
+            message = f"Feature {name} must be a finite number."
+            with tf.control_dependencies([tf.debugging.Assert(is_finite, [message])]):
+                cells = tf.identity(cells)
+        return cells, absent
+
+    def _number(self, feature, fill, cells, absent):
+        numbers, absent = self._require_number(feature.column, cells, absent)
+        # to_tensor has filled with 0.
+        return numbers if fill == 0 else tf.where(absent, fill, numbers)
+
+    def _require_number(self, column, cells, absent):
+        """Numbers, also of texts, where a category reads the same column."""
+        if cells.dtype != tf.string:
+            return cells, absent
+        absent |= cell_ops.is_missing(self._schema, cells)
+        is_good = tf.reduce_all(absent | cell_ops.is_number(cells))
+        message = f"Feature {self._keys[column]} must be a number."
+        with tf.control_dependencies([tf.debugging.Assert(is_good, [message])]):
+            numbers = cell_ops.read(cells)
+        return tf.where(absent, tf.constant(0, tf.float64), numbers), absent
+
+
+def _find_kinds(schema: Schema) -> tuple[dict[Column, str], dict[Column, str]]:
+    """Return of each column of features its name in a message, and its kind."""
+    keys: dict[Column, str] = {}
+    kinds: dict[Column, str] = {}
+    for feature in (*schema.dense, *schema.sparse):
+        column = feature.column
+        is_number = isinstance(feature, Dense) or feature.buckets is not None
+        own = "bytes" if not is_number and feature.is_bag else "one"
+        if is_number:
+            is_integer = isinstance(feature, Dense) and feature.integer
+            own = "int64" if is_integer else "float"
+        ranks = ("float", "int64", "one", "bytes")
+        kinds[column] = max(kinds.get(column, own), own, key=ranks.index)
+        name = column if isinstance(column, str) else feature.name
+        keys.setdefault(column, name)
+    for column in list(kinds):
+        separators = {f.separator for f in schema.sparse if f.column == column}
+        if kinds[column] == "bytes" and len(separators) > 1:
+            kinds[column] = "one"  # as a line has it: there is no one way to split it
+    if len(set(keys.values())) < len(keys):
+        keys = {column: f"{column}" for column in keys}
+    return keys, kinds
+
+
+def _missing_numbers(schema: Schema, kind: str) -> list[float]:
+    """Numbers whose texts mean "missing", such as -1."""
+    pattern = re.compile(NUMBER if kind == "float" else "0|-?[1-9][0-9]{0,14}")
+    texts = [text for text in schema.format.missing if pattern.fullmatch(text)]
+    return [float(text) for text in texts]
+
+
+def _split_weights(cell: bytes, feature: Any) -> tuple[list[bytes], list[float]]:
+    mark = feature.weight_separator.encode()
+    values, weights = [], []
+    for piece in cell.split(feature.separator.encode()):
+        value, has_weight, weight = piece.rpartition(mark)
+        values.append(value if has_weight else weight)
+        weights.append(float(weight) if has_weight else 1.0)
+    return values, weights
+
+
+def _join_weights(name, values, weights, feature):
+    """Values with their weights as a line has them, where there are weights."""
+    lengths, has_weights = values.row_lengths(), weights.row_lengths() > 0
+    agree = tf.reduce_all(~has_weights | tf.equal(lengths, weights.row_lengths()))
+    flat = weights.flat_values
+    is_good = tf.reduce_all(tf.math.is_finite(flat) & (tf.abs(flat) <= LARGEST))
+    rule = f"Feature {name}_weights must have a finite number for each value, or none."
+    with tf.control_dependencies([tf.debugging.Assert(agree & is_good, [rule])]):
+        # Nine digits tell any two float32 apart.
+        texts = tf.strings.as_string(flat, precision=9, scientific=True)
+    is_weighted = tf.gather(has_weights, values.value_rowids())
+    places = tf.where(is_weighted)
+    texts = tf.tensor_scatter_nd_update(
+        tf.fill([tf.size(values.flat_values)], ""),
+        places,
+        tf.strings.join([feature.weight_separator, texts]),
+    )
+    return values.with_flat_values(tf.strings.join([values.flat_values, texts]))
+
+
+def _join(values, separator, num_rows):
+    """Fields with separators between the values; the kernel forgets those of empty ones
+    where they are its separator."""
+    joined = tf.strings.unsorted_segment_join(
+        tf.strings.join([separator, values.values]), values.value_rowids(), num_rows
+    )
+    width = len(separator.encode())
+    length = tf.maximum(tf.strings.length(joined) - width, 0)
+    start = tf.minimum(tf.strings.length(joined), width)
+    return tf.strings.substr(joined, start, length)
+
+
+def _require_whole(examples):
+    """Return the messages, or fail if one is cut, or no `tf.Example`.
+
+    TensorFlow's parser takes a message that ends between two features for whole. A
+    `tf.Example` has a single field, of number 1, whose length comes first: seven bits
+    a byte, the lowest first, and a high bit where more follow.
+    """
+    head = tf.io.decode_raw(tf.strings.substr(examples, 0, 6), tf.uint8, fixed_length=6)
+    head = tf.cast(tf.ensure_shape(head, (None, 6)), tf.int64)
+    more = tf.cast(head[:, 1:] >= 128, tf.int64)
+    # Whether each byte is still of the length: all before it said that more follow.
+    counted = tf.math.cumprod(more, axis=1, exclusive=True)
+    bits = counted * (head[:, 1:] % 128)
+    length = tf.reduce_sum(
+        bits * tf.constant([1 << (7 * i) for i in range(5)], tf.int64), 1
+    )
+    num_bytes = tf.cast(tf.strings.length(examples), tf.int64)
+    whole = (head[:, 0] == 10) & (1 + tf.reduce_sum(counted, 1) + length == num_bytes)
+    valid = whole | (num_bytes == 0)
+    check = tf.debugging.Assert(
+        tf.reduce_all(valid),
+        [
+            "Not a tf.Example, or cut (position in the batch, bytes):",
+            tf.reduce_sum(tf.math.cumprod(tf.cast(valid, tf.int64))),
+        ],
+    )
+    with tf.control_dependencies([check]):
+        return tf.identity(examples)

@@ -1,0 +1,88 @@
+"""Rows that try a vocabulary, made up: to compare two ways of serving them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.formats.line_rules import LineRules
+from pipelines.schema.checks import Column
+
+_UNKNOWN = (b"never seen", b"68fd1e64")
+
+
+def sample_lines(
+    rules: LineRules, vocabulary: Any, num_lines: int, has_bags: bool = True
+) -> list[bytes]:
+    """Make lines of known and unknown values, bags, missing and negative numbers.
+
+    Args:
+        rules: The rules of the log.
+        vocabulary: Its vocabulary.
+        num_lines: Number of lines, without a label where a line can lack it.
+        has_bags: Whether cells may hold several values.
+    """
+    rng = np.random.default_rng(0)
+    pools = {
+        feature.name: _pool(rules, feature, vocabulary)
+        for feature in rules.schema.sparse
+        if feature.buckets is None
+    }
+    return [_line(rng, rules, pools, has_bags) for _ in range(num_lines)]
+
+
+def _line(rng, rules, pools, has_bags):
+    schema = rules.schema
+    columns = dict.fromkeys(feature.column for feature in schema.dense)
+    numbers = [b"%d" % x for x in rng.integers(-2, 5000, len(columns))]
+    cells: dict[Column, bytes] = dict(zip(columns, numbers, strict=True))
+    for feature in schema.sparse:
+        if feature.column in cells:
+            continue
+        if feature.buckets is not None:
+            cells[feature.column] = b"%d" % rng.integers(-2, 5000)
+            continue
+        pool = pools[feature.name]
+        count = rng.integers(1, 3) if feature.is_bag and has_bags else 1
+        picked = [pool[i] for i in rng.integers(0, len(pool), count)]
+        if feature.weight_separator is not None:
+            mark = feature.weight_separator.encode()
+            picked = [v and v + mark + b"%d" % rng.integers(1, 4) for v in picked]
+        cells[feature.column] = (feature.separator or "").encode().join(picked)
+    missing = schema.missing
+    if numbers and missing:
+        position = int(rng.integers(0, len(numbers)))
+        cells[list(columns)[position]] = b"" if b"" in missing else missing[0]
+    for column in (schema.weight, schema.time):
+        if column is not None:
+            cells.setdefault(column, b"1")
+    if not rules.is_exact:
+        text = "1" if schema.label.is_number else schema.label.positive[0]
+        cells[schema.label.column] = text.encode()
+    places = {place: column for column, place in rules.positions.items()}
+    row = [
+        _quote(rules, cells.get(places.get(place), b""))  # type: ignore[arg-type]
+        for place in range(rules.num_columns)
+        if place != rules.label_position or not rules.is_exact
+    ]
+    return schema.text.delimiter.encode().join(row) or b"x"  # no empty line
+
+
+def _pool(rules, feature, vocabulary) -> Sequence[bytes]:
+    """Values to pick from, all of which a line can hold."""
+    schema = rules.schema
+    marks = (feature.separator, feature.weight_separator)
+    refused = [text.encode() for text in marks if text is not None]
+    if not schema.text.quoted:
+        refused.append(schema.text.delimiter.encode())
+    known = vocabulary.values(feature.name) if hasattr(vocabulary, "values") else ()
+    values = [*_UNKNOWN, *known[:50]]
+    values = [v for v in values if not any(text in v for text in refused)]
+    return [b"" if b"" in schema.missing else b"-", *values]
+
+
+def _quote(rules, cell):
+    delimiter = rules.schema.text.delimiter.encode()
+    if rules.schema.text.quoted and (b'"' in cell or delimiter in cell):
+        return b'"%s"' % cell.replace(b'"', b'""')
+    return cell
