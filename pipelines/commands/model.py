@@ -95,7 +95,8 @@ class Train:
             f"vocabulary: {vocabulary}",
             f"write {self.out}/: config.json, vocabulary.tsv, model.keras (and "
             "model_last.keras or model_best.keras, if they differ), metrics.json, "
-            "metrics.csv, logs/, and bad_rows*.tsv if there are any",
+            "metrics.csv, steps.csv, times.jsonl, logs/, and bad_rows*.tsv if there "
+            "are any",
             f"config: {self.config.to_json()}",
         ]
         if self.devices > 1:

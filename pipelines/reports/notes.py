@@ -38,8 +38,8 @@ def of_runs(
         if run.is_finished and _saved_an_earlier_model(run.results)
     ]
     for what, without in (
-        ("No logs, so no curve but by epochs, and no wait for input",
-         [run for run in runs if not run.train]),
+        ("No steps.csv, so no curve but by epochs, and no wait for input",
+         [run for run in runs if not run.steps]),
         ("No validation",
          [run for run in runs if not run.scalars("validation", "loss")]),
         ("Not evaluated (tf-dlrm evaluate --model RUN --input FILE)",

@@ -72,6 +72,15 @@ def test_a_run_folder_is_whole(trained):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[-1]["val_auc"]) == results["metrics"]["val_auc"]
+    with open(trained / "steps.csv") as file:
+        *_, validation, training = csv.DictReader(file)
+    assert validation["step"] == training["step"] == "24"
+    assert validation["val_auc"] == rows[-1]["val_auc"] and validation["auc"] == ""
+    assert training["auc"] == rows[-1]["auc"] and training["val_auc"] == ""
+    *_, times = map(json.loads, (trained / "times.jsonl").read_text().splitlines())
+    for name in ("training_seconds", "validation_seconds"):
+        assert times[name] == results[name]
+    assert times["waiting_seconds"] > 0 and times["num_rows"] == 6000
     assert (trained / "vocabulary.tsv").exists() and (trained / "model.keras").exists()
 
 

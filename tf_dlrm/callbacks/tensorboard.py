@@ -31,6 +31,10 @@ class TensorBoardLogger(Watcher):
             loss. Else its rows are counted, which a last batch may have fewer of.
         every_steps: Steps between two entries.
 
+    Attributes:
+        waiting_seconds: Time that steps spent waiting for their batch so far; `None`
+            if that is not known.
+
     Raises:
         ValueError: If `every_steps` is not positive.
     """
@@ -45,6 +49,7 @@ class TensorBoardLogger(Watcher):
                 f"`every_steps` must be at least 1. Received: {every_steps}"
             )
         self._batch_size, self._every_steps = batch_size, every_steps
+        self.waiting_seconds: float | None = None
 
     def set_model(self, model: keras.Model) -> None:
         is_probed = hasattr(model, "use_probe") and model.steps_per_execution == 1
@@ -68,7 +73,9 @@ class TensorBoardLogger(Watcher):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self.probe is not None and self._probe.num_traces == self._num_traces:
-            self._waited += self._probe.seconds_since(self._called)
+            waited = self._probe.seconds_since(self._called)
+            self._waited += waited
+            self.waiting_seconds = (self.waiting_seconds or 0.0) + waited
         self._num_batches = batch + 1 - self._first_batch
         self._last_time, every = time.perf_counter(), self._every_steps
         if (batch + 1) // every == (self._written_batch + 1) // every:
