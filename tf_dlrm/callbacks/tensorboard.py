@@ -59,6 +59,7 @@ class TensorBoardLogger(Watcher):
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch_start = self._last_time = time.perf_counter()
         self._num_batches, self._is_first_batch = 0, True
+        self._trained_rows: float | None = None
         self._first_rows = self._written_rows = 0.0
         self._written_time = self._epoch_start
         self._waited = self._written_waited = 0.0
@@ -77,6 +78,7 @@ class TensorBoardLogger(Watcher):
             self._waited += waited
             self.waiting_seconds = (self.waiting_seconds or 0.0) + waited
         self._num_batches = batch + 1 - self._first_batch
+        self._trained_rows = None
         self._last_time, every = time.perf_counter(), self._every_steps
         if (batch + 1) // every == (self._written_batch + 1) // every:
             return
@@ -106,6 +108,8 @@ class TensorBoardLogger(Watcher):
         return {"speed/samples_per_second": rate}
 
     def on_test_begin(self, logs: Logs = None) -> None:
+        # The rows of the epoch: after a validation the count is that of its own.
+        self._trained_rows = keras_hooks.count_rows(self.model)
         self._test_since, self._test_batches = time.perf_counter(), 0
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -125,7 +129,10 @@ class TensorBoardLogger(Watcher):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         train = {k: v for k, v in (logs or {}).items() if not k.startswith("val_")}
         seconds = self._last_time - self._epoch_start
-        num_rows = keras_hooks.count_rows(self.model) - self._first_rows
+        num_rows = self._trained_rows
+        if num_rows is None:
+            num_rows = keras_hooks.count_rows(self.model)
+        num_rows -= self._first_rows
         speed = self._speed(self._num_batches, num_rows, seconds)
         self._write_training(train, speed, seconds, self._waited)
 
