@@ -16,6 +16,7 @@ from pipelines.runs.config import RunConfig
 from pipelines.runs.printing import describe_stalls, print_training
 from pipelines.runs.watching import Watching
 from pipelines.runtime import UserError
+from pipelines.text_tables import align
 
 
 @dataclasses.dataclass
@@ -319,9 +320,9 @@ class Verify:
         import tf_dlrm
 
         results = tf_dlrm.serving.verify_saved_model(self.saved_model, self.library)
-        print(f"{'signature':<22}{'largest difference':>20}")
-        for name, difference in results["largest_difference"].items():
-            print(f"{name:<22}{difference:>20.1e}")
+        largest = results["largest_difference"].items()
+        rows = [[name, f"{difference:.1e}"] for name, difference in largest]
+        print(*align([["signature", "largest difference"], *rows]), sep="\n")
         print(
             f"{self.saved_model}: TensorFlow {results['library']} loaded it in "
             f"{results['seconds_to_load']:.1f} s and gave the recorded answers."

@@ -114,7 +114,7 @@ def test_more_is_watched_where_asked(data, tmp_path, capsys):
     watched = ["--histograms", "--projector-tables", "C1", "C3", "--profile-steps"]
     more = [*watched, "3:4", "--no-gradient-norms", "--no-touched-rows"]
     assert cli.main([str(each) for each in [*command, *more]]) == 0
-    assert "metric                  training\n" in capsys.readouterr().out
+    assert "metric              training\n" in capsys.readouterr().out
     part = out / "logs" / "train"
     found = event_files.read(part)
     assert {"weights/top_mlp/dense_0/kernel", "rows/C1"} <= set(found)
