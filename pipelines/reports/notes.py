@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from pipelines.reports.calibration_chart import has_bins
 from pipelines.reports.runs import Run
 from pipelines.reports.times import Times
 
@@ -45,7 +44,7 @@ def of_runs(
         ("Not evaluated (tf-dlrm evaluate --model RUN --input FILE)",
          [run for run in runs if run.evaluation is None]),
         ("Without a reliability table of the evaluation",
-         [run for run in runs if run.evaluation is not None and not has_bins(run)]),
+         [run for run in runs if run.evaluation is not None and not run.bins]),
     ):  # fmt: skip
         if without:
             lines.append(f"{what}: {_names(without, len(runs))}.")

@@ -15,6 +15,7 @@ from pipelines.runs.run_files import RunFiles, read_whole_lines
 from pipelines.runtime import UserError, disk
 
 _LONGEST_NAME = 28
+_BIN_COLUMNS = {"num_rows", "predicted", "observed", "observed_low", "observed_high"}
 _RESULTS = {
     "metrics": dict,
     "num_rows": int,
@@ -44,7 +45,8 @@ class Run:
         results: `metrics.json`; `None` where the training is not finished.
         history: A dict for each line of `metrics.csv`.
         evaluation: `evaluation.json`, or `None`.
-        bins: Rows of `evaluation_reliability.csv`, as numbers.
+        bins: Rows of `evaluation_reliability.csv`, as numbers; none where it lacks a
+            column.
         steps: A dict for each row of `steps.csv`.
         processes: What each process has spent, as in `times.jsonl`: one for each time
             that the run was begun or resumed.
@@ -188,7 +190,7 @@ def _read(folder, name, label):
         results,
         _read_csv(files.history_path) if results else [],
         _read_json(files.evaluation_path),
-        _read_csv(files.reliability_path),
+        _read_bins(files.reliability_path),
         _read_csv(files.steps_path),
         files.read_times(),
         traces[-1].parent if traces else None,
@@ -248,6 +250,11 @@ def _read_json(path):
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     return content
+
+
+def _read_bins(path):
+    rows = _read_csv(path)
+    return rows if rows and _BIN_COLUMNS <= rows[0].keys() else []
 
 
 def _read_csv(path):
