@@ -32,9 +32,9 @@ class RunFolder(RunFiles):
     `config.json` (run and data), `schema.json` (the columns of its files),
     `vocabulary.tsv`, `model.keras` (beside it
     `model_last.keras` or `model_best.keras`, where the best model is not the last),
-    `metrics.json`, `metrics.csv` (a line for each epoch), `bad_rows.tsv`, `logs/`
-    (TensorBoard), `plan.json` where tables were sharded, and `checkpoints/` while it is
-    trained.
+    `metrics.json`, `metrics.csv` (a line for each epoch), `steps.csv` (metrics by
+    step), `times.jsonl`, `bad_rows.tsv`, `logs/` (TensorBoard), `plan.json` where
+    tables were sharded, and `checkpoints/` while it is trained.
 
     Args:
         path: The folder.
@@ -60,8 +60,16 @@ class RunFolder(RunFiles):
             )
         self.path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.log_dir, ignore_errors=True)
-        files = (self.config_path, self.metrics_path, self.history_path, self.plan_path)
-        for path in (*files, self.last_model_path, self.best_model_path):
+        for path in (
+            self.config_path,
+            self.metrics_path,
+            self.history_path,
+            self.steps_path,
+            self.times_path,
+            self.plan_path,
+            self.last_model_path,
+            self.best_model_path,
+        ):
             path.unlink(missing_ok=True)
 
     def describe(

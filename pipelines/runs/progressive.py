@@ -24,6 +24,7 @@ from pipelines.runs.data import TrainingData, make_quarantines
 from pipelines.runtime import UserError, remote_files
 from pipelines.sampling import NegativeSampling
 from pipelines.schema import Schema
+from pipelines.text_tables import align
 from pipelines.vocabulary.hashing import hash_vocabulary
 from pipelines.vocabulary.schema_part import schema_of
 from tf_dlrm import training
@@ -279,13 +280,10 @@ def _join_days(datasets):
 
 def print_report(days: list[dict]) -> None:
     """Print the report of `DayData` as a table."""
-    print(
-        f"{'day, before training on it':<28}{'rows':>13}{'auc':>9}{'log_loss':>10}"
-        f"{'norm. entropy':>15}{'calibration':>13}"
-    )
-    for day in days:
-        print(
-            f"{day['day']:<28}{day['num_rows']:>13,}{day['auc']:>9.5f}"
-            f"{day['log_loss']:>10.5f}{day['normalized_entropy']:>15.5f}"
-            f"{day['calibration']:>13.5f}"
-        )
+    names = ("auc", "log_loss", "normalized_entropy", "calibration")
+    rows = [["day, before training on it", "rows", *names]]
+    rows += [
+        [day["day"], f"{day['num_rows']:,}", *(f"{day[name]:.5f}" for name in names)]
+        for day in days
+    ]
+    print(*align(rows), sep="\n")

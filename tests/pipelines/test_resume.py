@@ -86,6 +86,11 @@ def test_it_goes_on_with_the_options_of_the_run(cut, run, capsys):
         assert metrics["metrics"][name] == pytest.approx(value, rel=1e-4), name
     csv = (cut.__class__(run) / "metrics.csv").read_text().splitlines()
     assert len(csv) == 3 and csv[0].startswith("epoch,")
+    steps, expected = (
+        [line.partition(",")[0] for line in path.read_text().splitlines()]
+        for path in (cut.__class__(run) / "steps.csv", cut / "whole" / "steps.csv")
+    )
+    assert steps == expected == ["step", "5", "5", "10", "10"]
     assert not (cut.__class__(run) / "checkpoints").exists()
     assert cli.main(["train", "--resume", "--out", run]) == 0
     assert "this run is finished" in capsys.readouterr().out
