@@ -31,7 +31,7 @@ class Bags(NamedTuple):
 
 
 class Assembly:
-    """What makes features of cells.
+    """The step from cells to features.
 
     Args:
         schema: The schema.
