@@ -128,8 +128,15 @@ def _parse(name, kind, options):
 
     from pipelines.runtime import UserError
 
+    if {"-h", "--help"} & set(options) and hasattr(kind, "common"):
+        from pipelines.commands.flags import describe_common
+
+        print(describe_common(name, kind))
+        raise SystemExit(0)
     default = None
-    if name == "train":
+    if "--help-all" in options:
+        options = ["--help"]
+    elif name == "train":
         default = _train_default(kind, options)
     box = io.StringIO()
     try:

@@ -31,6 +31,28 @@ class Train:
         "every_minutes": "checkpoint_every_minutes",
         "keep": "keep_checkpoints",
     }
+    common: ClassVar = {
+        "data": ("train", "valid", "vocabulary", "min_count", "hash_buckets"),
+        "run": ("out", "run_name", "resume", "warm_start", "devices", "dry_run"),
+        "model": (
+            "embedding_dim",
+            "bottom_mlp_dims",
+            "top_mlp_dims",
+            "interaction",
+            "dropout",
+        ),
+        "training": (
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "embedding_learning_rate",
+            "negative_sampling_rate",
+            "patience",
+            "seed",
+        ),
+    }
+    """Options that --help shows, by group; --help-all shows all."""
 
     train: Files
     """Labelled files to train on, or the folder that `prepare` wrote."""

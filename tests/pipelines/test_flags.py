@@ -36,8 +36,19 @@ def help_of(capsys, *words):
 
 
 def test_the_flags_of_train_are_known(capsys):
-    text = help_of(capsys, "train", "--help")
+    text = help_of(capsys, "train", "--help-all")
     assert re.findall(r"(?m)^\W*?--([a-z][a-z-]*)", text) == TRAIN.split()
+
+
+def test_help_shows_the_common_flags_in_groups(capsys):
+    text = help_of(capsys, "train", "--help")
+    shown = re.findall(r"(?m)^  --([a-z-]+)", text)
+    assert shown[:2] == ["train", "valid"] and set(shown) < set(TRAIN.split())
+    assert "\ndata\n" in text and "\ntraining\n" in text
+    assert len(text.splitlines()) <= 55 and max(map(len, text.splitlines())) <= 80
+    assert "  --batch-size               Rows in a step\n" in text
+    assert "tf-dlrm train --help-all shows all options" in text
+    assert help_of(capsys, "train", "-h") == text
 
 
 def test_underscores_are_read_as_hyphens(tmp_path, capsys):
