@@ -128,16 +128,23 @@ def _parse(name, kind, options):
 
     from pipelines.runtime import UserError
 
+    if {"-h", "--help"} & set(options) and hasattr(kind, "common"):
+        from pipelines.commands.flags import describe_common
+
+        print(describe_common(name, kind))
+        raise SystemExit(0)
     default = None
-    if name == "train":
-        default = _train_default(kind, _join_underscores(options))
+    if "--help-all" in options:
+        options = ["--help"]
+    elif name == "train":
+        default = _train_default(kind, options)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
             return tyro.cli(
                 kind,
                 prog=f"tf-dlrm {name}",
-                args=_join_underscores(options),
+                args=options,
                 default=default,
             )
     except SystemExit as error:
@@ -217,22 +224,14 @@ def _resumed(kind, out):
 
 def _option(name, options):
     """The value of an option, as it was typed; `None` if it was not."""
+    import itertools
+
     value = None
-    for i, option in enumerate(options):
-        if option == f"--{name}" and i + 1 < len(options):
-            value = options[i + 1]
-        elif option.startswith(f"--{name}="):
-            value = option.partition("=")[2]
+    for option, following in itertools.zip_longest(options, options[1:]):
+        typed, has_value, after = option.partition("=")
+        if typed.replace("_", "-") == f"--{name}":
+            value = after if has_value else following
     return value
-
-
-def _join_underscores(options):
-    return [
-        option.replace("_", "-")
-        if option.startswith("--") and "=" not in option
-        else option
-        for option in options
-    ]
 
 
 def _one_line(text: str) -> str:

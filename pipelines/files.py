@@ -4,7 +4,7 @@ import glob
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pipelines.compression import DAMAGES, Content, open_content
 from pipelines.runtime import UserError, remote_files
@@ -12,6 +12,7 @@ from pipelines.runtime import UserError, remote_files
 MAX_LINE_BYTES = 16 << 20
 stamp = remote_files.stamp
 _MAX_OPEN_FILES = 64
+_MAX_EXTRA_BYTES = 1 << 20
 _HIDDEN = ("_", ".")
 _SUCCESS = "_SUCCESS"  # of Hadoop and Spark, beside the parts of a data set
 
@@ -178,6 +179,8 @@ class BlockReader:
 
     Args:
         block_bytes: Size of a block, before it is completed to whole lines.
+        is_whole: Function of a block that tells whether it may end there; if not, up to
+            1 MiB of further lines is added. `None`: it may end with any line.
 
     Example:
 
@@ -191,8 +194,12 @@ class BlockReader:
     (b'one\\ntwo\\n', b'three', b'')
     """
 
-    def __init__(self, block_bytes: int = 1 << 20):
-        self.block_bytes = block_bytes
+    def __init__(
+        self,
+        block_bytes: int = 1 << 20,
+        is_whole: Callable[[bytes], bool] | None = None,
+    ):
+        self.block_bytes, self._is_whole = block_bytes, is_whole
         self._open_files = {}
         self._stored_bytes = {}
         self._lock = threading.Lock()
@@ -238,6 +245,23 @@ class BlockReader:
         return block
 
     def _read_block(self, path: str, offset: int, content: Content) -> bytes:
+        block = self._read_lines(path, offset, content)
+        if self._is_whole is None or not block:
+            return block
+        limit = len(block) + _MAX_EXTRA_BYTES
+        parts, is_whole = [block], self._is_whole(block)
+        size = len(block)
+        while not is_whole and size < limit:
+            line = content.stream.readline(MAX_LINE_BYTES)
+            if not line:
+                break
+            parts.append(line)
+            size += len(line)
+            # By parity: a line that is not whole itself changes it.
+            is_whole = not self._is_whole(line)
+        return b"".join(parts)
+
+    def _read_lines(self, path: str, offset: int, content: Content) -> bytes:
         block = content.stream.read(self.block_bytes)
         if not block or block.endswith(b"\n"):
             return block

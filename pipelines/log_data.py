@@ -1,5 +1,6 @@
 """Logs and folders of records: finding them, counting their rows and values."""
 
+import dataclasses
 import os
 import pathlib
 
@@ -10,7 +11,8 @@ from pipelines.compression import compression_of, read_start
 from pipelines.files import Paths, expand_paths
 from pipelines.formats import tables
 from pipelines.formats.diagnosis import no_rows
-from pipelines.formats.scanning import ChunkReader, scan
+from pipelines.formats.layout import Wanted
+from pipelines.formats.scanning import ChunkReader, scan, take_apart
 from pipelines.formats.tables import is_parquet
 from pipelines.multi_hot import MultiHot
 from pipelines.prepare import VOCABULARY, WORK
@@ -18,6 +20,7 @@ from pipelines.progress import bar
 from pipelines.records.layout import MANIFEST, Manifest
 from pipelines.runtime import UserError, disk, remote_files
 from pipelines.sampling import NegativeSampling
+from pipelines.schema import Schema
 from pipelines.vocabulary import Vocabulary
 
 _FEW_ROWS = 100_000
@@ -91,7 +94,11 @@ def expander_of(manifest: Manifest) -> MultiHot | None:
 
 
 def build_vocabulary(
-    paths: Paths, min_count: int = 10, max_size: int | None = None, quarantine=None
+    paths: Paths,
+    min_count: int = 10,
+    max_size: int | None = None,
+    quarantine=None,
+    schema: Schema | None = None,
 ) -> Vocabulary:
     """Count the values of labelled files, with progress.
 
@@ -100,21 +107,22 @@ def build_vocabulary(
         min_count: Times a value must occur to have an id.
         max_size: Largest number of ids of a feature; `None`: no limit.
         quarantine: Where bad rows go.
+        schema: The columns; `None`: `Schema.criteo()`.
     """
     with bar("Counting values") as update:
-        return Vocabulary.build(paths, min_count, max_size, update, quarantine)
+        return Vocabulary.build(paths, min_count, max_size, update, quarantine, schema)
 
 
-def check_rows(paths, quarantine):
+def check_rows(paths, quarantine, schema: Schema):
     """Read labelled rows once, only to find bad ones."""
     done = 0
     with bar("Checking validation rows") as update:
-        for block in scan(paths, quarantine):
+        for block in scan(paths, quarantine, schema):
             done += block.rows.num_lines
             update(done)
     quarantine.check()
     if quarantine.num_rows == quarantine.num_bad:
-        raise UserError(no_rows(paths))
+        raise UserError(no_rows(paths, schema))
 
 
 def estimate_rows(paths) -> int | None:
@@ -146,9 +154,9 @@ def are_worth_compiling_for(paths: Paths, split: str = "test") -> bool:
     return Manifest.load(folder).num_rows(split) >= _FEW_ROWS
 
 
-def count_rows(paths, sampling: NegativeSampling | None = None) -> int:
+def count_rows(paths, schema: Schema, sampling: NegativeSampling | None = None) -> int:
     """Count lines, or those that a sample keeps, bad ones included."""
-    reader = ChunkReader()
+    reader = ChunkReader(schema)
     total = done = 0
     with bar("Counting rows") as update:
         for file, path in enumerate(paths):
@@ -161,7 +169,7 @@ def count_rows(paths, sampling: NegativeSampling | None = None) -> int:
                     total += chunk.num_rows
                 else:
                     rows = first + np.arange(chunk.num_rows)
-                    labels = _are_clicks(chunk)
+                    labels = _are_clicks(reader, path, chunk)
                     total += int(sampling.keep(file, rows, labels).sum())
                 place += chunk.size
                 first += chunk.num_rows
@@ -170,13 +178,15 @@ def count_rows(paths, sampling: NegativeSampling | None = None) -> int:
     return total
 
 
-def _are_clicks(chunk):
-    if isinstance(chunk.content, bytes):
-        return _first_bytes(chunk.content, chunk.num_rows) != ord("0")
-    return tables.read_numbers(chunk.content.column(tables.LABEL))[0] != 0
-
-
-def _first_bytes(block, num_lines):
-    content = np.frombuffer(block, np.uint8)
-    ends = np.flatnonzero(content == ord("\n"))
-    return content[np.concatenate([[0], ends + 1])[:num_lines]]
+def _are_clicks(reader, path, chunk):
+    """Labels of all lines; a bad one counts as none."""
+    layout = reader.layout(path)
+    schema = layout.schema
+    only_label = dataclasses.replace(schema, dense=(), sparse=schema.sparse[:1])
+    layout = dataclasses.replace(layout, schema=only_label)
+    rows = take_apart(chunk.content, layout, Wanted())
+    labels = np.zeros(rows.num_lines, bool)
+    good = np.ones(rows.num_lines, bool)
+    good[[position for position, *_ in rows.bad]] = False
+    labels[good] = rows.labels != 0
+    return labels

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pipelines.formats.diagnosis import explain
 from pipelines.runtime import UserError, disk
+from pipelines.schema import Schema
 
 HEADER = "path\tline\treason\tnum_bytes\trow\n"
 MAX_ROW_BYTES = 1024
@@ -50,6 +51,7 @@ class Quarantine:
         num_bad: Number of bad rows.
         reasons: `collections.Counter` of the reasons; values from the data are
             left out of them ("I3 must be an integer or empty").
+        schema: The columns of the rows, for the messages.
 
     Raises:
         ValueError: If `max_bad_share` is not in [0, 1], or `path` holds something
@@ -80,8 +82,14 @@ class Quarantine:
         self._places, self._bad_path = [], None
         self._num_lines_seen = collections.Counter()
         self._lock = threading.Lock()
+        self.schema: Schema | None = None
         if self.path is not None:
             _remove_old(self.path)
+
+    @property
+    def _num_header_lines(self) -> int:
+        """Lines before the first row of a file, which positions do not count."""
+        return int(self.schema is not None and self.schema.text.header)
 
     @classmethod
     def resume(cls, path, max_bad_share: float, state: dict) -> "Quarantine":
@@ -168,7 +176,7 @@ class Quarantine:
             share = f"{min(1.0, 2 * self.num_bad / self.num_rows):.2g}"
             advice = f"To leave them out, allow more of them: `max_bad_share={share}`."
             if self.num_bad * 2 > self.num_rows:  # not a row here and there
-                advice = explain(self._bad_path) or _OTHER_FILE
+                advice = explain(self._bad_path, self.schema) or _OTHER_FILE
             elif all(_HEADER_LINE.search(place) for place in self._places):
                 advice = (
                     "The first line is a header: remove it, for instance with tail -n "
@@ -188,7 +196,8 @@ class Quarantine:
         for position, _, reason in bad_lines:
             self.reasons[reason.partition(", found ")[0]] += 1
             if len(self._places) < _NUM_PLACES:
-                self._places.append(f"{path}:{position + 1}: {reason}")
+                number = position + 1 + self._num_header_lines
+                self._places.append(f"{path}:{number}: {reason}")
         if self.path is not None:
             is_new = not os.path.exists(self.path)
             with (
@@ -199,7 +208,8 @@ class Quarantine:
                 for position, line, reason in bad_lines:
                     row = _escape(line[:MAX_ROW_BYTES].decode("latin-1"))
                     file.write(
-                        f"{_escape(path)}\t{position + 1}\t{_escape(reason)}\t"
+                        f"{_escape(path)}\t{position + 1 + self._num_header_lines}\t"
+                        f"{_escape(reason)}\t"
                         f"{len(line)}\t{row}\n"
                     )
 

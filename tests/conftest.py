@@ -1,10 +1,11 @@
-"""Shared set-up of the tests: quiet logs, seeds, XLA, and where the real rows are."""
+"""Shared set-up of the tests: quiet logs, seeds, XLA, no cache, and the real rows."""
 
 import collections
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ["TF_DLRM_CACHE"] = "off"  # tests neither read nor write the user's
 
 import keras
 import pytest

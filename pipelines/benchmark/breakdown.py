@@ -2,11 +2,11 @@
 
 import collections
 import heapq
-import importlib.util
 import pathlib
 import re
-import sys
 from collections.abc import Iterable
+
+from pipelines.benchmark.trace_format import make_trace
 
 IDLE = "input and Python"
 OTHER = "other"
@@ -194,7 +194,7 @@ def _read_events(folder):
     paths = sorted(pathlib.Path(folder).rglob("*.xplane.pb"))
     if not paths:
         raise ValueError(f"TensorFlow's profiler wrote no trace to {folder}.")
-    space = _trace_format().XSpace()
+    space = make_trace()
     space.ParseFromString(paths[-1].read_bytes())
     events, starts = [], []
     for plane in space.planes:
@@ -211,22 +211,6 @@ def _read_events(folder):
     # Outer before inner where both start together.
     events.sort(key=lambda event: (event[0], -event[1]))
     return events, sorted(starts)
-
-
-def _trace_format():
-    """TensorFlow's module of the format of traces, which needs nothing of the rest.
-
-    As it is in the wheel of 2.21; importing it by name would load all of TensorFlow.
-    """
-    name = "tensorflow.tsl.profiler.protobuf.xplane_pb2"
-    if "tensorflow" in sys.modules:
-        return importlib.import_module(name)
-    root = pathlib.Path(importlib.util.find_spec("tensorflow").origin).parent
-    path = root.joinpath(*name.split(".")[1:]).with_suffix(".py")
-    spec = importlib.util.spec_from_file_location("xplane_pb2", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _read_line(plane, line):

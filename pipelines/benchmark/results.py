@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 
+from pipelines import text_tables
 from pipelines.benchmark.jobs import OPTIMIZERS, Job
 from pipelines.benchmark.workloads import SCALING_ROWS, describe_rows
 
@@ -212,12 +213,7 @@ def describe_run(summary: dict) -> str:
 
 def to_markdown(table, summary: dict) -> str:
     """A table as Markdown, below what was measured and where."""
-    headings, rows = table
-    lines = [f"| {' | '.join(headings)} |"]
-    lines.append("| --- |" + " ---: |" * (len(headings) - 1))
-    for row in rows:
-        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |")
-    return f"{describe_run(summary)}\n\n" + "\n".join(lines) + "\n"
+    return f"{describe_run(summary)}\n\n{text_tables.to_markdown(*table)}\n"
 
 
 def print_table(summary: dict) -> None:

@@ -40,8 +40,8 @@ class Evaluate:
     slices: Annotated[list[str], tyro.conf.arg(metavar="COLUMN [COLUMN ...]")] = (
         dataclasses.field(default_factory=list)
     )
-    """Columns (C1 .. C26; I1 .. I13 in bins; file): metrics for each of their values,
-    in *_slices.csv."""
+    """Columns (numbers of the model in bins), or file: metrics for each of their
+    values, in *_slices.csv."""
     group: str | None = None
     """Column of users, sessions or queries: GAUC, the mean AUC within its values."""
     min_slice_rows: int = 1
@@ -75,8 +75,10 @@ class Evaluate:
 
     def _make_slices(self):
         from pipelines.evaluation.slices import SlicedEvaluation
+        from pipelines.runs.folder import RunFolder
 
         evaluation = SlicedEvaluation(self.slices, self.group, self.min_slice_rows)
+        evaluation.check(RunFolder(self.model).read_schema())
         return evaluation if self.slices or self.group else None
 
     def _check(self):
@@ -84,8 +86,8 @@ class Evaluate:
         from pipelines.log_data import find_records
         from pipelines.runs.folder import RunFolder
 
-        self._make_slices()
         RunFolder(self.model).find_model(self.which)
+        self._make_slices()
         folder = find_records(self.input)
         paths = expand_paths(self.input) if folder is None else [folder]
         check_output(self._output(), paths)

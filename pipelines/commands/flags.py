@@ -4,8 +4,11 @@ A Python function names its parameters: "`epochs` must be at least 1", "leave
 `resume=True` out". Whoever typed a command knows flags: --epochs, --resume.
 """
 
+import ast
 import dataclasses
+import inspect
 import re
+import textwrap
 import typing
 
 _NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
@@ -40,6 +43,45 @@ def translate(message: str, command: type) -> str:
         return f"--{flags[name]}" + (f" {value}" if value not in (None, "True") else "")
 
     return _NAMED.sub(flag, message)
+
+
+def describe_common(name: str, command: type) -> str:
+    """Return the short help of a command: its common options, in groups.
+
+    Args:
+        name: The command's name.
+        command: Its class; `common` gives the names of fields by group.
+    """
+    flags, texts = _flags(command), _docstrings(command)
+    lines = [f"usage: tf-dlrm {name} [options]\n", inspect.cleandoc(command.__doc__)]
+    width = 2 + max(len(flags[f]) for fields in command.common.values() for f in fields)
+    for group, fields in command.common.items():
+        lines.append(f"\n{group}")
+        for field in fields:
+            text = re.split(r"[.:;] ", f"{texts[field]} ")[0].rstrip(".")
+            lines += textwrap.wrap(
+                text,
+                80,
+                initial_indent=f"  --{flags[field]:<{width}}",
+                subsequent_indent=" " * (width + 4),
+            )
+    lines.append(f"\ntf-dlrm {name} --help-all shows all options, with their values.")
+    return "\n".join(lines)
+
+
+def _docstrings(command) -> dict[str, str]:
+    """Return the text below each field of a command, and of the configs in it."""
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(command))).body
+    texts = {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in zip(body.body, body.body[1:])
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    hints = typing.get_type_hints(command)
+    for kind in hints.values():
+        if dataclasses.is_dataclass(kind):
+            texts |= _docstrings(kind)
+    return texts
 
 
 def _flags(command) -> dict[str, str]:

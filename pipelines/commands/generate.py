@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import ClassVar, Literal
 
-from pipelines.commands.shared import Files, check_output, describe_files
+from pipelines.commands.shared import Files, check_output, describe_files, load_schema
 from pipelines.runtime import UserError
 
 # Which options change which source; others are refused, since they would do nothing.
@@ -178,6 +178,9 @@ class ProfileTrace:
     """Labelled files (plain or .gz) or quoted patterns such as 'day_*.gz', in order."""
     output: str
     """JSON file to write: counts of distances, no ids and no rows."""
+    schema: str | None = None
+    """JSON file that describes the columns, or the name of a layout that ships; None:
+    Criteo's."""
     max_bad_share: float = 1e-4
     """Largest share of rows that may be bad before the run stops."""
     dry_run: bool = False
@@ -186,9 +189,11 @@ class ProfileTrace:
     def plan(self) -> list[str]:
         """Return what would happen, for --dry-run."""
         paths = self._paths()
+        schema = load_schema(self.schema or "criteo")
         return [
             f"read {describe_files(paths)}",
-            f"write {self.output}: LRU stack distances and bag sizes of 26 features",
+            f"write {self.output}: LRU stack distances and bag sizes of "
+            f"{len(schema.sparse)} features",
         ]
 
     def run(self) -> None:
@@ -203,7 +208,8 @@ class ProfileTrace:
         with locks.locked_file(output):
             quarantine = Quarantine(f"{output}.bad_rows.tsv", self.max_bad_share)
             with bar("Measuring distances") as update:
-                profile = profile_logs(paths, quarantine, update)
+                schema = load_schema(self.schema)
+                profile = profile_logs(paths, quarantine, update, schema)
             profile.save(output)
         accesses = sum(feature.num_accesses for feature in profile.features)
         rates = [

@@ -11,11 +11,13 @@ from pipelines.commands.shared import (
     Files,
     describe_files,
     describe_input,
+    load_schema,
 )
 from pipelines.runs.config import RunConfig
 from pipelines.runs.printing import describe_stalls, print_training
 from pipelines.runs.watching import Watching
 from pipelines.runtime import UserError
+from pipelines.text_tables import align
 
 
 @dataclasses.dataclass
@@ -30,6 +32,28 @@ class Train:
         "every_minutes": "checkpoint_every_minutes",
         "keep": "keep_checkpoints",
     }
+    common: ClassVar = {
+        "data": ("train", "valid", "vocabulary", "min_count", "hash_buckets"),
+        "run": ("out", "run_name", "resume", "warm_start", "devices", "dry_run"),
+        "model": (
+            "embedding_dim",
+            "bottom_mlp_dims",
+            "top_mlp_dims",
+            "interaction",
+            "dropout",
+        ),
+        "training": (
+            "epochs",
+            "batch_size",
+            "optimizer",
+            "learning_rate",
+            "embedding_learning_rate",
+            "negative_sampling_rate",
+            "patience",
+            "seed",
+        ),
+    }
+    """Options that --help shows, by group; --help-all shows all."""
 
     train: Files
     """Labelled files to train on, or the folder that `prepare` wrote."""
@@ -39,6 +63,10 @@ class Train:
         dataclasses.field(default_factory=list)
     )
     """Labelled files for validation after each epoch."""
+    schema: str | None = None
+    """JSON file that describes the columns of the files, as `tf-dlrm schema` writes it,
+    or the name of a layout that ships, such as avazu. None: that of --vocabulary or of
+    prepared records, else Criteo's."""
     progressive: bool = False
     """Take each file of --train for a day: train on it, and evaluate on the next day
     before it is trained on."""
@@ -95,7 +123,8 @@ class Train:
             f"vocabulary: {vocabulary}",
             f"write {self.out}/: config.json, vocabulary.tsv, model.keras (and "
             "model_last.keras or model_best.keras, if they differ), metrics.json, "
-            "metrics.csv, logs/, and bad_rows*.tsv if there are any",
+            "metrics.csv, steps.csv, times.jsonl, logs/, and bad_rows*.tsv if there "
+            "are any",
             f"config: {self.config.to_json()}",
         ]
         if self.devices > 1:
@@ -116,10 +145,13 @@ class Train:
             lines.insert(0, f"resume the run in {self.out}, if there is one")
         if self.valid:
             lines.insert(1, f"validate on {describe_files(expand_paths(self.valid))}")
+        if self.schema:
+            lines.insert(0, f"read the columns that {self.schema} describes")
         return lines
 
     def _check(self):
         """Options that would be ignored are mistakes."""
+        load_schema(self.schema)
         from pipelines.log_data import find_records
         from pipelines.records import Manifest
         from pipelines.runs import get
@@ -218,6 +250,7 @@ class Train:
             resume=self.resume,
             progressive=self.progressive,
             warm_start=self.warm_start,
+            schema=load_schema(self.schema),
             checkpoints={
                 "every_steps": self.checkpoint_every_steps,
                 "every_minutes": self.checkpoint_every_minutes,
@@ -318,9 +351,9 @@ class Verify:
         import tf_dlrm
 
         results = tf_dlrm.serving.verify_saved_model(self.saved_model, self.library)
-        print(f"{'signature':<22}{'largest difference':>20}")
-        for name, difference in results["largest_difference"].items():
-            print(f"{name:<22}{difference:>20.1e}")
+        largest = results["largest_difference"].items()
+        rows = [[name, f"{difference:.1e}"] for name, difference in largest]
+        print(*align([["signature", "largest difference"], *rows]), sep="\n")
         print(
             f"{self.saved_model}: TensorFlow {results['library']} loaded it in "
             f"{results['seconds_to_load']:.1f} s and gave the recorded answers."

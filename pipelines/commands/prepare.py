@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import tyro
 
-from pipelines.commands.shared import Files, describe_files
+from pipelines.commands.shared import Files, describe_files, load_schema
 from pipelines.prepare.options import Options
 
 
@@ -30,6 +30,10 @@ class Prepare:
     """Labelled files for the test, beside --test-share of the input."""
     vocabulary: str | None = None
     """vocabulary.tsv of an earlier run to use; None: build one of the training rows."""
+    schema: str | None = None
+    """JSON file that describes the columns of the files, as `tf-dlrm schema` writes it,
+    or the name of a layout that ships, such as avazu. None: that of --vocabulary, else
+    Criteo's."""
     dry_run: bool = False
     """Only print what would happen."""
     options: tyro.conf.OmitArgPrefixes[Options] = dataclasses.field(
@@ -41,6 +45,7 @@ class Prepare:
         from pipelines.files import expand_paths
 
         options = self.options
+        load_schema(self.schema)
         lines = [f"read {describe_files(expand_paths(self.input))}"]
         for name, paths in (("validation", self.valid), ("the test", self.test)):
             if paths:
@@ -78,7 +83,13 @@ class Prepare:
 
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
         manifest = prepare.prepare(
-            self.input, self.out, self.options, self.valid, self.test, vocabulary
+            self.input,
+            self.out,
+            self.options,
+            self.valid,
+            self.test,
+            vocabulary,
+            load_schema(self.schema),
         )
         rows = ", ".join(f"{s} {manifest.num_rows(s):,}" for s in manifest.splits)
         sizes = manifest.schema.vocabulary_sizes

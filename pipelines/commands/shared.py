@@ -50,6 +50,13 @@ def check_output(output, inputs=()) -> None:
             pass
 
 
+def load_schema(path: str | None):
+    """The schema of a file or name; `None` if it is not given."""
+    from pipelines.schema import Schema
+
+    return None if path is None else Schema.load(path)
+
+
 def describe_files(paths) -> str:
     """The first path, how many more, and the size of all, for --dry-run."""
     size = sum(map(remote_files.size_of, paths))

@@ -1,10 +1,10 @@
 """Metrics of a run's model on labelled rows."""
 
 from pipelines import records
-from pipelines.criteo import read
 from pipelines.evaluation.slices import SlicedEvaluation
 from pipelines.files import Paths, expand_paths
 from pipelines.formats.diagnosis import no_rows
+from pipelines.formats.reading import read
 from pipelines.log_data import estimate_rows, expander_of, find_records, rate_of
 from pipelines.pipeline_errors import clear_errors
 from pipelines.progress.fit import EvaluateProgress
@@ -63,7 +63,7 @@ def evaluate(
     if not num_rows and folder is not None:
         raise UserError(f"{folder} is empty.")
     if not num_rows:
-        raise UserError(no_rows(expand_paths(paths)))
+        raise UserError(no_rows(expand_paths(paths), parser.vocabulary.schema))
     return {k: float(v) for k, v in results.items()} | {
         "num_rows": num_rows,
         "num_bad_rows": quarantine.num_bad,

@@ -1,7 +1,9 @@
-"""The picture of a `Reliability`: observed against predicted click rates.
+"""Pictures of reliability: observed against predicted click rates.
 
 Axes of click rates are in logits, so that rates near 0 can be told apart.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,8 @@ _TICKS = (
     1e-6, 1e-5, 1e-4, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8,
     0.9, 0.95, 0.98, 0.99, 0.997, 0.999, 0.9999, 0.99999, 0.999999,
 )  # fmt: skip
+_TITLE, _LEGEND = "Predicted and observed click rate", "calibration (1 is right)"
+_WIDTH, _LETTER = 6.7, 0.068  # inches: without the legend's letters, and each of them
 _MARGIN, _LEAST_SPAN = 0.25, 3.0  # of logits
 
 
@@ -40,35 +44,70 @@ def draw(reliability: Reliability, metrics: dict, path) -> None:
     upper, lower = figure.subplots(
         2, sharex=True, gridspec_kw={"height_ratios": [4, 1], "hspace": 0.03}
     )
-    limits = _limits(reliability)
+    limits = _limits_of_rows(reliability)
     _draw_rates(upper, reliability, limits)
     _draw_predictions(lower, reliability, limits)
     for axes in (upper, lower):
         pictures.finish(axes)
         axes.tick_params(labelsize=9)
-    title = "Predicted and observed click rate"
-    upper.set_title(title, loc="left", color=INK, weight="bold", fontsize=13, pad=12)
+    upper.set_title(_TITLE, loc="left", color=INK, weight="bold", fontsize=13, pad=12)
     shown = [f"{reliability.num_rows.sum():,.0f} rows"]
     shown += [f"{t} {metrics[name]:.4f}" for name, t in _CAPTION if name in metrics]
-    caption = ", ".join(shown)
-    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=MUTED)
+    _put_caption(figure, ", ".join(shown))
     pictures.save(figure, path)
 
 
-def logit(rates: npt.ArrayLike) -> np.ndarray:
+def compare(models: Sequence[tuple[str, str, list[dict]]], path) -> None:
+    """Draw observed against predicted click rates of several models.
+
+    Args:
+        models: Name, colour and bins of each, the bins as dicts of a `Bin`'s values.
+        path: PNG file to write.
+    """
+    letters = max(len(_LEGEND), *(len(name) for name, _, _ in models))
+    figure = pictures.start(_WIDTH + _LETTER * letters, 6.4)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    axes = figure.add_subplot()
+    limits = _limits([rate for _, _, bins in models for rate in _rates(bins)])
+    _draw_diagonal(axes, limits)
+    for name, color, bins in models:
+        _draw_bins(axes, bins, limits, color, pictures.plain(name))
+    axes.set_xlabel("predicted click probability", color=MUTED)
+    axes.set_aspect("equal")
+    pictures.finish(axes, _TITLE)
+    axes.tick_params(labelsize=9)
+    legend = figure.legend(
+        frameon=False,
+        loc="outside right upper",
+        fontsize=9,
+        labelcolor=INK,
+        title=_LEGEND,
+        title_fontsize=9,
+        alignment="left",
+    )
+    legend.get_title().set_color(MUTED)
+    rows = {f"{sum(b['num_rows'] for b in bins):,.0f}" for _, _, bins in models}
+    caption = f"{' or '.join(sorted(rows))} rows in bins of equal size; bars: 95 %"
+    _put_caption(figure, f"{caption} intervals")
+    pictures.save(figure, path)
+
+
+def _put_caption(figure, text):
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=MUTED)
+
+
+def _logit(rates: npt.ArrayLike) -> np.ndarray:
     """Return the logits of rates; infinite for 0 and 1."""
     rates = np.asarray(rates, np.float64)
     with np.errstate(divide="ignore"):
         return np.log(rates) - np.log1p(-rates)
 
 
-def widen(lowest: float, highest: float) -> tuple[float, float]:
-    """Return the limits of an axis that shows logits from `lowest` to `highest`."""
-    margin = max(_MARGIN, (_LEAST_SPAN - (highest - lowest)) / 2)
-    return lowest - margin, highest + margin
+def _rates(bins):
+    return [rate for b in bins for rate in (b["predicted"], b["observed"])]
 
 
-def draw_diagonal(axes, limits: tuple[float, float]) -> None:
+def _draw_diagonal(axes, limits):
     """Prepare axes of predicted and observed rates, with the line of equal ones."""
     axes.plot(limits, limits, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
@@ -88,31 +127,32 @@ def draw_diagonal(axes, limits: tuple[float, float]) -> None:
     low, high = sigmoid(np.array(limits))
     ticks = [tick for tick in _TICKS if low <= tick <= high]
     for set_ticks in (axes.set_xticks, axes.set_yticks):
-        set_ticks(logit(ticks), [f"{100 * tick:.10g}%" for tick in ticks])
+        set_ticks(_logit(ticks), [f"{100 * tick:.10g}%" for tick in ticks])
     axes.set_ylabel("observed click rate", color=MUTED)
     axes.grid(color=GRID)
 
 
-def _limits(reliability):
-    """Logits between which all bins lie, and nearly all rows."""
+def _limits(rates, logits=()):
+    """Limits of axes on which these rates and logits have room."""
+    logits = [*_logit([rate for rate in rates if 0 < rate < 1] or [0.5]), *logits]
+    margin = max(_MARGIN, (_LEAST_SPAN - (max(logits) - min(logits))) / 2)
+    return min(logits) - margin, max(logits) + margin
+
+
+def _limits_of_rows(reliability):
+    """Limits between which all bins lie, and nearly all rows."""
     share = np.cumsum(reliability.num_rows) / reliability.num_rows.sum()
     inside = reliability.logits[(share > _OUTSIDE) & (share <= 1 - _OUTSIDE)]
-    rates = [rate for b in reliability.bins for rate in (b.predicted, b.observed)]
-    logits = [*logit([rate for rate in rates if 0 < rate < 1]), *inside]
     shift = -np.log(reliability.negative_sampling_rate)  # room for the others
-    highest = max(max(logits), logit(reliability.bins[-1].predicted) + shift)
-    return widen(min(logits), highest)
+    highest = _logit(reliability.bins[-1].predicted) + shift
+    return _limits(_rates(map(vars, reliability.bins)), [*inside, highest])
 
 
 def _draw_rates(axes, reliability, limits):
-    draw_diagonal(axes, limits)
-    bins = reliability.bins
-    predicted = logit([b.predicted for b in bins])
-    # Without a click, or without anything else, only the interval has a place.
-    observed = np.array([logit(b.observed) for b in bins])
-    observed[~np.isfinite(observed)] = np.nan
-    low = np.clip(logit([b.observed_low for b in bins]), *limits)
-    high = np.clip(logit([b.observed_high for b in bins]), *limits)
+    _draw_diagonal(axes, limits)
+    bins = [vars(b) for b in reliability.bins]
+    label = f"equally large bins ({len(bins)}), 95 % intervals"
+    predicted, observed = _draw_bins(axes, bins, limits, MODEL, label)
     if reliability.negative_sampling_rate < 1:
         axes.plot(
             predicted - np.log(reliability.negative_sampling_rate),
@@ -121,19 +161,24 @@ def _draw_rates(axes, reliability, limits):
             markersize=5,
             markerfacecolor="white",
             color=BEFORE,
+            zorder=1.5,
             label="without the correction for sampled negatives",
         )
-    axes.vlines(predicted, low, high, color=MODEL, alpha=0.45, linewidth=2.5)
-    axes.plot(
-        predicted,
-        observed,
-        "o-",
-        color=MODEL,
-        markersize=6,
-        linewidth=1.2,
-        label=f"equally large bins ({len(bins)}), 95 % intervals",
-    )
     axes.legend(frameon=False, loc="upper left", fontsize=9, labelcolor=INK)
+
+
+def _draw_bins(axes, bins, limits, color, label):
+    predicted, observed, low, high = (
+        _logit([b[name] for b in bins])
+        for name in ("predicted", "observed", "observed_low", "observed_high")
+    )
+    # Without a click, or without anything else, only the interval has a place.
+    observed[~np.isfinite(observed)] = np.nan
+    ends = np.clip(low, *limits), np.clip(high, *limits)
+    axes.vlines(predicted, *ends, color=color, alpha=0.35, linewidth=2.2)
+    style = {"color": color, "markersize": 5, "linewidth": 1.2}
+    axes.plot(predicted, observed, "o-", label=label, **style)
+    return predicted, observed
 
 
 def _draw_predictions(axes, reliability, limits):

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipelines.formats.encoding import values_of
 from pipelines.formats.fields import texts_of_keys
-from pipelines.formats.line_rules import DENSE_FEATURES, SPARSE_FEATURES
 from pipelines.formats.scanning import Block
-from pipelines.records.store import Batch
+from pipelines.records.batch import Batch
 from pipelines.runtime import UserError
+from pipelines.schema import Schema
 from pipelines.vocabulary import Vocabulary
+from pipelines.vocabulary.numbering import Numbering
 from pipelines.vocabulary.siphash import hash_texts
 
 FILE = "file"
@@ -34,16 +36,19 @@ class Coded(NamedTuple):
     lengths: np.ndarray | None
 
 
-def check_name(parameter: str, name: str) -> None:
-    """Raise unless rows can be sliced by a column of this name.
+def check_name(parameter: str, name: str, schema: Schema) -> None:
+    """Raise unless rows of records, or without a header, have a column of this name.
 
     Raises:
         ValueError: If not; it names the columns.
     """
-    if name not in (*DENSE_FEATURES, *SPARSE_FEATURES, FILE):
+    names = [*schema.sparse_features, *schema.dense_features, FILE]
+    if schema.text.header or name in (*schema.text.columns, schema.group):
+        return  # any column of the files: what lacks one is said when it is opened
+    if name not in names:
         raise UserError(
-            f"`{parameter}` must name a column: C1 .. C26, I1 .. I13 or {FILE}, the "
-            f"file of each row. Received: {name}"
+            f"`{parameter}` must name a column: {', '.join(names[:60])} ({FILE} is the "
+            f"file of each row). Received: {name}"
         )
 
 
@@ -96,14 +101,14 @@ class TextValues:
     value, and longer ones as they are.
     """
 
-    def __init__(self, name: str):
-        self._feature = SPARSE_FEATURES.index(name)
+    def __init__(self, name: str, schema: Schema, learned=None):
+        self._name, self._schema, self._learned = name, schema, learned or {}
         self._keys, self._texts, self._size = Codes(), Codes(), 0
         self._found = []  # new values, in the order of their codes
 
     def read(self, block: Block, batch: Batch) -> Coded:
         """Return the codes of a block's rows."""
-        values = block.rows.values[self._feature]
+        values = self._values(block.rows)
         codes, new = self._keys.find(values.keys, self._size)
         self._note(values.keys[new])
         if len(values.texts):
@@ -112,6 +117,14 @@ class TextValues:
             self._note(values.texts.take(pa.array(new)))
             codes = np.concatenate([codes, of_texts])
         return Coded(codes[values.codes], values.lengths)
+
+    def _values(self, rows):
+        if self._name not in self._schema.sparse_features:
+            return rows.others[self._name]
+        position = self._schema.sparse_features.index(self._name)
+        if rows.values[position] is not None:
+            return rows.values[position]
+        return values_of(rows, self._schema, self._learned)[position]
 
     def _note(self, values):
         if len(values):
@@ -156,13 +169,17 @@ class IdValues:
         ids[firsts[lengths == 0]] = 0
         return Coded(ids, shown)
 
+    def _has_values(self):
+        if not isinstance(self._vocabulary, Vocabulary):
+            return False
+        return isinstance(self._vocabulary.numbering_of(self._name).load(), Numbering)
+
     def names(self, codes: np.ndarray) -> list[str]:
         """Return the values of codes; without a vocabulary of values, the ids."""
         special = {0: "(missing)", 1: "(empty or rare)"}
         values = []
-        if isinstance(self._vocabulary, Vocabulary):
-            position = SPARSE_FEATURES.index(self._name)
-            numbering = self._vocabulary.numberings[position].load()
+        if self._has_values():
+            numbering = self._vocabulary.numbering_of(self._name).load()
             chunks = [pa.array([], pa.large_binary()), *numbering.chunks()]
             known = np.maximum(codes - 2, 0)
             if len(numbering):
@@ -175,17 +192,25 @@ class IdValues:
         ]
 
 
-class IntegerBins:
-    """An integer column in bins that are the same for any data: powers of 2.
+class NumberBins:
+    """A dense column in bins that are the same for any data: powers of 2.
 
     Args:
-        name: Name of the column.
+        name: Name of the feature.
+        schema: The columns.
         is_transformed: Whether it is read of records: they hold log(x + 1), where
             missing and negative numbers are 0.
     """
 
-    def __init__(self, name: str, is_transformed: bool):
-        self._column, self._is_transformed = DENSE_FEATURES.index(name), is_transformed
+    def __init__(self, name: str, schema: Schema, is_transformed: bool):
+        self._column = schema.dense_features.index(name)
+        self._is_transformed = is_transformed
+        self._is_integer = schema.dense[self._column].integer
+        if is_transformed and schema.dense[self._column].transform != "log1p":
+            raise UserError(
+                f"Records hold {name} transformed, and only log1p can be undone here: "
+                f"evaluate the files to slice by {name}."
+            )
         powers = 2.0 ** np.arange(_NUM_POWERS)
         self._bounds = np.log(powers + 1.0).astype(np.float32)  # as `transform`
 
@@ -196,24 +221,29 @@ class IntegerBins:
             numbers = batch.dense[:, self._column]
             powers = np.searchsorted(self._bounds, numbers, side="right")
             return Coded(powers + ZERO, None)
-        rows = block.rows
-        numbers, missing = rows.integers[self._column], rows.missing[self._column]
-        _, exponents = np.frexp(np.maximum(numbers, 0))
-        bins = np.minimum(exponents, _NUM_POWERS).astype(np.int64) + ZERO
+        numbers = block.rows.numbers[self._column]
+        missing = np.isnan(numbers)
+        _, exponents = np.frexp(np.maximum(np.where(missing, 0, numbers), 0))
+        bins = np.clip(exponents, 0, _NUM_POWERS).astype(np.int64) + ZERO
         bins[numbers < 0] = NEGATIVE
         bins[missing] = MISSING
         return Coded(bins, None)
 
     def names(self, codes: np.ndarray) -> list[str]:
-        """The bounds of bins, both included."""
-        special = {MISSING: "(missing)", NEGATIVE: "negative", ZERO: "0", ZERO + 1: "1"}
+        """The bounds of bins; of integers, both included."""
+        special = {MISSING: "(missing)", NEGATIVE: "negative"}
+        special[ZERO + _NUM_POWERS] = f"{1 << (_NUM_POWERS - 1)} and more"
+        if self._is_integer:
+            special |= {ZERO: "0", ZERO + 1: "1"}
+        else:
+            special[ZERO] = "0 to below 1"
         if self._is_transformed:
             special[ZERO] = "0, negative or (missing)"
-        special[ZERO + _NUM_POWERS] = f"{1 << (_NUM_POWERS - 1)} and more"
-        return [
-            special.get(code) or f"{1 << (code - ZERO - 1)}-{(1 << (code - ZERO)) - 1}"
-            for code in codes.tolist()
-        ]
+        return [special.get(code) or self._bounds_of(code) for code in codes.tolist()]
+
+    def _bounds_of(self, code):
+        low, end = 1 << (code - ZERO - 1), 1 << (code - ZERO)
+        return f"{low}-{end - 1}" if self._is_integer else f"{low} to below {end}"
 
 
 class Files:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pipelines.text_tables import align
 from tf_dlrm.metrics import Slices
 
 OTHER = "(other)"
@@ -43,18 +44,16 @@ def table(name: str, slices: Slices) -> Iterator[str]:
         f"{name}: {int(own.sum()):,} values, the largest first. No AUC exists of "
         f"{no_click:,} without a click, {clicks_alone:,} with nothing but clicks."
     )
-    yield (
-        f"{'value':<24}{'rows':>13}{'clicks':>12}{'auc':>9}{'log_loss':>10}"
-        f"{'calibration':>13}"
-    )
+    rows = [["value", "rows", "clicks", "auc", "log_loss", "calibration"]]
     places = np.arange(len(slices))
     shown = places if len(places) <= _NUM_SHOWN + 1 else places[:_NUM_SHOWN]
     for i in shown:
         values = (getattr(slices, each)[i] for each in METRICS)
-        yield _line(slices.groups[i], *values)
+        rows.append(_row(slices.groups[i], *values))
     if len(shown) < len(places):
         rest = slices.take(places[len(shown) :])
-        yield _line(OTHER, *sum_up(rest))
+        rows.append(_row(OTHER, *sum_up(rest)))
+    yield from align(rows)
     large = own & (slices.num_rows >= _WORST_SHARE * slices.num_rows.sum())
     large &= ~np.isnan(slices.auc)
     if large.sum() > 1:
@@ -67,13 +66,10 @@ def table(name: str, slices: Slices) -> Iterator[str]:
         )
 
 
-def _line(value, rows, clicks, auc, log_loss, _, calibration):
+def _row(value, rows, clicks, auc, log_loss, _, calibration):
     numbers = [auc, log_loss, calibration]
     texts = ["-" if math.isnan(number) else f"{number:.5f}" for number in numbers]
-    return (
-        f"{_cut(value):<24}{int(rows):>13,}{int(clicks):>12,}{texts[0]:>9}"
-        f"{texts[1]:>10}{texts[2]:>13}"
-    )
+    return [_cut(value), f"{int(rows):,}", f"{int(clicks):,}", *texts]
 
 
 def _cut(text):

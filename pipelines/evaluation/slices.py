@@ -17,14 +17,15 @@ from pipelines.evaluation.slice_columns import FILE, check_name
 from pipelines.evaluation.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.files import expand_paths
 from pipelines.formats.encoding import encode
-from pipelines.formats.line_rules import DENSE_FEATURES
+from pipelines.formats.layout import Wanted
 from pipelines.formats.scanning import scan
 from pipelines.log_data import expander_of, find_records
 from pipelines.progress import bar
+from pipelines.records.batch import Batch, concatenate, cut
 from pipelines.records.layout import Manifest
 from pipelines.records.record_batches import open_rows
-from pipelines.records.store import Batch, concatenate, cut
 from pipelines.runtime import UserError
+from pipelines.schema import Schema
 from pipelines.whole_files import write_text
 from tf_dlrm import training
 from tf_dlrm.metrics import GroupAUC, GroupedRows, Slices
@@ -45,18 +46,12 @@ class SlicedEvaluation:
         gauc: The `GroupAUC`, or `None`.
 
     Raises:
-        ValueError: If there is no such column, or it is named twice.
+        ValueError: If a column is named twice; from `check`, if there is none.
     """
 
     def __init__(
         self, columns: Sequence[str] = (), group: str | None = None, min_rows: int = 1
     ):
-        for parameter, names in (
-            ("columns", columns),
-            ("group", [group] * bool(group)),
-        ):
-            for name in names:
-                check_name(parameter, name)
         if len(set(columns)) < len(columns):
             raise UserError(f"`columns` names a column twice: {' '.join(columns)}")
         if min_rows < 1:
@@ -64,6 +59,17 @@ class SlicedEvaluation:
         self.columns, self.group, self._min_rows = tuple(columns), group, min_rows
         self.slices: dict[str, Slices] = {}
         self.gauc: GroupAUC | None = None
+
+    def check(self, schema: Schema) -> None:
+        """Check that a schema has the columns.
+
+        Raises:
+            ValueError: If it does not; it names those that it has.
+        """
+        for name in self.columns:
+            check_name("columns", name, schema)
+        if self.group:
+            check_name("group", self.group, schema)
 
     def evaluate(
         self, model, parser, paths, batch_size: int, quarantine, split: str
@@ -81,9 +87,14 @@ class SlicedEvaluation:
         Returns:
             The metrics of the model, as `model.evaluate`.
         """
+        schema = parser.vocabulary.schema
+        self.check(schema)
         folder = find_records(paths)
         if folder is None:
-            source = _Lines(expand_paths(paths), parser, quarantine)
+            asked = dict.fromkeys([*self.columns, *([self.group] * bool(self.group))])
+            features = {FILE, *schema.dense_features, *schema.sparse_features}
+            others = tuple(name for name in asked if name not in features)
+            source = _Lines(expand_paths(paths), parser, quarantine, others)
         else:
             source = _Records(folder, split, parser.vocabulary)
         names = dict.fromkeys([*self.columns, *([self.group] if self.group else [])])
@@ -91,7 +102,7 @@ class SlicedEvaluation:
         rows = {name: GroupedRows() for name in names}
         model.reset_metrics()
         training.build_metrics(model)
-        step, losses, num_rows = _make_step(model, source), 0.0, 0
+        step, losses, num_rows = _make_step(model, source, schema), 0.0, 0
         with bar("Evaluating", source.num_rows, "samples") as update:
             for block, batch in source:
                 predictions = []
@@ -187,22 +198,32 @@ class _Lines:
 
     num_rows = None
 
-    def __init__(self, paths, parser, quarantine):
+    def __init__(self, paths, parser, quarantine, others):
         self._paths, self._quarantine = paths, quarantine
         self._vocabulary, self.expand = parser.vocabulary, parser.expand
+        self._wanted = Wanted(others=others)
 
     def column(self, name):
+        vocabulary = self._vocabulary
+        schema = vocabulary.schema
         if name == FILE:
             return slice_columns.Files(self._paths)
-        if name in DENSE_FEATURES:
-            return slice_columns.IntegerBins(name, is_transformed=False)
-        return slice_columns.TextValues(name)
+        if name in schema.dense_features:
+            return slice_columns.NumberBins(name, schema, is_transformed=False)
+        return slice_columns.TextValues(name, schema, vocabulary.learned)
 
     def __iter__(self):
         def number(rows):
             return encode(rows, self._vocabulary)
 
-        for block in scan(self._paths, self._quarantine, make=number):
+        blocks = scan(
+            self._paths,
+            self._quarantine,
+            self._vocabulary.schema,
+            self._wanted,
+            make=number,
+        )
+        for block in blocks:
             yield block, block.made
 
 
@@ -224,8 +245,14 @@ class _Records:
                 f"Records do not tell the file that a row came from: leave {FILE} out, "
                 f"or evaluate the files. Received: {self._folder}"
             )
-        if name in DENSE_FEATURES:
-            return slice_columns.IntegerBins(name, is_transformed=True)
+        schema = self._vocabulary.schema
+        if name in schema.dense_features:
+            return slice_columns.NumberBins(name, schema, is_transformed=True)
+        if name not in schema.sparse_features:
+            raise UserError(
+                f"Records hold the columns that the model reads, and {name} is not one "
+                f"of them: evaluate the files. Received: {self._folder}"
+            )
         position = self._manifest.schema.sparse.index(name)
         is_expanded = expander_of(self._manifest) is not None
         return slice_columns.IdValues(name, position, self._vocabulary, is_expanded)
@@ -248,33 +275,46 @@ def _tensors(batch: Batch, first, last):
         lengths = ids >= 0
         ids = ids[lengths]
     splits = np.concatenate([[0], np.cumsum(lengths.reshape(-1), dtype=np.int64)])
-    return part.dense, ids.astype(np.int64), splits, part.labels.astype(np.float32)
+    id_weights, weights = part.id_weights, part.weights
+    if id_weights is None:
+        id_weights = np.ones(len(ids), np.float32)
+    if weights is None:
+        weights = np.ones(len(part.labels), np.float32)
+    labels = part.labels.astype(np.float32)
+    return part.dense, ids.astype(np.int64), splits, id_weights, labels, weights
 
 
-def _make_step(model, source):
+def _make_step(model, source, schema):
     """Return the function of a batch that gives predictions and the mean loss."""
     num_dense, num_sparse = model.spec.num_dense, len(model.spec.sparse_features)
+    numbers, ids = tf.TensorSpec((None,), tf.float32), tf.TensorSpec((None,), tf.int64)
+    dense = tf.TensorSpec((None, num_dense), tf.float32)
 
     @tf.function(
-        input_signature=[
-            tf.TensorSpec((None, num_dense), tf.float32),
-            tf.TensorSpec((None,), tf.int64),
-            tf.TensorSpec((None,), tf.int64),
-            tf.TensorSpec((None,), tf.float32),
-        ],
-        autograph=False,
+        input_signature=[dense, ids, ids, numbers, numbers, numbers], autograph=False
     )
-    def step(dense, ids, splits, label):
-        bags = tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
+    def step(dense, ids, splits, id_weights, label, weights):
         num_rows = tf.shape(label, tf.int64)[0]
-        sparse = tf.RaggedTensor.from_uniform_row_length(
-            bags, num_sparse, nrows=num_rows
-        )
-        features = {"dense_features": dense, "sparse_features": sparse}
-        predictions = model(source.expand(features), training=False)
+
+        def bags(values):
+            bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+            return tf.RaggedTensor.from_uniform_row_length(
+                bags, num_sparse, nrows=num_rows
+            )
+
+        features = {"sparse_features": bags(ids)}
+        if num_dense:
+            features["dense_features"] = dense
+        if schema.has_id_weights:
+            features["sparse_weights"] = bags(id_weights)
+        features = source.expand(features)
+        predictions = model(features, training=False)
         label = label[:, None]
-        loss = model.compute_loss(features, label, predictions, training=False)
-        model.compute_metrics(features, label, predictions)
+        weights = weights if schema.weight is not None else None
+        loss = model.compute_loss(
+            features, label, predictions, sample_weight=weights, training=False
+        )
+        model.compute_metrics(features, label, predictions, sample_weight=weights)
         return predictions[:, 0], loss
 
     return step

@@ -6,37 +6,47 @@ such text, before a row is read.
 # n rows
 """
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from pipelines.formats.fields import integers_of_texts
+from pipelines.formats.field_rules import Cells, TextCells
+from pipelines.formats.fields import open_texts
+from pipelines.formats.line_rules import LARGEST, SMALLEST
 
 _MAX_EXACT = {16: 1 << 11, 32: 1 << 24, 64: 1 << 53}  # of floats, by their bits
-_SPECIAL = rb"[\t\r\n]"
-_SPECIAL_IN_LIST = rb"[\t\r\n,]"
+_KINDS = {"integer": "integers", "number": "numbers", "time": "times or numbers"}
 
 
-def fault(data_type: pa.DataType, is_number: bool) -> str | None:
+def fault(data_type: pa.DataType, kind: str, is_bag: bool = False) -> str | None:
     """Say what a column must hold if its type cannot be read; `None` if it can.
 
     Args:
         data_type: Type of the column.
-        is_number: Whether it is the label or an integer column, else a category.
+        kind: `"integer"`, `"number"`, `"time"`, or `"category"`.
+        is_bag: Whether a category may have several values in a cell.
     """
     data_type = _plain_type(data_type)
-    if is_number:
-        if _is_number(data_type) or _is_text(data_type) or pat.is_boolean(data_type):
-            return None
-        return (
-            "must hold integers. Convert the column first, in pandas with "
-            'astype("Int64")'
-        )
-    if _is_list(data_type):
+    if kind == "time" and (pat.is_timestamp(data_type) or pat.is_date(data_type)):
+        return None
+    if kind == "category" and _is_list(data_type):
+        if not is_bag:
+            return (
+                "holds lists: give the feature a `separator`, any text that its values "
+                "do not hold"
+            )
         data_type = _plain_type(data_type.value_type)
     if _is_number(data_type) or _is_text(data_type) or pat.is_boolean(data_type):
         return None
+    if kind != "category":
+        advice = 'astype("Int64")' if kind == "integer" else 'astype("float64")'
+        return (
+            f"must hold {_KINDS[kind]}. Convert the column first, in pandas with "
+            f"{advice}"
+        )
     if pat.is_fixed_size_binary(data_type):
         return None
     return (
@@ -45,50 +55,125 @@ def fault(data_type: pa.DataType, is_number: bool) -> str | None:
     )
 
 
-def read_numbers(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read integers, whatever type holds them; text by the rules of lines.
+class ArrowCells(Cells):
+    """Cells of a column of a table.
 
     Args:
-        column: Numbers, booleans, or text. Null, NaN and "" are missing.
+        column: The column.
+        delimiter: That of lines in which values stand without quotes, which no value
+            may hold then, or `None`.
 
-    Returns:
-        float64 `(n,)`, 0 where missing; bool `(n,)`, which are missing; bool `(n,)`,
-        which are finite integers or missing.
+    Attributes:
+        rule: The rule for cells that `values` finds not valid.
     """
-    column = _decode(column)
-    if _is_text(column.type) and not pat.is_null(column.type):
-        return integers_of_texts(column.cast(pa.large_binary()))
-    if pat.is_null(column.type):
-        column = column.cast(pa.float64())
-    elif pat.is_boolean(column.type):
-        column = column.cast(pa.uint8())
-    elif pat.is_float16(column.type):
-        column = column.cast(pa.float32())
-    missing = column.is_null().to_numpy(zero_copy_only=False)
-    numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    missing = missing | np.isnan(numbers)
-    numbers = np.where(missing, 0.0, numbers)
-    return numbers, missing, np.isfinite(numbers) & (numbers == np.floor(numbers))
+
+    def __init__(self, column: pa.Array, delimiter: str | None):
+        self._column, self._delimiter = _decode(column), delimiter
+        self.rule = ""
+
+    def pick(self, kept):
+        if kept is None:
+            return self
+        return ArrowCells(self._column.take(pa.array(kept)), self._delimiter)
+
+    def may_be_bad(self, bags):
+        return True
+
+    def numbers(self, missing, integer=False):
+        column = self._column
+        if _is_text(column.type) and not pat.is_null(column.type):
+            return _as_text(column).numbers(missing, integer)
+        if pat.is_null(column.type):
+            column = column.cast(pa.float64())
+        elif pat.is_boolean(column.type):
+            column = column.cast(pa.uint8())
+        elif pat.is_float16(column.type):
+            column = column.cast(pa.float32())
+        gaps = column.is_null().to_numpy(zero_copy_only=False)
+        numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        gaps = gaps | np.isnan(numbers)
+        valid = np.isfinite(numbers)
+        if integer:
+            valid &= numbers == np.floor(numbers)
+        else:
+            valid &= np.abs(numbers) <= LARGEST
+            numbers = np.where(np.abs(numbers) < SMALLEST, 0.0, numbers)
+        valid |= gaps
+        return np.where(gaps | ~valid, np.nan, numbers), valid
+
+    def values(self, missing, bags):
+        texts, bad = self.texts(None if bags is None else bags.separator)
+        values, valid = _as_text(texts).values(missing, bags)
+        return values, valid & ~bad
+
+    def texts(self, separator: bytes | None = None):
+        """Return the values as the bytes that a line would hold.
+
+        Text, bytes and integers as they are, null where missing; floats and decimals
+        stand for integers, as pandas writes integers with gaps; booleans are "True"
+        and "False", as pandas writes them to text. A list is a bag of its values.
+
+        Args:
+            separator: Between the values of a list.
+
+        Returns:
+            The texts, and bool `(n,)`, which of them cannot be in a line, for which
+            `rule` says why.
+        """
+        if _is_list(self._column.type):
+            texts, bad, self.rule = _read_lists(
+                self._column, self._delimiter, separator
+            )
+        else:
+            texts, bad, self.rule = _read_values(self._column, self._delimiter)
+        return texts, bad
+
+    def raw(self, is_number, separator=None):
+        column = self._column
+        if pat.is_null(column.type):
+            return column.cast(pa.large_binary())
+        if _is_text(column.type) or not is_number:
+            return self.texts(separator)[0]
+        if pat.is_integer(column.type):
+            return column.cast(pa.string()).cast(pa.large_binary())
+        numbers, _ = self.numbers(())
+        texts = pa.array(numbers, mask=np.isnan(numbers)).cast(pa.string())
+        return texts.cast(pa.large_binary())
+
+    def is_one_of(self, texts):
+        column = self._column
+        if _is_text(column.type) and not pat.is_null(column.type):
+            return _as_text(column).is_one_of(texts)
+        numbers, valid = self.numbers(())
+        found = (
+            np.isnan(numbers) & valid if b"" in texts else np.zeros(len(valid), bool)
+        )
+        for number in (0, 1):
+            if b"%d" % number in texts:
+                found |= numbers == number
+        return found
+
+    def times(self, missing):
+        column = self._column
+        if not pat.is_timestamp(column.type) and not pat.is_date(column.type):
+            return super().times(missing)
+        micros = column.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
+        valid = micros.is_valid().to_numpy(zero_copy_only=False)
+        seconds = micros.fill_null(0).to_numpy() / 1e6
+        return np.where(valid, seconds, np.nan), valid
 
 
-def read_texts(column: pa.Array) -> tuple[pa.LargeBinaryArray, np.ndarray, str]:
-    """Read the values of a category as the bytes that a line would hold.
-
-    Args:
-        column: Text, bytes or integers, null where missing; floats and decimals stand
-            for integers, as pandas writes integers with gaps; booleans are "True" and
-            "False", as pandas writes them to text. A list is a bag of its values.
-
-    Returns:
-        The texts; bool `(n,)`, which of them cannot be in a line; the rule for those.
-    """
-    column = _decode(column)
-    if _is_list(column.type):
-        return _read_lists(column)
-    return _read_values(column, _SPECIAL, "must not hold a tab or a line end")
+def _as_text(texts):
+    text, starts, lengths = open_texts(texts)
+    return TextCells(text, starts, lengths)
 
 
-def _read_values(column, special, rule):
+def _read_values(column, delimiter):
+    special, rule = rb"[\r\n]", "must not hold a line end"
+    if delimiter is not None:
+        special = rb"[\r\n" + re.escape(delimiter.encode()) + rb"]"
+        name = "a tab" if delimiter == "\t" else repr(delimiter)
+        rule = f"must not hold {name} or a line end"
     if _is_text(column.type) or pat.is_fixed_size_binary(column.type):
         if pat.is_fixed_size_binary(column.type):
             column = column.cast(pa.binary())
@@ -99,10 +184,11 @@ def _read_values(column, special, rule):
     if pat.is_floating(column.type):
         limit = _MAX_EXACT[column.type.bit_width]
         rule = f"must hold integers below 2^{limit.bit_length() - 1} if it has floats"
-        numbers, missing, valid = read_numbers(column)
+        numbers, valid = ArrowCells(column, delimiter).numbers((), integer=True)
+        gaps = np.isnan(numbers) & valid
         bad = ~valid | (np.abs(numbers) >= limit)
-        integers = np.where(bad, 0, numbers).astype(np.int64)
-        column = pa.array(integers, mask=missing)
+        integers = np.where(bad | gaps, 0, numbers).astype(np.int64)
+        column = pa.array(integers, mask=gaps)
     elif pat.is_decimal(column.type) and column.type.scale > 0:
         rule = "must hold integers if it has decimals"
         precision, scale = column.type.precision, column.type.scale
@@ -116,18 +202,22 @@ def _read_values(column, special, rule):
     return column.cast(pa.string()).cast(pa.large_binary()), bad, rule
 
 
-def _read_lists(column):
+def _read_lists(column, delimiter, separator):
     values = _decode(pc.list_flatten(column))
     rows = pc.list_parent_indices(column).to_numpy()
-    rule = "must not hold a tab, a line end or a comma within a list"
-    texts, bad_values, rule = _read_values(values, _SPECIAL_IN_LIST, rule)
+    texts, bad_values, rule = _read_values(values, delimiter)
+    holds = pc.match_substring(texts, separator).fill_null(False)
+    holds = holds.to_numpy(zero_copy_only=False)
+    if holds.any():
+        rule = f"must not hold its separator, {separator.decode()!r}, within a list"
     bad = np.zeros(len(column), bool)
-    bad[rows[bad_values]] = True
+    bad[rows[bad_values | holds]] = True
     counts = np.bincount(rows, minlength=len(column))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     pieces = texts.fill_null(b"").cast(pa.binary())
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pieces)
-    return pc.binary_join(lists, b",").cast(pa.large_binary()), bad, rule
+    joined = pc.binary_join(lists, separator).cast(pa.large_binary())
+    return joined, bad, rule
 
 
 def _decode(column):

@@ -14,6 +14,7 @@ from pipelines.formats.line_rules import (
     trim,
 )
 from pipelines.formats.tables import is_parquet
+from pipelines.schema import Schema
 
 _BYTES, _LINES = 1 << 16, 100
 _DELIMITERS = {
@@ -28,7 +29,8 @@ _LAYOUT = (
     "label, 13 integers and 26 categories."
 )
 _TABLE = (
-    "Convert it, or save it as Parquet with the columns label, I1 .. I13 and C1 .. C26."
+    "To use a log of other columns, describe them: `tf-dlrm schema` guesses a schema "
+    "for `schema`."
 )
 _MISSING = (b"null", b"\\n", b"na", b"n/a", b"nan", b"none", b"-", b"?")
 _FAULTS = (
@@ -47,18 +49,19 @@ _FAULTS = (
 )
 
 
-def no_rows(paths: Sequence[str | os.PathLike]) -> str:
+def no_rows(paths: Sequence[str | os.PathLike], schema: Schema | None = None) -> str:
     """The message for files without a valid row, with what the first looks like."""
     names = ", ".join(map(str, paths))
     verb = "contains" if len(paths) == 1 else "contain"
-    return f"{names} {verb} no valid rows. {explain(paths[0])}".rstrip()
+    return f"{names} {verb} no valid rows. {explain(paths[0], schema)}".rstrip()
 
 
-def explain(path: str | os.PathLike) -> str:
+def explain(path: str | os.PathLike, schema: Schema | None = None) -> str:
     r"""Say what a file looks like, and what to do; "" where that is unknown.
 
     Args:
         path: A file most of whose lines are bad.
+        schema: The columns that it should have; `None`: those of Criteo's logs.
 
     Example:
 
@@ -71,6 +74,11 @@ def explain(path: str | os.PathLike) -> str:
     ' has 40 columns separated by commas'
     """
     path = os.fspath(path)
+    if schema is not None and schema != Schema.criteo():
+        return (
+            "Does the schema describe these files? `tf-dlrm schema` guesses one from "
+            f"the rows of {path}."
+        )
     try:
         if is_parquet(path):
             return ""

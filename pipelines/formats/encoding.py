@@ -1,62 +1,137 @@
 """Rows as columns -> transformed numbers and ids, equal to what `Parser` gives.
 
-# n rows, F = 26 features, V ids
+# n rows, F features, V ids
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from pipelines.formats.line_rules import NUM_DENSE
-from pipelines.formats.text import Rows
-from pipelines.records.store import Batch
+from pipelines.formats.buckets import bucket_texts
+from pipelines.formats.fields import Values, distinct_of_texts
+from pipelines.formats.layout import Rows
+from pipelines.records.batch import Batch
+from pipelines.schema import Dense, Schema
+
+Learned = Mapping[str, Mapping[str, Any]]
 
 
 def encode(rows: Rows, vocabulary: Any) -> Batch:
-    """Transform the integers and number the values.
+    """Transform the numbers, and number the values.
 
     Args:
         rows: The rows.
         vocabulary: A `Vocabulary` or `HashVocabulary`.
 
     Returns:
-        A batch; with lengths (int32) only if a feature has bags.
+        A batch; with lengths (int32) only if a feature has bags or weights.
     """
-    columns = []
-    for feature, values in enumerate(rows.values):
-        columns.append(vocabulary.find(feature, values)[values.codes])
-    ids, lengths = interleave(columns, [values.lengths for values in rows.values])
-    return Batch(rows.labels, transform(rows.integers), ids, lengths)
+    schema = vocabulary.schema
+    all_values = values_of(rows, schema, vocabulary.learned)
+    columns = [
+        vocabulary.find(feature, values)[values.codes]
+        for feature, values in enumerate(all_values)
+    ]
+    ids, lengths, id_weights = interleave(
+        columns,
+        [values.lengths for values in all_values],
+        [values.weights for values in all_values] if schema.has_id_weights else None,
+    )
+    dense = transform(rows.numbers, schema, vocabulary.learned, len(rows.labels))
+    return Batch(rows.labels, dense, ids, lengths, id_weights, rows.weights)
 
 
-def transform(integers: list[np.ndarray]) -> np.ndarray:
-    """log(x + 1) of integers, those below 0 as 0: float32 `(n, 13)`.
+def values_of(
+    rows: Rows, schema: Schema, learned: Learned, but: Sequence[int] = ()
+) -> list[Values]:
+    """Return the values of each feature, those of numbers in buckets, too.
+
+    Args:
+        rows: The rows.
+        schema: The schema.
+        learned: The edges of buckets.
+        but: Positions of features without values, as their edges are not known yet.
+    """
+    values = list(rows.values)
+    for position, numbers in rows.bucketed.items():
+        if position in but:
+            continue
+        feature = schema.sparse[position]
+        edges = learned.get(feature.name, {}).get("edges")
+        texts = np.full(len(numbers), b"", object)
+        present = ~np.isnan(numbers)
+        texts[present] = bucket_texts(feature, numbers[present], edges)
+        values[position] = distinct_of_texts(pa.array(texts, pa.large_binary()))
+    return values
+
+
+def transform(
+    numbers: Sequence[np.ndarray], schema: Schema, learned: Learned, num_rows: int
+) -> np.ndarray:
+    """Transform the dense features: float32 `(n, num_dense)`.
 
     Computed in float64 and rounded once.
+
+    Args:
+        numbers: Of each dense feature float64 `(n,)`, NaN where missing.
+        schema: The schema.
+        learned: Of each feature the numbers that its transform has learned.
+        num_rows: n, for a schema without dense features.
     """
-    dense = np.empty((len(integers[0]), NUM_DENSE), np.float32)
-    for column, numbers in enumerate(integers):
-        dense[:, column] = np.log(np.maximum(numbers, 0.0) + 1.0)
+    dense = np.empty((num_rows, len(schema.dense)), np.float32)
+    for position, feature in enumerate(schema.dense):
+        about = learned.get(feature.name, {})
+        dense[:, position] = transform_feature(feature, numbers[position], about)
     return dense
 
 
-def interleave(columns, lengths) -> tuple[np.ndarray, np.ndarray | None]:
+def transform_feature(
+    feature: Dense, numbers: np.ndarray, learned: Mapping[str, float]
+) -> np.ndarray:
+    """Transform one dense feature: float64 `(n,)`."""
+    missing = feature.missing
+    if missing is None:
+        missing = learned["mean"] if feature.is_learned else 0.0
+    gaps = np.isnan(numbers)
+    if gaps.any():
+        numbers = np.where(gaps, missing, numbers)
+    if feature.transform == "log1p":
+        return np.log(np.maximum(numbers, 0.0) + 1.0)
+    if feature.transform == "signed_log1p":
+        return np.sign(numbers) * np.log(np.abs(numbers) + 1.0)
+    if feature.transform == "standardize":
+        return (numbers - learned["mean"]) / (learned["deviation"] or 1.0)
+    if feature.transform == "clip":
+        low = -np.inf if feature.low is None else feature.low
+        high = np.inf if feature.high is None else feature.high
+        return np.minimum(np.maximum(numbers, low), high)
+    return numbers
+
+
+def interleave(columns, lengths, weights=None):
     """Ids by feature -> ids by row.
 
     Args:
         columns: F int32 arrays of ids.
         lengths: F arrays `(n,)` of how many each row has; `None` for one each.
+        weights: F float32 arrays of the weights of ids, or `None` for 1 each; `None`
+            where no feature has any.
 
     Returns:
-        int32 `(n, F)` and `None`; or, if a feature has lengths, int32 `(V,)` and int32
-        lengths `(n, F)`.
+        int32 `(n, F)`, `None` and `None`; or, if a feature has lengths or weights,
+        int32 `(V,)`, int32 lengths `(n, F)` and float32 `(V,)` weights or `None`.
     """
-    if all(counts is None for counts in lengths):
+    if weights is None and all(counts is None for counts in lengths):
         ids = np.empty((len(columns[0]), len(columns)), np.int32)
         for feature, column in enumerate(columns):
             ids[:, feature] = column
-        return ids, None
-    num_rows = next(len(counts) for counts in lengths if counts is not None)
+        return ids, None, None
+    num_rows = max(
+        len(column) if counts is None else len(counts)
+        for column, counts in zip(columns, lengths, strict=True)
+    )
     lengths_nF = np.ones((num_rows, len(columns)), np.int32)
     for feature, counts in enumerate(lengths):
         if counts is not None:
@@ -64,9 +139,13 @@ def interleave(columns, lengths) -> tuple[np.ndarray, np.ndarray | None]:
     ends = np.cumsum(lengths_nF.reshape(-1), dtype=np.int64)
     starts_nF = (ends - lengths_nF.reshape(-1)).reshape(lengths_nF.shape)
     ids = np.empty(int(lengths_nF.sum(dtype=np.int64)), np.int32)
+    all_weights = None if weights is None else np.ones(len(ids), np.float32)
     for feature, column in enumerate(columns):
         counts = lengths_nF[:, feature]
         # Of each id its place: where its bag begins, and where it is in the bag.
         begins = starts_nF[:, feature] - (np.cumsum(counts) - counts)
-        ids[np.repeat(begins, counts) + np.arange(len(column))] = column
-    return ids, lengths_nF
+        places = np.repeat(begins, counts) + np.arange(len(column))
+        ids[places] = column
+        if weights is not None and weights[feature] is not None:
+            all_weights[places] = weights[feature]
+    return ids, lengths_nF, all_weights

@@ -6,16 +6,20 @@ stranger takes a slower way. The rules are those of `format.py`.
 # n rows, V values of one feature, K distinct ones
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.formats.line_rules import LARGEST, NUMBER, SMALLEST
+
 WORD = 8  # bytes; also the least padding around a buffer of text
 _MASKS = np.array([(1 << (8 * n)) - 1 for n in range(WORD + 1)], np.uint64)
 _ZEROS = np.uint64(0x3030303030303030)
 _EMPTY_BINARY = pa.array([], pa.large_binary())
+_NUMBER = rf"\A(?:{NUMBER})\z"
 
 
 class Values(NamedTuple):
@@ -28,12 +32,28 @@ class Values(NamedTuple):
             them NUL, as big-endian numbers. Their order is that of the bytes, and 0
             is the empty value.
         texts: `pa.LargeBinaryArray` of the other distinct values, rising.
+        weights: float32 `(V,)`, the weight of each value in its bag; `None`: 1 each.
     """
 
     codes: np.ndarray
     lengths: np.ndarray | None
     keys: np.ndarray
     texts: pa.LargeBinaryArray
+    weights: np.ndarray | None = None
+
+
+class Bags(NamedTuple):
+    """The separators of a field that holds several values.
+
+    Attributes:
+        separator: Between the values.
+        weight_separator: Between a value and its weight, or `None`.
+        max_values: Most values of a field, or `None`.
+    """
+
+    separator: bytes
+    weight_separator: bytes | None = None
+    max_values: int | None = None
 
 
 def count_codes(values: Values, kept: np.ndarray | None = None) -> np.ndarray:
@@ -51,36 +71,39 @@ def count_codes(values: Values, kept: np.ndarray | None = None) -> np.ndarray:
     return np.bincount(codes, minlength=len(values.keys) + len(values.texts))
 
 
-def values_of_texts(texts: pa.Array) -> Values:
-    """The same of a column of a table: strings or bytes, null where missing.
+def open_texts(texts: pa.Array):
+    """Open a column of a table, strings or bytes, as fields; null is an empty one.
 
-    Args:
-        texts: Arrow array of strings or binaries `(n,)`; `a,b` is a bag.
+    Returns:
+        The `Text`, and int64 `(n,)` starts and lengths of the fields in it.
     """
     texts = pc.fill_null(texts.cast(pa.large_binary()), b"")
     data, starts, lengths = _open_binary(texts)
     text = Text(data)
-    return read_values(text, starts + text.first, lengths, b"," in data)
+    return text, starts + text.first, lengths
 
 
 def distinct_of_texts(texts: pa.LargeBinaryArray) -> Values:
     """Codes and distinct ones of values, each of which is one value as it is."""
-    data, starts, lengths = _open_binary(texts)
-    text = Text(data)
-    return read_values(text, starts + text.first, lengths, has_bags=False)
+    return read_values(*open_texts(texts))
 
 
-def integers_of_texts(texts: pa.LargeBinaryArray):
-    """Read texts that should match `-?[0-9]+`; null and "" are missing.
-
-    Returns:
-        float64 `(n,)`, 0 where missing or not valid; bool `(n,)`, which are missing;
-        bool `(n,)`, which are valid or missing.
-    """
-    data, starts, lengths = _open_binary(pc.fill_null(texts, b""))
-    text = Text(data)
-    numbers, valid = read_integers(text, starts + text.first, lengths)
-    return np.where(valid, numbers, 0.0), lengths == 0, valid
+def is_one_of(text, starts, lengths, marks: Sequence[bytes]) -> np.ndarray:
+    """Return which fields are equal to one of some texts: bool `(n,)`."""
+    found = np.zeros(len(starts), bool)
+    for mark in marks:
+        equal = lengths == len(mark)
+        if not mark or not equal.any():
+            found |= equal
+            continue
+        for place in range(0, len(mark), WORD):
+            part = mark[place : place + WORD]
+            word = np.uint64(int.from_bytes(part, "little"))
+            rows = np.flatnonzero(equal)
+            words = text.words[starts[rows] + place] & _MASKS[len(part)]
+            equal[rows] = words == word
+        found |= equal
+    return found
 
 
 def texts_of_keys(keys: np.ndarray) -> pa.LargeBinaryArray:
@@ -163,6 +186,45 @@ def read_integers(text, starts, lengths):
     return result, valid
 
 
+def read_numbers(text, starts, lengths):
+    """Read fields that should hold decimal numbers, such as `-1.5e3`, or be empty.
+
+    Numbers are finite as a float32; signs, gaps before or after the point, and
+    exponents are as in `_NUMBER`.
+
+    Args:
+        text: The `Text`.
+        starts: `(n,)` positions of the first bytes.
+        lengths: `(n,)` numbers of bytes.
+
+    Returns:
+        float64 `(n,)`, 0 of an empty field, and which fields are valid.
+    """
+    numbers, valid = read_integers(text, starts, lengths)
+    others = np.flatnonzero(~valid)
+    if len(others):
+        texts = take_binary(text, starts[others], lengths[others])
+        numbers[others], valid[others] = _read_decimals(texts)
+    sizes = np.abs(numbers)
+    valid &= sizes <= LARGEST  # NaN is not
+    if others.size:
+        numbers[sizes < SMALLEST] = 0.0
+    return numbers, valid
+
+
+def _read_decimals(texts):
+    # Arrow reads such numbers, and beside them only "nan" and "inf".
+    valid = np.ones(len(texts), bool)
+    try:
+        numbers = texts.cast(pa.large_string()).cast(pa.float64())
+    except pa.ArrowInvalid:
+        valid = pc.match_substring_regex(texts, _NUMBER).to_numpy(zero_copy_only=False)
+        numbers = np.full(len(texts), np.nan)
+        numbers[valid] = texts.filter(pa.array(valid)).cast(pa.string()).cast("float64")
+        return numbers, valid
+    return numbers.to_numpy(zero_copy_only=False), valid
+
+
 def _read_digits(text, ends, num_digits):
     """uint64 of the `num_digits` (at most 8) bytes before `ends`, and whether all of
     them are digits."""
@@ -183,18 +245,14 @@ def _read_digits(text, ends, num_digits):
     return words, valid
 
 
-def read_values(text, starts, lengths, has_bags: bool) -> Values:
-    """Find the distinct values of fields.
+def read_values(text, starts, lengths) -> Values:
+    """Find the distinct values of fields, each of which is one value.
 
     Args:
         text: The `Text`.
         starts: `(n,)` positions of the first bytes.
         lengths: `(n,)` numbers of bytes.
-        has_bags: Whether fields may hold several values, separated by commas.
     """
-    counts = None
-    if has_bags:
-        text, starts, lengths, counts = _split_bags(text, starts, lengths)
     is_long = lengths > WORD
     if text.has_nul:
         is_long |= _holds_nul(text, starts, lengths)
@@ -208,13 +266,70 @@ def read_values(text, starts, lengths, has_bags: bool) -> Values:
         words = words & _MASKS[lengths_short]
     codes, keys = _distinct_keys(words)
     if not any_long:
-        return Values(codes, counts, keys, _EMPTY_BINARY)
+        return Values(codes, None, keys, _EMPTY_BINARY)
     long = np.flatnonzero(is_long)
-    found = _distinct_texts(_take_binary(text, starts[long], lengths[long]))
+    found = _distinct_texts(take_binary(text, starts[long], lengths[long]))
     all_codes = np.empty(len(lengths), np.int32)
     all_codes[~is_long] = codes
     all_codes[long] = found[0] + len(keys)
-    return Values(all_codes, counts, keys, found[1])
+    return Values(all_codes, None, keys, found[1])
+
+
+def read_bags(text, starts, lengths, bags: Bags) -> tuple[Values, np.ndarray]:
+    """Find the distinct values of fields that may hold several.
+
+    Args:
+        text: The `Text`.
+        starts: `(n,)` positions of the first bytes.
+        lengths: `(n,)` numbers of bytes; 0 of a missing field, which has one value,
+            the empty one.
+        bags: The separators and the limit.
+
+    Returns:
+        The values, and which fields are valid: bool `(n,)`.
+    """
+    fields = take_binary(text, starts, lengths)
+    pieces = pc.split_pattern(fields, bags.separator)
+    counts = np.diff(np.asarray(pieces.offsets))
+    data, starts, lengths = _open_binary(pieces.flatten())
+    rows = np.repeat(np.arange(len(counts)), counts)
+    is_alone = (lengths == 0) & (counts == 1)[rows]
+    text, weights = Text(data), None
+    starts, valid = starts + text.first, np.ones(len(counts), bool)
+    if bags.weight_separator is not None:
+        pieces = take_binary(text, starts, lengths)
+        lengths, weights, has_weight = _split_weights(pieces, bags.weight_separator)
+        valid[rows[~has_weight]] = False
+    kept = (lengths > 0) | is_alone
+    if bags.max_values is not None:
+        # Of each piece the number of those before it in its row that are kept.
+        before = np.cumsum(kept) - kept
+        first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
+        first = np.minimum(first, len(before) - 1)
+        kept &= before - before[first[rows]] < bags.max_values
+    counts = np.bincount(rows[kept], minlength=len(counts))
+    values = read_values(text, starts[kept], lengths[kept])
+    weights = None if weights is None else weights[kept]
+    return values._replace(lengths=counts, weights=weights), valid
+
+
+def _split_weights(pieces, separator):
+    """Lengths of the values, float32 weights, and which weights are numbers."""
+    lengths, weights, valid = [], [], []
+    values = pc.binary_length(pieces).to_numpy(zero_copy_only=False).astype(np.int64)
+    found = pc.split_pattern(pieces, separator, max_splits=1, reverse=True)
+    has_weight = np.diff(np.asarray(found.offsets)) == 2
+    last = np.asarray(found.offsets)[1:][has_weight] - 1
+    texts = found.values.take(pa.array(last))
+    text, starts, lengths = open_texts(texts)
+    numbers, good = read_numbers(text, starts, lengths)
+    good &= lengths > 0
+    weights = np.ones(len(pieces), np.float32)
+    weights[has_weight] = np.where(good, numbers, 1.0)
+    values[has_weight] -= lengths + len(separator)
+    valid = np.ones(len(pieces), bool)
+    valid[has_weight] = good
+    return values, weights, valid
 
 
 def _distinct_keys(words):
@@ -236,7 +351,7 @@ def _distinct_texts(texts):
     return ranks[encoded.indices.to_numpy()], encoded.dictionary.take(pa.array(order))
 
 
-def _take_binary(text, starts, lengths) -> pa.LargeBinaryArray:
+def take_binary(text, starts, lengths) -> pa.LargeBinaryArray:
     """Copy fields into an array of their own."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
@@ -255,19 +370,6 @@ def _open_binary(array):
     data = array.buffers()[2]
     data = b"" if data is None else memoryview(data)[offsets[0] : offsets[-1]]
     return bytes(data), offsets[:-1] - offsets[0], np.diff(offsets)
-
-
-def _split_bags(text, starts, lengths):
-    """Split fields at commas. Empty pieces are dropped, but for an empty field."""
-    fields = _take_binary(text, starts, lengths)
-    pieces = pc.split_pattern(fields, b",")
-    counts = np.diff(np.asarray(pieces.offsets))
-    data, starts, lengths = _open_binary(pieces.flatten())
-    rows = np.repeat(np.arange(len(counts)), counts)
-    kept = (lengths > 0) | (counts == 1)[rows]
-    counts = np.bincount(rows[kept], minlength=len(counts))
-    text = Text(data)
-    return text, starts[kept] + text.first, lengths[kept], counts
 
 
 def _holds_nul(text, starts, lengths):

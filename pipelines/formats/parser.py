@@ -79,7 +79,7 @@ class Parser(tf.Module):
     ):
         super().__init__()
         self.vocabulary, self.expander, self._folder = vocabulary, expander, None
-        self.schema = getattr(vocabulary, "schema", None) or Schema.criteo()
+        self.schema = vocabulary.schema
         self._lookup = Lookup(vocabulary, asset_dir)
 
     # What follows is made when it is needed: who wants the sizes needs no patterns.
@@ -94,7 +94,7 @@ class Parser(tf.Module):
 
     @functools.cached_property
     def _learned(self) -> dict[str, Any]:
-        return dict(getattr(self.vocabulary, "learned", None) or {})
+        return dict(self.vocabulary.learned)
 
     @functools.cached_property
     def _numbers(self) -> tuple[dict[str, Any], Any]:

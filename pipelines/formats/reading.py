@@ -1,4 +1,4 @@
-"""Files of Criteo lines -> a `tf.data.Dataset` of full batches of good rows."""
+"""Files of a log -> a `tf.data.Dataset` of full batches of good rows."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ import tensorflow as tf
 from pipelines.files import Paths, expand_paths, stamp
 from pipelines.formats import row_form
 from pipelines.formats.encoding import encode
-from pipelines.formats.scanning import ChunkReader, changed, take_apart
+from pipelines.formats.layout import Wanted
+from pipelines.formats.scanning import ChunkReader, changed
 from pipelines.quarantine import Quarantine
-from pipelines.records.store import take
+from pipelines.records.batch import take
 from pipelines.runtime import UserError, remote_files
 from pipelines.sampling import NegativeSampling
 from tf_dlrm.training.checkpoints import ResumableInput
@@ -38,7 +39,7 @@ def read(
     num_workers: int = 1,
     negative_sampling: NegativeSampling | None = None,
 ) -> tf.data.Dataset:
-    """Read Criteo logs as batches for `fit`, `evaluate` or `predict`.
+    """Read click logs as batches for `fit`, `evaluate` or `predict`.
 
     Bad rows never reach a batch: they go to the quarantine, and good rows fill the
     batches. Without shuffling, rows come in the order of the files. With it, up to
@@ -51,11 +52,11 @@ def read(
     Args:
         paths: A path, a glob, or a sequence of them; text, plain or compressed, or
             Parquet.
-        parser: A `criteo.Parser`.
+        parser: A `Parser`, with the columns of its schema.
         batch_size: Rows in a batch; the last one may have fewer.
         shuffle: Whether to shuffle, differently in each epoch.
         labelled: Whether rows must have a label. If not, the data set has features
-            only, for `predict`, and lines may have 39 columns or 40.
+            only, for `predict`, and the label's column may be absent.
         shuffle_buffer: Rows of a window (0.16 kB each, of which two are in memory).
         seed: Seed of the shuffle; an integer makes the order repeatable.
         repeat: Whether to start over without end; batches then cross the epochs.
@@ -69,9 +70,11 @@ def read(
             epoch and for all workers; `None`: none. For labelled rows only.
 
     Returns:
-        A `tf.data.Dataset` of `(features, label)`, or of features, as the parser
-        gives them: `dense_features` float32 `(B, 13)`, `sparse_features` int64
-        ragged `(B, 26, None)`, label float32 `(B,)`.
+        A `tf.data.Dataset` of `(features, label)`, with the sample weight as a third
+        element if the schema has one, or of features, as the parser gives them:
+        `dense_features` float32 `(B, num_dense)`, `sparse_features` int64 ragged
+        `(B, num_sparse, None)`, `sparse_weights` alike if values of bags have weights,
+        label and weight float32 `(B,)`.
 
     Raises:
         FileNotFoundError: If a file is missing or a glob matches nothing.
@@ -153,13 +156,11 @@ def read(
 
         return finish(position.begins().flat_map(batches_from))
 
-    @_as_it_is
-    def to_batch(*row):
-        return row_form.to_batch(row_form.Rows(*row), labelled, parser.expand)
-
     def finish(batches):
         batches = batches.map(
-            to_batch, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            source.form.to_batch,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
         )
         options = tf.data.Options()
         # Blocks are read by Python functions of (file, offset), so that the position
@@ -230,16 +231,20 @@ class _Source:
     def __init__(self, paths, parser, labelled, quarantine, sampling, numbers):
         self.paths = paths
         self._vocabulary = parser.vocabulary
-        self._labelled = labelled
         self._quarantine = quarantine
+        quarantine.schema = parser.vocabulary.schema
         self._sampling, self._numbers = sampling, numbers
-        self._reader = ChunkReader(labelled, BLOCK_BYTES)
+        schema = parser.vocabulary.schema
+        self.form = row_form.RowForm(schema, labelled, parser.expand)
+        self._reader = ChunkReader(schema, Wanted(label=labelled), BLOCK_BYTES)
+        for path in paths:
+            self._reader.layout(path)  # a missing column is an error at once
         self._stamps = [stamp(path) for path in paths]
         self._unfinished = set(range(len(paths)))
 
     @_as_it_is
     def rows(self, file: tf.Tensor) -> tf.data.Dataset:
-        """The data set of one file: the rows of each block, as `row_form.Rows`."""
+        """The data set of one file: the rows of each block, as `RowTensors`."""
         start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
 
         def next_block(state, _):
@@ -258,7 +263,7 @@ class _Source:
             *row, bad, lines, reasons = tf.numpy_function(
                 self._decode, [file, first_line, block], types
             )
-            row = tuple(row_form.with_shapes(row))
+            row = tuple(self.form.with_shapes(row))
             return row, (first_line, num_lines, bad, lines, reasons)
 
         def record(row, found):
@@ -291,9 +296,10 @@ class _Source:
             raise UserError(changed(self.paths[file]))
 
     def _decode(self, file, first_line, block):
-        if block and self._reader.is_table(self.paths[file]):
+        path = self.paths[file]
+        if block and self._reader.is_table(path):
             block = pa.ipc.open_stream(block).read_next_batch()
-        rows = take_apart(block, self._labelled)
+        rows = self._reader.take_apart(path, block)
         positions, lines, reasons = [], [], []
         for position, line, reason in rows.bad:
             positions.append(position)
@@ -304,7 +310,7 @@ class _Source:
             good = np.delete(np.arange(rows.num_lines), positions)
             batch = self._sample(batch, int(file), int(first_line), good)
         return (
-            *row_form.pack(batch),
+            *self.form.pack(batch),
             np.array(positions, np.int64),
             np.array(lines, object),
             np.array(reasons, object),

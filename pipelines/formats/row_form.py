@@ -5,101 +5,145 @@ each feature, and those with bags with all of their ids packed into a string.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from pipelines.formats.line_rules import NUM_DENSE, NUM_SPARSE
-from pipelines.records.store import Batch
-
-TYPES = (tf.float32, tf.float32, tf.int32, tf.string)
+from pipelines.records.batch import Batch
+from pipelines.schema import Schema
 
 
-class Rows(NamedTuple):
+class RowTensors(NamedTuple):
     """Rows.
 
     Attributes:
         label: float32 `(n,)`.
-        dense: float32 `(n, 13)`.
-        ids: int32 `(n, 26)`; of a row with bags, their lengths.
-        bags: string `(n,)`: empty, or the int32 ids of a row's bags.
+        dense: float32 `(n, num_dense)`.
+        ids: int32 `(n, F)`; of a row with bags, their lengths.
+        bags: string `(n,)`: empty, or the int32 ids of a row's bags and, where the
+            schema has any, their float32 weights.
+        weight: float32 `(n,)`, the sample weight; 1 where the schema has none.
     """
 
-    label: tf.Tensor
-    dense: tf.Tensor
-    ids: tf.Tensor
-    bags: tf.Tensor
+    label: Any
+    dense: Any
+    ids: Any
+    bags: Any
+    weight: Any
 
 
-def pack(batch: Batch) -> tuple[np.ndarray, ...]:
-    """A batch as the NumPy arrays of `Rows`."""
-    label = batch.labels.astype(np.float32)
-    num_rows = len(label)
-    bags = np.full(num_rows, b"", object)
-    if batch.lengths is None:
-        return label, batch.dense, batch.ids, bags
-    ids = np.empty((num_rows, NUM_SPARSE), np.int32)
-    ends = np.cumsum(batch.lengths.sum(1, dtype=np.int64))
-    has_bags = (batch.lengths != 1).any(1)
-    for row in np.flatnonzero(has_bags).tolist():
-        begin = int(ends[row - 1]) if row else 0
-        # A first byte, so that a row of empty bags is no empty string.
-        bags[row] = b"#" + batch.ids[begin : ends[row]].tobytes()
-    one_hot = batch.ids[np.repeat(~has_bags, batch.lengths.sum(1))]
-    ids[~has_bags] = one_hot.reshape(-1, NUM_SPARSE)
-    ids[has_bags] = batch.lengths[has_bags]
-    return label, batch.dense, ids, bags
+TYPES = (tf.float32, tf.float32, tf.int32, tf.string, tf.float32)
 
 
-def with_shapes(row: Sequence[tf.Tensor]) -> Rows:
-    """Set the static shapes."""
-    row = Rows(*row)
-    row.label.set_shape((None,))
-    row.dense.set_shape((None, NUM_DENSE))
-    row.ids.set_shape((None, NUM_SPARSE))
-    row.bags.set_shape((None,))
-    return row
-
-
-def to_batch(rows: Rows, labelled: bool, expand: Callable):
-    """Rows as `(features, label)`, or as features.
+class RowForm:
+    """Between batches of NumPy arrays, rows of tensors, and features.
 
     Args:
-        rows: The rows.
-        labelled: Whether the label is wanted.
+        schema: The columns.
+        labelled: Whether label, and weight if the schema has one, are wanted.
         expand: Function of the features that they go through.
     """
-    num_rows = tf.size(rows.label, tf.int64)
-    has_bags = tf.not_equal(rows.bags, "")
 
-    def one_hot():
-        ids = tf.cast(tf.reshape(rows.ids, [-1]), tf.int64)
-        return ids, tf.range(num_rows * NUM_SPARSE + 1)
+    def __init__(self, schema: Schema, labelled: bool, expand: Callable):
+        self._num_dense, self._num_sparse = len(schema.dense), len(schema.sparse)
+        self._has_weights = schema.has_id_weights
+        self._is_weighted = schema.weight is not None
+        self._labelled, self._expand = labelled, expand
 
-    def ragged():
-        lengths = tf.where(has_bags[:, None], rows.ids, tf.ones_like(rows.ids))
-        splits = tf.cumsum(tf.cast(tf.reshape(lengths, [-1]), tf.int64))
-        # Of each row, all ids as bytes: its own, or those that were packed.
-        ids = tf.numpy_function(_join, [rows.ids, rows.bags], tf.int64)
-        ids.set_shape((None,))
-        return ids, tf.concat([[0], splits], 0)
+    def pack(self, batch: Batch) -> tuple[np.ndarray, ...]:
+        """A batch as the NumPy arrays of `RowTensors`."""
+        label = batch.labels.astype(np.float32)
+        num_rows = len(label)
+        bags = np.full(num_rows, b"", object)
+        weights = batch.weights
+        weights = np.ones(num_rows, np.float32) if weights is None else weights
+        if batch.lengths is None:
+            return label, batch.dense, batch.ids, bags, weights
+        ids = np.empty((num_rows, self._num_sparse), np.int32)
+        lengths = batch.lengths.sum(1, dtype=np.int64)
+        ends = np.cumsum(lengths)
+        has_bags = (batch.lengths != 1).any(1)
+        if batch.id_weights is not None:
+            rows = np.repeat(np.arange(num_rows), lengths)
+            has_bags[rows[batch.id_weights != 1]] = True
+        for row in np.flatnonzero(has_bags).tolist():
+            own = slice(int(ends[row - 1]) if row else 0, int(ends[row]))
+            # A first byte, so that a row of empty bags is no empty string.
+            bags[row] = b"#" + batch.ids[own].tobytes()
+            if batch.id_weights is not None:
+                bags[row] += batch.id_weights[own].tobytes()
+        one_hot = batch.ids[np.repeat(~has_bags, lengths)]
+        ids[~has_bags] = one_hot.reshape(-1, self._num_sparse)
+        ids[has_bags] = batch.lengths[has_bags]
+        return label, batch.dense, ids, bags, weights
 
-    ids, splits = tf.cond(tf.reduce_any(has_bags), ragged, one_hot)
-    bags = tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
-    features = {
-        "dense_features": rows.dense,
-        "sparse_features": tf.RaggedTensor.from_uniform_row_length(
-            bags, NUM_SPARSE, nrows=num_rows
-        ),
-    }
-    features = expand(features)
-    return (features, rows.label) if labelled else features
+    def with_shapes(self, row: Sequence[tf.Tensor]) -> RowTensors:
+        """Set the static shapes."""
+        rows = RowTensors(*row)
+        rows.label.set_shape((None,))
+        rows.dense.set_shape((None, self._num_dense))
+        rows.ids.set_shape((None, self._num_sparse))
+        rows.bags.set_shape((None,))
+        rows.weight.set_shape((None,))
+        return rows
 
+    @tf.autograph.experimental.do_not_convert
+    def to_batch(self, *row: tf.Tensor):
+        """Rows as features, `(features, label)`, or with the sample weight as well."""
+        rows = RowTensors(*row)
+        num_rows, num_sparse = tf.size(rows.label, tf.int64), self._num_sparse
+        has_bags = tf.not_equal(rows.bags, "")
 
-def _join(ids, bags):
-    """All ids of rows, one after another."""
-    texts = [
-        bag[1:] if bag else row.tobytes() for row, bag in zip(ids, bags, strict=True)
-    ]
-    return np.frombuffer(b"".join(texts), np.int32).astype(np.int64)
+        def one_hot():
+            ids = tf.cast(tf.reshape(rows.ids, [-1]), tf.int64)
+            weights = tf.ones(tf.shape(ids) if self._has_weights else (0,))
+            return ids, tf.range(num_rows * num_sparse + 1), weights
+
+        def ragged():
+            lengths = tf.where(has_bags[:, None], rows.ids, tf.ones_like(rows.ids))
+            splits = tf.cumsum(tf.cast(tf.reshape(lengths, [-1]), tf.int64))
+            # Of each row, all ids as bytes: its own, or those that were packed.
+            ids, weights = tf.numpy_function(
+                self._join, [rows.ids, rows.bags], (tf.int64, tf.float32)
+            )
+            ids.set_shape((None,))
+            weights.set_shape((None,))
+            return ids, tf.concat([[0], splits], 0), weights
+
+        ids, splits, weights = tf.cond(tf.reduce_any(has_bags), ragged, one_hot)
+
+        def bags(values):
+            bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+            return tf.RaggedTensor.from_uniform_row_length(
+                bags, num_sparse, nrows=num_rows
+            )
+
+        features = {"sparse_features": bags(ids)}
+        if self._num_dense:
+            features = {"dense_features": rows.dense, **features}
+        if self._has_weights:
+            features["sparse_weights"] = bags(weights)
+        features = self._expand(features)
+        if not self._labelled:
+            return features
+        targets = (rows.label, rows.weight) if self._is_weighted else (rows.label,)
+        return (features, *targets)
+
+    def _join(self, ids, bags):
+        """All ids of rows, one after another, and their weights if there are any."""
+        texts = [
+            bag[1:] if bag else row.tobytes()
+            for row, bag in zip(ids, bags, strict=True)
+        ]
+        if not self._has_weights:
+            joined = np.frombuffer(b"".join(texts), np.int32).astype(np.int64)
+            return joined, np.zeros(0, np.float32)
+        ones = np.ones(self._num_sparse, np.float32).tobytes()
+        halves = [
+            (text[: len(text) // 2], text[len(text) // 2 :]) if bag else (text, ones)
+            for text, bag in zip(texts, bags, strict=True)
+        ]
+        all_ids = np.frombuffer(b"".join(ids for ids, _ in halves), np.int32)
+        weights = np.frombuffer(b"".join(weights for _, weights in halves), np.float32)
+        return all_ids.astype(np.int64), weights

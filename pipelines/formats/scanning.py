@@ -1,20 +1,26 @@
-"""Files of Criteo rows, text or Parquet -> columns, block by block, on all cores."""
+"""The one loop over files: text or Parquet -> rows, block by block, on all cores."""
 
 import collections
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from pipelines.files import BlockReader, count_lines, stamp
-from pipelines.formats.tables import BatchReader, is_parquet, read_batch
-from pipelines.formats.text import Rows, read_block
+from pipelines.files import BlockReader, stamp
+from pipelines.formats import quotes
+from pipelines.formats.layout import Layout, Rows, Wanted
+from pipelines.formats.line_rules import trim
+from pipelines.formats.tables import BatchReader, find_layout, is_parquet, read_batch
+from pipelines.formats.text import read_block
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
+from pipelines.schema import Schema
 
 BLOCK_BYTES = 8 << 20
+_HEADER_BYTES = 1 << 16
 
 
 class Block(NamedTuple):
@@ -56,13 +62,24 @@ class ChunkReader:
     threads can share a reader; chunks that are read in order cost one sequential read.
 
     Args:
-        labelled: Whether rows must have a label.
+        schema: The columns.
+        wanted: The columns to read beside the features.
         block_bytes: Size of a chunk of text.
     """
 
-    def __init__(self, labelled: bool = True, block_bytes: int = BLOCK_BYTES):
-        self._lines, self._tables = BlockReader(block_bytes), BatchReader(labelled)
-        self._is_table = {}
+    def __init__(
+        self,
+        schema: Schema,
+        wanted: Wanted = Wanted(),  # noqa: B008
+        block_bytes: int = BLOCK_BYTES,
+    ):
+        self.schema, self.wanted = schema, wanted
+        is_whole = quotes.is_closed if schema.text.quoted else None
+        self._lines, self._tables = BlockReader(block_bytes, is_whole), BatchReader()
+        self._is_table: dict[str, bool] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._headers: dict[str, tuple[list[str] | None, int]] = {}
+        self._lock = threading.Lock()
 
     def is_table(self, path: str) -> bool:
         """Return whether a file is a Parquet file."""
@@ -70,24 +87,98 @@ class ChunkReader:
             self._is_table[path] = is_parquet(path)
         return self._is_table[path]
 
+    def layout(self, path: str, with_label: bool = False) -> Layout:
+        """Find the columns of a file, once.
+
+        Args:
+            path: The file.
+            with_label: Whether the label's column is among them where it is there,
+                though it is not wanted.
+
+        Raises:
+            ValueError: If the file lacks one, or is damaged.
+        """
+        with self._lock:
+            if path not in self._layouts:
+                if self.is_table(path):
+                    layout = find_layout(path, self.schema, self.wanted)
+                else:
+                    names, _ = self._header(path)
+                    layout = Layout.of_text(self.schema, path, names, self.wanted)
+                self._layouts[path] = layout
+            layout = self._layouts[path]
+            return layout.with_label() if with_label else layout
+
+    def _header(self, path):
+        """Names of the columns of a text file, and the size of its header."""
+        if path not in self._headers:
+            if not self.schema.text.header:
+                self._headers[path] = None, 0
+            else:
+                block = BlockReader(_HEADER_BYTES).read(path, 0)
+                self._headers[path] = read_header(block, self.schema)
+        return self._headers[path]
+
     def read(self, path: str, place: int) -> Chunk:
         """Read the chunk that begins at 0, or where another one ended.
 
         Raises:
             ValueError: If the file is damaged or cannot hold rows.
         """
+        layout = self.layout(path)
         if self.is_table(path):
-            batch = self._tables.read(path, place)
+            batch = self._tables.read(path, layout, place)
             num_rows = 0 if batch is None else len(batch)
             return Chunk(batch, num_rows, num_rows)
         block = self._lines.read(path, place)
-        return Chunk(block, len(block), count_lines(block))
+        size = len(block)
+        if not place and size:
+            block = block[self._header(path)[1] :]
+            if not block:  # a block of nothing but the header
+                block = self._lines.read(path, size)
+                size += len(block)
+                if not block:
+                    return Chunk(b"", 0, 0)
+        return Chunk(block, size, quotes.count_lines(block, self.schema.text))
+
+    def take_apart(self, path: str, content: bytes | pa.RecordBatch) -> Rows:
+        """The rows of a chunk of a file."""
+        return take_apart(content, self.layout(path), self.wanted)
+
+    def stored_bytes(self, path: str) -> int:
+        """Bytes of a text file, as it is stored, up to the end of the last chunk."""
+        return self._lines.stored_bytes(path)
 
 
-def take_apart(content: bytes | pa.RecordBatch, labelled: bool = True) -> Rows:
-    """The rows of a chunk."""
+def take_apart(content: bytes | pa.RecordBatch, layout: Layout, wanted: Wanted) -> Rows:
+    """The rows of a chunk of a file with some layout."""
     read = read_block if isinstance(content, bytes) else read_batch
-    return read(content, labelled)
+    return read(content, layout, wanted)
+
+
+def read_header(block: bytes, schema: Schema) -> tuple[list[str], int]:
+    """Read the names of columns.
+
+    Args:
+        block: The first lines of a file.
+        schema: The schema, for its text format.
+
+    Returns:
+        The names, and the bytes of the header with its line end.
+    """
+    structure = quotes.find(block, schema.text)
+    (last,) = structure.is_end.nonzero()[0][:1] if len(block) else (-1,)
+    names, start = [], structure.text.first
+    for end in structure.ends[: last + 1].tolist():
+        names.append(structure.text.raw[start:end])
+        start = end + 1
+    if names:
+        names[0] = trim(names[0])
+        names[-1] = names[-1].removesuffix(b"\r")
+    texts = [name.decode("utf-8", "surrogateescape") for name in names]
+    if structure.starts is not None and len(texts):
+        return texts, int(structure.starts[1])
+    return texts, start - structure.text.first if len(texts) else 0
 
 
 def changed(path: str) -> str:
@@ -98,7 +189,8 @@ def changed(path: str) -> str:
 def scan(
     paths: Sequence[str],
     quarantine: Quarantine,
-    labelled: bool = True,
+    schema: Schema,
+    wanted: Wanted = Wanted(),  # noqa: B008
     start: tuple[int, int, int] = (0, 0, 0),
     make: Callable[[Rows], Any] = lambda rows: None,
 ) -> Iterator[Block]:
@@ -107,21 +199,24 @@ def scan(
     Args:
         paths: The files.
         quarantine: Where bad rows go.
-        labelled: Whether lines have a label.
+        schema: The columns.
+        wanted: The columns to read beside the features.
         start: File, place and line to begin at: the end of a block of an earlier
             scan.
         make: Function of the rows that is called beside others, for `Block.made`.
 
     Raises:
-        ValueError: If a file is damaged, or changes while it is read.
+        ValueError: If a file is damaged, lacks a column, or changes while it is read.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
     num_workers = os.cpu_count() or 1
     waiting = collections.deque()
-    with ThreadPoolExecutor(num_workers, "criteo-scan") as executor:
+    reader = ChunkReader(schema, wanted, BLOCK_BYTES)
+    quarantine.schema = schema
+    with ThreadPoolExecutor(num_workers, "scan") as executor:
         try:
-            for file, line, offset, block in _blocks(paths, labelled, start):
-                job = executor.submit(_read, block, labelled, make)
+            for file, line, offset, content in _blocks(paths, reader, start):
+                job = executor.submit(_read, reader, paths[file], content, make)
                 waiting.append((file, line, offset, job))
                 if len(waiting) > num_workers:
                     yield _finish(paths, quarantine, *waiting.popleft())
@@ -132,13 +227,12 @@ def scan(
                 job.cancel()
 
 
-def _read(content, labelled, make):
-    rows = take_apart(content, labelled)
+def _read(reader, path, content, make):
+    rows = reader.take_apart(path, content)
     return rows, make(rows)
 
 
-def _blocks(paths, labelled, start):
-    reader = ChunkReader(labelled, BLOCK_BYTES)
+def _blocks(paths, reader, start):
     first_file, place, line = start
     for file in range(first_file, len(paths)):
         before = stamp(paths[file])

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pipelines.text_tables import align
 from tf_dlrm.sharding.planning import (
     DEFAULT_OPTIMIZER,
     FLOAT_BYTES,
@@ -260,8 +261,7 @@ def format_scaling(rows: Sequence[dict]) -> str:
     lines = []
     for link in dict.fromkeys(row["link"] for row in rows):
         found = [row for row in rows if row["link"] == link]
-        heads = "".join(f"{name:>15}" for name in placements)
-        lines += [f"{link}: milliseconds a step", f"{'devices':<8}{heads}"]
+        table = [["devices", *placements]]
         for number in dict.fromkeys(row["num_devices"] for row in found):
             of_line = [row for row in found if row["num_devices"] == number]
             times = {row["placement"]: 1000 * row["total"] for row in of_line}
@@ -270,6 +270,6 @@ def format_scaling(rows: Sequence[dict]) -> str:
                 f"{times[name]:.3f}{'*' if times[name] == best else ' '}"
                 for name in placements
             ]
-            lines.append(f"{number:<8}" + "".join(f"{cell:>15}" for cell in cells))
-        lines.append("")
+            table.append([str(number), *cells])
+        lines += [f"{link}: milliseconds a step", *align(table), ""]
     return "\n".join(lines)

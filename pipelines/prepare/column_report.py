@@ -4,19 +4,20 @@ import html
 import json
 import pathlib
 
-from pipelines.formats.line_rules import SPARSE_FEATURES
 from pipelines.prepare.options import SPLITS, Options
 from pipelines.whole_files import write_text
 
 
-def make(statistics, integers, tallies, sizes, options: Options, quarantine) -> dict:
+def make(
+    statistics, numbers, tallies, vocabulary, options: Options, quarantine
+) -> dict:
     """Put the report together.
 
     Args:
         statistics: The `Statistics`.
-        integers: What `Statistics.describe_integers` gave.
-        tallies: `Tally` of each categorical feature.
-        sizes: Vocabulary sizes.
+        numbers: What `Statistics.describe_numbers` gave.
+        tallies: `Tally` of each table.
+        vocabulary: The vocabulary.
         options: The options.
         quarantine: The `Quarantine`.
 
@@ -26,11 +27,14 @@ def make(statistics, integers, tallies, sizes, options: Options, quarantine) -> 
     num_good = quarantine.num_rows - quarantine.num_bad
     num_training = statistics.num_rows_counted
     columns = []
-    for integer in integers:
-        missing = 1 - integer["num_values"] / max(num_good, 1)
-        columns.append({**integer, "kind": "integer", "missing_share": missing})
-    for feature, (name, tally) in enumerate(zip(SPARSE_FEATURES, tallies, strict=True)):
-        empty = int(statistics.num_empty[feature])
+    schema = vocabulary.schema
+    for feature, number in zip(schema.dense, numbers, strict=True):
+        missing = 1 - number["num_values"] / max(num_good, 1)
+        kind = "integer" if feature.integer else "number"
+        columns.append({**number, "kind": kind, "missing_share": missing})
+    tables = zip(schema.tables.items(), tallies, vocabulary.sizes, strict=False)
+    for (name, positions), tally, size in tables:
+        empty = int(statistics.num_empty[list(positions)].sum()) / len(positions)
         left_out = tally.num_values - tally.num_values_kept
         columns.append(
             {
@@ -41,7 +45,7 @@ def make(statistics, integers, tallies, sizes, options: Options, quarantine) -> 
                 "num_distinct": tally.num_distinct,
                 "num_kept": tally.num_kept,
                 "below_threshold_share": left_out / max(tally.num_values, 1),
-                "vocabulary_size": sizes[feature],
+                "vocabulary_size": size,
                 "top": [[_text(value), count] for value, count in tally.top],
             }
         )
@@ -99,7 +103,7 @@ def to_html(report: dict) -> str:
         sampling=_describe_sampling(report),
         threshold=report["min_count"],
         integers="".join(
-            _integer_row(c) for c in report["columns"] if c["kind"] == "integer"
+            _number_row(c) for c in report["columns"] if c["kind"] != "categorical"
         ),
         categories="".join(
             _category_row(c) for c in report["columns"] if c["kind"] == "categorical"
@@ -119,16 +123,21 @@ def _describe_sampling(report):
     )
 
 
-def _integer_row(column):
+def _number_row(column):
     quantiles = column["quantiles"]
     shown = ("0", "0.05", "0.25", "0.5", "0.75", "0.95", "1")
     cells = "".join(
-        f"<td>{quantiles[q]:,}</td>" if q in quantiles else "<td>–</td>" for q in shown
+        f"<td>{_short(quantiles[q])}</td>" if q in quantiles else "<td>–</td>"
+        for q in shown
     )
     return (
         f"<tr><td>{column['name']}</td>{_bar(column['missing_share'])}"
         f"<td>{column['num_distinct']:,}</td>{cells}</tr>"
     )
+
+
+def _short(number):
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.6g}"
 
 
 def _category_row(column):
@@ -175,7 +184,7 @@ _PAGE = """<!doctype html>
 <h1>Prepared data</h1>
 <table><tr><th>split</th><th>rows</th><th>clicks</th></tr>{splits}</table>
 <p>{rows} rows read, {bad} of them bad.</p><ul>{reasons}</ul>{sampling}
-<h2>Integers, of all rows</h2>
+<h2>Numbers, of all rows</h2>
 <table><tr><th>column</th><th>missing</th><th>distinct</th><th>smallest</th><th>5 %</th>
 <th>25 %</th><th>median</th><th>75 %</th><th>95 %</th><th>largest</th></tr>{integers}
 </table>

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -10,41 +11,43 @@ from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.files import stamp
 from pipelines.formats.diagnosis import no_rows
-from pipelines.formats.encoding import transform
+from pipelines.formats.layout import Wanted
 from pipelines.formats.scanning import scan
 from pipelines.prepare import column_report
 from pipelines.prepare import segments as working
 from pipelines.prepare.input_files import Inputs
 from pipelines.prepare.options import SPLITS, Options
 from pipelines.prepare.rows import (
-    Assembler,
-    IdFiles,
-    group_features,
+    encode_blocks,
     make_expander,
-    numberings_of,
+    record_schema,
 )
 from pipelines.prepare.shards import Written, skip
 from pipelines.prepare.splits import Splits
 from pipelines.prepare.statistics import Statistics
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
-from pipelines.records.layout import MANIFEST, Manifest, Schema, Shard
+from pipelines.records.layout import MANIFEST, Manifest, Shard
 from pipelines.records.writer import ShardWriter
 from pipelines.runtime import UserError, disk, locks, remote_files
+from pipelines.schema import Schema
 from pipelines.vocabulary import Vocabulary
+from pipelines.vocabulary.counting import Counters
 from pipelines.vocabulary.hashing import hash_vocabulary
+from pipelines.vocabulary.learning import count_numbers
 from pipelines.vocabulary.numbering import (
     Numbering,
     StoredNumbering,
     number,
     tally,
 )
+from pipelines.vocabulary.schema_part import schema_of
 from pipelines.whole_files import write_text
 
 WORK = "unfinished"
 VOCABULARY = "vocabulary.tsv"
 BAD_ROWS = "bad_rows.tsv"
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 def prepare(
@@ -54,6 +57,7 @@ def prepare(
     valid_paths=None,
     test_paths=None,
     vocabulary=None,
+    schema: Schema | None = None,
 ) -> Manifest:
     """Prepare labelled click logs for training.
 
@@ -71,6 +75,7 @@ def prepare(
         test_paths: Files of rows for the test, likewise.
         vocabulary: A `Vocabulary` or `HashVocabulary` to use; `None` makes one from
             the training rows as the options say.
+        schema: The columns; `None`: the vocabulary's, or `Schema.criteo()`.
 
     Returns:
         The manifest of the records.
@@ -103,13 +108,18 @@ def prepare(
             raise FileExistsError(
                 f"{out} holds finished records. Name another folder, or remove it."
             )
-        return _Preparation(inputs, out, options or Options(), vocabulary).run()
+        options = options or Options()
+        return _Preparation(inputs, out, options, vocabulary, schema).run()
 
 
 class _Preparation:
-    def __init__(self, inputs, out, options, vocabulary):
+    def __init__(self, inputs, out, options, vocabulary, schema):
         self._inputs, self._out, self._options = inputs, out, options
         self._given = vocabulary
+        self._schema = schema_of(schema, vocabulary)
+        has_cuts = options.split_by == "time" and self._schema.time is not None
+        self._has_cuts = has_cuts and options.valid_share + options.test_share > 0
+        self._cuts = None
         self._splits = Splits(options, inputs.splits)
         self._work = out / WORK
         self._state = self._resume_or_start()
@@ -125,14 +135,14 @@ class _Preparation:
         self._check_unchanged()
         report = column_report.make(
             statistics,
-            statistics.describe_integers(),
+            statistics.describe_numbers(),
             tallies,
-            vocabulary.sizes,
+            vocabulary,
             self._options,
             self._quarantine,
         )
         column_report.write(report, self._out)
-        schema = Schema.criteo(vocabulary.sizes)
+        schema = record_schema(vocabulary)
         expander = make_expander(vocabulary.sizes, self._options)
         origin = self._origin(expander, statistics.num_left_out)
         manifest = Manifest(schema, tuple(shards), vocabulary.digest, origin)
@@ -149,6 +159,7 @@ class _Preparation:
             "options": dataclasses.asdict(self._options),
             "vocabulary": getattr(self._given, "digest", None),
             "inputs": self._inputs.describe(),
+            "schema": self._schema.digest,
         }
         path = self._work / "state.json"
         if not path.is_file() or _read_state(path) != state:
@@ -186,7 +197,14 @@ class _Preparation:
         done = sum(place.num_lines for place in segments.places)
         if done:
             print(f"Resuming after the {done:,} rows read before.")
-        blocks = scan(self._inputs.paths, self._quarantine, start=start, make=_pack)
+        blocks = scan(
+            self._inputs.paths,
+            self._quarantine,
+            self._schema,
+            Wanted(time=self._has_cuts),
+            start,
+            functools.partial(working.pack_rows, self._schema),
+        )
         with bar("Reading rows", first=done) as update:
             for block in blocks:
                 rows = block.rows
@@ -204,7 +222,7 @@ class _Preparation:
         segments.close()
         self._quarantine.check()
         if not any(place.num_rows for place in segments.places):
-            raise UserError(no_rows(self._inputs.paths))
+            raise UserError(no_rows(self._inputs.paths, self._schema))
 
     def _replay_bad_rows(self):
         """Take note of what an earlier run read; return where it ended."""
@@ -232,7 +250,12 @@ class _Preparation:
         def work(place, first_row, packed):
             content = working.unpack(packed)
             splits = self._splits.assign(
-                place.file, first_row, content.labels, num_divided
+                place.file,
+                first_row,
+                content.rows.labels,
+                num_divided,
+                content.rows.times,
+                self._cuts,
             )
             return place, make(content, splits)
 
@@ -251,8 +274,23 @@ class _Preparation:
 
     # Counts to ids
 
+    def _find_cuts(self):
+        """The event times at which the splits begin, of the rows that are divided."""
+        counters = Counters(["times"], self._options.memory_bytes, self._work)
+        for place, packed in self._segments.read():
+            if self._splits.is_divided(place.file):
+                times = working.unpack(packed).rows.times
+                counters.of[0].add(*count_numbers(times))
+                counters.limit_memory()
+        cuts = self._splits.find_cuts(counters.of[0])
+        counters.of[0].forget()
+        return cuts
+
     def _count(self) -> Statistics:
-        statistics = Statistics(self._options.memory_bytes, self._work)
+        if self._has_cuts:
+            self._cuts = self._find_cuts()
+        memory = self._options.memory_bytes
+        statistics = Statistics(self._schema, memory, self._work)
         done = 0
         with bar("Counting values", self._num_rows()) as update:
             for place, counted in self._blocks(statistics.count):
@@ -264,18 +302,27 @@ class _Preparation:
         return statistics
 
     def _number(self, statistics):
-        options, counters = self._options, statistics.of_values
+        options, counts = self._options, statistics.of_values
+        counters = counts.counters.of[: len(self._schema.tables)]
         given = self._given
         if given is None and options.hash_buckets is not None:
-            given = hash_vocabulary(options.hash_buckets, options.shared_table)
+            given = hash_vocabulary(
+                options.hash_buckets, options.shared_table, self._schema
+            )
         if given is not None:
             return given, [tally(counter) for counter in counters]
+        learned = counts.learned  # first: it adds the counts of quantiles
         numberings, tallies = [], []
         with bar("Numbering values", len(counters), "features") as update:
-            for counter in counters:
-                numbering, found = number(
-                    counter, options.min_count, options.max_vocabulary_size
-                )
+            for table, counter in enumerate(counters):
+                numbering = counts.hashed(table)
+                if numbering is not None:
+                    found = tally(counter)
+                else:
+                    min_count = counts.min_count(table, options.min_count)
+                    numbering, found = number(
+                        counter, min_count, options.max_vocabulary_size
+                    )
                 counter.forget()
                 numberings.append(self._keep(numbering, numberings))
                 tallies.append(found)
@@ -286,6 +333,8 @@ class _Preparation:
             max_size=options.max_vocabulary_size,
             num_rows=statistics.num_rows_counted,
             num_bad_rows=self._quarantine.num_bad,
+            schema=self._schema,
+            learned=learned,
         )
         return vocabulary, tallies
 
@@ -300,7 +349,7 @@ class _Preparation:
 
     def _write(self, vocabulary, statistics) -> list[Shard]:
         written = Written(self._work / "shards.json")
-        schema = Schema.criteo(vocabulary.sizes)
+        schema = record_schema(vocabulary)
         writers = {}
         for split, name in enumerate(SPLITS):
             if split and not statistics.num_rows[split]:
@@ -312,12 +361,15 @@ class _Preparation:
                 name,
                 finished=written.of(name),
                 on_shard=written.add,
+                soft_labels=self._schema.label.soft,
             )
         skipped = {s: sum(x.num_rows for x in written.of(SPLITS[s])) for s in writers}
         done, total = 0, int(statistics.num_rows.sum())
         try:
             with bar("Writing records", total) as update:
-                for batches in self._encoded(vocabulary):
+                for batches in encode_blocks(
+                    self._blocks, vocabulary, self._options, self._work, total
+                ):
                     for split, batch in batches:
                         batch, skipped[split] = skip(batch, skipped[split])
                         writers[split].append(*batch)
@@ -329,44 +381,6 @@ class _Preparation:
                 writer.abandon()
             raise
 
-    def _encoded(self, vocabulary):
-        """Yield the batches of each block, `(split, batch)` of those that it has."""
-        assemble = Assembler(make_expander(vocabulary.sizes, self._options))
-        stored = any(isinstance(n, StoredNumbering) for n in numberings_of(vocabulary))
-        if not stored:
-
-            def encode(content, splits):
-                found = [
-                    vocabulary.find(feature, values)[values.codes]
-                    for feature, values in enumerate(content.values)
-                ]
-                return assemble(content, splits, found)
-
-            for _, batches in self._blocks(encode):
-                yield batches
-            return
-        # Not all numberings fit in memory: ids of some features at a time.
-        with IdFiles(self._work) as files:
-            for group in group_features(vocabulary, self._options.memory_bytes // 2):
-                loaded = {f: vocabulary.numberings[f].load() for f in group}
-
-                def find(content, splits, loaded=loaded):
-                    del splits
-                    return {
-                        feature: numbering.find(values)[values.codes]
-                        for feature, numbering in loaded.items()
-                        for values in [content.values[feature]]
-                    }
-
-                with bar("Finding ids", self._num_rows()) as update:
-                    done = 0
-                    for place, found in self._blocks(find):
-                        files.write(found)
-                        done += place.num_rows
-                        update(done)
-            for _, (content, splits) in self._blocks(lambda *both: both):
-                yield assemble(content, splits, files.read(content.values))
-
     def _num_rows(self):
         return sum(place.num_rows for place in self._segments.places)
 
@@ -376,12 +390,3 @@ def _read_state(path):
         return disk.read_json(path)
     except ValueError:
         return None  # what a full disk, or a person, made of it
-
-
-def _pack(rows) -> bytes:
-    integers = [
-        working.count_integers(numbers, missing)
-        for numbers, missing in zip(rows.integers, rows.missing, strict=True)
-    ]
-    dense = transform(rows.integers)
-    return working.pack(working.Content(rows.labels, dense, rows.values, integers))

@@ -4,22 +4,29 @@ import contextlib
 
 import numpy as np
 
-from pipelines.formats.encoding import interleave
-from pipelines.formats.line_rules import SPARSE_FEATURES
+from pipelines.formats.encoding import interleave, transform_feature, values_of
+from pipelines.formats.fields import Values
 from pipelines.prepare.options import SPLITS
-from pipelines.records.store import Batch, take
+from pipelines.progress import bar
+from pipelines.records.batch import Batch, take
+from pipelines.records.layout import Schema as RecordSchema
 from pipelines.runtime import UserError, disk
+from pipelines.vocabulary.numbering import StoredNumbering
+
+_ONE_EACH = Values(None, None, None, None)  # of numbers in buckets
 
 
 class Assembler:
     """Make rows of ids by feature.
 
     Args:
+        schema: The columns.
+        learned: Of each feature the numbers that it learned.
         expander: The `MultiHot` that they go through, or `None`.
     """
 
-    def __init__(self, expander=None):
-        self._expander = expander
+    def __init__(self, schema, learned, expander=None):
+        self._schema, self._learned, self._expander = schema, learned, expander
 
     def __call__(self, content, splits, columns) -> list[tuple[int, Batch]]:
         """Of each split that has rows of a block, its number and these rows.
@@ -29,12 +36,25 @@ class Assembler:
             splits: int8 `(n,)`, the split of each row, or `LEFT_OUT`.
             columns: int32 ids of each feature.
         """
-        ids, lengths = interleave(columns, [v.lengths for v in content.values])
+        schema, rows = self._schema, content.rows
+        values = [column or _ONE_EACH for column in rows.values]
+        ids, lengths, id_weights = interleave(
+            columns,
+            [column.lengths for column in values],
+            [column.weights for column in values] if schema.has_id_weights else None,
+        )
         if self._expander is not None:
             if lengths is not None:
                 raise UserError("Rows with bags of several values are not expanded.")
             ids, lengths = self._expander.expand_ids(ids)
-        batch = Batch(content.labels, content.dense, ids, lengths)
+        dense = content.dense
+        for position, feature in enumerate(schema.dense):
+            if feature.is_learned:
+                dense = dense if dense.flags.writeable else dense.copy()
+                about = self._learned[feature.name]
+                numbers = rows.numbers[position]
+                dense[:, position] = transform_feature(feature, numbers, about)
+        batch = Batch(rows.labels, dense, ids, lengths, id_weights, rows.weights)
         if len(splits) and splits[0] >= 0 and (splits == splits[0]).all():
             return [(int(splits[0]), batch)]
         rows = [
@@ -60,7 +80,8 @@ def numberings_of(vocabulary) -> list:
 def group_features(vocabulary, memory_bytes: int) -> list[list[int]]:
     """Divide the features into groups whose numberings fit in memory together."""
     groups, size = [], 0
-    for feature, numbering in enumerate(vocabulary.numberings):
+    for feature, name in enumerate(vocabulary.schema.sparse_features):
+        numbering = vocabulary.numbering_of(name)
         if not groups or size + numbering.num_bytes > memory_bytes:
             groups.append([])
             size = 0
@@ -74,10 +95,11 @@ class IdFiles:
 
     Args:
         folder: Where to keep them; they are removed at the end.
+        num_features: How many features there are.
     """
 
-    def __init__(self, folder):
-        self._paths = [folder / f"ids-{name}" for name in SPARSE_FEATURES]
+    def __init__(self, folder, num_features: int):
+        self._paths = [folder / f"ids-{number}" for number in range(num_features)]
         self._writing, self._reading = {}, None
 
     def __enter__(self):
@@ -110,3 +132,73 @@ class IdFiles:
             np.fromfile(file, np.int32, len(of_feature.codes))
             for file, of_feature in zip(self._reading, values, strict=True)
         ]
+
+
+def record_schema(vocabulary) -> RecordSchema:
+    """The columns of the records that a vocabulary numbers."""
+    schema = vocabulary.schema
+    sizes = dict(zip(schema.tables, vocabulary.sizes, strict=False))
+    if vocabulary.is_shared:
+        sizes = dict.fromkeys(schema.tables, vocabulary.sizes[0])
+    return RecordSchema(
+        schema.dense_features,
+        schema.sparse_features,
+        tuple(sizes[feature.table] for feature in schema.sparse),
+    )
+
+
+def encode_blocks(blocks, vocabulary, options, folder, num_rows):
+    """Yield the batches of each block, `(split, batch)` of those that it has.
+
+    Args:
+        blocks: Function of a function of `(content, splits)`; it yields the place of
+            each block and what the function gave.
+        vocabulary: The vocabulary.
+        options: The `Options`.
+        folder: Folder for ids, where not all numberings fit in memory.
+        num_rows: Rows of all blocks, for the progress.
+    """
+    schema, learned = vocabulary.schema, vocabulary.learned
+    expander = make_expander(vocabulary.sizes, options)
+    assemble = Assembler(schema, learned, expander)
+    stored = any(isinstance(n, StoredNumbering) for n in numberings_of(vocabulary))
+    if not stored:
+
+        def encode(content, splits):
+            found = [
+                vocabulary.find(feature, values)[values.codes]
+                for feature, values in enumerate(
+                    values_of(content.rows, schema, learned)
+                )
+            ]
+            return assemble(content, splits, found)
+
+        for _, batches in blocks(encode):
+            yield batches
+        return
+    # Not all numberings fit in memory: ids of some features at a time.
+    with IdFiles(folder, len(schema.sparse)) as files:
+        for group in group_features(vocabulary, options.memory_bytes // 2):
+            names = {f: schema.sparse_features[f] for f in group}
+            loaded = {
+                f: vocabulary.numbering_of(name).load() for f, name in names.items()
+            }
+
+            def find(content, splits, loaded=loaded):
+                del splits
+                all_values = values_of(content.rows, schema, learned)
+                return {
+                    feature: numbering.find(values)[values.codes]
+                    for feature, numbering in loaded.items()
+                    for values in [all_values[feature]]
+                }
+
+            with bar("Finding ids", num_rows) as update:
+                done = 0
+                for place, found in blocks(find):
+                    files.write(found)
+                    done += place.num_rows
+                    update(done)
+        for _, (content, splits) in blocks(lambda *both: both):
+            values = values_of(content.rows, schema, learned)
+            yield assemble(content, splits, files.read(values))

@@ -4,10 +4,11 @@ A segment is a file of some blocks and a JSON file beside it, written after it, 
 says what is in it. What has no such file is not there: so a run that was cut finds
 whole segments only.
 
-# n rows, V values, K keys, T texts
+# n rows
 """
 
 import json
+import math
 import pathlib
 import shutil
 import zlib
@@ -17,13 +18,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipelines.formats.encoding import transform_feature
 from pipelines.formats.fields import Values
-from pipelines.formats.line_rules import NUM_DENSE, NUM_SPARSE
+from pipelines.formats.layout import Rows
 from pipelines.runtime import UserError, disk
+from pipelines.schema import Schema
+from pipelines.vocabulary.learning import count_numbers
 from pipelines.whole_files import write_text
 
 BLOCKS_PER_SEGMENT = 16
-_PER_FEATURE = 6  # numbers in the header of a block
 
 
 class Place(NamedTuple):
@@ -54,76 +57,95 @@ class Content(NamedTuple):
     """The rows of a block.
 
     Attributes:
-        labels: uint8 `(n,)`.
-        dense: float32 `(n, 13)`, transformed.
-        values: 26 `Values`.
-        integers: 13 pairs of int64 distinct integers and how often each comes.
+        rows: The rows; of dense features only the numbers that are learned from.
+        dense: float32 `(n, num_dense)`, transformed, but for those that are learned.
+        counted: Of each dense feature its distinct numbers, as of `count_numbers`, and
+            how often each comes.
     """
 
-    labels: np.ndarray
+    rows: Rows
     dense: np.ndarray
-    values: list[Values]
-    integers: list[tuple[np.ndarray, np.ndarray]]
+    counted: list[tuple[np.ndarray, np.ndarray]]
+
+
+def pack_rows(schema: Schema, rows: Rows) -> bytes:
+    """The rows of a block as bytes, counted and transformed."""
+    counted = []
+    dense = np.zeros((len(rows.labels), len(schema.dense)), np.float32)
+    kept = []
+    for position, feature in enumerate(schema.dense):
+        numbers = rows.numbers[position]
+        values, counts = count_numbers(numbers)
+        counted.append((values.keys, counts))
+        if not feature.is_learned:
+            dense[:, position] = transform_feature(feature, numbers, {})
+        kept.append(numbers if feature.is_learned else None)
+    rows = rows._replace(numbers=kept)
+    return pack(Content(rows, dense, counted))
 
 
 def pack(content: Content) -> bytes:
-    """A block as bytes: a header of sizes, then all arrays."""
-    header = [len(content.labels)]
-    arrays = [content.labels, content.dense]
-    for keys, counts in content.integers:
-        header.append(len(keys))
-        arrays += [keys, counts]
-    for values in content.values:
+    """A block as bytes: a JSON header of types and shapes, then all arrays."""
+    rows, arrays = content.rows, [content.rows.labels, content.dense]
+    arrays += [rows.weights, rows.times, *rows.numbers, *rows.bucketed.values()]
+    arrays += [array for pair in content.counted for array in pair]
+    for values in rows.values:
+        if values is None:
+            continue
         offsets, data = _open_texts(values.texts)
         num_distinct = len(values.keys) + len(values.texts)
         codes = values.codes.astype(_code_type(num_distinct))
         lengths = values.lengths
-        header += [
-            len(codes), lengths is not None, len(values.keys), len(values.texts),
-            len(data), codes.itemsize,
-        ]  # fmt: skip
-        arrays += [codes, values.keys, offsets, data]
-        if lengths is not None:
-            arrays.append(lengths.astype(np.int32))
-    header = np.array(header, np.int64)
-    return b"".join(array.tobytes() for array in (header, *arrays))
+        lengths = None if lengths is None else lengths.astype(np.int32)
+        arrays += [codes, lengths, values.keys, offsets, data, values.weights]
+    described = [a if a is None else [a.dtype.str, a.shape] for a in arrays]
+    header = {
+        "arrays": described,
+        "bucketed": list(rows.bucketed),
+        "values": [values is not None for values in rows.values],
+        "counts": [len(rows.numbers), len(content.counted)],
+        "num_lines": rows.num_lines,
+    }
+    header = json.dumps(header).encode()
+    size = len(header).to_bytes(8, "little")
+    parts = [array.tobytes() for array in arrays if array is not None]
+    return b"".join([size, header, *parts])
 
 
 def unpack(packed: bytes) -> Content:
     """The inverse of `pack`; the arrays are views."""
-    size = 1 + NUM_DENSE + _PER_FEATURE * NUM_SPARSE
-    header = np.frombuffer(packed, np.int64, size).tolist()
-    position = size * 8
+    place = 8 + int.from_bytes(packed[:8], "little")
+    header = json.loads(packed[8:place])
+    described = iter(header["arrays"])
 
-    def take(dtype, count):
-        nonlocal position
-        array = np.frombuffer(packed, dtype, count, position)
-        position += array.nbytes
+    def take():
+        nonlocal place
+        about = next(described)
+        if about is None:
+            return None
+        count = math.prod(about[1])
+        array = np.frombuffer(packed, about[0], count, place).reshape(about[1])
+        place += array.nbytes
         return array
 
-    num_rows = header[0]
-    labels = take(np.uint8, num_rows)
-    dense = take(np.float32, num_rows * NUM_DENSE).reshape(-1, NUM_DENSE)
-    integers = []
-    for num in header[1 : 1 + NUM_DENSE]:
-        integers.append((take(np.int64, num), take(np.int64, num)))
+    labels, dense, weights, times = take(), take(), take(), take()
+    numbers = [take() for _ in range(header["counts"][0])]
+    bucketed = {position: take() for position in header["bucketed"]}
+    counted = [(take(), take()) for _ in range(header["counts"][1])]
     values = []
-    for feature in range(NUM_SPARSE):
-        begin = 1 + NUM_DENSE + _PER_FEATURE * feature
-        num_codes, has_lengths, num_keys, num_texts, num_bytes, width = header[
-            begin : begin + _PER_FEATURE
-        ]
-        codes = take(f"<u{width}", num_codes)
-        keys = take(np.uint64, num_keys)
-        offsets, data = take(np.int64, num_texts + 1), take(np.uint8, num_bytes)
-        texts = pa.Array.from_buffers(
-            pa.large_binary(),
-            num_texts,
-            [None, pa.py_buffer(offsets), pa.py_buffer(data)],
-        )
-        lengths = take(np.int32, num_rows) if has_lengths else None
-        values.append(Values(codes, lengths, keys, texts))
-    return Content(labels, dense, values, integers)
+    for is_there in header["values"]:
+        if not is_there:
+            values.append(None)
+            continue
+        codes, lengths, keys = take(), take(), take()
+        offsets, data = take(), take()
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        size = len(offsets) - 1
+        texts = pa.Array.from_buffers(pa.large_binary(), size, buffers)
+        values.append(Values(codes, lengths, keys, texts, take()))
+    num_lines = header["num_lines"]
+    rows = Rows(labels, numbers, values, bucketed, num_lines, [], weights, {}, times)
+    return Content(rows, dense, counted)
 
 
 def _open_texts(texts):
@@ -244,15 +266,3 @@ class Segments:
     def remove(self) -> None:
         """Remove all of them."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def count_integers(numbers: np.ndarray, missing: np.ndarray):
-    """Distinct integers of a column, without missing ones, and how often each comes.
-
-    Integers beyond the range of int64 count as its ends.
-    """
-    present = numbers[~missing] if missing.any() else numbers
-    limit = 2.0**63
-    exact = np.clip(present, -limit, limit - 1024).astype(np.int64)
-    counted = pa.array(exact).value_counts()
-    return counted.field(0).to_numpy(), counted.field(1).to_numpy()

@@ -6,8 +6,8 @@ import threading
 
 import numpy as np
 
+from pipelines.records.batch import Batch, cut
 from pipelines.records.layout import Shard
-from pipelines.records.store import Batch, cut
 from pipelines.runtime import disk
 from pipelines.whole_files import write_text
 

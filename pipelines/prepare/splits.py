@@ -4,6 +4,8 @@ import numpy as np
 
 from pipelines.prepare.options import SPLITS, Options
 from pipelines.sampling import SPLIT_STREAM, NegativeSampling, uniform
+from pipelines.vocabulary.counting import Counter
+from pipelines.vocabulary.learning import counted_numbers
 
 LEFT_OUT = np.int8(-1)
 
@@ -30,7 +32,15 @@ class Splits:
         shares = options.valid_share + options.test_share
         return options.split_by == "time" and shares > 0
 
-    def assign(self, file: int, first_row: int, labels, num_divided=None) -> np.ndarray:
+    def assign(
+        self,
+        file: int,
+        first_row: int,
+        labels,
+        num_divided=None,
+        times=None,
+        cuts: tuple[float, float] | None = None,
+    ) -> np.ndarray:
         """The splits of consecutive rows.
 
         Args:
@@ -40,6 +50,8 @@ class Splits:
             labels: Their labels `(n,)`.
             num_divided: Number of the rows that are divided, in all; `None` while it
                 is not known.
+            times: Event times `(n,)`, where rows are divided by them.
+            cuts: The times from which rows are for validation, and for the test.
 
         Returns:
             int8 `(n,)`: position in `SPLITS`, `LEFT_OUT` for rows to train on that
@@ -54,6 +66,9 @@ class Splits:
             draws = uniform(numbers, options.seed, SPLIT_STREAM)
             splits[draws < options.valid_share + options.test_share] = 1
             splits[draws < options.test_share] = 2
+        elif cuts is not None:
+            splits[times >= cuts[0]] = 1
+            splits[times >= cuts[1]] = 2
         elif self.waits_for_total and num_divided is not None:
             num_test = round(num_divided * options.test_share)
             num_valid = round(num_divided * options.valid_share)
@@ -63,6 +78,27 @@ class Splits:
             kept = self._negatives.keep(file, numbers, labels)
             splits[(splits == 0) & ~kept] = LEFT_OUT
         return splits
+
+    def find_cuts(self, counter: Counter) -> tuple[float, float]:
+        """Return the times from which rows are for validation, and for the test.
+
+        Rows of one time stay together, so that no split holds more than its share.
+
+        Args:
+            counter: Counts of the event times of the rows that are divided.
+        """
+        times, counts = (
+            np.concatenate(column)
+            for column in zip(*counted_numbers(counter), strict=True)
+        )
+        later = np.cumsum(counts[::-1])[::-1]  # rows from each time on
+        options, total = self._options, counts.sum()
+        shares = (options.valid_share + options.test_share, options.test_share)
+        cuts = []
+        for share in shares:
+            place = int((later > round(total * share)).sum())
+            cuts.append(float(times[place]) if place < len(times) else np.inf)
+        return cuts[0], cuts[1]
 
     def is_divided(self, file: int) -> bool:
         """Return whether the rows of a file are divided by the options."""

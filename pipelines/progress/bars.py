@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 
 import rich.console
 import rich.progress
-from rich.text import Text
+from rich.table import Column
 
 _SECONDS_BETWEEN_LINES = 10.0
-_SHORTEST_BAR, _LONGEST_BAR = 6, 24
 
 
 class _Lines:
@@ -52,55 +51,31 @@ class _Lines:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-class _Line(rich.progress.ProgressColumn):
-    """All of a task in one line, which fits into the terminal: what matters least is
-    left out first, the end of a long note before the bar, the bar before loss and AUC.
-    """
-
-    def __init__(self, console, per_second):
-        super().__init__()
-        self._console, self._per_second = console, per_second
-        self._share = rich.progress.TaskProgressColumn()
-        self._left = rich.progress.TimeRemainingColumn(
-            compact=True, elapsed_when_finished=True
-        )
+class _Note(rich.progress.TextColumn):
+    """A text that gives way where there is no room, and stays in its line."""
 
     def render(self, task):
-        rate, notes = task.fields["rate"], task.fields["note"].split("  ")
-        share, left = (c.render(task).plain.strip() for c in (self._share, self._left))
-
-        def room():
-            after = ["  ".join(notes)] if notes else []
-            words = [task.description, f"{share:>4}", rate, left, *after]
-            return self._console.width - len(" ".join(words)) - 1
-
-        while len(notes) > 2 and room() < 1 + _SHORTEST_BAR:
-            notes.pop()
-        if room() < 0:
-            rate = rate.replace(self._per_second, "/s")
-        while notes and room() < 0:
-            notes.pop()
-        line = Text(task.description, no_wrap=True, overflow="ellipsis")
-        width = min(_LONGEST_BAR, room() - 1)
-        if task.total and width >= _SHORTEST_BAR:
-            done = round(width * min(task.completed / task.total, 1.0))
-            line.append(" " + "━" * done, "bar.complete")
-            line.append("━" * (width - done), "bar.back")
-        line.append(f" {share:>4}", "progress.percentage")
-        line.append(f" {rate} ")
-        line.append(left, "progress.remaining")
-        line.append(" " + "  ".join(notes))
-        return line
+        text = super().render(task)
+        text.no_wrap = True
+        return text
 
 
 class _Bar:
     """Progress for a terminal."""
 
     def __init__(self, console, label, total, unit, first):
+        # The bar takes what room is left.
         self._progress = rich.progress.Progress(
-            _Line(console, f" {unit}/s"), console=console
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(None, table_column=Column(ratio=1)),
+            rich.progress.TaskProgressColumn(),
+            rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TimeRemainingColumn(True, elapsed_when_finished=True),
+            _Note("{task.fields[note]}", table_column=Column()),
+            console=console,
+            expand=True,
         )
-        self._unit, self._start = unit, time.perf_counter()
+        self._start = time.perf_counter()
         self._task = self._progress.add_task(
             label, total=total, completed=first, rate="", note=""
         )
@@ -118,7 +93,7 @@ class _Bar:
             self._task,
             total=self._total,
             completed=done,
-            rate=f"{rate:>7,.0f} {self._unit}/s",
+            rate=f"{rate:,.0f}/s",
             note=note,
         )
 

@@ -72,7 +72,7 @@ class FitProgress(_Progress):
         label = "Training" if epochs == 1 else f"Epoch {epoch + 1}/{epochs}"
         is_one = self._rows is None or hasattr(self._rows, "__index__")
         self._num_rows = self._rows if is_one else self._rows[epoch]
-        self._done = self._first = self.first_batch * self._batch_size
+        self._done = self.first_batch * self._batch_size
         self._open(label, self._num_rows, self._done)
         self._start, self._shown, self.first_batch = time.perf_counter(), 0.0, 0
 
@@ -82,8 +82,10 @@ class FitProgress(_Progress):
             counts.append(self._num_rows)
         if self._count is not None:
             counts.append(self._count())
-        self._done = min(counts)
-        now = time.perf_counter()
+        done, now = min(counts), time.perf_counter()
+        self.num_trained += done - self._done
+        self.seconds += now - self._start
+        self._done, self._start = done, now
         if now - self._shown > 0.2:  # reading the metrics costs a little
             self._shown = now
             self._update(self._done, f"{_note(logs)}  {self._extra()}".strip())
@@ -101,7 +103,6 @@ class FitProgress(_Progress):
     def _end(self, logs=None):
         if self._update is not None:
             self.seconds += time.perf_counter() - self._start
-            self.num_trained += self._done - self._first
             known = logs or (self.model.get_metrics_result() if self._done else {})
             self._update(self._done, _note(known))
             self._close()

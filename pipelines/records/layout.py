@@ -5,12 +5,14 @@ data/
   manifest.json                     written last: without it, the folder is unfinished
   train/part-00000_dense.npy        float32 (rows, num_dense), transformed
   train/part-00000_sparse.npy       int32 (rows, num_sparse) ids, -1 where missing
-  train/part-00000_labels.npy       uint8 (rows,)
+  train/part-00000_labels.npy       uint8 (rows,), or float32 where labels are soft
 ```
 
 Where features have bags, `_sparse.npy` holds the ids of all bags one after another,
 row by row and in each row feature by feature, int32 `(ids,)`; `_lengths.npy`, uint16
-`(rows, num_sparse)`, says how many each bag has. All files are plain NumPy files.
+`(rows, num_sparse)`, says how many each bag has, and `_id_weights.npy`, float32
+`(ids,)`, what they weigh, if they do. Sample weights are in `_weights.npy`, float32
+`(rows,)`. All files are plain NumPy files.
 """
 
 import dataclasses
@@ -26,8 +28,16 @@ from pipelines.whole_files import write_text
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-PARTS = ("labels", "dense", "sparse", "lengths")
-DTYPES = {"labels": "|u1", "dense": "<f4", "sparse": "<i4", "lengths": "<u2"}
+PARTS = ("labels", "dense", "sparse", "lengths", "id_weights", "weights")
+DTYPES = {
+    "labels": "|u1",
+    "dense": "<f4",
+    "sparse": "<i4",
+    "lengths": "<u2",
+    "id_weights": "<f4",
+    "weights": "<f4",
+}
+SOFT_LABELS = "<f4"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +74,10 @@ class Schema:
     @classmethod
     def criteo(cls, vocabulary_sizes) -> "Schema":
         """I1 .. I13 and C1 .. C26."""
-        from pipelines.formats.line_rules import DENSE_FEATURES, SPARSE_FEATURES
+        from pipelines import schema
 
-        return cls(DENSE_FEATURES, SPARSE_FEATURES, tuple(vocabulary_sizes))
+        log = schema.Schema.criteo()
+        return cls(log.dense_features, log.sparse_features, tuple(vocabulary_sizes))
 
     def feature_spec(self, embedding_dim: int = 16):
         """The `tf_dlrm.FeatureSpec` of a model for such records.
@@ -93,8 +104,9 @@ class Shard:
         split: Name of the split they belong to, such as `"train"`.
         name: `"part-00000"`.
         num_rows: Number of rows.
-        files: For each part (`PARTS`, without lengths where features are one-hot),
-            its size in bytes and SHA-256 in hex: `{"dense": [bytes, digest], ...}`.
+        files: For each part (`PARTS`, those that there are; lengths only where
+            features have bags), its size in bytes and SHA-256 in hex:
+            `{"dense": [bytes, digest], ...}`.
     """
 
     split: str
@@ -109,7 +121,11 @@ class Shard:
     @property
     def has_bags(self) -> bool:
         """True if its features have bags of several ids."""
-        return "lengths" in self.files
+        return self.has("lengths")
+
+    def has(self, part: str) -> bool:
+        """Return whether it has a part."""
+        return part in self.files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.records.store import Batch, Store, concatenate, cut, take
+from pipelines.records.batch import Batch, concatenate, cut, take
+from pipelines.records.store import Store
 
 WINDOW_ROWS = 1 << 17
 CHUNK_ROWS = 1 << 12

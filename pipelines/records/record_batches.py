@@ -58,7 +58,8 @@ def read(
         A `tf.data.Dataset` of known cardinality, of `(features, label)`:
         `dense_features` float32 `(B, num_dense)`, `sparse_features` an int64 ragged
         tensor `(B, num_sparse, None)` (missing is an empty bag), label float32
-        `(B,)`.
+        `(B,)`. Where the records have weights of ids, with `sparse_weights`; where they
+        have sample weights, with these as a third element.
 
     Raises:
         FileNotFoundError: If there are no finished records.
@@ -103,8 +104,10 @@ def open_rows(
     parts = [
         Part(
             shard.num_rows,
-            *(shard.path(folder, part) for part in ("labels", "dense", "sparse")),
-            shard.path(folder, "lengths") if shard.has_bags else None,
+            *(
+                shard.path(folder, part) if shard.has(part) else None
+                for part in Part._fields[1:]
+            ),
         )
         for shard in manifest.shards_of(split)
         if shard.num_rows
@@ -161,7 +164,7 @@ def make_dataset(
 
     def batches(numbers, seed):
         order = Order(store, shuffle, seed, window_rows, worker, num_workers)
-        load = _Loader(order, batch_size, num_features)
+        load = _Loader(order, batch_size, num_features, store.parts)
         return numbers.map(
             load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
@@ -223,16 +226,19 @@ def _finish(batches):
 class _Loader:
     """From `(epoch, number)` to a batch of tensors."""
 
-    def __init__(self, order, batch_size, num_features):
+    def __init__(self, order, batch_size, num_features, parts):
         self._order, self._batch_size = order, batch_size
         self._num_dense, self._num_sparse = num_features
+        self._has_id_weights = "id_weights" in parts
+        self._is_weighted = "weights" in parts
         # Of one-hot features; batches share it, and none copies it.
         self._splits = np.arange(batch_size * self._num_sparse + 1)
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, epoch, number):
-        types = (tf.float32, tf.float32, tf.int32, tf.int64)
-        label, dense, ids, splits = tf.numpy_function(
+        types = [tf.float32, tf.float32, tf.int32, tf.int64]
+        types += [tf.float32] * (self._has_id_weights + self._is_weighted)
+        label, dense, ids, splits, *weights = tf.numpy_function(
             self._load, [epoch, number], types
         )
         label.set_shape((None,))
@@ -245,11 +251,22 @@ class _Loader:
             lambda: tf.constant(self._splits)[: num_rows * self._num_sparse + 1],
         )
         splits.set_shape((None,))
-        bags = tf.RaggedTensor.from_row_splits(ids, splits, validate=False)
-        sparse = tf.RaggedTensor.from_uniform_row_length(
-            bags, self._num_sparse, nrows=tf.cast(num_rows, tf.int64)
-        )
-        return {"dense_features": dense, "sparse_features": sparse}, label
+
+        def bags(values):
+            bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
+            return tf.RaggedTensor.from_uniform_row_length(
+                bags, self._num_sparse, nrows=tf.cast(num_rows, tf.int64)
+            )
+
+        features = {"dense_features": dense} if self._num_dense else {}
+        features["sparse_features"] = bags(ids)
+        for tensor in weights:
+            tensor.set_shape((None,))
+        if self._has_id_weights:
+            features["sparse_weights"] = bags(weights[0])
+        if self._is_weighted:
+            return features, label, weights[-1]
+        return features, label
 
     def _load(self, epoch, number):
         first = int(number) * self._batch_size
@@ -263,4 +280,11 @@ class _Loader:
         if lengths is not None:
             splits = np.zeros(lengths.size + 1, np.int64)
             np.cumsum(lengths.reshape(-1), out=splits[1:])
-        return batch.labels.astype(np.float32), batch.dense, ids, splits
+        weights = []
+        if self._has_id_weights:
+            own = batch.id_weights
+            weights = [np.ones(len(ids), np.float32) if own is None else own]
+        if self._is_weighted:
+            weights.append(batch.weights)
+        label = batch.labels.astype(np.float32)
+        return label, batch.dense, ids, splits, *weights

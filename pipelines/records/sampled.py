@@ -5,7 +5,8 @@
 
 import numpy as np
 
-from pipelines.records.store import Batch, Store, take
+from pipelines.records.batch import Batch, take
+from pipelines.records.store import Store
 from pipelines.sampling import NegativeSampling
 
 _BLOCK_ROWS = 4096
@@ -36,6 +37,11 @@ class SampledStore:
     def files(self) -> list[str]:
         """All files, those of rows that are left out too."""
         return self._store.files
+
+    @property
+    def parts(self) -> set[str]:
+        """Names of the parts of its files."""
+        return self._store.parts
 
     @property
     def num_rows(self) -> int:

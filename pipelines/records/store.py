@@ -11,26 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipelines.records.batch import Batch
 from pipelines.runtime import UserError
 
 _STRIDE = 1024
 _MAX_OPEN_PARTS = 64
-
-
-class Batch(NamedTuple):
-    """Some rows.
-
-    Attributes:
-        labels: `(n,)`.
-        dense: float32 `(n, num_dense)`.
-        ids: int32 `(n, F)`; with lengths those of all bags one after another, `(V,)`.
-        lengths: uint16 `(n, F)`, or `None`.
-    """
-
-    labels: np.ndarray
-    dense: np.ndarray
-    ids: np.ndarray
-    lengths: np.ndarray | None
 
 
 class Part(NamedTuple):
@@ -42,6 +27,8 @@ class Part(NamedTuple):
         dense: Path of the dense features.
         sparse: Path of the ids.
         lengths: Path of the lengths of bags, or `None`.
+        id_weights: Path of the weights of the ids in bags, or `None`.
+        weights: Path of the sample weights, or `None`.
     """
 
     num_rows: int
@@ -49,6 +36,8 @@ class Part(NamedTuple):
     dense: str
     sparse: str
     lengths: str | None
+    id_weights: str | None = None
+    weights: str | None = None
 
 
 class Store:
@@ -70,6 +59,11 @@ class Store:
     def files(self) -> list[str]:
         """All files, part by part."""
         return [path for part in self._parts for path in part[1:] if path is not None]
+
+    @property
+    def parts(self) -> set[str]:
+        """Names of the parts that any of the files have, such as `"weights"`."""
+        return {n for part in self._parts for n in part._fields[1:] if getattr(part, n)}
 
     @property
     def num_rows(self) -> int:
@@ -118,11 +112,12 @@ class _OpenPart:
         self._labels_path = part.labels
         self._files = {
             name: _NpyReader(getattr(part, name))
-            for name in ("labels", "dense", "sparse", "lengths")
+            for name in Part._fields[1:]
             if getattr(part, name) is not None
         }
         for name, file in self._files.items():
-            if (name != "sparse" or not part.lengths) and len(file) != part.num_rows:
+            is_of_ids = name in ("sparse", "id_weights") and part.lengths
+            if not is_of_ids and len(file) != part.num_rows:
                 raise UserError(
                     f"{getattr(part, name)}: has {len(file):,} rows where "
                     f"{part.num_rows:,} belong."
@@ -150,13 +145,20 @@ class _OpenPart:
 
     def rows(self, first, last):
         rows = slice(first, last)
-        labels, dense = self.labels(first, last), self._files["dense"][rows]
-        if self._starts is None:
-            return Batch(labels, dense, self._files["sparse"][rows], None)
-        ids = slice(self._first_id(first), self._first_id(last))
+        ids = rows
+        if self._starts is not None:
+            ids = slice(self._first_id(first), self._first_id(last))
         return Batch(
-            labels, dense, self._files["sparse"][ids], self._files["lengths"][rows]
+            self.labels(first, last),
+            self._files["dense"][rows],
+            self._files["sparse"][ids],
+            self._rows_of("lengths", rows),
+            self._rows_of("id_weights", ids),
+            self._rows_of("weights", rows),
         )
+
+    def _rows_of(self, part, rows):
+        return self._files[part][rows] if part in self._files else None
 
     def _first_id(self, row):
         stride = row // _STRIDE
@@ -205,55 +207,3 @@ def read_header(path) -> tuple[int, tuple[int, ...], np.dtype]:
     if not array.ndim or not array.flags.c_contiguous:
         raise UserError(f"{path}: not an array of rows.")
     return array.offset, array.shape, array.dtype
-
-
-def concatenate(pieces: Sequence[Batch]) -> Batch:
-    """Join pieces to one batch of their rows, in memory."""
-    if any(piece.lengths is not None for piece in pieces):
-        pieces = [_with_lengths(piece) for piece in pieces]
-    columns = zip(*pieces, strict=True)
-    return Batch(*(None if c[0] is None else np.concatenate(c) for c in columns))
-
-
-def _with_lengths(batch):
-    if batch.lengths is not None:
-        return batch
-    lengths = (batch.ids >= 0).astype(np.uint16)
-    return batch._replace(ids=batch.ids[lengths > 0], lengths=lengths)
-
-
-def cut(batch: Batch, id_ends: np.ndarray | None, first: int, last: int) -> Batch:
-    """Rows `first` .. `last - 1` of a batch, as views.
-
-    Args:
-        batch: The batch.
-        id_ends: Number of ids before each of its rows, and in all; `None` if it has
-            no lengths.
-        first: First row.
-        last: Last row + 1; more than there are, for all that follow.
-    """
-    rows = slice(first, last)
-    ids, lengths = batch.ids[rows], None
-    if batch.lengths is not None:
-        last = min(last, len(batch.labels))
-        ids, lengths = batch.ids[id_ends[first] : id_ends[last]], batch.lengths[rows]
-    return Batch(batch.labels[rows], batch.dense[rows], ids, lengths)
-
-
-def take(batch: Batch, rows: np.ndarray) -> Batch:
-    """Pick rows in any order.
-
-    Args:
-        batch: The batch.
-        rows: Positions `(m,)` of rows.
-    """
-    labels, dense = batch.labels[rows], batch.dense.take(rows, axis=0)
-    if batch.lengths is None:
-        return Batch(labels, dense, batch.ids.take(rows, axis=0), None)
-    counts = batch.lengths.sum(1, dtype=np.int64)
-    ends = np.cumsum(counts)
-    starts, picked = (ends - counts)[rows], counts[rows]
-    # Of each id its place: first id of its row, and where it is in the row.
-    places = np.arange(int(picked.sum()))
-    places += np.repeat(starts - np.cumsum(picked) + picked, picked)
-    return Batch(labels, dense, batch.ids[places], batch.lengths.take(rows, axis=0))

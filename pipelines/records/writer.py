@@ -9,7 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.records.layout import DTYPES, MANIFEST, Manifest, Schema, Shard
+from pipelines.records.layout import (
+    DTYPES,
+    MANIFEST,
+    SOFT_LABELS,
+    Manifest,
+    Schema,
+    Shard,
+)
 from pipelines.runtime import UserError, disk, locks
 
 DEFAULT_ROWS_PER_SHARD = 1 << 20
@@ -26,6 +33,7 @@ class Writer:
         split: Name of the split.
         vocabulary_digest: `Vocabulary.digest` of what numbered the ids.
         origin: How the records are made, JSON-safe, for the manifest.
+        soft_labels: Whether labels are probabilities from 0 to 1.
 
     Inside its `with` nobody else can write to the folder.
 
@@ -54,11 +62,14 @@ class Writer:
         split: str = "train",
         vocabulary_digest: str | None = None,
         origin: Mapping | None = None,
+        soft_labels: bool = False,
     ):
         self._folder, self._schema = folder, schema
         self._digest, self._origin = vocabulary_digest, dict(origin or {})
         self._check_free()
-        self._shards = ShardWriter(folder, schema, rows_per_shard, split)
+        self._shards = ShardWriter(
+            folder, schema, rows_per_shard, split, soft_labels=soft_labels
+        )
         self._lock = contextlib.ExitStack()
 
     def _check_free(self):
@@ -67,9 +78,11 @@ class Writer:
                 f"{self._folder} holds finished records. Name another."
             )
 
-    def append(self, labels, dense, ids, lengths=None) -> None:
+    def append(
+        self, labels, dense, ids, lengths=None, id_weights=None, weights=None
+    ) -> None:
         """Add rows; see `ShardWriter.append`."""
-        self._shards.append(labels, dense, ids, lengths)
+        self._shards.append(labels, dense, ids, lengths, id_weights, weights)
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -98,10 +111,18 @@ class ShardWriter:
         split: Name of the split.
         finished: Shards that were written by an earlier run.
         on_shard: Called with each `Shard` that is in place.
+        soft_labels: As of `Writer`.
     """
 
     def __init__(
-        self, folder, schema, rows_per_shard, split="train", finished=(), on_shard=None
+        self,
+        folder,
+        schema,
+        rows_per_shard,
+        split="train",
+        finished=(),
+        on_shard=None,
+        soft_labels=False,
     ):
         if rows_per_shard < 1:
             raise UserError(
@@ -112,25 +133,30 @@ class ShardWriter:
         self._shards, self._on_shard = list(finished), on_shard
         self._num_shards = len(self._shards)
         self._files, self._num_rows = None, 0
+        self._soft_labels = soft_labels
+        self._dtypes = DTYPES | ({"labels": SOFT_LABELS} if soft_labels else {})
         # Files are hashed and brought to the disk while the next ones are written.
         self._closer, self._closing = ThreadPoolExecutor(1), []
         os.makedirs(os.path.join(folder, split), exist_ok=True)
 
-    def append(self, labels, dense, ids, lengths=None) -> None:
-        """Add rows.
+    def append(
+        self, labels, dense, ids, lengths=None, id_weights=None, weights=None
+    ) -> None:
+        """Add rows. What is given in one call must be given in all.
 
         Args:
-            labels: `(n,)`, 0 or 1.
+            labels: `(n,)`, 0 or 1, or with `soft_labels` from 0 to 1.
             dense: `(n, num_dense)` finite numbers.
             ids: `(n, num_sparse)` ids, -1 where missing; with `lengths` those of all
                 bags one after another, `(V,)`.
-            lengths: `(n, num_sparse)` numbers of ids of the bags, or `None`. The same
-                in all calls: given, or not.
+            lengths: `(n, num_sparse)` numbers of ids of the bags, or `None`.
+            id_weights: `(V,)` weights of the ids, with lengths, or `None`.
+            weights: `(n,)` sample weights, or `None`.
 
         Raises:
             ValueError: If a shape, a label or an id is wrong.
         """
-        arrays = self._checked(labels, dense, ids, lengths)
+        arrays = self._checked(labels, dense, ids, lengths, id_weights, weights)
         done = 0
         num_rows, id_ends = len(arrays["labels"]), None
         if lengths is not None:
@@ -143,7 +169,7 @@ class ShardWriter:
             end = min(num_rows, done + self._rows_per_shard - self._num_rows)
             for part, file in self._files.items():
                 rows = slice(done, end)
-                if part == "sparse" and id_ends is not None:
+                if part in ("sparse", "id_weights") and id_ends is not None:
                     rows = slice(id_ends[done], id_ends[end])
                 with disk.explaining("a shard of records", file.path):
                     file.write(arrays[part][rows])
@@ -171,7 +197,7 @@ class ShardWriter:
                 file.remove()
         self._files = None
 
-    def _checked(self, labels, dense, ids, lengths):
+    def _checked(self, labels, dense, ids, lengths, id_weights, weights):
         schema = self._schema
         labels, dense, ids = np.asarray(labels), np.asarray(dense), np.asarray(ids)
         num_rows = len(labels)
@@ -184,13 +210,16 @@ class ShardWriter:
             lengths = np.asarray(lengths)
             expected["lengths"] = (lengths, of_bags)
             expected["sparse"] = (ids, (int(lengths.sum()),))
+            if id_weights is not None:
+                expected["id_weights"] = (np.asarray(id_weights), ids.shape)
+        if weights is not None:
+            expected["weights"] = (np.asarray(weights), (num_rows,))
         for name, (array, shape) in expected.items():
             if array.shape != shape:
                 raise ValueError(
                     f"`{name}` must have the shape {shape}. Received: {array.shape}"
                 )
-        if num_rows and not ((labels == 0) | (labels == 1)).all():
-            raise ValueError("`labels` must be 0 or 1.")
+        self._check_labels(labels)
         self._check_numbers(dense)
         self._check_ids(ids, lengths)
         if lengths is not None and lengths.max(initial=0) > _MAX_LENGTH:
@@ -199,9 +228,18 @@ class ShardWriter:
                 f"Received: one of {lengths.max():,}"
             )
         return {
-            part: np.ascontiguousarray(expected[part][0], DTYPES[part])
+            part: np.ascontiguousarray(expected[part][0], self._dtypes[part])
             for part in expected
         }
+
+    def _check_labels(self, labels):
+        if self._soft_labels:
+            if not ((labels >= 0) & (labels <= 1)).all():
+                raise ValueError("`labels` must be from 0 to 1.")
+        elif not ((labels == 0) | (labels == 1)).all():
+            raise ValueError(
+                "`labels` must be 0 or 1; probabilities go with `soft_labels=True`."
+            )
 
     def _check_numbers(self, dense):
         if not np.isfinite(dense).all():
@@ -231,13 +269,17 @@ class ShardWriter:
     def _open(self, parts):
         shapes = {
             "labels": (),
+            "id_weights": (),
+            "weights": (),
             "dense": (len(self._schema.dense),),
             "sparse": () if "lengths" in parts else (len(self._schema.sparse),),
             "lengths": (len(self._schema.sparse),),
         }
         shard = Shard(self._split, f"part-{self._num_shards:05d}", 0, {})
         self._files = {
-            part: _NpyFile(shard.path(self._folder, part), DTYPES[part], shapes[part])
+            part: _NpyFile(
+                shard.path(self._folder, part), self._dtypes[part], shapes[part]
+            )
             for part in parts
         }
         self._num_shards, self._num_rows = self._num_shards + 1, 0

@@ -6,13 +6,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.evaluation import reliability_chart
 from pipelines.pictures import LINES
-from pipelines.reports import calibration_chart, curves, measures, notes, steps, times
+from pipelines.reports import curves, measures, notes, steps, times
 from pipelines.reports.run_table import BEST, Table
 from pipelines.reports.runs import Run, read_runs
 from pipelines.reports.times import Times
 from pipelines.runtime import locks
-from pipelines.whole_files import replacing, write_text
+from pipelines.whole_files import write_text
 
 TABLES = ("report.md", "report.csv", "report.json")
 CURVES = "learning_curves.png"
@@ -98,14 +99,18 @@ class Report:
         measured = [self.times[i] for i in drawn]
         wanted = {}
         if curves.has_curves(runs):
-            wanted[CURVES] = lambda file: curves.draw(runs, file)
-        if any(calibration_chart.has_bins(run) for run in runs):
-            wanted[CALIBRATION] = lambda file: calibration_chart.draw(runs, file)
+            wanted[CURVES] = lambda path: curves.draw(runs, path)
+        if any(run.bins for run in runs):
+            models = [
+                (_describe(run), color, run.bins)
+                for run, color in zip(runs, LINES)
+                if run.bins
+            ]
+            wanted[CALIBRATION] = lambda path: reliability_chart.compare(models, path)
         if profiles or any(each.parts() for each in measured):
-            wanted[STEPS] = lambda file: steps.draw(runs, measured, profiles, file)
+            wanted[STEPS] = lambda path: steps.draw(runs, measured, profiles, path)
         for name, draw in wanted.items():
-            with replacing(output / name, "the picture") as file:
-                draw(file)
+            draw(output / name)
         return list(wanted)
 
     def _markdown(self, pictures):
@@ -189,6 +194,12 @@ def _read_profile(run):
         return read_trace(run.trace, run.options.get("steps_per_execution", 1))
     except DecodeError:
         raise ValueError("The trace is damaged.") from None
+
+
+def _describe(run):
+    """A run with its calibration, for a legend."""
+    value = (run.evaluation or {}).get("calibration")
+    return run.label if value is None else f"{value:.3f}  {run.label}"
 
 
 def _title(name):

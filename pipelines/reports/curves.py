@@ -40,7 +40,7 @@ def draw(runs: list[Run], path) -> None:
         _draw_metric(axes, runs, metric)
         pictures.finish(axes, title)
     _explain(figure, runs)
-    figure.savefig(path, dpi=150, facecolor="white", format="png")
+    pictures.save(figure, path)
 
 
 def _draw_metric(axes, runs, metric):

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from pipelines.reports.logs import finite
 from pipelines.reports.runs import Run
 from pipelines.reports.times import Times
 
@@ -134,6 +133,11 @@ def find_differing(runs: list[Run]) -> list[str]:
         for name in names
         if any(run.options.get(name) != runs[0].options.get(name) for run in runs)
     ]
+
+
+def finite(value: float | None) -> float | None:
+    """A number, or `None` for what is missing, infinite or not a number."""
+    return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _last(run, part, metric):

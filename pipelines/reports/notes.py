@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from pipelines.reports.calibration_chart import has_bins
 from pipelines.reports.runs import Run
 from pipelines.reports.times import Times
 
@@ -38,14 +37,14 @@ def of_runs(
         if run.is_finished and _saved_an_earlier_model(run.results)
     ]
     for what, without in (
-        ("No logs, so no curve but by epochs, and no wait for input",
-         [run for run in runs if not run.train]),
+        ("No steps.csv, so no curve but by epochs, and no wait for input",
+         [run for run in runs if not run.steps]),
         ("No validation",
          [run for run in runs if not run.scalars("validation", "loss")]),
         ("Not evaluated (tf-dlrm evaluate --model RUN --input FILE)",
          [run for run in runs if run.evaluation is None]),
         ("Without a reliability table of the evaluation",
-         [run for run in runs if run.evaluation is not None and not has_bins(run)]),
+         [run for run in runs if run.evaluation is not None and not run.bins]),
     ):  # fmt: skip
         if without:
             lines.append(f"{what}: {_names(without, len(runs))}.")

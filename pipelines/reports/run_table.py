@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pipelines.reports.measures import MEASURES, QUALITY, TIME
 from pipelines.reports.runs import Run, shorten
+from pipelines.text_tables import align, to_markdown
 
 MISSING, BEST = "-", "*"
 NARROWEST, WIDEST = 80, 120
@@ -42,15 +43,10 @@ class Table:
         width = min(max(width, NARROWEST), WIDEST)
         lines = []
         for title, columns in self._blocks(BEST, ""):
-            names = [title, *(run.label for run in self._runs)]
-            first = max(map(len, names))
-            for part in _fit(columns, width - first):
-                for i in range(len(part[0])):
-                    cells = [column[i].rjust(_width(column)) for column in part]
-                    if i > 0 or any(map(str.strip, cells)):
-                        left = ["", *names][i].ljust(first)
-                        lines.append(_GAP.join([left, *cells]).rstrip())
-                lines.append("")
+            names = ["", title, *(run.label for run in self._runs)]
+            for part in _fit(columns, width - max(map(len, names))):
+                rows = list(zip(names, *part, strict=True))
+                lines += [*align(rows if any(rows[0]) else rows[1:], _GAP), ""]
         return "\n".join(lines).rstrip()
 
     def to_markdown(self) -> str:
@@ -58,11 +54,9 @@ class Table:
         blocks = []
         for title, columns in self._blocks("**", "**"):
             heads = [" ".join(filter(None, column[:2])) for column in columns]
-            lines = [_row([title, *heads]), _row(["---", *["---:"] * len(columns)])]
-            for i, run in enumerate(self._runs, start=2):
-                cells = [column[i].strip() for column in columns]
-                lines.append(_row([run.label, *cells]))
-            blocks.append("\n".join(lines))
+            cells = zip(*(column[2:] for column in columns), strict=True)
+            rows = [[run.label, *c] for run, c in zip(self._runs, cells, strict=True)]
+            blocks.append(to_markdown([title, *heads], rows))
         return "\n\n".join(blocks)
 
     def to_csv(self) -> str:
@@ -131,7 +125,3 @@ def _words(option):
             return shorten("-".join(map(str, option)))
         return shorten(" ".join(map(str, option)))
     return shorten(f"{option:g}" if isinstance(option, float) else str(option)) or "-"
-
-
-def _row(cells):
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"

@@ -10,13 +10,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.reports import logs
 from pipelines.runs.config import RunConfig
-from pipelines.runs.run_files import RunFiles
+from pipelines.runs.run_files import RunFiles, read_whole_lines
 from pipelines.runtime import UserError, disk
 from pipelines.value_types import check_types
 
 _LONGEST_NAME = 28
+_BIN_COLUMNS = {"num_rows", "predicted", "observed", "observed_low", "observed_high"}
 _RESULTS = {
     "metrics": dict,
     "num_rows": int,
@@ -46,10 +46,11 @@ class Run:
         results: `metrics.json`; `None` where the training is not finished.
         history: A dict for each line of `metrics.csv`.
         evaluation: `evaluation.json`, or `None`.
-        bins: Rows of `evaluation_reliability.csv`, as numbers.
-        root: Event files in `logs`: one for each time that it was begun or resumed.
-        train: Those in `logs/train`.
-        validation: Those in `logs/validation`.
+        bins: Rows of `evaluation_reliability.csv`, as numbers; none where it lacks a
+            column.
+        steps: A dict for each row of `steps.csv`.
+        processes: What each process has spent, as in `times.jsonl`: one for each time
+            that the run was begun or resumed.
         trace: Folder of the newest profile, or `None`.
     """
 
@@ -63,9 +64,8 @@ class Run:
     history: list[dict[str, float | None]]
     evaluation: dict[str, Any] | None
     bins: list[dict[str, float]]
-    root: list[logs.LogFile]
-    train: list[logs.LogFile]
-    validation: list[logs.LogFile]
+    steps: list[dict[str, float | None]]
+    processes: list[dict[str, Any]]
     trace: pathlib.Path | None
 
     @property
@@ -87,7 +87,7 @@ class Run:
     @property
     def last_step(self) -> int:
         """The last step in the logs; without them the end of the last epoch."""
-        steps = logs.join(self.train, "metrics/loss")
+        steps = [int(row["step"]) for row in self.steps if row.get("loss") is not None]
         return max(steps or [self.first_step, *self.epoch_ends[: len(self.history)]])
 
     @property
@@ -104,18 +104,17 @@ class Run:
     def scalars(self, part: str, metric: str) -> dict[int, float]:
         """The curve of a metric by step, in `"train"` or in `"validation"`.
 
-        Without event files it has a value for each epoch, by `metrics.csv`.
+        Without `steps.csv` it has a value for each epoch, by `metrics.csv`.
         """
-        files = self.train if part == "train" else self.validation
-        found = logs.join(files, f"metrics/{metric}")
-        if found:
-            return found
         name = metric if part == "train" else f"val_{metric}"
-        return {
-            end: line[name]
-            for end, line in zip(self.epoch_ends, self.history)
-            if line.get(name) is not None
-        }
+        for rows in (
+            [(int(row["step"]), row) for row in self.steps],
+            zip(self.epoch_ends, self.history),
+        ):
+            curve = {end: row[name] for end, row in rows if row.get(name) is not None}
+            if curve:
+                return curve
+        return {}
 
 
 def read_runs(paths: Sequence) -> list[Run]:
@@ -192,14 +191,16 @@ def _read(folder, name, label):
         results,
         _read_csv(files.history_path) if results else [],
         _read_json(files.evaluation_path),
-        _read_csv(files.reliability_path),
-        *(logs.read_folder(files.log_dir / p) for p in ("", "train", "validation")),
+        _read_bins(files.reliability_path),
+        _read_csv(files.steps_path),
+        files.read_times(),
         traces[-1].parent if traces else None,
     )
     for path, found, names in (
         (files.config_path, content["config"], ("batch_size", "epochs")),
         (files.metrics_path, results, ("metrics", "num_rows", "seconds")),
         (files.evaluation_path, run.evaluation, ("auc", "num_rows")),
+        (files.steps_path, run.steps[0] if run.steps else None, ("step",)),
     ):
         missing = [name for name in names if found is not None and name not in found]
         if missing:
@@ -252,18 +253,16 @@ def _read_json(path):
     return content
 
 
+def _read_bins(path):
+    rows = _read_csv(path)
+    return rows if rows and _BIN_COLUMNS <= rows[0].keys() else []
+
+
 def _read_csv(path):
-    if not path.exists():
-        return []
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
         return [
-            {
-                name: logs.finite(float(v)) if v != "" else None
-                for name, v in line.items()
-            }
-            for line in lines
+            {name: float(v) if v != "" else None for name, v in line.items()}
+            for line in csv.DictReader(read_whole_lines(path))
         ]
     except (ValueError, TypeError):
         raise UserError(f"{path} is damaged.") from None

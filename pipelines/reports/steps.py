@@ -50,7 +50,7 @@ def draw(
     found = figure.subplots(len(panels), 1, height_ratios=bars, squeeze=False)
     for (axes,), panel in zip(found, panels):
         _draw_panel(figure, axes, panel)
-    figure.savefig(path, dpi=150, facecolor="white", format="png")
+    pictures.save(figure, path)
 
 
 @dataclasses.dataclass(frozen=True)

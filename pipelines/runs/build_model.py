@@ -58,7 +58,7 @@ def make_model(
         name="top_mlp",
         dtype=config.dtype_policy,
     )
-    interaction = config.interaction
+    interaction = config.interaction or "dot"
     if interaction == "cross":
         interaction = layers.CrossInteraction(
             config.cross_layers,

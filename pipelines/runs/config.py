@@ -30,8 +30,9 @@ class RunConfig:
     """Dims of the bottom MLP; the last is the embedding dim (for dot)."""
     top_mlp_dims: tuple[int, ...] = (512, 256, 1)
     """Dims of the top MLP; the last is 1."""
-    interaction: Literal["dot", "cat", "cross"] = "dot"
-    """Interaction of the dense vector and the embeddings."""
+    interaction: Literal["dot", "cat", "cross"] | None = "dot"
+    """Interaction of the dense vector and the embeddings; None: cat (concatenation) for
+    at most 20,000 training rows, else dot."""
     dropout: float = 0.0
     """Share of hidden values dropped in both MLPs, in training."""
     initial_embedding_limit: float | None = None
@@ -57,7 +58,7 @@ class RunConfig:
     batch_size: int | None = None
     """Rows in a step; default: 128 to 1,024, by the number of rows."""
     epochs: int | None = None
-    """Passes over the training rows; default: one, or two of at most 10,000 rows."""
+    """Passes over the training rows; default: two of at most 100,000 rows, else one."""
     shuffle: bool = True
     """Shuffle rows, differently in each epoch."""
     negative_sampling_rate: float = 1.0
@@ -68,9 +69,9 @@ class RunConfig:
     dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
     """Precision of the MLPs; tables and loss are float32."""
     jit_compile: Literal["auto", "on", "off"] = "auto"
-    """Parts that XLA compiles: auto, the small ones where it is faster, and none in a
-    training of fewer than 50,000 rows; on, also all between lookup and update; off,
-    none."""
+    """Parts that XLA compiles: auto, the small ones, and none in a training of fewer
+    than 50,000 rows; after a minute also all between lookup and update, if that is
+    measured to be faster; on, all of this from the start; off, none."""
     steps_per_execution: int = 1
     """Steps run at once between callbacks."""
     deterministic: bool = False
@@ -167,7 +168,8 @@ class RunConfig:
                 self._refuse(name, "must be positive integers")
         if self.top_mlp_dims[-1] != 1:
             self._refuse("top_mlp_dims", "must end in 1, the click logit")
-        if self.interaction == "dot" and self.bottom_mlp_dims[-1] != self.embedding_dim:
+        may_be_dot = self.interaction in ("dot", None)
+        if may_be_dot and self.bottom_mlp_dims[-1] != self.embedding_dim:
             self._refuse(
                 "bottom_mlp_dims",
                 f"must end in embedding_dim ({self.embedding_dim}) for dot interaction",

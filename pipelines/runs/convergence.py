@@ -56,12 +56,16 @@ class LossCurve(keras.callbacks.Callback):
         self._parts.append(total / (batches - self._batches))
         self._batches, self._mean = batches, mean
 
-    def describe(self) -> dict | None:
+    def describe(self, judge_loss: bool = True) -> dict | None:
         """Return `{"num_steps", "before", "after"}` where the training ended far from
         converged, with the mean losses of the third and the last quarter; else `None`.
 
         That is where the loss fell by more than 2 percent and more than chance
         explains, or where there were fewer than 100 steps.
+
+        Args:
+            judge_loss: Whether the loss tells. Where rows are seen again, it falls in
+                any case; then only the number of steps counts.
         """
         if len(self._parts) < 8 or not all(map(math.isfinite, self._parts)):
             return None
@@ -70,7 +74,7 @@ class LossCurve(keras.callbacks.Callback):
         after = np.array(self._parts[-size:])
         drop = before.mean() - after.mean()
         error = math.sqrt((before.var(ddof=1) + after.var(ddof=1)) / size)
-        is_fast = drop > _FAST * before.mean() and drop > 3 * error
+        is_fast = judge_loss and drop > _FAST * before.mean() and drop > 3 * error
         if not is_fast and self._num_steps >= _FEWEST_STEPS:
             return None
         return {

@@ -8,9 +8,10 @@ import keras
 import tensorflow as tf
 
 from pipelines import records
-from pipelines.criteo import Parser, read
 from pipelines.files import expand_paths
 from pipelines.formats.diagnosis import no_rows
+from pipelines.formats.parser import Parser
+from pipelines.formats.reading import read
 from pipelines.log_data import (
     build_vocabulary,
     check_rows,
@@ -28,8 +29,10 @@ from pipelines.runs import defaults
 from pipelines.runs.config import RunConfig
 from pipelines.runtime import UserError
 from pipelines.sampling import NegativeSampling
+from pipelines.schema import Schema
 from pipelines.vocabulary import HashVocabulary, SharedHashVocabulary, Vocabulary
 from pipelines.vocabulary.hashing import hash_vocabulary
+from pipelines.vocabulary.schema_part import schema_of
 
 
 def make_quarantines(config, folder) -> tuple[Quarantine, Quarantine]:
@@ -124,6 +127,7 @@ class LogData(TrainingData):
         folder: The `RunFolder`, for bad rows.
         vocabulary: The vocabulary; `None` makes one as the config says.
         num_rows: Rows to train on in an epoch, where they were counted before.
+        schema: The columns; `None`: the vocabulary's, or `Schema.criteo()`.
     """
 
     def __init__(
@@ -134,6 +138,7 @@ class LogData(TrainingData):
         folder,
         vocabulary=None,
         num_rows: int | None = None,
+        schema: Schema | None = None,
     ):
         self._train = expand_paths(train_paths)
         self._valid = expand_paths(valid_paths) if valid_paths else None
@@ -142,26 +147,35 @@ class LogData(TrainingData):
         self._bad, self._bad_valid = self.quarantines
         self.negative_sampling_rate = config.negative_sampling_rate
         self._sampling = _sampling_of(config)
+        self.schema = schema_of(schema, vocabulary)
         if self._valid:
             # Before hours of training, not after: a look at every validation row.
-            check_rows(self._valid, self._bad_valid)
+            check_rows(self._valid, self._bad_valid, self.schema)
         self.vocabulary = vocabulary or self._make_vocabulary()
         check_shared(config, self.vocabulary, "the vocabulary")
         self.num_rows = num_rows or getattr(self.vocabulary, "num_rows", 0)
         if num_rows:
             return
         if vocabulary is not None or not self.num_rows or self._sampling:
-            self.num_rows = count_rows(self._train, self._sampling)
+            self.num_rows = count_rows(self._train, self.schema, self._sampling)
         if not self.num_rows:
             nothing = "The sample of the negatives leaves no rows to train on."
-            raise UserError(nothing if self._sampling else no_rows(self._train))
+            raise UserError(
+                nothing if self._sampling else no_rows(self._train, self.schema)
+            )
 
     def _make_vocabulary(self):
         config = self.config
         if config.hash_buckets is not None:
-            return hash_vocabulary(config.hash_buckets, config.shared_table)
+            return hash_vocabulary(
+                config.hash_buckets, config.shared_table, self.schema
+            )
         return build_vocabulary(
-            self._train, config.min_count, config.max_vocabulary_size, self._bad
+            self._train,
+            config.min_count,
+            config.max_vocabulary_size,
+            self._bad,
+            self.schema,
         )
 
     @property

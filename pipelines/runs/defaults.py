@@ -5,13 +5,22 @@ Chosen by measurement: see "Defaults" in docs/training.md.
 
 import dataclasses
 import math
+from typing import Any
 
 from pipelines.runs.config import RunConfig
 
 # Of the MLPs, and of the tables.
 LEARNING_RATES = {"sgd": (0.3, 10.0), "adagrad": (0.02, 0.1), "adam": (0.002, 0.004)}
-COMPLETED = ("batch_size", "epochs", "learning_rate", "embedding_learning_rate")
-_SMALLEST_BATCH, _LARGEST_BATCH, _FEW_ROWS = 128, 1024, 10_000
+COMPLETED = (
+    "interaction",
+    "batch_size",
+    "epochs",
+    "learning_rate",
+    "embedding_learning_rate",
+)
+_SMALLEST_BATCH, _LARGEST_BATCH = 128, 1024
+# Most rows for a concatenation, and for two epochs.
+_MOST_ROWS_FOR_CAT, _MOST_ROWS_FOR_TWO_EPOCHS = 20_000, 100_000
 
 
 def choose_batch_size(num_rows: int) -> int:
@@ -24,12 +33,21 @@ def choose_batch_size(num_rows: int) -> int:
 
 
 def choose_num_epochs(num_rows: int) -> int:
-    """Return two for up to 10,000 rows, else one: more passes would overfit."""
-    return 2 if num_rows <= _FEW_ROWS else 1
+    """Return two for up to 100,000 rows, else one: a third pass overfits."""
+    return 2 if num_rows <= _MOST_ROWS_FOR_TWO_EPOCHS else 1
+
+
+def choose_interaction(num_rows: int) -> str:
+    """Return "cat" for up to 20,000 rows, else "dot".
+
+    Few rows do not show which pairs of features matter; the dot products of all pairs
+    then add noise.
+    """
+    return "cat" if num_rows <= _MOST_ROWS_FOR_CAT else "dot"
 
 
 def complete(config: RunConfig, num_rows: int) -> RunConfig:
-    """Return a config with numbers for the options in `COMPLETED` that are `None`.
+    """Return a config with values for the options in `COMPLETED` that are `None`.
 
     Without `learning_rate` both rates are the optimizer's; a `learning_rate` without
     `embedding_learning_rate` is that of the tables, too.
@@ -38,7 +56,9 @@ def complete(config: RunConfig, num_rows: int) -> RunConfig:
         config: The run.
         num_rows: Rows that it is trained on in an epoch.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
+    if config.interaction is None:
+        changes["interaction"] = choose_interaction(num_rows)
     if config.batch_size is None:
         changes["batch_size"] = choose_batch_size(num_rows)
     if config.epochs is None:
@@ -59,8 +79,12 @@ def complete_rates(config: RunConfig) -> RunConfig:
 
 
 def describe(config: RunConfig, completed: RunConfig, num_rows: int) -> str | None:
-    """Return a line on what was chosen, or `None` where all was given."""
+    """Return what was chosen, as a line, or `None` where all was given.
+
+    For few rows a second line says what to expect of them.
+    """
     words = {
+        "interaction": "interaction {}",
         "batch_size": "batches of {:,} rows",
         "epochs": "epochs: {}",
         "learning_rate": "learning rate {:g}",
@@ -73,4 +97,10 @@ def describe(config: RunConfig, completed: RunConfig, num_rows: int) -> str | No
     ]
     if not chosen:
         return None
-    return f"Chosen for {num_rows:,} rows and {config.optimizer}: {', '.join(chosen)}."
+    line = f"Chosen for {num_rows:,} rows and {config.optimizer}: {', '.join(chosen)}."
+    if num_rows <= _MOST_ROWS_FOR_CAT:
+        line += (
+            "\nSo few rows tell little about pairs of features: more rows help most, "
+            "and a logistic regression may do as well."
+        )
+    return line

@@ -14,6 +14,7 @@ from pipelines.runs import saving, stopping
 from pipelines.runs.convergence import LossCurve
 from pipelines.runs.data import TrainingData
 from pipelines.runs.folder import RunFolder
+from pipelines.runs.run_log import RunLog
 from pipelines.runs.watching import Watching
 from pipelines.runtime import UserError
 from tf_dlrm.callbacks import ResumableTraining
@@ -60,7 +61,8 @@ class Fitting:
         self._valid_dataset = data.valid_dataset()
         stopping.check(config, self._valid_dataset is not None)
         self._loggers = watching.callbacks(folder.log_dir, config, data.vocabulary)
-        listeners = [*self._loggers[:1], self.checkpoint]
+        self._log = RunLog(folder, self.checkpoint, self._measure)
+        listeners = [*self._loggers[:1], self._log, self.checkpoint]
         self._stopping = stopping.Stopping(config, self._valid_dataset, listeners)
         self._curve = LossCurve(data.num_steps)
         self.checkpoint.carry(**self._stopping.states, loss_curve=self._curve)
@@ -103,6 +105,7 @@ class Fitting:
                     self._progress,
                     *data.callbacks,
                     *self._loggers,
+                    self._log,
                     *self._stopping.callbacks,
                     self._curve,
                     *callbacks,
@@ -143,6 +146,7 @@ class Fitting:
         )
         results["not_converged"] = self._judge_convergence(results)
         results["seconds"] = time.perf_counter() - self._start
+        self._log.write_times()
         return results
 
     def _describe_saves(self):
@@ -150,6 +154,16 @@ class Fitting:
         if not seconds:
             return ""
         return f"{self.checkpoint.num_saved} saved, last in {seconds[-1]:.2f} s"
+
+    def _measure(self):
+        times = self._describe_times()
+        return {
+            "seconds": time.perf_counter() - self._start,
+            "training_seconds": times["training_seconds"],
+            "waiting_seconds": self._loggers[0].waiting_seconds,
+            "validation_seconds": times["validation_seconds"],
+            "num_rows": self._progress.num_trained,
+        }
 
     def _describe_times(self):
         progress, within_epochs = self._progress, self._stopping.seconds
@@ -165,13 +179,12 @@ class Fitting:
     def _judge_convergence(self, results):
         """Return what the loss curve says, unless a validation says otherwise."""
         best, config = results["best"], self.data.config
-        if best is None and config.epochs > 1:  # rows seen again have a lower loss
-            return None
         if best is not None:
             is_last = best["step"] == results["last"]["step"]
             if not is_last or (config.target_auc or math.inf) <= best[config.monitor]:
                 return None
-        return self._curve.describe()
+        # Rows that are seen again have a lower loss.
+        return self._curve.describe(best is not None or config.epochs == 1)
 
 
 def _make_checkpoint(folder, monitor, arguments):

@@ -14,11 +14,12 @@ import keras
 
 import tf_dlrm
 from pipelines import vocabulary as vocabularies
-from pipelines.criteo import Parser
+from pipelines.formats.parser import Parser
 from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
 from pipelines.runs.run_files import RunFiles
 from pipelines.runtime import UserError, disk
+from pipelines.schema import Schema
 from pipelines.whole_files import write_text
 from tf_dlrm.training.checkpoints import CheckpointFolder
 
@@ -28,11 +29,12 @@ WHICH = ("saved", "best", "last")
 class RunFolder(RunFiles):
     """The folder where a run keeps everything that it makes and is made from.
 
-    `config.json` (run and data), `vocabulary.tsv`, `model.keras` (beside it
+    `config.json` (run and data), `schema.json` (the columns of its files),
+    `vocabulary.tsv`, `model.keras` (beside it
     `model_last.keras` or `model_best.keras`, where the best model is not the last),
-    `metrics.json`, `metrics.csv` (a line for each epoch), `bad_rows.tsv`, `logs/`
-    (TensorBoard), `plan.json` where tables were sharded, and `checkpoints/` while it is
-    trained.
+    `metrics.json`, `metrics.csv` (a line for each epoch), `steps.csv` (metrics by
+    step), `times.jsonl`, `bad_rows.tsv`, `logs/` (TensorBoard), `plan.json` where
+    tables were sharded, and `checkpoints/` while it is trained.
 
     Args:
         path: The folder.
@@ -58,8 +60,16 @@ class RunFolder(RunFiles):
             )
         self.path.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(self.log_dir, ignore_errors=True)
-        files = (self.config_path, self.metrics_path, self.history_path, self.plan_path)
-        for path in (*files, self.last_model_path, self.best_model_path):
+        for path in (
+            self.config_path,
+            self.metrics_path,
+            self.history_path,
+            self.steps_path,
+            self.times_path,
+            self.plan_path,
+            self.last_model_path,
+            self.best_model_path,
+        ):
             path.unlink(missing_ok=True)
 
     def describe(
@@ -74,6 +84,7 @@ class RunFolder(RunFiles):
             expander: The `MultiHot` that its rows go through, or `None`.
         """
         vocabulary.save(self.vocabulary_path)
+        vocabulary.schema.save(self.schema_path)
         content = {
             "tf_dlrm": tf_dlrm.__version__,
             "config": json.loads(config.to_json()),
@@ -110,6 +121,12 @@ class RunFolder(RunFiles):
                 "trained with: the ids would mean other values."
             )
         return vocabulary
+
+    def read_schema(self) -> Schema:
+        """Return the columns of the run's files; Criteo's, of an earlier version's."""
+        if self.schema_path.exists():
+            return Schema.load(self.schema_path)
+        return Schema.criteo()
 
     def save_model(self, model, path=None) -> None:
         """Write a trained model; it appears complete or not at all.

@@ -1,5 +1,6 @@
 """Warm starts: a run that starts from a finished one, with another vocabulary."""
 
+import dataclasses
 import gc
 import json
 import os
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 
 import tf_dlrm
-from pipelines.criteo import Parser
 from pipelines.formats.fields import Values
-from pipelines.formats.line_rules import SPARSE_FEATURES
+from pipelines.formats.parser import Parser
 from pipelines.runs.config import RunConfig
+from pipelines.runs.defaults import COMPLETED
 from pipelines.runs.folder import RunFolder
 from pipelines.runtime import UserError
 from pipelines.vocabulary import HashVocabulary, Vocabulary
+from pipelines.vocabulary.hashing import HashNumbering
 from tf_dlrm.training import warm_start
 
 _SAME = (
@@ -59,6 +61,11 @@ def row_maps(
     >>> row_maps(yesterday, today)["C1"]
     array([ 0,  3, -1,  1])
     """
+    if list(old.schema.tables) != list(new.schema.tables):
+        raise UserError(
+            f"The runs have different tables: {', '.join(old.schema.tables)} before, "
+            f"{', '.join(new.schema.tables)} now."
+        )
     if isinstance(old, HashVocabulary) != isinstance(new, HashVocabulary):
         kinds = [
             "hashes" if isinstance(vocabulary, HashVocabulary) else "lists values"
@@ -80,8 +87,13 @@ def row_maps(
         }
     maps = {}
     for name, before, now in zip(
-        SPARSE_FEATURES, old.numberings, new.numberings, strict=True
+        new.schema.tables, old.numberings, new.numberings, strict=True
     ):
+        if isinstance(now, HashNumbering):
+            if len(before) != len(now):
+                raise UserError(f"The table {name} had other `hash_buckets` before.")
+            maps[name] = np.arange(1 + len(now))
+            continue
         before, now = before.load(), now.load()
         new_ids = now.find(Values(None, None, before.keys, before.texts))
         moved = np.zeros(1 + len(before), np.int64)
@@ -95,6 +107,10 @@ class ColdStart:
     """The start of a run without a previous one: freshly initialized weights."""
 
     first_step = 0
+
+    def complete(self, config: RunConfig) -> RunConfig:
+        """Return the config as it is: nothing depends on a previous run."""
+        return config
 
     def map_rows(self, vocabulary) -> None:
         """Do nothing."""
@@ -133,6 +149,13 @@ class PreviousRun:
             self._load()
             first_step = int(self._model.optimizer.iterations.numpy())
         self.first_step = first_step
+
+    def complete(self, config: RunConfig) -> RunConfig:
+        """Return the config with this run's interaction, where none is given."""
+        if config.interaction is not None:
+            return config
+        interaction = self._folder.read_config().interaction
+        return dataclasses.replace(config, interaction=interaction)
 
     def _load(self):
         self._model = self._folder.load_model(self._folder.load_parser())
@@ -202,6 +225,7 @@ def check(path, config: RunConfig) -> RunFolder:
         f"{_format(getattr(config, name))}"
         for name in _SAME
         if getattr(before, name) != getattr(config, name)
+        and not (name in COMPLETED and getattr(config, name) is None)
     ]
     if differing:
         raise UserError(
@@ -214,7 +238,7 @@ def check(path, config: RunConfig) -> RunFolder:
 
 def _format(value) -> str:
     if isinstance(value, list | tuple):
-        if len(set(value)) == 1 and len(value) == len(SPARSE_FEATURES):
+        if len(set(value)) == 1:
             return f"{value[0]:,}"
         return json.dumps(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

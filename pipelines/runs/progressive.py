@@ -15,14 +15,18 @@ import os
 
 import keras
 
-from pipelines.criteo import Parser, read
 from pipelines.files import Paths, expand_paths
+from pipelines.formats.parser import Parser
+from pipelines.formats.reading import read
 from pipelines.log_data import build_vocabulary, count_rows, describe_data, find_records
 from pipelines.quarantine import Quarantine
 from pipelines.runs.data import TrainingData, make_quarantines
 from pipelines.runtime import UserError, remote_files
 from pipelines.sampling import NegativeSampling
-from pipelines.vocabulary import HashVocabulary
+from pipelines.schema import Schema
+from pipelines.text_tables import align
+from pipelines.vocabulary.hashing import hash_vocabulary
+from pipelines.vocabulary.schema_part import schema_of
 from tf_dlrm import training
 from tf_dlrm.training.checkpoints import Position, ResumableInput
 
@@ -84,6 +88,7 @@ class DayData(TrainingData):
         folder: The `RunFolder`, for bad rows.
         vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one.
         rows_by_epoch: Rows of each day, where they were counted before.
+        schema: The columns; `None`: the vocabulary's, or `Schema.criteo()`.
     """
 
     monitor = None  # losses on different days do not tell which model is best
@@ -96,6 +101,7 @@ class DayData(TrainingData):
         folder,
         vocabulary=None,
         rows_by_epoch: list[int] | None = None,
+        schema: Schema | None = None,
     ):
         self.days = check(config, train_paths, valid_paths)
         self.config = dataclasses.replace(config, epochs=1)
@@ -108,9 +114,10 @@ class DayData(TrainingData):
                 NegativeSampling(config.negative_sampling_rate, config.seed + day)
                 for day in range(len(self.days))
             ]
+        self.schema = schema_of(schema, vocabulary)
         self.vocabulary = vocabulary or self._make_vocabulary()
         self._rows_by_epoch = rows_by_epoch or [
-            count_rows([day], sampling)
+            count_rows([day], self.schema, sampling)
             for day, sampling in zip(self.days, self._sampling, strict=True)
         ]
         self.num_rows = self._rows_by_epoch[0]
@@ -126,7 +133,9 @@ class DayData(TrainingData):
     def _make_vocabulary(self):
         config = self.config
         if config.hash_buckets is not None:
-            return HashVocabulary(config.hash_buckets)
+            return hash_vocabulary(
+                config.hash_buckets, config.shared_table, self.schema
+            )
         print(
             f"The vocabulary is built from the first day, {self.days[0]}: values that "
             "come later share row 0. Hashing gives them rows of their own.",
@@ -137,6 +146,7 @@ class DayData(TrainingData):
             config.min_count,
             config.max_vocabulary_size,
             Quarantine(max_bad_share=config.max_bad_share),
+            self.schema,
         )
 
     @property
@@ -270,13 +280,10 @@ def _join_days(datasets):
 
 def print_report(days: list[dict]) -> None:
     """Print the report of `DayData` as a table."""
-    print(
-        f"{'day, before training on it':<28}{'rows':>13}{'auc':>9}{'log_loss':>10}"
-        f"{'norm. entropy':>15}{'calibration':>13}"
-    )
-    for day in days:
-        print(
-            f"{day['day']:<28}{day['num_rows']:>13,}{day['auc']:>9.5f}"
-            f"{day['log_loss']:>10.5f}{day['normalized_entropy']:>15.5f}"
-            f"{day['calibration']:>13.5f}"
-        )
+    names = ("auc", "log_loss", "normalized_entropy", "calibration")
+    rows = [["day, before training on it", "rows", *names]]
+    rows += [
+        [day["day"], f"{day['num_rows']:,}", *(f"{day[name]:.5f}" for name in names)]
+        for day in days
+    ]
+    print(*align(rows), sep="\n")

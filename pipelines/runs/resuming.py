@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from typing import Any
 
 from pipelines.runs.config import RunConfig
@@ -17,6 +18,9 @@ _PARAMETERS = {
     "valid": "valid_paths",
     "warm_start": "warm_start",
 }
+
+# What XLA compiles of a step, by `xla_choice` of the model.
+_XLA = {"none": "nothing", "parts": "small parts", "program": "the whole dense part"}
 
 
 class NewRun:
@@ -90,6 +94,7 @@ class ResumedRun(NewRun):
         data = folder.read_data()
         self.rows_by_epoch = data.get("rows_by_epoch")
         self.first_step = data.get("first_step")
+        self._xla = data.get("xla")
 
     def open_folder(self) -> None:
         """Do nothing: the folder is there."""
@@ -98,7 +103,16 @@ class ResumedRun(NewRun):
         """Do nothing: it was checked when the run started."""
 
     def describe(self, data, origin, start) -> None:
-        """Do nothing: the folder describes the run."""
+        """Warn if the bits may differ from those of the run that was interrupted."""
+        before, now = self._xla, origin.get("xla")
+        if before is not None and now is not None and before != now:
+            warnings.warn(
+                f"{self._folder.path} was trained with XLA compiling {_XLA[before]}, "
+                f"and is resumed with {_XLA[now]}: the results agree to rounding, and "
+                "are not bit-equal.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
 
 def begin(

@@ -1,5 +1,6 @@
 """The layout of the folder of a run. Nothing here imports TensorFlow."""
 
+import json
 import pathlib
 import typing
 from typing import Any
@@ -30,6 +31,16 @@ _DATA = {
     "negative_sampling_rate": float,
     "content": dict,
 }
+_TIMES = {
+    "began": float,
+    "seconds": float,
+    "training_seconds": float,
+    "waiting_seconds": float | None,
+    "validation_seconds": float,
+    "checkpoint_seconds": float,
+    "checkpoint_seconds_within_epochs": float,
+    "num_rows": int,
+}
 
 
 class RunFiles:
@@ -42,12 +53,15 @@ class RunFiles:
     def __init__(self, path):
         self.path = pathlib.Path(path)
         self.config_path = self.path / "config.json"
+        self.schema_path = self.path / "schema.json"
         self.vocabulary_path = self.path / "vocabulary.tsv"
         self.model_path = self.path / "model.keras"
         self.last_model_path = self.path / "model_last.keras"
         self.best_model_path = self.path / "model_best.keras"
         self.metrics_path = self.path / "metrics.json"
         self.history_path = self.path / "metrics.csv"
+        self.steps_path = self.path / "steps.csv"
+        self.times_path = self.path / "times.jsonl"
         self.bad_rows_path = self.path / "bad_rows.tsv"
         self.bad_valid_rows_path = self.path / "bad_rows_valid.tsv"
         self.plan_path = self.path / "plan.json"
@@ -55,6 +69,20 @@ class RunFiles:
         self.checkpoint_dir = self.path / "checkpoints"
         self.evaluation_path = self.path / "evaluation.json"
         self.reliability_path = self.path / "evaluation_reliability.csv"
+
+    def read_times(self) -> list[dict[str, Any]]:
+        """Return the last line of each process in `times.jsonl`.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        try:
+            lines = [json.loads(line) for line in read_whole_lines(self.times_path)]
+            for line in lines:
+                check_types(dict.fromkeys(_TIMES) | line, _TIMES)
+            return list({line["began"]: line for line in lines}.values())
+        except (ValueError, TypeError, RecursionError):
+            raise UserError(f"{self.times_path} is damaged.") from None
 
     def other_model_path(self, saved: str) -> pathlib.Path:
         """Return the path of the model that is not the run's, if best and last differ.
@@ -83,3 +111,9 @@ class RunFiles:
         except ValueError as error:
             raise UserError(f"{self.config_path} is damaged: {error}") from None
         return content
+
+
+def read_whole_lines(path: pathlib.Path) -> list[str]:
+    """Return the lines of a log; none if it is missing, none that is incomplete."""
+    text = path.read_text("utf-8") if path.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -8,6 +8,7 @@ from pipelines.runs.data import LogData, RecordData, TrainingData
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.progressive import DayData
 from pipelines.runtime import UserError
+from pipelines.schema import Schema
 from pipelines.vocabulary import HashVocabulary, SharedHashVocabulary, Vocabulary
 
 
@@ -20,12 +21,14 @@ class RunInputs:
         valid: Labelled files for validation, or `None`.
         vocabulary: Numbers the values; `None` makes one as the config says.
         progressive: Whether each file is a day, evaluated before it is trained on.
+        schema: The columns of files; `None`: the vocabulary's, or Criteo's.
     """
 
     train: Paths
     valid: Paths | None = None
     vocabulary: Vocabulary | HashVocabulary | SharedHashVocabulary | None = None
     progressive: bool = False
+    schema: Schema | None = None
 
     @property
     def has_validation(self) -> bool:
@@ -49,13 +52,15 @@ class RunInputs:
         """
         arguments = (run.config, self.train, self.valid, folder, run.vocabulary)
         if self.progressive:
-            return DayData(*arguments, run.rows_by_epoch)
+            return DayData(*arguments, run.rows_by_epoch, self.schema)
         records = find_records(self.train)
         if records is None:
-            return LogData(*arguments, run.rows_by_epoch and run.rows_by_epoch[0])
-        if self.valid or (run.vocabulary is not None and not run.is_resumed):
+            num_rows = run.rows_by_epoch and run.rows_by_epoch[0]
+            return LogData(*arguments, num_rows, self.schema)
+        given = (self.valid, run.vocabulary, self.schema)
+        if any(given[:2] if not run.is_resumed else given[:1]) or given[2]:
             raise UserError(
-                f"{records} holds records with a vocabulary and validation rows of "
-                "their own: leave `valid_paths` and `vocabulary` out."
+                f"{records} holds records with a vocabulary, a schema and validation "
+                "rows of their own: leave `valid_paths`, `vocabulary` and `schema` out."
             )
         return RecordData(run.config, records)

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 import tf_dlrm
-from pipelines.criteo import Parser
 from pipelines.files import Paths
+from pipelines.formats.parser import Parser
 from pipelines.pipeline_errors import explaining_logs
 from pipelines.runs import build_model, previous_run, resuming, stopping
 from pipelines.runs.config import RunConfig
@@ -22,6 +22,7 @@ from pipelines.runs.resuming import NewRun
 from pipelines.runs.run_inputs import RunInputs
 from pipelines.runs.watching import Watching
 from pipelines.runtime import disk, locks
+from pipelines.schema import Schema
 from pipelines.whole_files import write_text
 
 
@@ -40,8 +41,9 @@ def train(
     watching: Watching | None = None,
     progressive: bool = False,
     warm_start=None,
+    schema: Schema | None = None,
 ) -> tuple[RunFolder, dict[str, Any]]:
-    """Train a run from files of Criteo lines into a folder of its own.
+    """Train a run from the files of a click log into a folder of its own.
 
     No other process can write to the folder meanwhile: `tf_dlrm.runtime.locks.locked`
     says where that is safe.
@@ -69,6 +71,8 @@ def train(
             evaluated before it is trained on it.
         warm_start: Folder of a finished run whose model is the start of this one: it
             keeps what it learned about values that are in the vocabulary here, too.
+        schema: The columns of the files; `None`: the vocabulary's, or
+            `Schema.criteo()`.
 
     Returns:
         The folder and the results: metrics of the saved model, best and last model,
@@ -85,7 +89,7 @@ def train(
     """
     return TrainingJob(
         config,
-        RunInputs(train_paths, valid_paths, vocabulary, progressive),
+        RunInputs(train_paths, valid_paths, vocabulary, progressive, schema),
         RunFolder(out),
         resume=resume,
         warm_start=warm_start,
@@ -143,6 +147,7 @@ class TrainingJob:
             self.folder, self.config, self.inputs, self.warm_start, self.resume
         )
         start = previous_run.find(self.warm_start, run.config, run.first_step)
+        run.config = start.complete(run.config)
         run.open_folder()
         return run, start
 
@@ -175,7 +180,10 @@ class TrainingJob:
         warm_started = {}
         if not fitting.restore():
             warm_started = start.warm_up(fitting.model, fitting.data.vocabulary)
-        run.describe(fitting.data, self.origin, warm_started)
+        origin = dict(self.origin)
+        if fitting.data.config.deterministic:  # the bits depend on it
+            origin["xla"] = fitting.model.xla_choice
+        run.describe(fitting.data, origin, warm_started)
         return fitting.run(self.callbacks)
 
     def _finish(self, fitting: Fitting, history: History) -> dict[str, Any]:

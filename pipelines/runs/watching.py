@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from pipelines.formats.line_rules import SPARSE_FEATURES
 from pipelines.runtime import UserError
+from pipelines.schema import Schema
 
 _SHOWN = (
     "batch_size",
@@ -39,12 +39,6 @@ class Watching:
 
     def __post_init__(self):
         self.profiled()
-        unknown = [t for t in self.projector_tables if t not in SPARSE_FEATURES]
-        if unknown:
-            raise UserError(
-                f"`projector_tables`: there is no table {', '.join(unknown)}. Tables: "
-                f"{SPARSE_FEATURES[0]} to {SPARSE_FEATURES[-1]}"
-            )
         if not 1 <= self.projector_rows <= _MOST_ROWS:
             raise UserError(
                 f"`projector_rows` must be 1 to {_MOST_ROWS:,}. Received: "
@@ -70,6 +64,20 @@ class Watching:
             )
         return steps
 
+    def check_tables(self, schema: Schema) -> None:
+        """Check that the tables for the projector exist.
+
+        Raises:
+            ValueError: If one does not; those that do are named.
+        """
+        tables = list(schema.tables)
+        unknown = [t for t in self.projector_tables if t not in tables]
+        if unknown:
+            raise UserError(
+                f"`projector_tables`: there is no table {', '.join(unknown)}. Tables: "
+                f"{', '.join(tables[:50])}"
+            )
+
     def callbacks(self, log_dir, config, vocabulary) -> list:
         """Return the callbacks of a run.
 
@@ -80,6 +88,7 @@ class Watching:
         """
         from tf_dlrm import callbacks
 
+        self.check_tables(vocabulary.schema)
         loggers = [
             callbacks.TensorBoardLogger(log_dir, config.batch_size),
             callbacks.RowNormLogger(log_dir),
@@ -104,8 +113,11 @@ class Watching:
             loggers.append(callbacks.StepProfiler(log_dir, *steps))
         return loggers
 
-    def _labels(self, vocabulary, feature):
+    def _labels(self, vocabulary, table):
         if not hasattr(vocabulary, "values"):
             return []  # hashed: many values share a row
-        values = vocabulary.values(feature)[: self.projector_rows]
+        number = list(vocabulary.schema.tables).index(table)
+        values = vocabulary.numberings[number].values()[: self.projector_rows]
+        if not values:
+            return []
         return ["(empty or rare)", *(v.decode("utf-8", "replace") for v in values)]

@@ -1,4 +1,4 @@
-"""Files of lines -> batches: the same lines in a batch wherever reading begins.
+"""Files of rows -> batches: the same rows in a batch wherever reading begins.
 
 The last bits of a probability depend on the rows that it is computed with. So a batch
 is a function of the file and its first line, and a resumed run gives
@@ -9,11 +9,15 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
-from pipelines.files import BlockReader, count_lines, stamp
-from pipelines.formats.scanning import changed
-from pipelines.formats.tables import batches, count_rows, is_parquet, to_lines
+from pipelines.files import stamp
+from pipelines.formats import quotes
+from pipelines.formats.layout import Wanted
+from pipelines.formats.scanning import ChunkReader, changed
+from pipelines.formats.tables import batches, count_rows
 from pipelines.runtime import UserError, remote_files
+from pipelines.schema import Schema
 
 _BLOCK_BYTES = 4 << 20
 # Lines of megabytes are rows too: a batch ends with the line that takes it past this.
@@ -41,7 +45,8 @@ class Batch(NamedTuple):
         path: The file.
         first_line: Position of the first line in the file, from 0.
         num_lines: Number of lines.
-        text: The lines with their line ends; the last of a file may have none.
+        content: The lines with their line ends, of which the last of a file may have
+            none; or the rows of a table.
         end: Where the batch ends.
         stored_bytes: Bytes read of all files so far, as they are stored.
     """
@@ -49,24 +54,25 @@ class Batch(NamedTuple):
     path: str
     first_line: int
     num_lines: int
-    text: bytes
+    content: bytes | pa.RecordBatch
     end: Position
     stored_bytes: int
 
 
 def read_batches(
+    reader: ChunkReader,
     paths: Sequence[str],
     stamps: Sequence[Sequence[int]],
     batch_size: int,
     start: Position = Position(),  # noqa: B008
 ) -> Iterator[Batch]:
-    r"""Yield the lines of files in their order.
+    r"""Yield the rows of files in their order.
 
     Args:
-        paths: The files: text, plain or compressed, or Parquet, whose rows are written
-            as lines.
+        reader: From `make_reader`.
+        paths: The files: text, plain or compressed, or Parquet.
         stamps: What `files.stamp` said of each.
-        batch_size: Lines in a batch; the last of a file may have fewer.
+        batch_size: Rows in a batch; the last of a file may have fewer.
         start: Where to begin: 0, or the end of a batch.
 
     Raises:
@@ -75,68 +81,88 @@ def read_batches(
     Example:
 
     >>> import os, tempfile
-    >>> from pipelines import files
+    >>> from pipelines import Schema, files
     >>> from pipelines.scoring import batches
     >>> path = os.path.join(tempfile.mkdtemp(), "lines")
     >>> with open(path, "wb") as file:
     ...     _ = file.write(b"one\ntwo\nthree")
-    >>> [b.text for b in batches.read_batches([path], [files.stamp(path)], 2)]
+    >>> reader = batches.make_reader(Schema.criteo())
+    >>> found = batches.read_batches(reader, [path], [files.stamp(path)], 2)
+    >>> [batch.content for batch in found]
     [b'one\ntwo\n', b'three']
     """
-    reader = BlockReader(_BLOCK_BYTES)
     stored_before = sum(size for size, *_ in stamps[: start.file])
     for file in range(start.file, len(paths)):
         path, position = paths[file], start
         if file != start.file:
             position = Position(file)
-        blocks = _blocks(reader, path, position)
-        for text, num_lines, stored in _cut(blocks, batch_size):
+        if reader.is_table(path):
+            pieces = _cut_table(reader, path, position, batch_size)
+        else:
+            pieces = _cut_text(reader, path, position, batch_size)
+        for content, num_rows, offset, stored in pieces:
             first_line = position.line
-            position = Position(
-                file, position.offset + len(text), first_line + num_lines
-            )
+            position = Position(file, offset, first_line + num_rows)
             stored = stored_before + round(stored)
-            yield Batch(path, first_line, num_lines, text, position, stored)
+            yield Batch(path, first_line, num_rows, content, position, stored)
         if list(stamp(path)) != list(stamps[file]):
             raise UserError(changed(path))
         stored_before += stamps[file][0]
 
 
-def _blocks(reader, path, start):
-    """Yield lines of a file, and how many of its stored bytes lie before their end."""
-    if is_parquet(path):
-        row, total, size = start.line, count_rows(path), remote_files.size_of(path)
-        for rows in batches(path, labelled=False, first_row=row):
-            row += len(rows)
-            yield to_lines(rows), size * row / total
-        return
-    offset = start.offset
-    while block := reader.read(path, offset):
-        offset += len(block)
-        yield block, reader.stored_bytes(path)
+def make_reader(schema: Schema) -> ChunkReader:
+    """Return a reader of files of a schema whose rows are to be scored."""
+    return ChunkReader(schema, Wanted(label=False), _BLOCK_BYTES)
 
 
-def _cut(blocks, batch_size):
-    """Yield `(text, number of lines, stored bytes)` of batches."""
-    rest, stored = b"", 0
-    for block, stored_after in blocks:
-        text = rest + block
-        content = np.frombuffer(text, np.uint8)
-        ends = np.flatnonzero(content == ord("\n")) + 1
-        start = line = 0
+def _cut_table(reader, path, start, batch_size):
+    """Yield rows of a table, `batch_size` at a time, their number and offset."""
+    layout, total = reader.layout(path, with_label=True), count_rows(path)
+    size, rest, row = remote_files.size_of(path), [], start.line
+    for rows in batches(path, layout, first_row=row):
+        rest.append(rows)
+        while sum(map(len, rest)) >= batch_size:
+            table = pa.Table.from_batches(rest)
+            (batch,) = table.slice(0, batch_size).combine_chunks().to_batches()
+            rest = table.slice(batch_size).to_batches()
+            row += batch_size
+            yield batch, batch_size, 0, size * row / total
+    if rest:
+        (batch,) = pa.Table.from_batches(rest).combine_chunks().to_batches()
+        yield batch, len(batch), 0, size
+
+
+def _cut_text(reader, path, start, batch_size):
+    """Yield lines, `batch_size` at a time, their number, and where they end."""
+    text_format = reader.schema.text
+    rest, stored, offset = b"", 0, start.offset
+    place = offset
+    while (chunk := reader.read(path, place)).size:
+        place += chunk.size
+        if not offset:
+            offset = chunk.size - len(chunk.content)  # the header
+        stored_after = reader.stored_bytes(path)
+        text = rest + chunk.content
+        ends = quotes.line_ends(text, text_format)
+        if not text.endswith(b"\n"):
+            ends = ends[:-1]  # the last line of the file may have no line end
+        start_byte = line = 0
         while True:
-            full = np.searchsorted(ends, start + _MAX_BATCH_BYTES) + 1
+            full = np.searchsorted(ends, start_byte + _MAX_BATCH_BYTES) + 1
             next_line = min(line + batch_size, int(full))
             if next_line > len(ends):
                 break
             end = int(ends[next_line - 1])
-            share = (end - len(rest)) / max(len(block), 1)
+            share = (end - len(rest)) / max(len(chunk.content), 1)
+            offset += end - start_byte
             yield (
-                text[start:end],
+                text[start_byte:end],
                 next_line - line,
+                offset,
                 stored + (stored_after - stored) * max(share, 0),
             )
-            start, line = end, next_line
-        rest, stored = text[start:], stored_after
+            start_byte, line = end, next_line
+        rest, stored = text[start_byte:], stored_after
     if rest:
-        yield rest, count_lines(rest), stored
+        num_lines = quotes.count_lines(rest, text_format)
+        yield rest, num_lines, offset + len(rest), stored

@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from pipelines.pipeline_errors import shorten
 from pipelines.runtime import UserError
+from pipelines.schema import Schema
 from tf_dlrm.serving import existing_versions
 
-SIGNATURE = "serving_tsv"
+SIGNATURES = ("serving_tsv", "serving_lines")
+_SCHEMA = pathlib.Path("assets.extra") / "schema.json"
 _GRAPH = "saved_model.pb"
 
 
@@ -45,10 +47,12 @@ class Model(NamedTuple):
             probabilities. Several threads may call it. A line that is not a valid
             row raises `tf.errors.InvalidArgumentError`.
         source: Its files.
+        schema: The columns of the lines.
     """
 
     score: Callable[[tf.Tensor], np.ndarray]
     source: Source
+    schema: Schema
 
 
 def find(path: str | os.PathLike) -> Source:
@@ -92,13 +96,13 @@ def load(path: str | os.PathLike) -> Model:
     except tf.errors.OpError as error:
         message = shorten(error)
         raise UserError(f"{path}: the SavedModel is damaged: {message}") from error
-    _check_signature(loaded, source.path)
+    name = _find_signature(loaded, source.path)
 
     def score(lines):
         # Through `loaded`: a signature alone does not keep the variables alive.
-        return loaded.signatures[SIGNATURE](lines=lines)["probabilities"][:, 0].numpy()
+        return loaded.signatures[name](lines=lines)["probabilities"][:, 0].numpy()
 
-    return Model(score, source)
+    return Model(score, source, read_schema(source.path))
 
 
 def of_keras(model, parser, source: Source) -> Model:
@@ -114,23 +118,31 @@ def of_keras(model, parser, source: Source) -> Model:
     def score(lines):
         return model(parser.features(lines), training=False)[:, 0]
 
-    return Model(lambda lines: score(lines).numpy(), source)
+    return Model(lambda lines: score(lines).numpy(), source, parser.vocabulary.schema)
 
 
-def _check_signature(loaded, path):
+def read_schema(path: str | os.PathLike) -> Schema:
+    """Return the columns of an exported model; Criteo's, if it does not tell any."""
+    file = pathlib.Path(path) / _SCHEMA
+    return Schema.load(file) if file.exists() else Schema.criteo()
+
+
+def _find_signature(loaded, path):
     names = sorted(loaded.signatures)
-    if SIGNATURE not in names:
+    found = [name for name in SIGNATURES if name in names]
+    if not found:
         raise UserError(
-            f"{path} has no signature {SIGNATURE}, which scores raw lines; it has "
-            f"{', '.join(names) or 'none'}. Export the model with its parser: tf-dlrm "
-            "export --model RUN, or tf_dlrm.export_saved_model(model, base_dir, "
-            "preprocessor=parser)."
+            f"{path} has no signature {' or '.join(SIGNATURES)}, which scores raw "
+            f"lines; it has {', '.join(names) or 'none'}. Export the model with its "
+            "parser: tf-dlrm export --model RUN, or "
+            "tf_dlrm.export_saved_model(model, base_dir, preprocessor=parser)."
         )
-    signature = loaded.signatures[SIGNATURE]
+    signature = loaded.signatures[found[0]]
     inputs = sorted(signature.structured_input_signature[1])
     outputs = sorted(signature.structured_outputs)
     if inputs != ["lines"] or "probabilities" not in outputs:
         raise UserError(
-            f"{path}: {SIGNATURE} must take `lines` and give `probabilities`. "
+            f"{path}: {found[0]} must take `lines` and give `probabilities`. "
             f"Received: {inputs} -> {outputs}"
         )
+    return found[0]

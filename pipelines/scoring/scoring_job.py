@@ -6,17 +6,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import tensorflow as tf
 
 from pipelines.files import Paths, expand_paths, stamp
-from pipelines.formats.text import find_bad
+from pipelines.formats.lines import LineMaker
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError, disk
 from pipelines.scoring import unfinished
-from pipelines.scoring.batches import Batch, Position, read_batches
+from pipelines.scoring.batches import Batch, Position, make_reader, read_batches
 from pipelines.scoring.models import Model, Source
-from pipelines.scoring.score_file import HEADER, find_labels, to_csv
+from pipelines.scoring.score_file import HEADER, to_csv
 
 BATCH_SIZE = 4096
 _MAX_WORKERS = 16
@@ -89,8 +91,11 @@ def score_files(
             print(f"Resuming after the {quarantine.num_rows:,} rows scored before.")
         if not file.was_finished:
             stamps = [job["files"][path] for path in paths]
-            batches = read_batches(paths, stamps, batch_size, position)
-            position = _write(model, batches, file, quarantine, position, stamps)
+            reader = make_reader(model.schema)
+            quarantine.schema = model.schema
+            batches = read_batches(reader, paths, stamps, batch_size, position)
+            scorer = _Scorer(model, reader, file.pack)
+            position = _write(scorer, batches, file, quarantine, position, stamps)
             file.note(_state(position, quarantine))
         quarantine.check()
     return {"num_rows": quarantine.num_rows, "num_bad_rows": quarantine.num_bad}
@@ -133,11 +138,11 @@ def _describe(source, paths, batch_size):
     return {"settings": settings, "files": files}
 
 
-def _write(model, batches, file, quarantine, position, stamps):
+def _write(scorer, batches, file, quarantine, position, stamps):
     """Score and write all batches; return where they end."""
     done, total = quarantine.num_rows, sum(size for size, *_ in stamps)
     with bar("Scoring", first=done) as update:
-        for batch, packed, bad in _score_all(model, batches, file.pack):
+        for batch, packed, bad in scorer.score_all(batches):
             quarantine.record(batch.path, batch.first_line, batch.num_lines, bad)
             file.write(packed)
             position = batch.end
@@ -153,49 +158,61 @@ def _state(position, quarantine):
     return {"position": position, "bad_rows": quarantine.state()}
 
 
-def _score_all(model, batches, pack):
-    """Yield batches as `_Scored`, in order; several are scored side by side.
+class _Scorer:
+    """Scores batches side by side.
 
     A signature takes lines apart on one core, so that one call alone leaves the others
-    idle. Reading goes on in between, here.
+    idle. Reading goes on in between.
     """
-    num_workers = min(os.cpu_count() or 1, _MAX_WORKERS)
-    waiting = collections.deque()
-    with ThreadPoolExecutor(num_workers, "scoring") as executor:
-        try:
-            for batch in batches:
-                waiting.append(executor.submit(_score, model, batch, pack))
-                if len(waiting) > num_workers:
+
+    def __init__(self, model, reader, pack):
+        self._model, self._reader, self._pack = model, reader, pack
+
+    def score_all(self, batches):
+        """Yield batches as `_Scored`, in order."""
+        num_workers = min(os.cpu_count() or 1, _MAX_WORKERS)
+        waiting = collections.deque()
+        with ThreadPoolExecutor(num_workers, "scoring") as executor:
+            try:
+                for batch in batches:
+                    waiting.append(executor.submit(self._score, batch))
+                    if len(waiting) > num_workers:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for job in waiting:
-                job.cancel()
+            finally:
+                for job in waiting:
+                    job.cancel()
 
-
-def _score(model, batch, pack):
-    text = batch.text.removesuffix(b"\n")
-    lines = tf.raw_ops.StringSplitV2(input=[text], sep="\n").values
-    bad, good = [], np.ones(batch.num_lines, bool)
-    try:
-        probabilities = model.score(lines)
-    except tf.errors.InvalidArgumentError:
-        # The model refuses lines that are no rows; which, and why, is said here.
-        bad = find_bad(batch.text, labelled=False)
-        if not bad:
-            raise
-        good[[position for position, *_ in bad]] = False
+    def _score(self, batch):
+        path = batch.path
+        is_table = self._reader.is_table(path)
+        maker = LineMaker(self._reader.layout(path, with_label=True), is_table)
+        text, labels, is_line, bad = maker(batch.content)
+        lines = tf.raw_ops.StringSplitV2(
+            input=[text.removesuffix(b"\n")], sep="\n"
+        ).values
+        good = np.ones(batch.num_lines, bool) if is_line is None else is_line
         probabilities = np.zeros(batch.num_lines, np.float32)
-        if good.any():
-            probabilities[good] = model.score(tf.boolean_mask(lines, good))
-    labels = find_labels(batch.text)
-    labels[~good] = np.ma.masked
-    written = to_csv(
-        batch.path,
-        batch.first_line,
-        labels,
-        np.ma.MaskedArray(probabilities, ~good),
-    )
-    bad = [(batch.first_line + at, line, reason) for at, line, reason in bad]
-    return _Scored(batch, pack(written), bad)
+        if not good.any():
+            scores = np.zeros(0, np.float32)
+        else:
+            try:
+                scores = self._model.score(lines)
+            except tf.errors.InvalidArgumentError:
+                # The model refuses lines that are no rows; which, and why, is said
+                # here.
+                bad = [] if is_line is not None else maker.find_bad(batch.content)
+                if not bad:
+                    raise
+                good[[position for position, *_ in bad]] = False
+                scores = np.zeros(0, np.float32)
+                if good.any():
+                    scores = self._model.score(tf.boolean_mask(lines, good))
+        probabilities[good] = scores
+        labels = pc.if_else(pa.array(good), labels, None)
+        written = to_csv(
+            path, batch.first_line, labels, np.ma.MaskedArray(probabilities, ~good)
+        )
+        bad = [(batch.first_line + at, line, reason) for at, line, reason in bad]
+        return _Scored(batch, self._pack(written), bad)

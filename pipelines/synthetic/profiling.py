@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from pipelines.runtime import UserError
+from pipelines.schema import Schema
 from pipelines.synthetic.checks import check_sizes
 from pipelines.synthetic.distances import (
     BIN_EDGES,
@@ -91,8 +92,9 @@ def profile_logs(
     paths: Sequence[str | os.PathLike],
     quarantine=None,
     progress: Callable[[int], None] | None = None,
+    schema: Schema | None = None,
 ) -> Profile:
-    """Measure the locality of the 26 categorical features of Criteo logs.
+    """Measure the locality of the categorical features of click logs.
 
     The files are one log, in the order given. An empty field is a value like others,
     as it is to the model: row 0 of the table is read. Memory grows with the number of
@@ -104,6 +106,7 @@ def profile_logs(
         quarantine: `pipelines.Quarantine`, where bad rows go; they are left out.
             Defaults to one that allows 1 in 10,000.
         progress: called with the number of lines read so far.
+        schema: the columns. Defaults to `Schema.criteo()`.
 
     Returns:
         The `Profile`; its vocabulary sizes are the numbers of distinct values.
@@ -113,33 +116,40 @@ def profile_logs(
     """
     from pipelines.files import expand_paths
     from pipelines.formats.diagnosis import no_rows
-    from pipelines.formats.line_rules import SPARSE_FEATURES
+    from pipelines.formats.encoding import values_of
     from pipelines.formats.scanning import scan
     from pipelines.quarantine import Quarantine
 
     paths = expand_paths(paths)
     quarantine = Quarantine() if quarantine is None else quarantine
-    meters = [_TextMeter() for _ in SPARSE_FEATURES]
+    schema = Schema.criteo() if schema is None else schema
+    if any(feature.is_learned for feature in schema.sparse):
+        raise UserError(
+            "Quantiles are known once a vocabulary is built: profile records, which "
+            "`prepare` makes, or leave features with quantiles out of the schema."
+        )
+    meters = [_TextMeter() for _ in schema.sparse]
     done = num_good = 0
     jobs = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as executor:
-        for block in scan(paths, quarantine):
+        for block in scan(paths, quarantine, schema):
             num_rows = len(block.rows.labels)
+            all_values = values_of(block.rows, schema, {})
             done += block.rows.num_lines
             num_good += num_rows
             _wait(jobs)  # the next block is read while this one is measured
             jobs = [
                 executor.submit(meter.add_values, values, num_rows)
-                for meter, values in zip(meters, block.rows.values, strict=True)
+                for meter, values in zip(meters, all_values, strict=True)
             ]
             if progress is not None:
                 progress(done)
         _wait(jobs)
         quarantine.check()
         if not num_good:
-            raise UserError(no_rows(paths))
+            raise UserError(no_rows(paths, schema))
         _wait([executor.submit(meter.measure) for meter in meters])
-    return _finish(meters, SPARSE_FEATURES, None)
+    return _finish(meters, schema.sparse_features, None)
 
 
 class _Meter:

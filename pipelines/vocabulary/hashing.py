@@ -9,29 +9,72 @@ from typing import Any
 import numpy as np
 
 from pipelines.formats.fields import Values
-from pipelines.formats.line_rules import NUM_SPARSE
 from pipelines.runtime import UserError
-from pipelines.vocabulary import checked_file
+from pipelines.schema import Schema
+from pipelines.vocabulary import checked_file, schema_part
 from pipelines.vocabulary.siphash import hash_values
 
-# Key words of the hash: the number of the feature (1 for C1), then "dlrm" in ASCII.
+# Key words of the hash: the number of the table (1 for the first), then "dlrm" in
+# ASCII.
 HASH_KEY = 0x646C726D
+
+
+class HashNumbering:
+    """Ids of a table by hashing; see `HashVocabulary`.
+
+    Args:
+        num_buckets: Number of ids, 0 included.
+        key: First word of the hash's key.
+    """
+
+    num_bytes = 0
+
+    def __init__(self, num_buckets: int, key: int):
+        self.num_buckets, self.key = int(num_buckets), key
+
+    def __len__(self) -> int:
+        return self.num_buckets - 1
+
+    def load(self) -> "HashNumbering":
+        """Itself; see `StoredNumbering`."""
+        return self
+
+    def find(self, values: Values) -> np.ndarray:
+        """Ids of distinct values: int32, of `values.keys` and then `values.texts`."""
+        hashes = hash_values(values, (self.key, HASH_KEY))
+        ids = 1 + (hashes % np.uint64(self.num_buckets - 1)).astype(np.int64)
+        if len(values.keys) and values.keys[0] == 0:
+            ids[0] = 0
+        return ids.astype(np.int32)
+
+    def values(self) -> list[bytes]:
+        """No values: any can come."""
+        return []
+
+    @property
+    def counts(self) -> np.ndarray:
+        """No counts."""
+        return np.zeros(0, np.int64)
 
 
 class HashVocabulary:
     """Ids by hashing: no pass over the data, but values may share an id.
 
-    The id of a value of the feature number k (1 for C1) is `1 + h % (size - 1)`,
-    where h is the SipHash-2-4 of the value's bytes, an unsigned 64-bit number,
-    under the 128-bit key made of the two little-endian 64-bit words k and
-    0x646C726D. Id 0 stands for an empty field.
+    The id of a value of the table number k (1 for C1, the first) is
+    `1 + h % (size - 1)`, where h is the SipHash-2-4 of the value's bytes, an unsigned
+    64-bit number, under the 128-bit key made of the two little-endian 64-bit words k
+    and 0x646C726D. Id 0 stands for a missing value.
 
     Args:
-        num_buckets: Number of ids of each feature, 0 included: one number for all
-            or 26 numbers, each at least 2.
+        num_buckets: Number of ids of each table, 0 included: one number for all
+            or one for each, at least 2. One number gives way to the `hash_buckets` of
+            the schema.
+        schema: The columns; `None`: `Schema.criteo()`. Its transforms and buckets must
+            not be such as are learned from rows.
 
     Raises:
-        ValueError: If there are not 26 numbers, or one is too small.
+        ValueError: If there are other than as many numbers as tables, one is too
+            small, or the schema has something to learn.
 
     Example:
 
@@ -45,49 +88,77 @@ class HashVocabulary:
     """
 
     is_shared = False
+    learned: dict[str, Any] = {}
     _kind = "hash"
 
-    def __init__(self, num_buckets: int | Sequence[int]):
+    def __init__(self, num_buckets: int | Sequence[int], schema: Schema | None = None):
+        self.schema = Schema.criteo() if schema is None else schema
+        tables = list(self.schema.tables)
+        given = num_buckets
         if hasattr(num_buckets, "__index__"):
-            num_buckets = [num_buckets] * NUM_SPARSE
+            own = [schema_part.hash_buckets_of(self.schema, table) for table in tables]
+            num_buckets = [num_buckets if size is None else size for size in own]
         sizes = [int(size) for size in num_buckets]
-        if len(sizes) != NUM_SPARSE or min(sizes) < 2:
+        if len(sizes) != len(tables) or min(sizes) < 2:
             raise UserError(
-                f"`num_buckets` must be an integer or {NUM_SPARSE} integers, each at "
-                "least 2 (id 0 is for empty fields). "
-                f"Received: num_buckets={num_buckets!r}"
+                f"`num_buckets` must be an integer or {len(tables)} integers, each at "
+                "least 2 (id 0 is for missing values). "
+                f"Received: num_buckets={given!r}"
+            )
+        if self.schema.is_learned:
+            raise UserError(
+                "Hashing makes no pass over the data, in which the schema's means or "
+                "quantiles could be learned. Give its features `hash_buckets` and use "
+                "`Vocabulary.build`, or choose other transforms."
             )
         self._sizes = sizes
 
     @property
+    def numberings(self) -> list[HashNumbering]:
+        """The numbering of each table."""
+        return [HashNumbering(size, k + 1) for k, size in enumerate(self._sizes)]
+
+    @property
     def sizes(self) -> list[int]:
-        """Numbers of ids of the 26 features, 0 included: their vocabulary sizes."""
+        """Numbers of ids of the tables, 0 included: their vocabulary sizes."""
         return list(self._sizes)
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the ids."""
-        content = f"siphash-2-4 {HASH_KEY:#x} {self._sizes}"
-        return hashlib.sha256(content.encode()).hexdigest()
+        return self._digest(f"siphash-2-4 {HASH_KEY:#x} {self._sizes}")
+
+    def _digest(self, content: str) -> str:
+        features = schema_part.features_digest(self.schema, {})
+        return hashlib.sha256(features + content.encode()).hexdigest()
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
         """Make the `tf.Module` that hashes values; it needs no files."""
-        from pipelines.vocabulary.lookups import HashLookup
+        from pipelines.vocabulary.lookups import Lookup
 
-        del asset_dir
-        return HashLookup(self._sizes, HASH_KEY)
+        return Lookup(self, asset_dir)
+
+    @functools.cached_property
+    def _by_feature(self) -> list[HashNumbering]:
+        numbers = {
+            position: number
+            for number, positions in enumerate(self.schema.tables.values())
+            for position in positions
+        }
+        return [
+            HashNumbering(self._sizes[numbers[position]], numbers[position] + 1)
+            for position in range(len(numbers))
+        ]
 
     def find(self, feature: int, values: Values) -> np.ndarray:
         """Ids of distinct values of one feature; see `Vocabulary.find`."""
-        hashes = hash_values(values, (feature + 1, HASH_KEY))
-        ids = 1 + (hashes % np.uint64(self._sizes[feature] - 1)).astype(np.int64)
-        if len(values.keys) and values.keys[0] == 0:
-            ids[0] = 0
-        return ids.astype(np.int32)
+        return self._by_feature[feature].find(values)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the numbers of ids to one small file."""
-        checked_file.write(path, {"kind": self._kind, "sizes": self._sizes}, [])
+        header = {"kind": self._kind, "sizes": self._sizes}
+        header |= schema_part.describe(self.schema, {})
+        checked_file.write(path, header, [])
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "HashVocabulary":
@@ -101,7 +172,8 @@ class HashVocabulary:
     @classmethod
     def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
         del lines
-        return cls(header["sizes"])
+        schema, _ = schema_part.take(header)
+        return cls(header["sizes"], schema)
 
     def __eq__(self, other):
         if not isinstance(other, HashVocabulary):
@@ -124,6 +196,7 @@ class SharedHashVocabulary(HashVocabulary):
 
     Args:
         num_rows: Rows of the table, row 0 included; at least 2.
+        schema: The columns; `None`: `Schema.criteo()`.
 
     Raises:
         ValueError: If there are too few.
@@ -144,30 +217,39 @@ class SharedHashVocabulary(HashVocabulary):
     is_shared = True
     _kind = "shared hash"
 
-    def __init__(self, num_rows: int):
+    def __init__(self, num_rows: int, schema: Schema | None = None):
         if not hasattr(num_rows, "__index__"):
             raise UserError(
                 "`num_rows` must be an integer, at least 2 (row 0 is for empty "
                 f"fields). Received: num_rows={num_rows!r}"
             )
-        super().__init__(num_rows)
+        schema = Schema.criteo() if schema is None else schema
+        num_features = len(schema.sparse)
+        super().__init__([num_rows] * len(schema.tables), schema)
+        self._sizes = [num_rows] * num_features
+
+    @functools.cached_property
+    def _by_feature(self) -> list[HashNumbering]:
+        return [HashNumbering(size, k + 1) for k, size in enumerate(self._sizes)]
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the ids and the table."""
-        content = f"siphash-2-4 {HASH_KEY:#x} shared {self._sizes[0]}"
-        return hashlib.sha256(content.encode()).hexdigest()
+        return self._digest(f"siphash-2-4 {HASH_KEY:#x} shared {self._sizes[0]}")
 
     @classmethod
     def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
         del lines
-        return cls(header["sizes"][0])
+        schema, _ = schema_part.take(header)
+        return cls(header["sizes"][0], schema)
 
     def __repr__(self):
         return f"<SharedHashVocabulary of {self._sizes[0]:,} ids>"
 
 
-def hash_vocabulary(num_buckets: int, is_shared: bool) -> HashVocabulary:
-    """A vocabulary that hashes, with a table for each feature or one for all."""
+def hash_vocabulary(
+    num_buckets: int, is_shared: bool, schema: Schema | None = None
+) -> HashVocabulary:
+    """A vocabulary that hashes, with the tables of the schema or one for all."""
     kind = SharedHashVocabulary if is_shared else HashVocabulary
-    return kind(num_buckets)
+    return kind(num_buckets, schema)

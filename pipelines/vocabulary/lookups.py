@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from pipelines.runtime import disk
 from pipelines.schema import Schema
-from pipelines.vocabulary.hashing import HASH_KEY
+from pipelines.vocabulary.hashing import HASH_KEY, HashNumbering
 
 
 class _Hash(NamedTuple):
@@ -44,7 +44,7 @@ class Lookup(tf.Module):
 
     def __init__(self, vocabulary: Any, asset_dir: str | None = None):
         super().__init__()
-        schema = getattr(vocabulary, "schema", None) or Schema.criteo()
+        schema = vocabulary.schema
         self._vocabulary, self._asset_dir = vocabulary, asset_dir
         self._tables = None
         self._names = list(schema.tables)
@@ -166,26 +166,6 @@ class Lookup(tf.Module):
         return tf.lookup.StaticHashTable(initializer, 0)
 
 
-class TableLookup(Lookup):
-    """The lookup of a `Vocabulary`."""
-
-
-class HashLookup(Lookup):
-    """The lookup of a `HashVocabulary` of Criteo's features.
-
-    Args:
-        sizes: 26 numbers of ids, 0 included.
-        key: Second word of the hash's key.
-    """
-
-    def __init__(self, sizes: Sequence[int], key: int = HASH_KEY):
-        del key
-        tf.Module.__init__(self)
-        self._vocabulary, self._asset_dir, self._tables = None, None, []
-        self._sources = [_Hash(size, i + 1) for i, size in enumerate(sizes)]
-        self._source_of, self._values_of = list(range(len(sizes))), []
-
-
 def _sources(vocabulary: Any, schema: Schema) -> list[int | _Hash]:
     """Return of each feature its hash, or the position of its table of values."""
     sizes, tables = vocabulary.sizes, {}
@@ -194,12 +174,10 @@ def _sources(vocabulary: Any, schema: Schema) -> list[int | _Hash]:
     table_of = [tables[position] for position in range(len(schema.sparse))]
     if vocabulary.is_shared:  # one table for all, and the feature in the hash
         return [_Hash(sizes[0], position + 1) for position in range(len(table_of))]
-    numberings = getattr(vocabulary, "numberings", None)
-    if numberings is None:
-        return [_Hash(sizes[table], table + 1) for table in table_of]
+    numberings = vocabulary.numberings
     return [
         _Hash(numberings[table].num_buckets, numberings[table].key)
-        if hasattr(numberings[table], "num_buckets")
+        if isinstance(numberings[table], HashNumbering)
         else table
         for table in table_of
     ]

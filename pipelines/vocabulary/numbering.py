@@ -57,7 +57,9 @@ class Numbering:
     @classmethod
     def of_values(cls, values: Sequence[bytes], counts: Sequence[int]) -> "Numbering":
         """Number values in the order in which they come, from 1."""
-        found = distinct_of_texts(pa.array(values, pa.large_binary()))
+        if not isinstance(values, pa.Array):
+            values = pa.array(values, pa.large_binary())
+        found = distinct_of_texts(values)
         ids = np.empty(len(found.keys) + len(found.texts), np.int32)
         ids[found.codes] = np.arange(1, len(values) + 1, dtype=np.int32)
         num_keys = len(found.keys)

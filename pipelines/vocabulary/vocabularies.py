@@ -1,51 +1,55 @@
-"""Numbering of categorical values, by a vocabulary or by a hash.
+"""Numbering of categorical values, by a vocabulary, by hashes, or by some of each.
 
-All kinds have `sizes`, `is_shared`, `digest`, `save`, `load` and `make_lookup`, which
-is all that the parser uses.
+All kinds have `schema`, `learned`, `sizes`, `digest`, `save`, `load` and `make_lookup`,
+which is all that the parser uses.
 """
 
 import functools
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from pipelines.files import Paths, expand_paths
-from pipelines.formats.diagnosis import no_rows
-from pipelines.formats.fields import Values, count_codes
-from pipelines.formats.line_rules import NUM_SPARSE, SPARSE_FEATURES
-from pipelines.formats.scanning import scan
+from pipelines.files import Paths
+from pipelines.formats.fields import Values
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
-from pipelines.vocabulary import checked_file
-from pipelines.vocabulary.counting import Counters
-from pipelines.vocabulary.hashing import HashVocabulary, SharedHashVocabulary
-from pipelines.vocabulary.numbering import Numbering, number
-
-_FORBIDDEN = re.compile(rb"[\t\r\n,]")
+from pipelines.schema import Schema
+from pipelines.vocabulary import checked_file, schema_part
+from pipelines.vocabulary.hashing import (
+    HashNumbering,
+    HashVocabulary,
+    SharedHashVocabulary,
+)
+from pipelines.vocabulary.numbering import Numbering
+from pipelines.vocabulary.schema_part import hash_buckets_of
 
 
 class Vocabulary:
-    """The values of each categorical feature that have an id of their own.
+    """The values of each table that have an id of their own.
 
-    Id 0 stands for an empty field and for all values that are not here; then come
-    the values by falling count, equal counts in the order of their bytes.
+    Id 0 stands for a missing value and for all values that are not here; then come
+    the values by falling count, equal counts in the order of their bytes. Features
+    that share a table share its values. A table with `hash_buckets` has no values: its
+    ids are hashes, as those of `HashVocabulary`.
 
     Args:
-        values: For each of the 26 features, its values in the order of their ids,
-            from id 1.
-        counts: For each feature, how often each value was seen. `None`: unknown.
+        values: For each table, its values in the order of their ids, from id 1.
+        counts: For each table, how often each value was seen. `None`: unknown.
         min_count: Number of times a value had to be seen.
-        max_size: Largest allowed number of ids of a feature, 0 included.
+        max_size: Largest allowed number of ids of a table, 0 included.
         num_rows: Number of rows counted.
         num_bad_rows: Number of bad rows met, which were not counted.
+        schema: The columns; `None`: `Schema.criteo()`.
+        learned: Of each feature what its transform or buckets learned.
 
     Raises:
-        ValueError: If there are not 26 features, or a value is repeated, empty or
-            cannot be in a field (tab, comma, line end).
+        ValueError: If there are not as many as tables, or a value is repeated, empty or
+            cannot be in a field (a line end, a separator).
 
     Example:
 
@@ -56,7 +60,7 @@ class Vocabulary:
     ([3, 1], [b'68fd1e64', b'05db9164'])
     """
 
-    is_shared = False  # each feature has a table of its own
+    is_shared = False  # a table of its own is how the schema has it
     _kind = "values"
 
     def __init__(
@@ -67,40 +71,61 @@ class Vocabulary:
         max_size: int | None = None,
         num_rows: int = 0,
         num_bad_rows: int = 0,
+        schema: Schema | None = None,
+        learned: Mapping[str, Mapping[str, Any]] | None = None,
     ):
+        schema = Schema.criteo() if schema is None else schema
         values = [list(column) for column in values]
         if counts is None:
             counts = [[0] * len(column) for column in values]
         lengths = [len(column) for column in values]
-        if len(lengths) != NUM_SPARSE or lengths != list(map(len, counts)):
+        if len(lengths) != len(schema.tables) or lengths != list(map(len, counts)):
             raise UserError(
-                f"A Vocabulary has values and counts of {NUM_SPARSE} features, as "
-                f"many counts as values. Received: {len(lengths)} features of values"
+                f"A Vocabulary has values of {len(schema.tables)} tables, and as many "
+                f"counts. Received: {len(lengths)} tables of values"
             )
-        for feature, column in zip(SPARSE_FEATURES, values, strict=True):
-            _check_values(feature, column)
+        numberings: list[Any] = []
+        for number, table in enumerate(schema.tables):
+            buckets = hash_buckets_of(schema, table)
+            if buckets is not None:
+                numberings.append(HashNumbering(buckets, number + 1))
+                continue
+            _check_values(schema, table, values[number])
+            numberings.append(Numbering.of_values(values[number], counts[number]))
         self._set(
-            [Numbering.of_values(*column) for column in zip(values, counts)],
+            numberings,
             min_count,
             max_size,
             num_rows,
             num_bad_rows,
+            schema,
+            learned,
         )
 
     @classmethod
-    def of_numberings(cls, numberings: Sequence[Numbering], **options) -> "Vocabulary":
-        """Make a vocabulary of 26 numberings; the options are those of the class."""
+    def of_numberings(cls, numberings: Sequence[Any], **options: Any) -> "Vocabulary":
+        """Make a vocabulary of a numbering for each table; options as of the class."""
         vocabulary = cls.__new__(cls)
         defaults = {"min_count": 1, "max_size": None, "num_rows": 0, "num_bad_rows": 0}
+        defaults |= {"schema": None, "learned": None}
         vocabulary._set(list(numberings), **{**defaults, **options})
         return vocabulary
 
-    def _set(self, numberings, min_count, max_size, num_rows, num_bad_rows):
+    def _set(
+        self, numberings, min_count, max_size, num_rows, num_bad_rows, schema, learned
+    ):
         self._numberings = numberings
         self.min_count = min_count
         self.max_size = max_size
         self.num_rows = num_rows
         self.num_bad_rows = num_bad_rows
+        self.schema: Schema = Schema.criteo() if schema is None else schema
+        self.learned: dict[str, Any] = dict(learned or {})
+        self._table_of = {
+            position: number
+            for number, positions in enumerate(self.schema.tables.values())
+            for position in positions
+        }
 
     @classmethod
     def build(
@@ -110,6 +135,7 @@ class Vocabulary:
         max_size: int | None = None,
         progress: Callable[[int], None] | None = None,
         quarantine: Quarantine | None = None,
+        schema: Schema | None = None,
     ) -> "Vocabulary":
         """Count the values in labelled files, in one pass.
 
@@ -121,13 +147,15 @@ class Vocabulary:
         Args:
             paths: A path, a glob, or a sequence of them; text, plain or compressed,
                 or Parquet.
-            min_count: Number of times a value must be seen to have an id.
-            max_size: Largest number of ids of a feature, 0 included; the rarest
+            min_count: Number of times a value must be seen to have an id, where the
+                schema does not say it.
+            max_size: Largest number of ids of a table, 0 included; the rarest
                 values have none. `None`: no limit.
             progress: Called with the number of lines read so far, every few
                 megabytes.
             quarantine: Where bad rows go. `None`: `Quarantine()`, which fails at
                 more than one in 10,000.
+            schema: The columns; `None`: `Schema.criteo()`.
 
         Returns:
             The `Vocabulary`.
@@ -137,56 +165,55 @@ class Vocabulary:
             ValueError: If an argument is out of range, or no row is valid.
             pipelines.quarantine.BadRowsError: If too many rows are bad.
         """
+        from pipelines.vocabulary.building import build
+
         check_limits(min_count, max_size)
+        schema = Schema.criteo() if schema is None else schema
         quarantine = Quarantine() if quarantine is None else quarantine
-        counters = Counters(SPARSE_FEATURES)
-        num_lines = num_good = 0
-        paths = expand_paths(paths)
-        for block in scan(paths, quarantine):
-            rows = block.rows
-            for counter, values in zip(counters.of, rows.values, strict=True):
-                counter.add(values, count_codes(values))
-            counters.limit_memory()
-            num_lines += rows.num_lines
-            num_good += len(rows.labels)
-            if progress is not None:
-                progress(num_lines)
-        quarantine.check()
-        num_bad = num_lines - num_good
-        if not num_good:
-            raise UserError(no_rows(paths))
-        return cls.of_numberings(
-            [number(counter, min_count, max_size)[0] for counter in counters.of],
-            min_count=min_count,
-            max_size=max_size,
-            num_rows=num_good,
-            num_bad_rows=num_bad,
-        )
+        return build(paths, schema, min_count, max_size, progress, quarantine)
 
     @property
-    def numberings(self) -> list[Numbering]:
-        """The numbering of each feature."""
+    def numberings(self) -> list[Any]:
+        """The numbering of each table."""
         return list(self._numberings)
 
     @property
     def sizes(self) -> list[int]:
-        """Numbers of ids of the 26 features, 0 included: their vocabulary sizes."""
+        """Numbers of ids of the tables, 0 included: their vocabulary sizes."""
         return [1 + len(numbering) for numbering in self._numberings]
 
     def values(self, feature: str) -> list[bytes]:
         """Return the values of a feature (`"C1"`) in the order of ids, from 1."""
-        return self._numberings[_position(feature)].values()
+        return self.numbering_of(feature).values()
 
     def counts(self, feature: str) -> list[int]:
         """Return how often each of `values(feature)` was seen."""
-        return self._numberings[_position(feature)].counts.tolist()
+        return self.numbering_of(feature).counts.tolist()
+
+    def numbering_of(self, feature: str) -> Any:
+        """Return the numbering of the table that a feature reads.
+
+        Raises:
+            ValueError: If there is no such feature.
+        """
+        names = self.schema.sparse_features
+        if feature not in names:
+            raise UserError(
+                f"`feature` must be one of {', '.join(names[:50])}. Received: "
+                f"{feature!r}"
+            )
+        return self._numberings[self._table_of[names.index(feature)]]
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of what decides the ids: the values in their order."""
         digest = hashlib.sha256(b"vocabulary\n")
-        for feature, numbering in zip(SPARSE_FEATURES, self._numberings, strict=True):
-            digest.update(f"{feature}\t{len(numbering)}\n".encode())
+        digest.update(schema_part.features_digest(self.schema, self.learned))
+        for table, numbering in zip(self.schema.tables, self._numberings, strict=True):
+            if isinstance(numbering, HashNumbering):
+                digest.update(f"{table}\thash {numbering.num_buckets}\n".encode())
+                continue
+            digest.update(f"{table}\t{len(numbering)}\n".encode())
             separator = b""
             for chunk in numbering.load().chunks():
                 digest.update(separator + b"\n".join(chunk.to_pylist()))
@@ -198,25 +225,25 @@ class Vocabulary:
         """Ids of distinct values of one feature.
 
         Args:
-            feature: Position of the feature, 0 for C1.
+            feature: Position of the feature in `schema.sparse`.
             values: The values; `keys` and `texts` are used.
 
         Returns:
             int32, of the keys and then of the texts; 0 for unknown ones.
         """
-        return self._numberings[feature].find(values)
+        return self._numberings[self._table_of[feature]].find(values)
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
-        """Make the `tf.Module` that looks values up; see `lookups.TableLookup`."""
-        from pipelines.vocabulary.lookups import TableLookup
+        """Make the `tf.Module` that looks values up; see `lookups.Lookup`."""
+        from pipelines.vocabulary.lookups import Lookup
 
-        return TableLookup(self, asset_dir)
+        return Lookup(self, asset_dir)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary to one file; a file that is there is replaced.
 
         The first line tells what it is, then comes a line for each value in the
-        order of ids (feature, tab, count, tab, value: bytes in no encoding), then
+        order of ids (table, tab, count, tab, value: bytes in no encoding), then
         a checksum.
         """
         header = {
@@ -226,6 +253,7 @@ class Vocabulary:
             "num_bad_rows": self.num_bad_rows,
             "num_rows": self.num_rows,
             "sizes": self.sizes,
+            **schema_part.describe(self.schema, self.learned),
         }
         checked_file.write(path, header, self._lines())
 
@@ -240,19 +268,30 @@ class Vocabulary:
 
     @classmethod
     def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
-        values = [[] for _ in SPARSE_FEATURES]
-        counts = [[] for _ in SPARSE_FEATURES]
-        positions = {name.encode(): i for i, name in enumerate(SPARSE_FEATURES)}
-        for line in lines:
-            feature, count, value = line.split(b"\t")
-            values[positions[feature]].append(value)
-            counts[positions[feature]].append(int(count))
-        options = {k: v for k, v in header.items() if k not in ("kind", "sizes")}
-        return cls(values, counts, **options)
+        header.pop("kind")
+        sizes, (schema, learned) = header.pop("sizes"), schema_part.take(header)
+        numberings: list[Any] = []
+        first = 0
+        for number, (table, size) in enumerate(zip(schema.tables, sizes, strict=True)):
+            buckets = hash_buckets_of(schema, table)
+            if buckets is not None:
+                numberings.append(HashNumbering(buckets, number + 1))
+                continue
+            own = lines[first : first + size - 1]
+            parts = [line.split(b"\t", 2) for line in own]
+            if any(name != table.encode() for name, _, _ in parts):
+                raise UserError("A vocabulary file has the values of another table.")
+            values = pa.array([value for _, _, value in parts], pa.large_binary())
+            counts = np.array([int(count) for _, count, _ in parts], np.int64)
+            numberings.append(Numbering.of_values(values, counts))
+            first += size - 1
+        return cls.of_numberings(numberings, **header, schema=schema, learned=learned)
 
     def _lines(self) -> Iterable[bytes]:
-        for feature, numbering in zip(SPARSE_FEATURES, self._numberings, strict=True):
-            start, done = feature.encode(), 0
+        for table, numbering in zip(self.schema.tables, self._numberings, strict=True):
+            if isinstance(numbering, HashNumbering):
+                continue
+            start, done = table.encode(), 0
             numbering = numbering.load()
             for chunk in numbering.chunks():
                 counts = numbering.counts[done : done + len(chunk)].tolist()
@@ -301,20 +340,17 @@ def check_limits(min_count: int, max_size: int | None) -> None:
         )
 
 
-def _position(feature: str) -> int:
-    if feature not in SPARSE_FEATURES:
-        raise UserError(
-            f"`feature` must be one of C1 .. C{NUM_SPARSE}. Received: {feature!r}"
-        )
-    return SPARSE_FEATURES.index(feature)
-
-
-def _check_values(feature: str, values: list[bytes]) -> None:
+def _check_values(schema: Schema, table: str, values: list[bytes]) -> None:
+    features = [schema.sparse[position] for position in schema.tables[table]]
+    special = {"\n", "\r", *(f.separator for f in features if f.separator)}
+    special |= set() if schema.text.quoted else {schema.text.delimiter}
+    pattern = b"|".join(re.escape(text.encode()) for text in sorted(special))
+    forbidden = re.compile(pattern)
     for value in values:
-        if not isinstance(value, bytes) or not value or _FORBIDDEN.search(value):
+        if not isinstance(value, bytes) or not value or forbidden.search(value):
             raise UserError(
-                f"A value of {feature} must be non-empty bytes without tab, comma and "
-                f"line end. Received: {value!r}"
+                f"A value of {table} must be non-empty bytes without a line end, a "
+                f"separator or a delimiter. Received: {value!r}"
             )
     if len(set(values)) != len(values):
-        raise UserError(f"A value of {feature} is named twice.")
+        raise UserError(f"A value of {table} is named twice.")

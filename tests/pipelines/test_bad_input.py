@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from pipelines import criteo, prepare
-from pipelines.formats import scanning
+from pipelines.formats import reading, scanning
 from pipelines.quarantine import BadRowsError, Quarantine
 from pipelines.vocabulary import HashVocabulary
 
@@ -160,7 +160,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, way, monkeypatch):
 
     monkeypatch.setattr(Quarantine, "record", record)
     monkeypatch.setattr(scanning, "BLOCK_BYTES", 4000)
-    monkeypatch.setattr(criteo.reading, "BLOCK_BYTES", 4000)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 4000)
     with pytest.raises(ValueError, match="day_0: changed while it was"):
         way(path, Quarantine(), tmp_path / "out")
 

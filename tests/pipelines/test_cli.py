@@ -72,6 +72,15 @@ def test_a_run_folder_is_whole(trained):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert float(rows[-1]["val_auc"]) == results["metrics"]["val_auc"]
+    with open(trained / "steps.csv") as file:
+        *_, validation, training = csv.DictReader(file)
+    assert validation["step"] == training["step"] == "24"
+    assert validation["val_auc"] == rows[-1]["val_auc"] and validation["auc"] == ""
+    assert training["auc"] == rows[-1]["auc"] and training["val_auc"] == ""
+    *_, times = map(json.loads, (trained / "times.jsonl").read_text().splitlines())
+    for name in ("training_seconds", "validation_seconds"):
+        assert times[name] == results[name]
+    assert times["waiting_seconds"] > 0 and times["num_rows"] == 6000
     assert (trained / "vocabulary.tsv").exists() and (trained / "model.keras").exists()
 
 
@@ -105,7 +114,7 @@ def test_more_is_watched_where_asked(data, tmp_path, capsys):
     watched = ["--histograms", "--projector-tables", "C1", "C3", "--profile-steps"]
     more = [*watched, "3:4", "--no-gradient-norms", "--no-touched-rows"]
     assert cli.main([str(each) for each in [*command, *more]]) == 0
-    assert "metric                  training\n" in capsys.readouterr().out
+    assert "metric              training\n" in capsys.readouterr().out
     part = out / "logs" / "train"
     found = event_files.read(part)
     assert {"weights/top_mlp/dense_0/kernel", "rows/C1"} <= set(found)

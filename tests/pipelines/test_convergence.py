@@ -46,6 +46,14 @@ def test_few_steps_are_far_from_converged_whatever_their_loss():
     assert feed(LossCurve(400), [[float("nan")] * 400]) is None
 
 
+def test_where_rows_are_seen_again_only_the_steps_count():
+    for num_steps, is_flagged in [(400, False), (80, True)]:
+        curve = LossCurve(num_steps)
+        feed(curve, [losses(num_steps, fall=0.06)])
+        assert curve.describe()["num_steps"] == num_steps
+        assert (curve.describe(judge_loss=False) is not None) == is_flagged
+
+
 def test_a_resumed_training_is_judged_as_a_whole():
     steps = losses(400, fall=0.06)
     expected = feed(LossCurve(400), [steps])

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from pipelines import cli, runs
-from pipelines.runs import defaults
+from pipelines.runs import defaults, previous_run
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.resuming import check_same
@@ -15,21 +15,58 @@ DEMO = runs.get("demo")
 
 
 @pytest.mark.parametrize(
-    "num_rows, batch_size, num_epochs",
+    "num_rows, interaction, batch_size, num_epochs",
     [
-        (0, 128, 2),
-        (500, 128, 2),
-        (10_000, 128, 2),
-        (10_001, 128, 1),
-        (39_000, 128, 1),
-        (100_000, 256, 1),
-        (1_000_000, 1024, 1),
-        (45_000_000, 1024, 1),
+        (0, "cat", 128, 2),
+        (500, "cat", 128, 2),
+        (20_000, "cat", 128, 2),
+        (20_001, "dot", 128, 2),
+        (39_000, "dot", 128, 2),
+        (100_000, "dot", 256, 2),
+        (100_001, "dot", 256, 1),
+        (1_000_000, "dot", 1024, 1),
+        (45_000_000, "dot", 1024, 1),
     ],
 )
-def test_batch_size_and_epochs_go_by_the_rows(num_rows, batch_size, num_epochs):
-    config = defaults.complete(RunConfig(), num_rows)
+def test_defaults_go_by_the_rows(num_rows, interaction, batch_size, num_epochs):
+    config = defaults.complete(runs.get(None), num_rows)
+    assert config.interaction == interaction
     assert (config.batch_size, config.epochs) == (batch_size, num_epochs)
+    # Without a choice in it, a config has the interaction that it always had.
+    assert defaults.complete(RunConfig(), num_rows).interaction == "dot"
+    assert RunConfig.from_json("{}").interaction == "dot"
+
+
+def test_few_rows_come_with_a_hint():
+    config = runs.get(None)
+    for num_rows, hint in [(20_000, True), (20_001, False)]:
+        line = defaults.describe(config, defaults.complete(config, num_rows), num_rows)
+        interaction = "cat" if hint else "dot"
+        assert line.startswith(f"Chosen for {num_rows:,} rows and adagrad: interaction")
+        assert f"interaction {interaction}, batches of 128 rows, epochs: 2" in line
+        assert ("a logistic regression may do as well" in line) == hint
+    assert defaults.describe(DEMO, DEMO, 10) is None
+
+
+def test_an_interaction_to_be_chosen_is_checked_as_dot():
+    with pytest.raises(ValueError, match="`bottom_mlp_dims` must end in embedding_dim"):
+        RunConfig(interaction=None, embedding_dim=8)
+
+
+def test_a_warm_start_takes_the_interaction_of_the_previous_run(tmp_path):
+    previous = defaults.complete(runs.get(None), 1000)
+    folder = RunFolder(tmp_path)
+    content = {"config": json.loads(previous.to_json()), "data": {}}
+    folder.config_path.write_text(json.dumps({**content, "vocabulary_digest": "0"}))
+    for path in (folder.vocabulary_path, folder.model_path):
+        path.touch()
+    start = previous_run.find(tmp_path, runs.get(None), first_step=16)
+    config = start.complete(runs.get(None))
+    assert defaults.complete(config, 10**6).interaction == previous.interaction == "cat"
+    assert start.complete(DEMO) == DEMO
+    with pytest.raises(ValueError, match="`interaction` was cat, is dot"):
+        previous_run.find(tmp_path, DEMO, first_step=16)
+    assert previous_run.find(None, runs.get(None)).complete(DEMO) == DEMO
 
 
 def test_a_million_rows_have_the_values_of_the_demo():
@@ -80,10 +117,11 @@ def test_named_runs_leave_nothing_to_be_chosen(name, tmp_path, capsys):
 
 def test_a_resumed_run_keeps_what_was_chosen_for_it(tmp_path):
     folder = RunFolder(tmp_path)
-    stored = defaults.complete(RunConfig(), 1000)
+    stored = defaults.complete(runs.get(None), 1000)
     content = {"config": json.loads(stored.to_json()), "vocabulary_digest": "0"}
     folder.config_path.write_text(json.dumps({**content, "data": {}}))
-    check_same(folder, RunConfig(), {})
+    check_same(folder, runs.get(None), {})
     check_same(folder, stored, {})
+    assert defaults.complete(folder.read_config(), 10**6) == stored
     with pytest.raises(ValueError, match="`batch_size` was 128, is 64"):
         check_same(folder, dataclasses.replace(stored, batch_size=64), {})

@@ -13,6 +13,7 @@ from helpers import object_store
 
 from pipelines import cli, files, prepare
 from pipelines.formats.scanning import ChunkReader
+from pipelines.schema import Schema
 from pipelines.synthetic import Planted
 from pipelines.whole_files import disk
 
@@ -35,7 +36,7 @@ def store(monkeypatch):
 
 
 def read(path):
-    reader, place, parts = ChunkReader(), 0, []
+    reader, place, parts = ChunkReader(Schema.criteo()), 0, []
     while (chunk := reader.read(path, place)).size:
         parts.append(chunk.content)
         place += chunk.size

@@ -7,21 +7,18 @@ import subprocess
 import sys
 
 import pytest
-import tensorflow as tf
 from helpers.run_folders import (
     METRICS,
     evaluate,
     make_run,
     report,
     size_of,
-    train_entries,
-    write_events,
     write_json,
+    write_steps,
+    write_times,
 )
-from tensorboard.compat.proto.event_pb2 import Event
 
 from pipelines.benchmark import breakdown
-from pipelines.reports import logs
 from pipelines.reports.comparison import MOST_DRAWN, make_report
 from pipelines.reports.runs import name_folders, read_runs, shorten
 
@@ -35,10 +32,10 @@ def test_the_numbers_are_those_of_the_files(tmp_path, capsys):
         metrics=METRICS | {"val_auc": 0.78, "val_calibration": 1.3, "loss": 0.415},
         results={"samples_per_second": 1500.0},
     )
-    for folder, auc in ((one, 0.76), (two, 0.79)):
+    for folder, auc, num_rows in ((one, 0.76, 120_000), (two, 0.79, 90_000)):
         evaluate(folder, auc)
-        entries = train_entries((1, 5, 0.6), (2, 10, 0.5), (9, 20, 0.4))
-        write_events(folder / "logs" / "train", 1000, entries)
+        write_steps(folder, (5, 0.6), (10, 0.5), (20, 0.4))
+        write_times(folder, {"num_rows": num_rows})
     out = tmp_path / "out"
     report(one, two, "--output", out)
     printed = capsys.readouterr().out
@@ -123,9 +120,9 @@ def test_runs_are_shown_with_what_they_have(tmp_path, capsys):
     whole = make_run(tmp_path / "whole")
     bare = make_run(tmp_path / "bare", metrics={"loss": 0.43, "auc": 0.7})
     cut = make_run(tmp_path / "cut", metrics=None)
-    write_events(cut / "logs" / "train", 1000, train_entries((1, 8, 0.55)))
+    write_steps(cut, (8, 0.55))
     lost = make_run(tmp_path / "lost", metrics=None)
-    write_events(lost / "logs" / "train", 1000, train_entries((1, 8, math.nan)))
+    write_steps(lost, (8, math.nan))
     begun = make_run(tmp_path / "begun", metrics=None)
     evaluate(whole, 0.7)
     out = tmp_path / "out"
@@ -267,7 +264,7 @@ def test_profiles_are_found_and_bad_ones_named(tmp_path, capsys):
 @pytest.mark.integration
 def test_without_tensorflow(tmp_path):
     run = make_run(tmp_path / "run")
-    write_events(run / "logs" / "train", 1000, train_entries((1, 5, 0.5)))
+    write_steps(run, (5, 0.5))
     make_trace(run / "logs/train/plugins/profile/2026")
     program = (
         "import sys\n"
@@ -294,6 +291,10 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     write_json(less / "metrics.json", {"metrics": {}, "num_rows": 5})
     torn = make_run(tmp_path / "torn")
     (torn / "metrics.csv").write_text("epoch,loss\n1,0.5\n2\n")
+    steps = make_run(tmp_path / "steps")
+    (steps / "steps.csv").write_text("step,loss\n1,few\n")
+    times = make_run(tmp_path / "times")
+    (times / "times.jsonl").write_text('{"began": 1.0}\n')
     odd = make_run(tmp_path / "odd")
     write_json(odd / "config.json", {"config": {}, "vocabulary_digest": "0"})
     (tmp_path / "file").write_text("")
@@ -307,6 +308,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([damaged], "metrics.json is damaged: no JSON text"),
         ([less], "it has no seconds"),
         ([torn], "metrics.csv is damaged."),
+        ([steps], "steps.csv is damaged."),
+        ([times], "times.jsonl is damaged."),
         ([odd], "it has no batch_size"),
         ([run, "--output", tmp_path / "file"], "is a file; name a folder"),
     ):
@@ -320,16 +323,3 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     out = tmp_path / "out"
     report(make_run(tmp_path / "run"), "--output", out, "--dry-run")
     assert "report.md" in capsys.readouterr().out and not out.exists()
-
-
-def test_scalars_of_both_versions_of_summaries_are_read(tmp_path):
-    path = tmp_path / "events.out.tfevents.1.host"
-    with tf.io.TFRecordWriter(str(path)) as writer:
-        event = Event(wall_time=1.5, step=3)
-        event.summary.value.add(tag="metrics/auc", simple_value=0.5)
-        event.summary.value.add(tag="rows/C1", simple_value=0.5)
-        writer.write(event.SerializeToString())
-    (tmp_path / "events.out.tfevents.2.host").write_bytes(b"")
-    (found,) = logs.read_folder(tmp_path)
-    assert found.scalars == {"metrics/auc": [logs.Entry(1.5, 3, 0.5)]}
-    assert logs.read_folder(tmp_path / "none") == []

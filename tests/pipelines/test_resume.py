@@ -1,10 +1,12 @@
 """`tf-dlrm train --resume`: runs that were cut, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 
 import keras
 import pytest
+import tensorflow as tf
 from helpers.lock_holder import holding
 
 from pipelines import cli, runs
@@ -84,6 +86,11 @@ def test_it_goes_on_with_the_options_of_the_run(cut, run, capsys):
         assert metrics["metrics"][name] == pytest.approx(value, rel=1e-4), name
     csv = (cut.__class__(run) / "metrics.csv").read_text().splitlines()
     assert len(csv) == 3 and csv[0].startswith("epoch,")
+    steps, expected = (
+        [line.partition(",")[0] for line in path.read_text().splitlines()]
+        for path in (cut.__class__(run) / "steps.csv", cut / "whole" / "steps.csv")
+    )
+    assert steps == expected == ["step", "5", "5", "10", "10"]
     assert not (cut.__class__(run) / "checkpoints").exists()
     assert cli.main(["train", "--resume", "--out", run]) == 0
     assert "this run is finished" in capsys.readouterr().out
@@ -167,3 +174,31 @@ def test_resume_begins_a_run_where_there_is_none(cut, tmp_path, capsys):
     command = ["train", "--resume", "--out", out, "--train", str(cut / "a.tsv")]
     assert cli.main([*command, "--dry-run"]) == 0
     assert "resume the run in" in capsys.readouterr().out
+
+
+def test_a_deterministic_run_records_what_xla_compiles(cut, tmp_path, monkeypatch):
+    # Enabled, it would stay so in this process.
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: None)
+    config = dataclasses.replace(CONFIG, deterministic=True)
+
+    def fit(callbacks=()):
+        data, checkpoints = str(cut / "a.tsv"), {"every_steps": 2}
+        return runs.train(
+            config,
+            data,
+            None,
+            tmp_path / "run",
+            callbacks=callbacks,
+            checkpoints=checkpoints,
+            resume=True,
+        )
+
+    with pytest.raises(CutError):
+        fit([Cut()])
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    assert content["data"]["xla"] == "none"
+    content["data"]["xla"] = "program"
+    path.write_text(json.dumps(content))
+    with pytest.warns(RuntimeWarning, match="the whole dense part.*with nothing"):
+        fit()

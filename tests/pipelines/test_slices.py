@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from pipelines import cli
 from pipelines.evaluation import slice_columns
 from pipelines.runs.folder import RunFolder
+from pipelines.schema import Schema
 from pipelines.vocabulary import HashVocabulary
 
 SMALL = [
@@ -18,6 +19,7 @@ SMALL = [
     "--initial-accumulator-value", "1e-6", "--jit-compile", "off",
 ]  # fmt: skip
 NUM_ROWS = 4000
+SCHEMA = Schema.criteo()
 
 
 def run(*words, code=0):
@@ -232,7 +234,7 @@ def test_slices_of_records_are_those_of_their_lines(bags, data, tmp_path):
 
 def test_records_of_multi_hot_rows_are_sliced_by_their_own_values():
     """Bags of 3 and 2 ids; one is missing."""
-    from pipelines.records.store import Batch
+    from pipelines.records.batch import Batch
 
     lengths = np.array([[3, 2], [3, 0], [3, 2]], np.uint16)
     ids = np.array([4, 9, 9, 6, 1, 2, 9, 9, 4, 4, 9, 0, 1], np.int32)
@@ -271,18 +273,17 @@ def test_bins_of_integers_have_the_same_bounds_in_lines_and_records():
 
     class Block:
         class rows:
-            numbers = [float((1 << k) + d) for k in range(19) for d in (-1, 0, 1)]
-            integers = [np.array(numbers)] * 13
-            missing = [np.zeros(len(numbers), bool)] * 13
+            column = [float((1 << k) + d) for k in range(19) for d in (-1, 0, 1)]
+            numbers = [np.array(column)] * 13
 
-    dense = transform(Block.rows.integers)
-    lines = slice_columns.IntegerBins("I1", is_transformed=False)
-    records = slice_columns.IntegerBins("I1", is_transformed=True)
+    dense = transform(Block.rows.numbers, SCHEMA, {}, len(Block.rows.column))
+    lines = slice_columns.NumberBins("I1", SCHEMA, is_transformed=False)
+    records = slice_columns.NumberBins("I1", SCHEMA, is_transformed=True)
     codes = lines.read(Block, None).codes
     batch = type("Batch", (), {"dense": dense})
     np.testing.assert_array_equal(records.read(None, batch).codes, codes)
     names = lines.names(codes)
-    assert names == [bin_of(str(int(number))) for number in Block.rows.numbers]
+    assert names == [bin_of(str(int(number))) for number in Block.rows.column]
 
 
 @pytest.mark.integration

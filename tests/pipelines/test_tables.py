@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers import criteo_rows
 
 from pipelines import cli, criteo
 from pipelines.formats import tables
@@ -44,7 +45,7 @@ def write(path, columns, **options):
 def read(path):
     """All rows by the scanner: labels, numbers, and fields as lines hold them."""
     quarantine = Quarantine(max_bad_share=1)
-    rows = [block.rows for block in scan([str(path)], quarantine)]
+    rows = [block.rows for block in scan([str(path)], quarantine, criteo_rows.SCHEMA)]
     return rows, quarantine
 
 
@@ -63,9 +64,9 @@ def assert_equal_to_lines(path, lines):
     np.testing.assert_array_equal(*dense)
     sparse = found["sparse_features"].to_list(), features["sparse_features"].to_list()
     assert sparse[0] == sparse[1]
-    written = b"".join(tables.to_lines(batch) for batch in tables.batches(path, True))
+    written = b"".join(lines.text for lines in criteo_rows.lines_of(path))
     np.testing.assert_array_equal(
-        PARSER(written.split(b"\n")[:-1])[0]["dense_features"], dense[1]
+        PARSER.features(written.split(b"\n")[:-1])["dense_features"], dense[1]
     )
     assert (
         PARSER.features(written.split(b"\n")[:-1])["sparse_features"].to_list()
@@ -170,8 +171,7 @@ def test_cells_that_are_none_are_bad_rows(tmp_path):
     path = write(tmp_path / "day.parquet", columns_of(**changed))
     rows, quarantine = read(path)
     assert [(row, why) for row, _, why in rows[0].bad] == [
-        (0, "C2 must not hold a tab, a line end or a comma within a list, found "
-            "['a,b']"),
+        (0, "C2 must not hold its separator, ',', within a list, found ['a,b']"),
         (1, "C1 must hold integers below 2^53 if it has floats, found 0.5"),
         (2, "the label must be 0 or 1, found 0.3"),
         (3, "the label must be 0 or 1, found None"),
@@ -182,8 +182,8 @@ def test_cells_that_are_none_are_bad_rows(tmp_path):
     assert quarantine.num_bad == 6
 
 
-def test_bad_rows_as_lines_are_bad_lines(tmp_path):
-    """`predict` writes a line for each row: a bad one must spoil no other."""
+def test_bad_rows_have_no_line(tmp_path):
+    """`predict` scores the lines of the others."""
     changed = {
         "I1": pa.array(["1", "2.5", "3\t4", "5\n6", "7", None]),
         "C1": pa.array(["a", "b", "c", "d", "e\tf", "g\r"]),
@@ -191,12 +191,11 @@ def test_bad_rows_as_lines_are_bad_lines(tmp_path):
         "label": pa.array([1, 1, 1, 1, 1, None]),
     }
     path = write(tmp_path / "day.parquet", columns_of(**changed))
-    (batch,) = tables.batches(path, labelled=False)
-    lines = tables.to_lines(batch).split(b"\n")
-    assert len(lines) == NUM_ROWS + 1 and not lines[-1]
-    assert PARSER.is_valid(lines[:-1], labelled=False).numpy().tolist() == (
-        [True] + [False] * 5
-    )
+    (lines,) = criteo_rows.lines_of(path)
+    assert lines.is_line.tolist() == [True] + [False] * 5
+    assert [position for position, *_ in lines.bad] == [1, 2, 3, 4, 5]
+    assert lines.labels.to_pylist() == [b"1"] * 5 + [None]
+    assert PARSER.is_valid(lines.text.split(b"\n")[:-1], labelled=False).numpy().all()
 
 
 @pytest.mark.parametrize(("column", "rule"), [
@@ -243,8 +242,9 @@ def test_batches_of_parquet_are_resumed_and_shuffled(tmp_path, monkeypatch):
     assert not np.array_equal(mixed, whole)
     np.testing.assert_array_equal(np.sort(mixed[:, 0]), np.sort(whole[:, 0]))
     reader, row, batches = tables.BatchReader(), 0, []
-    while (batch := reader.read(path, row)) is not None:
-        again = tables.BatchReader().read(path, row)
+    layout = criteo_rows.layout_of(path, True)
+    while (batch := reader.read(path, layout, row)) is not None:
+        again = tables.BatchReader().read(path, layout, row)
         assert again.equals(batch)
         batches.append(batch)
         row += len(batch)
@@ -255,9 +255,11 @@ def test_rows_of_parquet_are_counted(tmp_path):
     table = write(tmp_path / "day.parquet", columns_of(400))
     cells = {name: column.to_pylist() for name, column in columns_of(400).items()}
     (tmp_path / "day.tsv").write_text("\n".join(as_lines(cells)) + "\n")
-    assert count_rows([table]) == 400 and estimate_rows([table]) == 400
+    assert (
+        count_rows([table], criteo_rows.SCHEMA) == 400 and estimate_rows([table]) == 400
+    )
     kept = [
-        count_rows([path], NegativeSampling(0.3, seed=1))
+        count_rows([path], criteo_rows.SCHEMA, NegativeSampling(0.3, seed=1))
         for path in (table, str(tmp_path / "day.tsv"))
     ]
     assert kept[0] == kept[1] and 200 < kept[0] < 300
@@ -272,8 +274,9 @@ def test_rows_without_a_label(tmp_path):
     assert features[0]["dense_features"].shape == (NUM_ROWS, 13)
     with pytest.raises(ValueError, match="lacks the columns .*'label'.* It has"):
         read(path)
-    (batch,) = tables.batches(path, labelled=False)
-    assert tables.to_lines(batch).split(b"\n")[0].count(b"\t") == 38
+    (lines,) = criteo_rows.lines_of(path)
+    assert lines.text.split(b"\n")[0].count(b"\t") == 38
+    assert lines.labels.null_count == NUM_ROWS
 
 
 def test_a_table_without_rows_is_said_so(tmp_path, capsys):

@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
-from helpers import criteo_oracle
+from helpers import criteo_oracle, criteo_rows
 
 from pipelines import criteo
-from pipelines.formats import encoding, fields, line_rules, text
+from pipelines.formats import encoding, fields, line_rules
+from pipelines.schema import Schema
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 
 HASHED = HashVocabulary([1000 + i for i in range(26)])
@@ -50,7 +51,7 @@ def test_hostile_lines(vocabulary, labelled, kind):
     lines = [piece for line in lines for piece in line.split(b"\n")]
     numbering = vocabulary if kind == "vocabulary" else HASHED
     ids = make_ids(numbering)
-    rows = text.read_block(b"\n".join(lines) + b"\n", labelled)
+    rows = criteo_rows.read_block(b"\n".join(lines) + b"\n", labelled)
     expected = [criteo_oracle.parse(line, ids, labelled) for line in lines]
     bad = {i: line for i, (line, row) in enumerate(zip(lines, expected)) if row is None}
     assert rows.num_lines == len(lines)
@@ -73,7 +74,7 @@ def test_every_hostile_line_alone(vocabulary, labelled):
         for block in (line + b"\n", line):
             if not block:
                 continue
-            rows = text.read_block(block, labelled)
+            rows = criteo_rows.read_block(block, labelled)
             expected = criteo_oracle.parse(line, ids, labelled)
             good = [] if expected is None else [expected]
             assert len(rows.bad) == 1 - len(good), line
@@ -85,7 +86,7 @@ def test_real_rows_equal_the_parser(name):
     lines = criteo_oracle.real_lines(name)
     labelled = criteo_oracle.REAL_FILES[name][2]
     built = Vocabulary.build(criteo_oracle.real_path("kaggle"), min_count=3)
-    rows = text.read_block(b"\n".join(lines), labelled)
+    rows = criteo_rows.read_block(b"\n".join(lines), labelled)
     for numbering in (built, HASHED):
         batch = encoding.encode(rows, numbering)
         features = criteo.Parser(numbering).features(lines)
@@ -108,16 +109,16 @@ def test_transform_equals_tensorflow():
             2.0 ** np.arange(0, 1000),
         ]
     ).astype(np.float64)
-    ours = encoding.transform([numbers] * 13)[:, 0]
+    ours = encoding.transform([numbers] * 13, Schema.criteo(), {}, len(numbers))[:, 0]
     logs = tf.math.log(tf.maximum(tf.constant(numbers), 0.0) + 1.0)
     np.testing.assert_array_equal(ours, tf.cast(logs, tf.float32))
 
 
 def test_empty_blocks():
     for block in (b"",):
-        rows = text.read_block(block)
+        rows = criteo_rows.read_block(block)
         assert rows.num_lines == 0 and not rows.bad and not len(rows.labels)
-    rows = text.read_block(b"\n")
+    rows = criteo_rows.read_block(b"\n")
     assert rows.num_lines == 1 and rows.bad == [(0, b"", "empty line")]
 
 
@@ -130,19 +131,12 @@ def test_keys_are_in_the_order_of_bytes():
 
 def test_values_of_texts_are_those_of_fields():
     cells = ["ab", None, "", "a,b", "x" * 20, ",", "a\0", "ab"]
-    values = fields.values_of_texts(pa.array(cells))
+    values, valid = fields.read_bags(
+        *fields.open_texts(pa.array(cells)), fields.Bags(b",")
+    )
+    assert valid.all()
     distinct = [*fields.texts_of_keys(values.keys).to_pylist()]
     distinct += values.texts.to_pylist()
     pieces = [distinct[code] for code in values.codes]
     assert values.lengths.tolist() == [1, 1, 1, 2, 1, 0, 1, 1]
     assert pieces == [b"ab", b"", b"", b"a", b"b", b"x" * 20, b"a\0", b"ab"]
-
-
-@pytest.mark.parametrize("labelled", [True, False])
-def test_bad_lines_are_found_without_their_values(labelled):
-    lines = criteo_oracle.hostile_lines(np.random.default_rng(3), 300)
-    block = b"\n".join(lines)
-    expected = text.read_block(block, labelled).bad
-    assert len(expected) > 5
-    assert text.find_bad(block, labelled) == expected
-    assert text.find_bad(b"") == []

@@ -42,6 +42,20 @@ def test_compiled_metrics_and_losses_are_built_from_outputs():
     assert model._compile_metrics.built and model._compile_loss.built
 
 
+def test_steps_become_train_functions_and_layers_know_their_seeds():
+    assert parameters(keras.Model._make_function) == ["self", "step_function"]
+    dropout, dense = keras.layers.Dropout(0.5), keras.layers.Dense(1)
+    model = keras.Sequential([keras.Input((1,)), dropout, dense])
+    layers = list(model._flatten_layers(include_self=False))
+    assert dropout in layers and dense in layers and model not in layers
+    assert dropout._seed_generators and not dense._seed_generators
+    model.compile("sgd", loss="mse")
+    assert not keras_hooks.is_equal_under_xla(model)
+    model = keras.Sequential([keras.Input((1,)), dense])
+    model.compile("sgd", loss="mse")
+    assert keras_hooks.is_equal_under_xla(model)
+
+
 @pytest.mark.parametrize(
     "name, expected",
     [

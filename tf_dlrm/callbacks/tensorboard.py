@@ -31,6 +31,10 @@ class TensorBoardLogger(Watcher):
             loss. Else its rows are counted, which a last batch may have fewer of.
         every_steps: Steps between two entries.
 
+    Attributes:
+        waiting_seconds: Time that steps spent waiting for their batch so far; `None`
+            if that is not known.
+
     Raises:
         ValueError: If `every_steps` is not positive.
     """
@@ -45,6 +49,7 @@ class TensorBoardLogger(Watcher):
                 f"`every_steps` must be at least 1. Received: {every_steps}"
             )
         self._batch_size, self._every_steps = batch_size, every_steps
+        self.waiting_seconds: float | None = None
 
     def set_model(self, model: keras.Model) -> None:
         is_probed = hasattr(model, "use_probe") and model.steps_per_execution == 1
@@ -54,6 +59,7 @@ class TensorBoardLogger(Watcher):
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch_start = self._last_time = time.perf_counter()
         self._num_batches, self._is_first_batch = 0, True
+        self._trained_rows: float | None = None
         self._first_rows = self._written_rows = 0.0
         self._written_time = self._epoch_start
         self._waited = self._written_waited = 0.0
@@ -68,8 +74,11 @@ class TensorBoardLogger(Watcher):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self.probe is not None and self._probe.num_traces == self._num_traces:
-            self._waited += self._probe.seconds_since(self._called)
+            waited = self._probe.seconds_since(self._called)
+            self._waited += waited
+            self.waiting_seconds = (self.waiting_seconds or 0.0) + waited
         self._num_batches = batch + 1 - self._first_batch
+        self._trained_rows = None
         self._last_time, every = time.perf_counter(), self._every_steps
         if (batch + 1) // every == (self._written_batch + 1) // every:
             return
@@ -99,6 +108,8 @@ class TensorBoardLogger(Watcher):
         return {"speed/samples_per_second": rate}
 
     def on_test_begin(self, logs: Logs = None) -> None:
+        # The rows of the epoch: after a validation the count is that of its own.
+        self._trained_rows = keras_hooks.count_rows(self.model)
         self._test_since, self._test_batches = time.perf_counter(), 0
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -118,7 +129,10 @@ class TensorBoardLogger(Watcher):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         train = {k: v for k, v in (logs or {}).items() if not k.startswith("val_")}
         seconds = self._last_time - self._epoch_start
-        num_rows = keras_hooks.count_rows(self.model) - self._first_rows
+        num_rows = self._trained_rows
+        if num_rows is None:
+            num_rows = keras_hooks.count_rows(self.model)
+        num_rows -= self._first_rows
         speed = self._speed(self._num_batches, num_rows, seconds)
         self._write_training(train, speed, seconds, self._waited)
 

@@ -5,6 +5,7 @@ import functools
 import inspect
 import itertools
 import threading
+import types
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +19,8 @@ from keras.src.losses import loss as losses
 from tf_dlrm.runtime import accelerators
 
 _thread = threading.local()
+# What a layer may have been given that computes.
+_PARTS = (types.FunctionType, keras.Regularizer, keras.constraints.Constraint)
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
@@ -96,6 +99,26 @@ def is_compilable(optimizer: keras.optimizers.Optimizer) -> bool:
         return False
     modules = {type(part).__module__.partition(".")[0] for part in parts}
     return modules <= {"keras", "tf_dlrm"}
+
+
+def is_equal_under_xla(model: keras.Model) -> bool:
+    """Return whether XLA can compile a model and its loss, with equal results.
+
+    Of Keras' layers and losses it can; a user's may print, call NumPy or use strings.
+    And TensorFlow draws other random numbers under XLA, for dropout.
+    """
+    layers = list(model._flatten_layers(include_self=False))
+    parts = [*layers, *tf.nest.flatten(model.loss)]
+    for layer in layers:
+        parts += [value for value in vars(layer).values() if isinstance(value, _PARTS)]
+    known = ("keras", "tensorflow", "tf_dlrm")
+    if any(getattr(part, "_seed_generators", None) for part in layers):
+        return False
+    return all(
+        isinstance(part, str)
+        or (getattr(part, "__module__", None) or "").partition(".")[0] in known
+        for part in parts
+    )
 
 
 def build_metrics(model: keras.Model) -> None:
@@ -275,6 +298,10 @@ class KerasModelAdapter(keras.Model):
         super().make_test_function(force)
         if self.test_function is not before:
             self.test_function = self._one_by_one(self.test_function)
+
+    def function_of(self, step: Any) -> Any:
+        """Return what `fit` would call if `step` were the model's `train_step`."""
+        return self._make_function(step)
 
     def _one_by_one(self, function):
         if self.steps_per_execution == 1 or self.run_eagerly:

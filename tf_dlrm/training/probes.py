@@ -127,6 +127,22 @@ class InputClock(Probe):
         return min(max(max(self._arrived) - begin, 0.0), time.time() - begin)
 
 
+class LargestBatch(Probe):
+    """Number of rows of the largest batch so far, of a model without a strategy."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._num_rows = tf.Variable(0, trainable=False, dtype=tf.int32)
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows."""
+        return int(self._num_rows.numpy())
+
+    def on_batch(self, data: Any) -> None:
+        _, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        self._num_rows.assign(tf.maximum(self._num_rows, tf.shape(y)[0]))
+
+
 class GradientNorms(Probe):
     """Global norms of the gradients of the dense variables and of the pooled vectors.
 

@@ -11,15 +11,14 @@ import tensorflow as tf
 
 from tf_dlrm import optimizers
 from tf_dlrm.inputs import check_arrays, standardize_labels
-from tf_dlrm.runtime import accelerators, deferred_checks, replicas, xla
+from tf_dlrm.runtime import deferred_checks, replicas, xla
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.training import fit_callbacks, keras_hooks
 from tf_dlrm.training.checkpoints.positions import weigh_classes
-from tf_dlrm.training.dense_update import DenseUpdate
 from tf_dlrm.training.guard import GuardCallback, NotFiniteError, StepGuard
 from tf_dlrm.training.losses import check_reduction, is_cross_entropy
+from tf_dlrm.training.model_step import ModelStep, StepOptions
 from tf_dlrm.training.probes import Probe, Probes
-from tf_dlrm.training.step import CompiledTrainStep, TrainStep
 
 # What comes in an order of its own.
 _Distributed = tf.distribute.DistributedDataset
@@ -67,15 +66,18 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 as `ReduceLROnPlateau` does. SGD and Adagrad equal their dense
                 originals; `"adam"` is lazy on the tables
                 (`tf_dlrm.optimizers.SparseAdam` says how it differs).
-            jit_compile: What XLA compiles. `"auto"`: on CPUs the small parts where it
-                wins (lookup and update of rows, the interaction's triangle, the
-                update of the dense variables), while oneDNN computes the MLPs; where
-                there is a GPU, all between lookup and update as one program, unless
-                a `call` or `compute_loss` of your own is in it. `True`: besides, all
-                between lookup and update as one program (a `compute_loss` of your own
-                is in it, and where it reads ragged `x` each new number of ids is
-                compiled anew: use `"auto"`). `False`: nothing. The results agree to
-                rounding, and range checks of ids hold, in all three.
+            jit_compile: What XLA compiles. `"auto"`: on CPUs small parts (lookup and
+                update of rows, the interaction's triangle, the update of the dense
+                variables), while oneDNN computes the MLPs; after a minute of steps
+                it times all between lookup and update as one program against that,
+                on steps of the training, and keeps the faster (`docs/model.md`).
+                Where there is a GPU, all between lookup and update as one program,
+                unless a `call` or `compute_loss` of your own is in it. `True`: that
+                program, and the small parts, from the first step (a `compute_loss` of
+                your own is in it, and where it reads ragged `x` each new number of
+                ids is compiled anew: use `"auto"`). `False`: nothing. The results
+                agree to rounding (with dropout the program draws other numbers), and
+                range checks of ids hold, in all three.
             max_skipped_batches: A batch whose loss or gradients are not finite is
                 not applied: weights, optimizers and metrics stay as they are. After
                 so many in a row `fit` raises `tf_dlrm.training.NotFiniteError`, which
@@ -115,12 +117,6 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             embedding_optimizer is None
             or embedding_optimizer is getattr(self, "embedding_optimizer", None)
         )
-        is_program = jit_compile is True or (
-            jit_compile == "auto"
-            and accelerators.are_visible()
-            and self._can_be_program(optimizer)
-        )
-        is_program = is_program and not kwargs.get("run_eagerly", False)
         super().compile(
             optimizer=optimizer,
             loss=loss,
@@ -143,24 +139,11 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             self.embedding.build_optimizer(self.embedding_optimizer)
         # Now, not at the first step: Keras would build it for the tables as well.
         self.optimizer.build(self.dense_variables)
-        self._is_program = self._wants_program = is_program
-        self._make_step()
-
-    def _can_be_program(self, optimizer):
-        is_own = type(self).call is type(self)._own_call and not self.has_own_loss
-        return is_own and keras_hooks.is_compilable(optimizer)
-
-    def _make_step(self):
-        step = CompiledTrainStep if self._is_program else TrainStep
-        # Not an attribute that Keras or tf.train.Checkpoint would track.
-        self.__dict__["_step"] = step(
-            self,
-            self._guard,
-            self._probes,
-            DenseUpdate(self, self._is_program),
-            self._checks,
-            self._labels_are_probabilities,
+        options = StepOptions(
+            jit_compile, self.run_eagerly, self._guard, self._labels_are_probabilities
         )
+        # Not an attribute that Keras or tf.train.Checkpoint would track.
+        self.__dict__["_step"] = ModelStep(self, options, self._probes, self._checks)
 
     @property
     def _probes(self) -> Probes:
@@ -179,6 +162,14 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """
         self._checks.raise_first()
 
+    @property
+    def xla_choice(self) -> str:
+        """Parts of a step that XLA compiles now: `"none"`, `"parts"` or `"program"`.
+
+        With `jit_compile="auto"` a long `fit` may choose anew, see `compile`.
+        """
+        return self._step.choice if self.compiled else "none"
+
     def xla_settings(self) -> contextlib.AbstractContextManager:
         """Return the context in which XLA compiles what `jit_compile` says."""
         return xla.disabled(self._jit_compile_argument is False or self._is_xla_off)
@@ -192,8 +183,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         self._is_xla_off = not enabled
         self.embedding.use_xla(enabled and self._jit_compile_argument is not False)
         if self.compiled:
-            self._is_program = enabled and self._wants_program
-            self._make_step()
+            self._step.use_xla(enabled)
         self.train_function = self.test_function = self.predict_function = None
 
     # Variables
@@ -212,8 +202,9 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on `(features, label[, sample_weight])`; return loss and metrics."""
-        with self.xla_settings(), self._checks.collecting():
-            return self._step(data)
+        return self._step(data)
+
+    _own_train_step = train_step  # what that of a subclass is compared with
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Return loss and metrics of `(features, label[, sample_weight])`."""
@@ -280,10 +271,12 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def make_train_function(self, force: bool = False) -> None:
         """Make what `fit` calls; trace again where other probes look into the step."""
-        changed = self._probes.take_change()
+        changed, before = self._probes.take_change(), self.train_function
         if changed:
-            self._make_step()
+            self._step.make()
         super().make_train_function(force or changed)
+        if self.train_function is not before:
+            self.train_function = self._step.chosen(self.train_function)
 
     @property
     def num_skipped_batches(self) -> int:

@@ -6,6 +6,7 @@ gradients go to the embedding layer. So no gradient of a table's shape ever exis
 a layer whose tables lie elsewhere works in the same way.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import keras
@@ -253,12 +254,26 @@ class CompiledTrainStep(TrainStep):
 
     The lookup comes first: its range check would vanish in there. Under several
     replicas, whose sums XLA cannot compile, it is the plain step.
+
+    Args:
+        *arguments: Those of `TrainStep`.
+        num_rows: Rows of the batches for which the program is compiled; `None`: all.
+        update: The update of the dense variables for the other batches.
     """
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        num_rows: int | None = None,
+        update: DenseUpdate | None = None,
+    ) -> None:
         super().__init__(*arguments)
+        self._num_rows, self._other_update = num_rows, update
         self._program = tf.function(
-            self._run_program, jit_compile=True, reduce_retracing=True, autograph=False
+            functools.partial(self._run_program, self._dense_update),
+            jit_compile=True,
+            reduce_retracing=True,
+            autograph=False,
         )
 
     def __call__(self, data: Any) -> dict[str, Any]:
@@ -272,7 +287,7 @@ class CompiledTrainStep(TrainStep):
             rate = tf.convert_to_tensor(model.optimizer.learning_rate)
         no_ids = tf.zeros((tf.shape(batch.y)[0], model.spec.num_sparse), tf.int32)
         features = {"dense_features": inputs.dense, "sparse_features": no_ids}
-        loss, y_pred, pooled_gradients, applies = self._program(
+        loss, y_pred, pooled_gradients, applies = self._compute(
             features,
             batch.y,
             batch.sample_weight,
@@ -287,12 +302,25 @@ class CompiledTrainStep(TrainStep):
             self._update_rows(forward, gradients, rate)
         return self._report(batch, forward, gradients)
 
-    def _run_program(self, features, y, sample_weight, x, pooled, passed):
+    def _compute(self, features, y, *others):
+        """Run the program; for a batch of another size do the same without it."""
+        if self._num_rows is None or y.shape[0] == self._num_rows:
+            return self._program(features, y, *others)
+        other = functools.partial(self._run_program, self._other_update)
+        if y.shape[0] is not None:
+            return other(features, y, *others)
+        return tf.cond(
+            tf.equal(tf.shape(y)[0], self._num_rows),
+            lambda: self._program(features, y, *others),
+            lambda: other(features, y, *others),
+        )
+
+    def _run_program(self, update, features, y, sample_weight, x, pooled, passed):
         batch = Batch(features, x, y, sample_weight)
         forward = self._look_up_and_score(batch, pooled)
         gradients = self._differentiate(batch, forward, passed)
         with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
-            self._dense_update.apply(gradients.dense, gradients.applies)
+            update.apply(gradients.dense, gradients.applies)
         return forward.loss, forward.y_pred, gradients.pooled, gradients.applies
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import textwrap
 from collections.abc import Callable, Sequence
 
+from pipelines import text_tables
 from pipelines.runs.config import RunConfig
 
 WIDTH = 88
@@ -96,19 +97,18 @@ class NamedRun:
 
 def to_markdown(runs: Sequence[NamedRun]) -> str:
     """A table of runs: what and how, on what, published, measured."""
-    lines = [
-        "| run | command | data | published | ours |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for run in runs:
         published = [f"{result.result} ({result.source})" for result in run.published]
         measured = [f"{m.data}: {m.result} ({m.date})" for m in run.measured]
-        cells = (
-            f"`{run.name}`: {run.summary}",
-            "<br>".join(f"`{line}`" for line in run.command),
-            run.data,
-            "<br>".join(published) or "none",
-            "<br>".join(measured) or "not run here",
+        rows.append(
+            [
+                f"`{run.name}`: {run.summary}",
+                "<br>".join(f"`{line}`" for line in run.command),
+                run.data,
+                "<br>".join(published) or "none",
+                "<br>".join(measured) or "not run here",
+            ]
         )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    headings = ("run", "command", "data", "published", "ours")
+    return text_tables.to_markdown(headings, rows, "---")

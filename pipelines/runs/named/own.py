@@ -29,6 +29,7 @@ def default() -> RunConfig:
     with what suits the optimizer and the number of rows."""
     return dataclasses.replace(
         demo(),
+        interaction=None,
         batch_size=None,
         epochs=None,
         learning_rate=None,

@@ -4,10 +4,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers import criteo_rows
 from helpers.planted_rows import collect
 from scipy import stats
 
-from pipelines.formats import text
 from pipelines.synthetic import Random, category_text
 from pipelines.synthetic.blocks import rows_per_block
 
@@ -191,14 +191,14 @@ def test_text_holds_the_generated_values(tmp_path, hotness, fixed):
 def test_text_is_read_back(tmp_path):
     source = Random(vocabulary_sizes=(50,) * 26, hotness=3, fixed_hotness=False)
     source.write(tmp_path / "log.tsv", 2000)
-    rows = text.read_block((tmp_path / "log.tsv").read_bytes())
+    rows = criteo_rows.read_block((tmp_path / "log.tsv").read_bytes())
     block = collect(source, 2000)
     assert rows.bad == []
     np.testing.assert_array_equal(rows.labels, block.labels)
     for feature, values in enumerate(rows.values):
         np.testing.assert_array_equal(values.lengths, block.lengths[:, feature])
     np.testing.assert_array_equal(
-        np.stack(rows.integers, axis=1), np.floor(block.dense * np.float32(1000))
+        np.stack(rows.numbers, axis=1), np.floor(block.dense * np.float32(1000))
     )
 
 

@@ -1,0 +1,205 @@
+"""The place of each column of a schema in one file; the rows that come out of files."""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+
+from pipelines.formats import line_rules
+from pipelines.formats.fields import Values
+from pipelines.formats.line_rules import LineRules
+from pipelines.runtime import UserError
+from pipelines.schema import Schema
+from pipelines.schema.checks import Column
+
+_PARTITION = re.compile(r"[/\\]([A-Za-z_][^/\\=]*)=([^/\\]*)(?=[/\\])")
+_MANY = 50
+
+
+class Rows(NamedTuple):
+    """The good rows of a block, in their order, and what is known of the bad ones.
+
+    Attributes:
+        labels: uint8 `(n,)`, 0 or 1, or float32 soft ones; 0 where a line had none.
+        numbers: Of each dense feature float64 `(n,)`, as written; NaN where missing.
+        values: Of each sparse feature its `Values`; `None` of one with buckets.
+        bucketed: Of each sparse feature with buckets, by its position, float64
+            `(n,)`, as written; NaN where missing.
+        num_lines: Number of lines in the block, bad ones included.
+        bad: `(position in the block, line, reason)` of the bad lines.
+        weights: float32 `(n,)` sample weights; `None` where the schema has none.
+        others: `Values` of further columns that are wanted, as of categories.
+        times: float64 `(n,)` seconds, if they are wanted.
+    """
+
+    labels: np.ndarray
+    numbers: list[np.ndarray]
+    values: list[Values]
+    bucketed: dict[int, np.ndarray]
+    num_lines: int
+    bad: list[tuple[int, bytes, str]]
+    weights: np.ndarray | None = None
+    others: Mapping[Column, Values] = MappingProxyType({})
+    times: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """The columns to read beside the features.
+
+    Attributes:
+        label: Whether rows must have a label, and a weight where the schema has one.
+        time: Whether the event time is read.
+        others: Further columns, read as categories.
+    """
+
+    label: bool = True
+    time: bool = False
+    others: tuple[Column, ...] = ()
+
+    def columns(self, schema: Schema) -> list[Column]:
+        """Return the columns of a schema that are wanted, each once."""
+        columns = [feature.column for feature in (*schema.dense, *schema.sparse)]
+        if self.label:
+            columns.insert(0, schema.label.column)
+            columns += [] if schema.weight is None else [schema.weight]
+        if self.time and schema.time is not None:
+            columns.append(schema.time)
+        return list(dict.fromkeys([*columns, *self.others]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The columns of one file.
+
+    Attributes:
+        schema: The schema.
+        num_columns: Columns of a line.
+        positions: Of the columns that were found, the place in a line.
+        constants: Columns that have one value in all of the file, from the folder's
+            name, such as `day=2026-01-01`.
+        names: Names of all columns in their order, or positions where they have none.
+        may_lack_label: Whether lines without the label's column are rows, too.
+        is_exact: Whether lines have no further columns.
+    """
+
+    schema: Schema
+    num_columns: int
+    positions: Mapping[Column, int]
+    constants: Mapping[Column, bytes]
+    names: Sequence[Column]
+    may_lack_label: bool = False
+    is_exact: bool = True
+
+    @classmethod
+    def of_text(
+        cls, schema: Schema, path: str, names: Sequence[str] | None, wanted: Wanted
+    ) -> "Layout":
+        """Find the columns of a text file.
+
+        Args:
+            schema: The schema.
+            path: The file.
+            names: Its header; `None`: it has none.
+            wanted: The columns to read.
+
+        Raises:
+            ValueError: If a column is missing, or its name comes twice.
+        """
+        if names is not None:
+            return cls._find(schema, path, list(names), wanted)
+        rules = line_rules.rules(schema)
+        may_lack_label = rules.is_exact and not wanted.label
+        layout = cls._find(schema, path, rules.columns, wanted, may_lack_label)
+        return dataclasses.replace(layout, is_exact=rules.is_exact)
+
+    @classmethod
+    def of_table(
+        cls, schema: Schema, path: str, names: Sequence[str], wanted: Wanted
+    ) -> "Layout":
+        """Find the columns of a Parquet file; the arguments are those of `of_text`."""
+        return cls._find(schema, path, list(names), wanted)
+
+    @classmethod
+    def _find(cls, schema, path, columns, wanted, may_lack_label=False):
+        constants = partitions_of(path)
+        positions, found_constants, missing, repeated = {}, {}, [], []
+        places: dict[Column, int] = {}
+        counts: dict[Column, int] = {}
+        for place, name in enumerate(columns):
+            places.setdefault(name, place)
+            counts[name] = counts.get(name, 0) + 1
+        asked = wanted.columns(schema)
+        if may_lack_label and schema.label.column not in asked:
+            asked.insert(0, schema.label.column)
+        for column in asked:
+            if isinstance(column, int) and column not in places:
+                if column < len(columns):
+                    positions[column] = column
+                    continue
+            if column in places:
+                positions[column] = places[column]
+                if counts[column] > 1:
+                    repeated.append(column)
+            elif column in constants:
+                found_constants[column] = constants[column]
+            elif column != schema.label.column or wanted.label:
+                missing.append(column)
+        if missing:
+            raise UserError(
+                f"{path}: lacks the columns {missing[:_MANY]}. It has "
+                f"{columns[:_MANY]}."
+            )
+        if repeated:
+            raise UserError(f"{path}: has several columns named {repeated}.")
+        return cls(
+            schema, len(columns), positions, found_constants, columns, may_lack_label
+        )
+
+    def with_label(self) -> "Layout":
+        """Return this layout with the label's column, if the file has it."""
+        label, names = self.schema.label.column, list(self.names)
+        place = label if isinstance(label, int) and label < len(names) else None
+        if label in names:
+            place = names.index(label)
+        if place is None or label in self.positions:
+            return self
+        positions = {label: place, **self.positions}
+        return dataclasses.replace(self, positions=positions)
+
+    @functools.cached_property
+    def rules(self) -> LineRules:
+        """The rules of its lines, to say why one is bad."""
+        schema, names = self.schema, list(self.names)
+        absent = {
+            name: None
+            for name in ("weight", "time", "group")
+            if getattr(schema, name) not in self.positions
+        }
+        schema = dataclasses.replace(schema, **absent)
+        if self.is_exact:
+            # One that is not there comes last, where a line may lack it.
+            names += [c for c in schema.columns if c not in self.positions]
+            return LineRules(schema, names)
+        return line_rules.rules(schema)
+
+    @property
+    def label_place(self) -> int | None:
+        """The place of the label in a line; `None` if the file has none."""
+        return self.positions.get(self.schema.label.column)
+
+
+def partitions_of(path: str) -> dict[str, bytes]:
+    """Return the columns that the names of a file's folders hold.
+
+    Example:
+
+    >>> from pipelines.formats import layout
+    >>> layout.partitions_of("log/day=2026-01-01/part-0.parquet")
+    {'day': b'2026-01-01'}
+    """
+    return {name: value.encode() for name, value in _PARTITION.findall(path)}

@@ -1,0 +1,145 @@
+"""Rows of any file -> the lines that a model with its parser takes.
+
+Files without header and quotes hold such lines already. Rows of others are written
+anew: without the label, in the order of the schema's columns, by the rules of its text.
+
+# n rows
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.formats import line_rules
+from pipelines.formats.field_rules import Block, read_rows
+from pipelines.formats.layout import Layout, Wanted
+from pipelines.formats.tables import TableBlock
+from pipelines.formats.text import Lines, find_bad
+
+_FOR_SCORING = Wanted(label=False)
+
+
+class ScoredLines(NamedTuple):
+    """Lines to score, and what is known of the rows that they come from.
+
+    Attributes:
+        text: Lines with their line ends.
+        labels: `(n,)` texts of the labels of all rows, null where there is none.
+        is_line: bool `(n,)`, which of the rows have a line in `text`; `None`: all.
+        bad: `(position, row, reason)` of the others.
+    """
+
+    text: bytes
+    labels: pa.Array
+    is_line: np.ndarray | None
+    bad: Sequence[tuple[int, bytes, str]]
+
+
+class LineMaker:
+    """Make lines of the rows of one file.
+
+    Args:
+        layout: Its columns.
+        is_table: Whether it is a Parquet file.
+    """
+
+    def __init__(self, layout: Layout, is_table: bool):
+        self._layout, self._is_table = layout, is_table
+        text = layout.schema.text
+        self.is_as_it_is = not (is_table or text.header or text.quoted)
+
+    def __call__(self, content: bytes | pa.RecordBatch) -> ScoredLines:
+        """Return the lines of some rows."""
+        if isinstance(content, bytes):
+            block = Lines(content, self._layout)
+            num_rows, candidates = block.count, block.is_row
+        else:
+            block = TableBlock(content, self._layout)
+            num_rows, candidates = len(content), np.ones(len(content), bool)
+        labels = self._labels(block, num_rows)
+        if self.is_as_it_is:
+            return ScoredLines(content, labels, None, [])
+        _, good = read_rows(block, self._layout, _FOR_SCORING, candidates)
+        bad = block.describe_bad(good, labelled=False)
+        is_line = np.ones(num_rows, bool)
+        is_line[[position for position, *_ in bad]] = False
+        return ScoredLines(self._write(block, good), labels, is_line, bad)
+
+    def find_bad(self, content: bytes) -> list[tuple[int, bytes, str]]:
+        """List the rows of a file as it is that are no rows, with the reasons."""
+        return find_bad(content, self._layout, _FOR_SCORING)
+
+    def _labels(self, block: Block, num_rows: int):
+        column = self._layout.schema.label.column
+        if column not in self._layout.positions:
+            return pa.nulls(num_rows, pa.large_binary())
+        texts = block.cells(column).raw(False)
+        if block.lacks_label is not None:
+            texts = pc.if_else(pa.array(block.lacks_label), None, texts)
+        texts = pc.if_else(pc.equal(texts, b""), None, texts)
+        lines = block.line_of_candidates
+        if lines is None:
+            return texts
+        places = np.full(num_rows, -1)
+        places[lines] = np.arange(len(lines))
+        return texts.take(pa.array(places, mask=places < 0))
+
+    def _write(self, block: Block, good: np.ndarray) -> bytes:
+        layout, schema = self._layout, self._layout.schema
+        rules, kept = line_rules.rules(schema), np.flatnonzero(good)
+        numbers = number_columns(schema)
+        separators = {f.column: f.separator.encode() for f in schema.sparse if f.is_bag}
+        missing = b"" if b"" in schema.missing else [*schema.missing, b""][0]
+        nothing = pa.array([b""] * len(kept), pa.large_binary())
+        cells = []
+        for column in rules.columns:
+            if column == schema.label.column:
+                if not rules.is_exact:  # it must be there
+                    label = _valid_label(schema.label)
+                    cells.append(pa.array([label] * len(kept), pa.large_binary()))
+            elif column in layout.constants:
+                constant = layout.constants[column]
+                cells.append(pa.array([constant] * len(kept), pa.large_binary()))
+            elif column in layout.positions:
+                texts = (
+                    block.cells(column)
+                    .pick(kept)
+                    .raw(column in numbers, separators.get(column))
+                )
+                cells.append(pc.fill_null(texts, missing))
+            else:
+                cells.append(nothing)
+        if schema.text.quoted:
+            cells = [_quote(column, schema.text.delimiter.encode()) for column in cells]
+        delimiter = pa.scalar(schema.text.delimiter.encode(), pa.large_binary())
+        lines = pc.binary_join_element_wise(*cells, delimiter)
+        end = pa.scalar(b"\n", pa.large_binary())
+        empty = pa.scalar(b"", pa.large_binary())
+        lines = pc.binary_join_element_wise(lines, end, empty)
+        return lines.buffers()[2].to_pybytes() if len(lines) else b""
+
+
+def number_columns(schema) -> set:
+    """Return the columns that are read as numbers only."""
+    numbers = {feature.column for feature in schema.dense}
+    numbers |= {f.column for f in schema.sparse if f.buckets is not None}
+    return numbers - {f.column for f in schema.sparse if f.buckets is None}
+
+
+def _valid_label(label) -> bytes:
+    return b"0" if label.is_number else label.positive[0].encode()
+
+
+def _quote(column, delimiter):
+    """Put quotes around the cells that need them."""
+    needs = pc.match_substring_regex(column, b'["\r\n%s]' % re.escape(delimiter))
+    if not pc.any(needs).as_py():
+        return column
+    doubled = pc.replace_substring(column, b'"', b'""')
+    quote, nothing = (pa.scalar(text, pa.large_binary()) for text in (b'"', b""))
+    quoted = pc.binary_join_element_wise(quote, doubled, quote, nothing)
+    return pc.if_else(needs, quoted, column)

@@ -1,0 +1,21 @@
+"""Tables of text: in columns for a terminal, and as Markdown."""
+
+from collections.abc import Sequence
+
+
+def align(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
+    """Return rows as lines, the first column on the left, the others on the right."""
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        gap.join([cells[0].ljust(first), *map(str.rjust, cells[1:], others)]).rstrip()
+        for cells in rows
+    ]
+
+
+def to_markdown(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---:"
+) -> str:
+    """Return a table as Markdown; `rule` sets where all columns but the first align."""
+    lines = [headings, ["---", *[rule] * (len(headings) - 1)], *rows]
+    lines = [[cell.strip().replace("|", "/") for cell in cells] for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

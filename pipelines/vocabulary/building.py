@@ -1,0 +1,172 @@
+"""One pass over labelled files: values counted and numbered, numbers learned."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.files import expand_paths
+from pipelines.formats.diagnosis import no_rows
+from pipelines.formats.encoding import values_of
+from pipelines.formats.fields import count_codes
+from pipelines.formats.layout import Rows
+from pipelines.formats.scanning import scan
+from pipelines.runtime import UserError
+from pipelines.schema import Schema
+from pipelines.vocabulary.counting import Counters
+from pipelines.vocabulary.hashing import HashNumbering
+from pipelines.vocabulary.learning import Learning, count_numbers
+from pipelines.vocabulary.numbering import number
+from pipelines.vocabulary.schema_part import hash_buckets_of, min_count_of
+
+
+class ValueCounts:
+    """Counts of the values of all tables, and what is learned beside them.
+
+    Args:
+        schema: The columns.
+        memory_bytes: Most that the counts may take in memory.
+        folder: Folder for what does not fit; `None` makes one when it is needed.
+        others: Names of further counters, which share the memory.
+
+    Attributes:
+        counters: The `Counters`, of the tables first.
+        others: The further counters.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        memory_bytes: int = 512 << 20,
+        folder: Any = None,
+        others: Sequence[str] = (),
+    ):
+        self._schema = schema
+        self._quantiles = [
+            position
+            for position, feature in enumerate(schema.sparse)
+            if feature.is_learned
+        ]
+        names = [f"table-{number}" for number in range(len(schema.tables))]
+        names += [f"numbers-{position}" for position in self._quantiles]
+        self.counters = Counters([*names, *others], memory_bytes, folder)
+        numbers = self.counters.of[len(schema.tables) : len(names)]
+        self.others = self.counters.of[len(names) :]
+        self._learning = Learning(
+            schema, dict(zip(self._quantiles, numbers, strict=True))
+        )
+        self._table_of = {
+            position: table
+            for table, positions in enumerate(schema.tables.values())
+            for position in positions
+        }
+
+    def count(self, rows: Rows, kept: np.ndarray | None = None) -> Any:
+        """Count a block by itself; may run beside others.
+
+        Args:
+            rows: The rows.
+            kept: bool `(n,)`, to count only some of them.
+        """
+        schema = self._schema
+        values = values_of(rows, schema, {}, but=self._quantiles)
+        counted = [
+            None if column is None else (column, count_codes(column, kept))
+            for column in values
+        ]
+        pick = (lambda column: column) if kept is None else lambda column: column[kept]
+        dense = {
+            position: pick(rows.numbers[position])
+            for position, feature in enumerate(schema.dense)
+            if feature.is_learned
+        }
+        bucketed = {
+            position: count_numbers(pick(rows.bucketed[position]))
+            for position in self._quantiles
+        }
+        return counted, dense, bucketed
+
+    def add(self, counts: Any) -> None:
+        """Add what `count` gave for a block, in the order of the blocks."""
+        counted, dense, bucketed = counts
+        for position, column in enumerate(counted):
+            if column is not None:
+                self.counters.of[self._table_of[position]].add(*column)
+        self._learning.add(dense, bucketed)
+        self.counters.limit_memory()
+
+    def count_empty(
+        self, rows: Rows, counts: Any, kept: np.ndarray | None = None
+    ) -> list[int]:
+        """Return how many values of each feature are missing.
+
+        Args:
+            rows: The rows.
+            counts: What `count` gave for them.
+            kept: As of `count`.
+        """
+        num_empty = []
+        for position, column in enumerate(counts[0]):
+            if column is None:
+                gaps = np.isnan(rows.bucketed[position])
+                num_empty.append(int((gaps if kept is None else gaps[kept]).sum()))
+                continue
+            values, number_of = column
+            has_empty = len(values.keys) and values.keys[0] == 0
+            num_empty.append(int(number_of[0]) if has_empty else 0)
+        return num_empty
+
+    @functools.cached_property
+    def learned(self) -> dict[str, dict[str, Any]]:
+        """Numbers that were learned; after the last block."""
+        learned = self._learning.finish()
+        for position in self._quantiles:
+            edges = learned[self._schema.sparse[position].name]["edges"]
+            counter = self.counters.of[self._table_of[position]]
+            for values, counts in self._learning.bucket_counts(position, edges):
+                counter.add(values, counts)
+        return learned
+
+    def hashed(self, table: int) -> HashNumbering | None:
+        """Return the numbering of a table by hashes; `None` if it is by values."""
+        name = list(self._schema.tables)[table]
+        buckets = hash_buckets_of(self._schema, name)
+        return None if buckets is None else HashNumbering(buckets, table + 1)
+
+    def min_count(self, table: int, default: int) -> int:
+        """Return how often a value of a table must occur to have an id."""
+        return min_count_of(self._schema, list(self._schema.tables)[table], default)
+
+
+def build(paths, schema: Schema, min_count, max_size, progress, quarantine) -> Any:
+    """Make a `Vocabulary`; the arguments are those of `Vocabulary.build`."""
+    from pipelines.vocabulary.vocabularies import Vocabulary
+
+    counts = ValueCounts(schema)
+    num_lines = num_good = 0
+    paths = expand_paths(paths)
+    for block in scan(paths, quarantine, schema, make=counts.count):
+        counts.add(block.made)
+        num_lines += block.rows.num_lines
+        num_good += len(block.rows.labels)
+        if progress is not None:
+            progress(num_lines)
+    quarantine.check()
+    if not num_good:
+        raise UserError(no_rows(paths, schema))
+    learned = counts.learned  # first: it adds the counts of quantiles
+    numberings = [
+        counts.hashed(table)
+        or number(counter, counts.min_count(table, min_count), max_size)[0]
+        for table, counter in enumerate(counts.counters.of[: len(schema.tables)])
+    ]
+    return Vocabulary.of_numberings(
+        numberings,
+        min_count=min_count,
+        max_size=max_size,
+        num_rows=num_good,
+        num_bad_rows=num_lines - num_good,
+        schema=schema,
+        learned=learned,
+    )

@@ -1,0 +1,64 @@
+"""The part of a vocabulary that is its schema: in its file, and in its digest."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.runtime import UserError
+from pipelines.schema import Schema
+
+Learned = Mapping[str, Mapping[str, Any]]
+
+
+def hash_buckets_of(schema: Schema, table: str) -> int | None:
+    """Return the rows of a table whose values are hashed; `None`: they are counted."""
+    features = [schema.sparse[position] for position in schema.tables[table]]
+    return next((f.hash_buckets for f in features if f.hash_buckets is not None), None)
+
+
+def min_count_of(schema: Schema, table: str, default: int) -> int:
+    """Return how often a value of a table must occur to have an id."""
+    features = [schema.sparse[position] for position in schema.tables[table]]
+    return next((f.min_count for f in features if f.min_count is not None), default)
+
+
+def describe(schema: Schema, learned: Learned) -> dict[str, Any]:
+    """Return what a vocabulary file says of its schema; nothing of Criteo's."""
+    if schema == Schema.criteo():
+        return {}
+    content: dict[str, Any] = {"schema": json.loads(schema.to_json())}
+    return content | ({"learned": dict(learned)} if learned else {})
+
+
+def take(header: dict[str, Any]) -> tuple[Schema, dict[str, Any]]:
+    """Take schema and learned numbers out of the header of a vocabulary file."""
+    learned = header.pop("learned", {})
+    if "schema" not in header:
+        return Schema.criteo(), learned
+    return Schema.from_json(json.dumps(header.pop("schema"))), learned
+
+
+def features_digest(schema: Schema, learned: Learned) -> bytes:
+    """Return bytes that tell features with other ids or numbers apart."""
+    criteo = Schema.criteo()
+    if (schema.dense, schema.sparse) == (criteo.dense, criteo.sparse):
+        return b""
+    features = [*map(repr, schema.dense), *map(repr, schema.sparse)]
+    return json.dumps([features, learned], sort_keys=True).encode() + b"\n"
+
+
+def schema_of(schema: Schema | None, vocabulary) -> Schema:
+    """Return the columns of files: those of the vocabulary, if there is one.
+
+    Raises:
+        ValueError: If the schema is another one than the vocabulary's.
+    """
+    if vocabulary is None:
+        return Schema.criteo() if schema is None else schema
+    own = vocabulary.schema
+    if schema is not None and (schema.dense, schema.sparse) != (own.dense, own.sparse):
+        raise UserError(
+            "`schema` has other features than the vocabulary was made for: leave "
+            "`schema` or `vocabulary` out, or build the vocabulary again."
+        )
+    return own if schema is None else schema

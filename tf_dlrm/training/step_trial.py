@@ -1,0 +1,137 @@
+"""`StepTrial`: which of two kinds of step a training takes, by the time they take.
+
+Compiling the dense part as one program takes seconds, and saves a tenth of a step at
+best. So a training begins with small parts compiled, and tries the program once it has
+run for long enough; a training that ends before has paid nothing.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tf_dlrm.runtime import choices
+
+PARTS, PROGRAM = "parts", "program"
+_WORDS = {
+    PARTS: "XLA compiles small parts of the step",
+    PROGRAM: "XLA compiles the dense part of the step as one program",
+}
+_SECONDS_BEFORE = 60.0  # of steps, before the program is tried
+_TRIAL_SECONDS = 1.0
+_FEWEST_CALLS = 5
+_WARM_UP_CALLS = 2  # of a kind, not timed: they trace and compile
+_MARGIN = 0.97  # the program must take at most this share of the time
+
+
+class StepTrial:
+    """Tells which kind of step comes next, from the seconds that those before took.
+
+    Each step is a step of the training: the trial costs only what the slower kind
+    takes longer, and what compiling takes.
+
+    Args:
+        describe: Returns what the choice depends on, JSON-safe; called after the first
+            steps.
+        clock: Returns seconds.
+
+    Attributes:
+        kind: Kind of the next step, `"parts"` or `"program"`.
+        is_over: Whether `kind` stays as it is.
+    """
+
+    def __init__(
+        self,
+        describe: Callable[[], dict[str, Any]],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._describe, self._clock = describe, clock
+        self.kind, self.is_over = PARTS, False
+        self._num_calls = {PARTS: 0, PROGRAM: 0}
+        self._seconds: dict[str, list[float]] = {PARTS: [], PROGRAM: []}
+        self._first_program = 0.0
+        self._spent = 0.0
+        self._key: dict[str, Any] = {}
+        self._known: dict[str, float] | None = None
+
+    def run(self, call: Callable[[], Any]) -> Any:
+        """Call a train function, which takes steps of `kind`, and time it.
+
+        Args:
+            call: Function without arguments.
+        """
+        if self.is_over:
+            return call()
+        start = self._clock()
+        result = call()
+        self._record(self._clock() - start)
+        return result
+
+    def stop(self) -> None:
+        """Stay with small parts: nothing more is timed."""
+        self.kind, self.is_over = PARTS, True
+
+    def _record(self, seconds):
+        kind = self.kind
+        self._num_calls[kind] += 1
+        num_calls = self._num_calls[kind]
+        if kind == PROGRAM and num_calls == 1:
+            self._first_program = seconds
+        if self._num_calls[PROGRAM]:  # the trial is on
+            if num_calls > _WARM_UP_CALLS or kind == PARTS:
+                self._seconds[kind].append(seconds)
+            self._continue()
+        elif num_calls == _WARM_UP_CALLS:
+            self._look_up()
+        elif num_calls > _WARM_UP_CALLS:
+            self._spent += seconds
+            self._begin_if_worth_it()
+
+    def _look_up(self):
+        """Read what an earlier process measured."""
+        self._key = {**choices.machine(), **self._describe()}
+        known = choices.find(self._key)
+        if known is not None and {PARTS, PROGRAM, "compile"} <= set(known):
+            self._known = known
+            if not _is_faster(known[PROGRAM], known[PARTS]):
+                self._choose(PARTS, known, "earlier")
+
+    def _begin_if_worth_it(self):
+        known = self._known
+        if known is None:
+            if self._spent >= _SECONDS_BEFORE:
+                self.kind = PROGRAM
+            return
+        # By now the program would have saved what compiling it takes.
+        saving = 1 - known[PROGRAM] / known[PARTS]
+        if self._spent * saving >= known["compile"]:
+            self._choose(PROGRAM, known, "earlier")
+
+    def _continue(self):
+        """Take both kinds in turn, until they were timed for a second."""
+        self.kind = PARTS if self.kind == PROGRAM else PROGRAM
+        num_calls = min(map(len, self._seconds.values()))
+        if num_calls < _FEWEST_CALLS:
+            return
+        # Medians: now and then a step waits for data, or compiles another size.
+        figures = {kind: statistics.median(s) for kind, s in self._seconds.items()}
+        if num_calls * sum(figures.values()) < _TRIAL_SECONDS:
+            return
+        compiling = self._first_program - figures[PROGRAM]
+        figures["compile"] = max(compiling, figures[PROGRAM])
+        choices.keep(self._key, figures)
+        is_faster = _is_faster(figures[PROGRAM], figures[PARTS])
+        self._choose(PROGRAM if is_faster else PARTS, figures, "now")
+
+    def _choose(self, kind, figures, when):
+        self.kind, self.is_over = kind, True
+        parts, program = (1e3 * figures[name] for name in (PARTS, PROGRAM))
+        choices.tell(
+            f"{_WORDS[kind]}: measured {when}, {parts:.2f} ms for the small parts, "
+            f"{program:.2f} ms for the program, which takes {figures['compile']:.1f} s "
+            "to compile"
+        )
+
+
+def _is_faster(program: float, parts: float) -> bool:
+    return program <= _MARGIN * parts
