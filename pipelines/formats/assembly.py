@@ -31,7 +31,7 @@ class Bags(NamedTuple):
 
 
 class Assembly:
-    """What makes features of cells.
+    """Features of the cells of one log.
 
     Args:
         schema: The schema.
