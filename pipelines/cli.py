@@ -18,6 +18,7 @@ _WITHOUT_TENSORFLOW = (
     "profile-trace",
     "report",
     "runs",
+    "schema",
 )
 EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
 _INTERRUPTED = 128 + signal.SIGINT

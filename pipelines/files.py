@@ -26,8 +26,9 @@ def expand_paths(paths: Paths) -> list[str]:
         paths: A path, a glob (`*`, `?`, `[...]`), or a sequence of either. The
             files of a glob are sorted; otherwise the order is kept. A path that
             exists is never read as a glob. A folder of part files, as Spark writes it,
-            stands for them. Names in a folder or a glob that begin with "_" or "." are
-            left out, such as `_SUCCESS`. Addresses (`s3://`, `gs://`, `hdfs://`,
+            stands for them, also by partitions: `day=2026-01-01/part-0.parquet`. Names
+            in a folder or a glob that begin with "_" or "." are left out, such as
+            `_SUCCESS`. Addresses (`s3://`, `gs://`, `hdfs://`,
             `abfs://`) are read through Arrow; in their names, "?" is no wildcard.
 
     Returns:
@@ -141,6 +142,8 @@ def _list_folder(folder):
     """The files of a folder that one job wrote in parts."""
     names = sorted(os.listdir(folder))
     parts = [os.path.join(folder, name) for name in names if _is_meant(name)]
+    if parts and all(map(_is_partition, parts)):
+        return [path for part in parts for path in _list_folder(part)]
     is_whole = _SUCCESS in names or all(map(_is_part, parts))
     if not is_whole or not any(map(os.path.getsize, parts)):
         raise UserError(
@@ -155,6 +158,11 @@ def _list_folder(folder):
                 f"instance with the pattern {os.path.join(folder, '*', '*')!r}."
             )
     return parts
+
+
+def _is_partition(path):
+    """Return whether a path is a folder such as day=2026-01-01, of one value's rows."""
+    return "=" in os.path.basename(path) and os.path.isdir(path)
 
 
 def _is_part(path):

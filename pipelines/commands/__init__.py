@@ -46,6 +46,7 @@ COMMANDS = Commands(
     {
         "generate": ("generate", "Generate"),
         "profile-trace": ("generate", "ProfileTrace"),
+        "schema": ("schema", "GuessSchema"),
         "prepare": ("prepare", "Prepare"),
         "train": ("model", "Train"),
         "evaluate": ("evaluate", "Evaluate"),

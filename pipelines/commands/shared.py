@@ -24,12 +24,13 @@ def read_truth(paths) -> dict | None:
         return None  # somebody else's file
 
 
-def check_output(output, inputs=()) -> None:
+def check_output(output, inputs=(), option: str = "--output") -> None:
     """Refuse an output file before the work, not after it.
 
     Args:
         output: Path of a file to write.
         inputs: Files that are read.
+        option: The option that names it.
 
     Raises:
         ValueError: If it is a directory, or one of the inputs.
@@ -37,15 +38,15 @@ def check_output(output, inputs=()) -> None:
     """
     output = pathlib.Path(output)
     if output.is_dir():
-        raise UserError(f"--output {output} is a directory; name a file.")
+        raise UserError(f"{option} {output} is a directory; name a file.")
     if output.exists() and any(
         not remote_files.is_remote(path) and output.samefile(path) for path in inputs
     ):
-        raise UserError(f"--output {output} is one of the input files.")
+        raise UserError(f"{option} {output} is one of the input files.")
     folder = output.parent
     while not folder.exists():
         folder = folder.parent
-    with disk.explaining(f"--output {output}", folder):
+    with disk.explaining(f"{option} {output}", folder):
         with tempfile.TemporaryFile(dir=folder):
             pass
 

@@ -31,7 +31,7 @@ class Bags(NamedTuple):
 
 
 class Assembly:
-    """Features of the cells of one log.
+    """The step from cells to features.
 
     Args:
         schema: The schema.

@@ -136,16 +136,18 @@ class TextCells(Cells):
         return numbers, valid
 
     def values(self, missing, bags):
-        lengths = self._lengths
-        if any(missing):
-            lengths = np.where(self._are_missing(missing), 0, lengths)
-        fields = self._text, self._starts, lengths
+        gaps, lengths = self._are_missing(missing), self._lengths
         valid = ~self._hold_line_end()
         separators = [] if bags is None else [bags.separator, bags.weight_separator]
-        if not any(s is not None and self._holds(s) for s in separators):
-            return read_values(*fields), valid
-        values, good = read_bags(*fields, bags)
-        return values, valid & good
+        if any(s is not None and self._holds(s) for s in separators) or (
+            bags is not None and (~gaps & (lengths == 0)).any()
+        ):
+            fields = self._text, self._starts, lengths
+            values, good = read_bags(*fields, bags, gaps)
+            return values, valid & good
+        if any(missing):
+            lengths = np.where(gaps, 0, lengths)
+        return read_values(self._text, self._starts, lengths), valid
 
     def raw(self, is_number, separator=None):
         return take_binary(self._text, self._starts, self._lengths)
@@ -240,7 +242,7 @@ class _RowReader:
         labels, weights, times = self._labels(), None, None
         if wanted.label and schema.weight is not None:
             weights = self._weights(schema.weight)
-        if wanted.time:
+        if wanted.label and schema.time is not None:
             times, valid = self._cells(schema.time).times(self._missing)
             self._judge(schema.time, valid, f"{schema.time} must be a number or a time")
         numbers = [self._numbers(f.column, f.name, f.integer) for f in schema.dense]
@@ -283,7 +285,7 @@ class _RowReader:
     def _labels(self):
         label, lacks = self._schema.label, self._block.lacks_label
         dtype = np.float32 if label.soft else np.uint8
-        if not (self._wanted.label or self._layout.may_lack_label):
+        if not (self._wanted.label or self._layout.is_bare):
             return np.zeros(len(self._good), dtype)
         cells = self._cells(label.column)
         if label.is_number:

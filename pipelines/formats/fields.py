@@ -275,25 +275,27 @@ def read_values(text, starts, lengths) -> Values:
     return Values(all_codes, None, keys, found[1])
 
 
-def read_bags(text, starts, lengths, bags: Bags) -> tuple[Values, np.ndarray]:
+def read_bags(
+    text, starts, lengths, bags: Bags, missing: np.ndarray
+) -> tuple[Values, np.ndarray]:
     """Find the distinct values of fields that may hold several.
 
     Args:
         text: The `Text`.
         starts: `(n,)` positions of the first bytes.
-        lengths: `(n,)` numbers of bytes; 0 of a missing field, which has one value,
-            the empty one.
+        lengths: `(n,)` numbers of bytes.
         bags: The separators and the limit.
+        missing: bool `(n,)`, which fields have one value, the empty one.
 
     Returns:
         The values, and which fields are valid: bool `(n,)`.
     """
-    fields = take_binary(text, starts, lengths)
+    fields = take_binary(text, starts, np.where(missing, 0, lengths))
     pieces = pc.split_pattern(fields, bags.separator)
     counts = np.diff(np.asarray(pieces.offsets))
     data, starts, lengths = _open_binary(pieces.flatten())
     rows = np.repeat(np.arange(len(counts)), counts)
-    is_alone = (lengths == 0) & (counts == 1)[rows]
+    is_alone = missing[rows]
     text, weights = Text(data), None
     starts, valid = starts + text.first, np.ones(len(counts), bool)
     if bags.weight_separator is not None:

@@ -52,13 +52,12 @@ class Wanted:
     """The columns to read beside the features.
 
     Attributes:
-        label: Whether rows must have a label, and a weight where the schema has one.
-        time: Whether the event time is read.
+        label: Whether rows must have a label, and weight and event time where the
+            schema has them.
         others: Further columns, read as categories.
     """
 
     label: bool = True
-    time: bool = False
     others: tuple[Column, ...] = ()
 
     def columns(self, schema: Schema) -> list[Column]:
@@ -66,9 +65,7 @@ class Wanted:
         columns = [feature.column for feature in (*schema.dense, *schema.sparse)]
         if self.label:
             columns.insert(0, schema.label.column)
-            columns += [] if schema.weight is None else [schema.weight]
-        if self.time and schema.time is not None:
-            columns.append(schema.time)
+            columns += [c for c in (schema.weight, schema.time) if c is not None]
         return list(dict.fromkeys([*columns, *self.others]))
 
 
@@ -85,6 +82,8 @@ class Layout:
         names: Names of all columns in their order, or positions where they have none.
         may_lack_label: Whether lines without the label's column are rows, too.
         is_exact: Whether lines have no further columns.
+        is_bare: Whether it is text without a header: its lines are as those that
+            models take, label, weight and time included.
     """
 
     schema: Schema
@@ -94,6 +93,7 @@ class Layout:
     names: Sequence[Column]
     may_lack_label: bool = False
     is_exact: bool = True
+    is_bare: bool = False
 
     @classmethod
     def of_text(
@@ -114,8 +114,9 @@ class Layout:
             return cls._find(schema, path, list(names), wanted)
         rules = line_rules.rules(schema)
         may_lack_label = rules.is_exact and not wanted.label
-        layout = cls._find(schema, path, rules.columns, wanted, may_lack_label)
-        return dataclasses.replace(layout, is_exact=rules.is_exact)
+        every = dataclasses.replace(wanted, label=True)
+        layout = cls._find(schema, path, rules.columns, every, may_lack_label)
+        return dataclasses.replace(layout, is_exact=rules.is_exact, is_bare=True)
 
     @classmethod
     def of_table(
@@ -134,8 +135,6 @@ class Layout:
             places.setdefault(name, place)
             counts[name] = counts.get(name, 0) + 1
         asked = wanted.columns(schema)
-        if may_lack_label and schema.label.column not in asked:
-            asked.insert(0, schema.label.column)
         for column in asked:
             if isinstance(column, int) and column not in places:
                 if column < len(columns):
@@ -147,7 +146,7 @@ class Layout:
                     repeated.append(column)
             elif column in constants:
                 found_constants[column] = constants[column]
-            elif column != schema.label.column or wanted.label:
+            else:
                 missing.append(column)
         if missing:
             raise UserError(

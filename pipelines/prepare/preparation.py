@@ -201,7 +201,7 @@ class _Preparation:
             self._inputs.paths,
             self._quarantine,
             self._schema,
-            Wanted(time=self._has_cuts),
+            Wanted(),
             start,
             functools.partial(working.pack_rows, self._schema),
         )

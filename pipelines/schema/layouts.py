@@ -2,11 +2,17 @@
 
 import functools
 
-from pipelines.schema.columns import Dense, Label, Sparse, Text
+from pipelines.schema.columns import FALSE_TEXTS, Dense, Label, Sparse, Text
 from pipelines.schema.schema import Schema
 
 _INTEGERS = tuple(f"I{number}" for number in range(1, 14))
 _CATEGORIES = tuple(f"C{number}" for number in range(1, 27))
+_AVAZU = ("C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id")
+_AVAZU += ("app_domain", "app_category", "device_id", "device_ip", "device_model")
+_AVAZU += ("device_type", "device_conn_type")
+_AVAZU += tuple(f"C{number}" for number in range(14, 22))
+_KDD12 = ("DisplayURL", "AdID", "AdvertiserID", "Depth", "Position", "QueryID")
+_KDD12 += ("KeywordID", "TitleID", "DescriptionID", "UserID")
 
 
 def _criteo() -> Schema:
@@ -19,7 +25,107 @@ def _criteo() -> Schema:
     )
 
 
-_MAKERS = {"criteo": _criteo}
+def _criteo_x1() -> Schema:
+    """Return the layout of Criteo_x1 of BARS and FuxiCTR.
+
+    A CSV file with a header, made from the files of Cheng, Shen and Huang, "Adaptive
+    Factorization Network" (AAAI 2020). The numbers in it are scaled already, to
+    about [0, 1], so they are read as they are.
+    https://github.com/reczoo/Datasets/tree/main/Criteo
+    """
+    return Schema(
+        label="label",
+        dense=_INTEGERS,
+        sparse=_CATEGORIES,
+        format=Text(columns=("label", *_INTEGERS, *_CATEGORIES)),
+    )
+
+
+def _criteo_x4() -> Schema:
+    """Return the layout of Criteo_x4 of BARS and FuxiCTR.
+
+    The Kaggle set as CSV with a header, in which the label is `Label`, split 8:1:1 as
+    by Song et al., "AutoInt" (CIKM 2019). Numbers are the raw counts.
+    https://github.com/reczoo/Datasets/tree/main/Criteo/Criteo_x4
+    """
+    return Schema(
+        label="Label",
+        dense=tuple(Dense(name, "log1p") for name in _INTEGERS),
+        sparse=_CATEGORIES,
+        format=Text(columns=("Label", *_INTEGERS, *_CATEGORIES)),
+    )
+
+
+def _avazu() -> Schema:
+    """Return the layout of `train.csv` of Avazu's contest on Kaggle, of 2014.
+
+    Every column is a category. `hour`, written YYMMDDHH, is the event time and no
+    feature; `id` is unique in each row and left out. Avazu_x4 of BARS has the same
+    columns. https://www.kaggle.com/c/avazu-ctr-prediction/data
+    """
+    return Schema(
+        label="click",
+        sparse=_AVAZU,
+        time="hour",
+        format=Text(columns=("id", "click", "hour", *_AVAZU)),
+    )
+
+
+def _movielens() -> Schema:
+    """Return the layout of MovielensLatest_x1 of BARS and FuxiCTR.
+
+    Tags that users gave to films, against drawn ones, from Cheng, Shen and Huang,
+    "Adaptive Factorization Network" (AAAI 2020); a label of -1 is no click, as there.
+    https://github.com/reczoo/Datasets/tree/main/MovieLens
+    """
+    features = ("user_id", "item_id", "tag_id")
+    return Schema(
+        label=Label("label", negative=(*FALSE_TEXTS, "-1", "-1.0")),
+        sparse=features,
+        group="user_id",
+        format=Text(columns=("label", *features)),
+    )
+
+
+def _movielens_ratings() -> Schema:
+    """Return the layout of `ratings.csv` of GroupLens: MovieLens Latest, 20M, 25M.
+
+    A rating of at least 4 stars counts as a click; `timestamp`, in seconds, is the
+    event time. https://grouplens.org/datasets/movielens/
+    """
+    return Schema(
+        label=Label("rating", threshold=4),
+        sparse=("userId", "movieId"),
+        time="timestamp",
+        group="userId",
+        format=Text(columns=("userId", "movieId", "rating", "timestamp")),
+    )
+
+
+def _kdd12() -> Schema:
+    """Return the layout of `training.txt` of KDD Cup 2012, track 2 (Tencent).
+
+    Twelve columns without a header, separated by tabs. A row counts the clicks in
+    `Impression` showings of an ad; with at least one it counts as a click.
+    http://www.kddcup2012.org/c/kddcup2012-track2/data
+    """
+    return Schema(
+        label=Label("Click", threshold=1),
+        sparse=_KDD12,
+        group="UserID",
+        format=Text("\t", False, ("Click", "Impression", *_KDD12)),
+    )
+
+
+_MAKERS = {
+    "criteo": _criteo,
+    "criteo_x1": _criteo_x1,
+    "criteo_x4": _criteo_x4,
+    "avazu": _avazu,
+    "movielens": _movielens,
+    "movielens_ratings": _movielens_ratings,
+    "kdd12": _kdd12,
+}
 NAMES = tuple(_MAKERS)
 
 

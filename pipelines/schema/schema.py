@@ -1,17 +1,22 @@
 """`Schema`: which columns a click log has, and what they mean. Data, no tensors."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime import UserError
 from pipelines.schema import json_form
 from pipelines.schema.checks import Column, check_column, refuse
 from pipelines.schema.columns import Dense, Label, Parquet, Sparse, Text
 from pipelines.whole_files import write_text
+
+if TYPE_CHECKING:
+    from pipelines.files import Paths
+    from pipelines.schema.guess import Guess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Schema:
                 "embeddings is a plain MLP, for which you need no tf_dlrm."
             )
         names = [feature.name for feature in (*self.dense, *self.sparse)]
-        repeated = [name for name in names if names.count(name) > 1]
+        repeated = [name for name, n in collections.Counter(names).items() if n > 1]
         if repeated:
             raise UserError(
                 f"Features must have names of their own. Received twice: "
@@ -188,6 +193,23 @@ class Schema:
         """SHA-256, in hex, of everything that it says."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    def summary(self) -> str:
+        """Return a table to read: of each feature its column and what is done to it.
+
+        Example:
+
+        >>> import pipelines
+        >>> print(pipelines.Schema("click", "price", "country").summary())
+        feature  column   kind      table
+        label    click    1 or 0
+        price    price    number
+        country  country  category  country
+        CSV with a header; missing: ""
+        """
+        from pipelines.schema.summary import summarize
+
+        return summarize(self)
+
     # Files
 
     def to_json(self) -> str:
@@ -232,6 +254,46 @@ class Schema:
             raise UserError(f"{path}: not text in UTF-8.") from None
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
+
+    @classmethod
+    def guess(
+        cls, paths: "Paths", num_rows: int = 100_000, label: str | None = None
+    ) -> "Guess":
+        """Guess the schema of a log from its first rows.
+
+        It finds the format, the label, numbers, categories, bags, event time, user and
+        weight, and leaves out what no model can learn from, such as ids of rows.
+
+        Args:
+            paths: The files: text of any delimiter and compression, or Parquet. The
+                first is read; of the others the names of the columns are compared.
+            num_rows: Most rows that are read.
+            label: Name of the label's column; `None`: look for it.
+
+        Returns:
+            A `Guess`: `schema`, `columns` with the reasons, and `table()` to read.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If a file holds no rows of columns, or no column looks like
+                the label; the message says what the file looks like.
+
+        Example:
+
+        >>> import os, tempfile
+        >>> import pipelines
+        >>> path = os.path.join(tempfile.mkdtemp(), "clicks.csv")
+        >>> with open(path, "w") as file:
+        ...     print("click,price,country", file=file)
+        ...     for n in range(99):
+        ...         print(n % 2, n / 7, "DE" if n % 3 else "FR", sep=",", file=file)
+        >>> guess = pipelines.Schema.guess(path)
+        >>> guess.schema.label.column, guess.schema.dense_features
+        ('click', ('price',))
+        """
+        from pipelines.schema.guess import guess
+
+        return guess(paths, num_rows, label)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the schema to a JSON file; a file that is there is replaced."""

@@ -132,7 +132,9 @@ def test_keys_are_in_the_order_of_bytes():
 def test_values_of_texts_are_those_of_fields():
     cells = ["ab", None, "", "a,b", "x" * 20, ",", "a\0", "ab"]
     values, valid = fields.read_bags(
-        *fields.open_texts(pa.array(cells)), fields.Bags(b",")
+        *fields.open_texts(pa.array(cells)),
+        fields.Bags(b","),
+        np.array([not cell for cell in cells]),
     )
     assert valid.all()
     distinct = [*fields.texts_of_keys(values.keys).to_pylist()]

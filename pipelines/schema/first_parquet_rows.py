@@ -1,0 +1,112 @@
+"""The first rows of a Parquet file, as columns of texts or lists of texts."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pyarrow.types as pat
+
+from pipelines.compression import to_arrow
+from pipelines.runtime import UserError
+from pipelines.schema.columns import Parquet
+from pipelines.schema.first_rows import FirstRows
+
+_BATCH_ROWS = 1 << 13
+_MAX_CELLS = 1 << 23
+
+
+def read_parquet(path: str, num_rows: int) -> FirstRows:
+    """Read the first rows of a Parquet file.
+
+    Columns become large binaries, null where missing, or lists of them; of a type that
+    has no such text they stay as they are.
+    """
+    batches: list[pa.RecordBatch] = []
+    with _open(path) as file:
+        schema = file.schema_arrow
+        for name in schema.names:
+            if schema.names.count(name) > 1:
+                raise UserError(f"{path}: has several columns named {name!r}.")
+        num_rows = min(num_rows, max(100, _MAX_CELLS // max(1, len(schema.names))))
+        try:
+            for batch in file.iter_batches(_BATCH_ROWS):
+                batches.append(batch)
+                if sum(map(len, batches)) >= num_rows:
+                    break
+        except (OSError, pa.ArrowException) as error:
+            _fail(path, error)
+    table = pa.Table.from_batches(batches, schema).slice(0, num_rows)
+    if not len(table):
+        raise UserError(f"{path}: holds no rows.")
+    columns = [_to_texts(column.combine_chunks()) for column in table.columns]
+    return FirstRows(path, Parquet(), tuple(schema.names), columns, [])
+
+
+def read_parquet_names(path: str) -> list[str]:
+    """Return the names of the columns of a Parquet file."""
+    with _open(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def _open(path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(to_arrow(path))
+    except (OSError, pa.ArrowException) as error:
+        _fail(path, error)
+
+
+def _fail(path: str, error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
+    words = " ".join(str(error).split()).rstrip(".")
+    raise UserError(f"{path}: damaged Parquet file ({words}).") from error
+
+
+def _to_texts(column: pa.Array) -> pa.Array:
+    """Return a column as its cells would be written in a text file."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pat.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if getattr(column.type, "extension_name", "") == "arrow.uuid":
+        texts = [None if cell is None else str(cell) for cell in column.to_pylist()]
+        column = pa.array(texts, pa.string())
+    kind = column.type
+    if pat.is_list(kind) or pat.is_large_list(kind) or pat.is_fixed_size_list(kind):
+        lists = column.cast(pa.large_list(kind.value_type))
+        values = _to_texts(lists.values)
+        if not pat.is_large_binary(values.type):
+            return column
+        offsets = lists.offsets
+        valid = lists.is_null() if lists.null_count else None
+        return pa.LargeListArray.from_arrays(offsets, values, mask=valid)
+    if pat.is_null(kind):
+        return column.cast(pa.large_binary())
+    if pat.is_boolean(kind):
+        column = pc.if_else(column, "True", "False")
+    elif pat.is_floating(kind):
+        column = _floats_to_texts(column)
+    elif pat.is_fixed_size_binary(kind):
+        column = column.cast(pa.binary())
+    elif pat.is_date(kind) or pat.is_timestamp(kind):
+        column = column.cast(pa.string())
+    elif not (
+        pat.is_integer(kind)
+        or pat.is_decimal(kind)
+        or pat.is_string(kind)
+        or pat.is_large_string(kind)
+        or pat.is_string_view(kind)
+        or pat.is_binary_view(kind)
+        or pat.is_binary(kind)
+        or pat.is_large_binary(kind)
+    ):
+        return column
+    if pat.is_integer(kind) or pat.is_decimal(kind):
+        column = column.cast(pa.large_string())
+    return column.cast(pa.large_binary())
+
+
+def _floats_to_texts(column: pa.Array) -> pa.Array:
+    """Return floats as texts; NaN, as pandas marks a gap, becomes null."""
+    column = column.cast(pa.float64())
+    column = pc.if_else(pc.is_nan(column), None, column)
+    return column.cast(pa.string())

@@ -1,0 +1,400 @@
+"""Guesses of schemas: logs of many layouts, and files that are no logs."""
+
+import bz2
+import dataclasses
+import gzip
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers import generated_logs
+
+import pipelines
+from pipelines.schema import Schema, Text, layouts
+
+NAMELESS = {"column_1": "age", "column_2": "score", "column_3": "city"}
+NAMELESS |= {"column_4": "device", "column_5": "item"}
+
+
+def plain(schema):
+    """A schema without the order of columns, which is that of the file."""
+    if isinstance(schema.format, Text):
+        kind = dataclasses.replace(schema.format, columns=(), header=True)
+        schema = dataclasses.replace(schema, format=kind)
+    return schema
+
+
+def save(folder, text, name="log.csv"):
+    path = pathlib.Path(folder) / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def role(guess, column):
+    (found,) = [one for one in guess.columns if one.column == column]
+    return found.taken_as
+
+
+@pytest.mark.parametrize(
+    "name, seed",
+    [(name, seed) for name in generated_logs.LAYOUTS for seed in (0, 7)][:-1],
+)
+def test_a_log_is_guessed_as_a_person_would(name, seed, tmp_path):
+    write, expected = generated_logs.LAYOUTS[name]
+    paths = write(tmp_path, 150 if name == "wide" else 3000, seed)
+    guess = Schema.guess(paths)
+    if name == "pipes":
+        text = guess.schema.to_json()
+        for column, known in NAMELESS.items():
+            text = text.replace(column, known)
+        assert Schema.from_json(text) == expected
+    elif name in layouts.NAMES:
+        assert guess.schema == expected
+    else:
+        assert plain(guess.schema) == plain(expected)
+        assert guess.schema.text.header == expected.text.header
+    assert {one.column for one in guess.columns} >= set(guess.schema.columns)
+    assert Schema.from_json(guess.schema.to_json()) == guess.schema
+    if name == "wide":
+        assert len(guess.table().splitlines()) < 12
+        assert "... 1,998 more" in guess.table()
+
+
+@pytest.mark.parametrize("name", ["criteo_x4", "movielens_ratings"])
+def test_layouts_that_ship_are_known(name, tmp_path):
+    write = getattr(generated_logs, f"write_{name}")
+    assert Schema.guess(write(tmp_path, 500, 0)).schema == layouts.get(name)
+
+
+def test_a_folder_of_partitions(tmp_path):
+    generated_logs.write_partitions(tmp_path / "log", 3000, 0)
+    guess = Schema.guess(tmp_path / "log")
+    assert plain(guess.schema) == generated_logs.LAYOUTS["partitions"][1]
+    assert any("'day'" in note for note in guess.notes)
+
+
+@pytest.mark.parametrize(
+    "name, compress",
+    [
+        ("log.csv.gz", gzip.compress),
+        ("log.csv.bz2", bz2.compress),
+        ("log.csv.zst", lambda data: pa.compress(data, "zstd", asbytes=True)),
+    ],
+)
+def test_compressed_files(name, compress, tmp_path):
+    (path,) = generated_logs.write_booleans(tmp_path, 500, 0)
+    packed = save(tmp_path, compress(open(path, "rb").read()), name)
+    assert Schema.guess(packed).schema == Schema.guess(path).schema
+
+
+@pytest.mark.parametrize("delimiter", list("\t,;|^ \x01"))
+def test_delimiters(delimiter, tmp_path):
+    rows = [f"{n % 2}|{n / 9:.3f}|v{n % 5}|{n % 3}x" for n in range(200)]
+    for header in ("", "label|price|shop|kind\n"):
+        text = (header + "\n".join(rows)).replace("|", delimiter)
+        guess = Schema.guess(save(tmp_path, text))
+        assert guess.schema.text.delimiter == delimiter
+        assert guess.schema.text.header == bool(header)
+        assert (len(guess.schema.dense), len(guess.schema.sparse)) == (1, 2)
+        assert guess.num_rows == 200
+
+
+def label_of(cells, tmp_path, name="click"):
+    rows = [f"{cell},v{n % 7}" for n, cell in enumerate(cells)]
+    guess = Schema.guess(save(tmp_path, "\n".join([f"{name},shop", *rows])))
+    return guess.schema.label
+
+
+def test_labels(tmp_path):
+    one, other = ["0", "1", "0", "0"] * 50, ["False", "True"] * 50
+    assert label_of(one, tmp_path) == pipelines.Label("click")
+    assert label_of(other, tmp_path) == pipelines.Label("click")
+    assert label_of(["0.0", "1.0"] * 50, tmp_path) == pipelines.Label("click")
+    label = label_of(["-1", "1"] * 50, tmp_path)
+    assert label.positive[0] == "1" and "-1" in label.negative
+    label = label_of(["Yes", "No"] * 50, tmp_path, "is_click")
+    assert (label.positive, label.negative) == (("Yes",), ("No",))
+    assert label_of(["0.25", "0.5", "1"] * 50, tmp_path, "target").soft
+    assert label_of(list("12345") * 30, tmp_path, "rating").threshold == 4
+    assert label_of(["0", "3", "1"] * 50, tmp_path, "clicks").threshold == 1
+    assert label_of(one, tmp_path, "anything") == pipelines.Label("anything")
+
+
+def test_which_column_is_the_label(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{n},{rng.integers(2)},{rng.integers(2)},{rng.integers(2)},s{n % 4}"
+        for n in range(300)
+    ]
+    text = "\n".join(["a,flag,is_click,purchase,shop", *rows])
+    guess = Schema.guess(save(tmp_path, text))
+    assert guess.schema.label.column == "is_click"
+    assert role(guess, "purchase") == "left out"  # comes after the click
+    assert guess.schema.dense_features == ("flag",)
+    assert (
+        Schema.guess(save(tmp_path, text), label="flag").schema.label.column == "flag"
+    )
+    text = "\n".join(["a,flag,b1,b2,shop", *rows])
+    with pytest.raises(
+        ValueError, match="Of two values are 'flag', 'b1', 'b2'.*`label`"
+    ):
+        Schema.guess(save(tmp_path, text))
+    with pytest.raises(ValueError, match="There is no column 'x'. The columns: 'a', "):
+        Schema.guess(save(tmp_path, text), label="x")
+    with pytest.raises(ValueError, match="'shop' cannot be read as the label.*'s0'"):
+        Schema.guess(save(tmp_path, text), label="shop")
+
+
+def test_a_label_by_position(tmp_path):
+    rows = [f"{n % 2},{n // 2 % 2},s{n % 5}" for n in range(200)]
+    path = save(tmp_path, "\n".join(rows))
+    guess = Schema.guess(path, label="1")
+    assert guess.schema.text.columns == ("column_0", "label", "column_2")
+
+
+def test_rows_of_criteo_without_a_label_have_none(tmp_path):
+    (path,) = generated_logs.write_criteo(tmp_path, 500, 0)
+    lines = pathlib.Path(path).read_text().splitlines()
+    path = save(tmp_path, "\n".join(line.partition("\t")[2] for line in lines))
+    with pytest.raises(ValueError, match="No column looks like the label"):
+        Schema.guess(path)
+
+
+def test_a_first_column_may_count_clicks(tmp_path):
+    rows = [f"{n % 3 if n % 5 == 0 else 0}|s{n % 7}|{n}.5" for n in range(300)]
+    label = Schema.guess(save(tmp_path, "\n".join(rows))).schema.label
+    assert (label.column, label.threshold) == ("label", 1)
+
+
+def column(cells, tmp_path, name="x"):
+    """The guess about one column of a log."""
+    rows = [f'{n % 2},"{cell}",s{n % 9}' for n, cell in enumerate(cells)]
+    guess = Schema.guess(save(tmp_path, "\n".join([f"click,{name},shop", *rows])))
+    (found,) = [one for one in guess.columns if one.column == name]
+    return found.taken_as, guess
+
+
+def test_numbers_and_ids(tmp_path):
+    rng = np.random.default_rng(0)
+    logs = rng.normal(2, 1.5, 2000)
+    counts = np.floor(np.exp(logs)).astype(int)
+    ids = rng.permutation(10**5)[rng.integers(0, 400, 2000)]
+    cases = {
+        "dense, log1p": [
+            counts,
+            np.exp(logs),
+        ],
+        "dense, standardize": [
+            rng.normal(size=2000),
+            np.clip(np.round(rng.normal(40, 12, 2000)), 16, 90).astype(int),
+            rng.random(2000),
+        ],
+        "dense, signed_log1p": [np.exp(2 * logs) * rng.choice([-1, 1], 2000)],
+        "dense, identity": [rng.integers(0, 2, 2000)],
+        "category": [
+            ids,
+            ids + 10**12,
+            rng.integers(0, 7, 2000),
+            [f"{n:06}" for n in ids],
+            [f"{n:x}" for n in ids * 7919],
+            [f"user-{n}" for n in ids],
+        ],
+    }
+    for expected, columns in cases.items():
+        for place, cells in enumerate(columns):
+            taken_as, _ = column(cells, tmp_path)
+            assert taken_as == expected, (expected, place, taken_as)
+    assert column(counts, tmp_path, "shop_id")[0] == "category"
+    assert column(rng.integers(18, 90, 2000), tmp_path, "age")[0].startswith("dense")
+    assert column(rng.integers(0, 24, 2000), tmp_path, "hour")[0] == "category"
+
+
+def test_columns_that_are_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    words = np.array("the of red shoe run sun car day one two big hat".split())
+    cases = {
+        "constant": ["v"] * 300,
+        "always missing": [""] * 300,
+        "unique in each row": [f"r{n}" for n in range(300)],
+        "free text": [" ".join(rng.choice(words, 6)) for _ in range(300)],
+        "a time, and not the event's": [f"2026-01-{n % 28 + 1:02}" for n in range(300)],
+        "numbers with blanks around them: remove those": [f" {n}" for n in range(300)],
+        "numbers with a decimal comma: write a point": [f"{n},5" for n in range(300)],
+    }
+    for why, cells in cases.items():
+        if why == "free text":
+            cells[-1] = cells[0]  # else it is unique in each row
+        rows = [
+            f'{n % 2},"{cell}",s{n % 9},2026-01-01 10:{n % 60:02}'
+            for n, cell in enumerate(cells)
+        ]
+        guess = Schema.guess(save(tmp_path, "\n".join(["click,x,shop,ts", *rows])))
+        (found,) = [one for one in guess.columns if one.column == "x"]
+        assert (found.taken_as, found.why) == ("left out", why)
+        assert "x" not in guess.schema.columns
+
+
+def test_bags(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 6, 1000)
+    bags = [[f"t{n}" for n in rng.integers(0, 40, size)] for size in sizes]
+    for separator in "|,;^ ":
+        cells = [separator.join(bag) for bag in bags]
+        taken_as, guess = column(cells, tmp_path)
+        assert taken_as == "bag of categories", separator
+        assert guess.schema.sparse[0].separator == separator
+    cells = ["|".join(f"{value}:{n + 0.5}" for n, value in enumerate(b)) for b in bags]
+    taken_as, guess = column(cells, tmp_path)
+    assert taken_as == "weighted bag"
+    feature = guess.schema.sparse[0]
+    assert (feature.separator, feature.weight_separator) == ("|", ":")
+    names = ["New York", "Los Angeles", "Paris", "Rio", "San José", "a|b"]
+    assert column(rng.choice(names, 1000), tmp_path)[0] == "category"
+
+
+def test_marks_of_missing_values(tmp_path):
+    def missing(cells, name="x"):
+        return column(cells, tmp_path, name)[1].schema.format.missing
+
+    numbers = [f"{n}.5" for n in range(200)]
+    for mark in ("NULL", "\\N", "NA", "N/A", "nan", "None", "-", "?"):
+        taken_as, guess = column([*numbers, *[mark] * 20], tmp_path)
+        assert taken_as.startswith("dense") and guess.schema.format.missing == (
+            "",
+            mark,
+        )
+    assert missing(["DE", "NA", "FR", "US"] * 50) == ("",)  # Namibia
+
+
+def test_event_times(tmp_path):
+    def time(cells, name):
+        _, guess = column(cells, tmp_path, name)
+        return guess.schema.time
+
+    assert time([1_700_000_000 + n for n in range(200)], "ts") == "ts"
+    assert time([1_700_000_000_123 + n for n in range(200)], "timestamp") == "timestamp"
+    assert (
+        time([f"2026-01-01T10:{n % 60:02}:00Z" for n in range(200)], "seen") == "seen"
+    )
+    assert time([n % 24 for n in range(200)], "hour") is None
+
+
+def test_parquet_types(tmp_path):
+    num_rows = 200
+    numbers = np.arange(num_rows)
+    day = pa.array(numbers % 28, pa.int32()).cast(pa.date32())
+    texts = pa.array([f"s{n % 5}" for n in numbers])
+    lists = [None, [], ["a,b"], ["c", None, "d"]]
+    columns = {
+        "click": pa.array(numbers % 2 == 0),
+        "struct": pa.array([{"a": 1}] * num_rows),
+        "map": pa.array([[("a", 1.0)]] * num_rows, pa.map_(pa.string(), pa.float64())),
+        "duration": pa.array(numbers, pa.duration("s")),
+        "lists of lists": pa.array([[[1], [2]]] * num_rows),
+        "nothing": pa.nulls(num_rows),
+        "day": day,
+        "seen": pa.array(numbers * 10**9, pa.timestamp("ns", tz="UTC")),
+        "large": pa.array((numbers % 50).astype("u8") + 2**63),
+        "bytes": pa.array([b"\xff%d" % (n % 5) for n in numbers]),
+        "codes": pa.array(numbers % 5).dictionary_encode(),
+        "view": texts.cast(pa.string_view()),
+        "bag": pa.array([lists[n % 4] for n in numbers], pa.list_(pa.string())),
+        "pair": pa.array([[n % 7, n % 3] for n in numbers], pa.list_(pa.int32(), 2)),
+        "half": pa.array(np.random.default_rng(0).normal(size=num_rows).astype("f2")),
+        "gaps": pa.array(np.where(numbers % 3 == 0, np.nan, numbers / 7)),
+        "endless": pa.array(np.where(numbers % 3 == 0, np.inf, numbers / 7)),
+        "ids": pa.array(np.where(numbers % 9 == 0, np.nan, numbers * 977 % 40)),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=64)
+    guess = Schema.guess(tmp_path / "a.parquet")
+    roles = {one.column: one.taken_as for one in guess.columns}
+    out = ["struct", "map", "duration", "lists of lists", "nothing", "seen", "endless"]
+    assert [name for name, role in roles.items() if role == "left out"] == out
+    assert guess.schema.time == "day"  # by its name
+    assert guess.schema.dense_features == ("half", "gaps")
+    expected = ("large", "bytes", "codes", "view", "bag", "pair", "ids")
+    assert guess.schema.sparse_features == expected
+    bags = {f.name: f.separator for f in guess.schema.sparse if f.is_bag}
+    assert bags == {"bag": "|", "pair": ","}  # a value holds a comma
+    assert [c.missing_share for c in guess.columns if c.column == "bag"] == [0.25]
+
+
+def test_other_files_are_compared(tmp_path):
+    rows = "\n".join(f"{n % 2},{n}.5,s{n % 3}" for n in range(200))
+    first = save(tmp_path, f"click,price,shop\n{rows}", "a.csv")
+    same = save(tmp_path, f"shop,click,price\n{rows}", "b.csv")
+    lacks = save(tmp_path, f"click,cost,shop\n{rows}", "c.csv")
+    bare = save(tmp_path, rows, "d.csv")
+    assert Schema.guess([first, same]).notes == ()
+    (note,) = Schema.guess([first, same, lacks]).notes
+    assert note.endswith("c.csv lacks the columns 'price'.")
+    (note,) = Schema.guess([first, bare]).notes
+    assert "d.csv names none of the columns" in note
+
+
+def test_other_parquet_files_are_compared(tmp_path):
+    table = pa.table({"click": [0, 1] * 100, "shop": ["a", "b", "c", "d"] * 50})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table.drop_columns(["shop"]), tmp_path / "b.parquet")
+    (note,) = Schema.guess([tmp_path / "a.parquet", tmp_path / "b.parquet"]).notes
+    assert note.endswith("b.parquet lacks the columns 'shop'.")
+
+
+def test_numbers_alone_are_also_categories(tmp_path):
+    rows = [f"{n % 2},{n}.5,{n * 7 % 50}.25" for n in range(300)]
+    guess = Schema.guess(save(tmp_path, "\n".join(["y,a,b", *rows])))
+    assert guess.schema.dense_features == ("a", "b")
+    assert [f.buckets for f in guess.schema.sparse] == ["quantile", "quantile"]
+
+
+def test_names_with_odd_characters(tmp_path):
+    rows = [f"{n % 2},s{n % 5},{n}.5" for n in range(200)]
+    guess = Schema.guess(save(tmp_path, "\n".join(["click,in/out,größe", *rows])))
+    assert guess.schema.sparse_features == ("in_out",)
+    assert guess.schema.dense_features == ("größe",)
+
+
+def test_a_table_to_read(tmp_path):
+    paths = generated_logs.write_weighted_bags(tmp_path, 500, 0)
+    guess = Schema.guess(paths)
+    lines = guess.table().splitlines()
+    heads = ["column", "taken as", "why", "distinct", "missing", "examples"]
+    assert [head for head in heads if head in lines[0]] == heads
+    for one, line in zip(guess.columns, lines[1:]):
+        assert line.startswith(one.column) and one.taken_as in line and one.why in line
+    assert not any("\t" in line or line != line.rstrip() for line in lines)
+
+
+def test_few_rows(tmp_path):
+    guess = Schema.guess(
+        save(tmp_path, "click,price,shop\n1,2.5,a\n0,3.5,b\n1,1.5,a\n")
+    )
+    assert guess.schema.columns == ("click", "price", "shop")
+    assert any("from 3 rows is weak" in note for note in guess.notes)
+
+
+def test_a_header_that_comes_again(tmp_path):
+    rows = [f"{n % 2},{n}.5,s{n % 5}" for n in range(200)]
+    part = "\n".join(["click,price,shop", *rows])
+    guess = Schema.guess(save(tmp_path, f"{part}\n{part}\n"))
+    assert guess.schema.dense_features == ("price",)
+    assert any("comes 1 more times" in note for note in guess.notes)
+
+
+def test_rows_of_other_lengths_are_noted(tmp_path):
+    rows = [f"{n % 2},{n}.5,s{n % 5}" for n in range(200)]
+    rows[20] += ",more"
+    rows[90] = "cut"
+    guess = Schema.guess(save(tmp_path, "\n".join(["click,price,shop", *rows])))
+    (note,) = guess.notes
+    assert note.startswith("2 of 201 rows do not have 3 columns")
+
+
+def test_bytes_that_are_not_utf8(tmp_path):
+    rows = [f"{n % 2},{n}.5,".encode() + b"caf\xe9%d" % (n % 5) for n in range(200)]
+    rows[7] += b",\xff\xfe"
+    guess = Schema.guess(save(tmp_path, b"\n".join([b"click,price,shop", *rows])))
+    assert guess.schema.sparse_features == ("shop",)
+    assert "caf\\xe9" in guess.table()
