@@ -11,7 +11,7 @@ from pipelines.formats.assembly import Assembly
 from pipelines.formats.examples import Examples
 from pipelines.formats.ops import LineOps
 from pipelines.runtime import disk
-from pipelines.schema import Schema, Text
+from pipelines.schema import Schema
 from pipelines.vocabulary.lookups import Lookup
 from tf_dlrm import EmbeddingTable, FeatureSpec
 
