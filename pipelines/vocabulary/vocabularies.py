@@ -26,6 +26,7 @@ from pipelines.vocabulary.hashing import (
     SharedHashVocabulary,
 )
 from pipelines.vocabulary.numbering import Numbering
+from pipelines.vocabulary.record_ids import RecordIds
 from pipelines.vocabulary.schema_part import hash_buckets_of
 
 
@@ -317,13 +318,13 @@ class Vocabulary:
         )
 
 
-def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary:
+def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary | RecordIds:
     """Read a vocabulary file of any kind.
 
     Raises:
         ValueError: If it is something else, is truncated or damaged.
     """
-    kinds = (Vocabulary, HashVocabulary, SharedHashVocabulary)
+    kinds = (Vocabulary, HashVocabulary, SharedHashVocabulary, RecordIds)
     return checked_file.load(path, kinds)
 
 
