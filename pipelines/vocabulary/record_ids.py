@@ -77,7 +77,7 @@ class RecordIds:
         checked_file.write(path, header | {"soft_labels": self._soft_labels}, [])
 
     @classmethod
-    def _from_file(cls, header: dict[str, Any], lines: list[bytes]) -> "RecordIds":
+    def _from_file(cls, header: dict[str, Any], lines: memoryview) -> "RecordIds":
         del lines
         names = ("dense", "sparse", "sizes", "soft_labels")
         return cls(*(header[name] for name in names))

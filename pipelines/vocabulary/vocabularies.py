@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipelines.files import Paths
 from pipelines.formats.fields import Values
@@ -26,6 +25,7 @@ from pipelines.vocabulary.hashing import (
     SharedHashVocabulary,
 )
 from pipelines.vocabulary.numbering import Numbering
+from pipelines.vocabulary.numbering_file import read_numbering
 from pipelines.vocabulary.record_ids import RecordIds
 from pipelines.vocabulary.schema_part import hash_buckets_of
 
@@ -268,24 +268,22 @@ class Vocabulary:
         return checked_file.load(path, (cls,))
 
     @classmethod
-    def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
+    def _from_file(cls, header: dict[str, Any], lines: memoryview):
         header.pop("kind")
         sizes, (schema, learned) = header.pop("sizes"), schema_part.take(header)
         numberings: list[Any] = []
-        first = 0
+        place = 0
         for number, (table, size) in enumerate(zip(schema.tables, sizes, strict=True)):
             buckets = hash_buckets_of(schema, table)
             if buckets is not None:
                 numberings.append(HashNumbering(buckets, number + 1))
                 continue
-            own = lines[first : first + size - 1]
-            parts = [line.split(b"\t", 2) for line in own]
-            if any(name != table.encode() for name, _, _ in parts):
-                raise UserError("A vocabulary file has the values of another table.")
-            values = pa.array([value for _, _, value in parts], pa.large_binary())
-            counts = np.array([int(count) for _, count, _ in parts], np.int64)
-            numberings.append(Numbering.of_values(values, counts))
-            first += size - 1
+            numbering, place = read_numbering(lines, place, table, size - 1)
+            numberings.append(numbering)
+        if place != len(lines):
+            raise UserError(
+                "A vocabulary file has other numbers of values than it says."
+            )
         return cls.of_numberings(numberings, **header, schema=schema, learned=learned)
 
     def _lines(self) -> Iterable[bytes]:

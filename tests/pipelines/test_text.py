@@ -57,7 +57,9 @@ def test_hostile_lines(vocabulary, labelled, kind):
     assert rows.num_lines == len(lines)
     assert {position: line for position, line, _ in rows.bad} == bad
     for _, line, why in rows.bad:
-        assert why == line_rules.reason(line, labelled) is not None
+        assert (
+            why == line_rules.rules(Schema.criteo()).reason(line, labelled) is not None
+        )
     good = [row for row in expected if row is not None]
     assert 0.2 < len(good) / len(lines) < 0.8
     assert_equal(encoding.encode(rows, numbering), good)
