@@ -35,7 +35,7 @@ def log(request, tmp_path_factory):
     """Folder, training and validation files, with a guessed schema and a run."""
     name = request.param
     folder = tmp_path_factory.mktemp(name.replace(" ", "_"))
-    num_rows = 400 if name == "wide" else 2000
+    num_rows = 300 if name == "wide" else 1500
     writer, schema = generated_logs.LAYOUTS[name]
     train = writer(folder / "train", num_rows, 1)
     valid = writer(folder / "valid", num_rows // 2, 2)
@@ -55,7 +55,7 @@ def test_training_learns_and_evaluates(log):
     feature = schema.sparse_features[0]
     run("evaluate", "--model", folder / "run", "--input", *valid, "--slices", feature)
     metrics = json.loads((folder / "run" / "evaluation.json").read_text())
-    assert metrics["num_bad_rows"] == 0 and metrics["auc"] > 0.53
+    assert metrics["num_bad_rows"] == 0 and metrics["auc"] > 0.52
     with open(folder / "run" / "evaluation_slices.csv") as file:
         rows = [int(line["num_rows"]) for line in csv.DictReader(file)]
     assert sum(rows) >= metrics["num_rows"]
@@ -78,7 +78,7 @@ def test_exports_score_as_the_run_does(log):
         outputs.append(scores_of(output))
     assert outputs[0] == outputs[1]
     found = np.array([float(row["probability"]) for row in outputs[0]])
-    assert len(found) >= 200 and np.ptp(found) > 0
+    assert len(found) >= 150 and np.ptp(found) > 0
     # The parser's lines and messages, through the loaded model.
     parser = RunFolder(folder / "run").load_parser()
     lines = parser.sample_lines(8)
@@ -92,7 +92,7 @@ def test_exports_score_as_the_run_does(log):
 
 
 @pytest.mark.integration
-def test_records_train_the_same_vocabulary(log):
+def test_records_hold_the_rows_of_the_files(log):
     folder, train, valid, _ = log
     records = folder / "records"
     run(
@@ -101,13 +101,10 @@ def test_records_train_the_same_vocabulary(log):
     )
     prepared = (records / "vocabulary.tsv").read_bytes()
     assert prepared == (folder / "run" / "vocabulary.tsv").read_bytes()
-    run("train", "--train", records, "--out", folder / "prepared", *SMALL)
-    run(
-        *("evaluate", "--model", folder / "prepared", "--input", records),
-        *("--split", "valid"),
-    )
-    first = json.loads((folder / "prepared" / "evaluation.json").read_text())
-    run("evaluate", "--model", folder / "prepared", "--input", *valid)
-    second = json.loads((folder / "prepared" / "evaluation.json").read_text())
+    of_records, of_files = folder / "of_records.json", folder / "of_files.json"
+    model = ("evaluate", "--model", folder / "run")
+    run(*model, "--input", records, "--split", "valid", "--output", of_records)
+    run(*model, "--input", *valid, "--output", of_files)
+    first, second = (json.loads(path.read_text()) for path in (of_records, of_files))
     for metric in ("auc", "log_loss", "num_rows"):
         assert first[metric] == pytest.approx(second[metric], rel=1e-6)
