@@ -134,7 +134,8 @@ class Examples:
                 else:
                     separator = self._separator(column)
                     feature.bytes_list.value.extend(cell.split(separator.encode()))
-            examples.append(message.SerializeToString())
+            # The same bytes each time: the order of a map is that of its hashes.
+            examples.append(message.SerializeToString(deterministic=True))
         return examples
 
     def _bags(self, column: Column) -> list:

@@ -245,10 +245,9 @@ class _RowReader:
     def read(self):
         schema, wanted = self._schema, self._wanted
         labels, weights, times = self._labels(), None, None
-        has_targets = wanted.label or self._layout.is_bare
-        if has_targets and schema.weight is not None:
+        if wanted.label and schema.weight is not None:
             weights = self._weights(schema.weight)
-        if has_targets and schema.time is not None:
+        if wanted.label and schema.time is not None:
             times, valid = self._cells(schema.time).times(self._missing)
             self._judge(schema.time, valid, f"{schema.time} must be a number or a time")
         numbers = [self._numbers(f.column, f.name, f.integer) for f in schema.dense]

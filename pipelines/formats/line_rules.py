@@ -158,7 +158,7 @@ class LineRules:
         Args:
             line: One line, with or without its line end.
             labelled: Whether the label's column must be there. If not, lines without
-                it are rows as well.
+                it are rows as well, and weight and time may be anything.
 
         Returns:
             `None` for a row, else the reason for a person to read.
@@ -178,7 +178,7 @@ class LineRules:
             if found:
                 name = _name(feature.column, feature.name)
                 return f"{name} {found}, found {shown(cell)}"  # type: ignore[arg-type]
-        return self._reason_of_others(cells)
+        return self._reason_of_others(cells) if labelled else None
 
     def fields(self, line: bytes, labelled: bool = True) -> dict[Column, bytes | None]:
         """Return the cells of a line by column of the schema, without quotes.

@@ -144,7 +144,7 @@ class LineOps:
         schema = self._schema
         label = self._read_label(decoded[schema.label.column])[0]
         weight = None
-        if schema.weight is not None:
+        if labelled and schema.weight is not None:
             weight = tf.cast(cell_ops.read(decoded[schema.weight]), tf.float32)
         return Rows(cells, label, weight)
 
@@ -178,7 +178,7 @@ class LineOps:
             is_label = self._read_label(found[schema.label.column])[1]
             valid &= is_label | tf.logical_not(has_label)
         valid &= cell_ops.check(schema, found)
-        return valid & self._check_roles(found)
+        return valid & self._check_roles(found) if labelled else valid
 
     def _check_roles(self, found):
         """Check the sample weight and the time."""

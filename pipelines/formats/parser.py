@@ -11,7 +11,7 @@ from pipelines.formats.assembly import Assembly
 from pipelines.formats.examples import Examples
 from pipelines.formats.ops import LineOps
 from pipelines.runtime import disk
-from pipelines.schema import Schema
+from pipelines.schema import Schema, Text
 from pipelines.vocabulary.lookups import Lookup
 from tf_dlrm import EmbeddingTable, FeatureSpec
 
@@ -89,6 +89,10 @@ class Parser(tf.Module):
         return line_rules.rules(self.schema)
 
     @functools.cached_property
+    def _is_criteo(self) -> bool:
+        return self.schema == Schema.criteo()
+
+    @functools.cached_property
     def _learned(self) -> dict[str, Any]:
         return dict(self.vocabulary.learned)
 
@@ -99,8 +103,7 @@ class Parser(tf.Module):
 
     @functools.cached_property
     def _ops(self) -> LineOps:
-        is_criteo = self.schema == Schema.criteo()
-        kind = "a Criteo log" if is_criteo else "the schema's log"
+        kind = "a Criteo log" if self._is_criteo else "the schema's log"
         return LineOps(self._rules, *self._numbers, kind)
 
     @functools.cached_property
@@ -269,6 +272,32 @@ class Parser(tf.Module):
             ValueError: If a row has another number of columns.
         """
         return self._examples.write(lines, self._rules)
+
+    # For exports: see `tf_dlrm.serving.Preprocessor`.
+
+    @property
+    def lines_signature(self) -> str | None:
+        """Name of the signature of lines; `None` for logs that are Parquet files."""
+        if not isinstance(self.schema.format, Text):
+            return None
+        return "serving_tsv" if self._is_criteo else "serving_lines"
+
+    @property
+    def line_columns(self) -> list[str]:
+        """The columns of a line, in order, without the label's where it can lack."""
+        names = [str(column) for column in self._rules.columns]
+        if self._rules.is_exact:
+            del names[self._rules.label_position]
+        return names
+
+    @property
+    def delimiter(self) -> str:
+        """The byte between the columns of a line."""
+        return self.schema.text.delimiter
+
+    def export_files(self) -> dict[str, str]:
+        """The schema, to be stored with an export."""
+        return {"schema.json": self.schema.to_json() + "\n"}
 
     def for_serving(self) -> "Parser":
         """Return an equal parser to store in a SavedModel.

@@ -38,6 +38,11 @@ def plain_pattern(
     if rules.num_columns > MOST_COLUMNS:
         return None
     positions = {position: column for column, position in rules.positions.items()}
+    if not labelled:  # weight and time are not looked at, unless they are features, too
+        schema = rules.schema
+        read = {f.column for f in (*schema.dense, *schema.sparse)}
+        for column in {schema.weight, schema.time} - {None, schema.label.column} - read:
+            del positions[rules.positions[column]]
     cells = []
     for position in range(rules.num_columns):
         column = positions.get(position)

@@ -53,9 +53,6 @@ def _line(rng, rules, pools, has_bags):
     if numbers and missing:
         position = int(rng.integers(0, len(numbers)))
         cells[list(columns)[position]] = b"" if b"" in missing else missing[0]
-    for column in (schema.weight, schema.time):
-        if column is not None:
-            cells.setdefault(column, b"1")
     if not rules.is_exact:
         text = "1" if schema.label.is_number else schema.label.positive[0]
         cells[schema.label.column] = text.encode()

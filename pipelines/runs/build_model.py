@@ -43,14 +43,16 @@ def make_model(
         spec = dataclasses.replace(spec, tables=tables)
     normalization = _NORMALIZATIONS[config.batch_normalization]
     dropout = config.bottom_dropout
-    bottom_mlp = layers.MLP(
-        config.bottom_mlp_dims,
-        final_activation="relu",
-        dropout=config.dropout if dropout is None else dropout,
-        batch_normalization=normalization,
-        name="bottom_mlp",
-        dtype=config.dtype_policy,
-    )
+    bottom_mlp = None  # without dense features there is none
+    if spec.num_dense:
+        bottom_mlp = layers.MLP(
+            config.bottom_mlp_dims,
+            final_activation="relu",
+            dropout=config.dropout if dropout is None else dropout,
+            batch_normalization=normalization,
+            name="bottom_mlp",
+            dtype=config.dtype_policy,
+        )
     top_mlp = layers.MLP(
         config.top_mlp_dims,
         dropout=config.dropout,

@@ -86,12 +86,12 @@ def _parse(line, schema, learned, labelled):
     dense = [_dense(of[f.column], f, missing, learned) for f in schema.dense]
     bags = [_bag(of[f.column], f, missing, learned) for f in schema.sparse]
     weight = None
-    if schema.weight is not None:
+    if labelled and schema.weight is not None:
         cell = of[schema.weight]
         if cell in missing or _number(cell) < 0:
             raise _Bad
         weight = np.float32(_number(cell))
-    if schema.time is not None:
+    if labelled and schema.time is not None:
         cell = of[schema.time]
         if cell in missing:
             raise _Bad

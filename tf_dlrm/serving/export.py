@@ -19,6 +19,7 @@ from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import versions, warm_up
 from tf_dlrm.serving.c_library import Request
+from tf_dlrm.serving.readme import write_readme
 from tf_dlrm.serving.requests import make_requests, record
 from tf_dlrm.serving.signatures import (
     PROBABILITIES,
@@ -46,16 +47,18 @@ def export_saved_model(
     The model is written to a temporary directory, loaded again, compared with the
     original on generated requests to every signature, and only then renamed: a version
     is complete or absent. Its `assets.extra` holds requests with the model's answers,
-    to verify the export elsewhere, and warm-up requests of 1, 8 and 64 rows for
-    TensorFlow Serving.
+    to verify the export elsewhere, warm-up requests of 1, 8 and 64 rows for
+    TensorFlow Serving, and a `README.md` with an example request that this model
+    answers, by curl and in Python.
 
     Args:
         model: A `DLRM`.
         base_dir: Directory of the model's versions, such as `"saved_models/ctr"`.
         version: Positive integer. Default: the one after the largest version, decided
             when the directory is renamed, so concurrent exports do not collide.
-        preprocessor: A `pipelines.criteo.Parser`, to serve raw lines with the
-            vocabulary of the training; or `None`.
+        preprocessor: A `pipelines.Parser`, to serve raw lines and messages with the
+            vocabulary of the training; or `None`. See
+            `tf_dlrm.serving.Preprocessor` for your own.
         max_hotness: Length L of the bags of `serving_default`, padded with -1. It is
             static so that the server can batch requests.
         candidate_features: Names of the features that differ between the items that
@@ -78,8 +81,8 @@ def export_saved_model(
         - `serving_ragged`: `dense_features`; `sparse_values` int64 `(V,)`, all ids by
           row, then feature; `sparse_row_lengths` int64 `(B, num_sparse)` or flat, how
           many each has. It cannot be batched by the server.
-        - `serving_tsv` (with a preprocessor): `lines` string `(B,)`, raw TSV with or
-          without the label.
+        - `serving_tsv` (with a preprocessor of Criteo's logs; `serving_lines` of other
+          text): `lines` string `(B,)`, raw lines with or without the label.
         - `serving_examples` (with a preprocessor): `examples` string `(B,)`,
           serialized `tf.Example` messages of raw fields; their names and types are
           in `assets.extra/tf_dlrm.json`.
@@ -120,7 +123,7 @@ def export_saved_model(
     if preprocessor is not None:
         if not all(hasattr(preprocessor, name) for name in wanted):
             raise TypeError(
-                "`preprocessor` must be a pipelines.criteo.Parser, or have its "
+                "`preprocessor` must be a pipelines.Parser, or have its "
                 f"{', '.join(wanted)}. Received: {type(preprocessor).__name__}"
             )
         _check_vocabulary(model.spec, preprocessor)
@@ -141,6 +144,7 @@ def export_saved_model(
             model, module, original, _NUM_RECORDED, warm_up.BATCH_SIZES
         )
         record(recorded, staging)
+        _write_texts(recorded, pathlib.Path(base_dir).name, original, staging)
         warm_up.write(for_warm_up, pathlib.Path(base_dir).name, staging)
         _replay(recorded + for_warm_up, staging)
     return str(pathlib.Path(base_dir) / str(staged.version))
@@ -216,6 +220,16 @@ def _write_description(
         description["example_features"] = module.preprocessor.example_features()
     text = json.dumps(description, indent=2)
     (folder / "tf_dlrm.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_texts(
+    requests: list[Request], name: str, preprocessor: Any, staging: pathlib.Path
+) -> None:
+    """`assets.extra/README.md`, and the files of the preprocessor beside it."""
+    texts = dict(getattr(preprocessor, "export_files", dict)())
+    texts["README.md"] = write_readme(name, requests, preprocessor)
+    for file, text in texts.items():
+        (staging / "assets.extra" / file).write_text(text, encoding="utf-8")
 
 
 def _replay(requests: list[Request], staging: pathlib.Path) -> None:

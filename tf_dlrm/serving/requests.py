@@ -55,18 +55,25 @@ def make_requests(
     num_sparse = model.spec.num_sparse
     padded = tf.TensorSpec((None, num_sparse, module.max_hotness), tf.int64)
     ragged = tf.RaggedTensorSpec((None, num_sparse, None), tf.int64, ragged_rank=2)
-    predict_padded, predict_ragged = (
-        tf.function(
-            predict,
-            input_signature=[{"dense_features": dense, "sparse_features": sparse}],
-            autograph=False,
+    weights = tf.RaggedTensorSpec((None, num_sparse, None), tf.float32, ragged_rank=2)
+    of_ids = {"dense_features": dense, "sparse_features": ragged}
+    predict_padded, predict_ragged, predict_weighted = (
+        tf.function(predict, input_signature=[columns], autograph=False)
+        for columns in (
+            {"dense_features": dense, "sparse_features": padded},
+            of_ids,
+            {**of_ids, "sparse_weights": weights},
         )
-        for sparse in (padded, ragged)
     )
 
     def answers(features: dict[str, Any]) -> np.ndarray:
-        is_ragged = isinstance(features["sparse_features"], tf.RaggedTensor)
+        ids = features["sparse_features"]
+        is_ragged = isinstance(ids, tf.RaggedTensor)
         predict = predict_ragged if is_ragged else predict_padded
+        if "sparse_weights" in features:
+            predict = predict_weighted
+        if "dense_features" not in features:  # a model without dense features
+            features = {"dense_features": tf.zeros((ids.shape[0], 0)), **features}
         with xla.disabled():  # not worth compiling for some rows
             probabilities: np.ndarray = predict(features).numpy()
         return probabilities
@@ -131,7 +138,9 @@ def _make(
     if hasattr(preprocessor, "sample_lines"):
         lines = preprocessor.sample_lines(num_rows)
         expected = answers(preprocessor.features(tf.constant(lines)))
-        raw = {"serving_tsv": ("lines", lines)}
+        raw = {}
+        if module.lines_signature is not None:
+            raw[module.lines_signature] = ("lines", lines)
         if "serving_examples" in module.functions:
             raw["serving_examples"] = ("examples", preprocessor.to_examples(lines))
         requests += [

@@ -13,10 +13,12 @@ from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime import xla
 from tf_dlrm.serving.candidates import Pooled, Split
+from tf_dlrm.serving.preprocessor import lines_signature
 from tf_dlrm.serving.quantization import QuantizedTables
 
 Outputs = dict[str, tf.Tensor]
 PROBABILITIES = "probabilities"
+_SPARSE_KEYS = ("sparse_features", "sparse_weights")
 
 
 class ServingModule(tf.Module):
@@ -28,8 +30,9 @@ class ServingModule(tf.Module):
         model: A built `DLRM` whose embedding layer has a `lookup` that takes ids out
             of range for no id.
         max_hotness: Length L of the padded bags of `serving_default`.
-        preprocessor: Object with `features(lines)`, for `serving_tsv`, and perhaps
-            `features_of_examples(examples)`, for `serving_examples`; or `None`.
+        preprocessor: A `Preprocessor`, with `features(lines)` for the signature that it
+            names, and perhaps `features_of_examples(examples)`, for
+            `serving_examples`; or `None`.
         candidate_features: Names of the features in which the items of
             `serving_candidates` differ; none for no such signature.
         table_dtype: How tables are stored, one of `tf_dlrm.serving.TABLE_DTYPES`.
@@ -62,6 +65,7 @@ class ServingModule(tf.Module):
             ]
             self._lookup = functools.partial(self._lookup, read=self.quantized.read)
         self.preprocessor = preprocessor
+        self.lines_signature: str | None = None
         self.candidate_features = tuple(candidate_features)
         self.max_hotness = max_hotness
         self._num_dense = model.spec.num_dense
@@ -71,7 +75,11 @@ class ServingModule(tf.Module):
             "serving_ragged": self._make_ragged(),
         }
         if preprocessor is not None:
-            self.functions["serving_tsv"] = self._make_raw("lines", "features")
+            self.lines_signature = lines_signature(preprocessor)
+            if self.lines_signature is not None:
+                self.functions[self.lines_signature] = self._make_raw(
+                    "lines", "features"
+                )
             if hasattr(preprocessor, "features_of_examples"):
                 self.functions["serving_examples"] = self._make_raw(
                     "examples", "features_of_examples"
@@ -205,10 +213,13 @@ class ServingModule(tf.Module):
         return tf.squeeze(ids, axis=2) if self.max_hotness == 1 else ids
 
     def _pool(
-        self, ids: tf.Tensor | tf.RaggedTensor, columns: list[int] | None = None
+        self,
+        ids: tf.Tensor | tf.RaggedTensor,
+        columns: list[int] | None = None,
+        weights: Any = None,
     ) -> Pooled:
         with xla.for_servers():
-            return self._lookup(ids, columns=columns)
+            return self._lookup(ids, weights, columns=columns)
 
     def predict(self, features: dict[str, Any]) -> tf.Tensor:
         """Return the probabilities `(B, 1)` of a batch, as the signatures do."""
@@ -216,8 +227,11 @@ class ServingModule(tf.Module):
 
     def _of_features(self, features: dict[str, Any]) -> Outputs:
         def score() -> Outputs:
-            pooled = self._pool(features["sparse_features"])
-            return self._probabilities(features["dense_features"], pooled)
+            ids, weights = (features.get(k) for k in _SPARSE_KEYS)
+            dense = features.get("dense_features")
+            if dense is None:  # a model without dense features
+                dense = tf.zeros((_num_rows(ids), 0))
+            return self._probabilities(dense, self._pool(ids, weights=weights))
 
         outputs: Outputs = tf.autograph.experimental.do_not_convert(score)()
         return outputs
@@ -229,6 +243,10 @@ class ServingModule(tf.Module):
             probabilities = self._score(dense, pooled, training=False)
             probabilities = self._recalibrate(probabilities)
         return {PROBABILITIES: _require_numbers(probabilities)}
+
+
+def _num_rows(ids: Any) -> tf.Tensor:
+    return ids.nrows() if isinstance(ids, tf.RaggedTensor) else tf.shape(ids)[0]
 
 
 def weights_for_inference(model: DLRM) -> list[tf.Variable]:

@@ -1,0 +1,148 @@
+"""`assets.extra/README.md`: example requests that this very model answers."""
+
+import base64
+import json
+import pprint
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_dlrm.serving.c_library import Request
+
+_MOST_NAMES = 60
+
+
+def write_readme(
+    model_name: str, requests: list[Request], preprocessor: Any = None
+) -> str:
+    """Return a page, in Markdown, with a request to each signature of raw fields.
+
+    Args:
+        model_name: Name of the model on the server.
+        requests: Requests to its signatures, with the model's answers.
+        preprocessor: The preprocessor, or `None`; then the page shows the request to
+            `serving_default`.
+    """
+    by_name = {request.signature: request for request in requests}
+    parts = [
+        f"# Requests to the model `{model_name}`\n\n"
+        "TensorFlow Serving answers them on its REST port, 8501 by default. Each "
+        "request has several instances, if you like, and the answer one probability "
+        "for each."
+    ]
+    others = ("serving_default", "serving_ragged", "serving_candidates")
+    raw = [by_name[name] for name in by_name if name not in others]
+    for request in raw:
+        (name,) = request.inputs
+        make = _lines if name == "lines" else _examples
+        parts += make(request, model_name, preprocessor)
+    if not raw and "serving_default" in by_name:
+        parts += _default(by_name["serving_default"], model_name)
+    return "\n\n".join(parts) + "\n"
+
+
+def _lines(request: Request, model_name: str, preprocessor: Any) -> list[str]:
+    line = request.inputs["lines"][0]
+    columns = getattr(preprocessor, "line_columns", None)
+    delimiter = getattr(preprocessor, "delimiter", "\t")
+    names = f" {_listed(columns)}, separated by `{delimiter!r}`" if columns else ""
+    return [
+        f"## `{request.signature}`: lines of the log\n\n"
+        f"A line has the columns{names or ' of the training files'}.",
+        _curl(request.signature, [_text(line)], model_name),
+        "The probability of this line is "
+        f"{_probability(request)}. The same in Python, without a server:",
+        _python(
+            "import tensorflow as tf",
+            "",
+            "signatures = tf.saved_model.load(folder).signatures",
+            f"lines = tf.constant([{line!r}])",
+            f'answer = signatures["{request.signature}"](lines=lines)',
+            'print(answer["probabilities"].numpy())',
+        ),
+    ]
+
+
+def _examples(request: Request, model_name: str, preprocessor: Any) -> list[str]:
+    example = request.inputs["examples"][0]
+    types: dict[str, str] = preprocessor.example_features()
+    rows = [
+        f"| `{name}` | {kind} |" for name, kind in list(types.items())[:_MOST_NAMES]
+    ]
+    if len(types) > _MOST_NAMES:
+        rows.append(f"| ... | {len(types) - _MOST_NAMES} more, in `tf_dlrm.json` |")
+    table = "\n".join(["| feature | type |", "| --- | --- |", *rows])
+    values = pprint.pformat(_values(example), sort_dicts=False, width=80)
+    return [
+        f"## `{request.signature}`: `tf.Example` messages\n\n"
+        "A message holds raw fields by name; leave out what is missing.",
+        table,
+        _curl(request.signature, [_base64(example)], model_name),
+        "The probability of this message is "
+        f"{_probability(request)}. Python that makes such a message:",
+        _python(
+            "import tensorflow as tf",
+            "",
+            f"values = {values}",
+            "message = tf.train.Example()",
+            "for name, value in values.items():",
+            "    feature = message.features.feature[name]",
+            "    kinds = {int: feature.int64_list, float: feature.float_list}",
+            "    kinds.get(type(value[0]), feature.bytes_list).value.extend(value)",
+            "signatures = tf.saved_model.load(folder).signatures",
+            "examples = tf.constant([message.SerializeToString()])",
+            f'answer = signatures["{request.signature}"](examples=examples)',
+            'print(answer["probabilities"].numpy())',
+        ),
+    ]
+
+
+def _default(request: Request, model_name: str) -> list[str]:
+    instance = {name: value[0].tolist() for name, value in request.inputs.items()}
+    return [
+        "## `serving_default`: transformed numbers and ids\n\nAn id of -1 is no id.",
+        _curl(request.signature, [instance], model_name),
+        f"The probability of this row is {_probability(request)}.",
+    ]
+
+
+def _curl(signature: str, instances: list[Any], model_name: str) -> str:
+    body = json.dumps({"signature_name": signature, "instances": instances})
+    address = f"http://localhost:8501/v1/models/{model_name}:predict"
+    return f"```sh\ncurl -d @- {address} <<'REQUEST'\n{body}\nREQUEST\n```"
+
+
+def _python(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _listed(columns: list[str]) -> str:
+    names = ", ".join(f"`{name}`" for name in columns[:_MOST_NAMES])
+    more = len(columns) - _MOST_NAMES
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def _probability(request: Request) -> str:
+    return f"{float(np.reshape(request.probabilities, -1)[0]):.6f}"
+
+
+def _text(line: bytes) -> Any:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return _base64(line)
+
+
+def _base64(content: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(content).decode()}
+
+
+def _values(example: bytes) -> dict[str, list[Any]]:
+    """The fields of a serialized message."""
+    features = tf.train.Example.FromString(example).features.feature
+    kinds = ("int64_list", "float_list", "bytes_list")
+    return {
+        name: [v for kind in kinds for v in getattr(features[name], kind).value]
+        for name in sorted(features)
+    }
