@@ -11,7 +11,7 @@ from pipelines.formats.assembly import Assembly
 from pipelines.formats.examples import Examples
 from pipelines.formats.ops import LineOps
 from pipelines.runtime import disk
-from pipelines.schema import Schema, Text
+from pipelines.schema import Schema
 from pipelines.vocabulary.lookups import Lookup
 from tf_dlrm import EmbeddingTable, FeatureSpec
 
@@ -276,10 +276,8 @@ class Parser(tf.Module):
     # For exports: see `tf_dlrm.serving.Preprocessor`.
 
     @property
-    def lines_signature(self) -> str | None:
-        """Name of the signature of lines; `None` for logs that are Parquet files."""
-        if not isinstance(self.schema.format, Text):
-            return None
+    def lines_signature(self) -> str:
+        """Name of the signature of `features` in an export."""
         return "serving_tsv" if self._is_criteo else "serving_lines"
 
     @property

@@ -116,10 +116,13 @@ class Schema:
 
     @property
     def text(self) -> Text:
-        """The text format; that of text files beside Parquet, if that is the format."""
+        """The text format; for `Parquet`, tabs, a header and quotes.
+
+        Any cell of a table can be in such a line, whatever it holds.
+        """
         if isinstance(self.format, Text):
             return self.format
-        return Text(missing=self.format.missing)
+        return Text("\t", quoted=True, missing=self.format.missing)
 
     @property
     def missing(self) -> tuple[bytes, ...]:

@@ -40,7 +40,7 @@ def score_files(
     batch_size: int = BATCH_SIZE,
     overwrite: bool = False,
 ) -> dict[str, int]:
-    """Write `file,line,label,probability` for each line of files, in their order.
+    """Write `file,line,label,probability` for each row of files, in their order.
 
     The label is empty where a line has none. A bad row has neither label nor
     probability; it is listed with its reason in `<output>.bad_rows.tsv`. Memory does
@@ -211,8 +211,11 @@ class _Scorer:
                     scores = self._model.score(tf.boolean_mask(lines, good))
         probabilities[good] = scores
         labels = pc.if_else(pa.array(good), labels, None)
+        first_line = batch.first_line
+        if not is_table:
+            first_line += int(self._model.schema.text.header)
         written = to_csv(
-            path, batch.first_line, labels, np.ma.MaskedArray(probabilities, ~good)
+            path, first_line, labels, np.ma.MaskedArray(probabilities, ~good)
         )
         bad = [(batch.first_line + at, line, reason) for at, line, reason in bad]
         return _Scored(batch, self._pack(written), bad)

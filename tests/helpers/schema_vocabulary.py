@@ -4,6 +4,7 @@ import functools
 import types
 
 from helpers import criteo_oracle, row_lines
+from pipelines.vocabulary.hashing import HashNumbering
 from pipelines.vocabulary.numbering import Numbering
 
 VALUES = [b"a", b"b", b"c", b",", b",,", b"=2", b"0", b"7", b"=-1", b"\xff\xfe", b'"']
@@ -12,12 +13,12 @@ VALUES = [b"a", b"b", b"c", b",", b",,", b"=2", b"0", b"7", b"=-1", b"\xff\xfe",
 def make_vocabulary(schema, hashed=()):
     """A vocabulary of the values above; of some tables, by hashes."""
     numberings = [
-        types.SimpleNamespace(num_buckets=50 + i, key=i + 1)
+        HashNumbering(50 + i, i + 1)
         if i in hashed
         else Numbering.of_values(VALUES[i % 2 :], [1] * (len(VALUES) - i % 2))
         for i in range(len(schema.tables))
     ]
-    sizes = [getattr(n, "num_buckets", 0) or 1 + len(n) for n in numberings]
+    sizes = [1 + len(numbering) for numbering in numberings]
     table_of = {f: t for t, fs in enumerate(schema.tables.values()) for f in fs}
 
     @functools.cache
