@@ -131,14 +131,14 @@ class Vocabulary:
     @classmethod
     def build(
         cls,
-        paths: Paths,
+        paths: Paths | Any,
         min_count: int = 10,
         max_size: int | None = None,
         progress: Callable[[int], None] | None = None,
         quarantine: Quarantine | None = None,
         schema: Schema | None = None,
     ) -> "Vocabulary":
-        """Count the values in labelled files, in one pass.
+        """Count the values in labelled files or data frames, in one pass.
 
         Memory grows with the number of values that get an id (about 20 bytes each),
         not with the numbers of rows and distinct values: counts that outgrow half a
@@ -147,7 +147,8 @@ class Vocabulary:
 
         Args:
             paths: A path, a glob, or a sequence of them; text, plain or compressed,
-                or Parquet.
+                or Parquet. Or a pandas or polars `DataFrame` of raw columns, or a list
+                of them, which counts as the Parquet files written from them.
             min_count: Number of times a value must be seen to have an id, where the
                 schema does not say it.
             max_size: Largest number of ids of a table, 0 included; the rarest
@@ -155,7 +156,8 @@ class Vocabulary:
             progress: Called with the number of lines read so far, every few
                 megabytes.
             quarantine: Where bad rows go. `None`: `Quarantine()`, which fails at
-                more than one in 10,000.
+                more than one in 10,000. Files only: a bad cell of a frame is an
+                error.
             schema: The columns; `None`: `Schema.criteo()`.
 
         Returns:
@@ -163,14 +165,23 @@ class Vocabulary:
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If an argument is out of range, or no row is valid.
+            ValueError: If an argument is out of range, no row is valid, or a cell of a
+                frame is not valid.
             pipelines.quarantine.BadRowsError: If too many rows are bad.
+
+        Example:
+
+        >>> import pandas, pipelines
+        >>> logs = pandas.DataFrame({"click": [0, 1, 0], "item": ["a", "b", "a"]})
+        >>> schema = pipelines.Schema("click", sparse="item")
+        >>> vocabulary = pipelines.Vocabulary.build(logs, schema=schema, min_count=1)
+        >>> vocabulary.values("item"), vocabulary.counts("item")
+        ([b'a', b'b'], [2, 1])
         """
         from pipelines.vocabulary.building import build
 
         check_limits(min_count, max_size)
         schema = Schema.criteo() if schema is None else schema
-        quarantine = Quarantine() if quarantine is None else quarantine
         return build(paths, schema, min_count, max_size, progress, quarantine)
 
     @property
