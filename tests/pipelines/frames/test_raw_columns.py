@@ -176,7 +176,7 @@ def assert_equal(found, expected):
                 assert piece.numpy().tobytes() == other_piece.numpy().tobytes()
 
 
-@pytest.mark.breadth(6, 26)
+@pytest.mark.breadth(4, 26)
 @LIBRARIES
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_batches_equal_those_of_the_file(tmp_path, library, name):
