@@ -28,9 +28,9 @@ def make_rows(rng, num_rows):
             "user": f"u{rng.integers(9)}",
             "click": str(rng.integers(2)),
             "comment": COMMENTS[rng.integers(len(COMMENTS))],
-            "price": rng.choice(["", "1.5", "-2e3", "7"]),
-            "tags": rng.choice(["", "a", "a|b", "|", 'x"y|z']),
-            "country": rng.choice(["de", "f,r", 'u"s"', ""]),
+            "price": str(rng.choice(["", "1.5", "-2e3", "7"])),
+            "tags": str(rng.choice(["", "a", "a|b", "|", 'x"y|z'])),
+            "country": str(rng.choice(["de", "f,r", 'u"s"', ""])),
         }
         for _ in range(num_rows)
     ]
