@@ -46,11 +46,11 @@ class GuessSchema:
     def run(self) -> None:
         """Guesses."""
         from pipelines.files import expand_paths
-        from pipelines.schema import Schema
+        from pipelines.schema import guess as guesses
 
         paths = expand_paths(self.input)
         self._check(paths)
-        guess = Schema.guess(paths, self.num_rows, self.label)
+        guess = guesses.guess(paths, self.num_rows, self.label)
         print(f"{guess.path}: {guess.num_rows:,} rows read\n")
         print(guess.table())
         print()

@@ -16,7 +16,6 @@ from pipelines.whole_files import write_text
 
 if TYPE_CHECKING:
     from pipelines.files import Paths
-    from pipelines.schema.guess import Guess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +260,7 @@ class Schema:
     @classmethod
     def guess(
         cls, paths: "Paths", num_rows: int = 100_000, label: str | None = None
-    ) -> "Guess":
+    ) -> "Schema":
         """Guess the schema of a log from its first rows.
 
         It finds the format, the label, numbers, categories, bags, event time, user and
@@ -274,7 +273,7 @@ class Schema:
             label: Name of the label's column; `None`: look for it.
 
         Returns:
-            A `Guess`: `schema`, `columns` with the reasons, and `table()` to read.
+            The schema. `pipelines.schema.guess` gives the reasons with it.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -290,13 +289,13 @@ class Schema:
         ...     print("click,price,country", file=file)
         ...     for n in range(99):
         ...         print(n % 2, n / 7, "DE" if n % 3 else "FR", sep=",", file=file)
-        >>> guess = pipelines.Schema.guess(path)
-        >>> guess.schema.label.column, guess.schema.dense_features
+        >>> schema = pipelines.Schema.guess(path)
+        >>> schema.label.column, schema.dense_features
         ('click', ('price',))
         """
         from pipelines.schema.guess import guess
 
-        return guess(paths, num_rows, label)
+        return guess(paths, num_rows, label).schema
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the schema to a JSON file; a file that is there is replaced."""

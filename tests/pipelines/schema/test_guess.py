@@ -13,6 +13,7 @@ from helpers import generated_logs
 
 import pipelines
 from pipelines.schema import Schema, Text, layouts
+from pipelines.schema import guess as guesses
 
 NAMELESS = {"column_1": "age", "column_2": "score", "column_3": "city"}
 NAMELESS |= {"column_4": "device", "column_5": "item"}
@@ -44,7 +45,7 @@ def role(guess, column):
 def test_a_log_is_guessed_as_a_person_would(name, seed, tmp_path):
     write, expected = generated_logs.LAYOUTS[name]
     paths = write(tmp_path, 150 if name == "wide" else 3000, seed)
-    guess = Schema.guess(paths)
+    guess = guesses.guess(paths)
     if name == "pipes":
         text = guess.schema.to_json()
         for column, known in NAMELESS.items():
@@ -65,12 +66,12 @@ def test_a_log_is_guessed_as_a_person_would(name, seed, tmp_path):
 @pytest.mark.parametrize("name", ["criteo_x4", "movielens_ratings"])
 def test_layouts_that_ship_are_known(name, tmp_path):
     write = getattr(generated_logs, f"write_{name}")
-    assert Schema.guess(write(tmp_path, 500, 0)).schema == layouts.get(name)
+    assert guesses.guess(write(tmp_path, 500, 0)).schema == layouts.get(name)
 
 
 def test_a_folder_of_partitions(tmp_path):
     generated_logs.write_partitions(tmp_path / "log", 3000, 0)
-    guess = Schema.guess(tmp_path / "log")
+    guess = guesses.guess(tmp_path / "log")
     assert plain(guess.schema) == generated_logs.LAYOUTS["partitions"][1]
     assert any("'day'" in note for note in guess.notes)
 
@@ -86,7 +87,7 @@ def test_a_folder_of_partitions(tmp_path):
 def test_compressed_files(name, compress, tmp_path):
     (path,) = generated_logs.write_booleans(tmp_path, 500, 0)
     packed = save(tmp_path, compress(open(path, "rb").read()), name)
-    assert Schema.guess(packed).schema == Schema.guess(path).schema
+    assert guesses.guess(packed).schema == guesses.guess(path).schema
 
 
 @pytest.mark.parametrize("delimiter", list("\t,;|^ \x01"))
@@ -94,7 +95,7 @@ def test_delimiters(delimiter, tmp_path):
     rows = [f"{n % 2}|{n / 9:.3f}|v{n % 5}|{n % 3}x" for n in range(200)]
     for header in ("", "label|price|shop|kind\n"):
         text = (header + "\n".join(rows)).replace("|", delimiter)
-        guess = Schema.guess(save(tmp_path, text))
+        guess = guesses.guess(save(tmp_path, text))
         assert guess.schema.text.delimiter == delimiter
         assert guess.schema.text.header == bool(header)
         assert (len(guess.schema.dense), len(guess.schema.sparse)) == (1, 2)
@@ -103,7 +104,7 @@ def test_delimiters(delimiter, tmp_path):
 
 def label_of(cells, tmp_path, name="click"):
     rows = [f"{cell},v{n % 7}" for n, cell in enumerate(cells)]
-    guess = Schema.guess(save(tmp_path, "\n".join([f"{name},shop", *rows])))
+    guess = guesses.guess(save(tmp_path, "\n".join([f"{name},shop", *rows])))
     return guess.schema.label
 
 
@@ -129,28 +130,28 @@ def test_which_column_is_the_label(tmp_path):
         for n in range(300)
     ]
     text = "\n".join(["a,flag,is_click,purchase,shop", *rows])
-    guess = Schema.guess(save(tmp_path, text))
+    guess = guesses.guess(save(tmp_path, text))
     assert guess.schema.label.column == "is_click"
     assert role(guess, "purchase") == "left out"  # comes after the click
     assert guess.schema.dense_features == ("flag",)
     assert (
-        Schema.guess(save(tmp_path, text), label="flag").schema.label.column == "flag"
+        guesses.guess(save(tmp_path, text), label="flag").schema.label.column == "flag"
     )
     text = "\n".join(["a,flag,b1,b2,shop", *rows])
     with pytest.raises(
         ValueError, match="Of two values are 'flag', 'b1', 'b2'.*`label`"
     ):
-        Schema.guess(save(tmp_path, text))
+        guesses.guess(save(tmp_path, text))
     with pytest.raises(ValueError, match="There is no column 'x'. The columns: 'a', "):
-        Schema.guess(save(tmp_path, text), label="x")
+        guesses.guess(save(tmp_path, text), label="x")
     with pytest.raises(ValueError, match="'shop' cannot be read as the label.*'s0'"):
-        Schema.guess(save(tmp_path, text), label="shop")
+        guesses.guess(save(tmp_path, text), label="shop")
 
 
 def test_a_label_by_position(tmp_path):
     rows = [f"{n % 2},{n // 2 % 2},s{n % 5}" for n in range(200)]
     path = save(tmp_path, "\n".join(rows))
-    guess = Schema.guess(path, label="1")
+    guess = guesses.guess(path, label="1")
     assert guess.schema.text.columns == ("column_0", "label", "column_2")
 
 
@@ -159,19 +160,19 @@ def test_rows_of_criteo_without_a_label_have_none(tmp_path):
     lines = pathlib.Path(path).read_text().splitlines()
     path = save(tmp_path, "\n".join(line.partition("\t")[2] for line in lines))
     with pytest.raises(ValueError, match="No column looks like the label"):
-        Schema.guess(path)
+        guesses.guess(path)
 
 
 def test_a_first_column_may_count_clicks(tmp_path):
     rows = [f"{n % 3 if n % 5 == 0 else 0}|s{n % 7}|{n}.5" for n in range(300)]
-    label = Schema.guess(save(tmp_path, "\n".join(rows))).schema.label
+    label = guesses.guess(save(tmp_path, "\n".join(rows))).schema.label
     assert (label.column, label.threshold) == ("label", 1)
 
 
 def column(cells, tmp_path, name="x"):
     """The guess about one column of a log."""
     rows = [f'{n % 2},"{cell}",s{n % 9}' for n, cell in enumerate(cells)]
-    guess = Schema.guess(save(tmp_path, "\n".join([f"click,{name},shop", *rows])))
+    guess = guesses.guess(save(tmp_path, "\n".join([f"click,{name},shop", *rows])))
     (found,) = [one for one in guess.columns if one.column == name]
     return found.taken_as, guess
 
@@ -230,7 +231,7 @@ def test_columns_that_are_left_out(tmp_path):
             f'{n % 2},"{cell}",s{n % 9},2026-01-01 10:{n % 60:02}'
             for n, cell in enumerate(cells)
         ]
-        guess = Schema.guess(save(tmp_path, "\n".join(["click,x,shop,ts", *rows])))
+        guess = guesses.guess(save(tmp_path, "\n".join(["click,x,shop,ts", *rows])))
         (found,) = [one for one in guess.columns if one.column == "x"]
         assert (found.taken_as, found.why) == ("left out", why)
         assert "x" not in guess.schema.columns
@@ -308,7 +309,7 @@ def test_parquet_types(tmp_path):
         "ids": pa.array(np.where(numbers % 9 == 0, np.nan, numbers * 977 % 40)),
     }
     pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=64)
-    guess = Schema.guess(tmp_path / "a.parquet")
+    guess = guesses.guess(tmp_path / "a.parquet")
     roles = {one.column: one.taken_as for one in guess.columns}
     out = ["struct", "map", "duration", "lists of lists", "nothing", "seen", "endless"]
     assert [name for name, role in roles.items() if role == "left out"] == out
@@ -327,10 +328,10 @@ def test_other_files_are_compared(tmp_path):
     same = save(tmp_path, f"shop,click,price\n{rows}", "b.csv")
     lacks = save(tmp_path, f"click,cost,shop\n{rows}", "c.csv")
     bare = save(tmp_path, rows, "d.csv")
-    assert Schema.guess([first, same]).notes == ()
-    (note,) = Schema.guess([first, same, lacks]).notes
+    assert guesses.guess([first, same]).notes == ()
+    (note,) = guesses.guess([first, same, lacks]).notes
     assert note.endswith("c.csv lacks the columns 'price'.")
-    (note,) = Schema.guess([first, bare]).notes
+    (note,) = guesses.guess([first, bare]).notes
     assert "d.csv names none of the columns" in note
 
 
@@ -338,27 +339,27 @@ def test_other_parquet_files_are_compared(tmp_path):
     table = pa.table({"click": [0, 1] * 100, "shop": ["a", "b", "c", "d"] * 50})
     pq.write_table(table, tmp_path / "a.parquet")
     pq.write_table(table.drop_columns(["shop"]), tmp_path / "b.parquet")
-    (note,) = Schema.guess([tmp_path / "a.parquet", tmp_path / "b.parquet"]).notes
+    (note,) = guesses.guess([tmp_path / "a.parquet", tmp_path / "b.parquet"]).notes
     assert note.endswith("b.parquet lacks the columns 'shop'.")
 
 
 def test_numbers_alone_are_also_categories(tmp_path):
     rows = [f"{n % 2},{n}.5,{n * 7 % 50}.25" for n in range(300)]
-    guess = Schema.guess(save(tmp_path, "\n".join(["y,a,b", *rows])))
+    guess = guesses.guess(save(tmp_path, "\n".join(["y,a,b", *rows])))
     assert guess.schema.dense_features == ("a", "b")
     assert [f.buckets for f in guess.schema.sparse] == ["quantile", "quantile"]
 
 
 def test_names_with_odd_characters(tmp_path):
     rows = [f"{n % 2},s{n % 5},{n}.5" for n in range(200)]
-    guess = Schema.guess(save(tmp_path, "\n".join(["click,in/out,größe", *rows])))
+    guess = guesses.guess(save(tmp_path, "\n".join(["click,in/out,größe", *rows])))
     assert guess.schema.sparse_features == ("in_out",)
     assert guess.schema.dense_features == ("größe",)
 
 
 def test_a_table_to_read(tmp_path):
     paths = generated_logs.write_weighted_bags(tmp_path, 500, 0)
-    guess = Schema.guess(paths)
+    guess = guesses.guess(paths)
     lines = guess.table().splitlines()
     heads = ["column", "taken as", "why", "distinct", "missing", "examples"]
     assert [head for head in heads if head in lines[0]] == heads
@@ -368,7 +369,7 @@ def test_a_table_to_read(tmp_path):
 
 
 def test_few_rows(tmp_path):
-    guess = Schema.guess(
+    guess = guesses.guess(
         save(tmp_path, "click,price,shop\n1,2.5,a\n0,3.5,b\n1,1.5,a\n")
     )
     assert guess.schema.columns == ("click", "price", "shop")
@@ -378,7 +379,7 @@ def test_few_rows(tmp_path):
 def test_a_header_that_comes_again(tmp_path):
     rows = [f"{n % 2},{n}.5,s{n % 5}" for n in range(200)]
     part = "\n".join(["click,price,shop", *rows])
-    guess = Schema.guess(save(tmp_path, f"{part}\n{part}\n"))
+    guess = guesses.guess(save(tmp_path, f"{part}\n{part}\n"))
     assert guess.schema.dense_features == ("price",)
     assert any("comes 1 more times" in note for note in guess.notes)
 
@@ -387,7 +388,7 @@ def test_rows_of_other_lengths_are_noted(tmp_path):
     rows = [f"{n % 2},{n}.5,s{n % 5}" for n in range(200)]
     rows[20] += ",more"
     rows[90] = "cut"
-    guess = Schema.guess(save(tmp_path, "\n".join(["click,price,shop", *rows])))
+    guess = guesses.guess(save(tmp_path, "\n".join(["click,price,shop", *rows])))
     (note,) = guess.notes
     assert note.startswith("2 of 201 rows do not have 3 columns")
 
@@ -395,6 +396,6 @@ def test_rows_of_other_lengths_are_noted(tmp_path):
 def test_bytes_that_are_not_utf8(tmp_path):
     rows = [f"{n % 2},{n}.5,".encode() + b"caf\xe9%d" % (n % 5) for n in range(200)]
     rows[7] += b",\xff\xfe"
-    guess = Schema.guess(save(tmp_path, b"\n".join([b"click,price,shop", *rows])))
+    guess = guesses.guess(save(tmp_path, b"\n".join([b"click,price,shop", *rows])))
     assert guess.schema.sparse_features == ("shop",)
     assert "caf\\xe9" in guess.table()

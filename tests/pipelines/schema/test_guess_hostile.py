@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pipelines
-from pipelines.schema import Schema
+from pipelines.schema import guess as guesses
 
 
 def save(folder, data, name="log.csv"):
@@ -18,7 +18,7 @@ def save(folder, data, name="log.csv"):
 def test_unclosed_quote_in_a_quoted_file(tmp_path):
     rows = [f'{n % 2},{n}.5,"s;{n % 5}"' for n in range(200)]
     rows[150] = '1,1.5,"open'
-    guess = Schema.guess(
+    guess = guesses.guess(
         save(tmp_path, "\n".join(["click,price,shop", *rows]).encode())
     )
     assert guess.schema.columns == ("click", "price", "shop")
@@ -57,7 +57,7 @@ HOSTILE = {
 def test_what_is_no_log_is_one_clear_line(data, message, tmp_path):
     path = save(tmp_path, data)
     with pytest.raises(ValueError, match=message) as raised:
-        Schema.guess(path)
+        guesses.guess(path)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
     assert isinstance(raised.value, pipelines.runtime.UserError)
 
@@ -70,6 +70,6 @@ def test_noise_never_ends_in_a_traceback(seed, tmp_path):
         data = rng.choice(alphabet, rng.integers(1, 400)).tobytes()
         path = save(tmp_path, data, f"{number}.csv")
         try:
-            Schema.guess(path).table()
+            guesses.guess(path).table()
         except pipelines.runtime.UserError as error:
             assert "\n" not in str(error)

@@ -24,7 +24,7 @@ def test_it_prints_why_and_writes_a_schema(log, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "500 rows read" in printed and "taken as" in printed
     assert f"Next: tf-dlrm train --schema {out} --train {log}" in printed
-    assert Schema.load(out) == Schema.guess(log).schema
+    assert Schema.load(out) == Schema.guess(log)
     assert json.load(open(out))["label"] == "converted"
 
 
