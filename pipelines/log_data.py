@@ -22,6 +22,7 @@ from pipelines.runtime import UserError, disk, remote_files
 from pipelines.sampling import NegativeSampling
 from pipelines.schema import Schema
 from pipelines.vocabulary import Vocabulary
+from pipelines.vocabulary.record_ids import RecordIds
 
 _FEW_ROWS = 100_000
 
@@ -72,10 +73,18 @@ def rate_of(manifest: Manifest) -> float:
 def load_vocabulary(folder, manifest: Manifest):
     """Return the vocabulary that numbered the ids of records.
 
+    Records that were written without one have their ids, as `RecordIds`.
+
     Raises:
         ValueError: If it is missing, or not that of the records.
     """
     path = pathlib.Path(folder) / VOCABULARY
+    if not path.exists() and manifest.vocabulary_digest is None:
+        columns = manifest.schema
+        is_soft = any(shard.has_soft_labels(folder) for shard in manifest.shards)
+        return RecordIds(
+            columns.dense, columns.sparse, columns.vocabulary_sizes, is_soft
+        )
     if not path.exists():
         raise UserError(f"{folder} has no {VOCABULARY}; `tf-dlrm prepare` writes it.")
     vocabulary = vocabularies.load(path)

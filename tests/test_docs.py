@@ -46,6 +46,14 @@ def test_getting_started_from_the_shell(tmp_path, monkeypatch):
     assert len((tmp_path / "scores.csv").read_text().splitlines()) == 20_001
 
 
+def test_data_frames():
+    names = guide.run("Data frames", {}, "data.md")
+    ((features, label),) = names["train"].map(lambda *batch: batch)
+    assert features["sparse_features"].shape[:2] == (2, 2) and sum(label) == 1
+    ((features, _),) = pipelines.from_dataframe(names["logs"], names["parser"])
+    assert features["sparse_features"].to_list() == [[[1], [1, 2]], [[2], [0]]]
+
+
 def test_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = guide.run_page("model.md", {})

@@ -5,7 +5,13 @@ from pipelines.evaluation.slices import SlicedEvaluation
 from pipelines.files import Paths, expand_paths
 from pipelines.formats.diagnosis import no_rows
 from pipelines.formats.reading import read
-from pipelines.log_data import estimate_rows, expander_of, find_records, rate_of
+from pipelines.log_data import (
+    estimate_rows,
+    expander_of,
+    find_records,
+    load_vocabulary,
+    rate_of,
+)
 from pipelines.pipeline_errors import clear_errors
 from pipelines.progress.fit import EvaluateProgress
 from pipelines.quarantine import Quarantine
@@ -73,7 +79,10 @@ def evaluate(
 def _check_records(folder, parser, split):
     """Return the manifest of records after checking that they fit the model."""
     manifest = Manifest.load(folder)
-    if manifest.vocabulary_digest != parser.vocabulary.digest:
+    digest = manifest.vocabulary_digest
+    if digest is None:
+        digest = load_vocabulary(folder, manifest).digest
+    if digest != parser.vocabulary.digest:
         raise UserError(
             f"{folder} was not prepared with the vocabulary of this model: its ids "
             "mean other values. Prepare it with the vocabulary of the run."

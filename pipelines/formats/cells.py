@@ -15,9 +15,11 @@ import pyarrow.types as pat
 
 from pipelines.formats.field_rules import Cells, TextCells
 from pipelines.formats.fields import open_texts
-from pipelines.formats.line_rules import LARGEST, SMALLEST
+from pipelines.formats.line_rules import LARGEST, SMALLEST, read_number
 
 _MAX_EXACT = {16: 1 << 11, 32: 1 << 24, 64: 1 << 53}  # of floats, by their bits
+_BOOLEANS = {b"True": 1.0, b"False": 0.0}
+_NULL = b"\n"  # in no cell that is valid
 _KINDS = {"integer": "integers", "number": "numbers", "time": "times or numbers"}
 
 
@@ -64,12 +66,12 @@ class ArrowCells(Cells):
             may hold then, or `None`.
 
     Attributes:
-        rule: The rule for cells that `values` finds not valid.
+        rules: The rules for cells that `values` finds not valid, by the row.
     """
 
     def __init__(self, column: pa.Array, delimiter: str | None):
         self._column, self._delimiter = _decode(column), delimiter
-        self.rule = ""
+        self.rules: dict[int, str] = {}
 
     def pick(self, kept):
         if kept is None:
@@ -82,7 +84,8 @@ class ArrowCells(Cells):
     def numbers(self, missing, integer=False):
         column = self._column
         if _is_text(column.type) and not pat.is_null(column.type):
-            return _as_text(column).numbers(missing, integer)
+            texts, missing = _as_text(column, missing)
+            return texts.numbers(missing, integer)
         if pat.is_null(column.type):
             column = column.cast(pa.float64())
         elif pat.is_boolean(column.type):
@@ -102,8 +105,11 @@ class ArrowCells(Cells):
         return np.where(gaps | ~valid, np.nan, numbers), valid
 
     def values(self, missing, bags):
-        texts, bad = self.texts(None if bags is None else bags.separator)
-        values, valid = _as_text(texts).values(missing, bags)
+        column, bad, rule = self._read(None if bags is None else bags.separator)
+        texts, missing = _as_text(column, missing)
+        values, valid = texts.values(missing, bags)
+        for row in np.flatnonzero(bad | ~valid).tolist():
+            self.rules[row] = rule if bad[row] else "must have numbers as weights"
         return values, valid & ~bad
 
     def texts(self, separator: bytes | None = None):
@@ -116,41 +122,48 @@ class ArrowCells(Cells):
         Args:
             separator: Between the values of a list.
 
-        Returns:
-            The texts, and bool `(n,)`, which of them cannot be in a line, for which
-            `rule` says why.
         """
+        return self._read(separator)[0]
+
+    def _read(self, separator):
+        """The texts, which of them cannot be in a line, and the rule for those."""
         if _is_list(self._column.type):
-            texts, bad, self.rule = _read_lists(
-                self._column, self._delimiter, separator
-            )
-        else:
-            texts, bad, self.rule = _read_values(self._column, self._delimiter)
-        return texts, bad
+            return _read_lists(self._column, self._delimiter, separator)
+        return _read_values(self._column, self._delimiter)
 
     def raw(self, is_number, separator=None):
         column = self._column
         if pat.is_null(column.type):
             return column.cast(pa.large_binary())
         if _is_text(column.type) or not is_number:
-            return self.texts(separator)[0]
+            return self.texts(separator)
         if pat.is_integer(column.type):
             return column.cast(pa.string()).cast(pa.large_binary())
         numbers, _ = self.numbers(())
         texts = pa.array(numbers, mask=np.isnan(numbers)).cast(pa.string())
         return texts.cast(pa.large_binary())
 
+    def are_missing(self, missing):
+        column = self._column
+        if _is_text(column.type) and not pat.is_null(column.type):
+            texts, missing = _as_text(column, missing)
+            return texts.are_missing(missing)
+        numbers, valid = self.numbers(())
+        return np.isnan(numbers) & valid
+
     def is_one_of(self, texts):
         column = self._column
         if _is_text(column.type) and not pat.is_null(column.type):
-            return _as_text(column).is_one_of(texts)
+            return _as_text(column, (b"",))[0].is_one_of(texts)
         numbers, valid = self.numbers(())
         found = (
             np.isnan(numbers) & valid if b"" in texts else np.zeros(len(valid), bool)
         )
-        for number in (0, 1):
-            if b"%d" % number in texts:
-                found |= numbers == number
+        known = [read_number(text) for text in texts]
+        if pat.is_boolean(column.type):
+            known += [_BOOLEANS.get(text) for text in texts]
+        for number in {number for number in known if number is not None}:
+            found |= numbers == number
         return found
 
     def times(self, missing):
@@ -163,9 +176,12 @@ class ArrowCells(Cells):
         return np.where(valid, seconds, np.nan), valid
 
 
-def _as_text(texts):
-    text, starts, lengths = open_texts(texts)
-    return TextCells(text, starts, lengths)
+def _as_text(texts, missing):
+    """The cells of texts, and those that mean "missing", of which null is one."""
+    if texts.null_count and b"" not in missing:
+        texts = pc.fill_null(texts.cast(pa.large_binary()), _NULL)
+        missing = (*missing, _NULL)
+    return TextCells(*open_texts(texts)), missing
 
 
 def _read_values(column, delimiter):
@@ -217,7 +233,7 @@ def _read_lists(column, delimiter, separator):
     pieces = texts.fill_null(b"").cast(pa.binary())
     lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pieces)
     joined = pc.binary_join(lists, separator).cast(pa.large_binary())
-    return joined, bad, rule
+    return pc.if_else(column.is_valid(), joined, None), bad, rule
 
 
 def _decode(column):

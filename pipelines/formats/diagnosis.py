@@ -6,17 +6,15 @@ import re
 from collections.abc import Sequence
 
 from pipelines.files import BlockReader
-from pipelines.formats.line_rules import (
-    DENSE_FEATURES,
-    NUM_COLUMNS,
-    NUM_DENSE,
-    reason,
-    trim,
-)
+from pipelines.formats.line_rules import rules, trim
 from pipelines.formats.tables import is_parquet
 from pipelines.schema import Schema
 
 _BYTES, _LINES = 1 << 16, 100
+_CRITEO = Schema.criteo()
+_RULES = rules(_CRITEO)
+_NUM_COLUMNS, _NUM_DENSE = len(_CRITEO.columns), len(_CRITEO.dense)
+_DENSE_FEATURES = _CRITEO.dense_features
 _DELIMITERS = {
     b",": "commas",
     b";": "semicolons",
@@ -25,7 +23,7 @@ _DELIMITERS = {
     b" ": "blanks",
 }
 _LAYOUT = (
-    f"A Criteo log has {NUM_COLUMNS} columns separated by tabs, without a header: the "
+    f"A Criteo log has {_NUM_COLUMNS} columns separated by tabs, without a header: the "
     "label, 13 integers and 26 categories."
 )
 _TABLE = (
@@ -116,7 +114,7 @@ def _look(block):
     if len(pairs) * 2 > len(lines):
         return f"looks like LibSVM's format. {_LAYOUT} {_TABLE}"
     num_columns = _most_common(line.count(b"\t") for line in lines) + 1
-    if num_columns in (NUM_COLUMNS, NUM_COLUMNS - 1):
+    if num_columns in (_NUM_COLUMNS, _NUM_COLUMNS - 1):
         return _look_at_fields(lines, num_columns)
     delimiter = b"\t" if num_columns > 1 else _find_delimiter(lines)
     if delimiter is None:
@@ -129,12 +127,12 @@ def _look(block):
 def _look_at_fields(lines, num_columns):
     """Say which fields are wrong if the number of columns is right."""
     rows = [line.split(b"\t") for line in lines if line.count(b"\t") + 1 == num_columns]
-    has_label = num_columns == NUM_COLUMNS
+    has_label = num_columns == _NUM_COLUMNS
     first = int(has_label)
     bad = [
         field
         for row in rows
-        for field in row[first : first + NUM_DENSE]
+        for field in row[first : first + _NUM_DENSE]
         if field and not re.fullmatch(rb"-?[0-9]+", field)
     ]
     if len(bad) * 3 > len(rows):
@@ -144,17 +142,18 @@ def _look_at_fields(lines, num_columns):
     if has_label and wrong:
         shown = ", ".join(map(_show, wrong[:3]))
         return f"has other labels than 0 and 1 in its first column, such as {shown}."
-    if not has_label and all(reason(line, labelled=False) is None for line in lines):
+    reasons = [_RULES.reason(line, labelled=False) for line in lines]
+    if not has_label and not any(reasons):
         return (
             f"has {num_columns} columns: the label, the first column, is missing. Rows "
             "without a label can be scored, not trained or evaluated on."
         )
-    why = next(filter(None, (reason(line, has_label) for line in lines)), None)
+    why = next(filter(None, (_RULES.reason(line, has_label) for line in lines)), None)
     return f"has lines such as the first bad one: {why}." if why else ""
 
 
 def _look_at_integers(fields):
-    place = f"the columns {DENSE_FEATURES[0]} .. {DENSE_FEATURES[-1]}"
+    place = f"the columns {_DENSE_FEATURES[0]} .. {_DENSE_FEATURES[-1]}"
     example = _show(collections.Counter(fields).most_common(1)[0][0])
     marks = [field for field in fields if field.lower() in _MISSING]
     if len(marks) * 2 > len(fields):

@@ -32,6 +32,7 @@ from pipelines.schema.checks import Column
 from pipelines.schema.columns import FALSE_TEXTS, TRUE_TEXTS
 
 _PLAIN_TIME = rb"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}\z"
+CATEGORY_RULE = "must be a category"
 
 
 class Cells(abc.ABC):
@@ -82,6 +83,10 @@ class Cells(abc.ABC):
         """
 
     @abc.abstractmethod
+    def are_missing(self, missing: Sequence[bytes]) -> np.ndarray:
+        """Return which cells are missing: bool `(n,)`."""
+
+    @abc.abstractmethod
     def is_one_of(self, texts: Sequence[bytes]) -> np.ndarray:
         """Return which cells are equal to one of some texts: bool `(n,)`."""
 
@@ -129,14 +134,14 @@ class TextCells(Cells):
     def numbers(self, missing, integer=False):
         fields = self._text, self._starts, self._lengths
         numbers, valid = (read_integers if integer else read_numbers)(*fields)
-        gaps = self._are_missing(missing)
+        gaps = self.are_missing(missing)
         valid = (valid & (self._lengths != 0)) | gaps
         if gaps.any() or not valid.all():
             numbers = np.where(gaps | ~valid, np.nan, numbers)
         return numbers, valid
 
     def values(self, missing, bags):
-        gaps, lengths = self._are_missing(missing), self._lengths
+        gaps, lengths = self.are_missing(missing), self._lengths
         valid = ~self._hold_line_end()
         separators = [] if bags is None else [bags.separator, bags.weight_separator]
         if any(s is not None and self._holds(s) for s in separators) or (
@@ -158,7 +163,7 @@ class TextCells(Cells):
     def is_one_of(self, texts):
         return is_one_of(self._text, self._starts, self._lengths, texts)
 
-    def _are_missing(self, missing):
+    def are_missing(self, missing):
         if tuple(missing) == (b"",):
             return self._lengths == 0
         return self.is_one_of(missing)
@@ -299,7 +304,7 @@ class _RowReader:
         else:
             labels = cells.is_one_of([text.encode() for text in label.positive])
             if label.negative is None:
-                valid = ~cells.is_one_of(self._missing)
+                valid = ~cells.are_missing(self._missing)
             else:
                 texts = [text.encode() for text in label.negative]
                 valid = labels if labels.all() else labels | cells.is_one_of(texts)
@@ -328,7 +333,7 @@ class _RowReader:
         bags, cells = bags_of(feature), self._cells(feature.column)
         if cells.may_be_bad(bags):
             values, valid = cells.values(self._missing, bags)
-            self._judge(feature.column, valid, f"{feature.name} must be a category")
+            self._judge(feature.column, valid, f"{feature.name} {CATEGORY_RULE}")
             if self._good.all():
                 return lambda kept: values
         return lambda kept: cells.pick(kept).values(self._missing, bags)[0]

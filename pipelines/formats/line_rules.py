@@ -336,17 +336,3 @@ def _position(column: Column, columns: tuple[Column, ...]) -> int:
 
 def _name(column: Column, name: str) -> str:
     return column if isinstance(column, str) else f"column {column} ({name})"
-
-
-# Of Criteo's logs, for modules that do not take their columns from a schema yet.
-
-NUM_DENSE = 13
-NUM_SPARSE = 26
-NUM_COLUMNS = 1 + NUM_DENSE + NUM_SPARSE
-DENSE_FEATURES = tuple(f"I{i}" for i in range(1, NUM_DENSE + 1))
-SPARSE_FEATURES = tuple(f"C{i}" for i in range(1, NUM_SPARSE + 1))
-
-
-def reason(line: bytes, labelled: bool = True) -> str | None:
-    """Say why a line is not a row of a Criteo log; see `LineRules.reason`."""
-    return rules(Schema.criteo()).reason(line, labelled)

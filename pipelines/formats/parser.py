@@ -12,7 +12,6 @@ from pipelines.formats.examples import Examples
 from pipelines.formats.ops import LineOps
 from pipelines.runtime import disk
 from pipelines.schema import Schema
-from pipelines.vocabulary.lookups import Lookup
 from tf_dlrm import EmbeddingTable, FeatureSpec
 
 
@@ -80,7 +79,7 @@ class Parser(tf.Module):
         super().__init__()
         self.vocabulary, self.expander, self._folder = vocabulary, expander, None
         self.schema = vocabulary.schema
-        self._lookup = Lookup(vocabulary, asset_dir)
+        self._lookup = vocabulary.make_lookup(asset_dir)
 
     # What follows is made when it is needed: who wants the sizes needs no patterns.
 
@@ -198,7 +197,10 @@ class Parser(tf.Module):
         return self._examples.describe()
 
     def _assemble(self, cells):
-        schema, bags = self.schema, self._assembly.bags(cells, self._lookup)
+        schema = self.schema
+        if self._lookup is None:
+            self.vocabulary.refuse()
+        bags = self._assembly.bags(cells, self._lookup)
         num_rows = tf.shape(cells.fields[0], tf.int64)[0]
 
         def as_ragged(values):

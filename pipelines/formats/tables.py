@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 
 from pipelines.compression import read_start, to_arrow
 from pipelines.formats.cells import ArrowCells, fault
-from pipelines.formats.field_rules import Block, read_rows
+from pipelines.formats.field_rules import CATEGORY_RULE, Block, read_rows
 from pipelines.formats.layout import Layout, Rows, Wanted
 from pipelines.runtime import UserError
 from pipelines.schema import Schema
+from pipelines.schema.checks import Column
 
 _MAGIC = b"PAR1"
-_BATCH_ROWS = 1 << 15
+BATCH_ROWS = 1 << 15
 _MAX_OPEN_FILES = 64
 
 
@@ -47,16 +48,30 @@ def find_layout(path: str, schema: Schema, wanted: Wanted) -> Layout:
     with _Open(path) as file:
         types = file.schema_arrow
         layout = Layout.of_table(schema, path, types.names, wanted)
-        kinds = _kinds(schema)
-        for column in layout.positions:
-            for kind, is_bag in kinds.get(column, [("category", False)]):
-                data_type = types.field(column).type
-                rule = fault(data_type, kind, is_bag)
-                if rule:
-                    raise UserError(
-                        f"{path}: the column {column!r} {rule}. Received: {data_type}"
-                    )
+        check_types(path, types, layout)
         return layout
+
+
+def check_types(path: str, types: pa.Schema, layout: Layout) -> None:
+    """Check that columns are of types that can be read.
+
+    Args:
+        path: Name of the file, for the error.
+        types: Types of the columns, by the names that the layout has.
+        layout: The columns to read.
+
+    Raises:
+        ValueError: If one is not; the message names the column.
+    """
+    kinds = _kinds(layout.schema)
+    for column, place in layout.positions.items():
+        for kind, is_bag in kinds.get(column, [("category", False)]):
+            data_type = types.field(layout.names[place]).type
+            rule = fault(data_type, kind, is_bag)
+            if rule:
+                raise UserError(
+                    f"{path}: the column {column!r} {rule}. Received: {data_type}"
+                )
 
 
 def batches(path: str, layout: Layout, first_row: int = 0) -> Iterator[pa.RecordBatch]:
@@ -70,7 +85,7 @@ def batches(path: str, layout: Layout, first_row: int = 0) -> Iterator[pa.Record
     Raises:
         ValueError: If the file is damaged.
     """
-    wanted = list(layout.positions)
+    wanted = [layout.names[place] for place in layout.positions.values()]
     with _Open(path) as file:
         row = 0
         for group in range(file.num_row_groups):
@@ -79,7 +94,7 @@ def batches(path: str, layout: Layout, first_row: int = 0) -> Iterator[pa.Record
             if row <= first_row:
                 continue
             skipped = max(0, first_row - (row - size))
-            for batch in file.iter_batches(_BATCH_ROWS, [group], wanted):
+            for batch in file.iter_batches(BATCH_ROWS, [group], wanted):
                 part = batch.slice(min(skipped, len(batch)))
                 skipped -= len(batch) - len(part)
                 if len(part):
@@ -175,35 +190,46 @@ def read_batch(batch: pa.RecordBatch, layout: Layout, wanted: Wanted) -> Rows:
 
 
 class TableBlock(Block):
-    """The rows of a batch; `reasons` says of the bad ones what is wrong."""
+    """The rows of a batch.
 
-    def __init__(self, batch, layout):
-        self.num_candidates, self.reasons = len(batch), {}
-        self._batch, self._cells = batch, {}
+    Attributes:
+        faults: Of rows that are bad, the column and the reason.
+    """
+
+    def __init__(self, batch: pa.RecordBatch, layout: Layout):
+        self.num_candidates = len(batch)
+        self.faults: dict[int, tuple[Column, str]] = {}
+        self._batch, self._layout = batch, layout
+        self._cells: dict[Column, ArrowCells] = {}
         text = layout.schema.text
         self._delimiter = None if text.quoted else text.delimiter
 
+    def _column(self, column):
+        return self._batch.column(self._layout.names[self._layout.positions[column]])
+
     def cells(self, column):
         if column not in self._cells:
-            cells = ArrowCells(self._batch.column(column), self._delimiter)
+            cells = ArrowCells(self._column(column), self._delimiter)
             self._cells[column] = cells
         return self._cells[column]
 
     def describe_bad(self, good, labelled):
         """`(position, row, reason)` of the bad rows."""
         return [
-            (row, _show_row(self._batch, row), self.reasons[row])
+            (row, _show_row(self._batch, row), self.faults[row][1])
             for row in np.flatnonzero(~good).tolist()
         ]
 
     def note(self, column, valid, rule):
         if valid.all():
             return
-        if rule.endswith("must be a category"):
-            rule = f"{rule.split()[0]} {self._cells[column].rule}"
-        cells = self._batch.column(column)
+        cells, is_category = self._column(column), rule.endswith(CATEGORY_RULE)
+        name = rule.removesuffix(CATEGORY_RULE)
         for row in np.flatnonzero(~valid).tolist():
-            self.reasons.setdefault(row, f"{rule}, found {cells[row].as_py()!r}")
+            if is_category:
+                rule = name + self._cells[column].rules[row]
+            reason = f"{rule}, found {cells[row].as_py()!r}"
+            self.faults.setdefault(row, (column, reason))
 
 
 def _show_row(batch, row):

@@ -1,5 +1,7 @@
 """Data frames -> a `tf.data.Dataset` of (features, label), ids exact to the last bit.
 
+The columns are raw, with a parser, or those that the model takes, with its features.
+
 # N rows, F sparse features, B rows of a batch
 """
 
@@ -8,6 +10,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from pipelines.formats.frame_rows import is_frame
+from pipelines.formats.parser import Parser
+from pipelines.frames.raw_columns import DEFAULT_LABEL, encode_frame, has_targets
 from pipelines.frames.series import (
     NO_ID,
     read_ids,
@@ -20,35 +25,46 @@ from tf_dlrm import FeatureSpec
 
 def from_dataframe(
     frame: Any,
-    spec: FeatureSpec,
-    label: str | None = "label",
+    spec: FeatureSpec | Parser,
+    label: str | int | None = DEFAULT_LABEL,
     batch_size: int = 2048,
     shuffle: bool = False,
     seed: int | None = None,
     *,
-    weight: str | None = None,
+    weight: str | int | None = None,
 ) -> tf.data.Dataset:
     """Make batches of a pandas or polars data frame.
 
-    The frame holds what the model takes: dense columns already transformed, and
-    integer ids. `model.fit(frame)` would turn all columns into one float32 matrix
-    and change ids above 2^24 silently; here they stay exact.
+    With a `Parser`, the frame holds the raw columns of its schema, and batches are,
+    bit for bit, those of `pipelines.read` on the Parquet file written from the frame:
+    integers with gaps, which pandas keeps as floats, are the categories "1", "2";
+    booleans "True" and "False"; lists are bags of a feature with a `separator`; NaN,
+    None and NA are missing. (A CSV file written from it has "1.0" there, and shorter
+    numbers for float32.) A frame's index is no column. A cell that is not valid is an
+    error: no row is left out.
+
+    With a `FeatureSpec`, the frame holds what the model takes: dense columns already
+    transformed, and integer ids. `model.fit(frame)` would turn all columns into one
+    float32 matrix and change ids above 2^24 silently; here they stay exact.
 
     Args:
-        frame: A pandas or polars `DataFrame` with a column for each name in
-            `spec.dense` and `spec.sparse_features`; other columns are left alone.
-            A cell of a sparse column is an integer, or a sequence of integers (a
-            multi-hot bag). Missing (NaN, None, NA) is no id: -1 in the one-hot
-            form, an empty bag in the ragged one. Float columns are accepted if all
-            their values are integers, as pandas makes them of integers with gaps.
-        spec: The features of the model.
+        frame: A pandas or polars `DataFrame` with the columns of the parser's schema,
+            by name, or by position where the schema has positions; or a column for
+            each name in `spec.dense` and `spec.sparse_features`. Other columns are
+            left alone. With a `FeatureSpec`, a cell of a sparse column is an integer,
+            or a sequence of integers (a multi-hot bag). Missing (NaN, None, NA) is no
+            id: -1 in the one-hot form, an empty bag in the ragged one. Float columns
+            are accepted if all their values are integers, as pandas makes them of
+            integers with gaps.
+        spec: A parser, or the features of the model.
         label: Name of the label column: 0 or 1, or probabilities between. `None`:
-            features only, for `predict`.
+            features only, for `predict`. With a parser the column is that of its
+            schema, and so is that of the weights.
         batch_size: Rows in a batch; the last one may have fewer.
         shuffle: Whether to put all rows in a random order, anew in each epoch.
         seed: Seed of the shuffle; an integer makes the order repeatable.
         weight: Name of a column of sample weights, numbers that are not negative.
-            `None`: every row counts once.
+            `None`: every row counts once; with a parser, as the schema says.
 
     Returns:
         A `tf.data.Dataset` of `(features, label)`, of features, or with `weight` of
@@ -56,14 +72,17 @@ def from_dataframe(
         `features["dense_features"]` is float32 `(B, num_dense)`;
         `features["sparse_features"]` int64 `(B, num_sparse)` if no cell is a
         sequence, else an int64 ragged tensor `(B, num_sparse, None)`; `label` and
-        `sample_weight` float32 `(B,)`.
+        `sample_weight` float32 `(B,)`. With a parser, features are as its call gives
+        them: always ragged, with `sparse_weights` if values have weights.
 
     Raises:
         TypeError: If `frame` is no data frame, or a column is not numeric.
         ValueError: If a column is missing or there twice, a dense value, label or
             weight is missing or not finite, a label is not from 0 to 1, a weight is
             negative, an id is no integer or not in the table, or the frame has no
-            row. The message names column and row.
+            row. With a parser, if a cell is not valid by the schema, a column holds
+            cells of several types, or `label` or `weight` is not the schema's. The
+            message names column and row.
 
     Example:
 
@@ -75,6 +94,17 @@ def from_dataframe(
     >>> features, label = next(iter(pipelines.frames.from_dataframe(frame, spec)))
     >>> features["sparse_features"].numpy().tolist()
     [[3], [-1]]
+
+    Raw columns, without a vocabulary made by hand:
+
+    >>> import pipelines
+    >>> logs = pandas.DataFrame({"item": ["a", "b", None], "click": [1, 0, 1]})
+    >>> schema = pipelines.Schema("click", sparse="item")
+    >>> vocabulary = pipelines.Vocabulary.build(logs, schema=schema, min_count=1)
+    >>> parser = pipelines.Parser(vocabulary)
+    >>> features, label = next(iter(pipelines.from_dataframe(logs, parser)))
+    >>> features["sparse_features"].to_list(), label.numpy().tolist()
+    ([[[1]], [[2]], [[0]]], [1.0, 0.0, 1.0])
     """
     if isinstance(batch_size, bool) or int(batch_size) != batch_size or batch_size < 1:
         raise ValueError(
@@ -85,10 +115,62 @@ def from_dataframe(
         raise ValueError(
             f"`weight` goes with a label. Received: weight={weight!r}, label=None"
         )
+    if not is_frame(frame):
+        raise TypeError(
+            "`frame` must be a pandas or polars DataFrame. "
+            f"Received: {type(frame).__module__}.{type(frame).__name__}"
+        )
+    if isinstance(spec, Parser):
+        columns = _take_raw(frame, spec, label, weight)
+    else:
+        columns = _take_numbers(frame, spec, label, weight)
+    take, take_targets, expand = columns
+
+    @tf.autograph.experimental.do_not_convert
+    def make_batch(rows):
+        features = {name: function(rows) for name, function in take.items()}
+        features = expand(features)
+        if not take_targets:
+            return features
+        return (features, *(function(rows) for function in take_targets))
+
+    num_rows = len(frame)
+    rows = tf.data.Dataset.range(num_rows)
+    if shuffle:
+        rows = rows.shuffle(num_rows, seed=seed)
+    batches = rows.batch(batch_size).map(make_batch, tf.data.AUTOTUNE)
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _take_raw(frame, parser, label, weight):
+    """Functions from rows `(B,)` to features and to targets, of raw columns."""
+    schema = parser.schema
+    labelled = has_targets(schema, label, weight)
+    batch = encode_frame(frame, parser.vocabulary, labelled)
+    num_sparse = len(schema.sparse)
+    row_splits = np.arange(len(batch.labels) * num_sparse + 1)
+    if batch.lengths is not None:
+        np.cumsum(batch.lengths.ravel(), out=row_splits[1:])
+    take = {"dense_features": _make_take(batch.dense)} if schema.dense else {}
+    ids = batch.ids.reshape(-1)
+    take["sparse_features"] = _make_take_bags(ids, row_splits, num_sparse, tf.int64)
+    if batch.id_weights is not None:
+        take["sparse_weights"] = _make_take_bags(
+            batch.id_weights, row_splits, num_sparse, tf.float32
+        )
+    targets = []
+    if labelled:
+        targets.append(_make_take(batch.labels.astype(np.float32)))
+        if batch.weights is not None:
+            targets.append(_make_take(batch.weights))
+    return take, targets, parser.expand
+
+
+def _take_numbers(frame, spec, label, weight):
+    """The same, of columns that are what the model takes."""
     targets = [name for name in (label, weight) if name is not None]
     _check_columns(frame, [*spec.dense, *spec.sparse_features, *targets])
-    num_rows = len(frame)
-    dense = np.empty((num_rows, spec.num_dense), np.float32)
+    dense = np.empty((len(frame), spec.num_dense), np.float32)
     for position, name in enumerate(spec.dense):
         dense[:, position] = read_numbers(frame[name], name)
     take = {"dense_features": _make_take(dense)}
@@ -98,27 +180,10 @@ def from_dataframe(
         take_targets.append(_make_take(read_labels(frame[label], label)))
     if weight is not None:
         take_targets.append(_make_take(read_weights(frame[weight], weight)))
-
-    @tf.autograph.experimental.do_not_convert
-    def make_batch(rows):
-        features = {name: function(rows) for name, function in take.items()}
-        if not take_targets:
-            return features
-        return (features, *(function(rows) for function in take_targets))
-
-    rows = tf.data.Dataset.range(num_rows)
-    if shuffle:
-        rows = rows.shuffle(num_rows, seed=seed)
-    batches = rows.batch(batch_size).map(make_batch, tf.data.AUTOTUNE)
-    return batches.prefetch(tf.data.AUTOTUNE)
+    return take, take_targets, lambda features: features
 
 
 def _check_columns(frame, wanted):
-    if not hasattr(frame, "columns") or not hasattr(frame, "__len__"):
-        raise TypeError(
-            "`frame` must be a pandas or polars DataFrame. "
-            f"Received: {type(frame).__module__}.{type(frame).__name__}"
-        )
     columns = list(frame.columns)
     missing = [name for name in wanted if name not in columns]
     if missing:
@@ -150,6 +215,11 @@ def _make_take_ids(frame, spec):
         return _make_take(np.stack([ids for ids, _ in columns], axis=1))
     num_sparse = len(columns)
     values, row_splits = _interleave(columns)
+    return _make_take_bags(values, row_splits, num_sparse, tf.int64)
+
+
+def _make_take_bags(values, row_splits, num_sparse, dtype):
+    """Return the function from rows `(B,)` to their bags `(B, num_sparse, None)`."""
     bags = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
 
     def take(rows):
@@ -159,7 +229,7 @@ def _make_take_ids(frame, spec):
             num_sparse, dtype=tf.int64
         )
         return tf.RaggedTensor.from_uniform_row_length(
-            tf.gather(bags, tf.reshape(positions, [-1])),
+            tf.cast(tf.gather(bags, tf.reshape(positions, [-1])), dtype),
             num_sparse,
             nrows=tf.size(rows, tf.int64),
         )

@@ -51,6 +51,9 @@ def to_dataframe(
     left = np.inf if num_rows is None else num_rows
     for batch in dataset:
         features, *batch_targets = batch if isinstance(batch, tuple) else (batch,)
+        if "dense_features" not in features:  # a schema without numbers
+            count = int(features["sparse_features"].shape[0])
+            features = {"dense_features": np.empty((count, 0)), **features}
         count = min(left, int(features["dense_features"].shape[0]))
         if not count:
             break

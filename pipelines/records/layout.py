@@ -123,6 +123,12 @@ class Shard:
         """True if its features have bags of several ids."""
         return self.has("lengths")
 
+    def has_soft_labels(self, folder) -> bool:
+        """Return whether its labels are probabilities."""
+        path = self.path(folder, "labels")
+        with open(path, "rb") as file:
+            return b"'<f4'" in file.read(128)
+
     def has(self, part: str) -> bool:
         """Return whether it has a part."""
         return part in self.files

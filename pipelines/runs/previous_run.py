@@ -17,6 +17,7 @@ from pipelines.runs.folder import RunFolder
 from pipelines.runtime import UserError
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 from pipelines.vocabulary.hashing import HashNumbering
+from pipelines.vocabulary.record_ids import RecordIds
 from tf_dlrm.training import warm_start
 
 _SAME = (
@@ -66,6 +67,14 @@ def row_maps(
             f"The runs have different tables: {', '.join(old.schema.tables)} before, "
             f"{', '.join(new.schema.tables)} now."
         )
+    if isinstance(old, RecordIds) or isinstance(new, RecordIds):
+        if old.digest != new.digest:
+            raise UserError(
+                "Records without a vocabulary have ids of their own: a run on them "
+                "starts only from one with the same tables."
+            )
+        sizes = zip(new.schema.tables, new.sizes, strict=True)
+        return {name: np.arange(size) for name, size in sizes}
     if isinstance(old, HashVocabulary) != isinstance(new, HashVocabulary):
         kinds = [
             "hashes" if isinstance(vocabulary, HashVocabulary) else "lists values"

@@ -3,6 +3,7 @@
 import tf_dlrm
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
+from pipelines.vocabulary.record_ids import RecordIds
 from tf_dlrm.callbacks import ResumableTraining
 from tf_dlrm.training import checkpoints
 
@@ -103,7 +104,7 @@ def export(
         model,
         base_dir,
         version,
-        preprocessor=parser,
+        preprocessor=None if isinstance(parser.vocabulary, RecordIds) else parser,
         max_hotness=max_hotness,
         candidate_features=candidate_features,
         table_dtype=table_dtype,

@@ -11,6 +11,7 @@ import tensorflow as tf
 from pipelines.pipeline_errors import shorten
 from pipelines.runtime import UserError
 from pipelines.schema import Schema
+from pipelines.vocabulary.record_ids import RecordIds
 from tf_dlrm.serving import existing_versions
 
 SIGNATURES = ("serving_tsv", "serving_lines")
@@ -112,7 +113,12 @@ def of_keras(model, parser, source: Source) -> Model:
         model: A `DLRM`.
         parser: Its `criteo.Parser`.
         source: The files that they were loaded from.
+
+    Raises:
+        ValueError: If the parser reads no lines, as its ids came with records.
     """
+    if isinstance(parser.vocabulary, RecordIds):
+        parser.vocabulary.refuse()
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string)], autograph=False)
     def score(lines):

@@ -1,4 +1,4 @@
-"""One pass over labelled files: values counted and numbered, numbers learned."""
+"""One pass over labelled rows: values counted and numbered, numbers learned."""
 
 import functools
 from collections.abc import Sequence
@@ -10,8 +10,10 @@ from pipelines.files import expand_paths
 from pipelines.formats.diagnosis import no_rows
 from pipelines.formats.encoding import values_of
 from pipelines.formats.fields import count_codes
-from pipelines.formats.layout import Rows
+from pipelines.formats.frame_rows import NAME, frames_of, read_frame
+from pipelines.formats.layout import Rows, Wanted
 from pipelines.formats.scanning import scan
+from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
 from pipelines.schema import Schema
 from pipelines.vocabulary.counting import Counters
@@ -145,14 +147,26 @@ def build(paths, schema: Schema, min_count, max_size, progress, quarantine) -> A
 
     counts = ValueCounts(schema)
     num_lines = num_good = 0
-    paths = expand_paths(paths)
-    for block in scan(paths, quarantine, schema, make=counts.count):
-        counts.add(block.made)
-        num_lines += block.rows.num_lines
-        num_good += len(block.rows.labels)
+    frames = frames_of(paths)
+    if frames is None:
+        quarantine = Quarantine() if quarantine is None else quarantine
+        paths = expand_paths(paths)
+        blocks = _blocks_of_files(paths, schema, counts, quarantine)
+    elif quarantine is not None:
+        raise UserError(
+            "`quarantine` is for bad rows of files. A bad cell of a data frame is an "
+            "error, since none is left out."
+        )
+    else:
+        blocks = _blocks_of_frames(frames, schema, counts)
+    for rows, made in blocks:
+        counts.add(made)
+        num_lines += rows.num_lines
+        num_good += len(rows.labels)
         if progress is not None:
             progress(num_lines)
-    quarantine.check()
+    if quarantine is not None:
+        quarantine.check()
     if not num_good:
         raise UserError(no_rows(paths, schema))
     learned = counts.learned  # first: it adds the counts of quantiles
@@ -170,3 +184,15 @@ def build(paths, schema: Schema, min_count, max_size, progress, quarantine) -> A
         schema=schema,
         learned=learned,
     )
+
+
+def _blocks_of_files(paths, schema, counts, quarantine):
+    for block in scan(paths, quarantine, schema, make=counts.count):
+        yield block.rows, block.made
+
+
+def _blocks_of_frames(frames, schema, counts):
+    for position, frame in enumerate(frames):
+        name = NAME if len(frames) == 1 else f"frame {position}, counted from 0"
+        for rows in read_frame(frame, schema, Wanted(), name):
+            yield rows, counts.count(rows)

@@ -33,11 +33,11 @@ def write(path: str | os.PathLike, header: dict[str, Any], lines: Iterable[bytes
         file.write(_CHECKSUM + checksum.hexdigest().encode() + b"\n")
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
+def read(path: str | os.PathLike) -> tuple[dict[str, Any], memoryview]:
     """Read a file written by `write`.
 
     Returns:
-        The header and the lines, without their line ends.
+        The header and the lines after it, as they are.
 
     Raises:
         ValueError: If it is something else, of a newer version, truncated or
@@ -55,7 +55,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
             f"{path}: the vocabulary file was cut short or changed: its checksum is "
             "missing or wrong. Copy it again, or build the vocabulary anew."
         )
-    first, *lines = content[: end - 1].split(b"\n")
+    start = content.index(b"\n") + 1
+    first = content[: start - 1]
     try:
         header = json.loads(first[len(_MAGIC) :])
         version = header.pop("format_version")
@@ -67,7 +68,7 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
             f"{path}: the vocabulary file has format version {version}; this version "
             f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."
         )
-    return header, lines
+    return header, memoryview(content)[start:end]
 
 
 def load(path: str | os.PathLike, classes) -> Any:
@@ -75,7 +76,8 @@ def load(path: str | os.PathLike, classes) -> Any:
 
     Args:
         path: The file.
-        classes: Classes with `_kind` and `_from_file(header, lines)`.
+        classes: Classes with `_kind` and `_from_file(header, lines)`, whose lines are
+            one `memoryview`.
 
     Raises:
         ValueError: If it is something else, truncated or damaged.

@@ -170,7 +170,7 @@ class HashVocabulary:
         return checked_file.load(path, (cls,))
 
     @classmethod
-    def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
+    def _from_file(cls, header: dict[str, Any], lines: memoryview):
         del lines
         schema, _ = schema_part.take(header)
         return cls(header["sizes"], schema)
@@ -238,7 +238,7 @@ class SharedHashVocabulary(HashVocabulary):
         return self._digest(f"siphash-2-4 {HASH_KEY:#x} shared {self._sizes[0]}")
 
     @classmethod
-    def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
+    def _from_file(cls, header: dict[str, Any], lines: memoryview):
         del lines
         schema, _ = schema_part.take(header)
         return cls(header["sizes"][0], schema)

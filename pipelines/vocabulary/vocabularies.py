@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from pipelines.files import Paths
 from pipelines.formats.fields import Values
@@ -26,6 +25,8 @@ from pipelines.vocabulary.hashing import (
     SharedHashVocabulary,
 )
 from pipelines.vocabulary.numbering import Numbering
+from pipelines.vocabulary.numbering_file import read_numbering
+from pipelines.vocabulary.record_ids import RecordIds
 from pipelines.vocabulary.schema_part import hash_buckets_of
 
 
@@ -130,14 +131,14 @@ class Vocabulary:
     @classmethod
     def build(
         cls,
-        paths: Paths,
+        paths: Paths | Any,
         min_count: int = 10,
         max_size: int | None = None,
         progress: Callable[[int], None] | None = None,
         quarantine: Quarantine | None = None,
         schema: Schema | None = None,
     ) -> "Vocabulary":
-        """Count the values in labelled files, in one pass.
+        """Count the values in labelled files or data frames, in one pass.
 
         Memory grows with the number of values that get an id (about 20 bytes each),
         not with the numbers of rows and distinct values: counts that outgrow half a
@@ -146,7 +147,8 @@ class Vocabulary:
 
         Args:
             paths: A path, a glob, or a sequence of them; text, plain or compressed,
-                or Parquet.
+                or Parquet. Or a pandas or polars `DataFrame` of raw columns, or a list
+                of them, which counts as the Parquet files written from them.
             min_count: Number of times a value must be seen to have an id, where the
                 schema does not say it.
             max_size: Largest number of ids of a table, 0 included; the rarest
@@ -154,7 +156,8 @@ class Vocabulary:
             progress: Called with the number of lines read so far, every few
                 megabytes.
             quarantine: Where bad rows go. `None`: `Quarantine()`, which fails at
-                more than one in 10,000.
+                more than one in 10,000. Files only: a bad cell of a frame is an
+                error.
             schema: The columns; `None`: `Schema.criteo()`.
 
         Returns:
@@ -162,14 +165,23 @@ class Vocabulary:
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If an argument is out of range, or no row is valid.
+            ValueError: If an argument is out of range, no row is valid, or a cell of a
+                frame is not valid.
             pipelines.quarantine.BadRowsError: If too many rows are bad.
+
+        Example:
+
+        >>> import pandas, pipelines
+        >>> logs = pandas.DataFrame({"click": [0, 1, 0], "item": ["a", "b", "a"]})
+        >>> schema = pipelines.Schema("click", sparse="item")
+        >>> vocabulary = pipelines.Vocabulary.build(logs, schema=schema, min_count=1)
+        >>> vocabulary.values("item"), vocabulary.counts("item")
+        ([b'a', b'b'], [2, 1])
         """
         from pipelines.vocabulary.building import build
 
         check_limits(min_count, max_size)
         schema = Schema.criteo() if schema is None else schema
-        quarantine = Quarantine() if quarantine is None else quarantine
         return build(paths, schema, min_count, max_size, progress, quarantine)
 
     @property
@@ -267,24 +279,22 @@ class Vocabulary:
         return checked_file.load(path, (cls,))
 
     @classmethod
-    def _from_file(cls, header: dict[str, Any], lines: list[bytes]):
+    def _from_file(cls, header: dict[str, Any], lines: memoryview):
         header.pop("kind")
         sizes, (schema, learned) = header.pop("sizes"), schema_part.take(header)
         numberings: list[Any] = []
-        first = 0
+        place = 0
         for number, (table, size) in enumerate(zip(schema.tables, sizes, strict=True)):
             buckets = hash_buckets_of(schema, table)
             if buckets is not None:
                 numberings.append(HashNumbering(buckets, number + 1))
                 continue
-            own = lines[first : first + size - 1]
-            parts = [line.split(b"\t", 2) for line in own]
-            if any(name != table.encode() for name, _, _ in parts):
-                raise UserError("A vocabulary file has the values of another table.")
-            values = pa.array([value for _, _, value in parts], pa.large_binary())
-            counts = np.array([int(count) for _, count, _ in parts], np.int64)
-            numberings.append(Numbering.of_values(values, counts))
-            first += size - 1
+            numbering, place = read_numbering(lines, place, table, size - 1)
+            numberings.append(numbering)
+        if place != len(lines):
+            raise UserError(
+                "A vocabulary file has other numbers of values than it says."
+            )
         return cls.of_numberings(numberings, **header, schema=schema, learned=learned)
 
     def _lines(self) -> Iterable[bytes]:
@@ -317,13 +327,13 @@ class Vocabulary:
         )
 
 
-def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary:
+def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary | RecordIds:
     """Read a vocabulary file of any kind.
 
     Raises:
         ValueError: If it is something else, is truncated or damaged.
     """
-    kinds = (Vocabulary, HashVocabulary, SharedHashVocabulary)
+    kinds = (Vocabulary, HashVocabulary, SharedHashVocabulary, RecordIds)
     return checked_file.load(path, kinds)
 
 

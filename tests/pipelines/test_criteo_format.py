@@ -1,6 +1,9 @@
 import pytest
 
-from pipelines.formats.line_rules import reason, trim
+from pipelines.formats.line_rules import rules, trim
+from pipelines.schema import Schema
+
+reason = rules(Schema.criteo()).reason
 
 GOOD = [b"1", *[b"2"] * 13, *[b"ab"] * 26]
 

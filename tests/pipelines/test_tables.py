@@ -231,7 +231,7 @@ def test_damaged_files_are_one_line(tmp_path):
 
 @pytest.mark.integration
 def test_batches_of_parquet_are_resumed_and_shuffled(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_BATCH_ROWS", 7)
+    monkeypatch.setattr(tables, "BATCH_ROWS", 7)
     path = write(tmp_path / "day.parquet", columns_of(50), row_group_size=20)
     whole = np.concatenate(
         [f["dense_features"] for f, _ in criteo.read(path, PARSER, 8)]
