@@ -108,8 +108,8 @@ def test_the_python_of_the_page(at_place):
     of_line, of_example = names["of_line"].numpy(), names["of_example"].numpy()
     np.testing.assert_allclose(of_line, of_example, rtol=1e-6)
     # Users in NA like item 3: the true probability is 0.6, of others 0.1.
-    assert 0.35 < of_line[0, 0] < 0.85
-    assert 0.35 < names["of_parquet"].numpy()[0, 0] < 0.85
+    for answer in ("of_line", "of_parquet", "of_frame"):
+        assert 0.35 < names[answer].numpy()[0, 0] < 0.85, answer
     assert names["probabilities"].shape == (NUM_ROWS, 1)
 
 
@@ -159,3 +159,19 @@ def test_a_mistake_says_what_the_page_shows(mistake, at_place):
     status, printed = run_command(MISTAKES[mistake].split())
     assert status == 2
     assert shown.removesuffix("...") in printed
+
+
+def test_the_readme_shows_the_commands_of_the_page():
+    readme = (guide.DOCS.parent / "README.md").read_text()
+    (block,) = re.findall(r"```bash\n(tf-dlrm schema .*?)```", readme, re.S)
+    typed = [shlex.split(line) for line in re.split(r" && |\n", block.strip())]
+    page = guide.all_commands(PAGE)
+    # The names of the log's files differ: clicks.csv there, a day of it here.
+    shapes = [
+        [
+            [word for word in command if not word.endswith((".csv", ".gz"))]
+            for command in c
+        ]
+        for c in ([command[1:] for command in typed], page)
+    ]
+    assert shapes[0] == shapes[1]
