@@ -1,4 +1,4 @@
-"""Files to tensors, and the whole job: Criteo data, generators, runs, the command.
+"""Files to tensors, and the whole job: click logs, generators, runs, the command.
 
 Names are imported when first used, so that the command answers at once.
 """

@@ -1,4 +1,4 @@
-"""DataFrames of transformed columns -> batches, and back."""
+"""DataFrames, of raw or of transformed columns -> batches, and back."""
 
 from pipelines.frames.dataset import from_dataframe
 from pipelines.frames.frame import to_dataframe

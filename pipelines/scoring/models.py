@@ -111,7 +111,7 @@ def of_keras(model, parser, source: Source) -> Model:
 
     Args:
         model: A `DLRM`.
-        parser: Its `criteo.Parser`.
+        parser: Its `Parser`.
         source: The files that they were loaded from.
 
     Raises:
