@@ -33,7 +33,7 @@ class Train:
         "keep": "keep_checkpoints",
     }
     common: ClassVar = {
-        "data": ("train", "valid", "vocabulary", "min_count", "hash_buckets"),
+        "data": ("train", "valid", "schema", "vocabulary", "min_count", "hash_buckets"),
         "run": ("out", "run_name", "resume", "warm_start", "devices", "dry_run"),
         "model": (
             "embedding_dim",
@@ -65,7 +65,7 @@ class Train:
     """Labelled files for validation after each epoch."""
     schema: str | None = None
     """JSON file that describes the columns of the files, as `tf-dlrm schema` writes it,
-    or the name of a layout that ships, such as avazu. None: that of --vocabulary or of
+    or the name of a layout that ships, such as avazu. None: that of the vocabulary or of
     prepared records, else Criteo's."""
     progressive: bool = False
     """Take each file of --train for a day: train on it, and evaluate on the next day

@@ -9,7 +9,7 @@ from pipelines import cli
 from pipelines.commands import COMMANDS
 
 TRAIN = """
-train out valid progressive warm-start vocabulary run devices plan resume
+train out valid schema progressive warm-start vocabulary run devices plan resume
 checkpoint-every-steps checkpoint-every-minutes keep-checkpoints dry-run
 embedding-dim bottom-mlp-dims top-mlp-dims interaction dropout
 initial-embedding-limit min-count max-vocabulary-size hash-buckets optimizer
@@ -21,9 +21,10 @@ batch-normalization cross-layers cross-rank shared-table adagrad-epsilon warmup-
 decay-start-step decay-steps reduce-after-epochs
 gradient-norms touched-rows histograms projector-tables projector-rows profile-steps
 """
-# --out is the folder of a run or of records, --output what is made of a model.
+# --out is the folder of a run or of records, or a schema; --output what is made of a
+# model.
 PLACES = {
-    "out": {"prepare", "train", "benchmark", "demo"},
+    "out": {"prepare", "train", "benchmark", "demo", "schema"},
     "output": {"generate", "profile-trace", "evaluate", "report", "predict", "export"},
 }
 

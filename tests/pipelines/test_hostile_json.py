@@ -80,7 +80,7 @@ def test_what_one_function_can_take_and_the_next_cannot(depth, tmp_path):
         ("config", "learning_rate", float("nan"), "`learning_rate` must be a finite"),
         ("config", "bottom_mlp_dims", 5, "`bottom_mlp_dims` must be tuple"),
         ("config", "bottom_mlp_dims", [1, None], "`bottom_mlp_dims` must be tuple"),
-        ("config", "interaction", {}, "`interaction` must be Literal"),
+        ("config", "interaction", {}, "`interaction` must be Optional[Literal"),
         ("config", "patience", "x" * 10_000, "`patience` must be int"),
         ("config", "colour", "red", "There is no option 'colour'"),
         ("data", "train", "a file", "`train` must be list"),
