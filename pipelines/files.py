@@ -12,7 +12,7 @@ from pipelines.runtime import UserError, remote_files
 MAX_LINE_BYTES = 16 << 20
 stamp = remote_files.stamp
 _MAX_OPEN_FILES = 64
-_MAX_EXTRA_BYTES = 1 << 20
+_MAX_EXTRA_BYTES = 2 << 20
 _HIDDEN = ("_", ".")
 _SUCCESS = "_SUCCESS"  # of Hadoop and Spark, beside the parts of a data set
 
@@ -256,18 +256,14 @@ class BlockReader:
         block = self._read_lines(path, offset, content)
         if self._is_whole is None or not block:
             return block
-        limit = len(block) + _MAX_EXTRA_BYTES
-        parts, is_whole = [block], self._is_whole(block)
-        size = len(block)
-        while not is_whole and size < limit:
-            line = content.stream.readline(MAX_LINE_BYTES)
-            if not line:
+        size, num_lines = len(block), 1
+        while not self._is_whole(block) and len(block) < size + _MAX_EXTRA_BYTES:
+            lines = [content.stream.readline(MAX_LINE_BYTES) for _ in range(num_lines)]
+            if not lines[0]:
                 break
-            parts.append(line)
-            size += len(line)
-            # By parity: a line that is not whole itself changes it.
-            is_whole = not self._is_whole(line)
-        return b"".join(parts)
+            block = b"".join([block, *lines])
+            num_lines *= 2
+        return block
 
     def _read_lines(self, path: str, offset: int, content: Content) -> bytes:
         block = content.stream.read(self.block_bytes)

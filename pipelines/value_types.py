@@ -20,6 +20,7 @@ def check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
             hint = getattr(hints[name], "__name__", None)
             if hint is None or typing.get_args(hints[name]):
                 hint = str(hints[name]).replace("typing.", "")
+                hint = hint.replace("collections.abc.Sequence[str]", "a list of texts")
             raise UserError(
                 f"`{name}` must be {hint}. Received: {name}="
                 f"{reprlib.repr(values[name])}"

@@ -190,6 +190,17 @@ class Train:
                     f"{self.vocabulary}: leave one of them out."
                 )
 
+    def _schema(self):
+        """The schema of the files; of a warm start, that of the run before."""
+        from pipelines.log_data import find_records
+        from pipelines.runs.folder import RunFolder
+
+        schema = load_schema(self.schema)
+        is_free = schema is None and not (self.vocabulary or self.resume)
+        if self.warm_start and is_free and find_records(self.train) is None:
+            return RunFolder(self.warm_start).read_schema()
+        return schema
+
     def run(self) -> None:
         """Trains."""
         from pipelines import vocabulary as vocabularies
@@ -250,7 +261,7 @@ class Train:
             resume=self.resume,
             progressive=self.progressive,
             warm_start=self.warm_start,
-            schema=load_schema(self.schema),
+            schema=self._schema(),
             checkpoints={
                 "every_steps": self.checkpoint_every_steps,
                 "every_minutes": self.checkpoint_every_minutes,

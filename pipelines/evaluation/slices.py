@@ -66,6 +66,11 @@ class SlicedEvaluation:
         Raises:
             ValueError: If it does not; it names those that it has.
         """
+        if schema.label.soft and (self.columns or self.group):
+            raise UserError(
+                "Slices and GAUC need labels that are clicks or none; the schema has "
+                "soft labels. Leave `columns` and `group` out."
+            )
         for name in self.columns:
             check_name("columns", name, schema)
         if self.group:

@@ -15,7 +15,7 @@ import pyarrow.types as pat
 
 from pipelines.formats.field_rules import Cells, TextCells
 from pipelines.formats.fields import open_texts
-from pipelines.formats.line_rules import LARGEST, SMALLEST, read_number
+from pipelines.formats.line_rules import LARGEST, NUMBER, SMALLEST, read_number
 
 _MAX_EXACT = {16: 1 << 11, 32: 1 << 24, 64: 1 << 53}  # of floats, by their bits
 _BOOLEANS = {b"True": 1.0, b"False": 0.0}
@@ -94,7 +94,7 @@ class ArrowCells(Cells):
             column = column.cast(pa.float32())
         gaps = column.is_null().to_numpy(zero_copy_only=False)
         numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-        gaps = gaps | np.isnan(numbers)
+        gaps = gaps | np.isnan(numbers) | self._are_marks(missing)
         valid = np.isfinite(numbers)
         if integer:
             valid &= numbers == np.floor(numbers)
@@ -103,6 +103,15 @@ class ArrowCells(Cells):
             numbers = np.where(np.abs(numbers) < SMALLEST, 0.0, numbers)
         valid |= gaps
         return np.where(gaps | ~valid, np.nan, numbers), valid
+
+    def _are_marks(self, missing):
+        """Which numbers have the text of a mark of missing ones, such as -1."""
+        marks = [mark for mark in missing if re.fullmatch(NUMBER.encode(), mark)]
+        if not marks:
+            return np.zeros(len(self._column), bool)
+        texts = self.raw(True).cast(pa.binary())
+        found = pc.is_in(texts, pa.array(marks, pa.binary()))
+        return found.to_numpy(zero_copy_only=False)
 
     def values(self, missing, bags):
         column, bad, rule = self._read(None if bags is None else bags.separator)

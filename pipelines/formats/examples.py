@@ -44,11 +44,18 @@ class Examples:
         self._schema, self._edges, self._fills = schema, edges, fills
         self._keys, self._kinds = _find_kinds(schema)
 
+    def _weights_key(self, name: str) -> str:
+        """The name of the weights beside a bag; no other feature has it."""
+        name = f"{name}_weights"
+        while name in self._keys.values():
+            name += "_"
+        return name
+
     def describe(self) -> dict[str, str]:
         """Return the type of each feature of a message, by its name."""
         types = {self._keys[column]: kind for column, kind in self._kinds.items()}
         for column in self._weighted():
-            types[f"{self._keys[column]}_weights"] = "weights"
+            types[self._weights_key(self._keys[column])] = "weights"
         return {name: _WORDS[kind] for name, kind in types.items()}
 
     def split(self, examples: tf.Tensor) -> Cells:
@@ -67,7 +74,7 @@ class Examples:
             for column, kind in self._kinds.items()
         }
         for column in self._weighted():
-            name = f"{self._keys[column]}_weights"
+            name = self._weights_key(self._keys[column])
             ragged[name] = tf.io.RaggedFeature(tf.float32)
         # A tf.Example is a SequenceExample without lists, on the wire. The parser of
         # these is as fast, and does not put the bytes of a damaged message into its
@@ -129,7 +136,7 @@ class Examples:
                 elif column in weighted:
                     values, weights = _split_weights(cell, weighted[column])
                     feature.bytes_list.value.extend(values)
-                    feature = message.features.feature[f"{name}_weights"]
+                    feature = message.features.feature[self._weights_key(name)]
                     feature.float_list.value.extend(weights)
                 else:
                     separator = self._separator(column)
@@ -158,7 +165,7 @@ class Examples:
         name = self._keys[column]
         values = found[name]
         if kind == "bytes":
-            weights = found.get(f"{name}_weights")
+            weights = found.get(self._weights_key(name))
             if weights is not None:
                 feature = self._weighted()[column]
                 values = _join_weights(name, values, weights, feature)

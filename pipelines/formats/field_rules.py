@@ -329,8 +329,12 @@ class _RowReader:
         if cells.may_be_bad(bags):
             values, valid = cells.values(self._missing, bags)
             self._judge(feature.column, valid, f"{feature.name} {CATEGORY_RULE}")
-            if self._good.all():
-                return lambda kept: values
+            # Features after this one may find further bad rows.
+            return lambda kept: (
+                values
+                if kept is None
+                else cells.pick(kept).values(self._missing, bags)[0]
+            )
         return lambda kept: cells.pick(kept).values(self._missing, bags)[0]
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -18,6 +19,11 @@ from pipelines.schema.checks import Column
 
 _PARTITION = re.compile(r"[/\\]([A-Za-z_][^/\\=]*)=([^/\\]*)(?=[/\\])")
 _MANY = 50
+_ADVICE = (
+    " To use a log of other columns, describe them: `tf-dlrm schema` guesses a schema "
+    "for `schema`."
+)
+_NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 class Rows(NamedTuple):
@@ -128,6 +134,8 @@ class Layout:
     @classmethod
     def _find(cls, schema, path, columns, wanted, may_lack_label=False):
         constants = partitions_of(path)
+        if b"" not in schema.missing and schema.missing:
+            constants = {k: v or schema.missing[0] for k, v in constants.items()}
         positions, found_constants, missing, repeated = {}, {}, [], []
         places: dict[Column, int] = {}
         counts: dict[Column, int] = {}
@@ -151,7 +159,7 @@ class Layout:
         if missing:
             raise UserError(
                 f"{path}: lacks the columns {missing[:_MANY]}. It has "
-                f"{columns[:_MANY]}."
+                f"{columns[:_MANY]}.{_ADVICE if schema == Schema.criteo() else ''}"
             )
         if repeated:
             raise UserError(f"{path}: has several columns named {repeated}.")
@@ -201,4 +209,7 @@ def partitions_of(path: str) -> dict[str, bytes]:
     >>> layout.partitions_of("log/day=2026-01-01/part-0.parquet")
     {'day': b'2026-01-01'}
     """
-    return {name: value.encode() for name, value in _PARTITION.findall(path)}
+    return {
+        name: b"" if value == _NO_PARTITION else urllib.parse.unquote_to_bytes(value)
+        for name, value in _PARTITION.findall(path)
+    }

@@ -15,7 +15,8 @@ import numpy as np
 from pipelines.formats.fields import Text
 from pipelines.schema import Text as TextFormat
 
-MAX_QUOTED_BYTES = 1 << 16
+MAX_QUOTED_BYTES = 1 << 20
+_OPEN = -1
 _QUOTE, _NEW_LINE, _RETURN = ord('"'), ord("\n"), ord("\r")
 
 
@@ -84,9 +85,43 @@ def line_ends(block: bytes, text_format: TextFormat) -> np.ndarray:
     return ends if has_end else np.append(ends, len(block) + 1)
 
 
-def is_closed(block: bytes) -> bool:
-    """Return whether a block ends outside of quotes, if none of them is stray."""
-    return block.count(b'"') % 2 == 0
+def is_closed(block: bytes, text_format: TextFormat) -> bool:
+    """Return whether a block of lines ends outside of quotes."""
+    delimiter = ord(text_format.delimiter)
+    content = np.frombuffer(block, np.uint8)
+    quotes = np.flatnonzero(content == _QUOTE)
+    if not len(quotes):
+        return True
+    ends = _find_ends(content, quotes, delimiter)
+    if _delete_quotes(content, quotes, ends) is not None:
+        return True
+    if len(quotes) % 2:
+        # If all others are in order, the last one opens a field, or it is stray.
+        before = content[quotes[-1] - 1] if quotes[-1] else _NEW_LINE
+        ends = _find_ends(content, quotes[:-1], delimiter)
+        if _delete_quotes(content, quotes[:-1], ends) is not None:
+            return before not in (delimiter, _NEW_LINE)
+    place, separator = 0, bytes([delimiter])
+    while place < len(block):
+        *_, end = _read_line(block, place, separator)
+        if end == _OPEN:
+            return False
+        place = (block.index(b"\n", place) if end is None else end) + 1
+    return True
+
+
+def _find_ends(content, quotes, delimiter):
+    """Ends of fields, by the parity of the quotes before them."""
+    is_inside = _are_inside(content, quotes)
+    is_separator = (content == delimiter) | (content == _NEW_LINE)
+    return np.flatnonzero(is_separator & ~is_inside)
+
+
+def _are_inside(content, quotes):
+    is_inside = np.zeros(len(content), np.uint8)
+    is_inside[quotes] = 1
+    np.cumsum(is_inside, out=is_inside)  # modulo 256, which is even
+    return (is_inside & 1).astype(bool)
 
 
 def _find_quoted(block, delimiter):
@@ -94,10 +129,7 @@ def _find_quoted(block, delimiter):
         block += b"\n"
     content = np.frombuffer(block, np.uint8)
     quotes = np.flatnonzero(content == _QUOTE)
-    is_inside = np.zeros(len(content), np.uint8)
-    is_inside[quotes] = 1
-    np.cumsum(is_inside, out=is_inside)  # modulo 256, which is even
-    is_inside = (is_inside & 1).astype(bool)
+    is_inside = _are_inside(content, quotes)
     is_separator = (content == delimiter) | (content == _NEW_LINE)
     ends = np.flatnonzero(is_separator & ~is_inside)
     deleted = _delete_quotes(content, quotes, ends)
@@ -153,7 +185,9 @@ def _find_one_by_one(block, delimiter):
     place, size = 0, len(block)
     while place < size:
         line_ends, line_deleted, line_inside, end = _read_line(block, place, separator)
-        if end is None:  # a stray quote: the line ends where it would without quotes
+        if (
+            end is None or end == _OPEN
+        ):  # a stray quote: the line ends where it would without quotes
             end = block.index(b"\n", place)
             line_ends, line_deleted, line_inside = [], [], []
             spoiled.append(True)
@@ -176,7 +210,8 @@ def _find_one_by_one(block, delimiter):
 def _read_line(block, place, separator):
     """Ends of the fields but the last, quotes to delete, quoted ranges, line's end.
 
-    The line's end is `None` if a quote is stray or not closed.
+    The line's end is `None` if a quote is stray, `_OPEN` if one is not closed in the
+    block.
     """
     ends, deleted, inside = [], [], []
     start = place
@@ -185,8 +220,8 @@ def _read_line(block, place, separator):
     while True:
         if block.startswith(b'"', start):
             closing = _find_closing(block, start, deleted)
-            if closing is None:
-                return ends, deleted, inside, None
+            if closing is None or closing == _OPEN:
+                return ends, deleted, inside, closing
             inside.append((start, closing))
             after = closing + 1
             if block.startswith(b"\r\n", after):
@@ -212,7 +247,7 @@ def _find_closing(block, start, deleted):
     while True:
         place = block.find(b'"', place, start + MAX_QUOTED_BYTES)
         if place < 0:
-            return None
+            return _OPEN if start + MAX_QUOTED_BYTES > len(block) else None
         deleted.append(place)
         if not block.startswith(b'""', place):
             return place

@@ -1,6 +1,7 @@
 """The one loop over files: text or Parquet -> rows, block by block, on all cores."""
 
 import collections
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -74,7 +75,9 @@ class ChunkReader:
         block_bytes: int = BLOCK_BYTES,
     ):
         self.schema, self.wanted = schema, wanted
-        is_whole = quotes.is_closed if schema.text.quoted else None
+        is_whole = None
+        if schema.text.quoted:
+            is_whole = functools.partial(quotes.is_closed, text_format=schema.text)
         self._lines, self._tables = BlockReader(block_bytes, is_whole), BatchReader()
         self._is_table: dict[str, bool] = {}
         self._layouts: dict[str, Layout] = {}

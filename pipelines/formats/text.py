@@ -15,7 +15,7 @@ from pipelines.formats.layout import Layout, Rows, Wanted
 from pipelines.formats.line_rules import BYTE_ORDER_MARK
 
 _RETURN = ord("\r")
-_UNKNOWN = "the event time must be a number or a time in ISO 8601"
+_UNKNOWN = "a quote is stray, or a quoted field is longer than 1 MiB"
 
 
 def read_block(block: bytes, layout: Layout, wanted: Wanted = Wanted()) -> Rows:  # noqa: B008

@@ -299,6 +299,14 @@ class _Preparation:
                 update(done)
         if not statistics.num_rows[0]:
             raise UserError("No row is left to train on.")
+        shares = (self._options.valid_share, self._options.test_share)
+        for name, share, num_rows in zip(SPLITS[1:], shares, statistics.num_rows[1:]):
+            if self._cuts is not None and share and not num_rows:
+                raise UserError(
+                    f"No row is left for the split {name!r}: rows of one event time "
+                    f"stay together, and the last has more than {share:.1%} of them. "
+                    f"Raise `{name}_share`, or choose split_by='random'."
+                )
         return statistics
 
     def _number(self, statistics):

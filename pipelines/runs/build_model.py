@@ -8,6 +8,8 @@ import tensorflow as tf
 import tf_dlrm
 from pipelines.runs.config import RunConfig
 from pipelines.runs.defaults import complete_rates
+from pipelines.runtime import UserError
+from pipelines.schema import Schema
 from tf_dlrm import layers
 
 _NORMALIZATIONS = {
@@ -61,6 +63,11 @@ def make_model(
         dtype=config.dtype_policy,
     )
     interaction = config.interaction or "dot"
+    if interaction == "dot" and not spec.num_dense and spec.num_sparse == 1:
+        raise UserError(
+            "`interaction='dot'` needs two vectors to multiply, and the schema has one "
+            "category and no numbers: use `interaction=cat`."
+        )
     if interaction == "cross":
         interaction = layers.CrossInteraction(
             config.cross_layers,
@@ -90,7 +97,11 @@ _FEW_ROWS = 50_000
 
 
 def compile_model(
-    model: tf_dlrm.DLRM, config: RunConfig, num_steps: int, first_step: int = 0
+    model: tf_dlrm.DLRM,
+    config: RunConfig,
+    num_steps: int,
+    first_step: int = 0,
+    schema: Schema | None = None,
 ) -> None:
     """Compile a model for its run.
 
@@ -99,7 +110,14 @@ def compile_model(
         config: The run.
         num_steps: Steps of the whole run, for the decay of the learning rate.
         first_step: Number of its first step, from 0; more after a warm start.
+        schema: The columns of its rows: sample weights weigh in metrics, too, and of
+            soft labels there is no accuracy. Default: `Schema.criteo()`.
     """
+    schema = Schema.criteo() if schema is None else schema
+    metrics = tf_dlrm.metrics.click_metrics()
+    if schema.label.soft:
+        metrics = [metric for metric in metrics if metric.name != "accuracy"]
+    kind = "metrics" if schema.weight is None else "weighted_metrics"
     config = complete_rates(config)
     steps = (first_step, num_steps)
     optimizer = _optimizer(config, config.learning_rate, *steps)
@@ -111,7 +129,7 @@ def compile_model(
     model.compile(
         optimizer,
         "binary_crossentropy",
-        metrics=tf_dlrm.metrics.click_metrics(),
+        **{kind: metrics},
         embedding_optimizer=embedding_optimizer,
         jit_compile={"auto": "auto", "on": True, "off": False}[config.jit_compile],
         steps_per_execution=config.steps_per_execution,

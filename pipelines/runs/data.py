@@ -1,6 +1,7 @@
 """The data of a run: click logs as text, or records that `prepare` made from them."""
 
 import abc
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -68,7 +69,10 @@ class TrainingData(abc.ABC):
 
     def complete_config(self) -> None:
         """Choose the options that were left out, by the number of rows; print them."""
-        config = defaults.complete(self.config, self.num_rows)
+        schema, config = self.vocabulary.schema, self.config
+        if config.interaction is None and len(schema.dense) + len(schema.sparse) == 1:
+            config = dataclasses.replace(config, interaction="cat")  # dot has no pairs
+        config = defaults.complete(config, self.num_rows)
         line = defaults.describe(self.config, config, self.num_rows)
         if line:
             print(line, flush=True)

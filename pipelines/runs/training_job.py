@@ -169,7 +169,9 @@ class TrainingJob:
                 self.placement,
                 data.negative_sampling_rate,
             )
-            build_model.compile_model(model, config, data.num_steps, first_step)
+            build_model.compile_model(
+                model, config, data.num_steps, first_step, data.vocabulary.schema
+            )
         plan = getattr(model.embedding, "plan", None)
         if plan is not None:
             print(plan, flush=True)

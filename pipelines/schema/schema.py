@@ -99,6 +99,17 @@ class Schema:
         self._check_positions()
 
     def _check_positions(self) -> None:
+        text = self.text
+        for feature in self.sparse:
+            for parameter in ("separator", "weight_separator"):
+                separator = getattr(feature, parameter)
+                if separator is not None and text.delimiter in separator:
+                    if not text.quoted:
+                        refuse(
+                            feature.name,
+                            f"has the format's delimiter as its `{parameter}`",
+                            repr(separator),
+                        )
         for column in self.columns:
             if isinstance(column, int) and isinstance(self.format, Parquet):
                 refuse("format", f"is Parquet, whose column {column} needs a name")
@@ -243,6 +254,8 @@ class Schema:
         if isinstance(path, str) and path in layouts.NAMES:
             return layouts.get(path)
         path = os.fspath(path)
+        if os.path.isdir(path):
+            raise UserError(f"{path!r} is a folder: name a schema's JSON file.")
         if not os.path.exists(path):
             names = ", ".join(layouts.NAMES)
             raise FileNotFoundError(

@@ -108,8 +108,8 @@ class HashVocabulary:
         if self.schema.is_learned:
             raise UserError(
                 "Hashing makes no pass over the data, in which the schema's means or "
-                "quantiles could be learned. Give its features `hash_buckets` and use "
-                "`Vocabulary.build`, or choose other transforms."
+                "quantiles could be learned. Choose other transforms, or give each "
+                "sparse feature its own hash_buckets in the schema instead."
             )
         self._sizes = sizes
 

@@ -54,7 +54,7 @@ def random_schema(seed):
     )
     kinds = [
         Text(**maybe(delimiter="\x01", missing=("", "NULL", "\\N"), quoted=True)),
-        Text(delimiter="|", header=False, columns=names),
+        Text(delimiter="\t", header=False, columns=names),
         Parquet(**maybe(missing=("", "?"))),
     ]
     return Schema(label, dense, sparse, format=kinds[rng.integers(3)], **others)
