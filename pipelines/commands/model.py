@@ -65,8 +65,8 @@ class Train:
     """Labelled files for validation after each epoch."""
     schema: str | None = None
     """JSON file that describes the columns of the files, as `tf-dlrm schema` writes it,
-    or the name of a layout that ships, such as avazu. None: that of the vocabulary or of
-    prepared records, else Criteo's."""
+    or the name of a layout that ships, such as avazu. None: that of the vocabulary or
+    of prepared records, else Criteo's."""
     progressive: bool = False
     """Take each file of --train for a day: train on it, and evaluate on the next day
     before it is trained on."""

@@ -32,8 +32,8 @@ class Prepare:
     """vocabulary.tsv of an earlier run to use; None: build one of the training rows."""
     schema: str | None = None
     """JSON file that describes the columns of the files, as `tf-dlrm schema` writes it,
-    or the name of a layout that ships, such as avazu. None: that of the vocabulary, else
-    Criteo's."""
+    or the name of a layout that ships, such as avazu. None: that of the vocabulary,
+    else Criteo's."""
     dry_run: bool = False
     """Only print what would happen."""
     options: tyro.conf.OmitArgPrefixes[Options] = dataclasses.field(

@@ -117,19 +117,19 @@ class TextCells(Cells):
         starts: `(n,)` positions of the first bytes.
         lengths: `(n,)` numbers of bytes.
         may_hold: Function of a separator that is false if no cell holds one.
-        is_inside: bool, of each byte of the text, whether quotes were around it;
-            `None`: of no byte. Line ends inside of them are in cells.
+        inner_ends: Rising places of line ends that are in cells, not between lines;
+            `None`: there are none.
     """
 
-    def __init__(self, text: Text, starts, lengths, may_hold=None, is_inside=None):
+    def __init__(self, text: Text, starts, lengths, may_hold=None, inner_ends=None):
         self._text, self._starts, self._lengths = text, starts, lengths
-        self._may_hold, self._is_inside = may_hold, is_inside
+        self._may_hold, self._inner_ends = may_hold, inner_ends
 
     def pick(self, kept):
         if kept is None:
             return self
         starts, lengths = self._starts[kept], self._lengths[kept]
-        return TextCells(self._text, starts, lengths, self._may_hold, self._is_inside)
+        return TextCells(self._text, starts, lengths, self._may_hold, self._inner_ends)
 
     def numbers(self, missing, integer=False):
         fields = self._text, self._starts, self._lengths
@@ -158,7 +158,7 @@ class TextCells(Cells):
         return take_binary(self._text, self._starts, self._lengths)
 
     def may_be_bad(self, bags):
-        return self._is_inside is not None or super().may_be_bad(bags)
+        return self._inner_ends is not None or super().may_be_bad(bags)
 
     def is_one_of(self, texts):
         return is_one_of(self._text, self._starts, self._lengths, texts)
@@ -174,15 +174,10 @@ class TextCells(Cells):
         return self._may_hold(separator)
 
     def _hold_line_end(self):
-        none = np.zeros(len(self._starts), bool)
-        if self._is_inside is None:
-            return none
-        content = self._text.bytes
-        is_end = ((content == ord("\n")) | (content == ord("\r"))) & self._is_inside
-        if not is_end.any():
-            return none
-        before = np.concatenate([[0], np.cumsum(is_end)])
-        return before[self._starts + self._lengths] > before[self._starts]
+        if self._inner_ends is None:
+            return np.zeros(len(self._starts), bool)
+        first = np.searchsorted(self._inner_ends, self._starts)
+        return np.searchsorted(self._inner_ends, self._starts + self._lengths) > first
 
 
 class Block(abc.ABC):

@@ -27,8 +27,8 @@ class Structure(NamedTuple):
         ends: int64 `(S,)`, rising: the places in `text.raw` where fields end.
         is_end: bool `(S,)`, which of them end a line.
         spoiled: bool, of each line, whether a quote in it is stray; `None`: none is.
-        is_inside: bool, of each byte of `text.raw`, whether it was inside of quotes;
-            `None`: none was.
+        inner_ends: int64, rising: the places in `text.raw` of line ends, feeds and
+            returns, that were inside of quotes; `None`: there are none.
         block: The block as it was.
         starts: int64, where each line starts in `block`; `None` if as in `text`.
     """
@@ -37,7 +37,7 @@ class Structure(NamedTuple):
     ends: np.ndarray
     is_end: np.ndarray
     spoiled: np.ndarray | None = None
-    is_inside: np.ndarray | None = None
+    inner_ends: np.ndarray | None = None
     block: bytes = b""
     starts: np.ndarray | None = None
 
@@ -107,7 +107,7 @@ def _find_quoted(block, delimiter):
 
 
 def _delete_quotes(content, quotes, ends):
-    """Places of the quotes that are not content; `None` if a quote is stray."""
+    """Return which bytes are no content; `None` if a quote is stray."""
     if len(quotes) % 2:
         return None
     opening, closing = quotes[::2], quotes[1::2]
@@ -125,20 +125,25 @@ def _delete_quotes(content, quotes, ends):
     stops |= (before == _RETURN) & is_end[at] & (content[at] == _NEW_LINE)
     if not (starts | after_doubled).all() or not (stops | before_doubled).all():
         return None
-    return np.sort(np.concatenate([opening[~after_doubled], closing]))
+    is_deleted = np.zeros(len(content), bool)
+    is_deleted[opening[~after_doubled]] = True
+    is_deleted[closing] = True
+    return is_deleted
 
 
-def _strip(block, content, ends, deleted, is_inside, spoiled):
-    is_kept = np.ones(len(content), bool)
-    is_kept[deleted] = False
-    text = Text(content[is_kept].tobytes())
-    shift = np.cumsum(~is_kept)
+def _strip(block, content, ends, is_deleted, is_inside, spoiled):
+    kept = np.flatnonzero(~is_deleted)
+    text = Text(content[kept].tobytes())
     is_end = content[ends] == _NEW_LINE
-    inside = np.zeros(len(text.raw), bool)
-    inside[text.first : text.first + int(is_kept.sum())] = is_inside[is_kept]
     starts = np.concatenate([[0], ends[is_end] + 1])
-    places = ends - shift[ends] + text.first
-    return Structure(text, places, is_end, spoiled, inside, block, starts)
+    places = np.searchsorted(kept, ends) + text.first
+    inner_ends = None
+    if is_inside is not None:
+        is_line_end = (content == _NEW_LINE) | (content == _RETURN)
+        inner = np.flatnonzero(is_line_end & is_inside)
+        if len(inner):
+            inner_ends = np.searchsorted(kept, inner) + text.first
+    return Structure(text, places, is_end, spoiled, inner_ends, block, starts)
 
 
 def _find_one_by_one(block, delimiter):
@@ -162,9 +167,10 @@ def _find_one_by_one(block, delimiter):
     is_inside = np.zeros(size, bool)
     for first, last in inside:
         is_inside[first:last] = True
-    deleted = np.array(deleted, np.int64)
+    is_deleted = np.zeros(size, bool)
+    is_deleted[deleted] = True
     ends, spoiled = np.array(ends, np.int64), np.array(spoiled, bool)
-    return _strip(block, content, ends, deleted, is_inside, spoiled)
+    return _strip(block, content, ends, is_deleted, is_inside, spoiled)
 
 
 def _read_line(block, place, separator):

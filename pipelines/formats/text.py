@@ -154,7 +154,7 @@ class Lines(Block):
             starts,
             lengths,
             lambda separator: self._may_hold(place, separator),
-            self._structure.is_inside,
+            self._structure.inner_ends,
         )
 
     def note(self, column, valid, rule):
@@ -221,8 +221,8 @@ class Lines(Block):
             return
         returns = np.flatnonzero(text.bytes[text.first : text.end] == _RETURN)
         returns = returns + text.first
-        if self._structure.is_inside is not None:
-            returns = returns[~self._structure.is_inside[returns]]
+        if self._structure.inner_ends is not None:
+            returns = np.setdiff1d(returns, self._structure.inner_ends)
         line_ends = _pick(self._all_line_ends, self.line_of_candidates)
         is_last = text.bytes[line_ends - 1] == _RETURN
         last = self._layout.num_columns - 1
