@@ -17,7 +17,7 @@ from pipelines.whole_files import write_text
 
 
 def run(out, num_rows: int = 1_000_000, seed: int = 0) -> dict:
-    """Generates, prepares, trains, evaluates, exports, predicts; says where all is.
+    """Generates, trains, evaluates, exports, predicts; says where all is.
 
     Args:
         out: Folder for everything.
@@ -45,7 +45,7 @@ def _run(out, num_rows, seed):
     print("1. Data: click logs in Criteo's format, with planted click probabilities")
     reports = _generate(out / "data", num_rows, seed)
     paths = {name: report.path for name, report in reports.items()}
-    print("\n2. Prepare and train")
+    print("\n2. Train")
     config = runs.get(None)  # for a million rows that of the named run `demo`
     folder, results = runs.train(config, paths["train"], paths["valid"], out / "run")
     print(saving.describe(results))

@@ -24,7 +24,7 @@ class Demo:
         return [
             f"generate {self.rows:,} rows to train on, and as many as a tenth to "
             f"validate and to test, in {self.out}/data",
-            f"prepare, train, evaluate in {self.out}/run",
+            f"train, evaluate in {self.out}/run",
             f"export to {self.out}/saved_model and predict one line",
         ]
 
