@@ -122,8 +122,10 @@ class DLRM(RowSparseModel):
         # tf.train.Checkpoint does not see into Keras' dicts.
         self._checkpointed = tf.Module()
         self._checkpointed.feature_mlps = dict(self.feature_mlps)
+        has_dense = spec.num_dense > 0
+        num_vectors = has_dense + spec.num_sparse
         self.interaction = make_interaction(
-            interaction, self_interaction, spec.num_dense > 0, policy
+            interaction, self_interaction, has_dense, num_vectors, policy
         )
         self.top_mlp = make_top_mlp(top_mlp_dims, policy)
         # Not a layer that Keras tracks: its parts are the model's own layers, and lie

@@ -8,7 +8,6 @@ import tensorflow as tf
 import tf_dlrm
 from pipelines.runs.config import RunConfig
 from pipelines.runs.defaults import complete_rates
-from pipelines.runtime import UserError
 from pipelines.schema import Schema
 from tf_dlrm import layers
 
@@ -63,11 +62,6 @@ def make_model(
         dtype=config.dtype_policy,
     )
     interaction = config.interaction or "dot"
-    if interaction == "dot" and not spec.num_dense and spec.num_sparse == 1:
-        raise UserError(
-            "`interaction='dot'` needs two vectors to multiply, and the schema has one "
-            "category and no numbers: use `interaction=cat`."
-        )
     if interaction == "cross":
         interaction = layers.CrossInteraction(
             config.cross_layers,

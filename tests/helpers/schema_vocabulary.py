@@ -5,6 +5,7 @@ import types
 
 from helpers import criteo_oracle, row_lines
 from pipelines.vocabulary.hashing import HashNumbering
+from pipelines.vocabulary.lookups import Lookup
 from pipelines.vocabulary.numbering import Numbering
 
 VALUES = [b"a", b"b", b"c", b",", b",,", b"=2", b"0", b"7", b"=-1", b"\xff\xfe", b'"']
@@ -37,7 +38,9 @@ def make_vocabulary(schema, hashed=()):
         numbering = numberings[table_of[position]]
         return numbering.values() if isinstance(numbering, Numbering) else []
 
-    return types.SimpleNamespace(
+    vocabulary = types.SimpleNamespace(
         schema=schema, learned=row_lines.LEARNED, numberings=numberings, sizes=sizes,
         is_shared=False, find_value=find, values=values,
     )  # fmt: skip
+    vocabulary.make_lookup = functools.partial(Lookup, vocabulary)
+    return vocabulary

@@ -149,13 +149,14 @@ def make_interaction(
     interaction: str | keras.layers.Layer,
     self_interaction: bool,
     has_dense: bool,
+    num_vectors: int,
     policy: keras.DTypePolicy,
 ) -> keras.layers.Layer:
     """Return the interaction layer of a name, or the one that was given.
 
     Raises:
         ValueError: If there is no interaction of that name, or it is not `"dot"` and
-            `self_interaction` is set.
+            `self_interaction` is set, or it is and has a single vector.
     """
     if isinstance(interaction, keras.layers.Layer):
         return interaction
@@ -165,6 +166,11 @@ def make_interaction(
             f"interaction={interaction!r}"
         )
     if interaction == "dot":
+        if num_vectors == 1 and not self_interaction:
+            raise UserError(
+                "interaction='dot' multiplies pairs of vectors, and the spec has one "
+                "sparse feature and no dense ones: use interaction='cat'."
+            )
         return DotInteraction(
             self_interaction, append_first=has_dense, name="interaction", dtype=policy
         )
