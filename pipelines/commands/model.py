@@ -151,13 +151,16 @@ class Train:
 
     def _check(self):
         """Options that would be ignored are mistakes."""
-        load_schema(self.schema)
         from pipelines.log_data import find_records
         from pipelines.records import Manifest
         from pipelines.runs import get
         from pipelines.runs.data import check_sampled_once
 
         records = find_records(self.train)
+        schema = load_schema(self.schema)
+        if not (self.vocabulary or self.resume or self.warm_start or records):
+            # Otherwise the tables are those of a vocabulary, checked with the data.
+            self.watching.check_tables(schema or load_schema("criteo"))
         if records is not None:
             check_sampled_once(self.config, records, Manifest.load(records))
         if self.devices < 1:

@@ -153,6 +153,7 @@ class TrainingJob:
 
     def _open_data(self, run: NewRun, start) -> TrainingData:
         data = self.inputs.open(self.folder, run)
+        self.watching.check_tables(data.vocabulary.schema)
         data.complete_config()
         run.check_start(start, data.vocabulary)
         return data
