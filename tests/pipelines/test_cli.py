@@ -230,7 +230,7 @@ def test_train_and_evaluate_on_records(data, tmp_path, capsys):
         assert again[name] == pytest.approx(evaluated[name], rel=1e-6)
     command = ["train", "--train", prepared, "--out", tmp_path / "other"]
     assert cli.main([*map(str, command), "--valid", str(data / "train.tsv")]) == 2
-    assert "leave --valid and --vocabulary out" in capsys.readouterr().err
+    assert "leave --valid, --vocabulary and --schema out" in capsys.readouterr().err
 
 
 def test_a_model_of_expanded_rows_expands_what_it_scores(data, tmp_path, capsys):
