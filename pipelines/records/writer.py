@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import pathlib
 from collections.abc import Mapping
@@ -348,11 +349,9 @@ class _NpyFile:
             os.unlink(self._temporary)
 
     def _header(self):
-        """Version 1.0 of NumPy's format, always 128 bytes long."""
+        """Version 1.0 of NumPy's format, as long for any number of rows."""
+        header = io.BytesIO()
         shape = (self._num_rows, *self._row_shape)
-        text = (
-            f"{{'descr': '{self._dtype.str}', 'fortran_order': False, "
-            f"'shape': {shape}, }}"
-        )
-        text = text.ljust(128 - 10 - 1).encode() + b"\n"
-        return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+        content = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(header, content)
+        return header.getvalue()
