@@ -100,6 +100,8 @@ def _why_left_out(facts: ColumnFacts, is_group: bool) -> str:
         return "numbers beyond float32"
     if facts.is_number:
         return ""
+    if facts.share_with(r"[\r\n]") > 0.02:
+        return "values with line breaks, which no category may hold"
     if facts.share_with(r"^[\[{].*[\]}]$") > 0.9:
         return "values in brackets: write them as a|b"
     words = facts.share_with(

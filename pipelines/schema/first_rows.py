@@ -18,6 +18,7 @@ from pipelines.compression import read_start
 from pipelines.files import BlockReader
 from pipelines.runtime import UserError
 from pipelines.schema.columns import Parquet, Text
+from pipelines.schema.name_hints import label_rank
 
 _MAX_BYTES = 32 << 20
 _LOOK_BYTES, _LOOK_LINES = 1 << 18, 500
@@ -284,6 +285,10 @@ def _is_header(columns: Sequence[pa.Array]) -> bool:
         return len(names) == len(first)  # `_names` tells which one repeats
     if sum(not cell for cell in first) > 1:
         return False
+    names = [cell.strip().decode("utf-8", "replace") for cell in first]
+    is_named = any(len(name) > 2 and label_rank(name) is not None for name in names)
+    if is_named and not any(_NUMBER.fullmatch(cell) for cell in first):
+        return True  # a column has the name of a label
     marks = {mark.encode() for mark in MISSING_MARKS} | {b""}
     num_names = sum(bool(_IDENTIFIER.fullmatch(cell)) for cell in first)
     evidence = num_texts = 0

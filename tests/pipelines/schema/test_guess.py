@@ -399,3 +399,17 @@ def test_bytes_that_are_not_utf8(tmp_path):
     guess = guesses.guess(save(tmp_path, b"\n".join([b"click,price,shop", *rows])))
     assert guess.schema.sparse_features == ("shop",)
     assert "caf\\xe9" in guess.table()
+
+
+@pytest.mark.parametrize("text", [
+    "click,device,country,price\n" + "1,mobile,DE,3.5\n0,device,FR,1.25\n" * 60,
+    ",click,country,price\n" + "7,1,DE,3.5\n8,0,FR,1.25\n" * 60,
+    "click, country, price\n" + "1, DE, 3.5\n0, FR, 1.25\n" * 60,
+], ids=["a name that is a value, too", "an index", "blanks"])  # fmt: skip
+def test_headers_that_name_a_label(tmp_path, text):
+    assert guesses.guess(save(tmp_path, text)).schema.label.column == "click"
+
+
+def test_values_with_line_breaks_are_left_out(tmp_path):
+    text = "click,title,c\n" + '1,"a\nb",x\n0,"c\nd",y\n' * 60
+    assert guesses.guess(save(tmp_path, text)).schema.sparse_features == ("c",)
