@@ -105,7 +105,7 @@ class ArrowCells(Cells):
         return np.where(gaps | ~valid, np.nan, numbers), valid
 
     def _are_marks(self, missing):
-        """Which numbers have the text of a mark of missing ones, such as -1."""
+        """Tell which numbers have the text of a missing one, such as -1."""
         marks = [mark for mark in missing if re.fullmatch(NUMBER.encode(), mark)]
         if not marks:
             return np.zeros(len(self._column), bool)

@@ -48,12 +48,12 @@ class Model(NamedTuple):
             probabilities. Several threads may call it. A line that is not a valid
             row raises `tf.errors.InvalidArgumentError`.
         source: Its files.
-        schema: The columns of the lines.
+        schema: The columns of the lines; default: Criteo's.
     """
 
     score: Callable[[tf.Tensor], np.ndarray]
     source: Source
-    schema: Schema
+    schema: Schema = Schema.criteo()
 
 
 def find(path: str | os.PathLike) -> Source:

@@ -15,6 +15,7 @@ import pytest
 
 from pipelines import scoring
 from pipelines.files import stamp
+from pipelines.schema import Schema
 from pipelines.scoring import batches, unfinished
 
 pytestmark = pytest.mark.integration
@@ -219,26 +220,27 @@ def test_batches_are_the_same_wherever_reading_begins(tmp_path, monkeypatch, suf
     seen = None
     for block_bytes in (40, 1000, 1 << 20):
         monkeypatch.setattr(batches, "_BLOCK_BYTES", block_bytes)
-        found = list(batches.read_batches(paths, stamps, 11))
+        reader = batches.make_reader(Schema.criteo())
+        found = list(batches.read_batches(reader, paths, stamps, 11))
         kept = [batch[:5] for batch in found]
         assert seen is None or kept == seen
         seen = kept
         for i in range(0, len(found), 3):
-            rest = batches.read_batches(paths, stamps, 11, found[i].end)
+            rest = batches.read_batches(reader, paths, stamps, 11, found[i].end)
             assert [batch[:5] for batch in rest] == kept[i + 1 :]
         stored = [batch.stored_bytes for batch in found]
         assert stored[-1] == sum(size for size, *_ in stamps) == max(stored)
     for path, content in zip(paths, contents):
         own = [batch for batch in found if batch.path == path]
-        assert b"".join(batch.text for batch in own) == content
-        lines_read = [line for b in own for line in b.text.splitlines()]
+        assert b"".join(batch.content for batch in own) == content
+        lines_read = [line for b in own for line in b.content.splitlines()]
         assert lines_read == content.splitlines()
         first = 0
         for batch in own:
             assert batch.first_line == first
-            assert batch.num_lines == len(batch.text.splitlines()) <= 11
+            assert batch.num_lines == len(batch.content.splitlines()) <= 11
             # A line may take it past the limit, but only the last one.
-            *others, _ = batch.text.splitlines(keepends=True)
+            *others, _ = batch.content.splitlines(keepends=True)
             assert sum(map(len, others)) < 300
             first += batch.num_lines
 
