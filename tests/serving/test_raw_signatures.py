@@ -22,7 +22,7 @@ SCHEMAS = {
         "y", [Dense("x", "log1p")], ["c", Sparse("d", separator="|")], format=Parquet()
     ),
 }
-LINES = {"criteo": {"serving_tsv"}, "parquet": set()}
+LINES = {"criteo": {"serving_tsv"}}
 
 
 @pytest.fixture(
