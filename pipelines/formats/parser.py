@@ -62,7 +62,7 @@ class Parser(tf.Module):
 
     >>> import pipelines.criteo, pipelines.vocabulary
     >>> parser = pipelines.criteo.Parser(pipelines.vocabulary.HashVocabulary(1000))
-    >>> line = "\t".join(["1", "3"] + [""] * 12 + ["68fd1e64"] + [""] * 25)
+    >>> line = "\t".join(["1", "3"] + [""] * 12 + ["0c1e8f72"] + [""] * 25)
     >>> features, label = parser([line])
     >>> features["sparse_features"].shape, float(label[0])
     (TensorShape([1, 26, None]), 1.0)
@@ -311,7 +311,7 @@ class Parser(tf.Module):
 
         >>> import os, tempfile
         >>> import pipelines.criteo, pipelines.vocabulary, tensorflow as tf
-        >>> values = [[b"68fd1e64"]] * 26
+        >>> values = [[b"0c1e8f72"]] * 26
         >>> vocabulary = pipelines.vocabulary.Vocabulary(values)
         >>> module = tf.Module()
         >>> module.parser = pipelines.criteo.Parser(vocabulary).for_serving()

@@ -90,7 +90,7 @@ def read(
     >>> path = os.path.join(tempfile.mkdtemp(), "day_0")
     >>> with open(path, "w") as file:
     ...     for _ in range(5):
-    ...         _ = file.write("1" + "\\t7" * 13 + "\\t68fd1e64" * 26 + "\\n")
+    ...         _ = file.write("1" + "\\t7" * 13 + "\\t0c1e8f72" * 26 + "\\n")
     >>> parser = pipelines.criteo.Parser(pipelines.vocabulary.HashVocabulary(1000))
     >>> train = pipelines.criteo.read(path, parser, batch_size=4)
     >>> [label.shape[0] for features, label in train]

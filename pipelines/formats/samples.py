@@ -8,7 +8,7 @@ import numpy as np
 from pipelines.formats.line_rules import LineRules
 from pipelines.schema.checks import Column
 
-_UNKNOWN = (b"never seen", b"68fd1e64")
+_UNKNOWN = (b"never seen", b"0c1e8f72")
 
 
 def sample_lines(

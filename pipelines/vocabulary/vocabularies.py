@@ -55,10 +55,10 @@ class Vocabulary:
     Example:
 
     >>> import pipelines.vocabulary
-    >>> values = [[b"68fd1e64", b"05db9164"]] + [[]] * 25
+    >>> values = [[b"0c1e8f72", b"93ab5d10"]] + [[]] * 25
     >>> vocabulary = pipelines.vocabulary.Vocabulary(values)
     >>> vocabulary.sizes[:2], vocabulary.values("C1")
-    ([3, 1], [b'68fd1e64', b'05db9164'])
+    ([3, 1], [b'0c1e8f72', b'93ab5d10'])
     """
 
     is_shared = False  # a table of its own is how the schema has it

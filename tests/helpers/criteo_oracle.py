@@ -143,7 +143,7 @@ _HOSTILE = [
     b"\x00", b"a\x00b", b"\x00\x00", b"\xff\xfe", b"\xc3", b"\xed\xa0\x80",
     b"\xef\xbb\xbf", "\u00e9".encode(), "\U0001f600,b".encode(), b"\r", b"\n", b"a\rb",
     b"a\nb", b"\t", b"\x0b\x0c\x1c\x85", b"\xe2\x80\xa8", b"x" * 3000, b"#", b"\\N",
-    b"\\t", b"2", b"0", b"1", b"68fd1e64", b"\x7f", b"-" * 20, b"1" * 5000, b"\xff,a",
+    b"\\t", b"2", b"0", b"1", b"0c1e8f72", b"\x7f", b"-" * 20, b"1" * 5000, b"\xff,a",
 ]  # fmt: skip
 
 

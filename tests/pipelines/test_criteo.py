@@ -11,7 +11,7 @@ from pipelines import criteo
 from pipelines.vocabulary import HashVocabulary, Vocabulary
 
 HASHED = HashVocabulary([1000 + i for i in range(26)])
-GOOD = b"1\t" + b"\t".join([b"5"] * 13 + [b"68fd1e64"] * 26)
+GOOD = b"1\t" + b"\t".join([b"5"] * 13 + [b"0c1e8f72"] * 26)
 
 
 @pytest.fixture(scope="module")

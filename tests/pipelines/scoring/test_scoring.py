@@ -72,7 +72,7 @@ def test_every_digit_of_a_probability_is_written(exported, lines, tmp_path):
 
 def test_odd_rows_are_scored_and_bad_rows_line_up(trained, exported, lines, tmp_path):
     unlabelled = lines[1].split(b"\t", 1)[1]
-    bag = lines[2][: lines[2].rfind(b"\t")] + b"\t68fd1e64,a,b"
+    bag = lines[2][: lines[2].rfind(b"\t")] + b"\t0c1e8f72,a,b"
     mixed = [
         b"\xef\xbb\xbf" + lines[0],  # a byte-order mark
         b"",

@@ -104,7 +104,7 @@ def test_merging_adds(ids):
 def texts(num_rows):
     """Fields of 26 columns with empty, short, long and many values."""
     rng = np.random.default_rng(7)
-    pool = ["", "a", "b", "05db9164", "longer than eight", "another long one", "a,b"]
+    pool = ["", "a", "b", "93ab5d10", "longer than eight", "another long one", "a,b"]
     pool += ["b,longer than eight,a", *[f"{i:08x}" for i in range(300)]]
     columns = []
     for _ in range(26):
