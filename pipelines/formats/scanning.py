@@ -1,11 +1,8 @@
 """The one loop over files: text or Parquet -> rows, block by block, on all cores."""
 
-import collections
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -16,6 +13,7 @@ from pipelines.formats.layout import Layout, Rows, Wanted
 from pipelines.formats.line_rules import trim
 from pipelines.formats.tables import BatchReader, find_layout, is_parquet, read_batch
 from pipelines.formats.text import read_block
+from pipelines.ordered_pool import map_in_order
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
 from pipelines.schema import Schema
@@ -212,27 +210,18 @@ def scan(
         ValueError: If a file is damaged, lacks a column, or changes while it is read.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
-    num_workers = os.cpu_count() or 1
-    waiting = collections.deque()
     reader = ChunkReader(schema, wanted, BLOCK_BYTES)
     quarantine.schema = schema
-    with ThreadPoolExecutor(num_workers, "scan") as executor:
-        try:
-            for file, line, offset, content in _blocks(paths, reader, start):
-                job = executor.submit(_read, reader, paths[file], content, make)
-                waiting.append((file, line, offset, job))
-                if len(waiting) > num_workers:
-                    yield _finish(paths, quarantine, *waiting.popleft())
-            while waiting:
-                yield _finish(paths, quarantine, *waiting.popleft())
-        finally:
-            for *_, job in waiting:
-                job.cancel()
 
+    def work(file, line, offset, content):
+        rows = reader.take_apart(paths[file], content)
+        return Block(file, line, offset, rows, make(rows))
 
-def _read(reader, path, content, make):
-    rows = reader.take_apart(path, content)
-    return rows, make(rows)
+    for block in map_in_order(work, _blocks(paths, reader, start), "scan"):
+        line, rows = block.first_line, block.rows
+        bad = [(line + position, text, why) for position, text, why in rows.bad]
+        quarantine.record(paths[block.file], line, rows.num_lines, bad)
+        yield block
 
 
 def _blocks(paths, reader, start):
@@ -246,10 +235,3 @@ def _blocks(paths, reader, start):
         if stamp(paths[file]) != before:
             raise UserError(changed(paths[file]))
         place = line = 0
-
-
-def _finish(paths, quarantine, file, line, offset, job):
-    rows, made = job.result()
-    bad = [(line + position, text, why) for position, text, why in rows.bad]
-    quarantine.record(paths[file], line, rows.num_lines, bad)
-    return Block(file, line, offset, rows, made)

@@ -4,15 +4,14 @@ import collections
 import dataclasses
 import functools
 import json
-import os
 import pathlib
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 
 from pipelines.files import stamp
 from pipelines.formats.diagnosis import no_rows
 from pipelines.formats.layout import Wanted
 from pipelines.formats.scanning import scan
+from pipelines.ordered_pool import map_in_order
 from pipelines.prepare import column_report
 from pipelines.prepare import segments as working
 from pipelines.prepare.input_files import Inputs
@@ -240,7 +239,7 @@ class _Preparation:
         return start
 
     def _blocks(self, make):
-        """Yield what `make(content, splits)` gave, of each block in order."""
+        """Return what `make(content, splits)` gives, of each block in order."""
         num_divided = sum(
             place.num_rows
             for place in self._segments.places
@@ -259,18 +258,15 @@ class _Preparation:
             )
             return place, make(content, splits)
 
-        num_workers = os.cpu_count() or 1
-        next_row, waiting = collections.Counter(), collections.deque()
-        with ThreadPoolExecutor(num_workers, "prepare") as executor:
-            for place, packed in self._segments.read():
-                kind = self._splits.is_divided(place.file)
-                first_row = next_row[kind]
-                waiting.append(executor.submit(work, place, first_row, packed))
-                next_row[kind] += place.num_rows
-                if len(waiting) > num_workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        return map_in_order(work, self._numbered(), "prepare")
+
+    def _numbered(self):
+        """Yield each block with the number of its first row, as `Splits` counts."""
+        next_row = collections.Counter()
+        for place, packed in self._segments.read():
+            is_divided = self._splits.is_divided(place.file)
+            yield place, next_row[is_divided], packed
+            next_row[is_divided] += place.num_rows
 
     # Counts to ids
 

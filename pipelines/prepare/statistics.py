@@ -114,7 +114,7 @@ def _describe(counter, is_integer):
     # The smallest number that at least this share of the values does not exceed.
     found = quantiles(counter, QUANTILES)
     if is_integer:
-        found = [int(number) for number in found]
+        found = [int(x) if abs(x) < 2.0**63 else x for x in found]
     return {
         "num_values": total,
         "num_distinct": num_distinct,

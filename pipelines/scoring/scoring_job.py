@@ -1,8 +1,6 @@
 """`score_files`: reading, scoring and writing, each while the others are at work."""
 
-import collections
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +10,7 @@ import tensorflow as tf
 
 from pipelines.files import Paths, expand_paths, stamp
 from pipelines.formats.lines import LineMaker
+from pipelines.ordered_pool import map_in_order
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError, disk
@@ -170,19 +169,8 @@ class _Scorer:
 
     def score_all(self, batches):
         """Yield batches as `_Scored`, in order."""
-        num_workers = min(os.cpu_count() or 1, _MAX_WORKERS)
-        waiting = collections.deque()
-        with ThreadPoolExecutor(num_workers, "scoring") as executor:
-            try:
-                for batch in batches:
-                    waiting.append(executor.submit(self._score, batch))
-                    if len(waiting) > num_workers:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for job in waiting:
-                    job.cancel()
+        items = ((batch,) for batch in batches)
+        yield from map_in_order(self._score, items, "scoring", _MAX_WORKERS)
 
     def _score(self, batch):
         path = batch.path
