@@ -99,14 +99,16 @@ trained at {results["samples_per_second"]:,.0f} samples/s.
 
   data          {out / "data"}
   run           {folder.path}  (config, vocabulary, model, metrics)
-  Reliability   {folder.path / "evaluation_reliability.png"}
+  reliability   {folder.path / "evaluation_reliability.png"}
   TensorBoard   tensorboard --logdir {folder.log_dir}
   SavedModel    {exported}
 
-Next, with your own click logs (label, 13 integers, 26 categories, tab separated):
+Next, with your own click logs, whatever their columns:
 
-  tf-dlrm train --train day_0.gz --valid day_1.gz --out runs/mine
-  tf-dlrm evaluate --model runs/mine --input day_2.gz
+  tf-dlrm schema --input day_0.csv --out clicks.json
+  tf-dlrm train --schema clicks.json --train day_0.csv --valid day_1.csv \\
+      --out runs/mine
+  tf-dlrm evaluate --model runs/mine --input day_2.csv
   tf-dlrm export --model runs/mine --output saved_models/ctr
-  tf-dlrm predict --model saved_models/ctr --input day_3.gz --output scores.csv"""
+  tf-dlrm predict --model saved_models/ctr --input day_3.csv --output scores.csv"""
     )
