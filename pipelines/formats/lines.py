@@ -6,6 +6,7 @@ anew: without the label, in the order of the schema's columns, by the rules of i
 # n rows
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -48,14 +49,18 @@ class LineMaker:
     """
 
     def __init__(self, layout: Layout, is_table: bool):
-        self._layout, self._is_table = layout, is_table
-        text = layout.schema.text
+        self._layout, text = layout, layout.schema.text
         self.is_as_it_is = not (is_table or text.header or text.quoted)
+        # Of lines as they are, only the labels are read here.
+        column = layout.schema.label.column
+        labels = {c: p for c, p in layout.positions.items() if c == column}
+        self._labels_only = dataclasses.replace(layout, positions=labels)
 
     def __call__(self, content: bytes | pa.RecordBatch) -> ScoredLines:
         """Return the lines of some rows."""
         if isinstance(content, bytes):
-            block = Lines(content, self._layout)
+            layout = self._labels_only if self.is_as_it_is else self._layout
+            block = Lines(content, layout)
             num_rows, candidates = block.count, block.is_row
         else:
             block = TableBlock(content, self._layout)

@@ -166,6 +166,25 @@ class Schema:
             tables.setdefault(feature.table, []).append(position)
         return {name: tuple(positions) for name, positions in tables.items()}
 
+    @functools.cached_property
+    def table_of(self) -> tuple[int, ...]:
+        """Of each feature in `sparse` the position of its table in `tables`."""
+        names = list(self.tables)
+        return tuple(names.index(feature.table) for feature in self.sparse)
+
+    def option(self, table: str, name: str) -> Any:
+        """Return the option of a table, such as `"min_count"`, that a feature gives.
+
+        Args:
+            table: Name of the table.
+            name: An option on which features that share a table agree.
+
+        Returns:
+            The value, or `None` if no feature gives one.
+        """
+        options = (getattr(self.sparse[i], name) for i in self.tables[table])
+        return next((option for option in options if option is not None), None)
+
     @property
     def is_learned(self) -> bool:
         """True if transforms or buckets have numbers learned from training rows."""
@@ -188,13 +207,12 @@ class Schema:
         tables = []
         for (name, positions), size in zip(self.tables.items(), sizes, strict=True):
             features = [self.sparse[position] for position in positions]
-            dims = [f.embedding_dim for f in features if f.embedding_dim is not None]
             combiners = [f.combiner for f in features if f.is_bag]
             tables.append(
                 EmbeddingTable(
                     name,
                     size,
-                    dims[0] if dims else embedding_dim,
+                    self.option(name, "embedding_dim") or embedding_dim,
                     combiner=combiners[0] if combiners else features[0].combiner,
                     features=[feature.name for feature in features],
                 )

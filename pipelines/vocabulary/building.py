@@ -20,7 +20,6 @@ from pipelines.vocabulary.counting import Counters
 from pipelines.vocabulary.hashing import HashNumbering
 from pipelines.vocabulary.learning import Learning, count_numbers
 from pipelines.vocabulary.numbering import number
-from pipelines.vocabulary.schema_part import hash_buckets_of, min_count_of
 
 
 class ValueCounts:
@@ -58,11 +57,6 @@ class ValueCounts:
         self._learning = Learning(
             schema, dict(zip(self._quantiles, numbers, strict=True))
         )
-        self._table_of = {
-            position: table
-            for table, positions in enumerate(schema.tables.values())
-            for position in positions
-        }
 
     def count(self, rows: Rows, kept: np.ndarray | None = None) -> Any:
         """Count a block by itself; may run beside others.
@@ -94,7 +88,7 @@ class ValueCounts:
         counted, dense, bucketed = counts
         for position, column in enumerate(counted):
             if column is not None:
-                self.counters.of[self._table_of[position]].add(*column)
+                self.counters.of[self._schema.table_of[position]].add(*column)
         self._learning.add(dense, bucketed)
         self.counters.limit_memory()
 
@@ -125,7 +119,7 @@ class ValueCounts:
         learned = self._learning.finish()
         for position in self._quantiles:
             edges = learned[self._schema.sparse[position].name]["edges"]
-            counter = self.counters.of[self._table_of[position]]
+            counter = self.counters.of[self._schema.table_of[position]]
             for values, counts in self._learning.bucket_counts(position, edges):
                 counter.add(values, counts)
         return learned
@@ -133,12 +127,13 @@ class ValueCounts:
     def hashed(self, table: int) -> HashNumbering | None:
         """Return the numbering of a table by hashes; `None` if it is by values."""
         name = list(self._schema.tables)[table]
-        buckets = hash_buckets_of(self._schema, name)
+        buckets = self._schema.option(name, "hash_buckets")
         return None if buckets is None else HashNumbering(buckets, table + 1)
 
     def min_count(self, table: int, default: int) -> int:
         """Return how often a value of a table must occur to have an id."""
-        return min_count_of(self._schema, list(self._schema.tables)[table], default)
+        name = list(self._schema.tables)[table]
+        return self._schema.option(name, "min_count") or default
 
 
 def build(paths, schema: Schema, min_count, max_size, progress, quarantine) -> Any:

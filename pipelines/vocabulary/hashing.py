@@ -1,10 +1,11 @@
 """Ids by hashing: no pass over the data."""
 
+import dataclasses
 import functools
 import hashlib
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from pipelines.vocabulary.siphash import hash_values
 HASH_KEY = 0x646C726D
 
 
+@dataclasses.dataclass(frozen=True)
 class HashNumbering:
     """Ids of a table by hashing; see `HashVocabulary`.
 
@@ -27,10 +29,9 @@ class HashNumbering:
         key: First word of the hash's key.
     """
 
-    num_bytes = 0
-
-    def __init__(self, num_buckets: int, key: int):
-        self.num_buckets, self.key = int(num_buckets), key
+    num_buckets: int
+    key: int
+    num_bytes: ClassVar[int] = 0
 
     def __len__(self) -> int:
         return self.num_buckets - 1
@@ -96,7 +97,7 @@ class HashVocabulary:
         tables = list(self.schema.tables)
         given = num_buckets
         if hasattr(num_buckets, "__index__"):
-            own = [schema_part.hash_buckets_of(self.schema, table) for table in tables]
+            own = [self.schema.option(table, "hash_buckets") for table in tables]
             num_buckets = [num_buckets if size is None else size for size in own]
         sizes = [int(size) for size in num_buckets]
         if len(sizes) != len(tables) or min(sizes) < 2:
@@ -139,20 +140,14 @@ class HashVocabulary:
         return Lookup(self, asset_dir)
 
     @functools.cached_property
-    def _by_feature(self) -> list[HashNumbering]:
-        numbers = {
-            position: number
-            for number, positions in enumerate(self.schema.tables.values())
-            for position in positions
-        }
-        return [
-            HashNumbering(self._sizes[numbers[position]], numbers[position] + 1)
-            for position in range(len(numbers))
-        ]
+    def by_feature(self) -> list[HashNumbering]:
+        """The numbering of each feature."""
+        numberings = self.numberings
+        return [numberings[table] for table in self.schema.table_of]
 
     def find(self, feature: int, values: Values) -> np.ndarray:
         """Ids of distinct values of one feature; see `Vocabulary.find`."""
-        return self._by_feature[feature].find(values)
+        return self.by_feature[feature].find(values)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the numbers of ids to one small file."""
@@ -229,7 +224,8 @@ class SharedHashVocabulary(HashVocabulary):
         self._sizes = [num_rows] * num_features
 
     @functools.cached_property
-    def _by_feature(self) -> list[HashNumbering]:
+    def by_feature(self) -> list[HashNumbering]:
+        """The numbering of each feature, which is part of the hash."""
         return [HashNumbering(size, k + 1) for k, size in enumerate(self._sizes)]
 
     @functools.cached_property

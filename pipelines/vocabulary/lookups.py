@@ -6,25 +6,12 @@
 import os
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from pipelines.runtime import disk
-from pipelines.schema import Schema
 from pipelines.vocabulary.hashing import HASH_KEY, HashNumbering
-
-
-class _Hash(NamedTuple):
-    """Ids by SipHash-2-4; see `HashVocabulary`.
-
-    Attributes:
-        num_buckets: Number of ids, 0 included.
-        key: First word of the hash's key.
-    """
-
-    num_buckets: int
-    key: int
 
 
 class Lookup(tf.Module):
@@ -48,11 +35,16 @@ class Lookup(tf.Module):
         self._vocabulary, self._asset_dir = vocabulary, asset_dir
         self._tables = None
         self._names = list(schema.tables)
-        sources = _sources(vocabulary, schema)
         # A source is a hash, or the position of a table of values.
+        sources = [
+            numbering if isinstance(numbering, HashNumbering) else table
+            for numbering, table in zip(
+                vocabulary.by_feature, schema.table_of, strict=True
+            )
+        ]
         self._sources = list(dict.fromkeys(sources))
         self._source_of = [self._sources.index(source) for source in sources]
-        self._values_of = [s for s in self._sources if not isinstance(s, _Hash)]
+        self._values_of = [s for s in self._sources if not isinstance(s, HashNumbering)]
 
     def build(self) -> "Lookup":
         """Make the hash tables, unless they are made, and return itself."""
@@ -85,7 +77,9 @@ class Lookup(tf.Module):
             features: Positions of these features; default: all, in order.
         """
         sources = self._take(features)
-        if not all(isinstance(self._sources[source], _Hash) for source in sources):
+        if not all(
+            isinstance(self._sources[source], HashNumbering) for source in sources
+        ):
             ids = [self._find(*pair) for pair in zip(sources, columns, strict=True)]
             return tf.stack(ids, axis=1)
         # One `where` for all features rather than one for each.
@@ -138,7 +132,7 @@ class Lookup(tf.Module):
 
     def _find(self, source, values):
         source = self._sources[source]
-        if isinstance(source, _Hash):
+        if isinstance(source, HashNumbering):
             ids = 1 + _hash(source, values)
             return tf.where(tf.equal(values, ""), tf.constant(0, tf.int64), ids)
         return self.build()._tables[self._values_of.index(source)].lookup(values)
@@ -164,23 +158,6 @@ class Lookup(tf.Module):
                 value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
             )
         return tf.lookup.StaticHashTable(initializer, 0)
-
-
-def _sources(vocabulary: Any, schema: Schema) -> list[int | _Hash]:
-    """Return of each feature its hash, or the position of its table of values."""
-    sizes, tables = vocabulary.sizes, {}
-    for table, positions in enumerate(schema.tables.values()):
-        tables.update(dict.fromkeys(positions, table))
-    table_of = [tables[position] for position in range(len(schema.sparse))]
-    if vocabulary.is_shared:  # one table for all, and the feature in the hash
-        return [_Hash(sizes[0], position + 1) for position in range(len(table_of))]
-    numberings = vocabulary.numberings
-    return [
-        _Hash(numberings[table].num_buckets, numberings[table].key)
-        if isinstance(numberings[table], HashNumbering)
-        else table
-        for table in table_of
-    ]
 
 
 def _hash(source, values):

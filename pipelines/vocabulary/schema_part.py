@@ -10,18 +10,6 @@ from pipelines.schema import Schema
 Learned = Mapping[str, Mapping[str, Any]]
 
 
-def hash_buckets_of(schema: Schema, table: str) -> int | None:
-    """Return the rows of a table whose values are hashed; `None`: they are counted."""
-    features = [schema.sparse[position] for position in schema.tables[table]]
-    return next((f.hash_buckets for f in features if f.hash_buckets is not None), None)
-
-
-def min_count_of(schema: Schema, table: str, default: int) -> int:
-    """Return how often a value of a table must occur to have an id."""
-    features = [schema.sparse[position] for position in schema.tables[table]]
-    return next((f.min_count for f in features if f.min_count is not None), default)
-
-
 def describe(schema: Schema, learned: Learned) -> dict[str, Any]:
     """Return what a vocabulary file says of its schema; nothing of Criteo's."""
     if schema == Schema.criteo():

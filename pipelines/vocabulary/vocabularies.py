@@ -27,7 +27,6 @@ from pipelines.vocabulary.hashing import (
 from pipelines.vocabulary.numbering import Numbering
 from pipelines.vocabulary.numbering_file import read_numbering
 from pipelines.vocabulary.record_ids import RecordIds
-from pipelines.vocabulary.schema_part import hash_buckets_of
 
 
 class Vocabulary:
@@ -87,7 +86,7 @@ class Vocabulary:
             )
         numberings: list[Any] = []
         for number, table in enumerate(schema.tables):
-            buckets = hash_buckets_of(schema, table)
+            buckets = schema.option(table, "hash_buckets")
             if buckets is not None:
                 numberings.append(HashNumbering(buckets, number + 1))
                 continue
@@ -122,11 +121,6 @@ class Vocabulary:
         self.num_bad_rows = num_bad_rows
         self.schema: Schema = Schema.criteo() if schema is None else schema
         self.learned: dict[str, Any] = dict(learned or {})
-        self._table_of = {
-            position: number
-            for number, positions in enumerate(self.schema.tables.values())
-            for position in positions
-        }
 
     @classmethod
     def build(
@@ -189,6 +183,11 @@ class Vocabulary:
         """The numbering of each table."""
         return list(self._numberings)
 
+    @functools.cached_property
+    def by_feature(self) -> list[Any]:
+        """The numbering of the table that each feature reads."""
+        return [self._numberings[table] for table in self.schema.table_of]
+
     @property
     def sizes(self) -> list[int]:
         """Numbers of ids of the tables, 0 included: their vocabulary sizes."""
@@ -214,7 +213,7 @@ class Vocabulary:
                 f"`feature` must be one of {', '.join(names[:50])}. Received: "
                 f"{feature!r}"
             )
-        return self._numberings[self._table_of[names.index(feature)]]
+        return self.by_feature[names.index(feature)]
 
     @functools.cached_property
     def digest(self) -> str:
@@ -243,7 +242,7 @@ class Vocabulary:
         Returns:
             int32, of the keys and then of the texts; 0 for unknown ones.
         """
-        return self._numberings[self._table_of[feature]].find(values)
+        return self.by_feature[feature].find(values)
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
         """Make the `tf.Module` that looks values up; see `lookups.Lookup`."""
@@ -285,7 +284,7 @@ class Vocabulary:
         numberings: list[Any] = []
         place = 0
         for number, (table, size) in enumerate(zip(schema.tables, sizes, strict=True)):
-            buckets = hash_buckets_of(schema, table)
+            buckets = schema.option(table, "hash_buckets")
             if buckets is not None:
                 numberings.append(HashNumbering(buckets, number + 1))
                 continue

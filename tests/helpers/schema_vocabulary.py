@@ -42,5 +42,6 @@ def make_vocabulary(schema, hashed=()):
         schema=schema, learned=row_lines.LEARNED, numberings=numberings, sizes=sizes,
         is_shared=False, find_value=find, values=values,
     )  # fmt: skip
+    vocabulary.by_feature = [numberings[table] for table in schema.table_of]
     vocabulary.make_lookup = functools.partial(Lookup, vocabulary)
     return vocabulary
