@@ -129,18 +129,18 @@ def _write_mistakes(frame):
 
 TRAIN = "train --train day_0.csv.gz --out runs/other"
 MISTAKES = {
-    "a file lacks a column": "evaluate --model runs/mine --input no_country.csv",
+    "a column is missing": "evaluate --model runs/mine --input no_country.csv",
     "a file has another delimiter": "evaluate --model runs/mine --input semicolons.csv",
-    "cells are not valid": "evaluate --model runs/mine --input bad.csv",
-    "the schema has a typing error": f"{TRAIN} --schema typo.json",
-    "`--schema` is left out": TRAIN,
+    "cells are invalid": "evaluate --model runs/mine --input bad.csv",
+    "a typo in the schema": f"{TRAIN} --schema typo.json",
+    "`--schema` is missing": TRAIN,
     "the schema changed, the vocabulary is old": (
         f"{TRAIN} --schema changed.json --vocabulary runs/mine/vocabulary.tsv"
     ),
-    "the schema changed, and the run starts from another": (
+    "the schema changed, but the run starts from an earlier one": (
         f"{TRAIN} --schema changed.json --warm-start runs/mine"
     ),
-    "the folder holds a run already": (
+    "the folder already holds a run": (
         "train --schema clicks.json --train day_0.csv.gz --out runs/mine"
     ),
 }

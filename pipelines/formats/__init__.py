@@ -1,6 +1,6 @@
-"""The one reader: text and Parquet files -> rows of a schema, and on to batches.
+"""The reader: text and Parquet files -> rows of a schema -> batches.
 
-`parser.Parser` is the specification, in TensorFlow operations; `text` and `tables` are
-its fast twins in NumPy, which the tests hold to it bit for bit. `scanning.scan` is the
-one loop over files, `reading.read` the same as a `tf.data.Dataset`.
+`parser.Parser`, in TensorFlow operations, is the specification. `text` and `tables` are
+fast equivalents in NumPy; the tests check that they equal it bit for bit.
+`scanning.scan` is the loop over files, `reading.read` the same as a `tf.data.Dataset`.
 """

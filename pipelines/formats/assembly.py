@@ -1,4 +1,4 @@
-"""From the cells of a batch to the features of a model, in TensorFlow operations.
+"""The cells of a batch -> the features of a model, in TensorFlow operations.
 
 # B rows, D dense features, F sparse features, V values in the batch
 """
@@ -21,7 +21,7 @@ class Bags(NamedTuple):
 
     Attributes:
         ids: int64 `(V,)`, by row, then by feature.
-        weights: float32 `(V,)`; `None` in a schema without weights.
+        weights: float32 `(V,)`; `None` if the schema has no weights.
         row_splits: int64 `(B * F + 1,)`.
     """
 
@@ -35,13 +35,13 @@ class Assembly:
 
     Args:
         schema: The schema.
-        learned: The learned numbers of features, by name.
+        learned: The learned numbers, by feature name.
     """
 
     def __init__(self, schema: Schema, learned: Mapping[str, Any]):
         self._schema = schema
         self._num_sparse = len(schema.sparse)
-        # Features by how their cells are split.
+        # Features grouped by the separators of their cells.
         groups: dict[tuple[str | None, str | None], list[int]] = {}
         for position, feature in enumerate(schema.sparse):
             marks = feature.separator, feature.weight_separator
@@ -63,7 +63,7 @@ class Assembly:
         return tf.gather(tf.concat(parts, axis=1), np.argsort(order), axis=1)
 
     def bags(self, cells: Cells, lookup: Any) -> Bags:
-        """Look the values of cells up."""
+        """Look up the values of cells."""
         if all(feature.separator is None for feature in self._schema.sparse):
             return self._one_hot(cells, lookup)
         found = tf.cond(
@@ -108,7 +108,7 @@ class Assembly:
         return Bags(interleave([part[0] for part in parts]), weights, row_splits)
 
     def _split_group(self, cells, lookup, positions, separator, weight_separator):
-        """Ids, weights and lengths `(B, n)` of the n features that are split alike."""
+        """Ids, weights and lengths `(B, n)` of n features with the same separators."""
         count = len(positions)
         fields = [cells.fields[position] for position in positions]
         if separator is None:
@@ -125,7 +125,7 @@ class Assembly:
         weights = None
         if weight_separator is not None:
             values, weights, _ = cell_ops.split_weights(values, weight_separator)
-        # Splitting an empty field gives one empty piece, which stands for id 0.
+        # Splitting an empty field gives one empty piece, which means id 0.
         kept = tf.logical_or(tf.not_equal(values, ""), tf.gather(is_missing, bags))
         limits = [self._schema.sparse[p].max_values or _NO_LIMIT for p in positions]
         if min(limits) < _NO_LIMIT:
@@ -148,7 +148,7 @@ class Assembly:
 
 
 def _without_none(bags):
-    return [each for each in bags if each is not None]
+    return [tensor for tensor in bags if tensor is not None]
 
 
 def _splits(lengths):
@@ -156,7 +156,7 @@ def _splits(lengths):
 
 
 def _places(starts, lengths):
-    """Places of the values of a group among those of all: int64 `(V,)`."""
+    """Places of a group's values among the values of all groups: int64 `(V,)`."""
     starts, lengths = tf.reshape(starts, [-1]), tf.reshape(lengths, [-1])
     splits = _splits(lengths)
     own = tf.range(splits[-1]) - tf.repeat(splits[:-1], lengths)
@@ -164,7 +164,7 @@ def _places(starts, lengths):
 
 
 def _keep_first(kept, bags, limits, num_bags):
-    """Of the pieces that are kept, keep the first of each bag."""
+    """Keep the first pieces of each bag, up to its limit, of those in `kept`."""
     numbers = tf.cast(kept, tf.int64)
     before = tf.cumsum(numbers, exclusive=True)
     lengths = tf.math.unsorted_segment_sum(numbers, bags, num_bags)
@@ -173,7 +173,7 @@ def _keep_first(kept, bags, limits, num_bags):
 
 
 def _plan_transforms(schema: Schema, learned: Mapping[str, Any]) -> list:
-    """Return functions, each with the positions of its features and its constants."""
+    """Return each transform with the positions of its features and its constants."""
     by_name: dict[str, list[int]] = {}
     for position, feature in enumerate(schema.dense):
         by_name.setdefault(feature.transform, []).append(position)

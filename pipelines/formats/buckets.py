@@ -1,7 +1,7 @@
-"""Numbers as categories, in NumPy: the text of the bucket that a number falls in.
+"""Numbers as categories, in NumPy: the name of the bucket that holds a number.
 
-The parser computes the same texts in TensorFlow operations. Both compare numbers with
-one table of edges, so they agree to the last bit.
+The parser computes the same names in TensorFlow operations. Both compare numbers with
+the same table of edges, so they agree bit for bit.
 """
 
 import decimal
@@ -19,8 +19,8 @@ from pipelines.schema import Sparse
 def log2_edges() -> np.ndarray:
     """Return the edges of `"log2"`, float64: exp(√k) for k = 1, 2, ..., rounded up.
 
-    A float64 x has floor(ln(x)²) edges that are not above it: exp(√k) is never a
-    float64 itself, so x reaches it just where it reaches the next float64 above.
+    Of these edges, floor(ln(x)²) are at most x, for any float64 x: exp(√k) is never a
+    float64 itself, so x exceeds it exactly if x is at least the next float64 above it.
     """
     with decimal.localcontext(prec=40):
         last = int(decimal.Decimal(LARGEST).ln() ** 2)
@@ -38,14 +38,14 @@ def log2_edges() -> np.ndarray:
 def bucket_texts(
     feature: Sparse, numbers: np.ndarray, edges: Sequence[float] | None = None
 ) -> np.ndarray:
-    """Return the value, a text, that each number is as a category.
+    """Return the category of each number, as bytes.
 
     Args:
         feature: A `Sparse` with `buckets`: `"log2"` gives `b"=%d" % floor(x)` up to 2
             and `b"%d" % floor(ln(x)²)` above; `"width"` gives floor(x / width);
-            `"quantile"` gives the number of edges that are not above x.
+            `"quantile"` gives the number of edges that are at most x.
         numbers: float64 `(N,)`, finite.
-        edges: The learned edges, rising, for `"quantile"`.
+        edges: The learned edges in ascending order, for `"quantile"`.
 
     Returns:
         `(N,)` objects, bytes.
@@ -77,7 +77,7 @@ def _count_edges(edges: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def _as_texts(numbers: np.ndarray, form: bytes = b"%.0f") -> np.ndarray:
-    # + 0.0: no text of -0. Whole numbers are written in full, as `%d` does.
+    # + 0.0 turns -0 into 0. Whole numbers are written in full, as with `%d`.
     distinct, positions = np.unique(numbers + 0.0, return_inverse=True)
     texts = np.empty(len(distinct), object)
     texts[:] = [form % number for number in distinct.tolist()]

@@ -1,4 +1,4 @@
-"""The cells of a log's columns, in TensorFlow operations: numbers, buckets, texts.
+"""The cells of a log's columns in TensorFlow operations: numbers, buckets, strings.
 
 # B rows, D dense features, F sparse features, N cells
 """
@@ -18,10 +18,10 @@ class Cells(NamedTuple):
     """The cells of a batch of valid rows.
 
     Attributes:
-        numbers: float64 `(B, D)`, before their transforms, none missing.
-        fields: F string tensors `(B,)`: values, or bags of them as a text; empty where
-            they are missing.
-        is_missing: F bool tensors `(B,)`; `None` where all empty fields are missing.
+        numbers: float64 `(B, D)`, before the transforms, with missing ones filled in.
+        fields: F string tensors `(B,)`: values, or bags that are not split yet; empty
+            where missing.
+        is_missing: F bool tensors `(B,)`; `None` if every empty field is missing.
         has_bags: bool `()`, false only if each field is one value.
     """
 
@@ -38,13 +38,13 @@ def of_texts(
     edges: Mapping[str, Any],
     has_bags: tf.Tensor,
 ) -> Cells:
-    """Return the cells of columns of valid texts.
+    """Return the cells of columns of valid strings.
 
     Args:
         schema: The schema.
-        columns: By column, string tensors `(B,)`; or float64 of a column that one dense
-            feature reads, already with the number for missing ones.
-        fills: float64 `(D,)`, the numbers in place of missing ones.
+        columns: String tensors `(B,)` by column; float64 for a column that only one
+            dense feature reads, with missing numbers filled in.
+        fills: float64 `(D,)`, the numbers to use for missing cells.
         edges: The learned edges of buckets, by feature.
         has_bags: False only if each category is one value.
     """
@@ -72,14 +72,14 @@ def of_texts(
 
 
 def stack_numbers(numbers: Sequence[tf.Tensor], like: tf.Tensor) -> tf.Tensor:
-    """Put columns `(B,)` side by side: float64 `(B, D)`, also if there are none."""
+    """Stack columns `(B,)` to float64 `(B, D)`, even if there are none."""
     if numbers:
         return tf.stack(numbers, axis=1)
     return tf.zeros((tf.size(like), 0), tf.float64)
 
 
 def check(schema: Schema, columns: Mapping[Any, tf.Tensor]) -> tf.Tensor:
-    """Tell in which rows all features have cells that are valid: bool `(B,)`.
+    """Return which rows have valid cells for all features: bool `(B,)`.
 
     Args:
         schema: The schema.
@@ -109,12 +109,12 @@ def check(schema: Schema, columns: Mapping[Any, tf.Tensor]) -> tf.Tensor:
 
 
 def is_missing(schema: Schema, texts: tf.Tensor) -> tf.Tensor:
-    """Tell which texts mean "missing"."""
+    """Return which strings mean "missing"."""
     return is_one_of(texts, schema.missing)
 
 
 def is_one_of(texts: tf.Tensor, values: Sequence[str | bytes]) -> tf.Tensor:
-    """Tell which texts are one of some values."""
+    """Return which strings are in `values`."""
     if not values:
         return tf.zeros(tf.shape(texts), tf.bool)
     found = tf.equal(texts, values[0])
@@ -124,28 +124,28 @@ def is_one_of(texts: tf.Tensor, values: Sequence[str | bytes]) -> tf.Tensor:
 
 
 def is_number(texts: tf.Tensor) -> tf.Tensor:
-    """Tell which texts are numbers that a float32 can hold."""
+    """Return which strings are numbers within the range of float32."""
     is_match = tf.strings.regex_full_match(texts, NUMBER)
     return is_match & (tf.abs(read(texts)) <= LARGEST)
 
 
 def read(texts: tf.Tensor) -> tf.Tensor:
-    """Return texts as float64, those that are no numbers as 0; numbers as they are."""
+    """Return strings as float64, 0 where they are not numbers; pass numbers through."""
     if texts.dtype != tf.string:
         return without_tiny(texts)
-    # `to_number` takes "nan", "0x1F" and " 7" as well.
+    # `to_number` would also accept "nan", "0x1F" and " 7".
     is_match = tf.strings.regex_full_match(texts, NUMBER)
     numbers = tf.strings.to_number(tf.where(is_match, texts, "0"), tf.float64)
     return without_tiny(numbers)
 
 
 def without_tiny(numbers: tf.Tensor) -> tf.Tensor:
-    """Return float64 with those as 0 that are tiny; see `line_rules.SMALLEST`."""
+    """Return float64 with tiny numbers replaced by 0; see `line_rules.SMALLEST`."""
     return tf.where(tf.abs(numbers) < SMALLEST, tf.zeros_like(numbers), numbers)
 
 
 def split_bags(texts: tf.Tensor, separator: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Split bags `(N,)`: pieces, empty ones too, and int64, the bag of each."""
+    """Split bags `(N,)` into pieces, also empty ones, and the int64 bag of each."""
     pieces = tf.strings.split(texts, separator)
     return pieces.flat_values, pieces.value_rowids()
 
@@ -153,11 +153,11 @@ def split_bags(texts: tf.Tensor, separator: str) -> tuple[tf.Tensor, tf.Tensor]:
 def split_weights(
     pieces: tf.Tensor, separator: str
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Split pieces of bags at their last separator of weights.
+    """Split pieces of bags at the last weight separator.
 
     Returns:
-        The values; the texts of the weights, "1" where there is none; and which pieces
-        have one.
+        The values; the weights as strings, "1" where there is none; and which pieces
+        have a weight.
     """
     mark = "".join(rf"\x{{{ord(letter):x}}}" for letter in separator)
     pattern = rf"\A(\C*){mark}(\C*)\z"
@@ -172,7 +172,7 @@ def split_weights(
 def bucket_texts(
     feature: Sparse, numbers: tf.Tensor, edges: Sequence[float] | None
 ) -> tf.Tensor:
-    """Return the value that each number is as a category; see `buckets.py`."""
+    """Return the category of each number; see `buckets.py`."""
     if feature.buckets == "width":
         return _whole(divide(numbers, np.float64(feature.width)))
     if feature.buckets == "quantile":
@@ -183,10 +183,10 @@ def bucket_texts(
 
 
 def divide(numbers: tf.Tensor, divisors: Any) -> tf.Tensor:
-    """Divide float64 by constants that are not 0, correctly rounded.
+    """Divide float64 by constants other than 0, correctly rounded.
 
-    TensorFlow's graphs turn the usual division by a constant into a product with its
-    reciprocal, which rounds twice.
+    In a graph, TensorFlow replaces ordinary division by a constant by a product with
+    its reciprocal, which rounds twice.
     """
     return tf.math.divide_no_nan(numbers, tf.constant(divisors, tf.float64))
 
@@ -197,7 +197,7 @@ def _count_edges(edges, numbers):
 
 
 def _whole(numbers):
-    # No text of -0; TensorFlow's graphs leave a sum with 0 out.
+    # Turns -0 into 0; adding 0 would be optimized away in TensorFlow's graphs.
     whole = tf.floor(numbers)
     whole = tf.where(tf.equal(whole, 0), tf.zeros_like(whole), whole)
     return tf.strings.as_string(whole, precision=0)
@@ -213,7 +213,7 @@ def _is_one_line(texts):
 
 
 def _has_weights(feature, texts):
-    """Tell in which bags `(N,)` all weights are numbers."""
+    """Return in which bags `(N,)` all weights are numbers."""
     pieces, bags = split_bags(texts, feature.separator)
     _, weights, _ = split_weights(pieces, feature.weight_separator)
     is_bad = tf.cast(tf.logical_not(is_number(weights)), tf.int32)
@@ -222,7 +222,7 @@ def _has_weights(feature, texts):
 
 
 def fill_numbers(schema: Schema, learned: Mapping[str, Any]) -> np.ndarray:
-    """Return the numbers in place of missing ones: float64 `(D,)`."""
+    """Return the numbers to use for missing cells: float64 `(D,)`."""
     return np.array([_fill(f, learned) for f in schema.dense], np.float64)
 
 

@@ -1,7 +1,7 @@
-"""Columns of tables, of any type with a plain meaning -> numbers and bytes.
+"""Columns of tables, of any type that has a text form -> numbers and bytes.
 
-A cell means what its text would mean in a line. `fault` names the types that have no
-such text, before a row is read.
+A cell means what its text would mean in a line. `fault` reports types without a text
+form before any row is read.
 
 # n rows
 """
@@ -19,12 +19,12 @@ from pipelines.formats.line_rules import LARGEST, NUMBER, SMALLEST, read_number
 
 _MAX_EXACT = {16: 1 << 11, 32: 1 << 24, 64: 1 << 53}  # of floats, by their bits
 _BOOLEANS = {b"True": 1.0, b"False": 0.0}
-_NULL = b"\n"  # in no cell that is valid
+_NULL = b"\n"  # no valid cell contains it
 _KINDS = {"integer": "integers", "number": "numbers", "time": "times or numbers"}
 
 
 def fault(data_type: pa.DataType, kind: str, is_bag: bool = False) -> str | None:
-    """Say what a column must hold if its type cannot be read; `None` if it can.
+    """Return the rule that a column's type breaks; `None` if it can be read.
 
     Args:
         data_type: Type of the column.
@@ -37,8 +37,8 @@ def fault(data_type: pa.DataType, kind: str, is_bag: bool = False) -> str | None
     if kind == "category" and _is_list(data_type):
         if not is_bag:
             return (
-                "holds lists: give the feature a `separator`, any text that its values "
-                "do not hold"
+                "holds lists: give the feature a `separator` that occurs in none of "
+                "its values"
             )
         data_type = _plain_type(data_type.value_type)
     if _is_number(data_type) or _is_text(data_type) or pat.is_boolean(data_type):
@@ -58,15 +58,15 @@ def fault(data_type: pa.DataType, kind: str, is_bag: bool = False) -> str | None
 
 
 class ArrowCells(Cells):
-    """Cells of a column of a table.
+    """The cells of a column of a table.
 
     Args:
         column: The column.
-        delimiter: That of lines in which values stand without quotes, which no value
-            may hold then, or `None`.
+        delimiter: The delimiter of unquoted lines, which no value may contain; `None`
+            if lines are quoted.
 
     Attributes:
-        rules: The rules for cells that `values` finds not valid, by the row.
+        rules: For each row whose cell `values` finds invalid, the rule that it breaks.
     """
 
     def __init__(self, column: pa.Array, delimiter: str | None):
@@ -105,7 +105,7 @@ class ArrowCells(Cells):
         return np.where(gaps | ~valid, np.nan, numbers), valid
 
     def _are_marks(self, missing):
-        """Tell which numbers have the text of a missing one, such as -1."""
+        """Return which numbers are marks of missing values, such as -1."""
         marks = [mark for mark in missing if re.fullmatch(NUMBER.encode(), mark)]
         if not marks:
             return np.zeros(len(self._column), bool)
@@ -122,20 +122,20 @@ class ArrowCells(Cells):
         return values, valid & ~bad
 
     def texts(self, separator: bytes | None = None):
-        """Return the values as the bytes that a line would hold.
+        """Return the values as the bytes that a line would contain.
 
-        Text, bytes and integers as they are, null where missing; floats and decimals
-        stand for integers, as pandas writes integers with gaps; booleans are "True"
-        and "False", as pandas writes them to text. A list is a bag of its values.
+        Strings, bytes and integers are unchanged, null where missing. Floats and
+        decimals stand for integers, since pandas keeps integers with gaps as floats.
+        Booleans are "True" and "False", as pandas writes them. A list is a bag.
 
         Args:
-            separator: Between the values of a list.
+            separator: Text between the values of a list.
 
         """
         return self._read(separator)[0]
 
     def _read(self, separator):
-        """The texts, which of them cannot be in a line, and the rule for those."""
+        """Return the texts, which of them no line can hold, and the rule for those."""
         if _is_list(self._column.type):
             return _read_lists(self._column, self._delimiter, separator)
         return _read_values(self._column, self._delimiter)
@@ -186,7 +186,7 @@ class ArrowCells(Cells):
 
 
 def _as_text(texts, missing):
-    """The cells of texts, and those that mean "missing", of which null is one."""
+    """Return the cells of texts and the marks of missing ones; null is missing, too."""
     if texts.null_count and b"" not in missing:
         texts = pc.fill_null(texts.cast(pa.large_binary()), _NULL)
         missing = (*missing, _NULL)
@@ -217,7 +217,8 @@ def _read_values(column, delimiter):
     elif pat.is_decimal(column.type) and column.type.scale > 0:
         rule = "must hold integers if it has decimals"
         precision, scale = column.type.precision, column.type.scale
-        column = column.cast(pa.decimal256(precision, scale))  # small ones lack `trunc`
+        # `trunc` does not support narrower decimals.
+        column = column.cast(pa.decimal256(precision, scale))
         whole = pc.trunc(column)
         bad = pc.not_equal(column, whole).fill_null(False)
         bad = bad.to_numpy(zero_copy_only=False)
@@ -246,11 +247,11 @@ def _read_lists(column, delimiter, separator):
 
 
 def _decode(column):
-    """The column without the wrapping that says nothing of its values."""
+    """Return the column without wrappers such as dictionaries and extension types."""
     while True:
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
-        elif _extension(column) == "arrow.uuid":  # its bytes may be those of a tab
+        elif _extension(column) == "arrow.uuid":  # the raw bytes may contain a tab
             texts = [uuid and str(uuid) for uuid in column.to_pylist()]
             column = pa.array(texts, pa.string())
         elif _extension(column) == "arrow.bool8":
@@ -266,7 +267,7 @@ def _decode(column):
 
 
 def _extension(column):
-    """Name of the extension that a column's type is, or `None`."""
+    """Return the name of a column's extension type, or `None`."""
     return getattr(column.type, "extension_name", None)
 
 

@@ -1,4 +1,4 @@
-"""A look at a file whose lines are not rows of a Criteo log: what is it instead?"""
+"""Messages that say what a file without valid rows of a Criteo log looks like."""
 
 import collections
 import os
@@ -27,12 +27,12 @@ _LAYOUT = (
     "label, 13 integers and 26 categories."
 )
 _TABLE = (
-    "To use a log of other columns, describe them: `tf-dlrm schema` guesses a schema "
-    "for `schema`."
+    "To read a log with other columns, pass a schema as `schema`: `tf-dlrm schema` "
+    "guesses one."
 )
 _MISSING = (b"null", b"\\n", b"na", b"n/a", b"nan", b"none", b"-", b"?")
 _FAULTS = (
-    (rb"[\"'].*[\"']", "the integers are in quotes: write them without"),
+    (rb"[\"'].*[\"']", "the integers are in quotes: remove the quotes"),
     (
         rb"-?[0-9]+\.0*",
         "integers are written with a decimal point, as pandas writes a column with "
@@ -48,18 +48,18 @@ _FAULTS = (
 
 
 def no_rows(paths: Sequence[str | os.PathLike], schema: Schema | None = None) -> str:
-    """The message for files without a valid row, with what the first looks like."""
+    """Return the message for files without valid rows; it describes the first file."""
     names = ", ".join(map(str, paths))
     verb = "contains" if len(paths) == 1 else "contain"
     return f"{names} {verb} no valid rows. {explain(paths[0], schema)}".rstrip()
 
 
 def explain(path: str | os.PathLike, schema: Schema | None = None) -> str:
-    r"""Say what a file looks like, and what to do; "" where that is unknown.
+    r"""Return what a file looks like and what to do; "" if that is unknown.
 
     Args:
-        path: A file most of whose lines are bad.
-        schema: The columns that it should have; `None`: those of Criteo's logs.
+        path: A file with mostly bad lines.
+        schema: The columns that it should have; default: Criteo's.
 
     Example:
 
@@ -74,8 +74,8 @@ def explain(path: str | os.PathLike, schema: Schema | None = None) -> str:
     path = os.fspath(path)
     if schema is not None and schema != Schema.criteo():
         return (
-            "Does the schema describe these files? `tf-dlrm schema` guesses one from "
-            f"the rows of {path}."
+            "Check that the schema describes these files: `tf-dlrm schema` guesses "
+            f"one from the rows of {path}."
         )
     try:
         if is_parquet(path):
@@ -100,14 +100,14 @@ def _look(block):
         return f"looks like binary data, not text. {_LAYOUT}"
     if block.count(b"\r") - block.count(b"\r\n") > block.count(b"\n"):
         return (
-            "has lines that end in a carriage return alone. Convert it first: "
+            "has lines that end in a carriage return alone. Convert the file first: "
             r"tr '\r' '\n'."
         )
     lines = [trim(line) for line in block.split(b"\n")[:_LINES]]
     lines = [line for line in lines if line.strip()]
     first = lines[0].lstrip().lower()
     if first.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
-        return "looks like HTML or XML: a download that failed? Fetch it again."
+        return "looks like HTML or XML. If a download failed, fetch it again."
     if first.startswith((b"{", b"[")):
         return f"looks like JSON. {_LAYOUT} {_TABLE}"
     pairs = [line for line in lines if re.match(rb"\S+( \S*[0-9]:\S+)+", line)]
@@ -125,7 +125,7 @@ def _look(block):
 
 
 def _look_at_fields(lines, num_columns):
-    """Say which fields are wrong if the number of columns is right."""
+    """Return which fields are wrong if the number of columns is right."""
     rows = [line.split(b"\t") for line in lines if line.count(b"\t") + 1 == num_columns]
     has_label = num_columns == _NUM_COLUMNS
     first = int(has_label)
@@ -140,16 +140,16 @@ def _look_at_fields(lines, num_columns):
     labels = collections.Counter(row[0] for row in rows)
     wrong = [label for label, _ in labels.most_common() if label not in (b"0", b"1")]
     if has_label and wrong:
-        shown = ", ".join(map(_show, wrong[:3]))
-        return f"has other labels than 0 and 1 in its first column, such as {shown}."
+        examples = ", ".join(map(_show, wrong[:3]))
+        return f"has labels other than 0 and 1 in its first column, such as {examples}."
     reasons = [_RULES.reason(line, labelled=False) for line in lines]
     if not has_label and not any(reasons):
         return (
             f"has {num_columns} columns: the label, the first column, is missing. Rows "
-            "without a label can be scored, not trained or evaluated on."
+            "without a label can be scored, but not used to train or evaluate."
         )
     why = next(filter(None, (_RULES.reason(line, has_label) for line in lines)), None)
-    return f"has lines such as the first bad one: {why}." if why else ""
+    return f"has bad lines; the first one: {why}." if why else ""
 
 
 def _look_at_integers(fields):
@@ -158,8 +158,8 @@ def _look_at_integers(fields):
     marks = [field for field in fields if field.lower() in _MISSING]
     if len(marks) * 2 > len(fields):
         return (
-            f"marks missing values in {place} as {_show(marks[0])}: they must be empty "
-            "fields."
+            f"marks missing values in {place} as {_show(marks[0])}: write empty fields "
+            "instead."
         )
     for pattern, words in _FAULTS:
         if sum(bool(re.fullmatch(pattern, f)) for f in fields) * 2 > len(fields):
@@ -171,7 +171,7 @@ def _look_at_integers(fields):
 
 
 def _find_delimiter(lines):
-    """The delimiter of which most lines have equally many, if any."""
+    """Return the delimiter with the same count in most lines, or `None`."""
     best, columns = None, 1
     for delimiter in _DELIMITERS:
         counts = [line.count(delimiter) for line in lines]

@@ -1,4 +1,4 @@
-"""Rows as columns -> transformed numbers and ids, equal to what `Parser` gives.
+"""Rows as columns -> transformed numbers and ids, equal to those of `Parser`.
 
 # n rows, F features, V ids
 """
@@ -19,14 +19,14 @@ Learned = Mapping[str, Mapping[str, Any]]
 
 
 def encode(rows: Rows, vocabulary: Any) -> Batch:
-    """Transform the numbers, and number the values.
+    """Transform the numbers, and look up the ids of the values.
 
     Args:
         rows: The rows.
         vocabulary: A `Vocabulary` or `HashVocabulary`.
 
     Returns:
-        A batch; with lengths (int32) only if a feature has bags or weights.
+        A batch, with int32 lengths only if a feature has bags or weights.
     """
     schema = vocabulary.schema
     all_values = values_of(rows, schema, vocabulary.learned)
@@ -46,13 +46,13 @@ def encode(rows: Rows, vocabulary: Any) -> Batch:
 def values_of(
     rows: Rows, schema: Schema, learned: Learned, but: Sequence[int] = ()
 ) -> list[Values]:
-    """Return the values of each feature, those of numbers in buckets, too.
+    """Return the values of each feature, with numbers in buckets.
 
     Args:
         rows: The rows.
         schema: The schema.
         learned: The edges of buckets.
-        but: Positions of features without values, as their edges are not known yet.
+        but: Positions of features to skip because their edges are not known yet.
     """
     values = list(rows.values)
     for position, numbers in rows.bucketed.items():
@@ -75,9 +75,9 @@ def transform(
     Computed in float64 and rounded once.
 
     Args:
-        numbers: Of each dense feature float64 `(n,)`, NaN where missing.
+        numbers: float64 `(n,)` for each dense feature, NaN where missing.
         schema: The schema.
-        learned: Of each feature the numbers that its transform has learned.
+        learned: The numbers that transforms learned, by feature name.
         num_rows: n, for a schema without dense features.
     """
     dense = np.empty((num_rows, len(schema.dense)), np.float32)
@@ -142,7 +142,7 @@ def interleave(columns, lengths, weights=None):
     all_weights = None if weights is None else np.ones(len(ids), np.float32)
     for feature, column in enumerate(columns):
         counts = lengths_nF[:, feature]
-        # Of each id its place: where its bag begins, and where it is in the bag.
+        # The place of each id: the start of its bag plus its position in the bag.
         begins = starts_nF[:, feature] - (np.cumsum(counts) - counts)
         places = np.repeat(begins, counts) + np.arange(len(column))
         ids[places] = column

@@ -1,7 +1,7 @@
-"""`Schema`: the columns of a click log and their meaning; the layouts that ship.
+"""`Schema`: the columns of a click log and their meaning; the built-in layouts.
 
 Vocabulary, parser, readers, records, commands and exports take their columns from a
-schema and from nothing else; Criteo's logs are one schema among others.
+schema only. Criteo's layout is one built-in schema.
 """
 
 from pipelines.schema.columns import Dense, Label, Parquet, Sparse, Text

@@ -20,8 +20,8 @@ def refuse(name: str, rule: str, *received: Any) -> None:
 def check_name(name: Any) -> None:
     if not isinstance(name, str) or not name or re.search(r"[/\t\r\n]", name):
         raise UserError(
-            "Names of features and tables must be texts without '/', tab and line "
-            f"end. Received: {name!r}. Give the feature a `name`."
+            "The name of a feature or table must be a non-empty string without '/', "
+            f"tabs or line breaks. Received: {name!r}. Give the feature a `name`."
         )
 
 
@@ -37,7 +37,7 @@ def set_name(feature: Any) -> None:
 def check_column(place: str, column: Any) -> None:
     is_position = isinstance(column, int) and not isinstance(column, bool)
     if not (isinstance(column, str) and column) and not (is_position and column >= 0):
-        refuse(place, "must be a column's name, or its position from 0", repr(column))
+        refuse(place, "must be a column's name or its position, from 0", repr(column))
 
 
 def check_choice(name: str, parameter: str, value: Any, choices: Sequence) -> None:
@@ -59,5 +59,7 @@ def check_number(name: str, parameter: str, value: Any) -> None:
 
 def texts(parameter: str, values: Any) -> tuple[str, ...]:
     if isinstance(values, str) or not all(isinstance(text, str) for text in values):
-        raise UserError(f"`{parameter}` must be a sequence of texts: {values!r}")
+        raise UserError(
+            f"`{parameter}` must be a sequence of strings. Received: {values!r}"
+        )
     return tuple(values)

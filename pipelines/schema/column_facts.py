@@ -1,4 +1,4 @@
-"""Facts about the values of one column, from its first rows."""
+"""Facts about the values of a column, gathered from its first rows."""
 
 import dataclasses
 import functools
@@ -23,10 +23,10 @@ class Pieces:
     """The values of cells that hold several.
 
     Attributes:
-        separator: Between the values.
-        weight_separator: Between a value and its weight, or `None`.
+        separator: Text between the values.
+        weight_separator: Text between a value and its weight, or `None`.
         values: Distinct values.
-        longest: Most values of a cell.
+        longest: Largest number of values in a cell.
     """
 
     separator: str
@@ -45,9 +45,10 @@ class ColumnFacts:
 
     Attributes:
         num_rows: Number of cells.
-        num_missing: Those that are missing.
-        values: The distinct other values, the most frequent first; large binaries.
-        counts: int64, how often each occurs.
+        num_missing: Number of missing cells.
+        values: Distinct values that are not missing, the most frequent first; large
+            binaries.
+        counts: int64, how often each value occurs.
     """
 
     def __init__(self, name: str, column: pa.Array, missing: pa.Array) -> None:
@@ -74,7 +75,7 @@ class ColumnFacts:
 
     @property
     def num_distinct(self) -> int:
-        """Number of distinct values, "missing" not among them."""
+        """Number of distinct values, missing ones not counted."""
         return len(self.values)
 
     @property
@@ -84,7 +85,7 @@ class ColumnFacts:
 
     @property
     def is_unique(self) -> bool:
-        """True if no value comes twice and none is missing."""
+        """True if every cell has a value and no value occurs twice."""
         return not self.num_missing and self.num_distinct == self.num_rows
 
     @functools.cached_property
@@ -94,7 +95,7 @@ class ColumnFacts:
 
     @functools.cached_property
     def number_share(self) -> float:
-        """Share of the cells with a value that are numbers."""
+        """Share of numbers among the cells that have a value."""
         return self._share(_NUMBER)
 
     @functools.cached_property
@@ -104,17 +105,17 @@ class ColumnFacts:
 
     @functools.cached_property
     def is_integer(self) -> bool:
-        """True if every value is an integer, with or without a decimal point."""
+        """True if every value is an integer; `7.` and `7.0` are integers, too."""
         return self.is_number and self._all(_INTEGER)
 
     @functools.cached_property
     def is_padded(self) -> bool:
-        """True if some value starts with a zero before other digits, as of codes."""
+        """True if some value has leading zeros, like a code."""
         return self._any(_PADDED)
 
     @functools.cached_property
     def is_time(self) -> bool:
-        """True if every value is a date or time as in ISO 8601."""
+        """True if every value is a date or time in ISO 8601."""
         return self.num_distinct > 0 and self._all(_TIME)
 
     @functools.cached_property
@@ -122,7 +123,7 @@ class ColumnFacts:
         """The values as float64."""
         try:
             return self.values.cast(pa.large_string()).cast(pa.float64()).to_numpy()
-        except pa.ArrowException:  # such as of "+1"
+        except pa.ArrowException:  # for instance because of "+1"
             return np.array(self.values.to_pylist(), "S").astype(np.float64)
 
     def quantiles(self, shares: list[float]) -> np.ndarray:
@@ -134,10 +135,10 @@ class ColumnFacts:
 
     @functools.cached_property
     def neighbour_correlation(self) -> float:
-        """Correlation of the log counts of neighbouring numbers.
+        """Correlation between the log counts of neighbouring numbers.
 
-        Near 1 for amounts, of which similar numbers are about as frequent; near 0 for
-        ids, whose frequencies have nothing to do with their neighbours'.
+        Near 1 for amounts, where similar numbers are about equally frequent; near 0
+        for ids, whose frequencies do not depend on their neighbours.
         """
         order = np.argsort(self.numbers)
         logs = np.log(self.counts[order])
@@ -146,11 +147,11 @@ class ColumnFacts:
         return float(np.corrcoef(logs[:-1], logs[1:])[0, 1])
 
     def share_with(self, pattern: str) -> float:
-        """Return the share of the cells with a value in which a pattern occurs."""
+        """Return the share of cells that contain a pattern, of those with a value."""
         return self._share(pattern)
 
     def texts(self, num_values: int) -> list[str]:
-        """Return the most frequent values as texts to look at."""
+        """Return the most frequent values as strings, for display."""
         values = self.values.slice(0, num_values).to_pylist()
         return [value.decode("utf-8", "backslashreplace") for value in values]
 
@@ -176,7 +177,7 @@ class ColumnFacts:
 
     @functools.cached_property
     def pieces(self) -> Pieces | None:
-        """The values of cells that hold several; `None` if a cell is one value."""
+        """The values of cells that hold several; `None` if each cell is one value."""
         if self.is_list:
             lengths = pc.max(pc.list_value_length(self.column)).as_py() or 0
             free = [mark for mark in SEPARATORS[:4] if not self._any(_quote(mark))]

@@ -1,4 +1,4 @@
-"""The meaning of one column of a log: `Label`, `Dense`, `Sparse`; formats of files."""
+"""The roles of a log's columns, `Label`, `Dense` and `Sparse`, and file formats."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ class Label:
 
     Args:
         column: Name or position of the column.
-        positive: Texts that mean a click.
-        negative: Texts that mean no click; `None`: all that are not in `positive`.
-        threshold: Read the column as a number instead: a click is a number that is
-            not below it, such as a rating of at least 4.
+        positive: Strings that mean a click.
+        negative: Strings that mean no click. With `None`, every other string does.
+        threshold: Smallest number that counts as a click, such as a rating of 4; the
+            column is then read as numbers.
         soft: Whether the column holds probabilities from 0 to 1.
     """
 
@@ -49,9 +49,9 @@ class Label:
             object.__setattr__(self, "negative", texts("negative", self.negative))
             both = set(self.positive) & set(self.negative)
             if both:
-                refuse("label", f"counts {min(both)!r} as a click and as none")
+                refuse("label", f"has {min(both)!r} in both `positive` and `negative`")
         if not self.positive:
-            refuse("label", "must name a text that means a click", "positive=()")
+            refuse("label", "needs a string that means a click", "positive=()")
         if self.threshold is not None:
             check_number("label", "threshold", self.threshold)
             if self.soft:
@@ -69,14 +69,14 @@ class Dense:
 
     Args:
         column: Name or position of the column.
-        transform: The function of the number x that the model reads, as float32,
-            computed in float64: `"identity"`; `"log1p"`, log(max(x, 0) + 1), as in
-            the paper's code; `"signed_log1p"`, sign(x) log(|x| + 1); `"standardize"`,
-            (x - mean) / deviation of the training rows; `"clip"`, x held between
-            `low` and `high`.
-        missing: The number in place of a missing one, before the transform. Default:
-            0, for `"standardize"` the mean.
-        name: Name of the feature; default: the column's.
+        transform: The function of the number x that the model reads, computed in
+            float64 and rounded to float32: `"identity"`; `"log1p"`,
+            log(max(x, 0) + 1), as in the paper's code; `"signed_log1p"`,
+            sign(x) log(|x| + 1); `"standardize"`, (x - mean) / deviation, with mean
+            and deviation of the training rows; `"clip"`, x limited to `low` .. `high`.
+        missing: The number to use for missing cells, before the transform. Default:
+            0, or with `"standardize"` the mean.
+        name: Name of the feature; default: the column's name.
         integer: Whether only integers (`-?[0-9]+`) are valid.
         low: Smallest number, for `"clip"`; default: no limit.
         high: Largest number, for `"clip"`; default: no limit.
@@ -99,13 +99,22 @@ class Dense:
                 check_number(self.name, parameter, value)
         limits = (self.low is not None, self.high is not None)
         if any(limits) != (self.transform == "clip"):
-            refuse(self.name, "takes `low` and `high` with transform='clip' only")
+            refuse(
+                self.name,
+                "must have `low` or `high` with transform='clip', and neither with "
+                "another transform",
+                f"transform={self.transform!r}, low={self.low}, high={self.high}",
+            )
         if all(limits) and self.low > self.high:  # type: ignore[operator]
-            refuse(self.name, "must have `low` below `high`", f"{self.low}")
+            refuse(
+                self.name,
+                "must not have `low` above `high`",
+                f"low={self.low}, high={self.high}",
+            )
 
     @property
     def is_learned(self) -> bool:
-        """True if the transform has numbers that are learned from training rows."""
+        """True if the transform learns numbers from the training rows."""
         return self.transform == "standardize"
 
 
@@ -115,21 +124,21 @@ class Sparse:
 
     Args:
         column: Name or position of the column.
-        name: Name of the feature; default: the column's.
-        separator: Text between the values of a cell that holds several, a bag; empty
-            values in it are skipped. Default: a cell is one value.
+        name: Name of the feature; default: the column's name.
+        separator: Text between the values of a bag, a cell that holds several; empty
+            values are skipped. Default: each cell is one value.
         weight_separator: Text between a value and its weight, such as ":" in
-            `a:0.5|b:2`; a value without one weighs 1. Needs a `separator`.
-        max_values: Most values of a cell; those after the first `max_values` are left
-            out. Default: no limit.
-        table: Name of the table; default: the feature's. Features that name the same
+            `a:0.5|b:2`; a value without a weight has weight 1. Needs a `separator`.
+        max_values: Largest number of values read from a cell; the rest are dropped.
+            Default: no limit.
+        table: Name of the table; default: the feature's name. Features with the same
             table share its rows and its vocabulary.
         combiner: How the rows of a bag become one vector: "sum", "mean" or "sqrtn".
-        min_count: Times a value must occur in the training rows to have a row of its
-            own; default: that of the run.
-        hash_buckets: Number of rows, if values are hashed rather than counted.
-        embedding_dim: Width of the table; default: that of the run.
-        buckets: Take a number as a category: `"log2"`, floor(ln(x)²) for x > 2, as in
+        min_count: How often a value must occur in the training rows to have its own
+            row; default: the value of the run.
+        hash_buckets: Number of rows, to hash values instead of counting them.
+        embedding_dim: Width of the table; default: the value of the run.
+        buckets: Use a number as a category: `"log2"`, floor(ln(x)²) for x > 2, as in
             the winning solution of Criteo's contest; `"quantile"`, by
             `num_buckets` quantiles of the training rows; `"width"`, floor(x / width).
         num_buckets: Number of quantiles; default: 32.
@@ -163,15 +172,22 @@ class Sparse:
         for parameter in ("separator", "weight_separator"):
             text = getattr(self, parameter)
             if text is not None and (not isinstance(text, str) or not text):
-                refuse(self.name, f"needs a text as `{parameter}`", repr(text))
+                refuse(
+                    self.name, f"needs a non-empty string as `{parameter}`", repr(text)
+                )
         if self.separator is None and (self.weight_separator or self.max_values):
-            given = "weight_separator" if self.weight_separator else "max_values"
-            refuse(self.name, f"takes `{given}` with a `separator` only")
+            parameter = "weight_separator" if self.weight_separator else "max_values"
+            refuse(self.name, f"has `{parameter}`, which needs a `separator`")
         if self.weight_separator is not None and (
             self.weight_separator in self.separator  # type: ignore[operator]
             or self.separator in self.weight_separator  # type: ignore[operator]
         ):
-            refuse(self.name, "needs two separators that differ", self.separator)
+            refuse(
+                self.name,
+                "needs a `separator` and a `weight_separator` that do not contain each "
+                "other",
+                f"{self.separator!r} and {self.weight_separator!r}",
+            )
         self._check_buckets()
 
     def _check_buckets(self) -> None:
@@ -180,19 +196,27 @@ class Sparse:
             if self.separator is not None:
                 refuse(self.name, "takes `separator` or `buckets`, not both")
         if (self.width is not None) != (self.buckets == "width"):
-            refuse(self.name, "takes `width` with buckets='width', which needs it")
+            refuse(
+                self.name,
+                "must have `width` with buckets='width', and only then",
+                f"buckets={self.buckets!r}, width={self.width}",
+            )
         if self.width is not None:
             check_number(self.name, "width", self.width)
             if not self.width > 0:
                 refuse(self.name, "needs a positive `width`", self.width)
         if self.num_buckets is not None and self.buckets != "quantile":
-            refuse(self.name, "takes `num_buckets` with buckets='quantile' only")
+            refuse(
+                self.name,
+                "has `num_buckets`, which needs buckets='quantile'",
+                f"buckets={self.buckets!r}",
+            )
         if self.buckets == "quantile" and self.num_buckets is None:
             object.__setattr__(self, "num_buckets", DEFAULT_NUM_BUCKETS)
 
     @property
     def is_learned(self) -> bool:
-        """True if the buckets have edges that are learned from training rows."""
+        """True if the buckets learn their edges from the training rows."""
         return self.buckets == "quantile"
 
     @property
@@ -203,16 +227,16 @@ class Sparse:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A text format: one row a line.
+    """A text format with one row per line.
 
     Args:
-        delimiter: The one byte between columns.
+        delimiter: The byte between columns.
         header: Whether each file starts with a line of column names.
-        columns: Names of the columns in their order, for files without a header; with
-            one, the order of the columns that `serving_lines` takes.
+        columns: Names of all columns in order, for files without a header. For files
+            with a header, the order of the columns that `serving_lines` takes.
         missing: Cells that mean "missing".
         quoted: Whether fields may be quoted as in RFC 4180: a field in double quotes
-            may hold delimiters, line ends and, doubled, quotes.
+            may contain delimiters, line breaks and doubled quotes.
     """
 
     delimiter: str = ","
@@ -226,12 +250,13 @@ class Text:
         if not one_byte or self.delimiter in '\n\r"\0':
             refuse(
                 "format",
-                "needs a `delimiter` of one byte, no quote, line end or NUL",
+                "needs a `delimiter` of one byte, other than a quote, line break or "
+                "NUL",
                 repr(self.delimiter),
             )
         object.__setattr__(self, "columns", texts("columns", self.columns))
         if len(set(self.columns)) < len(self.columns):
-            refuse("format", "names a column twice in `columns`")
+            refuse("format", "must not repeat a name in `columns`", self.columns)
         object.__setattr__(self, "missing", texts("missing", self.missing))
 
 
@@ -240,7 +265,7 @@ class Parquet:
     """Parquet files, or folders of them.
 
     Args:
-        missing: Texts that mean "missing", as null does.
+        missing: Strings that mean "missing", like null.
     """
 
     missing: Sequence[str] = ("",)

@@ -1,4 +1,4 @@
-"""Number or category: the feature that the model reads of a column, and why."""
+"""The guess of a column's feature, a number or a category, with the reason."""
 
 import re
 
@@ -19,7 +19,7 @@ _DECIMAL_COMMA = r"^-?[0-9]+,[0-9]+$"
 def guess_feature(
     facts: ColumnFacts, is_group: bool = False
 ) -> tuple[Dense | Sparse | None, str]:
-    """Return the feature of a column and why; `None`: it is left out.
+    """Return the feature of a column, or `None` to leave it out, and the reason.
 
     Args:
         facts: The facts of the column.
@@ -62,7 +62,7 @@ def guess_feature(
 
 
 def _why_left_out(facts: ColumnFacts, is_group: bool) -> str:
-    """Return why a column is not read; "" if it is."""
+    """Return why a column is left out; "" if it is a feature."""
     if not facts.name:
         return "has no name"
     if not facts.is_readable:

@@ -1,4 +1,4 @@
-"""The first rows of a Parquet file, as columns of texts or lists of texts."""
+"""The first rows of a Parquet file, as columns of strings or lists of strings."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,15 +17,18 @@ _MAX_CELLS = 1 << 23
 def read_parquet(path: str, num_rows: int) -> FirstRows:
     """Read the first rows of a Parquet file.
 
-    Columns become large binaries, null where missing, or lists of them; of a type that
-    has no such text they stay as they are.
+    Columns become large binaries, null where missing, or lists of large binaries. A
+    column whose type cannot be written as text stays as it is.
     """
     batches: list[pa.RecordBatch] = []
     with _open(path) as file:
         schema = file.schema_arrow
         for name in schema.names:
             if schema.names.count(name) > 1:
-                raise UserError(f"{path}: has several columns named {name!r}.")
+                raise UserError(
+                    f"{path}: has several columns named {name!r}. Give each column its "
+                    "own name."
+                )
         num_rows = min(num_rows, max(100, _MAX_CELLS // max(1, len(schema.names))))
         try:
             for batch in file.iter_batches(_BATCH_ROWS):
@@ -106,7 +109,7 @@ def _to_texts(column: pa.Array) -> pa.Array:
 
 
 def _floats_to_texts(column: pa.Array) -> pa.Array:
-    """Return floats as texts; NaN, as pandas marks a gap, becomes null."""
+    """Return floats as strings; NaN, which pandas uses for missing, becomes null."""
     column = column.cast(pa.float64())
     column = pc.if_else(pc.is_nan(column), None, column)
     return column.cast(pa.string())

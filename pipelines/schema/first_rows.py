@@ -1,6 +1,6 @@
-"""The first rows of a log of any layout, as columns of texts: text or Parquet.
+"""The first rows of a text or Parquet file of any layout, as columns of strings.
 
-Finds out how a text file separates its columns, quotes, and names them.
+Detects the delimiter, the quotes and the header of a text file.
 """
 
 import collections
@@ -31,7 +31,7 @@ MISSING_MARKS = (
     *("NULL", "null", "\\N", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "NAN"),
     *("None", "none", "(null)", "NaT", "NA", "na", "-", "?"),
 )
-# By how likely they are: a tab is hardly ever within a cell, a blank often.
+# Higher for likelier delimiters: cells hardly ever contain tabs, but often blanks.
 _RANKS = {b"\t": 3, b"\x01": 3, b",": 2, b";": 2, b"|": 2, b"^": 1, b" ": 0}
 
 
@@ -40,11 +40,11 @@ class FirstRows(NamedTuple):
 
     Attributes:
         path: The file.
-        format: What was found out of its format; `missing` is that of the default.
-        names: Names of all columns, in their order.
-        columns: Of each an Arrow array: large binaries as in a text file, or what a
-            Parquet file holds.
-        notes: Sentences on what is odd in the file.
+        format: The detected format; `missing` has its default.
+        names: Names of all columns in order.
+        columns: An Arrow array for each column: large binaries as in a text file, or
+            the type in the Parquet file.
+        notes: Sentences about oddities of the file.
     """
 
     path: str
@@ -55,15 +55,16 @@ class FirstRows(NamedTuple):
 
 
 def is_parquet(path: str) -> bool:
-    """Return whether a file is a Parquet file, by its first bytes."""
+    """Return whether a file starts with the bytes of a Parquet file."""
     return read_start(path, 4) == b"PAR1"
 
 
 def read(path: str, num_rows: int) -> FirstRows:
-    """Read the first rows of a file, and find out its format.
+    """Read the first rows of a file and detect its format.
 
     Raises:
-        ValueError: If it holds no rows of columns; the message says what instead.
+        ValueError: If it contains no rows of columns; the message says what it looks
+            like instead.
     """
     if is_parquet(path):
         from pipelines.schema.first_parquet_rows import read_parquet
@@ -73,7 +74,7 @@ def read(path: str, num_rows: int) -> FirstRows:
 
 
 def read_names(path: str, text_format: Text) -> list[str] | None:
-    """Return the names of the columns of another file; `None` if it names none."""
+    """Return the column names of another file; `None` if it has no names."""
     if is_parquet(path):
         from pipelines.schema.first_parquet_rows import read_parquet_names
 
@@ -94,10 +95,10 @@ def _read_text(path: str, num_rows: int) -> FirstRows:
     data, is_all = _read_bytes(path, num_rows)
     _check(path, data)
     first_line = data.split(b"\n")[0]
-    # Arrow hands on bad rows as texts: bytes that are none become texts like \xff.
+    # Arrow passes bad rows on as text, so invalid UTF-8 is escaped, as in \xff.
     data = data.decode("utf-8", "backslashreplace").encode()
     delimiter, quoted = _find_delimiter(path, data)
-    if quoted and data.count(b'"') % 2 and not is_all:  # the cut is within a field
+    if quoted and data.count(b'"') % 2 and not is_all:  # the data end inside a field
         data = data[: data.rfind(b'"')]
         data = data[: data.rfind(b"\n") + 1]
     columns, bad = _parse(path, data, delimiter, quoted)
@@ -106,13 +107,13 @@ def _read_text(path: str, num_rows: int) -> FirstRows:
     if bad:
         if len(bad) > num_good:
             raise UserError(
-                f"{path}: most lines have another number of columns than "
-                f"{len(columns)}, separated by {delimiter.decode()!r}, such as "
-                f"{_show(bad[0])}."
+                f"{path}: most lines do not have {len(columns)} columns separated by "
+                f"{delimiter.decode()!r}, for instance {_show(bad[0])}."
             )
         notes.append(
             f"{len(bad):,} of {num_good + len(bad):,} rows do not have "
-            f"{len(columns)} columns and would be bad rows, such as {_show(bad[0])}."
+            f"{len(columns)} columns and would be bad rows, for instance "
+            f"{_show(bad[0])}."
         )
     header = _is_header(columns)
     if header:
@@ -122,8 +123,8 @@ def _read_text(path: str, num_rows: int) -> FirstRows:
         columns, num_repeats = _drop_headers(columns, names)
         if num_repeats:
             notes.append(
-                f"The header comes {num_repeats:,} more times among the rows, where "
-                "it is a bad row: files that were joined?"
+                f"The header occurs again in {num_repeats:,} of the rows, which would "
+                "be bad rows. Were files concatenated?"
             )
         if not len(columns[0]):
             raise UserError(f"{path}: has a header and no rows.")
@@ -149,7 +150,7 @@ def _read_bytes(path: str, num_rows: int) -> tuple[bytes, bool]:
 
 
 def _check(path: str, data: bytes) -> None:
-    """Refuse what are no lines of columns."""
+    """Raise an error unless the data look like lines of columns."""
     start = data[:4096]
     if not data.strip():
         raise UserError(f"{path}: holds no rows.")
@@ -160,7 +161,7 @@ def _check(path: str, data: bytes) -> None:
         raise UserError(f"{path}: looks like binary data, not lines of text.")
     if data.count(b"\r") - data.count(b"\r\n") > data.count(b"\n"):
         raise UserError(
-            f"{path}: has lines that end in a carriage return alone. Convert it "
+            f"{path}: lines must not end in a carriage return alone. Convert it "
             r"first: tr '\r' '\n'."
         )
     first = start.lstrip().lower()
@@ -209,7 +210,8 @@ def _find_delimiter(path: str, data: bytes) -> tuple[bytes, bool]:
     if best is None or not (best[0][0] or best[0][1]):
         line = look.strip().split(b"\n")[0]
         raise UserError(
-            f"{path}: found no delimiter that gives its lines equally many columns. "
+            f"{path}: found no delimiter that splits the lines into equal numbers of "
+            "columns. "
             f"A log has the label and at least one more column. First line: "
             f"{_show(line)}."
         )
@@ -268,8 +270,8 @@ def _parse(
     except pa.ArrowException as error:
         words = " ".join(str(error).split()).removeprefix("CSV parse error: ")
         raise UserError(
-            f"{path}: cannot be taken apart into {len(names)} columns ({words[:200]}). "
-            "Is a quote opened that is not closed?"
+            f"{path}: cannot be split into {len(names)} columns ({words[:200]}). "
+            "Is a closing quote missing?"
         ) from None
     columns = [column.combine_chunks() for column in table.columns]
     if not len(columns[0]):
@@ -282,7 +284,7 @@ def _is_header(columns: Sequence[pa.Array]) -> bool:
     first = [column[0].as_py() for column in columns]
     if len(set(first)) < len(first) and b"" not in first:
         names = [cell for cell in first if not _NUMBER.fullmatch(cell)]
-        return len(names) == len(first)  # `_names` tells which one repeats
+        return len(names) == len(first)  # `_check_names` reports the repeated name
     if sum(not cell for cell in first) > 1:
         return False
     names = [cell.strip().decode("utf-8", "replace") for cell in first]
@@ -312,17 +314,17 @@ def _counts_up(cells: list[bytes]) -> bool:
 
 
 def _check_names(path: str, names: list[str], line: bytes) -> None:
-    """Refuse names that repeat, and those of a header that is not UTF-8."""
+    """Raise an error if a name repeats or the header is not UTF-8."""
     if not _is_utf8(line):
         raise UserError(
-            f"{path}: its header is not text in UTF-8. Convert the file first, for "
+            f"{path}: the header is not text in UTF-8. Convert the file first, for "
             "instance: iconv -f latin1 -t utf-8."
         )
     for name, times in collections.Counter(names).items():
         if times > 1:
             raise UserError(
-                f"{path}: names the column {name!r} twice in its header. Give each "
-                "column a name of its own."
+                f"{path}: the header has the column {name!r} more than once. Give "
+                "each column its own name."
             )
 
 
@@ -337,7 +339,7 @@ def _is_utf8(data: bytes) -> bool:
 def _drop_headers(
     columns: list[pa.Array], names: list[str]
 ) -> tuple[list[pa.Array], int]:
-    """Leave out rows that repeat the header; return also how many there are."""
+    """Drop rows that repeat the header; return the columns and the number dropped."""
     repeats = pa.array(np.ones(len(columns[0]), bool))
     for column, name in zip(columns[:8], names, strict=False):
         cell = pa.scalar(name.encode(), pa.large_binary())

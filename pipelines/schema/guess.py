@@ -21,7 +21,7 @@ from pipelines.schema.schema import Schema
 _FEW_ROWS = 100
 _MAX_OTHER_FILES = 200
 _LONG_TABLE, _NUM_BUCKETED = 60, 8
-# Marks that may also be a category of their own: they count where numbers are.
+# Marks that may also be categories: in columns of numbers they mean missing.
 _UNSURE_MARKS = (b"NA", b"na", b"none", b"None", b"-", b"?")
 
 
@@ -55,7 +55,7 @@ class Guess:
         columns: A `ColumnGuess` for each column of the file.
         path: The file that was read.
         num_rows: Number of its rows that were read.
-        notes: Sentences on the files, such as on rows that would be bad.
+        notes: Sentences about the files, for instance about rows that would be bad.
     """
 
     schema: Schema
@@ -65,7 +65,7 @@ class Guess:
     notes: tuple[str, ...] = ()
 
     def table(self) -> str:
-        """Return a table to read: a line a column, then the notes."""
+        """Return a table for display: one line per column, then the notes."""
         rows: list[tuple[str, ...]] = [
             ("column", "taken as", "why", "distinct", "missing", "examples")
         ]
@@ -130,7 +130,7 @@ def guess(paths: Paths, num_rows: int = 100_000, label: str | None = None) -> Gu
         notes += more
     if len(rows.columns[0]) < _FEW_ROWS:
         notes.append(
-            f"A guess from {len(rows.columns[0])} rows is weak: check each column."
+            f"Guessed from only {len(rows.columns[0])} rows: check each column."
         )
     return Guess(schema, columns, rows.path, len(rows.columns[0]), tuple(notes))
 
@@ -157,7 +157,7 @@ def _find_marks(rows: FirstRows) -> list[bytes]:
 
 
 def _compare(files: list[str], rows: FirstRows) -> list[str]:
-    """Say which columns the other files lack."""
+    """Return notes on columns that the other files lack."""
     notes = []
     text = rows.format if isinstance(rows.format, Text) else Text()
     for path in files[1 : _MAX_OTHER_FILES + 1]:
@@ -166,16 +166,16 @@ def _compare(files: list[str], rows: FirstRows) -> list[str]:
             continue
         missing = [name for name in rows.names if name not in names]
         if missing == list(rows.names):
-            notes.append(f"{path} names none of the columns: has it a header?")
+            notes.append(f"{path} names none of the columns. Does it have a header?")
         elif missing:
-            shown = ", ".join(map(repr, missing[:10]))
+            listed = ", ".join(map(repr, missing[:10]))
             more = ", ..." if len(missing) > 10 else ""
-            notes.append(f"{path} lacks the columns {shown}{more}.")
+            notes.append(f"{path} lacks the columns {listed}{more}.")
     folders = re.findall(r"([A-Za-z_]\w*)=[^/]*/", rows.path)
     if folders:
         notes.append(
-            f"The folders are named by {', '.join(map(repr, folders))}; values in "
-            "names of folders are not read."
+            f"The names of folders hold values of {', '.join(map(repr, folders))}, "
+            "which the guess does not read."
         )
     return notes
 
@@ -183,7 +183,7 @@ def _compare(files: list[str], rows: FirstRows) -> list[str]:
 def _describe_layout(
     name: str, schema: Schema, rows: FirstRows, facts: list[ColumnFacts]
 ) -> tuple[ColumnGuess, ...]:
-    why = f"the layout {name!r}, which ships"
+    why = f"the built-in layout {name!r}"
     columns = []
     for column, one in zip(schema.text.columns, facts, strict=True):
         one.name = column
@@ -253,12 +253,12 @@ def _decide(
         sparse = _bucket(dense, roles)
         if not sparse:
             raise UserError(
-                f"{rows.path}: found no category. A DLRM looks up at least one; the "
+                f"{rows.path}: found no category. A DLRM needs at least one. The "
                 f"columns are {', '.join(map(repr, rows.names[:10]))}."
             )
         notes.append(
-            "There is no category, so the first numbers are also taken as categories, "
-            "by quantiles."
+            "No column is a category, so the first numbers are also used as "
+            "categories, by quantiles."
         )
     sparse = _share_tables(sparse, facts, roles)
     kind = dataclasses.replace(
@@ -288,7 +288,7 @@ def _name_label(
 def _find_others(
     facts: list[ColumnFacts], roles: dict[str, tuple[str, str]]
 ) -> dict[str, str]:
-    """Find the columns of weight, time and user; `roles` is added to."""
+    """Find the columns of weight, time and user, and add them to `roles`."""
     others = {}
     finders = {
         "weight": (name_hints.weight_rank, _is_weight),
@@ -302,7 +302,7 @@ def _find_others(
             if role == "time" and rank is None and one.is_time:
                 rank = 99
             if rank is not None and one.name not in roles and fits(one):
-                # Of several without such a name, the one of most distinct times.
+                # Among columns without a telling name, prefer more distinct times.
                 ranked.append((rank, -one.num_distinct if rank == 99 else 0, place))
         if ranked:
             name = facts[min(ranked)[-1]].name
@@ -363,7 +363,7 @@ def _share_tables(
             if len(values) < 20 or len(pieces.values) < 20:
                 continue
             words = [set(name_hints.words_of(str(f.column))) for f in (feature, single)]
-            stems = [{word.removesuffix("s") for word in each} for each in words]
+            stems = [{word.removesuffix("s") for word in name} for name in words]
             is_kin = bool((stems[0] & stems[1]) - {"id"})
             digits = by_name[str(single.column)].is_number
             overlap = pc.mean(pc.is_in(pieces.values, values)).as_py()

@@ -1,4 +1,4 @@
-"""A schema as JSON, short enough to be written by hand, and back."""
+"""Schemas to and from JSON that is short enough to write by hand."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ _OTHERS = ("weight", "time", "group")
 
 
 def write(schema: Any) -> str:
-    """Return a schema as JSON text, without what is as by default."""
+    """Return a schema as JSON text, without settings that have their defaults."""
     content: dict[str, Any] = {"label": _short(schema.label)}
     content["dense"] = [_short(feature) for feature in schema.dense]
     content["sparse"] = [_short(feature) for feature in schema.sparse]
@@ -38,17 +38,20 @@ def read(text: str) -> dict[str, Any]:
     """Return the arguments of the `Schema` that a JSON text describes.
 
     Raises:
-        ValueError: If it is no JSON, or a key or value is wrong; it is named.
+        ValueError: If the text is not JSON, or a key or value is wrong; the message
+            names it.
     """
     try:
         content = json.loads(text, object_pairs_hook=_unique)
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(f"not JSON: {error}.") from None
     if not isinstance(content, dict):
-        raise UserError("a schema is a JSON object, in braces.")
+        raise UserError("a schema must be a JSON object, in braces.")
     _check_keys("the schema", content, ["label", "dense", "sparse", *_OTHERS, "format"])
     if "label" not in content:
-        raise UserError('a schema names the label\'s column: "label": "click".')
+        raise UserError('a schema must name the label\'s column: "label": "click".')
     values = dict(content)
     values["label"] = _read(Label, "label", content["label"])
     for name, kind in (("dense", Dense), ("sparse", Sparse)):
@@ -68,12 +71,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"the key {name!r} comes twice in one object.")
+            raise UserError(f"the key {name!r} occurs twice in one object.")
     return dict(pairs)
 
 
 def _differences(value: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are not as by default."""
+    """Return the fields of a dataclass that differ from their defaults."""
     content = {}
     for field in dataclasses.fields(value):
         own = getattr(value, field.name)
@@ -89,14 +92,14 @@ def _differences(value: Any) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-    """Return a feature for JSON: its column alone where the rest is as by default."""
+    """Return a feature for JSON: only its column if all else has its default."""
     content = _differences(value)
     return content["column"] if list(content) == ["column"] else content
 
 
 def _lay_out(value: Any) -> str:
-    """Return JSON with each feature on a line of its own."""
-    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+    """Return JSON with each feature on its own line."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
     return json.dumps(value)
 

@@ -1,4 +1,4 @@
-"""The label of a log: the column that it is, and how its cells tell clicks."""
+"""The guess of a log's label: its column, and the cells that mean a click."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _WAYS = (
 
 
 def read_as_two_classes(facts: ColumnFacts) -> Label | None:
-    """Return the label of a column of two texts, such as 0 and 1; else `None`."""
+    """Return the label of a column of two strings, such as 0 and 1; else `None`."""
     if not facts.is_readable or facts.is_list or not 1 <= facts.num_distinct <= 6:
         return None
     texts = facts.texts(6)
@@ -33,7 +33,7 @@ def read_as_two_classes(facts: ColumnFacts) -> Label | None:
 
 
 def read_as_number(facts: ColumnFacts) -> tuple[Label, str] | None:
-    """Return the label of a column of numbers, and why; `None` if it is none."""
+    """Return the label of a column of numbers, and the reason; else `None`."""
     if not facts.is_number:
         return None
     numbers = facts.numbers
@@ -51,14 +51,14 @@ def read_as_number(facts: ColumnFacts) -> tuple[Label, str] | None:
 
 
 def find(facts: Sequence[ColumnFacts], column: str | None) -> tuple[Label, str]:
-    """Return the label of a log, and why it is taken for it.
+    """Return the label of a log, and the reason.
 
     Args:
         facts: The facts of all columns.
-        column: Name of the label's column; `None`: look for it.
+        column: Name of the label's column; default: look for it.
 
     Raises:
-        ValueError: If no column looks like it, or the one named does not.
+        ValueError: If no column looks like the label, or `column` does not.
     """
     if column is not None:
         return _find_named(facts, column)
@@ -83,18 +83,18 @@ def find(facts: Sequence[ColumnFacts], column: str | None) -> tuple[Label, str]:
         return read[0], f"the first column; {read[1]}"
     if pairs:
         candidates = ", ".join(repr(one.name) for one in pairs[:10])
-        which = f"Of two values are {candidates}."
+        which = f"Columns with two values: {candidates}."
     else:
         names = [one.name for one in facts[:10]]
         which = f"No column has two values. The columns: {', '.join(map(repr, names))}"
         which += ", ..." if len(facts) > 10 else "."
     raise UserError(
-        f"No column looks like the label. {which} Say which one it is, by `label`."
+        f"No column looks like the label. {which} Name the right one with `label`."
     )
 
 
 def _counts_clicks(facts: ColumnFacts) -> bool:
-    """Return whether a column of unknown name may count the clicks of a row."""
+    """Return whether a column without a telling name may count a row's clicks."""
     if facts.num_missing or not facts.is_integer or facts.num_distinct > 50:
         return False
     return facts.quantiles([0.8])[0] <= 1

@@ -1,4 +1,4 @@
-"""First rows that are those of a layout that ships."""
+"""Recognition of the built-in layouts from the first rows of a log."""
 
 from pipelines.schema import layouts
 from pipelines.schema.column_facts import ColumnFacts
@@ -10,12 +10,12 @@ from pipelines.schema.schema import Schema
 def find(
     rows: FirstRows, facts: list[ColumnFacts], label: str | None
 ) -> tuple[str, Schema] | None:
-    """Return the name and the schema of a layout that ships, of a log; else `None`.
+    """Return the name and schema of the built-in layout of a log, or `None`.
 
     Args:
         rows: The first rows.
         facts: The facts of all columns.
-        label: Name of the label's column, if it was named.
+        label: Name of the label's column, if the user gave it.
     """
     text = rows.format
     if not isinstance(text, Text):

@@ -1,4 +1,4 @@
-"""The schemas that ship, by name: layouts of click logs that people have."""
+"""The built-in schemas by name: layouts of public click logs."""
 
 import functools
 
@@ -29,8 +29,8 @@ def _criteo_x1() -> Schema:
     """Return the layout of Criteo_x1 of BARS and FuxiCTR.
 
     A CSV file with a header, made from the files of Cheng, Shen and Huang, "Adaptive
-    Factorization Network" (AAAI 2020). The numbers in it are scaled already, to
-    about [0, 1], so they are read as they are.
+    Factorization Network" (AAAI 2020). Its numbers are already scaled to about [0, 1],
+    so they are not transformed.
     https://github.com/reczoo/Datasets/tree/main/Criteo
     """
     return Schema(
@@ -44,8 +44,8 @@ def _criteo_x1() -> Schema:
 def _criteo_x4() -> Schema:
     """Return the layout of Criteo_x4 of BARS and FuxiCTR.
 
-    The Kaggle set as CSV with a header, in which the label is `Label`, split 8:1:1 as
-    by Song et al., "AutoInt" (CIKM 2019). Numbers are the raw counts.
+    The Kaggle set as CSV with a header, where the label is `Label`, split 8:1:1 as in
+    Song et al., "AutoInt" (CIKM 2019). Numbers are the raw counts.
     https://github.com/reczoo/Datasets/tree/main/Criteo/Criteo_x4
     """
     return Schema(
@@ -57,9 +57,9 @@ def _criteo_x4() -> Schema:
 
 
 def _avazu() -> Schema:
-    """Return the layout of `train.csv` of Avazu's contest on Kaggle, of 2014.
+    """Return the layout of `train.csv` of Avazu's contest on Kaggle in 2014.
 
-    Every column is a category. `hour`, written YYMMDDHH, is the event time and no
+    All features are categories. `hour`, written YYMMDDHH, is the event time and not a
     feature; `id` is unique in each row and left out. Avazu_x4 of BARS has the same
     columns. https://www.kaggle.com/c/avazu-ctr-prediction/data
     """
@@ -74,8 +74,9 @@ def _avazu() -> Schema:
 def _movielens() -> Schema:
     """Return the layout of MovielensLatest_x1 of BARS and FuxiCTR.
 
-    Tags that users gave to films, against drawn ones, from Cheng, Shen and Huang,
-    "Adaptive Factorization Network" (AAAI 2020); a label of -1 is no click, as there.
+    Tags that users gave to films, and randomly drawn tags as negatives, from Cheng,
+    Shen and Huang, "Adaptive Factorization Network" (AAAI 2020). As in the paper, a
+    label of -1 means no click.
     https://github.com/reczoo/Datasets/tree/main/MovieLens
     """
     features = ("user_id", "item_id", "tag_id")
@@ -105,8 +106,8 @@ def _movielens_ratings() -> Schema:
 def _kdd12() -> Schema:
     """Return the layout of `training.txt` of KDD Cup 2012, track 2 (Tencent).
 
-    Twelve columns without a header, separated by tabs. A row counts the clicks in
-    `Impression` showings of an ad; with at least one it counts as a click.
+    Twelve tab-separated columns without a header. A row gives the number of clicks in
+    `Impression` views of an ad; at least one click makes the label 1.
     http://www.kddcup2012.org/c/kddcup2012-track2/data
     """
     return Schema(
@@ -131,7 +132,7 @@ NAMES = tuple(_MAKERS)
 
 @functools.cache
 def get(name: str) -> Schema:
-    """Return the schema of a name.
+    """Return a built-in schema by name.
 
     Args:
         name: One of `NAMES`.

@@ -1,4 +1,4 @@
-"""Hints in the names of columns: ids, amounts, labels, times, weights, users."""
+"""Hints from column names: ids, amounts, labels, times, weights, users."""
 
 import re
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ _ROW_IDS = ("id", "row_id", "index", "rowid", "request_id", "impression_id", "ev
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a name, in lower case; numbers at its end are left out.
+    """Return the words of a name in lower case, without numbers at its end.
 
     Example:
 
@@ -59,7 +59,7 @@ def words_of(name: str) -> list[str]:
 
 
 def is_id(name: str) -> bool | None:
-    """Return whether a number of this name is an id; `None` if the name is silent.
+    """Return whether a number with this name is an id; `None` if the name is unclear.
 
     Example:
 
@@ -83,7 +83,7 @@ def is_id(name: str) -> bool | None:
 
 
 def label_rank(name: str) -> int | None:
-    """Return how likely a name is that of the label, 0 most; `None`: not at all."""
+    """Return the rank of a name for the label, 0 the likeliest; `None` if unlikely."""
     plain = "_".join(words_of(name)) or name.lower()
     if plain in _LABELS:
         return _LABELS.index(plain)
@@ -96,22 +96,22 @@ def label_rank(name: str) -> int | None:
 
 
 def group_rank(name: str) -> int | None:
-    """The same for the column of users."""
+    """Return the rank of a name for the column of users; see `label_rank`."""
     return _rank(name, _GROUPS)
 
 
 def time_rank(name: str) -> int | None:
-    """The same for the time of the event."""
+    """Return the rank of a name for the event time; see `label_rank`."""
     return _rank(name, _TIMES)
 
 
 def weight_rank(name: str) -> int | None:
-    """The same for the weight of a row."""
+    """Return the rank of a name for the weight of a row; see `label_rank`."""
     return _rank(name, _WEIGHTS)
 
 
 def is_row_id(name: str) -> bool:
-    """Return whether a name is that of the number of a row."""
+    """Return whether a name suggests an id of rows."""
     return _rank(name, _ROW_IDS) is not None
 
 

@@ -1,4 +1,4 @@
-"""`Schema`: which columns a click log has, and what they mean. Data, no tensors."""
+"""`Schema`: the columns of a click log and their meaning, without TensorFlow."""
 
 import collections
 import dataclasses
@@ -20,24 +20,26 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The columns of a click log, and their meaning.
+    """The columns of a click log and their meaning.
 
-    Columns that it does not name are ignored. A file is read as Parquet if it is one,
-    else as text; Parquet needs columns with names.
+    Columns that the schema does not name are ignored. Parquet files are read as
+    Parquet, whatever `format` says, and their columns by name.
 
     Args:
         label: Name or position of the label's column, or a `Label`.
         dense: Numbers: names of columns, or `Dense`.
         sparse: Categories: names of columns, or `Sparse`.
-        weight: Column of sample weights, finite numbers of at least 0; `None`: none.
-        time: Column of event time, a number or an ISO 8601 time, that rows are split
-            by; `None`: their order.
+        weight: Column of sample weights, finite numbers of at least 0. Default: no
+            weights.
+        time: Column of the event time, a number or an ISO 8601 time, by which rows
+            are split. Default: split by the order of the rows.
         group: Column whose values are the groups of GAUC, such as users.
         format: `Text` or `Parquet`.
 
     Raises:
-        ValueError: If there is no sparse feature, names repeat, features that share
-            a table do not agree, or columns do not fit the format.
+        ValueError: If there is no sparse feature, a name repeats, features that share
+            a table have different settings for it, or a column does not fit the
+            format.
 
     Example:
 
@@ -73,7 +75,7 @@ class Schema:
             if not all(isinstance(feature, kind) for feature in features):
                 refuse(name, f"must hold names or {kind.__name__} objects", features)
             object.__setattr__(self, name, features)
-        # Table by table, as a `FeatureSpec` lists its features.
+        # Table by table: the order of features in a `FeatureSpec`.
         by_table: dict[str, list[Sparse]] = {}
         for feature in self.sparse:
             by_table.setdefault(feature.table, []).append(feature)
@@ -88,8 +90,8 @@ class Schema:
         repeated = [name for name, n in collections.Counter(names).items() if n > 1]
         if repeated:
             raise UserError(
-                f"Features must have names of their own. Received twice: "
-                f"{repeated[0]!r}. Two features of one column need a `name`."
+                f"Each feature must have its own name. Received twice: "
+                f"{repeated[0]!r}. If two features read one column, give one a `name`."
             )
         for name in ("weight", "time", "group"):
             if getattr(self, name) is not None:
@@ -120,15 +122,15 @@ class Schema:
                     raise UserError(
                         f"Files without a header do not say which column {column!r} "
                         "is: list the names of all columns in `format.columns`, or "
-                        "give positions. Received: columns="
+                        "use positions. Received: columns="
                         f"{list(known) if len(known) < 50 else len(known)}"
                     )
 
     @property
     def text(self) -> Text:
-        """The text format; for `Parquet`, tabs, a header and quotes.
+        """The text format; for `Parquet`, one with tabs, a header and quotes.
 
-        Any cell of a table can be in such a line, whatever it holds.
+        A quoted line can hold any cell of a table.
         """
         if isinstance(self.format, Text):
             return self.format
@@ -141,7 +143,7 @@ class Schema:
 
     @functools.cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The columns that are read, each once: label, dense, sparse, the others."""
+        """The columns that are read, each once: label, dense, sparse, then the rest."""
         others = (self.weight, self.time, self.group)
         features = (*self.dense, *self.sparse)
         columns = [self.label.column, *(feature.column for feature in features)]
@@ -160,7 +162,7 @@ class Schema:
 
     @functools.cached_property
     def tables(self) -> dict[str, tuple[int, ...]]:
-        """Of each table the positions of its features in `sparse`."""
+        """Positions in `sparse` of the features of each table, by table name."""
         tables: dict[str, list[int]] = {}
         for position, feature in enumerate(self.sparse):
             tables.setdefault(feature.table, []).append(position)
@@ -187,12 +189,12 @@ class Schema:
 
     @property
     def is_learned(self) -> bool:
-        """True if transforms or buckets have numbers learned from training rows."""
+        """True if a transform or bucket learns numbers from the training rows."""
         return any(feature.is_learned for feature in (*self.dense, *self.sparse))
 
     @property
     def has_id_weights(self) -> bool:
-        """True if values of bags have weights."""
+        """True if the values of some bag have weights."""
         return any(feature.weight_separator is not None for feature in self.sparse)
 
     def spec(self, sizes: Sequence[int], embedding_dim: int = 16) -> Any:
@@ -200,7 +202,7 @@ class Schema:
 
         Args:
             sizes: Rows of each table, in the order of `tables`.
-            embedding_dim: Width of the tables that the schema gives none.
+            embedding_dim: Width of tables for which the schema sets no width.
         """
         from tf_dlrm import EmbeddingTable, FeatureSpec
 
@@ -221,11 +223,11 @@ class Schema:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of everything that it says."""
+        """SHA-256, in hex, of the whole schema."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def summary(self) -> str:
-        """Return a table to read: of each feature its column and what is done to it.
+        """Return a table for display: each feature with its column and transform.
 
         Example:
 
@@ -244,28 +246,30 @@ class Schema:
     # Files
 
     def to_json(self) -> str:
-        """Return the schema as JSON text, without what is as by default."""
+        """Return the schema as JSON text, without settings that have their defaults."""
         return json_form.write(self)
 
     @classmethod
     def from_json(cls, text: str) -> "Schema":
-        """Make a schema from `to_json()`, or from what a person wrote like it.
+        """Make a schema from JSON text, from `to_json` or written by hand.
 
         Raises:
-            ValueError: If it is no JSON, or a key or value is wrong; it is named.
+            ValueError: If the text is not JSON, or a key or value is wrong; the
+                message names it.
         """
         return cls(**json_form.read(text))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Schema":
-        """Read a schema from a JSON file, or the one that ships under a name.
+        """Read a schema from a JSON file, or return a built-in one.
 
         Args:
-            path: The file; or a name such as `"criteo"` (`pipelines.schema.layouts`).
+            path: The file, or the name of a built-in schema such as `"criteo"`
+                (`pipelines.schema.layouts`).
 
         Raises:
             FileNotFoundError: If there is no such file or name.
-            ValueError: If the file holds no schema; the message names the place.
+            ValueError: If the file is not a valid schema; the message says where.
         """
         from pipelines.schema import layouts
 
@@ -273,12 +277,12 @@ class Schema:
             return layouts.get(path)
         path = os.fspath(path)
         if os.path.isdir(path):
-            raise UserError(f"{path!r} is a folder: name a schema's JSON file.")
+            raise UserError(f"{path!r} is a folder. Name the JSON file of a schema.")
         if not os.path.exists(path):
             names = ", ".join(layouts.NAMES)
             raise FileNotFoundError(
-                f"There is no schema file {path!r}, and no schema ships under that "
-                f"name. Those that ship: {names}. `tf-dlrm schema` guesses one."
+                f"There is no schema file {path!r}, and no built-in schema of that "
+                f"name. Built-in schemas: {names}. `tf-dlrm schema` guesses one."
             )
         try:
             with open(path, encoding="utf-8") as file:
@@ -294,21 +298,23 @@ class Schema:
     ) -> "Schema":
         """Guess the schema of a log from its first rows.
 
-        It finds the format, the label, numbers, categories, bags, event time, user and
-        weight, and leaves out what no model can learn from, such as ids of rows.
+        The guess finds the format, label, numbers, categories, bags, event time, user
+        and weight, and leaves out columns that no model can learn from, such as row
+        ids.
 
         Args:
-            paths: The files: text of any delimiter and compression, or Parquet. The
-                first is read; of the others the names of the columns are compared.
-            num_rows: Most rows that are read.
-            label: Name of the label's column; `None`: look for it.
+            paths: The files: text of any delimiter and compression, or Parquet. Rows
+                are read from the first; only the column names of the others are
+                compared.
+            num_rows: Largest number of rows to read.
+            label: Name of the label's column; default: look for it.
 
         Returns:
-            The schema. `pipelines.schema.guess` gives the reasons with it.
+            The schema. `pipelines.schema.guess` also returns the reasons.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If a file holds no rows of columns, or no column looks like
+            ValueError: If a file contains no rows of columns, or no column looks like
                 the label; the message says what the file looks like.
 
         Example:
@@ -329,19 +335,19 @@ class Schema:
         return guess(paths, num_rows, label).schema
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the schema to a JSON file; a file that is there is replaced."""
+        """Write the schema to a JSON file; an existing file is replaced."""
         write_text(path, self.to_json() + "\n")
 
     @classmethod
     def criteo(cls) -> "Schema":
-        """Return the layout of Criteo's logs: label, I1 .. I13, C1 .. C26, by tabs."""
+        """Return Criteo's layout: label, I1 .. I13, C1 .. C26, tab-separated."""
         from pipelines.schema import layouts
 
         return layouts.get("criteo")
 
 
 def _check_table(table: str, features: Sequence[Sparse]) -> None:
-    """Refuse features that share a table and do not agree on it."""
+    """Raise an error if features that share a table have different settings for it."""
     for parameter in ("embedding_dim", "min_count", "hash_buckets"):
         values = {getattr(feature, parameter) for feature in features} - {None}
         if len(values) > 1:
@@ -349,4 +355,4 @@ def _check_table(table: str, features: Sequence[Sparse]) -> None:
             refuse(table, f"is read by {names} with different `{parameter}`", values)
     combiners = {feature.combiner for feature in features if feature.is_bag}
     if len(combiners) > 1:
-        refuse(table, "is read with different combiners", sorted(combiners))
+        refuse(table, "is read with different `combiner`", sorted(combiners))

@@ -1,4 +1,4 @@
-"""A schema as a table to read."""
+"""A schema as a table for display."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _DELIMITERS = {
 
 
 def summarize(schema: Any) -> str:
-    """Return a table of the features of a schema, and a line on its format."""
+    """Return a table of the features of a schema, and a line about its format."""
     rows = [("feature", "column", "kind", "table")]
     rows.append(("label", str(schema.label.column), _label(schema.label), ""))
     for feature in schema.dense:

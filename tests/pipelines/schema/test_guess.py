@@ -294,7 +294,7 @@ def test_few_rows(tmp_path):
         save(tmp_path, "click,price,shop\n1,2.5,a\n0,3.5,b\n1,1.5,a\n")
     )
     assert guess.schema.columns == ("click", "price", "shop")
-    assert any("from 3 rows is weak" in note for note in guess.notes)
+    assert any("from only 3 rows" in note for note in guess.notes)
 
 
 def test_a_header_that_comes_again(tmp_path):
@@ -302,7 +302,7 @@ def test_a_header_that_comes_again(tmp_path):
     part = "\n".join(["click,price,shop", *rows])
     guess = guesses.guess(save(tmp_path, f"{part}\n{part}\n"))
     assert guess.schema.dense_features == ("price",)
-    assert any("comes 1 more times" in note for note in guess.notes)
+    assert any("occurs again in 1 of the rows" in note for note in guess.notes)
 
 
 def test_rows_of_other_lengths_are_noted(tmp_path):

@@ -41,7 +41,7 @@ HOSTILE = {
     "HTML": (b"<!doctype html>\n<p>", "looks like HTML"),
     "LibSVM": (b"1 3:0.5 7:1\n0 2:1 9:0.25\n" * 9, "LibSVM"),
     "carriage returns": (b"click,shop\r1,a\r0,b\r", "carriage return alone"),
-    "two names": (b"click,x,x\n1,2,3\n0,2,3\n", "the column 'x' twice"),
+    "two names": (b"click,x,x\n1,2,3\n0,2,3\n", "the column 'x' more than once"),
     "a long line": (LONG, "longer than 16,777,216 bytes"),
     "a header in Latin-1": (b"click,gr\xf6\xdfe\n1,2.5\n0,3.5\n", "not text in UTF-8"),
     "cut gzip": (gzip.compress(b"click,shop\n1,a\n" * 999)[:40], "cut short|damaged"),

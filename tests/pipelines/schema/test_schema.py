@@ -124,9 +124,9 @@ def test_columns_come_once():
 WRONG = {
     "not JSON": ("{", "not JSON"),
     "a list": ("[]", "a JSON object"),
-    "no label": ('{"sparse": ["a"]}', "names the label's column"),
+    "no label": ('{"sparse": ["a"]}', "must name the label's column"),
     "key": ('{"label": "y", "spars": ["a"]}', "the schema has no key 'spars'"),
-    "key twice": ('{"label": "y", "label": "z"}', "'label' comes twice"),
+    "key twice": ('{"label": "y", "label": "z"}', "^the key 'label' occurs twice"),
     "label's key": (
         '{"label": {"column": "y", "positiv": ["1"]}, "sparse": ["a"]}',
         "label has no key 'positiv'",
@@ -152,7 +152,7 @@ WRONG = {
     ),
     "clip": (
         '{"label": "y", "dense": [{"column": "a", "low": 1}]}',
-        r"dense\[0\]: 'a' takes `low` and `high` with transform='clip'",
+        r"dense\[0\]: 'a' must have `low` or `high` with transform='clip'",
     ),
     "no column": (
         '{"label": "y", "sparse": ["a", {"name": "b"}]}',
@@ -160,7 +160,7 @@ WRONG = {
     ),
     "separator": (
         '{"label": "y", "sparse": [{"column": "a", "weight_separator": ":"}]}',
-        r"sparse\[0\]: 'a' takes `weight_separator` with a `separator` only",
+        r"sparse\[0\]: 'a' has `weight_separator`, which needs a `separator`",
     ),
     "embedding_dim": (
         '{"label": "y", "sparse": [{"column": "a", "embedding_dim": 0}]}',
@@ -172,7 +172,7 @@ WRONG = {
     ),
     "name": (
         '{"label": "y", "sparse": ["a/b"]}',
-        r"sparse\[0\]: Names of features .* Give the feature a `name`",
+        r"sparse\[0\]: The name of a feature .* Give the feature a `name`",
     ),
     "position": (
         '{"label": "y", "sparse": [3]}',
@@ -180,7 +180,7 @@ WRONG = {
     ),
     "two of a name": (
         '{"label": "y", "dense": ["a"], "sparse": ["a"]}',
-        "names of their own. Received twice: 'a'",
+        "Each feature must have its own name. Received twice: 'a'",
     ),
     "format's type": (
         '{"label": "y", "sparse": ["a"], "format": "csv"}',
@@ -224,7 +224,7 @@ def test_a_mistake_is_one_line_with_its_place(text, message, tmp_path):
 
 
 def test_files_that_are_no_schema(tmp_path):
-    with pytest.raises(FileNotFoundError, match="Those that ship: criteo, criteo_x1"):
+    with pytest.raises(FileNotFoundError, match="Built-in schemas: criteo, criteo_x1"):
         Schema.load(tmp_path / "none.json")
     (tmp_path / "s.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="not text in UTF-8"):

@@ -82,4 +82,4 @@ def test_it_says_how_to_name_the_label(tmp_path, capsys):
     path.write_text("a,b,c\n" + "x,1,0\ny,0,1\nx,1,1\nz,1,0\n" * 20)
     assert cli.main(["schema", "--input", str(path)]) == 2
     error = capsys.readouterr().err
-    assert "Of two values are 'b', 'c'" in error and "by --label." in error
+    assert "with two values: 'b', 'c'" in error and "with --label." in error
