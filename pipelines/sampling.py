@@ -90,6 +90,27 @@ def check_rate(rate: float) -> None:
         )
 
 
+def check_labels(rate: float, are_soft: bool) -> None:
+    """Raise if negatives are sampled of rows whose labels are probabilities.
+
+    Such a row is partly a click and partly none: no correction of the predictions
+    makes up for those left out.
+
+    Args:
+        rate: The `negative_sampling_rate`; 1 leaves nothing out.
+        are_soft: Whether labels are probabilities.
+
+    Raises:
+        ValueError: If they are, and the rate is below 1.
+    """
+    if are_soft and rate < 1:
+        raise UserError(
+            "`negative_sampling_rate` needs labels that are 0 or 1; these are soft: "
+            "a row is partly a click. Leave it out, or give the label a threshold. "
+            f"Received: negative_sampling_rate={rate:g}"
+        )
+
+
 def uniform(numbers: np.ndarray, seed: int, stream: int) -> np.ndarray:
     """A number in [0, 1) of each row number: the finalizer of SplitMix64.
 

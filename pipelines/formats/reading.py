@@ -14,7 +14,7 @@ from pipelines.formats.scanning import ChunkReader, changed
 from pipelines.quarantine import Quarantine
 from pipelines.records.batch import take
 from pipelines.runtime import UserError, remote_files
-from pipelines.sampling import NegativeSampling
+from pipelines.sampling import NegativeSampling, check_labels
 from tf_dlrm.training.checkpoints import ResumableInput
 
 BLOCK_BYTES = 4 << 20
@@ -114,6 +114,8 @@ def read(
         raise UserError(
             "`negative_sampling` needs labels to sample by. Received: labelled=False"
         )
+    if negative_sampling is not None:
+        check_labels(negative_sampling.rate, parser.schema.label.soft)
     numbers = range(len(paths))[worker::num_workers]
     paths = paths[worker::num_workers]
     source = _Source(

@@ -5,7 +5,8 @@ from typing import Literal
 
 from pipelines.records.writer import DEFAULT_ROWS_PER_SHARD
 from pipelines.runtime import UserError
-from pipelines.sampling import check_rate
+from pipelines.sampling import check_labels, check_rate
+from pipelines.schema import Schema
 from pipelines.vocabulary.vocabularies import check_limits
 
 SPLITS = ("train", "valid", "test")
@@ -66,6 +67,34 @@ class Options:
             self._refuse("max_bad_share", "must be a share from 0 to 1")
         if self.seed < 0:
             self._refuse("seed", "must not be negative")
+
+    def check_schema(self, schema: Schema) -> None:
+        """Check what depends on the columns, before anything is read.
+
+        Raises:
+            ValueError: If an option cannot be applied to rows of these columns.
+        """
+        check_labels(self.negative_sampling_rate, schema.label.soft)
+        if self.multi_hot == "no":
+            return
+        from pipelines.multi_hot import MLPERF_HOTNESS  # which imports TensorFlow
+
+        num_features, num_expanded = len(schema.sparse), len(MLPERF_HOTNESS)
+        if num_features != num_expanded:
+            self._refuse(
+                "multi_hot",
+                f"makes the bags of MLPerf DLRM-v2 for {num_expanded} categories; the "
+                f"schema has {num_features}",
+            )
+        for feature in schema.sparse:
+            if feature.weight_separator is not None:
+                self._refuse("multi_hot", f"makes no weights, as {feature.name} has")
+            if feature.table != feature.name:
+                self._refuse(
+                    "multi_hot",
+                    f"needs a table for each category; {feature.name} reads "
+                    f"{feature.table}",
+                )
 
     def _refuse(self, name, rule):
         raise UserError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")

@@ -114,11 +114,11 @@ def prepare(
 class _Preparation:
     def __init__(self, inputs, out, options, vocabulary, schema):
         self._inputs, self._out, self._options = inputs, out, options
-        self._given = vocabulary
+        self._given, self._cuts = vocabulary, None
         self._schema = schema_of(schema, vocabulary)
+        options.check_schema(self._schema)
         has_cuts = options.split_by == "time" and self._schema.time is not None
         self._has_cuts = has_cuts and options.valid_share + options.test_share > 0
-        self._cuts = None
         self._splits = Splits(options, inputs.splits)
         self._work = out / WORK
         self._state = self._resume_or_start()

@@ -8,7 +8,7 @@ from pipelines.records.order import WINDOW_ROWS, Order
 from pipelines.records.sampled import SampledStore
 from pipelines.records.store import Part, Store
 from pipelines.runtime import UserError
-from pipelines.sampling import NegativeSampling
+from pipelines.sampling import NegativeSampling, check_labels
 from tf_dlrm.training.checkpoints import ResumableInput
 
 
@@ -113,9 +113,11 @@ def open_rows(
         if shard.num_rows
     ]
     store = Store(parts)
-    return (
-        store if negative_sampling is None else SampledStore(store, negative_sampling)
-    )
+    if negative_sampling is None:
+        return store
+    are_soft = any(shard.has_soft_labels(folder) for shard in manifest.shards)
+    check_labels(negative_sampling.rate, are_soft)
+    return SampledStore(store, negative_sampling)
 
 
 def make_dataset(

@@ -29,7 +29,7 @@ from pipelines.records.record_batches import open_rows
 from pipelines.runs import defaults
 from pipelines.runs.config import RunConfig
 from pipelines.runtime import UserError
-from pipelines.sampling import NegativeSampling
+from pipelines.sampling import NegativeSampling, check_labels
 from pipelines.schema import Schema
 from pipelines.vocabulary import HashVocabulary, SharedHashVocabulary, Vocabulary
 from pipelines.vocabulary.hashing import hash_vocabulary
@@ -150,8 +150,8 @@ class LogData(TrainingData):
         self.quarantines = make_quarantines(config, folder)
         self._bad, self._bad_valid = self.quarantines
         self.negative_sampling_rate = config.negative_sampling_rate
-        self._sampling = _sampling_of(config)
         self.schema = schema_of(schema, vocabulary)
+        self._sampling = _sampling_of(config, self.schema)
         if self._valid:
             # Before hours of training, not after: a look at every validation row.
             check_rows(self._valid, self._bad_valid, self.schema)
@@ -244,7 +244,7 @@ class RecordData(TrainingData):
         check_shared(config, self.vocabulary, records_folder)
         self.num_rows = self._manifest.num_rows("train")
         self.negative_sampling_rate = rate_of(self._manifest)
-        self._sampling = _sampling_of(config)
+        self._sampling = _sampling_of(config, self.vocabulary.schema)
         if self._sampling:
             self.negative_sampling_rate = config.negative_sampling_rate
             self.num_rows = open_rows(
@@ -322,6 +322,7 @@ def check_shared(config, vocabulary, place) -> None:
         )
 
 
-def _sampling_of(config) -> NegativeSampling | None:
+def _sampling_of(config, schema) -> NegativeSampling | None:
     rate = config.negative_sampling_rate
+    check_labels(rate, schema.label.soft)
     return NegativeSampling(rate, config.seed) if rate < 1 else None

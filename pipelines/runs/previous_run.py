@@ -50,8 +50,9 @@ def row_maps(
         -1 where the value has none. For `tf_dlrm.training.warm_start`.
 
     Raises:
-        ValueError: If one hashes and the other does not, or they hash into other
-            numbers of buckets: then ids have nothing to do with each other.
+        ValueError: If a table hashes in one and not in the other, or they hash into
+            other numbers of buckets, or put numbers into other buckets: then ids have
+            nothing to do with each other.
 
     Example:
 
@@ -94,10 +95,20 @@ def row_maps(
             table.name: np.arange(table.vocabulary_size)
             for table in Parser(old).spec(embedding_dim=1).tables
         }
+    _check_buckets(old.schema, new.schema)
     maps = {}
     for name, before, now in zip(
         new.schema.tables, old.numberings, new.numberings, strict=True
     ):
+        if isinstance(before, HashNumbering) != isinstance(now, HashNumbering):
+            kinds = "listed", "hashes"
+            if isinstance(before, HashNumbering):
+                kinds = "hashed", "lists"
+            raise UserError(
+                f"The table {name} {kinds[0]} values before and {kinds[1]} them now, "
+                "so its ids have nothing in common: both schemas must give it the same "
+                "`hash_buckets`, or none."
+            )
         if isinstance(now, HashNumbering):
             if len(before) != len(now):
                 raise UserError(f"The table {name} had other `hash_buckets` before.")
@@ -110,6 +121,21 @@ def row_maps(
         moved[ids] = np.where(new_ids > 0, new_ids, -1)
         maps[name] = moved
     return maps
+
+
+def _check_buckets(old, new):
+    """Raise where a number of a bucket stands for other numbers than before."""
+    before = {feature.name: feature for feature in old.sparse}
+    for feature in new.sparse:
+        was = before.get(feature.name, feature)
+        for name in ("buckets", "width", "num_buckets"):
+            values = getattr(was, name), getattr(feature, name)
+            if values[0] != values[1]:
+                raise UserError(
+                    f"The feature {feature.name} has other buckets than before, whose "
+                    f"rows mean other numbers: `{name}` was {values[0]}, is "
+                    f"{values[1]}."
+                )
 
 
 class ColdStart:

@@ -22,7 +22,7 @@ from pipelines.log_data import build_vocabulary, count_rows, describe_data, find
 from pipelines.quarantine import Quarantine
 from pipelines.runs.data import TrainingData, make_quarantines
 from pipelines.runtime import UserError, remote_files
-from pipelines.sampling import NegativeSampling
+from pipelines.sampling import NegativeSampling, check_labels
 from pipelines.schema import Schema
 from pipelines.text_tables import align
 from pipelines.vocabulary.hashing import hash_vocabulary
@@ -115,6 +115,7 @@ class DayData(TrainingData):
                 for day in range(len(self.days))
             ]
         self.schema = schema_of(schema, vocabulary)
+        check_labels(config.negative_sampling_rate, self.schema.label.soft)
         self.vocabulary = vocabulary or self._make_vocabulary()
         self._rows_by_epoch = rows_by_epoch or [
             count_rows([day], self.schema, sampling)
