@@ -1,4 +1,4 @@
-"""Rows as `tf.Example` messages, by the names of columns, in TensorFlow operations.
+"""Rows as `tf.Example` messages with named columns, in TensorFlow operations.
 
 # B messages
 """
@@ -28,16 +28,16 @@ _WORDS = {
 class Examples:
     """The messages of one log.
 
-    They hold what a line holds: columns of integers as int64 and of other numbers as
-    float, no value or one; categories as bytes, any number of values where the schema
-    has bags. The weights of a bag's values may be beside them, as float, under the
-    column's name and `_weights`. A column without a name has that of its feature. What
-    is not there is a missing cell.
+    A message holds the cells of a line: integers as int64 and other numbers as float,
+    with at most one value; categories as bytes, with any number of values in a bag.
+    The weights of a bag's values are float, under the column's name plus `_weights`,
+    and may be omitted. A column without a name has the name of its feature. An absent
+    feature is a missing cell.
 
     Args:
         schema: The schema.
         edges: The learned edges of buckets, by feature.
-        fills: float64 `(D,)`, the numbers in place of missing ones.
+        fills: float64 `(D,)`, the numbers to use for missing cells.
     """
 
     def __init__(self, schema: Schema, edges: Mapping[str, Any], fills: np.ndarray):
@@ -45,7 +45,7 @@ class Examples:
         self._keys, self._kinds = _find_kinds(schema)
 
     def _weights_key(self, name: str) -> str:
-        """The name of the weights beside a bag; no other feature has it."""
+        """Return the name of a bag's weights, which no other feature has."""
         name = f"{name}_weights"
         while name in self._keys.values():
             name += "_"
@@ -59,14 +59,14 @@ class Examples:
         return {name: _WORDS[kind] for name, kind in types.items()}
 
     def split(self, examples: tf.Tensor) -> Cells:
-        """Take serialized messages apart, as lines are.
+        """Split serialized messages into cells.
 
         Args:
             examples: String tensor `(B,)`.
 
         Raises:
-            tf.errors.InvalidArgumentError: If one is no `tf.Example`, or has a value
-                that a line could not have.
+            tf.errors.InvalidArgumentError: If one is not a `tf.Example`, or has a
+                value that would be invalid in a line.
         """
         types = {"int64": tf.int64, "float": tf.float32}
         ragged = {
@@ -76,9 +76,9 @@ class Examples:
         for column in self._weighted():
             name = self._weights_key(self._keys[column])
             ragged[name] = tf.io.RaggedFeature(tf.float32)
-        # A tf.Example is a SequenceExample without lists, on the wire. The parser of
-        # these is as fast, and does not put the bytes of a damaged message into its
-        # error, which in Python would be a UnicodeDecodeError.
+        # On the wire, a tf.Example is a SequenceExample without lists. The parser of
+        # SequenceExamples is as fast, and leaves the bytes of a damaged message out of
+        # its error, where they would cause a UnicodeDecodeError in Python.
         found = tf.io.parse_sequence_example(_require_whole(examples), ragged)[0]
         num_rows = tf.size(examples, tf.int64)
         columns = {
@@ -108,14 +108,14 @@ class Examples:
         return Cells(numbers, fields, is_missing, has_bags)
 
     def write(self, lines: Sequence[bytes], rules: LineRules) -> list[bytes]:
-        """Return serialized messages of what lines hold, without labels.
+        """Return lines as serialized messages, without labels.
 
         Args:
             lines: Rows, with or without a label.
             rules: The rules of the log.
 
         Raises:
-            ValueError: If a line has another number of columns.
+            ValueError: If a line has a wrong number of columns.
         """
         missing, weighted = self._schema.missing, self._weighted()
         examples = []
@@ -141,7 +141,7 @@ class Examples:
                 else:
                     separator = self._separator(column)
                     feature.bytes_list.value.extend(cell.split(separator.encode()))
-            # The same bytes each time: the order of a map is that of its hashes.
+            # Deterministic bytes: otherwise hashes decide the order of the features.
             examples.append(message.SerializeToString(deterministic=True))
         return examples
 
@@ -152,7 +152,7 @@ class Examples:
         return self._bags(column)[0].separator
 
     def _weighted(self) -> dict[Column, Any]:
-        """The columns of bags with weights, each with a feature that reads it."""
+        """Return the columns of weighted bags, each with a feature that reads it."""
         return {
             feature.column: feature
             for feature in reversed(self._schema.sparse)
@@ -161,7 +161,7 @@ class Examples:
         }
 
     def _read(self, column, kind, found, num_rows):
-        """A column as numbers or texts `(B,)`, and where there is none."""
+        """Return a column as numbers or strings `(B,)`, and where it is absent."""
         name = self._keys[column]
         values = found[name]
         if kind == "bytes":
@@ -194,11 +194,11 @@ class Examples:
 
     def _number(self, feature, fill, cells, absent):
         numbers, absent = self._require_number(feature.column, cells, absent)
-        # to_tensor has filled with 0.
+        # `to_tensor` filled absent cells with 0.
         return numbers if fill == 0 else tf.where(absent, fill, numbers)
 
     def _require_number(self, column, cells, absent):
-        """Numbers, also of texts, where a category reads the same column."""
+        """Return cells as numbers; they are strings if a category reads the column."""
         if cells.dtype != tf.string:
             return cells, absent
         absent |= cell_ops.is_missing(self._schema, cells)
@@ -210,7 +210,7 @@ class Examples:
 
 
 def _find_kinds(schema: Schema) -> tuple[dict[Column, str], dict[Column, str]]:
-    """Return of each column of features its name in a message, and its kind."""
+    """Return the name in a message and the kind of each feature's column."""
     keys: dict[Column, str] = {}
     kinds: dict[Column, str] = {}
     for feature in (*schema.dense, *schema.sparse):
@@ -227,14 +227,14 @@ def _find_kinds(schema: Schema) -> tuple[dict[Column, str], dict[Column, str]]:
     for column in list(kinds):
         separators = {f.separator for f in schema.sparse if f.column == column}
         if kinds[column] == "bytes" and len(separators) > 1:
-            kinds[column] = "one"  # as a line has it: there is no one way to split it
+            kinds[column] = "one"  # unsplit, since features split it differently
     if len(set(keys.values())) < len(keys):
         keys = {column: f"{column}" for column in keys}
     return keys, kinds
 
 
 def _missing_numbers(schema: Schema, kind: str) -> list[float]:
-    """Numbers whose texts mean "missing", such as -1."""
+    """Return the numbers that mean "missing", such as -1."""
     pattern = re.compile(NUMBER if kind == "float" else "0|-?[1-9][0-9]{0,14}")
     texts = [text for text in schema.format.missing if pattern.fullmatch(text)]
     return [float(text) for text in texts]
@@ -251,14 +251,14 @@ def _split_weights(cell: bytes, feature: Any) -> tuple[list[bytes], list[float]]
 
 
 def _join_weights(name, values, weights, feature):
-    """Values with their weights as a line has them, where there are weights."""
+    """Return values joined with their weights, if any, as in a line."""
     lengths, has_weights = values.row_lengths(), weights.row_lengths() > 0
     agree = tf.reduce_all(~has_weights | tf.equal(lengths, weights.row_lengths()))
     flat = weights.flat_values
     is_good = tf.reduce_all(tf.math.is_finite(flat) & (tf.abs(flat) <= LARGEST))
     rule = f"Feature {name}_weights must have a finite number for each value, or none."
     with tf.control_dependencies([tf.debugging.Assert(agree & is_good, [rule])]):
-        # Nine digits tell any two float32 apart.
+        # Nine digits after the point distinguish any two float32.
         texts = tf.strings.as_string(flat, precision=9, scientific=True)
     is_weighted = tf.gather(has_weights, values.value_rowids())
     places = tf.where(is_weighted)
@@ -271,8 +271,8 @@ def _join_weights(name, values, weights, feature):
 
 
 def _join(values, separator, num_rows):
-    """Fields with separators between the values; the kernel forgets those of empty ones
-    where they are its separator."""
+    """Join values with separators. The kernel's own separator would be lost around
+    empty values."""
     joined = tf.strings.unsorted_segment_join(
         tf.strings.join([separator, values.values]), values.value_rowids(), num_rows
     )
@@ -283,16 +283,16 @@ def _join(values, separator, num_rows):
 
 
 def _require_whole(examples):
-    """Return the messages, or fail if one is cut, or no `tf.Example`.
+    """Return the messages; fail if one is truncated or not a `tf.Example`.
 
-    TensorFlow's parser takes a message that ends between two features for whole. A
-    `tf.Example` has a single field, of number 1, whose length comes first: seven bits
-    a byte, the lowest first, and a high bit where more follow.
+    TensorFlow's parser accepts a message that is truncated between two features. A
+    `tf.Example` has a single field, number 1, that starts with its length: seven bits
+    per byte, the lowest first, with the high bit set if more bytes follow.
     """
     head = tf.io.decode_raw(tf.strings.substr(examples, 0, 6), tf.uint8, fixed_length=6)
     head = tf.cast(tf.ensure_shape(head, (None, 6)), tf.int64)
     more = tf.cast(head[:, 1:] >= 128, tf.int64)
-    # Whether each byte is still of the length: all before it said that more follow.
+    # Bytes of the length: all bytes before them have the high bit set.
     counted = tf.math.cumprod(more, axis=1, exclusive=True)
     bits = counted * (head[:, 1:] % 128)
     length = tf.reduce_sum(
@@ -304,7 +304,7 @@ def _require_whole(examples):
     check = tf.debugging.Assert(
         tf.reduce_all(valid),
         [
-            "Not a tf.Example, or cut (position in the batch, bytes):",
+            "Not a tf.Example, or truncated (position in the batch):",
             tf.reduce_sum(tf.math.cumprod(tf.cast(valid, tf.int64))),
         ],
     )

@@ -1,6 +1,6 @@
-"""From the cells of the columns to rows: labels, numbers, values, by a schema.
+"""The cells of columns -> rows of a schema: labels, numbers, values.
 
-Text and tables differ in their cells only: `TextCells` here, `ArrowCells` in `cells`.
+Text and tables differ only in their cells: `TextCells` here, `ArrowCells` in `cells`.
 
 # n rows, V values
 """
@@ -40,7 +40,7 @@ class Cells(abc.ABC):
 
     @abc.abstractmethod
     def pick(self, kept: np.ndarray | None) -> "Cells":
-        """Return the cells of some rows; `None`: of all."""
+        """Return the cells of some rows, or with `None` of all rows."""
 
     @abc.abstractmethod
     def numbers(
@@ -53,19 +53,19 @@ class Cells(abc.ABC):
             integer: Whether only integers are valid.
 
         Returns:
-            float64 `(n,)`, NaN where missing or not valid; and bool `(n,)`, which are
-            valid or missing.
+            float64 `(n,)`, NaN where missing or invalid; and bool `(n,)`, which cells
+            are valid or missing.
         """
 
     @abc.abstractmethod
     def values(
         self, missing: Sequence[bytes], bags: Bags | None
     ) -> tuple[Values, np.ndarray]:
-        """Read values; a missing cell has the empty one.
+        """Read values; a missing cell has the empty value.
 
         Args:
             missing: Texts that mean "missing".
-            bags: How a cell holds several; `None`: it is one.
+            bags: The separators of bags; `None` if each cell is one value.
 
         Returns:
             The values, and which cells are valid: bool `(n,)`.
@@ -75,11 +75,11 @@ class Cells(abc.ABC):
     def raw(
         self, is_number: bool, separator: bytes | None = None
     ) -> pa.LargeBinaryArray:
-        """Return the cells as the texts that a line would hold, null where missing.
+        """Return the cells as they would be written in a line, null where missing.
 
         Args:
             is_number: Whether they are read as numbers.
-            separator: Between the values of a list.
+            separator: Text between the values of a list.
         """
 
     @abc.abstractmethod
@@ -88,17 +88,18 @@ class Cells(abc.ABC):
 
     @abc.abstractmethod
     def is_one_of(self, texts: Sequence[bytes]) -> np.ndarray:
-        """Return which cells are equal to one of some texts: bool `(n,)`."""
+        """Return which cells are in `texts`: bool `(n,)`."""
 
     def may_be_bad(self, bags: Bags | None) -> bool:
-        """Return whether `values` may find a cell that is not valid."""
+        """Return whether `values` may find an invalid cell."""
         return bags is not None and bags.weight_separator is not None
 
     def times(self, missing: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """Read event times, numbers or ISO 8601, as float64 seconds.
 
         Returns:
-            float64 `(n,)`, and bool `(n,)`, which are valid; a missing one is not.
+            float64 `(n,)`, and bool `(n,)`, which cells are valid; missing ones are
+            not.
         """
         numbers, valid = self.numbers(missing)
         valid = valid & ~np.isnan(numbers)
@@ -110,15 +111,15 @@ class Cells(abc.ABC):
 
 
 class TextCells(Cells):
-    """Cells of text.
+    """The cells of a column of text.
 
     Args:
         text: The `Text`.
         starts: `(n,)` positions of the first bytes.
         lengths: `(n,)` numbers of bytes.
-        may_hold: Function of a separator that is false if no cell holds one.
-        inner_ends: Rising places of line ends that are in cells, not between lines;
-            `None`: there are none.
+        may_hold: Function of a separator; false only if no cell contains it.
+        inner_ends: Places, in ascending order, of line breaks inside cells; `None` if
+            there are none.
     """
 
     def __init__(self, text: Text, starts, lengths, may_hold=None, inner_ends=None):
@@ -181,14 +182,14 @@ class TextCells(Cells):
 
 
 class Block(abc.ABC):
-    """Lines, or rows of a table, of which some may be rows of the schema.
+    """Lines, or rows of a table; the candidates among them may be rows of the schema.
 
     Attributes:
-        num_candidates: How many they are.
-        lacks_label: bool `(n,)`, which of them are without the label's column; `None`:
-            none is.
-        line_of_candidates: `(n,)` the position of each among all lines of the block;
-            `None`: they are all.
+        num_candidates: Number of candidates.
+        lacks_label: bool `(n,)`, which candidates lack the label's column; `None` if
+            none does.
+        line_of_candidates: `(n,)` positions of the candidates among the lines of the
+            block; `None` if all lines are candidates.
     """
 
     num_candidates: int
@@ -203,16 +204,16 @@ class Block(abc.ABC):
     def describe_bad(
         self, good: np.ndarray, labelled: bool
     ) -> list[tuple[int, bytes, str]]:
-        """Return `(position, line, reason)` of all that are no rows.
+        """Return `(position, line, reason)` for all lines that are not valid rows.
 
         Args:
-            good: bool `(n,)`: which candidates are rows.
+            good: bool `(n,)`: which candidates are valid rows.
             labelled: Whether a row must have a label.
         """
 
     @abc.abstractmethod
     def note(self, column: Column, valid: np.ndarray, rule: str) -> None:
-        """Take note of cells that are not valid, and of the rule that they break."""
+        """Record invalid cells and the rule that they break."""
 
 
 def read_rows(block: Block, layout: Layout, wanted: Wanted, candidates: np.ndarray):
@@ -221,12 +222,12 @@ def read_rows(block: Block, layout: Layout, wanted: Wanted, candidates: np.ndarr
     Args:
         block: The block.
         layout: The columns of the file.
-        wanted: Which of them are read beside the features.
+        wanted: The columns to read in addition to the features.
         candidates: bool `(n,)`: which lines can be rows.
 
     Returns:
-        The `Rows`, without numbers of lines and bad ones; and bool `(n,)`, which of
-        the candidates they are.
+        The `Rows`, with `num_lines` and `bad` not yet set; and bool `(n,)`, which
+        candidates are valid rows.
     """
     return _RowReader(block, layout, wanted, candidates).read()
 
@@ -310,7 +311,7 @@ class _RowReader:
 
     def _weights(self, column):
         weights, valid = self._cells(column).numbers(self._missing)
-        valid = valid & (weights >= 0)  # not of NaN
+        valid = valid & (weights >= 0)  # false for NaN
         rule = f"{column} must be a weight, a number of at least 0"
         self._judge(column, valid, rule)
         return weights.astype(np.float32)
@@ -322,14 +323,14 @@ class _RowReader:
         return numbers
 
     def _values(self, feature: Sparse):
-        """Return a function of the rows kept; cells that may be bad are read now."""
+        """Return a function of the kept rows; cells that may be bad are read now."""
         if feature.buckets is not None:
             return None
         bags, cells = bags_of(feature), self._cells(feature.column)
         if cells.may_be_bad(bags):
             values, valid = cells.values(self._missing, bags)
             self._judge(feature.column, valid, f"{feature.name} {CATEGORY_RULE}")
-            # Features after this one may find further bad rows.
+            # Later features may find more bad rows.
             return lambda kept: (
                 values
                 if kept is None
@@ -339,13 +340,13 @@ class _RowReader:
 
 
 def allowed(label: Label) -> str:
-    """Say which labels are valid, for a message."""
+    """Return which labels are valid, for a message."""
     if label.soft:
         return "a number from 0 to 1"
     if label.threshold is not None:
         return "a number"
     if label.negative is None:
-        return "there"
+        return "present"
     texts = [*label.negative, *label.positive]
     if set(texts) == {*TRUE_TEXTS, *FALSE_TEXTS}:
         texts = ["0", "1", "false", "true"]
@@ -353,7 +354,7 @@ def allowed(label: Label) -> str:
 
 
 def bags_of(feature: Sparse) -> Bags | None:
-    """Return the separators of a feature's cells; `None` if a cell is one value."""
+    """Return the separators of a feature's cells; `None` if each is one value."""
     if feature.separator is None:
         return None
     weight = feature.weight_separator
@@ -365,12 +366,12 @@ def bags_of(feature: Sparse) -> Bags | None:
 
 
 def _read_times(values: Values):
-    """Seconds of distinct texts in ISO 8601, of each value; and which are valid."""
+    """Return the seconds of each value, a time in ISO 8601, and which are valid."""
     texts = pa.concat_arrays([texts_of_keys(values.keys), values.texts])
     seconds = np.full(len(texts), np.nan)
     is_plain = pc.match_substring_regex(texts, _PLAIN_TIME)
     rows = np.flatnonzero(is_plain.to_numpy(zero_copy_only=False))
-    with contextlib.suppress(pa.ArrowInvalid):  # such as of a 13th month
+    with contextlib.suppress(pa.ArrowInvalid):  # for instance month 13
         times = texts.take(pa.array(rows)).cast(pa.string()).cast(pa.timestamp("s"))
         seconds[rows] = times.cast(pa.int64()).to_numpy()
     for row in np.flatnonzero(np.isnan(seconds)).tolist():

@@ -1,7 +1,7 @@
-"""Fields of text -> numbers and distinct values, many at a time, in NumPy.
+"""Fields of text -> numbers and distinct values, vectorized in NumPy.
 
-Words of eight bytes hold nearly every number and hashed category. What is longer or
-stranger takes a slower way. The rules are those of `format.py`.
+Nearly every number and hashed category fits in a word of eight bytes; other fields are
+read in a slower way. The rules are those of `line_rules.py`.
 
 # n rows, V values of one feature, K distinct ones
 """
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipelines.formats.line_rules import LARGEST, NUMBER, SMALLEST
 
-WORD = 8  # bytes; also the least padding around a buffer of text
+WORD = 8  # bytes; also the smallest padding around a buffer of text
 _MASKS = np.array([(1 << (8 * n)) - 1 for n in range(WORD + 1)], np.uint64)
 _ZEROS = np.uint64(0x3030303030303030)
 _EMPTY_BINARY = pa.array([], pa.large_binary())
@@ -23,15 +23,15 @@ _NUMBER = rf"\A(?:{NUMBER})\z"
 
 
 class Values(NamedTuple):
-    """The values of one categorical feature in some rows, by their distinct ones.
+    """The values of one categorical feature in some rows, with codes for distinct ones.
 
     Attributes:
-        codes: int32 `(V,)`: position of each value among `keys`, then `texts`.
-        lengths: int64 `(n,)` numbers of values of the rows; `None`: one each.
-        keys: uint64 `(K,)`, rising: the distinct values of up to eight bytes, none of
-            them NUL, as big-endian numbers. Their order is that of the bytes, and 0
-            is the empty value.
-        texts: `pa.LargeBinaryArray` of the other distinct values, rising.
+        codes: int32 `(V,)`: position of each value in `keys`, then `texts`.
+        lengths: int64 `(n,)` number of values in each row; `None`: one each.
+        keys: uint64 `(K,)`, ascending: the distinct values of up to eight bytes without
+            NUL, as big-endian numbers. They sort like the bytes, and 0 is the empty
+            value.
+        texts: `pa.LargeBinaryArray` of the other distinct values, ascending.
         weights: float32 `(V,)`, the weight of each value in its bag; `None`: 1 each.
     """
 
@@ -46,9 +46,9 @@ class Bags(NamedTuple):
     """The separators of a field that holds several values.
 
     Attributes:
-        separator: Between the values.
-        weight_separator: Between a value and its weight, or `None`.
-        max_values: Most values of a field, or `None`.
+        separator: Bytes between the values.
+        weight_separator: Bytes between a value and its weight, or `None`.
+        max_values: Largest number of values read from a field; `None`: no limit.
     """
 
     separator: bytes
@@ -57,11 +57,11 @@ class Bags(NamedTuple):
 
 
 def count_codes(values: Values, kept: np.ndarray | None = None) -> np.ndarray:
-    """The count of each distinct value: int64, of the keys and then of the texts.
+    """Return the count of each distinct value, int64: first of keys, then of texts.
 
     Args:
         values: The values.
-        kept: bool `(n,)`, to count only some of the rows.
+        kept: bool `(n,)`, which rows to count; default: all.
     """
     codes = values.codes
     if kept is not None:
@@ -72,10 +72,10 @@ def count_codes(values: Values, kept: np.ndarray | None = None) -> np.ndarray:
 
 
 def open_texts(texts: pa.Array):
-    """Open a column of a table, strings or bytes, as fields; null is an empty one.
+    """Open a column of strings or bytes as fields; null is an empty field.
 
     Returns:
-        The `Text`, and int64 `(n,)` starts and lengths of the fields in it.
+        The `Text`, and the int64 `(n,)` starts and lengths of its fields.
     """
     texts = pc.fill_null(texts.cast(pa.large_binary()), b"")
     data, starts, lengths = _open_binary(texts)
@@ -84,12 +84,12 @@ def open_texts(texts: pa.Array):
 
 
 def distinct_of_texts(texts: pa.LargeBinaryArray) -> Values:
-    """Codes and distinct ones of values, each of which is one value as it is."""
+    """Return `Values` of texts, each of which is one value."""
     return read_values(*open_texts(texts))
 
 
 def is_one_of(text, starts, lengths, marks: Sequence[bytes]) -> np.ndarray:
-    """Return which fields are equal to one of some texts: bool `(n,)`."""
+    """Return which fields are in `marks`: bool `(n,)`."""
     found = np.zeros(len(starts), bool)
     for mark in marks:
         equal = lengths == len(mark)
@@ -107,7 +107,7 @@ def is_one_of(text, starts, lengths, marks: Sequence[bytes]) -> np.ndarray:
 
 
 def texts_of_keys(keys: np.ndarray) -> pa.LargeBinaryArray:
-    """The values that keys stand for; see `Values`."""
+    """Return the values that keys stand for; see `Values`."""
     data = keys.astype(">u8").view(np.uint8).reshape(-1, WORD)
     used = data != 0
     offsets = np.concatenate([[0], np.cumsum(used.sum(1, dtype=np.int64))])
@@ -116,25 +116,25 @@ def texts_of_keys(keys: np.ndarray) -> pa.LargeBinaryArray:
 
 
 def key_of_text(text: bytes) -> int:
-    """The smallest key that is not below `text`; of a short text, its own."""
+    """Return the smallest key that is not below `text`: for a short text, its key."""
     key = int.from_bytes(text[:WORD].ljust(WORD, b"\0"), "big")
     longer = len(text) > WORD or b"\0" in text
     return min(key + longer, (1 << 64) - 1)
 
 
 class Text:
-    """A buffer of bytes with room around it, and as words at every position.
+    """A padded buffer of bytes, also viewed as a word at every position.
 
     Args:
-        content: The bytes; a last line end is added where there is none.
+        content: The bytes; a final line end is added if there is none.
 
     Attributes:
-        raw: All bytes, with the room around them.
+        raw: The bytes with their padding.
         first: Position of the first byte of the content in `raw`.
-        end: Position after the last one.
+        end: Position after the last byte of the content.
         bytes: uint8 view of `raw`.
-        words: uint64 view: the eight bytes from each position, the first one lowest.
-        has_nul: Whether there is a NUL in the content.
+        words: uint64 view: the eight bytes from each position, little-endian.
+        has_nul: Whether the content contains a NUL.
     """
 
     def __init__(self, content):
@@ -157,7 +157,7 @@ def read_integers(text, starts, lengths):
         lengths: `(n,)` numbers of bytes.
 
     Returns:
-        float64 `(n,)`, 0 of an empty field, and which fields are valid.
+        float64 `(n,)`, 0 for an empty field, and which fields are valid.
     """
     ends = starts + lengths
     longest = int(lengths.max(initial=0))
@@ -177,7 +177,7 @@ def read_integers(text, starts, lengths):
     if longest > 2 * WORD:
         for i in np.flatnonzero(digits > 2 * WORD).tolist():
             field = text.raw[ends[i] - digits[i] : ends[i]]
-            # Not `isdigit`, which means it for other bytes as well.
+            # Not `isdigit`, to accept ASCII digits only.
             valid[i] = not field.strip(b"0123456789")
             result[i] = float(field) if valid[i] else 0.0
         valid &= np.isfinite(result)
@@ -189,8 +189,7 @@ def read_integers(text, starts, lengths):
 def read_numbers(text, starts, lengths):
     """Read fields that should hold decimal numbers, such as `-1.5e3`, or be empty.
 
-    Numbers are finite as a float32; signs, gaps before or after the point, and
-    exponents are as in `_NUMBER`.
+    Valid numbers match `_NUMBER` and are finite as float32.
 
     Args:
         text: The `Text`.
@@ -198,7 +197,7 @@ def read_numbers(text, starts, lengths):
         lengths: `(n,)` numbers of bytes.
 
     Returns:
-        float64 `(n,)`, 0 of an empty field, and which fields are valid.
+        float64 `(n,)`, 0 for an empty field, and which fields are valid.
     """
     numbers, valid = read_integers(text, starts, lengths)
     others = np.flatnonzero(~valid)
@@ -206,14 +205,14 @@ def read_numbers(text, starts, lengths):
         texts = take_binary(text, starts[others], lengths[others])
         numbers[others], valid[others] = _read_decimals(texts)
     sizes = np.abs(numbers)
-    valid &= sizes <= LARGEST  # NaN is not
+    valid &= sizes <= LARGEST  # false for NaN
     if others.size:
         numbers[sizes < SMALLEST] = 0.0
     return numbers, valid
 
 
 def _read_decimals(texts):
-    # Arrow reads such numbers, and beside them only "nan" and "inf".
+    # Arrow reads such numbers, and apart from them only "nan" and "inf".
     valid = np.ones(len(texts), bool)
     try:
         numbers = texts.cast(pa.large_string()).cast(pa.float64())
@@ -226,16 +225,16 @@ def _read_decimals(texts):
 
 
 def _read_digits(text, ends, num_digits):
-    """uint64 of the `num_digits` (at most 8) bytes before `ends`, and whether all of
-    them are digits."""
+    """Return the `num_digits` (at most 8) bytes before `ends` as uint64 numbers, and
+    whether all of them are digits."""
     words = text.words[ends - WORD]
     unused = _MASKS[WORD - num_digits]
     words = (words & ~unused) | (_ZEROS & unused)
-    # Of a digit, 0x30 .. 0x39, the high half is 3, also when 6 is added.
+    # A digit is 0x30 .. 0x39: its high half is 3, and stays 3 if 6 is added.
     carried = words + np.uint64(0x0606060606060606)
     high = np.uint64(0xF0F0F0F0F0F0F0F0)
     valid = ((words & high) == _ZEROS) & ((carried & high) == _ZEROS)
-    # Pairs of neighbours are joined three times.
+    # Combine neighbours to numbers of two, four and eight digits.
     words &= np.uint64(0x0F0F0F0F0F0F0F0F)
     words = (words * np.uint64(2561)) >> np.uint64(8)
     words &= np.uint64(0x00FF00FF00FF00FF)
@@ -246,7 +245,7 @@ def _read_digits(text, ends, num_digits):
 
 
 def read_values(text, starts, lengths) -> Values:
-    """Find the distinct values of fields, each of which is one value.
+    """Find the distinct values of fields that hold one value each.
 
     Args:
         text: The `Text`.
@@ -285,7 +284,7 @@ def read_bags(
         starts: `(n,)` positions of the first bytes.
         lengths: `(n,)` numbers of bytes.
         bags: The separators and the limit.
-        missing: bool `(n,)`, which fields have one value, the empty one.
+        missing: bool `(n,)`, which fields are missing: they hold the empty value.
 
     Returns:
         The values, and which fields are valid: bool `(n,)`.
@@ -304,7 +303,7 @@ def read_bags(
         valid[rows[~has_weight]] = False
     kept = (lengths > 0) | is_alone
     if bags.max_values is not None:
-        # Of each piece the number of those before it in its row that are kept.
+        # For each piece, the number of kept pieces before it in its row.
         before = np.cumsum(kept) - kept
         first = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
         first = np.minimum(first, len(before) - 1)
@@ -316,7 +315,7 @@ def read_bags(
 
 
 def _split_weights(pieces, separator):
-    """Lengths of the values, float32 weights, and which weights are numbers."""
+    """Return the lengths of the values, float32 weights, and which are numbers."""
     lengths, weights, valid = [], [], []
     values = pc.binary_length(pieces).to_numpy(zero_copy_only=False).astype(np.int64)
     found = pc.split_pattern(pieces, separator, max_splits=1, reverse=True)
@@ -335,7 +334,7 @@ def _split_weights(pieces, separator):
 
 
 def _distinct_keys(words):
-    """Codes of words, and the distinct ones as rising big-endian numbers."""
+    """Return codes of words, and distinct words as ascending big-endian numbers."""
     encoded = pa.array(words).dictionary_encode()
     keys = encoded.dictionary.to_numpy().byteswap()
     codes = encoded.indices.to_numpy()
@@ -354,7 +353,7 @@ def _distinct_texts(texts):
 
 
 def take_binary(text, starts, lengths) -> pa.LargeBinaryArray:
-    """Copy fields into an array of their own."""
+    """Copy fields into a new array."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -364,7 +363,7 @@ def take_binary(text, starts, lengths) -> pa.LargeBinaryArray:
 
 
 def _open_binary(array):
-    """Bytes of an array of binaries, and where its values are in them."""
+    """Return the bytes of an array of binaries, with starts and lengths of values."""
     if not len(array):
         return b"", np.zeros(0, np.int64), np.zeros(0, np.int64)
     offsets = np.frombuffer(array.buffers()[1], np.int64)

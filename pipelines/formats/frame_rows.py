@@ -1,6 +1,6 @@
-"""Data frames of raw columns -> the rows of a schema, by the reader of Parquet files.
+"""Data frames of raw columns -> the rows of a schema, with the reader of Parquet files.
 
-A frame means what the Parquet file that is written from it means.
+A frame is read like the Parquet file written from it.
 """
 
 from collections.abc import Iterator
@@ -35,16 +35,16 @@ def is_frame(value: Any) -> bool:
 
 
 def frames_of(value: Any) -> list[Any] | None:
-    """Return the frames that a frame or a sequence of them stands for.
+    """Return a frame, or a sequence of frames, as a list.
 
     Args:
-        value: Anything.
+        value: Any value.
 
     Returns:
-        The frames; `None` if there are none.
+        The frames; `None` if the value contains none.
 
     Raises:
-        ValueError: If frames are mixed with anything else.
+        ValueError: If frames are mixed with other values.
     """
     if is_frame(value):
         return [value]
@@ -53,7 +53,7 @@ def frames_of(value: Any) -> list[Any] | None:
     for other in value:
         if not is_frame(other):
             raise UserError(
-                "Give paths, or data frames, not both. Received beside a frame: "
+                "Pass either paths or data frames. Received a frame together with "
                 f"{str(other)[:100]!r}"
             )
     return list(value)
@@ -62,22 +62,22 @@ def frames_of(value: Any) -> list[Any] | None:
 def read_frame(
     frame: Any, schema: Schema, wanted: Wanted, name: str = NAME
 ) -> Iterator[Rows]:
-    """Yield the rows of a frame, some at a time; all are good, or it is an error.
+    """Yield the rows of a frame in batches; a bad row is an error.
 
     Args:
         frame: A pandas or polars `DataFrame`.
-        schema: The columns, found by name, or by position if they have one.
-        wanted: The columns to read beside the features.
+        schema: The columns, by name or position.
+        wanted: The columns to read in addition to the features.
         name: Name of the frame, for errors.
 
     Raises:
-        ValueError: If the frame has no row, a column is missing, there twice or of a
-            type that cannot be read, or a cell is not valid. The message names the
-            column, and of a cell the row, counted from 0, and the rule.
+        ValueError: If the frame has no rows, a column is missing, occurs twice or has
+            a type that cannot be read, or a cell is invalid. The message names the
+            column, and for a cell the row, counted from 0, and the rule.
     """
     if not len(frame):
-        raise UserError(f"{name} has no row.")
-    # Parquet's names are texts, and so are those of its columns.
+        raise UserError(f"{name} has no rows.")
+    # Names of Parquet columns are strings, so the frame's are converted.
     names = [str(column) for column in frame.columns]
     _check_index(frame, names, wanted.columns(schema), name)
     layout = Layout.of_table(schema, name, names, wanted)
@@ -101,13 +101,13 @@ def _check_index(frame, names, asked, name):
     hidden = [own for own in hidden if isinstance(own, str) and own not in names]
     if hidden:
         raise UserError(
-            f"{name}: has {hidden} in its index, which is not read. Make it a column: "
-            "frame.reset_index()."
+            f"{name}: has {hidden} in its index, which is not read. Turn it into a "
+            "column: frame.reset_index()."
         )
 
 
 def _to_table(frame, names, layout, name):
-    """The columns of a layout as a table."""
+    """Return the columns of a layout as a table."""
     places = sorted(set(layout.positions.values()))
     chosen = [names[place] for place in places]
     repeated = sorted({column for column in chosen if chosen.count(column) > 1})
@@ -132,8 +132,8 @@ def _to_arrow(series, column, name):
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         row, words = _first_fault(series, error)
     raise UserError(
-        f"{name}: the column {column!r} must hold what a column of a Parquet file can, "
-        f"values of one type. Received in row {row}, counted from 0: "
+        f"{name}: the column {column!r} must hold values of one type, as in a Parquet "
+        f"file. Received in row {row}, counted from 0: "
         f"{_cell(series, row)!r} ({words}). Convert the column first, in pandas with "
         'astype("string").'
     )
@@ -148,7 +148,7 @@ def _convert(series):
 
 
 def _first_fault(series, error):
-    """The first row up to which a column cannot be converted, and why."""
+    """Return the first row that cannot be converted, and the reason."""
     good, bad = 0, len(series)
     while bad - good > 1:
         middle = (good + bad) // 2
@@ -167,10 +167,10 @@ def _cell(series, row):
 def _refuse(name, row, column, reason):
     advice = ""
     if "or a line end" in reason:
-        advice = " With `format=pipelines.Text(quoted=True)` in the schema it may."
+        advice = " To allow it, set `format=pipelines.Text(quoted=True)` in the schema."
     raise UserError(
-        f"{name}: the column {column!r} has a cell in row {row}, counted from 0, that "
-        f"is not valid: {reason}.{advice}"
+        f"{name}: the column {column!r} has an invalid cell in row {row}, counted from "
+        f"0: {reason}.{advice}"
     )
 
 

@@ -180,14 +180,20 @@ CASES = {
     "negative integer": Case(
         TSV, {"lines": put(b"-7" + ROW)}, equals={"lines": put(ROW)}
     ),
-    "no example": Case(EXAMPLES, {"examples": put(b"bad")}, "Not a tf.Example, or cut"),
-    "text": Case(EXAMPLES, {"examples": put(ROW)}, "Not a tf.Example, or cut"),
-    "cut example": Case(EXAMPLES, {"examples": put(CUT)}, "Not a tf.Example, or cut"),
+    "no example": Case(
+        EXAMPLES, {"examples": put(b"bad")}, "Not a tf.Example, or truncated"
+    ),
+    "text": Case(EXAMPLES, {"examples": put(ROW)}, "Not a tf.Example, or truncated"),
+    "cut example": Case(
+        EXAMPLES, {"examples": put(CUT)}, "Not a tf.Example, or truncated"
+    ),
     "cut between features": Case(
-        EXAMPLES, {"examples": put(LONGER)}, "Not a tf.Example, or cut"
+        EXAMPLES, {"examples": put(LONGER)}, "Not a tf.Example, or truncated"
     ),
     "length without an end": Case(
-        EXAMPLES, {"examples": put(b"\n" + b"\x80" * 9)}, "Not a tf.Example, or cut"
+        EXAMPLES,
+        {"examples": put(b"\n" + b"\x80" * 9)},
+        "Not a tf.Example, or truncated",
     ),
     "three values": Case(
         EXAMPLES,

@@ -252,7 +252,7 @@ def test_examples_equal_lines(from_raw):
     "example, message",
     [
         (to_example([[1, 2]], []), "I1 must have no value or one"),
-        (b"no message", "Not a tf.Example, or cut"),
+        (b"no message", "Not a tf.Example, or truncated"),
         (to_example([], [[b"x"]]).replace(b"C1", b"I1"), "(?i)data type|I1"),
     ],
 )

@@ -361,7 +361,7 @@ def test_long_frames_are_read_part_by_part(monkeypatch, tmp_path):
         pipelines.read(path, parser, batch_size=BATCH),
     )
     frame.loc[31, "click"] = 2
-    with pytest.raises(ValueError, match="'click' has a cell in row 31,"):
+    with pytest.raises(ValueError, match="'click' has an invalid cell in row 31,"):
         pipelines.from_dataframe(frame, parser)
 
 

@@ -19,18 +19,48 @@ BAD_SCHEMA = Schema(
 GOOD = {"y": [1, 0], "x": [1.5, None], "n": [1, 2], "c": ["u", "v"], "b": ["p", "q:2"]}
 GOOD |= {"w": [1, 2], "t": [0, 1]}
 BAD = {
-    "label": ({"y": [1, 2]}, "'y' has a cell in row 1.*the label must be 0, 1, .*2"),
-    "no label": ({"y": [1, None]}, "'y' has a cell in row 1.*the label must be"),
-    "text": ({"x": ["1", "one"]}, "'x' has a cell in row 1.*x must be a number.*'one'"),
-    "infinite": ({"x": [1, np.inf]}, "'x' has a cell in row 1.*x must be a number"),
-    "fraction": ({"n": [0.5, 1]}, "'n' has a cell in row 0.*n must be an integer"),
-    "category": ({"c": [1.0, 2.5]}, "'c' has a cell in row 1.*c must hold integers"),
-    "delimiter": ({"c": ["u", "a, b"]}, "'c' has a cell in row 1.*Text.quoted=True."),
-    "line end": ({"c": ["u", "a\nb"]}, "'c' has a cell in row 1.*a line end"),
-    "bag": ({"b": ["p:x", "q"]}, "'b' has a cell in row 0.*numbers as weights"),
-    "separator": ({"b": [["p|q"], []]}, "'b' has a cell in row 0.*not hold its separ"),
-    "weight": ({"w": [-1, 1]}, "'w' has a cell in row 0.*w must be a weight.*-1"),
-    "time": ({"t": ["2026-01-01", "1.5."]}, "'t' has a cell in row 1.*a time"),
+    "label": (
+        {"y": [1, 2]},
+        "'y' has an invalid cell in row 1.*the label must be 0, 1, .*2",
+    ),
+    "no label": (
+        {"y": [1, None]},
+        "'y' has an invalid cell in row 1.*the label must be",
+    ),
+    "text": (
+        {"x": ["1", "one"]},
+        "'x' has an invalid cell in row 1.*x must be a number.*'one'",
+    ),
+    "infinite": (
+        {"x": [1, np.inf]},
+        "'x' has an invalid cell in row 1.*x must be a number",
+    ),
+    "fraction": (
+        {"n": [0.5, 1]},
+        "'n' has an invalid cell in row 0.*n must be an integer",
+    ),
+    "category": (
+        {"c": [1.0, 2.5]},
+        "'c' has an invalid cell in row 1.*c must hold integers",
+    ),
+    "delimiter": (
+        {"c": ["u", "a, b"]},
+        "'c' has an invalid cell in row 1.*Text.quoted=True.",
+    ),
+    "line end": ({"c": ["u", "a\nb"]}, "'c' has an invalid cell in row 1.*a line end"),
+    "bag": (
+        {"b": ["p:x", "q"]},
+        "'b' has an invalid cell in row 0.*numbers as weights",
+    ),
+    "separator": (
+        {"b": [["p|q"], []]},
+        "'b' has an invalid cell in row 0.*not hold its separ",
+    ),
+    "weight": (
+        {"w": [-1, 1]},
+        "'w' has an invalid cell in row 0.*w must be a weight.*-1",
+    ),
+    "time": ({"t": ["2026-01-01", "1.5."]}, "'t' has an invalid cell in row 1.*a time"),
     "lists": ({"c": [["a"], ["b"]]}, "'c' holds lists: give the feature a `separ"),
     "structs": ({"c": [{"a": 1}] * 2}, "'c' must hold strings, bytes, integers"),
     "mixed": ({"c": [1, "a"]}, "'c' must hold .* of one type. .* row 1, .* 'a' "),

@@ -48,7 +48,7 @@ def test_which_column_is_the_label(tmp_path):
     )
     text = "\n".join(["a,flag,b1,b2,shop", *rows])
     with pytest.raises(
-        ValueError, match="Of two values are 'flag', 'b1', 'b2'.*`label`"
+        ValueError, match="Columns with two values: 'flag', 'b1', 'b2'.*`label`"
     ):
         guesses.guess(save(tmp_path, text))
     with pytest.raises(ValueError, match="There is no column 'x'. The columns: 'a', "):
