@@ -36,11 +36,11 @@ def main(arguments=None) -> int:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    from pipelines.commands import COMMANDS
+    from pipelines.commands import COMMANDS, GROUPS
     from pipelines.runtime import UserError
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        _print_help(COMMANDS)
+        _print_help(COMMANDS, GROUPS)
         return 0 if arguments else 2
     if arguments[0] == "--version":
         import importlib.metadata
@@ -104,6 +104,10 @@ def _import_tensorflow():
     global _screen
     sys.stderr.flush()
     screen = os.dup(2)
+    shown, erased = (b"Loading TensorFlow ...", b"\r\x1b[K")
+    if "tensorflow" in sys.modules or not os.isatty(screen):
+        shown = erased = b""
+    os.write(screen, shown)
     with tempfile.TemporaryFile() as start_up_lines:
         os.dup2(start_up_lines.fileno(), 2)
         _screen = screen
@@ -113,8 +117,10 @@ def _import_tensorflow():
             tf.config.list_physical_devices()
         except BaseException:
             start_up_lines.seek(0)
-            os.write(screen, start_up_lines.read())
+            os.write(screen, erased + start_up_lines.read())
             raise
+        else:
+            os.write(screen, erased)
         finally:
             _screen = 2
             os.dup2(screen, 2)
@@ -357,10 +363,12 @@ def _fail(name, message, code=2):
     return code
 
 
-def _print_help(commands):
-    print("usage: tf-dlrm COMMAND [options]\n\nDLRM for TensorFlow and Keras 3.\n")
-    for name in commands:
-        print(f"  {name:<15}{commands.summary(name)}")
+def _print_help(commands, groups):
+    print("usage: tf-dlrm COMMAND [options]\n\nDLRM for TensorFlow and Keras 3.")
+    for title, names in groups.items():
+        print(f"\n{title}:")
+        for name in names:
+            print(f"  {name:<15}{commands.summary(name)}")
     print(f"\n{EPILOG}")
 
 

@@ -42,20 +42,32 @@ class Commands(Mapping):
         raise LookupError(f"{source} has no class {kind}.")
 
 
-COMMANDS = Commands(
-    {
-        "generate": ("generate", "Generate"),
-        "profile-trace": ("generate", "ProfileTrace"),
+# Module and class of each command, in groups as `tf-dlrm --help` shows them.
+GROUPS = {
+    "Start here": {
+        "demo": ("demo", "Demo"),
         "schema": ("schema", "GuessSchema"),
-        "prepare": ("prepare", "Prepare"),
+    },
+    "Train and measure": {
         "train": ("model", "Train"),
         "evaluate": ("evaluate", "Evaluate"),
         "report": ("report", "Report"),
-        "predict": ("predict", "Predict"),
-        "export": ("model", "Export"),
-        "verify": ("model", "Verify"),
-        "benchmark": ("benchmark", "Benchmark"),
-        "demo": ("demo", "Demo"),
         "runs": ("demo", "Runs"),
-    }
+    },
+    "Serve": {
+        "export": ("model", "Export"),
+        "predict": ("predict", "Predict"),
+        "verify": ("model", "Verify"),
+    },
+    "Data": {
+        "prepare": ("prepare", "Prepare"),
+        "generate": ("generate", "Generate"),
+        "profile-trace": ("generate", "ProfileTrace"),
+    },
+    "Speed": {
+        "benchmark": ("benchmark", "Benchmark"),
+    },
+}
+COMMANDS = Commands(
+    {name: place for group in GROUPS.values() for name, place in group.items()}
 )

@@ -12,7 +12,7 @@ class Demo:
 
     out: str = "runs/demo"
     """Folder for everything it makes."""
-    rows: int = 1_000_000
+    rows: int = 300_000
     """Training rows to generate."""
     seed: int = 0
     """Seed of the data and the model."""

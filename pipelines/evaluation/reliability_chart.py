@@ -44,9 +44,8 @@ def draw(reliability: Reliability, metrics: dict, path) -> None:
     upper, lower = figure.subplots(
         2, sharex=True, gridspec_kw={"height_ratios": [4, 1], "hspace": 0.03}
     )
-    limits = _limits_of_rows(reliability)
-    _draw_rates(upper, reliability, limits)
-    _draw_predictions(lower, reliability, limits)
+    draw_rates(upper, reliability)
+    _draw_predictions(lower, reliability, _limits_of_rows(reliability))
     for axes in (upper, lower):
         pictures.finish(axes)
         axes.tick_params(labelsize=9)
@@ -148,7 +147,14 @@ def _limits_of_rows(reliability):
     return _limits(_rates(map(vars, reliability.bins)), [*inside, highest])
 
 
-def _draw_rates(axes, reliability, limits):
+def draw_rates(axes, reliability: Reliability) -> None:
+    """Draw observed against predicted click rates.
+
+    Args:
+        axes: Where to draw.
+        reliability: The rates.
+    """
+    limits = _limits_of_rows(reliability)
     _draw_diagonal(axes, limits)
     bins = [vars(b) for b in reliability.bins]
     label = f"equally large bins ({len(bins)}), 95 % intervals"

@@ -14,11 +14,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 class _Lines:
     """Progress for output that is no terminal: a line now and then, and a last one."""
 
-    def __init__(self, console, label, total, unit, first):
+    def __init__(self, console, label, total, unit, first, note):
         self._console, self._label, self._total = console, label, total
         self._unit, self._start = unit, time.perf_counter()
         self._printed, self._first, self._done = self._start, first, first
         self._begun: tuple[float, int] | None = None  # when, and how many were done
+        if note:
+            self._write(f"{label}: {note}")
 
     def update(self, done: int, note: str = "", total: int | None = None) -> None:
         self._done, self._total = done, total or self._total
@@ -48,6 +50,9 @@ class _Lines:
             pace = (time.perf_counter() - since) / (done - before)
             text += f", {max(self._total - done, 0) * pace:.0f} s left"
         text = f"{text}  {note}".rstrip()
+        self._write(text)
+
+    def _write(self, text):
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -63,7 +68,7 @@ class _Note(rich.progress.TextColumn):
 class _Bar:
     """Progress for a terminal."""
 
-    def __init__(self, console, label, total, unit, first):
+    def __init__(self, console, label, total, unit, first, note):
         # The bar takes what room is left.
         self._progress = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
@@ -77,7 +82,7 @@ class _Bar:
         )
         self._start = time.perf_counter()
         self._task = self._progress.add_task(
-            label, total=total, completed=first, rate="", note=""
+            label, total=total, completed=first, rate="", note=note
         )
         self._first, self._done, self._total = first, first, total
         self._progress.start()
@@ -108,7 +113,11 @@ class _Bar:
 
 @contextlib.contextmanager
 def bar(
-    label: str, total: int | None = None, unit: str = "rows", first: int = 0
+    label: str,
+    total: int | None = None,
+    unit: str = "rows",
+    first: int = 0,
+    note: str = "",
 ) -> Iterator[Callable]:
     """Show the progress of a piece of work.
 
@@ -117,6 +126,7 @@ def bar(
         total: Number of units to do; `None` if it is not known.
         unit: What is counted.
         first: Units that were done before, and do not count for the rate.
+        note: What the first units wait for, such as `"compiling"`.
 
     Returns:
         A context that gives `update(done, note="", total=None)`, where `done` is the
@@ -124,7 +134,7 @@ def bar(
     """
     console = rich.console.Console()
     shown = (_Bar if console.is_terminal else _Lines)(
-        console, label, total, unit, first
+        console, label, total, unit, first, note
     )
     last = [""]
 

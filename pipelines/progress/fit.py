@@ -26,8 +26,10 @@ class _Progress(keras.callbacks.Callback):
     def __exit__(self, *error):
         return self._stack.__exit__(*error)
 
-    def _open(self, label, total, first=0):
-        self._update = self._stack.enter_context(bar(label, total, "samples", first))
+    def _open(self, label, total, first=0, note=""):
+        self._update = self._stack.enter_context(
+            bar(label, total, "samples", first, note)
+        )
 
     def _close(self):
         self._update = None
@@ -73,7 +75,8 @@ class FitProgress(_Progress):
         is_one = self._rows is None or hasattr(self._rows, "__index__")
         self._num_rows = self._rows if is_one else self._rows[epoch]
         self._done = self.first_batch * self._batch_size
-        self._open(label, self._num_rows, self._done)
+        note = "" if self.num_trained else "compiling the first step"
+        self._open(label, self._num_rows, self._done, note)
         self._start, self._shown, self.first_batch = time.perf_counter(), 0.0, 0
 
     def on_train_batch_end(self, batch, logs=None):

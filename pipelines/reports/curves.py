@@ -37,13 +37,20 @@ def draw(runs: list[Run], path) -> None:
     figure = pictures.start(11, 5)
     figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)
     for axes, (metric, title) in zip(figure.subplots(1, 2), _PANELS):
-        _draw_metric(axes, runs, metric)
+        draw_metric(axes, runs, metric)
         pictures.finish(axes, title)
     _explain(figure, runs)
     pictures.save(figure, path)
 
 
-def _draw_metric(axes, runs, metric):
+def draw_metric(axes, runs: list[Run], metric: str) -> None:
+    """Draw one metric of runs against the samples they were trained on.
+
+    Args:
+        axes: Where to draw.
+        runs: The runs, at most as many as there are colours.
+        metric: Name of the metric, such as `"auc"`.
+    """
     last = max((run.last_step - run.first_step) * run.batch_size for run in runs)
     scale = []
     for run, color in zip(runs, LINES):

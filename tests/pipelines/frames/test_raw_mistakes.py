@@ -66,7 +66,7 @@ BAD = {
     "mixed": ({"c": [1, "a"]}, "'c' must hold .* of one type. .* row 1, .* 'a' "),
     "mixed list": ({"b": [["a"], [1]]}, "'b' must hold .* of one type. .* row 1, "),
     "large": ({"c": [1, 2**70]}, "'c' must hold .* row 1, .*: 11805916"),
-    "complex": ({"x": [1j, 2j]}, "'x' must hold what a column of a Parquet file"),
+    "complex": ({"x": [1j, 2j]}, "'x' must hold values of one type, as in a Parquet"),
     "dates": ({"x": pd.date_range("2026", periods=2)}, "'x' must hold numbers"),
 }
 
