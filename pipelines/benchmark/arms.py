@@ -41,7 +41,7 @@ class Arm:
     """One that takes part.
 
     Args:
-        name: Name in tables, such as `"ours_bf16"`.
+        name: Name in tables, such as `"tf_dlrm_bf16"`.
         job: What it measures.
         command: Words of the command, to which the job is added; empty if it cannot
             run.
@@ -54,15 +54,15 @@ class Arm:
     absent: str = ""
 
     @property
-    def is_ours(self) -> bool:
+    def is_own(self) -> bool:
         """True for an arm of this package."""
-        return self.name.startswith("ours")
+        return self.name.startswith("tf_dlrm")
 
 
-def make_ours(job: Job, name: str | None = None) -> Arm:
+def make_own(job: Job, name: str | None = None) -> Arm:
     """The arm of this package for a job."""
-    default = "ours" if job.precision == "float32" else "ours_bf16"
-    command = (sys.executable, "-m", "pipelines.benchmark.ours")
+    default = "tf_dlrm" if job.precision == "float32" else "tf_dlrm_bf16"
+    command = (sys.executable, "-m", "pipelines.benchmark.measurement")
     return Arm(name or default, job, command)
 
 

@@ -5,7 +5,7 @@ from pipelines.benchmark import breakdown, results
 from pipelines.benchmark.workloads import SCALING_ROWS, describe_rows
 from pipelines.pictures import GRID, INK, LINES, MUTED
 
-OURS, PEER = "#d9480f", "#9fb3c8"
+OWN, PEER = "#d9480f", "#9fb3c8"
 PARTS = {
     "embedding lookup": "#1864ab",
     "embedding update": "#4dabf7",
@@ -30,14 +30,14 @@ def _draw_bars(summary, path):
     arms = dict(sorted(arms.items(), key=lambda item: item[1]["samples_per_s"]))
     figure, axes = _start(8, 1.5 + 0.5 * len(arms))
     speeds = [values["samples_per_s"] for values in arms.values()]
-    colors = [OURS if name.startswith("ours") else PEER for name in arms]
+    colors = [OWN if name.startswith("tf_dlrm") else PEER for name in arms]
     axes.barh(list(arms), speeds, color=colors, height=0.66)
     for i, (name, speed) in enumerate(zip(arms, speeds)):
-        weight = "bold" if name.startswith("ours") else "normal"
+        weight = "bold" if name.startswith("tf_dlrm") else "normal"
         text = f" {speed:,.0f}"
         axes.text(speed, i, text, va="center", color=INK, weight=weight, fontsize=10)
     for label in axes.get_yticklabels():
-        if label.get_text().startswith("ours"):
+        if label.get_text().startswith("tf_dlrm"):
             label.set_weight("bold")
     axes.set_xlim(0, max(speeds) * 1.15)
     axes.set_ylim(-0.6, len(arms) - 0.4)

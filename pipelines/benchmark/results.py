@@ -15,9 +15,9 @@ _COLUMNS = {
 }
 # This package's arms, beside the peers of these precisions.
 _COMPARISONS = (
-    ("ours", "float32"),
-    ("ours_bf16", "float32"),
-    ("ours_bf16", "bfloat16"),
+    ("tf_dlrm", "float32"),
+    ("tf_dlrm_bf16", "float32"),
+    ("tf_dlrm_bf16", "bfloat16"),
 )
 
 
@@ -80,7 +80,7 @@ def _compare(lines, arm, precision):
         others = {
             name: line["samples_per_s"]
             for name, line in speeds.items()
-            if not name.startswith("ours") and line["precision"] == precision
+            if not name.startswith("tf_dlrm") and line["precision"] == precision
         }
         if arm not in speeds or not others:
             continue
@@ -118,7 +118,7 @@ def summarize_scaling(lines: Sequence[dict], job: Job) -> dict:
         figures = {"ms": {}, "extra_mb": {}, "ratios": {}}
         by_round = {}
         for size in sizes:
-            own = arms.get(f"ours {optimizer} {size}", [])
+            own = arms.get(f"tf_dlrm {optimizer} {size}", [])
             good = [line for line in own if "samples_per_s" in line]
             if not good:
                 continue
@@ -228,7 +228,7 @@ def print_table(summary: dict) -> None:
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if i else "left")
     for row in rows:
-        style = "bold" if row[0].startswith("ours_") or row[0] == "ours" else ""
+        style = "bold" if row[0].startswith("tf_dlrm_") or row[0] == "tf_dlrm" else ""
         table.add_row(*(rich.text.Text(cell, style=style) for cell in row))
     console = rich.console.Console()
     console.print(describe_run(summary), highlight=False, markup=False, soft_wrap=True)

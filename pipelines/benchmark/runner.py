@@ -177,7 +177,7 @@ def scaling_jobs(base: Job, free_bytes: int) -> tuple[list[tuple[str, Job]], lis
             workload = scaling_workload(rows)
             needed = workload.table_bytes + workload.state_bytes(optimizer)
             needed += SPARE_BYTES
-            name = f"ours {optimizer} {describe_rows(rows)}"
+            name = f"tf_dlrm {optimizer} {describe_rows(rows)}"
             if rows == SCALING_ROWS[-1] and needed > free_bytes:
                 skipped.append(
                     f"{name}: skipped, it needs {needed / MEGABYTE:,.0f} MB and "

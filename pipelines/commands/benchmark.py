@@ -112,20 +112,20 @@ class Benchmark:
         )
         if scaling:
             jobs, skipped = runner.scaling_jobs(job, machine.free_memory())
-            make = benchmark_arms.make_ours
+            make = benchmark_arms.make_own
             return [make(each, name) for name, each in jobs], [], skipped
         both = ("float32", "bfloat16")
         precisions = both if self.precision == "both" else (self.precision,)
-        ours = [
-            benchmark_arms.make_ours(dataclasses.replace(job, precision=precision))
+        own = [
+            benchmark_arms.make_own(dataclasses.replace(job, precision=precision))
             for precision in precisions
         ]
-        ours += [
-            benchmark_arms.make_ours(
+        own += [
+            benchmark_arms.make_own(
                 dataclasses.replace(arm.job, num_devices=number),
                 f"{arm.name}_{number}_devices",
             )
-            for arm in ours
+            for arm in own
             for number in self.devices
         ]
         profiled = []
@@ -138,12 +138,12 @@ class Benchmark:
                         arm.job, profile=True, seconds=seconds, steps=None
                     ),
                 )
-                for arm in ours
+                for arm in own
             ]
         peers = []
         if self.peers:
             peers = benchmark_arms.make_peers(job, precisions, self.peer_python)
-        return [*ours, *peers], profiled, []
+        return [*own, *peers], profiled, []
 
     def _check(self):
         out = pathlib.Path(self.out)

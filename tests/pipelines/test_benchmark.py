@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines import cli
-from pipelines.benchmark import arms, breakdown, machine, ours, results, runner
+from pipelines.benchmark import arms, breakdown, machine, measurement, results, runner
 from pipelines.benchmark.jobs import Job, step_statistics
 from pipelines.benchmark.workloads import (
     WORKLOADS,
@@ -56,7 +56,7 @@ def test_peers_get_the_same_batches(workload, peers_common):
 
 def test_a_ragged_batch_holds_the_bags_of_the_pool():
     pool = make_pool(BAGS, 64)
-    dataset = ours.make_dataset(dataclasses.replace(QUICK, workload=BAGS))
+    dataset = measurement.make_dataset(dataclasses.replace(QUICK, workload=BAGS))
     for (dense, label, bags), (features, got_label) in zip(pool[:3], dataset):
         np.testing.assert_array_equal(features["dense_features"], dense)
         np.testing.assert_array_equal(got_label, label)
@@ -107,7 +107,7 @@ def test_sizes_of_the_workloads():
     ids=["train", "train-bags", "inference-bags"],
 )
 def test_our_arm_reports(job):
-    result = arms.run_arm(arms.make_ours(job))
+    result = arms.run_arm(arms.make_own(job))
     assert "failed" not in result, result
     assert result["workload"] == job.workload.name and result["mode"] == job.mode
     assert result["batch_size"] == 64 and result["precision"] == job.precision
@@ -146,13 +146,13 @@ def line(arm, number, speed, precision="float32", **more):
 
 LINES = [
     {"kind": "round", "arm": "keras3_xla", "round": 0, "absent": "not installed"},
-    line("ours", 1, 120.0), line("ours_bf16", 1, 300.0, "bfloat16"),
+    line("tf_dlrm", 1, 120.0), line("tf_dlrm_bf16", 1, 300.0, "bfloat16"),
     line("torch", 1, 100.0), line("torchrec", 1, 50.0),
     line("torch_bf16", 1, 200.0, "bfloat16"),
-    line("ours", 2, 90.0), line("ours_bf16", 2, 240.0, "bfloat16"),
+    line("tf_dlrm", 2, 90.0), line("tf_dlrm_bf16", 2, 240.0, "bfloat16"),
     line("torch", 2, 50.0), line("torchrec", 2, 60.0),
     line("torch_bf16", 2, 120.0, "bfloat16"),
-    line("ours", 3, 70.0), line("ours_bf16", 3, 100.0, "bfloat16"),
+    line("tf_dlrm", 3, 70.0), line("tf_dlrm_bf16", 3, 100.0, "bfloat16"),
     line("torch", 3, 100.0), {"kind": "round", "arm": "torchrec", "round": 3,
                               "failed": "no | memory"},
     line("torch_bf16", 3, 100.0, "bfloat16"),
@@ -163,14 +163,14 @@ def test_ratios_are_to_the_best_peer_of_each_round():
     summary = results.summarize(LINES, QUICK)
     found = {(r["arm"], r["peer_precision"]): r for r in summary["ratios"]}
     assert {k: v["median"] for k, v in found.items()} == {
-        ("ours", "float32"): 1.2,
-        ("ours_bf16", "float32"): 3.0,
-        ("ours_bf16", "bfloat16"): 1.5,
+        ("tf_dlrm", "float32"): 1.2,
+        ("tf_dlrm_bf16", "float32"): 3.0,
+        ("tf_dlrm_bf16", "bfloat16"): 1.5,
     }
-    rounds = found["ours", "float32"]["rounds"]
+    rounds = found["tf_dlrm", "float32"]["rounds"]
     assert [r["ratio"] for r in rounds] == [1.2, 1.5, 0.7]
     assert [r["best_peer"] for r in rounds] == ["torch", "torchrec", "torch"]
-    assert summary["arms"]["ours"]["samples_per_s"] == 90.0
+    assert summary["arms"]["tf_dlrm"]["samples_per_s"] == 90.0
     assert summary["arms"]["torchrec"]["samples_per_s"] == 55.0
     assert summary["arms"]["torchrec"]["failed"] == "no | memory"
     assert summary["arms"]["keras3_xla"] == {"absent": "not installed"}
@@ -182,8 +182,8 @@ def test_the_table_says_all():
     assert headings[:5] == ["arm", "samples/s", "ms p50", "ms p90", "peak MB"]
     cells = {row[0]: row for row in rows}
     assert all(len(row) == len(headings) for row in rows)
-    assert cells["ours"][1] == "90" and cells["ours"][-2:] == ["1.20", ""]
-    assert cells["ours_bf16"][-2:] == ["3.00", "1.50"]
+    assert cells["tf_dlrm"][1] == "90" and cells["tf_dlrm"][-2:] == ["1.20", ""]
+    assert cells["tf_dlrm_bf16"][-2:] == ["3.00", "1.50"]
     assert cells["keras3_xla"][1] == "not installed"
     text = results.to_markdown((headings, rows), summary)
     assert "torchrec (failed: no / memory)" in text
@@ -191,8 +191,8 @@ def test_the_table_says_all():
 
 def test_scaling_ratios():
     lines = [
-        line("ours sgd 10k", 1, 2048.0), line("ours sgd 10M", 1, 1024.0),
-        line("ours sgd 10k", 2, 2048.0), line("ours sgd 10M", 2, 512.0),
+        line("tf_dlrm sgd 10k", 1, 2048.0), line("tf_dlrm sgd 10M", 1, 1024.0),
+        line("tf_dlrm sgd 10k", 2, 2048.0), line("tf_dlrm sgd 10M", 2, 512.0),
     ]  # fmt: skip
     job = dataclasses.replace(QUICK, workload=scaling_workload(10_000))
     found = results.summarize_scaling(lines, job)["optimizers"]["sgd"]
@@ -205,9 +205,9 @@ def test_scaling_leaves_out_what_does_not_fit():
     hundred_million = 100 * 10**6 * 16 * 4
     jobs, skipped = runner.scaling_jobs(QUICK, hundred_million + runner.SPARE_BYTES)
     names = [name for name, _ in jobs]
-    assert "ours sgd 100M" in names and "ours adam 10M" in names
-    assert "ours adam 100M" not in names and len(jobs) + len(skipped) == 15
-    assert any("ours adam 100M: skipped, it needs 19,3" in text for text in skipped)
+    assert "tf_dlrm sgd 100M" in names and "tf_dlrm adam 10M" in names
+    assert "tf_dlrm adam 100M" not in names and len(jobs) + len(skipped) == 15
+    assert any("tf_dlrm adam 100M: skipped, it needs 19,3" in text for text in skipped)
 
 
 def test_time_is_split_among_what_runs():
@@ -285,7 +285,7 @@ def test_a_failing_arm_does_not_stop_the_others(tmp_path):
     }
     for name in ("arm", "round", "kind"):
         del report[name]
-    good = fake("ours", f"print({json.dumps(report)!r})")
+    good = fake("tf_dlrm", f"print({json.dumps(report)!r})")
     bad = fake("torch", "raise MemoryError('too big')")
     killed = fake("torchrec", "import os; os.kill(os.getpid(), 9)")
     absent = arms.Arm("keras3_xla", QUICK, absent=arms.NOT_INSTALLED)
@@ -295,18 +295,18 @@ def test_a_failing_arm_does_not_stop_the_others(tmp_path):
     )
     lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
     *lines, summary = [json.loads(text) for text in lines]
-    assert [entry["round"] for entry in lines if entry["arm"] == "ours"] == [1, 2]
+    assert [entry["round"] for entry in lines if entry["arm"] == "tf_dlrm"] == [1, 2]
     assert summary["arms"]["torch"] == {"failed": "MemoryError: too big"}
     assert "killed by SIGKILL" in summary["arms"]["torchrec"]["failed"]
     assert summary["arms"]["keras3_xla"] == {"absent": "not installed"}
-    assert summary["arms"]["ours"]["samples_per_s"] == 1000.0
+    assert summary["arms"]["tf_dlrm"]["samples_per_s"] == 1000.0
     table = (tmp_path / "out" / "table.md").read_text()
     assert "failed: MemoryError: too big" in table and "not installed" in table
     for name in ("chart.png", "breakdown.png"):
         start = (tmp_path / "out" / name).read_bytes()[:8]
         assert start == b"\x89PNG\r\n\x1a\n"
     breakdowns = json.loads((tmp_path / "out" / "breakdown.json").read_text())
-    assert set(breakdowns) == {"ours"}
+    assert set(breakdowns) == {"tf_dlrm"}
     assert len(shown) == 1 + 3 + 1 + 1  # absent, first round, second, profile
 
 
@@ -331,7 +331,7 @@ def test_peers_need_the_repository(monkeypatch, tmp_path):
 def test_scaling_chart_and_table(tmp_path):
     from pipelines.benchmark import charts
 
-    lines = [line("ours sgd 10k", 1, 2048.0), line("ours sgd 10M", 1, 1024.0)]
+    lines = [line("tf_dlrm sgd 10k", 1, 2048.0), line("tf_dlrm sgd 10M", 1, 1024.0)]
     job = dataclasses.replace(QUICK, workload=scaling_workload(10_000))
     summary = results.summarize_scaling(lines, job) | {"machine": machine.describe()}
     charts.draw_summary(summary, tmp_path / "chart.png")
@@ -344,8 +344,8 @@ def test_a_dry_run_prints_and_does_nothing(tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(["benchmark", "--out", str(out), "--profile", "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert "measure ours, ours_bf16" in text and "3 rounds of 8 s" in text
-    assert "trace steps of ours, ours_bf16" in text and not out.exists()
+    assert "measure tf_dlrm, tf_dlrm_bf16" in text and "3 rounds of 8 s" in text
+    assert "trace steps of tf_dlrm, tf_dlrm_bf16" in text and not out.exists()
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
@@ -379,7 +379,7 @@ def test_the_command_imports_no_tensorflow():
 @pytest.mark.parametrize("steps_per_execution", [1, 4])
 def test_a_number_of_steps_takes_a_time_in_all(steps_per_execution):
     changes = {"steps": 12, "steps_per_execution": steps_per_execution}
-    result = arms.run_arm(arms.make_ours(dataclasses.replace(QUICK, **changes)))
+    result = arms.run_arm(arms.make_own(dataclasses.replace(QUICK, **changes)))
     assert "failed" not in result, result
     assert result["num_steps"] == 12 // steps_per_execution
     # All executions but one take at least the tenth percentile: two of three here.

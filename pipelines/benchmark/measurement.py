@@ -1,4 +1,4 @@
-"""One measurement of this package: `python -m pipelines.benchmark.ours JOB`.
+"""One measurement of this package: `python -m pipelines.benchmark.measurement JOB`.
 
 JOB is a `Job` as JSON; the result is one JSON line on standard output.
 """
@@ -129,7 +129,7 @@ def _make_embedding(spec, job):
 
 
 def compile_model(model, job: Job) -> None:
-    """Compiles as a user would: Keras' optimizer for the MLPs, ours for the tables."""
+    """Compiles as a user would: Keras' optimizer for the MLPs, this package's for the tables."""
     import keras
 
     import tf_dlrm
