@@ -129,7 +129,7 @@ def _make_embedding(spec, job):
 
 
 def compile_model(model, job: Job) -> None:
-    """Compiles as a user would: Keras' optimizer for the MLPs, this package's for the tables."""
+    """Compile as a user would: Keras' optimizer for the MLPs, sparse for tables."""
     import keras
 
     import tf_dlrm

@@ -36,6 +36,9 @@ class Generate:
 
     output: str
     """File to write, compressed if it ends in .gz; a folder for --format binary."""
+    schema: str | None = None
+    """planted: file of a schema, or a built-in one, whose columns and format the rows
+    have; default: Criteo's."""
     source: Literal["planted", "random", "trace"] = "planted"
     """Kind of rows."""
     format: Literal["tsv", "binary"] = "tsv"
@@ -141,6 +144,11 @@ class Generate:
             given["hotness"] = given["hotness"][0]
         if self.click_rate is not None:
             given["click_rate"] = self.click_rate
+        schema = load_schema(self.schema)
+        if schema is not None:
+            self._check_schema(given)
+        if schema is not None and schema != type(schema).criteo():
+            return synthetic.SchemaLog(schema, seed=self.seed, **given)
         if self.source == "planted":
             return synthetic.Planted(seed=self.seed, **given)
         if self.source == "random":
@@ -152,6 +160,17 @@ class Generate:
             )
         given["profile"] = synthetic.Profile.load(self.profile)
         return synthetic.Trace(seed=self.seed, **given)
+
+    def _check_schema(self, given):
+        if self.source != "planted":
+            raise UserError(f"--schema has no effect with --source {self.source}.")
+        if self.format == "binary":
+            raise UserError(
+                "--schema writes files in the schema's format. For records, run "
+                "`tf-dlrm prepare` on them."
+            )
+        if "vocabulary_sizes" in given:
+            raise UserError("--vocabulary-sizes has no effect with --schema.")
 
     def _report_path(self):
         return pathlib.Path(f"{os.path.normpath(self.output)}.json")

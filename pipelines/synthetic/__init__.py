@@ -1,8 +1,9 @@
 """Generated click logs, where no real ones can be shipped: planted, random, traces.
 
-`Planted` has labels that can be learned, with the best possible score known; `Random`
-has any number of features, ids and ids in a bag; `Trace` has the locality of a log that
-was measured. `write` makes Criteo's text of them, `write_binary` records.
+`Planted` (Criteo's columns) and `SchemaLog` (those of any schema) have labels that can
+be learned, with the best possible score known; `Random` has any number of features, ids
+and ids in a bag; `Trace` has the locality of a log that was measured. `write` writes
+text, `write_binary` records.
 """
 
 from pipelines.synthetic.blocks import Block
@@ -11,6 +12,7 @@ from pipelines.synthetic.planted import Planted, PlantedBlock
 from pipelines.synthetic.profiles import FeatureProfile, Profile
 from pipelines.synthetic.profiling import profile, profile_logs
 from pipelines.synthetic.random_ids import Random
+from pipelines.synthetic.schema_log import SchemaBlock, SchemaLog
 from pipelines.synthetic.source import Report
 from pipelines.synthetic.traces import Trace
 from pipelines.synthetic.tsv import category_text
@@ -23,6 +25,8 @@ __all__ = [
     "Profile",
     "Random",
     "Report",
+    "SchemaBlock",
+    "SchemaLog",
     "Trace",
     "category_text",
     "profile",

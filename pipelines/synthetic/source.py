@@ -115,14 +115,19 @@ class Source:
                     "shape": (int(num_rows),),
                 }
                 np.lib.format.write_array_header_1_0(array_file, header)
+            writer = self._writer(text_file)
             for block in blocks:
-                text_file.write(self._text(block))
+                writer.write(block)
                 probabilities = self._count(block, score)
                 if array_file is not None:
                     array_file.write(probabilities.astype("<f8").tobytes())
                 if progress is not None:
                     progress(score.num_rows, num_rows)
+            writer.close()
         return self._report(path, first_row, score)
+
+    def _writer(self, file):
+        return _TextWriter(file, self._text)
 
     def write_binary(
         self,
@@ -187,6 +192,19 @@ class Source:
             best_log_loss=score.log_loss,
             expected_log_loss=score.entropy,
         )
+
+
+class _TextWriter:
+    """Writes blocks as text."""
+
+    def __init__(self, file, to_text):
+        self._file, self._to_text = file, to_text
+
+    def write(self, block):
+        self._file.write(self._to_text(block))
+
+    def close(self):
+        pass
 
 
 class BagSource(Source):

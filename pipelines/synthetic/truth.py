@@ -76,7 +76,7 @@ class Truth:
         integers, _, categories = pilot
         self._set_integers(seed, integers, main_effect * np.sqrt(_INTEGER_SHARE))
         self.bias = 0.0
-        self.bias = _bias_for(click_rate, self.logits(integers, categories))
+        self.bias = bias_for(click_rate, self.logits(integers, categories))
 
     def _set_ids(self, seed, frequencies, deviation):
         # The last two entries stay 0: all ranks from HEAD on, and -1, missing.
@@ -162,7 +162,7 @@ def _whiten(vectors: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return vectors, vectors.T @ (p[:, None] * vectors)
 
 
-def _bias_for(click_rate: float, logits: np.ndarray) -> float:
+def bias_for(click_rate: float, logits: np.ndarray) -> float:
     """The number to add to `logits` for a mean probability of `click_rate`."""
     low, high = -60.0, 60.0
     for _ in range(60):
