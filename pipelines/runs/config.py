@@ -27,7 +27,7 @@ class RunConfig:
     embedding_dim: int = 16
     """Width of the embedding tables."""
     bottom_mlp_dims: tuple[int, ...] = (512, 256, 64, 16)
-    """Dims of the bottom MLP; the last is the embedding dim (for dot)."""
+    """Dims of the bottom MLP; for dot, the last is the embedding dim, as by default."""
     top_mlp_dims: tuple[int, ...] = (512, 256, 1)
     """Dims of the top MLP; the last is 1."""
     interaction: Literal["dot", "cat", "cross"] | None = "dot"
@@ -169,6 +169,9 @@ class RunConfig:
         if self.top_mlp_dims[-1] != 1:
             self._refuse("top_mlp_dims", "must end in 1, the click logit")
         may_be_dot = self.interaction in ("dot", None)
+        if may_be_dot and self.bottom_mlp_dims == RunConfig.bottom_mlp_dims:
+            dims = (*self.bottom_mlp_dims[:-1], self.embedding_dim)
+            object.__setattr__(self, "bottom_mlp_dims", dims)
         if may_be_dot and self.bottom_mlp_dims[-1] != self.embedding_dim:
             self._refuse(
                 "bottom_mlp_dims",

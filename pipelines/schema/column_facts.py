@@ -79,6 +79,11 @@ class ColumnFacts:
         return len(self.values)
 
     @property
+    def is_float_integer(self) -> bool:
+        """True if every value is an integer written as `7.0`."""
+        return self.num_distinct > 0 and self._all(r"^-?[0-9]+\.0$")
+
+    @property
     def missing_share(self) -> float:
         """Share of the cells that are missing."""
         return self.num_missing / max(1, self.num_rows)

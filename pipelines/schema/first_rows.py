@@ -115,6 +115,9 @@ def _read_text(path: str, num_rows: int) -> FirstRows:
             f"{len(columns)} columns and would be bad rows, for instance "
             f"{_show(bad[0])}."
         )
+    num_empty = sum(not line.strip(b"\r") for line in _masked(data, delimiter, quoted))
+    if num_empty:
+        notes.append(f"{num_empty:,} lines are empty and would be bad rows.")
     header = _is_header(columns)
     if header:
         names = [column[0].as_py().decode() for column in columns]
@@ -132,6 +135,13 @@ def _read_text(path: str, num_rows: int) -> FirstRows:
         names = [f"column_{position}" for position in range(len(columns))]
     text = Text(delimiter.decode(), header, names, quoted=quoted)
     return FirstRows(path, text, tuple(names), columns, notes)
+
+
+def _masked(data: bytes, delimiter: bytes, quoted: bool) -> list[bytes]:
+    """Return the lines, with a letter for each quoted field."""
+    if quoted:
+        data, _ = _mask_quoted(data, delimiter)
+    return data.removesuffix(b"\n").split(b"\n")
 
 
 def _read_bytes(path: str, num_rows: int) -> tuple[bytes, bool]:

@@ -249,6 +249,14 @@ def _decide(
         else:
             role = "left out"
         roles[one.name] = role, why
+    floats = [one.name for one in facts if one.is_float_integer]
+    floats = [f.name for f in sparse if f.column in floats and f.buckets is None]
+    if floats and isinstance(rows.format, Text):
+        notes.append(
+            f"The values of {', '.join(floats[:5])} are written as 7.0, as pandas "
+            "writes integers with gaps. A Parquet file or a frame with integers has 7, "
+            "another value: train and serve on the same form."
+        )
     if not sparse:
         sparse = _bucket(dense, roles)
         if not sparse:

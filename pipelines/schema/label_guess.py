@@ -11,8 +11,8 @@ _YES = ("yes", "y", "t", "click", "clicked", "positive", "pos", "buy", "bought")
 _NO = ("no", "n", "f", "noclick", "no_click", "not_clicked", "negative", "neg", "none")
 _MINUS = ("-1", "-1.0")
 _WAYS = (
-    "texts such as yes and no, true and false, 1 and 0 or 1 and -1; probabilities; "
-    "ratings; or counts of clicks"
+    "texts such as yes and no, true and false, 1 and 0, 1 and -1, or 2 and 1; "
+    "probabilities; ratings; or counts of clicks"
 )
 
 
@@ -45,6 +45,8 @@ def read_as_number(facts: ColumnFacts) -> tuple[Label, str] | None:
         return Label(facts.name, threshold=4), "ratings: at least 4 counts as a click"
     if facts.num_distinct <= 21 and halves and 0 <= low and 7 < high <= 10:
         return Label(facts.name, threshold=8), "ratings: at least 8 counts as a click"
+    if facts.is_integer and (low, high, facts.num_distinct) == (1, 2, 2):
+        return Label(facts.name, threshold=2), "1 and 2: 2 counts as a click"
     if low == 0 and facts.is_integer:
         return Label(facts.name, threshold=1), "counts: at least 1 counts as a click"
     return None

@@ -50,7 +50,14 @@ def test_few_rows_come_with_a_hint():
 
 def test_an_interaction_to_be_chosen_is_checked_as_dot():
     with pytest.raises(ValueError, match="`bottom_mlp_dims` must end in embedding_dim"):
-        RunConfig(interaction=None, embedding_dim=8)
+        RunConfig(interaction=None, embedding_dim=8, bottom_mlp_dims=(4,))
+
+
+def test_the_default_bottom_mlp_ends_in_the_embedding_dim():
+    assert RunConfig(embedding_dim=8).bottom_mlp_dims == (512, 256, 64, 8)
+    assert RunConfig().bottom_mlp_dims == (512, 256, 64, 16)
+    cat = RunConfig(interaction="cat", embedding_dim=8)
+    assert cat.bottom_mlp_dims == (512, 256, 64, 16)
 
 
 def test_a_warm_start_takes_the_interaction_of_the_previous_run(tmp_path):

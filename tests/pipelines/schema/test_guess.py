@@ -297,6 +297,27 @@ def test_few_rows(tmp_path):
     assert any("from only 3 rows" in note for note in guess.notes)
 
 
+def test_empty_lines_are_noted(tmp_path):
+    rows = [f"{n % 2},{n}.5,s{n % 5}" for n in range(200)]
+    text = "\n".join(["click,price,shop", *rows[:100], "", "\r", *rows[100:], ""])
+    guess = guesses.guess(save(tmp_path, text))
+    assert "2 lines are empty and would be bad rows." in guess.notes
+    quoted = [f'{n % 2},{n}.5,"a{n % 5}\n\nb"' for n in range(200)]
+    text = "\n".join(["click,price,shop", *quoted, ""])
+    assert not any(
+        "empty" in note for note in guesses.guess(save(tmp_path, text)).notes
+    )
+
+
+def test_integers_written_as_floats_are_noted(tmp_path):
+    rows = [f"{n % 2},{n % 7}.0,{n % 5}.0,s{n % 3}" for n in range(700)]
+    text = "\n".join(["click,item_id,n,shop", *rows])
+    guess = guesses.guess(save(tmp_path, text))
+    assert "item_id" in guess.schema.sparse_features
+    (note,) = [note for note in guess.notes if "written as 7.0" in note]
+    assert note.startswith("The values of item_id")
+
+
 def test_a_header_that_comes_again(tmp_path):
     rows = [f"{n % 2},{n}.5,s{n % 5}" for n in range(200)]
     part = "\n".join(["click,price,shop", *rows])

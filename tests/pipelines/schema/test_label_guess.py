@@ -29,6 +29,7 @@ def test_labels(tmp_path):
     assert label_of(["0.25", "0.5", "1"] * 50, tmp_path, "target").soft
     assert label_of(list("12345") * 30, tmp_path, "rating").threshold == 4
     assert label_of(["0", "3", "1"] * 50, tmp_path, "clicks").threshold == 1
+    assert label_of(["1", "2", "1"] * 50, tmp_path, "label").threshold == 2
     assert label_of(one, tmp_path, "anything") == pipelines.Label("anything")
 
 
