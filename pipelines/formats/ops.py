@@ -131,17 +131,18 @@ class LineOps:
             mark = tf.strings.regex_full_match(trimmed, rf"\C*{self._marks}\C*")
             return trimmed, tf.reduce_any(mark)
 
+        schema = self._schema
         trimmed, has_bags = tf.cond(
             tf.reduce_all(plain), lambda: (lines, tf.constant(False)), look_closer
         )
         has_label = None
         if not labelled and self._rules.is_exact:
             has_label = tf.equal(self._count(trimmed), self._rules.num_columns)
-        decoded = self._decode(trimmed, has_label, self._defaults)
-        cells = cell_ops.of_texts(
-            self._schema, decoded, self._fills, self._edges, has_bags
-        )
-        schema = self._schema
+        defaults = dict(self._defaults)
+        if not labelled and schema.weight is not None:  # it may hold anything
+            defaults.pop(self._rules.positions[schema.weight], None)
+        decoded = self._decode(trimmed, has_label, defaults)
+        cells = cell_ops.of_texts(schema, decoded, self._fills, self._edges, has_bags)
         label = self._read_label(decoded[schema.label.column])[0]
         weight = None
         if labelled and schema.weight is not None:
