@@ -39,7 +39,7 @@ class Writer:
     Inside its `with` nobody else can write to the folder.
 
     Raises:
-        FileExistsError: If the folder holds finished records.
+        FileExistsError: If the folder already contains finished records.
         ValueError: If an argument is out of range, or another process writes to the
             folder.
 
@@ -76,7 +76,7 @@ class Writer:
     def _check_free(self):
         if (pathlib.Path(self._folder) / MANIFEST).exists():
             raise FileExistsError(
-                f"{self._folder} holds finished records. Name another."
+                f"{self._folder} already contains finished records. Name another."
             )
 
     def append(

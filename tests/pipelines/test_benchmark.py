@@ -354,9 +354,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["--workload", "w1"], "w1"),
         (["--rounds", "0"], "--rounds must be positive"),
         (["--out", str(tmp_path / "file")], "is a file; name a folder"),
-        (["--mode", "inference", "--metrics"], "--metrics goes with --mode train"),
-        (["--workload", "scaling", "--peers"], "--peers does not go with"),
-        (["--peer-python", "python9"], "--peer-python goes with --peers"),
+        (["--mode", "inference", "--metrics"], "--metrics needs --mode train"),
+        (["--workload", "scaling", "--peers"], "--peers cannot be combined with"),
+        (["--peer-python", "python9"], "--peer-python has no effect without --peers"),
         (["--peers", "--peer-python", "python9"], "must be a Python interpreter"),
     ):
         capsys.readouterr()

@@ -303,7 +303,9 @@ def test_generate_says_what_is_possible(tmp_path, capsys):
 def test_a_dry_run_prints_and_does_nothing(command, data, trained, tmp_path, capsys):
     words = [w.format(tmp=tmp_path, data=data, run=trained) for w in command]
     assert cli.main([*words, "--dry-run"]) == 0
-    assert "Nothing is done. It would:\n- " in capsys.readouterr().out
+    assert (
+        "Dry run: nothing is written. The command would:\n- " in capsys.readouterr().out
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -330,7 +332,7 @@ def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
          "holds no SavedModel"),
         (["export", "--model", trained, "--output", tmp_path / "m", "--version", "0"],
          "--version must be"),
-        (["train", "--train", good, "--out", trained], "already holds a run"),
+        (["train", "--train", good, "--out", trained], "already contains a run"),
         (["generate", "--output", tmp_path / "a", "--rows", "0"], "--rows must be"),
         ([*train, "--train", good, "--batch-size", "0"], "--batch-size must be"),
         ([*train, "--train", good, "--epochs", "0"], "--epochs must be"),

@@ -94,7 +94,7 @@ def test_what_was_measured_is_told(data, tmp_path, capsys):
     words = ["profile-trace", "--input", data / "*.tsv", "--output"]
     assert run(*words, tmp_path / "new" / "p.json") == 0
     out = capsys.readouterr().out
-    assert "2,000 rows" in out and "a cache of 100 rows a table hits" in out
+    assert "2,000 rows" in out and "hit rate of a cache of 100 rows per table" in out
     assert Profile.load(tmp_path / "new" / "p.json").num_rows == 2000
 
 
@@ -128,7 +128,7 @@ def test_a_dry_run_prints_and_does_nothing(command, says, data, tmp_path, capsys
     words = [word.format(tmp=tmp_path, data=data) for word in command]
     assert run(*words, "--dry-run") == 0
     out = capsys.readouterr().out
-    assert "Nothing is done. It would:\n- " in out
+    assert "Dry run: nothing is written. The command would:\n- " in out
     assert says.format(tmp=tmp_path) in out
     assert list(tmp_path.iterdir()) == []
 
@@ -159,7 +159,7 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
         ([*generate, *random, "--num-dense", 2], "13 dense and 26 sparse"),
         ([*generate, "--click-rate", 2], "--click-rate must"),
         ([*generate, "--vocabulary-sizes", 5], "must have 26 entries"),
-        (["generate", *binary, "--output", done], "holds finished records"),
+        (["generate", *binary, "--output", done], "already contains finished records"),
         (["generate", *binary, "--output", tmp_path / "file"], "is a file"),
         (["generate", *binary, "--output", tmp_path / "x"], "is a directory"),
         (["generate", "--output", tmp_path], "is a directory"),

@@ -300,7 +300,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     for words, message in (
-        ([], "name the folder of a run"),
+        ([], "no run to compare: name at least one folder"),
         ([tmp_path / "none"], "There is no folder"),
         ([tmp_path / "empty"], "is not the folder of a run"),
         ([tmp_path / "runs"], "but holds some: give"),

@@ -125,9 +125,9 @@ def test_records_train_it(data, tmp_path, capsys):
 
 
 def test_mistakes_are_named(data, tmp_path, capsys):
-    with pytest.raises(ValueError, match="`shared_table` goes with hash_buckets"):
+    with pytest.raises(ValueError, match="`shared_table` requires hash_buckets"):
         dataclasses.replace(CONFIG, hash_buckets=None)
-    with pytest.raises(ValueError, match="`shared_table` goes with hash_buckets"):
+    with pytest.raises(ValueError, match="`shared_table` requires hash_buckets"):
         prepare.Options(shared_table=True)
     HashVocabulary(101).save(tmp_path / "v.tsv")
     with pytest.raises(ValueError, match="has a table for each feature"):
