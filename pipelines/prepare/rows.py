@@ -63,7 +63,7 @@ class Assembler:
         rows = [
             (split, np.flatnonzero(splits == split)) for split in range(len(SPLITS))
         ]
-        return [(split, take(batch, found)) for split, found in rows if len(found)]
+        return [(split, take(batch, places)) for split, places in rows if len(places)]
 
 
 def make_expander(vocabulary_sizes, options):
@@ -115,9 +115,9 @@ class IdFiles:
         for path in self._paths:
             path.unlink(missing_ok=True)
 
-    def write(self, found: dict[int, np.ndarray]) -> None:
+    def write(self, ids_by_feature: dict[int, np.ndarray]) -> None:
         """Add the ids of the next block, by feature."""
-        for feature, ids in found.items():
+        for feature, ids in ids_by_feature.items():
             path = self._paths[feature]
             with disk.explaining("ids", path):
                 if feature not in self._writing:
@@ -198,8 +198,8 @@ def encode_blocks(blocks, vocabulary, options, folder, num_rows):
 
             with bar("Looking up ids", num_rows) as update:
                 done = 0
-                for place, found in blocks(find):
-                    files.write(found)
+                for place, ids in blocks(find):
+                    files.write(ids)
                     done += place.num_rows
                     update(done)
         for _, (content, splits) in blocks(lambda *both: both):
