@@ -59,7 +59,7 @@ def test_a_file_keeps_that_it_is_shared(tmp_path):
     assert loaded.is_shared and loaded == SharedHashVocabulary(101)
     assert loaded != HashVocabulary(101) and loaded != SharedHashVocabulary(102)
     assert loaded.sizes == [101] * 26
-    with pytest.raises(ValueError, match="of the kind 'shared hash'"):
+    with pytest.raises(ValueError, match="of kind 'shared hash'"):
         HashVocabulary.load(tmp_path / "v.tsv")
     with pytest.raises(ValueError, match="`num_rows` must be an integer"):
         SharedHashVocabulary([5] * 26)

@@ -421,5 +421,5 @@ def test_vocabularies_of_several_frames():
         Vocabulary.build([frame[:20], bad], 2, schema=schema)
     with pytest.raises(ValueError, match="not both. Received beside a frame: 'day_0'"):
         Vocabulary.build([frame, "day_0"], schema=schema)
-    with pytest.raises(ValueError, match="`quarantine` is for bad rows of files"):
+    with pytest.raises(ValueError, match="`quarantine` collects bad rows of files"):
         Vocabulary.build(frame, schema=schema, quarantine=Quarantine())

@@ -257,7 +257,9 @@ def test_features_must_have_the_same_rows():
     other = FeatureProfile("C2", 1, 1, 1, (), ((1, 1),))
     with pytest.raises(ValueError, match=r"of the same rows.* 2 profiles, .*\[1, 10\]"):
         Profile((GOOD, other))
-    with pytest.raises(ValueError, match=r"names .*|Names of features must differ"):
+    with pytest.raises(
+        ValueError, match=r"names .*|Names of features must be distinct"
+    ):
         Profile((GOOD, GOOD))
 
 
