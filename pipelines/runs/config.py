@@ -203,7 +203,7 @@ class RunConfig:
         else:
             ends = (0, *self.reduce_after_epochs, self.epochs or 1)
             if len(ends) < 3 or any(a >= b for a, b in itertools.pairwise(ends)):
-                rule = "must be increasing epochs, from 1 to below epochs"
+                rule = "must be one or more increasing epochs below epochs"
                 self._refuse("reduce_after_epochs", f"{rule} ({self.epochs or 1})")
 
     def _refuse_unless(self, option, value, *names):

@@ -137,8 +137,8 @@ def _check_buckets(old, new):
             if values[0] != values[1]:
                 raise UserError(
                     f"The feature {feature.name} has other buckets than before, so "
-                    f"their rows mean other numbers: `{name}` was {values[0]}, now it "
-                    f"is {values[1]}."
+                    f"their rows mean other numbers: `{name}` was {values[0]}, now "
+                    f"{values[1]}."
                 )
 
 

@@ -1,8 +1,8 @@
-"""Generated click logs, where no real ones can be shipped: planted, random, traces.
+"""Generated click logs: planted, random and traces.
 
-`Planted` has labels that can be learned, with the best possible score known; `Random`
-has any number of features, ids and ids in a bag; `Trace` has the locality of a log that
-was measured. `write` makes Criteo's text of them, `write_binary` records.
+`Planted` has labels to learn, with a known best possible score. `Random` has any number
+of features, ids and ids in a bag. `Trace` has the locality of a measured log. `write`
+writes them as Criteo's text, `write_binary` as records.
 """
 
 from pipelines.synthetic.blocks import Block

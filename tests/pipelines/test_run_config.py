@@ -40,7 +40,7 @@ SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5
         ),
         (
             {"learning_rate_decay": "epochs", "epochs": 2},
-            "`reduce_after_epochs` must be increasing epochs, from 1 to below",
+            "`reduce_after_epochs` must be one or more increasing epochs below",
         ),
         (
             {
@@ -48,7 +48,7 @@ SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5
                 "epochs": 2,
                 "reduce_after_epochs": (2,),
             },
-            r"below epochs, at least one. Received: reduce_after_epochs=\(2,\)",
+            r"increasing epochs below epochs \(2\). Received: reduce_after_epochs=\(2,\)",
         ),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
@@ -137,4 +137,4 @@ def test_options_of_the_command(tmp_path, capsys):
     assert cli.main([*command, *changes.split()]) == 0
     assert "hashing into 99 rows of one table" in capsys.readouterr().out
     assert cli.main([*command, *changes.split(), "--no-shared-table"]) == 0
-    assert "hashing into 99 rows a table" in capsys.readouterr().out
+    assert "hashing into 99 rows per table" in capsys.readouterr().out
