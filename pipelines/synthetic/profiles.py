@@ -243,7 +243,7 @@ class Profile:
         except (EOFError, gzip.BadGzipFile, zlib.error):
             is_profile = False
         if not is_profile:
-            raise UserError(f"{path} is not a profile of tf_dlrm, or it is damaged.")
+            raise UserError(f"{path}: not a profile of tf_dlrm, or it is damaged.")
         if content.get("format_version") != FORMAT_VERSION:
             raise UserError(
                 f"{path}: the profile has format version "

@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_the_files(tmp_path, capsys):
     )
     assert content["notes"] == [
         "No run has a profile of its steps: train with the option `profile_steps` "
-        "for one."
+        "to get one."
     ]
     pictures = ["learning_curves.png", "calibration.png", "step_breakdown.png"]
     assert content["pictures"] == pictures
@@ -303,7 +303,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([], "no run to compare: name at least one folder"),
         ([tmp_path / "none"], "There is no folder"),
         ([tmp_path / "empty"], "is not the folder of a run"),
-        ([tmp_path / "runs"], "but holds some: give"),
+        ([tmp_path / "runs"], "but contains runs: name"),
         ([run, tmp_path / "runs" / ".." / "runs" / "one"], "is listed twice"),
         ([damaged], "metrics.json is damaged: no JSON text"),
         ([less], "it has no seconds"),

@@ -48,7 +48,7 @@ SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5
                 "epochs": 2,
                 "reduce_after_epochs": (2,),
             },
-            r"increasing epochs below epochs \(2\). Received: reduce_after_epochs=\(2,\)",
+            r"below epochs \(2\). Received: reduce_after_epochs=\(2,\)",
         ),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),

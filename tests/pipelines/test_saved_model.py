@@ -250,7 +250,7 @@ def test_commands_take_the_saved_model_or_the_one_that_is_asked_for(
 def test_a_report_says_of_which_model_its_values_are(whole):
     found = make_report([whole[0].path])
     step = whole[1]["best"]["step"]
-    assert any(f"its best model, of step {step}." in note for note in found.notes)
+    assert any(f"its best model, at step {step}." in note for note in found.notes)
     values = found.values[0]
     assert values["validation_auc"] == whole[1]["best"]["auc"]
 

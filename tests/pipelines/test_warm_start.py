@@ -119,7 +119,7 @@ def test_rows_of_kept_values_are_predicted_as_yesterday(folder, capsys):
     build_model.compile_model(model, config, 10, previous.first_step)
     report = previous.warm_up(model, new.vocabulary)["warm_started"]
     printed = capsys.readouterr().out
-    assert f"steps count on from {previous.first_step}" in printed
+    assert f"the step count continues from {previous.first_step}" in printed
     assert report["iterations"] == previous.first_step
     for table in report["tables"]:
         counts = [f"{table[n]:,}" for n in ("num_kept", "num_new", "num_dropped")]

@@ -417,7 +417,7 @@ def test_vocabularies_of_several_frames():
     assert parts.digest == whole.digest
     assert parts.num_rows == NUM_ROWS
     bad = frame[20:].assign(click=[3, *frame["click"][21:]])
-    with pytest.raises(ValueError, match="^frame 1, counted from 0: .* row 0,"):
+    with pytest.raises(ValueError, match=r"^frame 1 \(counted from 0\): .* row 0,"):
         Vocabulary.build([frame[:20], bad], 2, schema=schema)
     with pytest.raises(ValueError, match="not both. Received beside a frame: 'day_0'"):
         Vocabulary.build([frame, "day_0"], schema=schema)

@@ -114,7 +114,7 @@ def test_names_that_come_twice_and_the_index_are_refused():
     [
         ({"label": "c"}, "`label` comes from its schema.*'y'. Received: label='c'"),
         ({"weight": "x"}, "`weight` comes from its schema.*'w'. Received: weight='x'"),
-        ({"label": None, "weight": "w"}, "`weight` goes with a label"),
+        ({"label": None, "weight": "w"}, "`weight` needs a `label`"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
 )

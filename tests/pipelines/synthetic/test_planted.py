@@ -225,7 +225,7 @@ def test_bad_ranges(planted, tmp_path, arguments, message):
 
 def test_bad_paths(planted, tmp_path):
     absent = tmp_path / "absent" / "log.tsv"
-    with pytest.raises(ValueError, match="`path` must lie in a directory that exists"):
+    with pytest.raises(ValueError, match="`path` must be in an existing directory"):
         planted.write(absent, 10)
     path = tmp_path / "log.tsv"
     with pytest.raises(ValueError, match="`probabilities_path` must lie .*absent"):

@@ -193,7 +193,7 @@ def damage(path, change):
         (lambda c: c["features"][0].update(name="x"), "its checksum is wrong"),
         (lambda c: c["features"][0].update(num_accesses=5), "must add up"),
         (lambda c: c["features"][0].pop("name"), "is damaged .*name"),
-        (lambda c: c["features"].clear(), "at least one. Received: 0"),
+        (lambda c: c["features"].clear(), "at least one profile, .*Received: 0"),
         (lambda c: c.update(exact_below=8), "checksum is wrong"),
         (lambda c: c.update(format_version=2), "version 2; .* reads 1"),
         (lambda c: c.pop("format"), "not a profile of tf_dlrm"),
@@ -224,7 +224,7 @@ def test_cut_files_are_refused(measured, tmp_path):
             Profile.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Profile.load(tmp_path / "absent.json")
-    with pytest.raises(ValueError, match="`path` must lie in a directory"):
+    with pytest.raises(ValueError, match="`path` must be in an existing directory"):
         measured.save(tmp_path / "absent" / "p.json")
 
 
@@ -239,7 +239,7 @@ GOOD = FeatureProfile("C1", 3, 3, 10, ((0, 4), (2, 3)), ((1, 10),))
         ({"vocabulary_size": 0}, r"`vocabulary_size\[0\]` must be an integer"),
         ({"num_distinct": -1}, "`num_distinct` must be an integer of at least 0"),
         ({"num_accesses": 1.5}, "`num_accesses` must be an integer"),
-        ({"num_accesses": 11}, "'C1' is impossible: `bag_sizes` must add up"),
+        ({"num_accesses": 11}, "'C1' is not valid: `bag_sizes` must add up"),
         ({"vocabulary_size": 2}, "`num_distinct` must be between"),
         ({"distances": ((0, 5), (2, 3))}, "`num_distinct` must be between"),
         ({"distances": ((2, 3), (0, 4))}, "`distances` must increase"),
