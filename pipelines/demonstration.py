@@ -1,4 +1,4 @@
-"""`tf-dlrm demo`: the whole job on generated data, against a known best result."""
+"""`tf-dlrm demo`: the whole job on generated data with a known best result."""
 
 import pathlib
 import time
@@ -17,20 +17,20 @@ from pipelines.whole_files import write_text
 
 
 def run(out, num_rows: int = 1_000_000, seed: int = 0) -> dict:
-    """Generates, trains, evaluates, exports, predicts; says where all is.
+    """Generate data, train, evaluate, export and predict; print the steps.
 
     Args:
-        out: Folder for everything.
-        num_rows: Training rows; validation and test have a tenth each.
-        seed: Seed of the data and of the training.
+        out: Folder for everything that the demo writes.
+        num_rows: Number of training rows; validation and test have a tenth each.
+        seed: Random seed of the data and the training.
 
     Returns:
         The test metrics and the best possible ones.
 
     Raises:
-        ValueError: If there are fewer than 1,000 rows, or another process writes to
+        ValueError: If there are fewer than 1,000 rows, or another process is writing to
             `out`.
-        FileExistsError: If `out` holds a finished demo.
+        FileExistsError: If `out` contains a finished demo.
     """
     if num_rows < 1000:
         raise UserError(f"`num_rows` must be at least 1000. Received: {num_rows}")
@@ -46,7 +46,7 @@ def _run(out, num_rows, seed):
     reports = _generate(out / "data", num_rows, seed)
     paths = {name: report.path for name, report in reports.items()}
     print("\n2. Train")
-    config = runs.get(None)  # for a million rows that of the named run `demo`
+    config = runs.get(None)  # for a million rows, the config of the named run `demo`
     folder, results = runs.train(config, paths["train"], paths["valid"], out / "run")
     print(saving.describe(results))
     print("\n3. Evaluate, against the best that any model could reach on these rows")

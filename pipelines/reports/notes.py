@@ -38,7 +38,7 @@ def of_runs(
         if run.is_finished and _saved_an_earlier_model(run.results)
     ]
     for problem, without in (
-        ("No steps.csv, so curves have one point per epoch and no wait for input",
+        ("No steps.csv, so only one point per epoch and no wait for input",
          [run for run in runs if not run.steps]),
         ("No validation",
          [run for run in runs if not run.scalars("validation", "loss")]),

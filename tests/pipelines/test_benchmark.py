@@ -270,7 +270,7 @@ def test_a_disturbed_round_is_marked():
         line("torch", 1, 10.0, other_cores=1.4),
     )
     assert "BUSY" not in runner.describe(quiet)
-    assert "BUSY: others used 1.4 cores" in runner.describe(busy)
+    assert "BUSY: other processes used 1.4 cores" in runner.describe(busy)
     assert 0 < machine.children_seconds() < machine.busy_seconds()
 
 

@@ -130,11 +130,11 @@ def test_runs_are_shown_with_what_they_have(tmp_path, capsys):
     printed = capsys.readouterr().out
     for words in (
         "cut is not finished: its logs end at step 8 of 20.",
-        "lost is not finished: its loss became not a number.",
-        "begun is not finished, and its logs hold no step yet.",
+        "lost is not finished: its loss became NaN.",
+        "begun is not finished, and its logs contain no steps yet.",
         "No validation: bare, cut, lost, begun.",
         "Not evaluated (tf-dlrm evaluate --model RUN --input FILE): bare, cut, lost,",
-        "so no curve but by epochs, and no wait for input: whole, bare, begun.",
+        "so only one point per epoch and no wait for input: whole, bare, begun.",
         "the option `profile_steps`",
     ):
         assert words in printed

@@ -419,7 +419,7 @@ def test_vocabularies_of_several_frames():
     bad = frame[20:].assign(click=[3, *frame["click"][21:]])
     with pytest.raises(ValueError, match=r"^frame 1 \(counted from 0\): .* row 0,"):
         Vocabulary.build([frame[:20], bad], 2, schema=schema)
-    with pytest.raises(ValueError, match="not both. Received beside a frame: 'day_0'"):
+    with pytest.raises(ValueError, match="either paths or data frames. .*'day_0'"):
         Vocabulary.build([frame, "day_0"], schema=schema)
     with pytest.raises(ValueError, match="`quarantine` collects bad rows of files"):
         Vocabulary.build(frame, schema=schema, quarantine=Quarantine())

@@ -228,7 +228,7 @@ def test_bad_paths(planted, tmp_path):
     with pytest.raises(ValueError, match="`path` must be in an existing directory"):
         planted.write(absent, 10)
     path = tmp_path / "log.tsv"
-    with pytest.raises(ValueError, match="`probabilities_path` must lie .*absent"):
+    with pytest.raises(ValueError, match="`probabilities_path` must be in .*absent"):
         planted.write(path, 10, probabilities_path=absent)
     with pytest.raises(ValueError, match="must differ from `path`. Received: .*log"):
         planted.write(path, 10, probabilities_path=str(path))
