@@ -1,6 +1,6 @@
-"""Files to tensors, and the whole job: click logs, generators, runs, the command.
+"""Click logs to tensors, and the whole job: generators, training runs, the command.
 
-Names are imported when first used, so that the command answers at once.
+Names are imported at first use, so that the command starts fast.
 """
 
 import importlib

@@ -1,11 +1,11 @@
-"""The command `tf-dlrm`: finds the command, reads its options, reports mistakes.
+"""The command `tf-dlrm`: finds the command, reads its options, reports errors.
 
-A mistake of the user (`UserError`: an option, a file, its content) or of the system
+An error of the user (`UserError`: an option, a file, its content) or of the system
 (`OSError`) is one line on standard error and exit code 2; TF_DLRM_TRACEBACK=1 shows
-where it was noticed. Every other exception is a bug and shows its traceback.
+its traceback. Every other exception is a bug and always shows its traceback.
 """
 
-# Little is imported here: before `entry` runs, Ctrl-C ends in a traceback.
+# Import as little as possible here: Ctrl-C before `entry` runs shows a traceback.
 import os
 import re
 import signal
@@ -22,7 +22,7 @@ _WITHOUT_TENSORFLOW = (
 )
 EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
 _INTERRUPTED = 128 + signal.SIGINT
-_interrupted, _screen = False, 2  # whether Ctrl-C was pressed; where standard error is
+_interrupted, _screen = False, 2  # Ctrl-C was pressed; descriptor of standard error
 _LONGEST_MESSAGE = 2000
 _scratch = None  # folder for temporary files
 
@@ -31,8 +31,8 @@ def main(arguments=None) -> int:
     """Run `tf-dlrm` and return its exit code.
 
     Args:
-        arguments: The words after `tf-dlrm`, a sequence of strings; `None` for those
-            of the process.
+        arguments: The words after `tf-dlrm`, a sequence of strings; default: those of
+            this process.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -56,19 +56,19 @@ def main(arguments=None) -> int:
         if name not in _WITHOUT_TENSORFLOW:
             _import_tensorflow()
         if getattr(command, "dry_run", False):
-            print("Nothing is done. It would:")
+            print("Dry run: nothing is written. The command would:")
             for line in command.plan():
                 print(f"- {line}")
             return 0
         _run(command)
-    except SystemExit as stopped:  # by a signal, and said so
+    except SystemExit as stopped:  # stopped by a signal, which was reported
         if not stopped.code:
             raise
         return stopped.code
     except KeyboardInterrupt:
         return _fail(name, "interrupted", code=_INTERRUPTED)
     except Exception as error:
-        if _interrupted:  # something on the way turned the interrupt into another error
+        if _interrupted:  # a library turned the interrupt into another error
             return _fail(name, "interrupted", code=_INTERRUPTED)
         is_mistake = isinstance(error, UserError | OSError)
         if not is_mistake or os.environ.get("TF_DLRM_TRACEBACK"):
@@ -80,7 +80,7 @@ def main(arguments=None) -> int:
 
 
 def _run(command):
-    """Run a command; a failed write names its place."""
+    """Run a command; the error of a failed write names the output."""
     from pipelines.runtime import disk
 
     place = getattr(command, "out", None) or getattr(command, "output", None)
@@ -94,10 +94,10 @@ def _run(command):
 
 
 def _import_tensorflow():
-    """Import TensorFlow without its start-up lines, unless something goes wrong.
+    """Import TensorFlow; show its start-up lines only if the import fails.
 
-    They are written by C++ before any setting is read: only the file descriptor
-    of standard error can keep them from the screen.
+    C++ code writes them before any setting is read, so they can be hidden only by
+    redirecting the file descriptor of standard error.
     """
     import tempfile
 
@@ -161,9 +161,10 @@ def _parse(name, kind, options):
 
 
 def _train_default(kind, options):
-    """The named run is read first: its config is what the other options change.
+    """Return the defaults of `train`, which its other options change.
 
-    With --resume it is the run to resume, with --warm-start the previous run.
+    They come from the named run; with --resume, from the run to resume; with
+    --warm-start, from the previous run.
     """
     import tyro
 
@@ -230,7 +231,7 @@ def _resumed(kind, out):
 
 
 def _option(name, options):
-    """The value of an option, as it was typed; `None` if it was not."""
+    """Return the value of an option as typed, or `None` if it was not typed."""
     import itertools
 
     value = None
@@ -242,7 +243,7 @@ def _option(name, options):
 
 
 def _one_line(text: str) -> str:
-    """Return the text that tyro draws in a box as one line, without the frame."""
+    """Return the text of a box that tyro drew, as one line without the frame."""
     lines = []
     for line in text.splitlines():
         line = re.sub(r"[╭╮╰╯│─]+", " ", line).strip()
@@ -250,15 +251,15 @@ def _one_line(text: str) -> str:
             break
         if line:
             lines.append(re.sub(r"\s+", " ", line))
-    return " ".join(lines[1:])  # the first is the title of the box
+    return " ".join(lines[1:])  # the first line is the title of the box
 
 
 def entry() -> None:
-    """The console script: exits with `main`'s code.
+    """Run the console script: exit with the code that `main` returns.
 
-    After a failure it leaves without the interpreter's farewell, in which threads of
-    an interrupted input pipeline may wait for each other for ever. Its temporary
-    files are in a folder that goes with it, or at the next start if it is killed.
+    After a failure it skips the interpreter's shutdown, in which threads of an
+    interrupted input pipeline can deadlock. Temporary files are in one folder that is
+    removed at the end, or at the next start if the process is killed.
     """
     code = 0
     try:
@@ -268,7 +269,7 @@ def entry() -> None:
         try:
             code = main()
             sys.stdout.flush()
-        except OSError as error:  # of standard output: a command reports all others
+        except OSError as error:  # from standard output: a command reports all others
             if os.environ.get("TF_DLRM_TRACEBACK"):
                 raise
             code = code or 2
@@ -292,8 +293,11 @@ def entry() -> None:
 
 
 def _interrupt(number, frame):
-    """Ctrl-C. A module that is interrupted while it is imported may make anything of
-    it, so there the process ends; nothing is being written."""
+    """Handle Ctrl-C.
+
+    A module that is interrupted during its import may raise any error, so there the
+    process ends at once; nothing is being written yet.
+    """
     global _interrupted
     _interrupted = True
     while frame is not None:
@@ -306,7 +310,10 @@ def _interrupt(number, frame):
 
 
 def _interrupt_again(unraisable):
-    """Interrupt again if Python could only print an interrupt, as in a destructor."""
+    """Interrupt again after an interrupt that Python could only print.
+
+    Python cannot raise it in a destructor, for example.
+    """
     if not issubclass(unraisable.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
         return
@@ -323,7 +330,7 @@ def _say_interrupted():
 
 
 def _make_scratch():
-    """Make the folder for temporary files; failing that, the system's is used."""
+    """Make the folder for temporary files; if that fails, use the system's."""
     import tempfile
 
     from pipelines.runtime import disk
@@ -350,14 +357,14 @@ def _words(error) -> str:
     if isinstance(error, OSError) and error.strerror:
         if error.filename:
             return f"{error.strerror}: {error.filename}"
-        is_told = hasattr(error, "problem")  # a WriteError tells its place
-        return error.strerror if is_told else f"standard output: {error.strerror}"
+        names_place = hasattr(error, "problem")  # as a WriteError does
+        return error.strerror if names_place else f"standard output: {error.strerror}"
     return getattr(error, "one_line", "") or str(error)
 
 
 def _fail(name, message, code=2):
     message = re.sub(r"\s*\n\s*", " ", message.strip())
-    if len(message) > _LONGEST_MESSAGE:  # it quotes what a file holds
+    if len(message) > _LONGEST_MESSAGE:  # it quotes the content of a file
         message = f"{message[:_LONGEST_MESSAGE]}..."
     print(f"tf-dlrm {name}: error: {message}", file=sys.stderr)
     return code

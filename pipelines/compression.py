@@ -1,6 +1,6 @@
-"""The content of files, compressed or not; what a file is that holds no lines.
+"""Read compressed and plain files, and recognize files that contain no lines.
 
-Kinds are known by the first bytes of a file, not by its name.
+The kind of a file is determined by its first bytes, not by its name.
 """
 
 import bz2
@@ -17,13 +17,13 @@ import pyarrow
 from pipelines.runtime import UserError, remote_files
 
 DAMAGES = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
-_START_BYTES = 512  # of a file, that tell what it is; a tar archive needs 262
+_START_BYTES = 512  # first bytes that identify a file; a tar archive needs 262
 _MAGICS = {
     b"\x1f\x8b": "gzip",
     b"\x28\xb5\x2f\xfd": "zstd",
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
-    b"\x5d\0\0": "xz",  # its older form, .lzma
+    b"\x5d\0\0": "xz",  # the older format, .lzma
     b"\x04\x22\x4d\x18": "lz4",
     b"PK\x03\x04": "zip",
 }
@@ -71,8 +71,8 @@ class Content(NamedTuple):
 
     Attributes:
         stream: The stream.
-        stored_bytes: Function that tells how many bytes of the file, as it is stored,
-            were read.
+        stored_bytes: Function that returns the number of stored (compressed) bytes read
+            so far.
     """
 
     stream: io.BufferedIOBase
@@ -80,29 +80,29 @@ class Content(NamedTuple):
 
 
 def compression_of(path: str) -> str | None:
-    """The compression of a file, such as `"gzip"`; `None` for none that is known."""
+    """Return the compression of a file, such as `"gzip"`, or `None`."""
     return _find(path, read_start(path))
 
 
 def read_start(path: str, num_bytes: int = _START_BYTES) -> bytes:
-    """The first bytes of a file, or all."""
+    """Return the first bytes of a file, or all of a shorter one."""
     with remote_files.open_file(path, buffer_bytes=num_bytes) as file:
         return file.read(num_bytes)
 
 
 def to_arrow(path: str, buffer_bytes: int = 1 << 20) -> pyarrow.NativeFile:
-    """Opens a file, or an address, for Arrow to read."""
+    """Open a file or an address for Arrow."""
     if not remote_files.is_remote(path):
         return pyarrow.OSFile(path)
     return pyarrow.PythonFile(remote_files.open_file(path, buffer_bytes), "r")
 
 
 def open_content(path: str) -> Content:
-    """Open a file to read what it holds, decompressed.
+    """Open a file to read its decompressed content.
 
     Raises:
-        ValueError: If it holds something else than lines; the message says what.
-        OSError: Or one of `DAMAGES`, if it is damaged.
+        ValueError: If it does not contain lines; the message names its kind.
+        OSError: Or another of `DAMAGES`, if it is damaged.
     """
     start = read_start(path)
     kind = _find(path, start)
@@ -111,8 +111,8 @@ def open_content(path: str) -> Content:
         for suffix, name in _SUFFIXES.items():
             if remote_files.name_of(path).endswith(suffix):
                 raise UserError(
-                    f"{path}: named {suffix}, but does not hold {name} data. Rename it "
-                    "if it is plain text; otherwise fetch it again."
+                    f"{path}: named {suffix}, but does not contain {name} data. Rename "
+                    "it if it is plain text; otherwise download it again."
                 )
         stream = remote_files.open_file(path)
         return Content(stream, stream.tell)
@@ -141,27 +141,27 @@ def _open_member(path, raw):
     ]
     if any(member.filename == "[Content_Types].xml" for member in members):
         raise UserError(
-            f"{path}: is an Office document, not lines of text. Save it as text first, "
-            "with a tab between columns."
+            f"{path} is an Office document, not lines of text. Save it as "
+            "tab-separated text first."
         )
     if len(members) != 1 or members[0].flag_bits & 1:
         what = "an encrypted" if len(members) == 1 else f"{len(members)}"
         raise UserError(
-            f"{path}: a zip archive is read if it holds one file; this one holds "
-            f"{what} file{'s' * (len(members) != 1)}. Extract it first."
+            f"{path}: a zip archive must contain exactly one unencrypted file; this "
+            f"one contains {what} file{'s' * (len(members) != 1)}. Extract it first."
         )
     return archive.open(members[0])
 
 
 def _is_hidden(member):
-    """Return whether a member of an archive is there for the system that made it."""
+    """Return True if a member of an archive is a hidden file of an operating system."""
     names = member.split("/")
     return names[0] == "__MACOSX" or names[-1] == ".DS_Store"
 
 
 def _find(path, start):
     while start[1:4] == b"\x2a\x4d\x18" and 0x50 <= start[0] <= 0x5F:
-        # A frame to skip, as of pzstd; zstd and lz4 have the same.
+        # A skippable frame, such as pzstd writes; those of zstd and lz4 are the same.
         size = 8 + int.from_bytes(start[4:8], "little")
         if size >= len(start):
             with remote_files.open_file(path) as file:
@@ -175,7 +175,7 @@ def _find(path, start):
 
 
 def _check_start(path, start, place):
-    """Raise if the first bytes are those of something else than lines."""
+    """Raise an error if the first bytes are not those of lines."""
     start = start[:_START_BYTES]
     what = _describe(start)
     for magic, kind in _MAGICS.items():
@@ -184,17 +184,17 @@ def _check_start(path, start, place):
     if what is not None:
         what = f"{what} {place}".rstrip()
         raise UserError(
-            f"{path}: is {what}, not lines of text. Extract or convert it first."
+            f"{path} is {what}, not lines of text. Extract or convert it first."
         )
     if start.startswith(_LFS_POINTER):
         raise UserError(
-            f"{path}: is a pointer of Git LFS, not the file that it stands for. Fetch "
-            "that first: git lfs pull."
+            f"{path} is a Git LFS pointer, not the file itself. Fetch the file first: "
+            "git lfs pull."
         )
     encoding = _find_encoding(start)
     if encoding:
         raise UserError(
-            f"{path}: is {encoding} text; lines are read as UTF-8 or ASCII. Convert it "
+            f"{path} is {encoding} text, but lines must be UTF-8 or ASCII. Convert it "
             f"first: iconv -f {encoding} -t UTF-8."
         )
 
@@ -210,8 +210,8 @@ def _describe(start):
 
 
 def _find_encoding(start):
-    """UTF-16 or UTF-32 where every other byte, or three of four, is a zero."""
-    text = start[4:68]  # behind a byte-order mark
+    """Return UTF-16 or UTF-32 if every other byte, or three of four, is zero."""
+    text = start[4:68]  # after a byte-order mark
     zeros = [not text[i::4].strip(b"\0") for i in range(4)]
     if len(text) < 8:
         return None
@@ -230,7 +230,7 @@ def _find_encoding(start):
 
 
 class _ArrowFile(io.RawIOBase):
-    """The content of a file that Arrow decompresses; read on, or from its beginning."""
+    """The content of a file that Arrow decompresses; seeks only forward or to 0."""
 
     def __init__(self, path, codec):
         self._path, self._codec = path, codec
@@ -268,10 +268,10 @@ class _ArrowFile(io.RawIOBase):
         try:
             num_bytes = self._stream.readinto(buffer)
         except OSError as error:
-            if "memory" in str(error):  # as of `zstd --long=31`
+            if "memory" in str(error):  # after `zstd --long=31`, for example
                 raise UserError(
-                    f"{self._path}: its {self._codec} window is too large to read. "
-                    "Compress it again with a smaller window."
+                    f"{self._path}: the window of its {self._codec} compression is too "
+                    "large. Compress it again with a smaller window."
                 ) from error
             raise EOFError(str(error)) from error
         self._position += num_bytes

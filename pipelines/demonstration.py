@@ -1,4 +1,4 @@
-"""`tf-dlrm demo`: the whole job on generated data, against a known best result."""
+"""`tf-dlrm demo`: the whole job on generated data with a known best result."""
 
 import pathlib
 import time
@@ -23,20 +23,20 @@ _MOST_VALUES = 1000
 
 
 def run(out, num_rows: int = 300_000, seed: int = 0) -> dict:
-    """Generate click logs, train, evaluate, export and predict, and print the results.
+    """Generate data, train, evaluate, export and predict; print the steps.
 
     Args:
-        out: Folder for everything.
-        num_rows: Training rows; validation and test have a tenth each.
-        seed: Seed of the data and of the training.
+        out: Folder for everything that the demo writes.
+        num_rows: Number of training rows; validation and test have a tenth each.
+        seed: Random seed of the data and the training.
 
     Returns:
         The test metrics and the best possible ones.
 
     Raises:
-        ValueError: If there are fewer than 1,000 rows, or another process writes to
+        ValueError: If there are fewer than 1,000 rows, or another process is writing to
             `out`.
-        FileExistsError: If `out` holds a finished demo.
+        FileExistsError: If `out` contains a finished demo.
     """
     if num_rows < 1000:
         raise UserError(f"`num_rows` must be at least 1000. Received: {num_rows}")

@@ -1,4 +1,4 @@
-"""Files of lines: which ones are meant, and reading them in blocks of whole lines."""
+"""Files of lines: find them, and read them in blocks of complete lines."""
 
 import glob
 import os
@@ -14,31 +14,31 @@ stamp = remote_files.stamp
 _MAX_OPEN_FILES = 64
 _MAX_EXTRA_BYTES = 2 << 20
 _HIDDEN = ("_", ".")
-_SUCCESS = "_SUCCESS"  # of Hadoop and Spark, beside the parts of a data set
+_SUCCESS = "_SUCCESS"  # written by Hadoop and Spark next to the parts of a dataset
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
 def expand_paths(paths: Paths) -> list[str]:
-    """List the files that a path, a glob or a list of them stands for.
+    """Return the files of a path, a glob or a sequence of them.
 
     Args:
-        paths: A path, a glob (`*`, `?`, `[...]`), or a sequence of either. The
-            files of a glob are sorted; otherwise the order is kept. A path that
-            exists is never read as a glob. A folder of part files, as Spark writes it,
-            stands for them, also by partitions: `day=2026-01-01/part-0.parquet`. Names
-            in a folder or a glob that begin with "_" or "." are left out, such as
-            `_SUCCESS`. Addresses (`s3://`, `gs://`, `hdfs://`,
-            `abfs://`) are read through Arrow; in their names, "?" is no wildcard.
+        paths: A path, a glob (`*`, `?`, `[...]`), or a sequence of either. The files of
+            a glob are sorted; otherwise the order is kept. An existing path is never
+            read as a glob. A folder of part files, as Spark writes it, stands for its
+            files, also in partitions: `day=2026-01-01/part-0.parquet`. Names in a
+            folder or a glob that begin with "_" or ".", such as `_SUCCESS`, are
+            skipped. Addresses (`s3://`, `gs://`, `hdfs://`, `abfs://`) are read through
+            Arrow; "?" is not a wildcard in them.
 
     Returns:
         The paths of the files, at least one.
 
     Raises:
         FileNotFoundError: If a file is missing or a glob matches nothing.
-        ValueError: If a path is a directory of other files, a pipe, an address
-            cannot be read, a file is listed twice, also by way of a link, or there
-            is nothing to read in any of the files.
+        ValueError: If a path is a pipe or a directory of other files, an address cannot
+            be read, a file is listed twice (also through a link), or all files are
+            empty.
 
     Example:
 
@@ -83,12 +83,12 @@ def expand_paths(paths: Paths) -> list[str]:
             raise UserError(f"The same file is listed twice: {first!r}{link}.")
         names[file] = path
     if not any(map(remote_files.size_of, expanded)):
-        raise UserError(f"There is nothing in {', '.join(map(repr, expanded))}.")
+        raise UserError(f"The files are empty: {', '.join(map(repr, expanded))}.")
     return expanded
 
 
 def _expand_address(address):
-    """The files of an address, by the rules of local ones."""
+    """Return the files of an address, with the same rules as for local paths."""
     addresses, is_folder = remote_files.expand(address)
     if not is_folder:
         if addresses == [address]:
@@ -105,14 +105,14 @@ def _expand_address(address):
     ]
     if not parts or not (_SUCCESS in names or all(map(_is_part, parts))):
         raise UserError(
-            f"{address!r} is a directory, and not one of part files. Name its files, "
-            "for instance with a pattern that ends in /*."
+            f"{address!r} is a directory, but not one of part files. Name its files, "
+            "for example with a pattern that ends in /*."
         )
     return parts
 
 
 def _is_meant(path: str, pattern: str = "") -> bool:
-    """Return whether a path has no hidden names but those of the pattern."""
+    """Return True if a path has no hidden names except those in the pattern."""
     asked = pattern.split(os.sep)
     if any(name.startswith(_HIDDEN) and glob.has_magic(name) for name in asked):
         return True
@@ -121,7 +121,7 @@ def _is_meant(path: str, pattern: str = "") -> bool:
 
 
 def _check(path):
-    """Raise unless a path leads to a folder or to a file that can be read again."""
+    """Check that a path is a folder, or a file that can be read repeatedly."""
     if not os.path.exists(path):
         if os.path.islink(path):
             raise FileNotFoundError(
@@ -133,13 +133,13 @@ def _check(path):
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         kind = "a pipe" if stat.S_ISFIFO(mode) else "a device or socket"
         raise UserError(
-            f"{path!r} is {kind}, and files are read more than once. Write its content "
+            f"{path!r} is {kind}, but input is read more than once. Write its content "
             "to a file first."
         )
 
 
 def _list_folder(folder):
-    """The files of a folder that one job wrote in parts."""
+    """Return the part files of a folder, as one job wrote them."""
     names = sorted(os.listdir(folder))
     parts = [os.path.join(folder, name) for name in names if _is_meant(name)]
     if parts and all(map(_is_partition, parts)):
@@ -147,21 +147,21 @@ def _list_folder(folder):
     is_whole = _SUCCESS in names or all(map(_is_part, parts))
     if not is_whole or not any(map(os.path.getsize, parts)):
         raise UserError(
-            f"{folder!r} is a directory, and not one of part files. Name its files, "
-            f"for instance with the pattern {os.path.join(folder, '*')!r}."
+            f"{folder!r} is a directory, but not one of part files. Name its files, "
+            f"for example with the pattern {os.path.join(folder, '*')!r}."
         )
     for path in parts:
         _check(path)
         if os.path.isdir(path):
             raise UserError(
-                f"{folder!r} is a directory that holds folders. Name the files, for "
-                f"instance with the pattern {os.path.join(folder, '*', '*')!r}."
+                f"{folder!r} is a directory that contains folders. Name the files, for "
+                f"example with the pattern {os.path.join(folder, '*', '*')!r}."
             )
     return parts
 
 
 def _is_partition(path):
-    """Return whether a path is a folder such as day=2026-01-01, of one value's rows."""
+    """Return True for a partition: a folder of one value, such as day=2026-01-01."""
     return "=" in os.path.basename(path) and os.path.isdir(path)
 
 
@@ -170,25 +170,24 @@ def _is_part(path):
 
 
 def count_lines(block: bytes) -> int:
-    """Number of lines of a block; the last may have no line end."""
+    """Return the number of lines of a block; the last one may have no line end."""
     return block.count(b"\n") + (block[-1:] not in (b"", b"\n"))
 
 
 class BlockReader:
-    """Read a plain or compressed file in blocks of whole lines, from any offset.
+    """Read a plain or compressed file in blocks of complete lines, from any offset.
 
-    A block depends on nothing but the file and the offset, so a reader can be
-    shared by iterators, and an iterator resumed in its middle, while blocks that
-    are read in order each cost one sequential read: a file stays open at the
-    offset where the last block ended.
+    A block depends only on the file and the offset, so iterators can share a reader and
+    resume at any block. Reading blocks in order costs one sequential read: the file
+    stays open at the end of the last block.
 
-    Python's gzip module is used since it checks length and checksum at the end:
-    TensorFlow's readers take a truncated gzip file for a short file.
+    Python's gzip module is used because it checks length and checksum at the end:
+    TensorFlow's readers mistake a truncated gzip file for a short one.
 
     Args:
-        block_bytes: Size of a block, before it is completed to whole lines.
-        is_whole: Function of a block that tells whether it may end there; if not, up to
-            1 MiB of further lines is added. `None`: it may end with any line.
+        block_bytes: Size of a block, before it is completed to full lines.
+        is_whole: Function that returns whether a block may end where it does; if not,
+            up to 1 MiB of further lines is added. `None`: it may end with any line.
 
     Example:
 
@@ -217,16 +216,16 @@ class BlockReader:
 
         Args:
             path: The file.
-            offset: First byte of the block in the (decompressed) file: 0, or the
-                end of another block.
+            offset: Position of the block in the (decompressed) file: 0, or the end of
+                another block.
 
         Returns:
-            Whole lines with their line ends, empty at the end of the file. The
-            last line of a file may have no line end.
+            Complete lines with their line ends; empty at the end of the file. The last
+            line of a file may have no line end.
 
         Raises:
-            ValueError: If a compressed file is truncated or damaged, a file holds
-                something else than lines, or a line is longer than `MAX_LINE_BYTES`.
+            ValueError: If a compressed file is truncated or damaged, a file does not
+                contain lines, or a line is longer than `MAX_LINE_BYTES`.
         """
         with self._lock:
             content = self._open_files.pop((path, offset), None)
@@ -237,10 +236,10 @@ class BlockReader:
             block = self._read_block(path, offset, content)
         except (*DAMAGES, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # of the disk, not of the content
+                raise  # an error of the disk, not of the content
             raise UserError(
-                f"{path}: the compressed file was cut short or is damaged, after byte "
-                f"{offset:,} of its content ({error}). Fetch it again."
+                f"{path}: the compressed file is truncated or damaged after byte "
+                f"{offset:,} of its content ({error}). Download it again."
             ) from error
         if not block:
             content.stream.close()
@@ -271,9 +270,11 @@ class BlockReader:
             return block
         rest = content.stream.readline(MAX_LINE_BYTES)
         if len(rest) == MAX_LINE_BYTES:
-            what = "Is it a text file?"
+            what = "It may not be a text file."
             if b"\r" in rest:
-                what = r"Do lines end in a carriage return alone? Run tr '\r' '\n'."
+                what = (
+                    r"Lines seem to end in '\r' only: convert them with tr '\r' '\n'."
+                )
             raise UserError(
                 f"{path}: a line is longer than {MAX_LINE_BYTES:,} bytes, near byte "
                 f"{offset + len(block):,}. {what}"
@@ -281,7 +282,7 @@ class BlockReader:
         return block + rest
 
     def stored_bytes(self, path: str) -> int:
-        """Bytes of the file, compressed as it is, up to the end of the last block."""
+        """Return the number of stored bytes of the file up to the last block's end."""
         with self._lock:
             return self._stored_bytes.get(path, 0)
 

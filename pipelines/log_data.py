@@ -1,4 +1,4 @@
-"""Logs and folders of records: finding them, counting their rows and values."""
+"""Find logs and folders of records, and count their rows and values."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ def find_records(paths: Paths) -> str | None:
     """Return the folder of records that `paths` names, or `None` if it names files.
 
     Raises:
-        FileNotFoundError: If it is a folder that `prepare` has not finished.
+        FileNotFoundError: If the folder contains records that are not finished.
     """
     if not isinstance(paths, str | os.PathLike):
         if len(paths) != 1:
@@ -41,14 +41,14 @@ def find_records(paths: Paths) -> str | None:
     if not folder.is_dir():
         return None
     if (folder / WORK).is_dir():
-        Manifest.load(folder)  # says that it is not finished, if so
+        Manifest.load(folder)  # raises an error for unfinished records
     return os.fspath(folder) if (folder / MANIFEST).is_file() else None
 
 
 def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
-    """Return what identifies the data of a run, for its `config.json`.
+    """Return the facts that identify the data of a run, for its `config.json`.
 
-    Files are identified by their place and by the fingerprint of their content.
+    Files are identified by their path and the fingerprint of their content.
     """
     folder = find_records(train_paths)
     if folder is not None:
@@ -66,17 +66,17 @@ def describe_data(train_paths: Paths, valid_paths: Paths | None) -> dict:
 
 
 def rate_of(manifest: Manifest) -> float:
-    """Return the rate at which the negatives of records were sampled; 1: all."""
+    """Return the negative sampling rate of records; 1 if they were not sampled."""
     return manifest.origin.get("options", {}).get("negative_sampling_rate", 1.0)
 
 
 def load_vocabulary(folder, manifest: Manifest):
-    """Return the vocabulary that numbered the ids of records.
+    """Return the vocabulary of the ids of records.
 
-    Records that were written without one have their ids, as `RecordIds`.
+    It is `RecordIds` for records that were written without a vocabulary.
 
     Raises:
-        ValueError: If it is missing, or not that of the records.
+        ValueError: If it is missing, or not the vocabulary of the records.
     """
     path = pathlib.Path(folder) / VOCABULARY
     if not path.exists() and manifest.vocabulary_digest is None:
@@ -86,17 +86,20 @@ def load_vocabulary(folder, manifest: Manifest):
             columns.dense, columns.sparse, columns.vocabulary_sizes, is_soft
         )
     if not path.exists():
-        raise UserError(f"{folder} has no {VOCABULARY}; `tf-dlrm prepare` writes it.")
+        raise UserError(
+            f"{folder} contains no {VOCABULARY}, which `tf-dlrm prepare` writes. Copy "
+            "it there, or prepare the records again."
+        )
     vocabulary = vocabularies.load(path)
     if vocabulary.digest != manifest.vocabulary_digest:
-        raise UserError(f"{path} is not the vocabulary of the records beside it.")
+        raise UserError(f"{path} is not the vocabulary of the records in its folder.")
     return vocabulary
 
 
 def expander_of(manifest: Manifest) -> MultiHot | None:
     """Return the `MultiHot` that expanded the rows of records, or `None`.
 
-    A model of such rows must meet the same bags when it is evaluated and served.
+    A model of such rows needs the same bags in evaluation and serving.
     """
     config = manifest.origin.get("multi_hot")
     return None if config is None else MultiHot.from_config(config)
@@ -112,18 +115,18 @@ def build_vocabulary(
     """Count the values of labelled files, with progress.
 
     Args:
-        paths: Files; see `pipelines.files.expand_paths`.
-        min_count: Times a value must occur to have an id.
-        max_size: Largest number of ids of a feature; `None`: no limit.
-        quarantine: Where bad rows go.
-        schema: The columns; `None`: `Schema.criteo()`.
+        paths: Files, as in `pipelines.files.expand_paths`.
+        min_count: Number of times that a value must occur to get an id.
+        max_size: Maximum number of ids of a feature; `None`: no limit.
+        quarantine: Collects bad rows.
+        schema: The columns; default: `Schema.criteo()`.
     """
     with bar("Counting values") as update:
         return Vocabulary.build(paths, min_count, max_size, update, quarantine, schema)
 
 
 def check_rows(paths, quarantine, schema: Schema):
-    """Read labelled rows once, only to find bad ones."""
+    """Read labelled rows once, only to find bad rows."""
     done = 0
     with bar("Checking validation rows") as update:
         for block in scan(paths, quarantine, schema):
@@ -135,7 +138,7 @@ def check_rows(paths, quarantine, schema: Schema):
 
 
 def estimate_rows(paths) -> int | None:
-    """Estimate the rows of files by their sizes; `None` if those say nothing."""
+    """Estimate the number of rows from file sizes; `None` if that is not possible."""
     total = 0
     for path in expand_paths(paths):
         if is_parquet(path):
@@ -150,11 +153,11 @@ def estimate_rows(paths) -> int | None:
 
 
 def are_worth_compiling_for(paths: Paths, split: str = "test") -> bool:
-    """Return whether predictions of so many rows repay what XLA takes to compile.
+    """Return True if there are enough rows for XLA to save more time than it costs.
 
     Args:
         paths: Files, or one folder of records.
-        split: Which split of records.
+        split: Name of the split, for records.
     """
     folder = find_records(paths)
     if folder is None:
@@ -164,7 +167,7 @@ def are_worth_compiling_for(paths: Paths, split: str = "test") -> bool:
 
 
 def count_rows(paths, schema: Schema, sampling: NegativeSampling | None = None) -> int:
-    """Count lines, or those that a sample keeps, bad ones included."""
+    """Count lines, including bad ones, or those that a sampling keeps."""
     reader = ChunkReader(schema)
     total = done = 0
     with bar("Counting rows") as update:
@@ -188,7 +191,7 @@ def count_rows(paths, schema: Schema, sampling: NegativeSampling | None = None) 
 
 
 def _are_clicks(reader, path, chunk):
-    """Labels of all lines; a bad one counts as none."""
+    """Return True for lines that are clicks; a bad label counts as no click."""
     layout = reader.layout(path)
     schema = layout.schema
     only_label = dataclasses.replace(schema, dense=(), sparse=schema.sparse[:1])

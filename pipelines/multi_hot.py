@@ -1,4 +1,5 @@
-"""`MultiHot`: one-hot Criteo rows -> the multi-hot set of MLPerf's DLRM-v2.
+"""`MultiHot`: expand one-hot Criteo rows to the multi-hot rows of MLPerf's DLRM-v2.
+
 
 # B rows of a batch, F features, C ids of a row: the sum of the hotness, V ids in all
 """
@@ -23,39 +24,39 @@ _ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 _LAST_SHIFT = 31
 _WORD = 2**64
 _MANTISSA_BITS = 53  # integers up to 2^53 are exact in float64
-_BLOCK_IDS = 2**15  # ids that NumPy makes at a time, so that they stay in the cache
+_BLOCK_IDS = 2**15  # number of ids that NumPy makes at a time, to stay in the cache
 
 
 class MultiHot:
     """Expand one-hot rows: the id of a feature becomes a fixed bag of ids.
 
-    Every id has a bag of its own: the id itself, then `hotness - 1` further ids of
-    the same vocabulary, drawn again for each place, so that one may come twice. The
-    draws are a hash of (seed, feature, id, place) and of nothing else: a row gives
-    the same bags in any batch, on any machine, in NumPy and in TensorFlow. No table
-    of bags is kept.
+    Each id has a fixed bag: the id itself, then `hotness - 1` further ids of the same
+    vocabulary, drawn independently, so ids may repeat. The draws are a hash of only
+    (seed, feature, id, place): a row has the same bags in any batch, on any machine, in
+    NumPy and in TensorFlow. No table of bags is stored.
 
-    With `s(x, i)` the number at position i (from 0) of SplitMix64 seeded with x, the
-    id at place p = 1, 2, ... of a bag is made of
+    Let `s(x, i)` be the number at position i (from 0) of SplitMix64 with seed x. The id
+    at place p = 1, 2, ... of a bag is computed from
 
         u = s(s(s(seed, feature), id), p) >> 11
 
-    in float64, each operation rounded as IEEE 754 says; `feature` is its position from
-    0, n the size of its vocabulary:
+    in float64, each operation rounded according to IEEE 754, where `feature` is the
+    position of the feature from 0 and n is the size of its vocabulary:
 
     - `"uniform"`: `floor(u * (n / 2^53))`.
-    - `"pareto"`: `(floor((2^53 / (u + 1))^4) - 1) mod n`, the power by squaring twice:
-      a Pareto variable of shape 1/4, less 1. Low ids are common, 0 above all.
+    - `"pareto"`: `(floor((2^53 / (u + 1))^4) - 1) mod n`, with the power computed by
+      squaring twice: a Pareto variable of shape 1/4, minus 1. Low ids are common, above
+      all 0.
 
     Args:
         vocabulary_sizes: Number of ids of each feature, at most 2^53.
-        hotness: Number of ids in a bag of each feature. The default is MLPerf's, for
-            the 26 features of Criteo: 214 ids a row.
-        distribution: `"uniform"` (MLPerf's own) or `"pareto"`.
-        seed: Integer in `[0, 2^63)`; another one draws other bags.
+        hotness: Number of ids in a bag of each feature. Default: MLPerf's, for the 26
+            features of Criteo: 214 ids per row.
+        distribution: `"uniform"` (as in MLPerf) or `"pareto"`.
+        seed: Integer in `[0, 2^63)`; another seed draws other bags.
 
     Raises:
-        ValueError: If an argument breaks a rule above; the message names it.
+        ValueError: If an argument is out of range; the message names it.
 
     Example:
 
@@ -75,10 +76,9 @@ class MultiHot:
 
     Reference:
         `torchrec_dlrm/multi_hot.py` of facebookresearch/dlrm, which makes MLPerf's
-        set. There, tables of `np.random` draws hold the bags of all ids (24 GB at
-        MLPerf's sizes), so the sizes and distributions are the same here, the ids
-        drawn are not. Its Pareto draws beyond 2^31 overflow and become one and the
-        same id; these do not.
+        dataset. It stores the bags of all ids in tables of `np.random` draws (24 GB at
+        MLPerf's sizes). Sizes and distributions are the same here, but not the drawn
+        ids. Its Pareto draws beyond 2^31 overflow and become the same id; these do not.
     """
 
     def __init__(
@@ -111,17 +111,17 @@ class MultiHot:
         self._make_constants()
 
     def expand(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        """Expand a batch, in TensorFlow operations: for `Dataset.map` and serving.
+        """Expand a batch with TensorFlow operations, for `Dataset.map` and serving.
 
-        Only one-hot rows can be expanded. A missing id stays an empty bag; id 0,
-        the row of empty and unknown values, is expanded like any other. An id
-        outside its vocabulary stays alone in its bag, for the model to raise or, at
-        serving, to drop.
+        Only one-hot rows can be expanded. A missing id stays an empty bag; id 0, the
+        row of empty and unknown values, is expanded like any other. An id outside its
+        vocabulary stays alone in its bag, so that the model raises an error or, in
+        serving, drops it.
 
         Args:
-            features: A batch with `"sparse_features"`: int32/int64 `(B, F)`, -1 where
-                missing, or ragged `(B, F, None)` with at most one id (or -1) in a
-                bag. Other entries are handed on untouched.
+            features: A batch with `"sparse_features"`: int32/int64 `(B, F)`, -1 for a
+                missing id, or ragged `(B, F, None)` with at most one id (or -1) in a
+                bag. Other entries are returned unchanged.
 
         Returns:
             The features with `"sparse_features"` as an int64 `tf.RaggedTensor`
@@ -129,8 +129,8 @@ class MultiHot:
 
         Raises:
             TypeError: If the ids are not integers.
-            ValueError: If `"sparse_features"` is not there or of another shape, or
-                if there are `"sparse_weights"`.
+            ValueError: If `"sparse_features"` is missing or has another shape, or if
+                there are `"sparse_weights"`.
             tf.errors.InvalidArgumentError: If a bag has more than one id.
 
         Example:
@@ -149,8 +149,8 @@ class MultiHot:
             )
         if "sparse_weights" in features:
             raise ValueError(
-                "`features` must not have 'sparse_weights': the ids that are drawn "
-                "have none. Take them out to expand the ids. "
+                "`features` must not have 'sparse_weights', as drawn ids have no "
+                "weights. Remove them to expand the ids. "
                 f"Received: features with the keys {sorted(features)}"
             )
         ids_BF = self._to_one_hot(features["sparse_features"])
@@ -177,19 +177,19 @@ class MultiHot:
         return {**features, "sparse_features": expanded}
 
     def expand_ids(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Expand rows in NumPy, bit for bit as `expand` does: for files of bags.
+        """Expand rows in NumPy, bit-equal to `expand`, to write files of bags.
 
         Args:
-            ids: int32 or int64 `(n, F)`; -1 is missing and gives an empty bag.
+            ids: int32 or int64 `(n, F)`; -1 is a missing id and becomes an empty bag.
 
         Returns:
             `(values, lengths)`: all ids row by row, `(V,)`, and the number of ids in
-            each bag, int32 `(n, F)`. `values` are int32 if `ids` are and no
-            vocabulary is larger than 2^31; else int64.
+            each bag, int32 `(n, F)`. `values` are int32 if `ids` are and no vocabulary
+            is larger than 2^31, otherwise int64.
 
         Raises:
             TypeError: If `ids` are not int32 or int64.
-            ValueError: If `ids` have another shape, or one is outside its vocabulary.
+            ValueError: If `ids` have another shape, or an id is outside its vocabulary.
 
         Example:
 
@@ -237,17 +237,17 @@ class MultiHot:
         return cls(**config)
 
     def _make_constants(self):
-        """Of each feature, (F,), and of each of the C columns of an expanded row."""
+        """Set constants of each feature, (F,), and of the C columns of a row."""
         num_features = len(self.hotness)
         self._sizes = np.array(self.vocabulary_sizes, np.int64)
         self._hotness = np.array(self.hotness, np.int64)
         keys = [_stream(self.seed, feature) for feature in range(num_features)]
-        # The increment of position 0 included, as in `_places`.
+        # Including the increment of position 0, as in `_places`.
         self._keys = np.array([(key + _GOLDEN) % _WORD for key in keys], np.uint64)
         self._columns = np.repeat(np.arange(num_features), self.hotness)
         self._firsts = np.cumsum(self._hotness) - self._hotness
         places = np.arange(len(self._columns)) - self._firsts[self._columns]
-        # Where a column is in the ids of the F features followed by the C columns.
+        # Position of a column in the ids of the F features followed by the C columns.
         self._order = np.where(
             places == 0, self._columns, num_features + np.arange(len(places))
         )
@@ -257,14 +257,14 @@ class MultiHot:
         self._column_sizes = self._sizes[self._columns].astype(np.float64)
 
     def _to_one_hot(self, sparse_features):
-        """Return int64 `(B, F)`, -1 where there is none."""
+        """Return int64 ids `(B, F)`, -1 for a missing id."""
         num_features = len(self.hotness)
         ids = embedding.standardize_ids(sparse_features, num_features)
         if isinstance(ids, tf.RaggedTensor):
             lengths = ids.row_lengths()
             message = (
                 "`sparse_features` must have at most one id in a bag to be expanded "
-                "to multi-hot. Received a bag with so many ids:"
+                "to multi-hot. Received a bag with this number of ids:"
             )
             is_one_hot = tf.reduce_all(lengths <= 1)
             check = tf.debugging.Assert(is_one_hot, [message, tf.reduce_max(lengths)])
@@ -276,12 +276,12 @@ class MultiHot:
             raise ValueError(
                 f"`sparse_features` must be (batch, {num_features}) or ragged, with at "
                 "most one id for each feature, to be expanded to multi-hot. "
-                f"Received shape: {ids.shape}"
+                f"Received: shape {ids.shape}"
             )
         return tf.cast(ids, tf.int64)
 
     def _expand_tensor(self, ids_BF):
-        # Columns come first: to repeat and to select them is then to copy rows.
+        # Columns come first, so that repeating and selecting them copies rows.
         states_BF = tf.bitcast(ids_BF, tf.uint64) * np.uint64(_GOLDEN) + self._keys
         states_CB = self._repeat(_mix_tensor(states_BF))
         words_CB = _mix_tensor(states_CB + self._places[:, None])
@@ -298,16 +298,16 @@ class MultiHot:
         return self._compose(tf.transpose(ids_BF), tf.cast(drawn_CB, tf.int64))
 
     def _repeat(self, tensor_BF):
-        """Of each feature the values -> of each column, `(C, B)`."""
+        """Repeat the values of each feature for each of its columns: `(C, B)`."""
         return tf.gather(tf.transpose(tensor_BF), self._columns)
 
     def _compose(self, firsts_FB, others_CB):
-        """Join values for the first ids and values for the others -> `(B, C)`."""
+        """Join values for the first ids and values for the others: `(B, C)`."""
         both = tf.concat([firsts_FB, others_CB], axis=0)
         return tf.transpose(tf.gather(both, self._order))
 
     def _expand_array(self, ids_BF, words_BC, scratch_BC):
-        """Return int64 `(B, C)`, in the memory of `words_BC`, at least B rows."""
+        """Return int64 `(B, C)` in the memory of `words_BC`, with B or more rows."""
         words_BC, scratch_BC = words_BC[: len(ids_BF)], scratch_BC[: len(ids_BF)]
         drawn_BC, u_BC = words_BC.view(np.int64), scratch_BC.view(np.float64)
         states_BF = ids_BF.astype(np.int64).view(np.uint64) * np.uint64(_GOLDEN)
@@ -353,7 +353,7 @@ class MultiHot:
 
 
 def _stream(seed, position):
-    """The number at `position` of SplitMix64, as a Python integer."""
+    """Return the number at `position` of SplitMix64 as a Python integer."""
     word = (seed + (position + 1) * _GOLDEN) % _WORD
     for shift, factor in _ROUNDS:
         word = (word ^ (word >> shift)) * factor % _WORD
@@ -369,7 +369,7 @@ def _mix_tensor(words):
 
 
 def _mix_array(words, scratch):
-    """In place; `scratch` is of the same shape."""
+    """Mix words in place; `scratch` has the same shape."""
     for shift, factor in _ROUNDS:
         np.right_shift(words, np.uint64(shift), out=scratch)
         words ^= scratch

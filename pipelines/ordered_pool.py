@@ -1,4 +1,4 @@
-"""Work on items side by side, with the results in the order of the items."""
+"""Process items in parallel, with the results in the order of the items."""
 
 import collections
 import os
@@ -15,17 +15,17 @@ def map_in_order(
     name: str,
     max_workers: int | None = None,
 ) -> Iterator[_Result]:
-    """Yield `function(*item)` for each item, in their order.
+    """Yield `function(*item)` for each item, in order.
 
-    A thread for each core works while the caller uses the results. Items are taken in
-    the caller's thread, one more than there are threads at a time, so memory does not
-    grow with their number. What is left is cancelled when the caller stops.
+    Threads work while the caller uses the results. Items are taken in the caller's
+    thread, at most one more than there are threads at a time, so memory does not grow
+    with their number. Remaining work is cancelled when the caller stops.
 
     Args:
-        function: Several threads may call it.
+        function: Function that several threads may call.
         items: Tuples of arguments.
         name: Name of the threads.
-        max_workers: Most threads; default: one for each core.
+        max_workers: Maximum number of threads; default: one for each core.
 
     Example:
 

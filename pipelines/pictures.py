@@ -1,4 +1,4 @@
-"""The look of our pictures: colours, titles, stacked bars."""
+"""The style of charts: colors, titles, stacked bars."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -13,27 +13,27 @@ LINES = (
 
 
 def start(width: float, height: float):
-    """A figure of this size in inches, without a window system or global state."""
+    """Return a figure of this size in inches, without window system or global state."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save(figure, path) -> None:
-    """Write a figure; the file appears whole or not at all."""
+    """Write a figure; the file appears complete or not at all."""
     kind = pathlib.Path(path).suffix.removeprefix(".") or "png"
     with replacing(path, "the picture") as file:
         figure.savefig(file, dpi=150, facecolor="white", format=kind)
 
 
 def plain(text: str) -> str:
-    """A text as matplotlib shows it as it is: no formula, no label that is hidden."""
+    """Return a text that matplotlib shows literally, even with "$" or "_"."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
 
 
 def finish(axes, title: str = "") -> None:
-    """Give axes their title and take the frame and the ticks away."""
+    """Add a title to axes, and remove the frame and the ticks."""
     if title:
         axes.set_title(title, loc="left", color=INK, weight="bold", fontsize=13, pad=10)
     for side in axes.spines.values():
@@ -52,11 +52,11 @@ def stack_bars(
     """Draw a stacked bar for each name, the first on top.
 
     Args:
-        axes: Where to.
-        names: What the bars are called.
-        parts: Lengths of the pieces, for each name.
-        colors: Colour of each part, which also says their order.
-        describe: Text in a piece of some length; empty: none.
+        axes: Axes to draw in.
+        names: Names of the bars.
+        parts: Lengths of the parts of each bar, by name of the part.
+        colors: Color of each part, in the order of the parts.
+        describe: Function that returns the text in a part of some length, or "".
     """
     left = [0.0] * len(names)
     for part, color in colors.items():
@@ -78,12 +78,12 @@ def stack_bars(
 
 
 def put_legend_below(figure, columns: int, handles=None) -> None:
-    """Put a legend below everything, for as many columns as have room.
+    """Put a legend below the figure, with as many columns as have room.
 
     Args:
         figure: The figure.
-        columns: Entries in a row.
-        handles: What it explains; `None`: all that has a label.
+        columns: Maximum number of entries in a row.
+        handles: Handles of the entries; default: everything with a label.
     """
     figure.legend(
         **({} if handles is None else {"handles": handles}),

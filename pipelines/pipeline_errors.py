@@ -1,4 +1,4 @@
-"""Errors of an input pipeline, raised as themselves and not as TensorFlow's."""
+"""Raise the original errors of an input pipeline instead of TensorFlow's."""
 
 import contextlib
 import re
@@ -16,19 +16,19 @@ _WRONG_ID = re.compile("table .* received id")
 
 @contextlib.contextmanager
 def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
-    """Raise errors of reading as themselves.
+    """Raise the original errors of reading.
 
     An exception in an input pipeline reaches `fit` as a TensorFlow error with a
-    traceback in its text. The quarantines know whether bad rows were behind it.
+    traceback in its text. The quarantines know if bad rows caused it.
 
     Args:
-        *quarantines: Those of the data sets that are read inside.
+        *quarantines: The quarantines of the datasets that are read inside.
     """
     try:
         with warnings.catch_warnings():
-            # Keras says so at the end of every dataset of unknown length.
+            # Keras warns of this at the end of every dataset of unknown length.
             warnings.filterwarnings("ignore", "Your input ran out of data")
-            # Commands count them in a line of their own.
+            # Commands print their number in a separate line.
             warnings.filterwarnings("ignore", ".* batches had a loss or gradients")
             yield
     except tf.errors.OpError as error:
@@ -38,13 +38,13 @@ def clear_errors(*quarantines: Quarantine) -> Iterator[None]:
             kind, _, message = line.partition(": ")
             if kind.endswith(_KINDS):
                 raise UserError(message) from None
-        if _WRONG_ID.search(error.message or ""):  # of a damaged file of records
+        if _WRONG_ID.search(error.message or ""):  # caused by a damaged file of records
             raise UserError(shorten(error)) from error
         raise
 
 
 def shorten(error: tf.errors.OpError) -> str:
-    """Return the first line of an error, without what only its authors understand."""
+    """Return the first line of an error, without internal details of TensorFlow."""
     text = (error.message or str(error)).splitlines()[0]
     text = re.sub(r"^\{\{.*?\}\}\s*", "", text)
     return re.sub(r"\s*\[Op:[^\]]*\].*$", "", text)
@@ -52,10 +52,10 @@ def shorten(error: tf.errors.OpError) -> str:
 
 @contextlib.contextmanager
 def explaining_logs(log_dir) -> Iterator[None]:
-    """Raise a failure to write for TensorBoard, wherever it surfaces, as `WriteError`.
+    """Raise failures to write TensorBoard logs as `WriteError`, wherever they surface.
 
     Args:
-        log_dir: The folder of the logs.
+        log_dir: Folder of the logs.
     """
     try:
         yield
@@ -64,4 +64,4 @@ def explaining_logs(log_dir) -> Iterator[None]:
         if reason is None or not re.search("Summary|tfevents", str(error)):
             raise
         problem = f"{log_dir}: logs for TensorBoard cannot be written: {reason[1]}."
-        raise disk.WriteError(reason[0], problem, "", "start again") from error
+        raise disk.WriteError(reason[0], problem, "", "run it again") from error

@@ -1,4 +1,4 @@
-"""Bad rows: counted, kept for a person to look at, and an error when too many."""
+"""Bad rows: count them, write them to a file, and raise an error if there are many."""
 
 import collections
 import os
@@ -15,11 +15,11 @@ MAX_ROW_BYTES = 1024
 MIN_ROWS_TO_JUDGE = 10_000
 _NUM_PLACES = 5
 _HEADER_LINE = re.compile(r":1: the label must be 0 or 1, found '[A-Za-z_]")
-_OTHER_FILE = "Most rows are bad: is it a file of another layout?"
+_OTHER_FILE = "Most rows are bad: the file may have another layout."
 
 
 class BadRowsError(UserError):
-    """Too many rows of a data set are bad.
+    """Too many rows of a dataset are bad.
 
     Attributes:
         one_line: The message without the list of places.
@@ -29,33 +29,32 @@ class BadRowsError(UserError):
 
 
 class Quarantine:
-    r"""A file and a count of bad rows, which do not get into a batch.
+    r"""Count bad rows, which are left out of batches, and write them to a file.
 
-    Every line counts once, however often its file is read: a second epoch neither
-    counts nor writes it again. One object may serve several data sets.
+    Each line counts once, however often its file is read: a second epoch does not count
+    or write it again. Several datasets may share one object.
 
-    The file has a header and one tab-separated line a bad row: path, line number
-    from 1, reason, length in bytes, and the first 1,024 bytes of the row, escaped
-    as Python escapes bytes (`row.encode("ascii").decode("unicode_escape")
-    .encode("latin-1")` gives them back).
+    The file has a header and a tab-separated line for each bad row: path, line number
+    from 1, reason, length in bytes, and the first 1,024 bytes of the row, escaped like
+    Python bytes (`row.encode("ascii").decode("unicode_escape").encode("latin-1")`
+    restores them).
 
     Args:
-        path: File for the bad rows, overwritten; there is none while there are no
-            bad rows. `None`: they are only counted.
+        path: File for the bad rows. It is overwritten, and not created until there are
+            bad rows. `None`: only count them.
         max_bad_share: Largest allowed share of bad rows, from 0 (none) to 1 (any
-            number). It is judged as soon as 10,000 rows have been read, and at
-            the end of the data.
+            number). It is checked from 10,000 rows on, and at the end of the data.
 
     Attributes:
-        num_rows: Number of rows read, good and bad.
+        num_rows: Number of rows read, valid and bad.
         num_bad: Number of bad rows.
-        reasons: `collections.Counter` of the reasons; values from the data are
-            left out of them ("I3 must be an integer or empty").
+        reasons: `collections.Counter` of the reasons, without values from the data ("I3
+            must be an integer or empty").
         schema: The columns of the rows, for the messages.
 
     Raises:
-        ValueError: If `max_bad_share` is not in [0, 1], or `path` holds something
-            else than bad rows.
+        ValueError: If `max_bad_share` is not in [0, 1], or `path` is an existing file
+            of another kind.
 
     Example:
 
@@ -88,20 +87,20 @@ class Quarantine:
 
     @property
     def _num_header_lines(self) -> int:
-        """Lines before the first row of a file, which positions do not count."""
+        """Number of lines before the first row of a file, not counted in positions."""
         return int(self.schema is not None and self.schema.text.header)
 
     @classmethod
     def resume(cls, path, max_bad_share: float, state: dict) -> "Quarantine":
-        """Resume from the state of another object.
+        """Resume from the state of an earlier object.
 
         Args:
-            path: Its file; anything written to it later is removed.
-            max_bad_share: As of the class.
-            state: From `state`.
+            path: File of the earlier object; lines written after the state are removed.
+            max_bad_share: Largest allowed share of bad rows.
+            state: The result of `state`.
 
         Raises:
-            ValueError: If the file is not there as it was.
+            ValueError: If the file is missing or was changed.
         """
         quarantine = cls(max_bad_share=max_bad_share)
         quarantine.path = os.fspath(path)
@@ -114,12 +113,12 @@ class Quarantine:
             _remove_old(quarantine.path)
         elif not _cut_off(quarantine.path, state["num_bytes"]):
             raise UserError(
-                f"{path}: was removed or changed since this work started. Start over."
+                f"{path} was removed or changed since this work started. Restart it."
             )
         return quarantine
 
     def state(self) -> dict:
-        """Return the state for `resume`, JSON-safe; the file so far is on the disk."""
+        """Return the JSON-safe state for `resume`, after flushing the file to disk."""
         with self._lock:
             num_bytes = 0
             if self.num_bad and self.path is not None:
@@ -143,14 +142,13 @@ class Quarantine:
         num_lines: int,
         bad_lines: Sequence[tuple[int, bytes, str]],
     ) -> None:
-        """Take note of a block of lines.
+        """Record a block of lines.
 
         Args:
             path: File of the block.
-            first_line: Position of its first line in the file, from 0.
+            first_line: Position of the first line in the file, from 0.
             num_lines: Number of lines in the block.
-            bad_lines: `(position in the file, from 0; line; reason)` of the bad
-                ones among them.
+            bad_lines: `(position in the file from 0, line, reason)` of each bad line.
 
         Raises:
             BadRowsError: If too many of the rows seen so far are bad.
@@ -166,7 +164,7 @@ class Quarantine:
             self.check()
 
     def check(self) -> None:
-        """Judge the share of bad rows.
+        """Check the share of bad rows.
 
         Raises:
             BadRowsError: If too many of the rows seen so far are bad.
@@ -174,12 +172,12 @@ class Quarantine:
         if self.num_bad > self.max_bad_share * self.num_rows:
             lines = self._summary()
             share = f"{min(1.0, 2 * self.num_bad / self.num_rows):.2g}"
-            advice = f"To leave them out, allow more of them: `max_bad_share={share}`."
-            if self.num_bad * 2 > self.num_rows:  # not a row here and there
+            advice = f"To skip them, allow more bad rows: `max_bad_share={share}`."
+            if self.num_bad * 2 > self.num_rows:  # more than isolated bad rows
                 advice = explain(self._bad_path, self.schema) or _OTHER_FILE
             elif all(_HEADER_LINE.search(place) for place in self._places):
                 advice = (
-                    "The first line is a header: remove it, for instance with tail -n "
+                    "The first line is a header: remove it, for example with tail -n "
                     "+2."
                 )
             error = BadRowsError("\n".join([*lines, advice]))
@@ -217,7 +215,7 @@ class Quarantine:
         lines = [
             f"{self.num_bad:,} of {self.num_rows:,} rows read are bad "
             f"({self.num_bad / self.num_rows:.3%}); at most "
-            f"{self.max_bad_share:.3%} may be.",
+            f"{self.max_bad_share:.3%} are allowed.",
             *(f"  {place}" for place in self._places),
         ]
         if self.num_bad > len(self._places):
@@ -240,14 +238,14 @@ def _remove_old(path):
         with open(path, "rb") as file:
             if file.read(len(HEADER)) != HEADER.encode():
                 raise UserError(
-                    f"{path}: not a file of bad rows, so it is not overwritten. "
+                    f"{path} is not a file of bad rows, so it is not overwritten. "
                     "Remove it, or name another `path`."
                 )
     os.remove(path)
 
 
 def _cut_off(path, num_bytes) -> bool:
-    """Shortens a file of bad rows; tells whether it was there and long enough."""
+    """Truncate a file of bad rows; return False if it is missing or too short."""
     if not os.path.exists(path) or os.path.getsize(path) < num_bytes:
         return False
     with open(path, "r+b") as file:

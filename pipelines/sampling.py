@@ -1,4 +1,4 @@
-"""Fewer negatives: which rows without a click are kept, decided by their position."""
+"""Negative sampling: keep a share of the rows without a click, chosen by position."""
 
 import numpy as np
 
@@ -8,17 +8,17 @@ SPLIT_STREAM, _NEGATIVES_STREAM = 1, 2
 
 
 class NegativeSampling:
-    """Keep every click, and a share of the rows without one.
+    """Keep every click, and a share of the rows without a click.
 
-    Whether a row is kept is a function of its position, its label and the seed alone:
-    the same rows in every epoch, with any number of workers, after any restart.
+    The kept rows are a function of position, label and seed only: they are the same in
+    every epoch, with any number of workers and after any restart.
 
-    A model of such rows overestimates the odds of a click by `1 / rate`. What it
-    predicts is put right by `DLRM(..., negative_sampling_rate=rate)`.
+    A model of such rows overestimates the odds of a click by `1 / rate`;
+    `DLRM(..., negative_sampling_rate=rate)` corrects its predictions.
 
     Args:
-        rate: Share of the rows without a click that is kept, above 0 and at most 1.
-        seed: Which ones; from 0.
+        rate: Share of the rows without a click to keep, above 0 and at most 1.
+        seed: Random seed of the choice, at least 0.
 
     Attributes:
         num_left_out: Number of rows left out so far. A row counts once, however often
@@ -50,15 +50,15 @@ class NegativeSampling:
 
     @property
     def num_left_out(self) -> int:
-        return sum(list(self._left_out.values()))  # readers may be at work
+        return sum(list(self._left_out.values()))  # readers may change it meanwhile
 
     def keep(self, file: int, numbers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Tell which rows are kept.
+        """Return a mask of the rows to keep.
 
         Args:
-            file: Position of their file among all files.
-            numbers: `(n,)` position of each row in its file, from 0.
-            labels: `(n,)` labels.
+            file: Position of the file of the rows among all files.
+            numbers: Positions `(n,)` of the rows in the file, from 0.
+            labels: Labels `(n,)`.
 
         Returns:
             bool `(n,)`.
@@ -67,57 +67,58 @@ class NegativeSampling:
         return (labels != 0) | (draws < self.rate)
 
     def record(self, file: int, first: int, num_left_out: int) -> None:
-        """Take note of how many rows of a block were left out.
+        """Record the number of rows of a block that were left out.
 
         Args:
-            file: Position of its file.
-            first: Position of its first row in the file, which tells blocks apart.
-            num_left_out: How many.
+            file: Position of the file of the block.
+            first: Position of its first row in the file, which identifies the block.
+            num_left_out: Number of rows that were left out.
         """
         self._left_out[file, first] = num_left_out
 
 
 def check_rate(rate: float) -> None:
-    """Raise unless a `negative_sampling_rate` is above 0 and at most 1.
+    """Check that a `negative_sampling_rate` is above 0 and at most 1.
 
     Raises:
         ValueError: If it is not.
     """
     if not 0 < rate <= 1:
         raise UserError(
-            "`negative_sampling_rate` must be above 0 and at most 1, the share of rows "
-            f"without a click that is kept. Received: negative_sampling_rate={rate}"
+            "`negative_sampling_rate` is the share of rows without a click to keep and "
+            "must be above 0 and at most 1. Received: "
+            f"negative_sampling_rate={rate}"
         )
 
 
 def check_labels(rate: float, are_soft: bool) -> None:
-    """Raise if negatives are sampled of rows whose labels are probabilities.
+    """Check that labels are not probabilities if negatives are sampled.
 
-    Such a row is partly a click and partly none: no correction of the predictions
-    makes up for those left out.
+    A row with a soft label is partly a click, so no correction of the predictions can
+    account for rows that are left out.
 
     Args:
-        rate: The `negative_sampling_rate`; 1 leaves nothing out.
+        rate: The `negative_sampling_rate`; 1 keeps all rows.
         are_soft: Whether labels are probabilities.
 
     Raises:
-        ValueError: If they are, and the rate is below 1.
+        ValueError: If labels are probabilities and the rate is below 1.
     """
     if are_soft and rate < 1:
         raise UserError(
-            "`negative_sampling_rate` needs labels that are 0 or 1; these are soft: "
-            "a row is partly a click. Leave it out, or give the label a threshold. "
+            "`negative_sampling_rate` needs labels that are 0 or 1, but these are "
+            "probabilities. Leave it out, or set a threshold for the label. "
             f"Received: negative_sampling_rate={rate:g}"
         )
 
 
 def uniform(numbers: np.ndarray, seed: int, stream: int) -> np.ndarray:
-    """A number in [0, 1) of each row number: the finalizer of SplitMix64.
+    """Return a random number in [0, 1) for each row number, by SplitMix64's finalizer.
 
     Args:
-        numbers: `(n,)` numbers of rows.
-        seed: Seed.
-        stream: What the numbers are for; streams are independent.
+        numbers: Numbers `(n,)` of rows.
+        seed: Random seed.
+        stream: Number of the stream; streams are independent.
     """
     start = (seed * 0x9E3779B97F4A7C15 + stream * 0xD1B54A32D192ED03) % (1 << 64)
     x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)

@@ -1,10 +1,10 @@
-"""Tables of text: in columns for a terminal, and as Markdown."""
+"""Tables of text, in columns for a terminal or as Markdown."""
 
 from collections.abc import Sequence
 
 
 def align(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
-    """Return rows as lines, the first column on the left, the others on the right."""
+    """Return rows as lines, the first column left-aligned, the others right-aligned."""
     first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         gap.join([cells[0].ljust(first), *map(str.rjust, cells[1:], others)]).rstrip()
@@ -15,7 +15,7 @@ def align(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
 def to_markdown(
     headings: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---:"
 ) -> str:
-    """Return a table as Markdown; `rule` sets where all columns but the first align."""
+    """Return a table as Markdown; `rule` aligns all columns but the first."""
     lines = [headings, ["---", *[rule] * (len(headings) - 1)], *rows]
     lines = [[cell.strip().replace("|", "/") for cell in cells] for cells in lines]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

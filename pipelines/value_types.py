@@ -1,4 +1,4 @@
-"""Checks that values, such as those of a JSON file, are of the types declared."""
+"""Check that values, such as those of a JSON file, have their declared types."""
 
 import collections.abc
 import reprlib
@@ -10,10 +10,10 @@ from pipelines.runtime import UserError
 
 
 def check_types(values: dict[str, Any], hints: dict[str, Any]) -> None:
-    """Refuse values that are not of their types; names without a type are left out.
+    """Check that values have their declared types; names without a type are skipped.
 
     Raises:
-        ValueError: If one is not; it is named.
+        ValueError: If a value has the wrong type; the message names it.
     """
     for name in hints.keys() & values.keys():
         if not _fits(values[name], hints[name]):

@@ -1,4 +1,4 @@
-"""Files that are there in full, or not at all: written beside, renamed into place."""
+"""Files that appear complete or not at all: written to a temporary name and renamed."""
 
 import contextlib
 import gzip
@@ -14,19 +14,19 @@ _swept = set()  # folders
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, what: str = "the file") -> Iterator[BinaryIO]:
-    """Open a file that appears at `path`, whole, only when the block succeeds.
+    """Open a file that appears at `path`, complete, only if the block succeeds.
 
-    Bytes go to a temporary sibling, and to the disk before it takes the name. A path
-    that ends in ".gz" is compressed, with no time and no name in its header: equal
-    content gives equal bytes. What killed processes of this host left in the folder is
-    removed.
+    Bytes are written to a temporary file in the same folder and synced to disk before
+    it is renamed. If the path ends in ".gz", they are compressed, without time or name
+    in the header, so that equal content gives equal bytes. Temporary files that killed
+    processes of this host left in the folder are removed.
 
     Args:
-        path: The file; one that is there is replaced.
-        what: What it is, for the message where it cannot be written.
+        path: The file to write; an existing file is replaced.
+        what: Description of the file, for the error message.
 
     Raises:
-        tf_dlrm.runtime.disk.WriteError: If it cannot be written, an `OSError`.
+        tf_dlrm.runtime.disk.WriteError: An `OSError`, if it cannot be written.
 
     Example:
 
@@ -43,7 +43,7 @@ def replacing(path: str | os.PathLike, what: str = "the file") -> Iterator[Binar
         _swept.add(path.parent)
         disk.remove_abandoned(path.parent)
     temporary = path.with_name(disk.temporary_name(path.name))
-    kept = f"The {path.name} that was there is as it was." if path.exists() else ""
+    kept = f"The existing {path.name} is unchanged." if path.exists() else ""
     try:
         with disk.explaining(what, path, kept):
             with open(temporary, "wb") as plain:
@@ -60,7 +60,7 @@ def replacing(path: str | os.PathLike, what: str = "the file") -> Iterator[Binar
 
 
 def write_text(path: str | os.PathLike, text: str, what: str = "the file") -> None:
-    """Write a text file as UTF-8; its folder is made if it is not there."""
+    """Write a text file as UTF-8; make its folder if it does not exist."""
     with disk.explaining(what, path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, what) as file:

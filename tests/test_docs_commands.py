@@ -90,7 +90,7 @@ def test_watching(mine, run):
 def test_training(mine, place, run):
     """From here on `runs/mine` is another."""
     _, resumed, progressive, warm = run("training.md", *["train"] * 4)
-    assert "this run is finished" in resumed
+    assert "this run is already finished" in resumed
     assert "day_2.gz                            2,500" in progressive
     assert "kept" in warm
     stored = json.loads((place / "runs/mine/metrics.json").read_text())

@@ -1,8 +1,8 @@
-"""`tf-dlrm benchmark`: this package beside its peers, in rounds that alternate.
+"""`tf-dlrm benchmark`: tf_dlrm and its peers, measured in alternating rounds.
 
-`workloads` says what is measured and `jobs` how; `measurement` is one of this
-package in a process of its own, `arms` starts it and the peers (`benchmarks/peers` in
-the repository), `runner` alternates them, `results` compares, `charts` draws.
+`workloads` defines the models and `jobs` the measurements; `measurement` runs one measurement
+of tf_dlrm in its own process, `arms` starts it and the peers (`benchmarks/peers` in the
+repository), `runner` alternates them, `results` compares and `charts` draws.
 """
 
 from pipelines.benchmark.workloads import KAGGLE_TABLE_SIZES, WORKLOADS

@@ -1,4 +1,4 @@
-"""Arms of a benchmark: this package and its peers, each in a process of its own."""
+"""The arms of a benchmark: tf_dlrm and its peers, each in its own process."""
 
 import dataclasses
 import functools
@@ -13,8 +13,8 @@ from pipelines.benchmark.jobs import Job
 from pipelines.runtime import UserError
 
 NOT_INSTALLED = "not installed"
-_SECONDS_ALLOWED = 1800  # beyond the time that is measured: big tables take long
-# What a peer can do; the rest it does not take part in.
+_SECONDS_ALLOWED = 1800  # on top of the measured time, as large tables take long
+# The measurements in which each peer takes part.
 _PEERS = {
     # arm: script, modules it imports, precision, optimizers, modes
     "torch": (
@@ -38,14 +38,14 @@ _PEERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One that takes part.
+    """A participant of a benchmark.
 
     Args:
         name: Name in tables, such as `"tf_dlrm_bf16"`.
-        job: What it measures.
-        command: Words of the command, to which the job is added; empty if it cannot
-            run.
-        absent: Why it cannot run, such as `"not installed"`.
+        job: The `Job` to measure.
+        command: Words of the command, to which the job is appended; empty if the arm
+            cannot run.
+        absent: Reason that it cannot run, such as `"not installed"`.
     """
 
     name: str
@@ -55,29 +55,29 @@ class Arm:
 
     @property
     def is_own(self) -> bool:
-        """True for an arm of this package."""
+        """True for an arm of tf_dlrm."""
         return self.name.startswith("tf_dlrm")
 
 
 def make_own(job: Job, name: str | None = None) -> Arm:
-    """The arm of this package for a job."""
+    """Return the arm of tf_dlrm for a job."""
     default = "tf_dlrm" if job.precision == "float32" else "tf_dlrm_bf16"
     command = (sys.executable, "-m", "pipelines.benchmark.measurement")
     return Arm(name or default, job, command)
 
 
 def make_peers(job: Job, precisions, python: str | None = None) -> list[Arm]:
-    """The peers that know the job's mode and optimizer, installed or not.
+    """Return the peers that support the job's mode and optimizer, installed or not.
 
     Args:
-        job: What they measure; its precision is replaced by theirs.
-        precisions: bfloat16 peers take part where it is among them. float32 peers
-            always do, for both to be compared with.
-        python: Interpreter that may have them; this one is tried as well.
+        job: The `Job` to measure; its precision is replaced by that of the peer.
+        precisions: bfloat16 peers take part if it is among them. float32 peers always
+            do, as they are compared with both.
+        python: Interpreter that may have the peers installed; the current one is tried
+            as well.
 
     Raises:
-        ValueError: If the peers' scripts are not here, or there is no such
-            interpreter.
+        ValueError: If the peers' scripts are missing, or there is no such interpreter.
     """
     folder = peers_folder()
     arms = []
@@ -98,7 +98,7 @@ def make_peers(job: Job, precisions, python: str | None = None) -> list[Arm]:
 
 
 def peers_folder() -> pathlib.Path:
-    """`benchmarks/peers` of the repository.
+    """Return the folder `benchmarks/peers` of the repository.
 
     Raises:
         ValueError: If the package was installed without it.
@@ -106,8 +106,8 @@ def peers_folder() -> pathlib.Path:
     folder = pathlib.Path(pipelines.__file__).parents[1] / "benchmarks" / "peers"
     if not (folder / "common.py").is_file():
         raise UserError(
-            "`peers=True` needs the folder benchmarks/peers, which only the repository "
-            "has: clone it and install with pip install -e ."
+            "`peers=True` needs the folder benchmarks/peers, which is only in the "
+            "repository: clone it and install with pip install -e ."
         )
     return folder
 
@@ -118,7 +118,7 @@ def _interpreters(python):
 
 @functools.cache
 def _has(python, modules):
-    """Return whether an interpreter finds all of these modules."""
+    """Return True if an interpreter finds all of these modules."""
     program = (
         "import importlib.util, sys; "
         "sys.exit(any(importlib.util.find_spec(m) is None for m in sys.argv[1:]))"
@@ -137,10 +137,10 @@ def run_arm(arm: Arm) -> dict:
     """Run an arm once.
 
     Args:
-        arm: One that is not absent.
+        arm: An arm that is not absent.
 
     Returns:
-        What its process reported, or `{"failed": last line of its errors}`.
+        The result that its process reported, or `{"failed": last line of its errors}`.
     """
     try:
         done = subprocess.run(
@@ -161,7 +161,7 @@ def run_arm(arm: Arm) -> dict:
         return {"failed": "it printed no result"}
     if done.returncode < 0:
         name = signal.Signals(-done.returncode).name
-        memory = " (was memory exhausted?)" if name == "SIGKILL" else ""
+        memory = " (it may have run out of memory)" if name == "SIGKILL" else ""
         return {"failed": f"killed by {name}{memory}"}
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     return {"failed": lines[-1] if lines else f"exit code {done.returncode}"}

@@ -1,4 +1,4 @@
-"""The time of a training step by operation, from TensorFlow's own trace."""
+"""The time of a training step by operation, from TensorFlow's trace."""
 
 import collections
 import heapq
@@ -10,8 +10,8 @@ from pipelines.benchmark.trace_format import make_trace
 
 IDLE = "input and Python"
 OTHER = "other"
-# The first pattern that an operation's name has decides. The scopes of compiled
-# kernels come first: their names also hold those of the layer around them.
+# The first pattern that matches the name of an operation decides. Scopes of compiled
+# kernels come first, as their names also contain that of the layer around them.
 PATTERNS = (
     (r"embedding_lookup", "embedding lookup"),
     (r"embedding_update", "embedding update"),
@@ -49,7 +49,7 @@ _WRAPPERS = re.compile(r":(StatefulPartitionedCall|PartitionedCall|While|If)$")
 
 
 def categorize(operation: str) -> str:
-    """The category of an operation, such as `"top MLP"`, by `PATTERNS`."""
+    """Return the category of an operation, such as `"top MLP"`, by `PATTERNS`."""
     for pattern, category in PATTERNS:
         if re.search(pattern, operation):
             return category
@@ -59,18 +59,18 @@ def categorize(operation: str) -> str:
 def split_time(
     events: Iterable[tuple[float, float, int, str]], start: float, end: float
 ) -> dict[str, float]:
-    """Divide a stretch of wall time among what ran in it.
+    """Divide an interval of wall time among the operations that ran in it.
 
-    At each moment the innermost operation of each thread runs; threads that work at
-    the same time share that moment equally. A moment with none is `IDLE`.
+    At each moment the innermost operation of each thread runs; threads that run at the
+    same time share the moment equally. A moment without operations is `IDLE`.
 
     Args:
-        events: `(start, end, thread, category)`, in one unit of time.
-        start: Where the stretch starts.
-        end: Where it ends.
+        events: `(start, end, thread, category)`, all in the same unit of time.
+        start: Start of the interval.
+        end: End of the interval.
 
     Returns:
-        Time by category, in that unit; the sum is `end - start`.
+        Time by category, in the same unit; the sum is `end - start`.
 
     Example:
 
@@ -107,24 +107,26 @@ def split_time(
 
 
 def read_trace(folder, steps_per_execution: int = 1) -> dict:
-    """Milliseconds and shares of a step by category.
+    """Return milliseconds and shares of a step by category.
 
     Args:
-        folder: Where `tf.profiler.experimental.start` wrote.
-        steps_per_execution: Steps in each call that the trace shows.
+        folder: Folder to which `tf.profiler.experimental.start` wrote.
+        steps_per_execution: Number of steps in each call in the trace.
 
     Returns:
         `{"ms_per_step": {...}, "share": {...}, "num_steps": int,
-        "ms_lookup_beside_bottom_mlp": float, "other": [...]}`, the last the names of
-        the longest operations that no pattern matches.
+        "ms_lookup_beside_bottom_mlp": float, "other": [...]}`, where `other` has the
+        names of the longest operations that no pattern matches.
 
     Raises:
-        ValueError: If there is no trace, or fewer than two steps in it.
+        ValueError: If there is no trace, or it contains too few steps.
     """
     events, starts = _read_events(folder)
     if len(starts) < 3:
-        raise ValueError(f"The trace holds {len(starts)} steps; it takes three.")
-    # The first execution holds the start of `fit`; each other reaches to the next.
+        raise ValueError(
+            f"The trace must contain at least three steps. Received: {len(starts)}"
+        )
+    # The first execution contains the start of `fit`; others extend to the next one.
     first, last = starts[1], starts[-1]
     num_steps = (len(starts) - 2) * steps_per_execution
     threads = [(s, e, line, categorize(name)) for s, e, line, name in events]
@@ -156,17 +158,18 @@ def time_beside(
     one: str,
     other: str,
 ) -> float:
-    """Time in which operations of two categories run at once, on different threads.
+    """Return the time in which operations of two categories run at the same time.
 
     Args:
-        events: As of `split_time`.
-        start: Where the stretch starts.
-        end: Where it ends.
+        events: `(start, end, thread, category)`, all in the same unit of time.
+        start: Start of the interval.
+        end: End of the interval.
         one: A category.
-        other: Another.
+        other: Another category.
 
     Returns:
-        Time in which at least one operation of each is going on.
+        Time in which at least one operation of each category runs, on different
+        threads.
 
     Example:
 
@@ -190,7 +193,7 @@ def time_beside(
 
 
 def _read_events(folder):
-    """Operations as `(start, end, thread, name)` in ms, and where steps start."""
+    """Return operations as `(start, end, thread, name)` in ms, and starts of steps."""
     paths = sorted(pathlib.Path(folder).rglob("*.xplane.pb"))
     if not paths:
         raise ValueError(f"TensorFlow's profiler wrote no trace to {folder}.")
@@ -208,16 +211,19 @@ def _read_events(folder):
                 for begin, finish, name in own
                 if _OPERATION.match(name) and not _WRAPPERS.search(name)
             ]
-    # Outer before inner where both start together.
+    # Outer operations before inner ones that start at the same time.
     events.sort(key=lambda event: (event[0], -event[1]))
     return events, sorted(starts)
 
 
 def _read_line(plane, line):
-    """Events of a thread as `(start, end, name)`; kernels of XLA by the name of the
-    operation that calls them, which the trace gives to an event around them."""
+    """Return the events of a thread as `(start, end, name)`.
+
+    XLA kernels have the name of the operation that calls them, which in the trace is an
+    event around them.
+    """
     names, stats = plane.event_metadata, plane.stat_metadata
-    found, calls = [], []  # calls: operations that are going on here
+    found, calls = [], []  # calls: operations that are running at this point
     for event in sorted(line.events, key=lambda e: (e.offset_ps, -e.duration_ps)):
         name = names[event.metadata_id].name.split("#")[0]
         begin = line.timestamp_ns / 1e6 + event.offset_ps / 1e9

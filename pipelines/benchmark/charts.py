@@ -1,4 +1,4 @@
-"""Pictures of a benchmark: bars by arm, cost against rows, and a step's parts."""
+"""Charts of a benchmark: speed by arm, cost by table size, and parts of a step."""
 
 from pipelines import pictures
 from pipelines.benchmark import breakdown, results
@@ -20,7 +20,7 @@ PARTS = {
 
 
 def draw_summary(summary: dict, path) -> None:
-    """Draw samples/s by arm or, for the scaling workload, ms against rows."""
+    """Draw samples/s by arm, or for the scaling workload, ms by number of rows."""
     draw = _draw_lines if "optimizers" in summary else _draw_bars
     draw(summary, path)
 
@@ -73,8 +73,8 @@ def draw_breakdown(breakdowns: dict[str, dict], job, path) -> None:
     """Draw a stacked bar for each arm: shares of a step by operation.
 
     Args:
-        breakdowns: By arm, as `breakdown.read_trace` returns them.
-        job: What was profiled.
+        breakdowns: Results of `breakdown.read_trace` by arm.
+        job: The `Job` that was profiled.
         path: File to write.
     """
     figure, axes = _start(9, 1.9 + 0.75 * len(breakdowns))
@@ -93,7 +93,7 @@ def draw_breakdown(breakdowns: dict[str, dict], job, path) -> None:
     pictures.put_legend_below(figure, 5)
     pictures.finish(
         axes,
-        f"Where a training step goes: {job.workload.name}, {job.optimizer}, batch "
+        f"Parts of a training step: {job.workload.name}, {job.optimizer}, batch "
         f"{job.batch_size:,}",
     )
     pictures.save(figure, path)

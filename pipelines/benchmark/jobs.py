@@ -1,4 +1,4 @@
-"""`Job`: one measurement, the JSON argument of one process."""
+"""`Job`: one measurement, which is the JSON argument of one process."""
 
 import dataclasses
 import json
@@ -23,24 +23,24 @@ class Job:
     Args:
         workload: Model and batches.
         mode: `"train"` or `"inference"`.
-        batch_size: Rows of a batch.
+        batch_size: Rows in a batch.
         optimizer: One of `OPTIMIZERS`, for `"train"`.
         precision: `"float32"` or `"bfloat16"` (compute; weights are float32).
-        jit_compile: For `compile`: `"auto"`, `True` or `False`.
-        steps_per_execution: For `compile`.
-        seconds: Time to measure, after the warm-up.
-        steps: Steps of a training to measure in place of `seconds`, for the time that
-            all of them take; `None`: by time.
-        warmup_steps: Steps before that are not measured.
-        metrics: Whether `tf_dlrm.metrics.click_metrics()` are computed as well.
-        num_devices: Logical devices that share this machine's cores, under
-            MirroredStrategy with sharded tables; 1 is no strategy at all.
-        placement: How tables are sharded, as `tf_dlrm.sharding.plan` has it.
-        profile: Whether steps are traced and divided into operations afterwards.
-        seed: Seed of data and weights.
+        jit_compile: Argument of `compile`: `"auto"`, `True` or `False`.
+        steps_per_execution: Argument of `compile`.
+        seconds: Seconds to measure, after the warm-up.
+        steps: Number of training steps to measure instead of `seconds`, with their
+            total time; `None`: measure by time.
+        warmup_steps: Steps before the measurement, which are not measured.
+        metrics: Whether to compute `tf_dlrm.metrics.click_metrics()` as well.
+        num_devices: Number of logical devices that share this machine's cores, with
+            MirroredStrategy and sharded tables; 1: no strategy.
+        placement: Strategy for sharding, as in `tf_dlrm.sharding.plan`.
+        profile: Whether to trace steps and divide their time by operation.
+        seed: Random seed of data and weights.
 
     Raises:
-        ValueError: If a value is not one of these.
+        ValueError: If a value is out of range or unknown.
     """
 
     workload: Workload
@@ -88,18 +88,18 @@ class Job:
             )
 
     def to_json(self) -> str:
-        """One line of JSON, as the processes take it."""
+        """Return the job as one line of JSON, the argument of a process."""
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
-        """The inverse of `to_json`."""
+        """Return the job of a text that `to_json` returned."""
         config = json.loads(text)
         return cls(**config | {"workload": Workload.from_config(config["workload"])})
 
 
 def step_statistics(seconds: Sequence[float], batch_size: int) -> dict:
-    """Throughput and quantiles of the seconds that single steps took."""
+    """Return throughput and quantiles from the seconds of single steps."""
     p10, p50, p90, p99 = np.percentile(np.asarray(seconds), (10, 50, 90, 99)) * 1e3
     return {
         "samples_per_s": round(batch_size / p50 * 1e3, 1),
@@ -112,5 +112,5 @@ def step_statistics(seconds: Sequence[float], batch_size: int) -> dict:
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process had so far, in MB of 2**20 bytes."""
+    """Return the peak memory of this process so far, in MB of 2**20 bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,4 +1,4 @@
-"""The machine in general terms: nothing that names it."""
+"""The machine in general terms, without anything that identifies it."""
 
 import datetime
 import os
@@ -8,7 +8,7 @@ import resource
 _MEMORY = pathlib.Path("/proc/meminfo")
 _LOAD = pathlib.Path("/proc/stat")
 _PROCESSOR = pathlib.Path("/proc/cpuinfo")
-# The first that the processor has is its class.
+# The first one that the processor supports is its class.
 _CLASSES = (
     ("amx", {"amx_tile", "amx_bf16"}),
     ("avx512_bf16", {"avx512_bf16"}),
@@ -18,7 +18,7 @@ _CLASSES = (
 
 
 def describe() -> dict:
-    """Cores, class of instruction set, memory in GB of 2**30 bytes, and the date."""
+    """Return cores, instruction set class, memory in GB of 2**30 bytes, and date."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "instruction_set": instruction_set(_read(_PROCESSOR)),
@@ -28,7 +28,7 @@ def describe() -> dict:
 
 
 def instruction_set(cpuinfo: str) -> str:
-    """`"amx"`, `"avx512_bf16"`, `"avx512"`, `"avx2"` or `"other"`, by the flags."""
+    """Return `"amx"`, `"avx512_bf16"`, `"avx512"`, `"avx2"` or `"other"`, by flags."""
     flags = set()
     for line in cpuinfo.splitlines():
         if line.startswith("flags"):
@@ -38,12 +38,12 @@ def instruction_set(cpuinfo: str) -> str:
 
 
 def free_memory() -> int:
-    """Bytes that a new process can have."""
+    """Return the bytes of memory that a new process can use."""
     return _memory("MemAvailable")
 
 
 def busy_seconds() -> float:
-    """Seconds that all cores worked since the start, stolen time included."""
+    """Return the seconds that all cores worked since boot, including stolen time."""
     fields = _read(_LOAD).partition("\n")[0].split()[1:]
     if len(fields) < 8:
         return 0.0
@@ -53,7 +53,7 @@ def busy_seconds() -> float:
 
 
 def children_seconds() -> float:
-    """Seconds that the processes which this one waited for used of all cores."""
+    """Return the CPU seconds of the finished child processes of this process."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

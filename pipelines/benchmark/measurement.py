@@ -1,4 +1,4 @@
-"""One measurement of this package: `python -m pipelines.benchmark.measurement JOB`.
+"""One measurement of tf_dlrm: `python -m pipelines.benchmark.measurement JOB`.
 
 JOB is a `Job` as JSON; the result is one JSON line on standard output.
 """
@@ -16,15 +16,15 @@ from pipelines.benchmark.jobs import MEGABYTE, Job, peak_rss_mb, step_statistics
 from pipelines.benchmark.workloads import make_pool
 
 LEARNING_RATE = 0.01
-_STEPS_OF_AN_EPOCH = 10  # Keras looks whether to stop between epochs only
+_STEPS_OF_AN_EPOCH = 10  # Keras stops only between epochs
 _PROFILED_STEPS = 20
 
 
 def measure(job: Job) -> dict:
-    """Build the model of a job, run it and report.
+    """Build the model of a job, run it and return the result.
 
     Args:
-        job: What to measure.
+        job: The `Job` to measure.
 
     Returns:
         Speed, memory, versions and, with `job.profile`, the breakdown of a step.
@@ -95,7 +95,7 @@ def _describe_plan(model, job):
 
 
 def build_model(job: Job):
-    """The `tf_dlrm.DLRM` of a job, through the public API."""
+    """Return the `tf_dlrm.DLRM` of a job, built with the public API."""
     import tf_dlrm
 
     workload = job.workload
@@ -129,7 +129,7 @@ def _make_embedding(spec, job):
 
 
 def compile_model(model, job: Job) -> None:
-    """Compile as a user would: Keras' optimizer for the MLPs, sparse for tables."""
+    """Compile as a user would, with Keras' optimizer and its row-sparse counterpart."""
     import keras
 
     import tf_dlrm
@@ -146,7 +146,7 @@ def compile_model(model, job: Job) -> None:
         "adam": tf_dlrm.optimizers.SparseAdam,
         "ftrl": tf_dlrm.optimizers.SparseFtrl,
     }
-    own = tables.get(job.optimizer)  # the others have a counterpart that is found
+    own = tables.get(job.optimizer)  # for others, tf_dlrm finds the counterpart
     model.compile(
         dense[job.optimizer](LEARNING_RATE),
         "binary_crossentropy",
@@ -158,7 +158,7 @@ def compile_model(model, job: Job) -> None:
 
 
 def make_dataset(job: Job):
-    """The pool of batches as an endless `tf.data.Dataset` of `(features, label)`."""
+    """Return the pool as an endless `tf.data.Dataset` of `(features, label)`."""
     import tensorflow as tf
 
     dense, label, bags = zip(*make_pool(job.workload, job.batch_size, job.seed))
@@ -185,7 +185,7 @@ def make_dataset(job: Job):
 
 
 def _interleave(bags):
-    """Bags by table -> flat ids and splits by row, then table, as batches are."""
+    """Return bags by table as flat ids and splits, by row and then by table."""
     # B batch, F features, V ids in the batch
     lengths_BF = np.stack([lengths for _, lengths in bags], axis=1)
     num_features = len(bags)
@@ -201,7 +201,7 @@ def _interleave(bags):
 
 
 def _time_fit(model, dataset, job):
-    """Seconds of single steps of stock `fit`, by its callback."""
+    """Return the seconds of single steps of `fit`, measured in a callback."""
     import keras
 
     warmup = -(-job.warmup_steps // job.steps_per_execution)
@@ -229,7 +229,7 @@ def _time_fit(model, dataset, job):
 
 
 def _time_steps(model, dataset, job, warmup):
-    """Seconds of each of `job.steps` steps, in a `fit` of their own."""
+    """Return the seconds of each of `job.steps` steps, in a separate `fit`."""
     import keras
 
     class Clock(keras.callbacks.Callback):
@@ -246,7 +246,7 @@ def _time_steps(model, dataset, job, warmup):
 
 
 def _time_inference(model, dataset, job):
-    """Seconds of single calls, ids in, probabilities as NumPy out."""
+    """Return the seconds of single calls, from ids to probabilities in NumPy."""
     import tensorflow as tf
 
     size = len(make_pool(job.workload, job.batch_size, job.seed))
@@ -286,11 +286,11 @@ def _profile(model, dataset, job):
 
 
 def main(arguments=None) -> None:
-    """Measure the job that is the one argument and print the result."""
+    """Measure the job in the only argument, and print the result."""
     (text,) = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     job = Job.from_json(text)
-    with contextlib.redirect_stdout(sys.stderr):  # standard output is the result's
+    with contextlib.redirect_stdout(sys.stderr):  # standard output is for the result
         result = measure(job)
     print(json.dumps(result), flush=True)
 

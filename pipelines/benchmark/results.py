@@ -1,4 +1,4 @@
-"""Medians, ratios to the peers, and tables of them."""
+"""Medians, ratios to the peers, and their tables."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _COLUMNS = {
     "ms_per_step_p90": "ms p90",
     "peak_rss_mb": "peak MB",
 }
-# This package's arms, beside the peers of these precisions.
+# Arms of tf_dlrm, and the precisions of the peers to compare them with.
 _COMPARISONS = (
     ("tf_dlrm", "float32"),
     ("tf_dlrm_bf16", "float32"),
@@ -22,17 +22,17 @@ _COMPARISONS = (
 
 
 def summarize(lines: Sequence[dict], job: Job) -> dict:
-    """One line for a workload: medians of the rounds by arm, and ratios.
+    """Return the summary of a workload: medians of the rounds by arm, and ratios.
 
     Args:
-        lines: What `runner.run_rounds` returned.
-        job: What was measured.
+        lines: The result of `runner.run_rounds`.
+        job: The `Job` that was measured.
 
     Returns:
         `arms`: for each arm the median of the rounds, or its `failed` or `absent`;
-        `ratios`: for each comparison of an arm of this package with peers of one
-        precision, samples/s over those of the round's fastest peer, by round
-        (`rounds`) and the median of rounds (`median`).
+        `ratios`: for each comparison of an arm of tf_dlrm with peers of one precision,
+        the ratio of its samples/s to those of the fastest peer, in each round
+        (`rounds`) and as the median of rounds (`median`).
     """
     ratios = [
         ratio
@@ -69,7 +69,7 @@ def _median(lines):
 
 
 def _compare(lines, arm, precision):
-    """Ratios of an arm to the fastest peer of each round; `None` without any."""
+    """Return the ratios of an arm to the fastest peer of each round, or `None`."""
     rounds, peers = [], set()
     for number in sorted({line["round"] for line in lines}):
         speeds = {
@@ -103,13 +103,13 @@ def summarize_scaling(lines: Sequence[dict], job: Job) -> dict:
     """Return the cost of a step as tables grow: ms by optimizer and rows, and ratios.
 
     Args:
-        lines: What `runner.run_rounds` returned, arms named as `scaling_jobs` does.
-        job: Any job of them.
+        lines: The result of `runner.run_rounds` for arms that `scaling_jobs` named.
+        job: Any of their jobs.
 
     Returns:
-        `arms` as of `summarize`; `optimizers`: for each, by rows (`"10k"`) `ms` and
-        `extra_mb`, the peak memory without tables and state, and `ratios` such as
-        `"10M/10k"`, of the ms of each round, its median.
+        `arms` as in `summarize`; `optimizers`: for each optimizer, `ms` and `extra_mb`
+        (peak memory without tables and state) by rows (`"10k"`), and `ratios` such as
+        `"10M/10k"`, the median over rounds of the ratio of ms.
     """
     arms = _by_arm(lines)
     sizes = [describe_rows(rows) for rows in SCALING_ROWS]
@@ -150,7 +150,7 @@ def summarize_scaling(lines: Sequence[dict], job: Job) -> dict:
 
 
 def make_table(summary: dict) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of a summary, as text."""
+    """Return the headings and rows of a summary as text."""
     if "optimizers" in summary:
         return _scaling_table(summary)
     precisions = [
@@ -162,8 +162,8 @@ def make_table(summary: dict) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, values in summary["arms"].items():
         if "samples_per_s" not in values:
-            why = values.get("absent") or f"failed: {values.get('failed')}"
-            rows.append([name, why] + [""] * (len(headings) - 2))
+            reason = values.get("absent") or f"failed: {values.get('failed')}"
+            rows.append([name, reason] + [""] * (len(headings) - 2))
             continue
         digits = {"ms_per_step_p50": 3, "ms_per_step_p90": 3}
         cells = [f"{values[c]:,.{digits.get(c, 0)}f}" for c in _COLUMNS]
@@ -201,7 +201,7 @@ def _cell(value, digits):
 
 
 def describe_run(summary: dict) -> str:
-    """Workload and machine in one line."""
+    """Return a line on workload and machine."""
     machine = summary["machine"]
     optimizer = f" with {summary['optimizer']}" if summary.get("optimizer") else ""
     return (
@@ -212,7 +212,7 @@ def describe_run(summary: dict) -> str:
 
 
 def to_markdown(table, summary: dict) -> str:
-    """A table as Markdown, below what was measured and where."""
+    """Return a table as Markdown, with a line on workload and machine above it."""
     return f"{describe_run(summary)}\n\n{text_tables.to_markdown(*table)}\n"
 
 

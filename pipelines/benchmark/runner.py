@@ -1,4 +1,4 @@
-"""Rounds of all arms in turn, and the files that come of them."""
+"""Run rounds of all arms in turn, and write the results."""
 
 import dataclasses
 import json
@@ -17,8 +17,8 @@ from pipelines.benchmark.workloads import (
 from pipelines.runtime import locks
 from pipelines.whole_files import write_text
 
-SPARE_BYTES = 2**30  # what a process needs beside tables and their state
-BUSY_CORES = 0.2  # from here on a round is marked as disturbed
+SPARE_BYTES = 2**30  # memory of a process in addition to tables and their state
+BUSY_CORES = 0.2  # a round with more cores used by others is marked as disturbed
 
 
 def run_rounds(
@@ -27,16 +27,16 @@ def run_rounds(
     keep: Callable[[dict], None] = lambda line: None,
     show: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Run all arms, then all again: what disturbs a machine meets all alike.
+    """Run all arms in each round, so that disturbances of the machine affect all.
 
     Args:
-        arms: Who takes part. An arm that failed is not tried again.
+        arms: The arms. An arm that failed is not run again.
         num_rounds: Number of rounds.
-        keep: Called with each line of the results as soon as it is known.
-        show: Called with a line for people after each arm.
+        keep: Function that is called with each line of the results at once.
+        show: Function that is called with a line to print after each arm.
 
     Returns:
-        A line for each arm and round: `arm`, `round`, and what the arm reported, or
+        A line for each arm and round: `arm`, `round` and the result of the arm, or
         `failed`; an absent arm has one line with `absent`.
     """
     lines, failed = [], set()
@@ -74,10 +74,10 @@ def run_rounds(
 
 
 def _run_watched(arm):
-    """Run an arm; `other_cores` is how many cores others kept busy meanwhile.
+    """Run an arm, and add `other_cores`, the cores that other processes used.
 
-    OpenMP's barriers make a peer many times slower on a shared core, so that a ratio
-    of such a round says nothing.
+    On a shared core, OpenMP's barriers make a peer many times slower, so the ratios of
+    such a round are meaningless.
     """
     busy, children = machine.busy_seconds(), machine.children_seconds()
     start = time.perf_counter()
@@ -88,15 +88,15 @@ def _run_watched(arm):
 
 
 def describe(line: dict) -> str:
-    """The result of an arm in a few words."""
+    """Return the result of an arm in a few words."""
     if "failed" in line:
         return f"failed: {line['failed']}"
     speed = f"{line['samples_per_s']:>11,.0f} samples/s"
     text = f"{speed}  {line['ms_per_step_p50']:>9,.3f} ms"
     if "total_seconds" in line:
-        text += f"  {line['total_seconds']:,.1f} s in all"
+        text += f"  {line['total_seconds']:,.1f} s in total"
     if line.get("other_cores", 0.0) > BUSY_CORES:
-        text += f"  BUSY: others used {line['other_cores']:.1f} cores"
+        text += f"  BUSY: other processes used {line['other_cores']:.1f} cores"
     return text
 
 
@@ -107,17 +107,17 @@ def run_benchmark(
     profiled: Sequence[Arm] = (),
     show: Callable[[str], None] = print,
 ) -> dict:
-    """Measure and write results.jsonl, table.md, chart.png and, if asked, breakdowns.
+    """Measure, and write results.jsonl, table.md, chart.png and optional breakdowns.
 
     Args:
-        arms: Who takes part.
+        arms: The arms.
         num_rounds: Number of rounds.
-        out: Folder; what an earlier benchmark wrote there is replaced.
-        profiled: Arms to run once more, whose jobs ask for a profile.
-        show: Called with each line for people.
+        out: Folder to write to; files of an earlier benchmark are replaced.
+        profiled: Arms to run once more, with jobs that ask for a profile.
+        show: Function that is called with each line to print.
 
     Returns:
-        The summary, as results.jsonl holds it.
+        The summary, as in results.jsonl.
     """
     out = pathlib.Path(out)
     with locks.locked(out):
@@ -161,15 +161,15 @@ def _write_breakdown(profiled, out, show):
 
 
 def scaling_jobs(base: Job, free_bytes: int) -> tuple[list[tuple[str, Job]], list[str]]:
-    """The jobs of the scaling workload, and why others are left out.
+    """Return the jobs of the scaling workload, and a line for each skipped one.
 
     Args:
-        base: Job with all but workload and optimizer.
-        free_bytes: Memory that a process can have.
+        base: Job with all options except workload and optimizer.
+        free_bytes: Bytes of memory that a process can use.
 
     Returns:
-        `(arm name, job)` for each optimizer and number of rows that fits, and a line
-        for each that does not.
+        `(arm name, job)` for each optimizer and number of rows that fits in memory, and
+        a line for each that does not.
     """
     jobs, skipped = [], []
     for optimizer in OPTIMIZERS:
@@ -180,8 +180,8 @@ def scaling_jobs(base: Job, free_bytes: int) -> tuple[list[tuple[str, Job]], lis
             name = f"tf_dlrm {optimizer} {describe_rows(rows)}"
             if rows == SCALING_ROWS[-1] and needed > free_bytes:
                 skipped.append(
-                    f"{name}: skipped, it needs {needed / MEGABYTE:,.0f} MB and "
-                    f"{free_bytes / MEGABYTE:,.0f} MB are free"
+                    f"{name}: skipped, as it needs {needed / MEGABYTE:,.0f} MB but "
+                    f"only {free_bytes / MEGABYTE:,.0f} MB are free"
                 )
                 continue
             changes = {"workload": workload, "optimizer": optimizer}

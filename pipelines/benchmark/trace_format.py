@@ -1,4 +1,4 @@
-"""The adapter to TensorFlow's format of traces, a private module; checked with 2.21.
+"""The adapter to TensorFlow's private module for traces, checked with version 2.21.
 
 `tests/pipelines/test_report.py` fails when it changes.
 """

@@ -1,4 +1,4 @@
-"""Workloads: model shapes and random batches for them. No TensorFlow here."""
+"""Workloads: shapes of models, and random batches for them, without TensorFlow."""
 
 import dataclasses
 import math
@@ -21,18 +21,19 @@ class Workload:
     """The shape of a model and of its batches.
 
     Args:
-        name: Name for `--workload` and for reports.
+        name: Name of the workload.
         num_dense: Number of dense features.
-        table_sizes: Rows of each table; each table has one feature.
+        table_sizes: Number of rows of each table; each table has one feature.
         embedding_dim: Width of a row.
-        bottom_mlp_dims: Dims of the bottom MLP; the last is `embedding_dim`.
-        top_mlp_dims: Dims of the top MLP; the last is 1.
-        max_hotness: 1 for one id a feature; above, bags of 1 to so many ids, all
-            lengths equally likely.
-        description: One line for people.
+        bottom_mlp_dims: Widths of the bottom MLP's layers; the last is
+            `embedding_dim`.
+        top_mlp_dims: Widths of the top MLP's layers; the last is 1.
+        max_hotness: Maximum number of ids in a bag; lengths are uniform from 1 to this
+            number.
+        description: One-line description.
 
     Raises:
-        ValueError: If a number is not positive or dims do not fit together.
+        ValueError: If a number is not positive or widths do not match.
     """
 
     name: str
@@ -71,25 +72,25 @@ class Workload:
 
     @property
     def table_bytes(self) -> int:
-        """Bytes of all tables, float32."""
+        """Bytes of all tables in float32."""
         return 4 * self.embedding_dim * sum(self.table_sizes)
 
     def state_bytes(self, optimizer: str) -> int:
-        """Bytes of the tables' optimizer state that the method itself needs."""
+        """Return the bytes of optimizer state that the tables need."""
         return 4 * state_width(optimizer, self.embedding_dim) * sum(self.table_sizes)
 
     def to_config(self) -> dict:
-        """JSON-safe values."""
+        """Return the workload as JSON-safe values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Workload":
-        """The inverse of `to_config`."""
+        """Return the workload of values that `to_config` returned."""
         return cls(**config)
 
 
 def state_width(optimizer: str, embedding_dim: int) -> int:
-    """Floats of optimizer state for each row: none, a moment, two, or one a row."""
+    """Return the number of floats of optimizer state for each row."""
     widths = {
         "sgd": 0,
         "adagrad": embedding_dim,
@@ -110,7 +111,7 @@ WORKLOADS = {
             embedding_dim=16,
             bottom_mlp_dims=(512, 256, 64, 16),
             top_mlp_dims=(512, 256, 1),
-            description="Criteo Kaggle: 26 tables of 33.8M rows in all x 16, one-hot",
+            description="Criteo Kaggle: 26 tables, 33.8M rows in total x 16, one-hot",
         ),
         Workload(
             "paper_single_socket",
@@ -127,7 +128,7 @@ WORKLOADS = {
 
 
 def scaling_workload(num_rows: int) -> Workload:
-    """One table and next to no MLP: the step is lookup and update."""
+    """Return a workload of one table and tiny MLPs, mostly lookup and update."""
     return Workload(
         "scaling",
         num_dense=1,
@@ -135,19 +136,19 @@ def scaling_workload(num_rows: int) -> Workload:
         embedding_dim=16,
         bottom_mlp_dims=(16,),
         top_mlp_dims=(1,),
-        description="one table, to see what a step costs as its rows grow",
+        description="one table, to measure the cost of a step as its rows grow",
     )
 
 
 def make_pool(workload: Workload, batch_size: int, seed: int = 0) -> list[tuple]:
-    """Random batches, to be used again and again.
+    """Return a pool of random batches, to be used repeatedly.
 
     `benchmarks/peers/common.py` has the same function, for environments without this
-    package. The two must agree number by number; a test compares them.
+    package. Both must return the same numbers; a test compares them.
 
     Args:
-        workload: What to make batches for.
-        batch_size: Rows of a batch.
+        workload: The workload of the batches.
+        batch_size: Rows in a batch.
         seed: Seed of all batches.
 
     Returns:
@@ -174,6 +175,6 @@ def make_pool(workload: Workload, batch_size: int, seed: int = 0) -> list[tuple]
 
 
 def describe_rows(num_rows: int) -> str:
-    """10000 as 10k, 10000000 as 10M."""
+    """Return a number of rows as short text: 10k, 10M."""
     power = min(int(math.log10(num_rows)) // 3, 3)
     return f"{num_rows / 1000**power:g}{['', 'k', 'M', 'G'][power]}"

@@ -1,8 +1,8 @@
-"""The commands of `tf-dlrm`: options as dataclasses, and what each one does.
+"""The commands of `tf-dlrm`, each a dataclass of its options.
 
-Options are declared without importing TensorFlow's half of the package, so that help
-and mistakes answer at once; a command's module is imported when it is asked for.
-`plan` says what would happen, `run` does it.
+Options are declared without importing TensorFlow, so that help and errors appear at
+once; the module of a command is imported at its first use. `plan` describes what the
+command would do, `run` does it.
 """
 
 import ast
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Commands(Mapping):
-    """The classes of the commands, by name, each imported at its first use.
+    """The classes of the commands by name, each imported at its first use.
 
     Args:
         places: Module and class of each command, by name.

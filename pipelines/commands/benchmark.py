@@ -1,4 +1,4 @@
-"""`tf-dlrm benchmark`: speed and memory, beside the peers that are installed."""
+"""`tf-dlrm benchmark`: speed and memory, compared with installed peers."""
 
 import dataclasses
 import pathlib
@@ -9,73 +9,73 @@ from pipelines.runtime import UserError
 
 @dataclasses.dataclass
 class Benchmark:
-    """Measure speed and memory of training or inference, beside peers.
+    """Measure the speed and memory of training or inference, also of peers.
 
-    Each arm runs in a process of its own, and rounds of all arms alternate.
+    Each variant runs in its own process, and the rounds of all variants alternate.
     """
 
     workload: Literal["kaggle", "paper_single_socket", "scaling"] = "kaggle"
-    """kaggle: 26 one-hot tables of 33.8M rows in all; paper_single_socket: 8 tables of
-    1M rows, bags of 1 to 100 ids; scaling: one table of 10k to 100M rows."""
+    """kaggle: 26 one-hot tables with 33.8M rows in total; paper_single_socket: 8 tables
+    with 1M rows each, bags of 1 to 100 ids; scaling: one table of 10k to 100M rows."""
     mode: Literal["train", "inference"] = "train"
-    """Training or inference."""
+    """Measure training or inference."""
     batch_size: int = 2048
-    """Rows of a batch."""
+    """Rows in a batch."""
     optimizer: Literal["sgd", "adagrad", "rowwise_adagrad", "adam", "ftrl"] = "sgd"
-    """Optimizer in training; the scaling workload runs all of them."""
+    """Optimizer for training; the scaling workload runs all of them."""
     precision: Literal["float32", "bfloat16", "both"] = "both"
-    """Precision of MLPs and interaction; the scaling workload is float32."""
+    """Precision of MLPs and interaction; the scaling workload always uses float32."""
     jit_compile: Literal["auto", "on", "off"] = "auto"
-    """Passed to compile."""
+    """Value of jit_compile that is passed to compile."""
     steps_per_execution: int = 1
-    """Passed to compile."""
+    """Steps that one call runs, passed to compile."""
     seconds: float = 8.0
-    """Seconds to measure for each arm and round, after the warm-up."""
+    """Seconds to measure each variant in each round, after the warm-up."""
     steps: int | None = None
-    """Measure so many steps of a training in place of --seconds, and the time that all
-    of them take; of this package alone."""
+    """Number of training steps to measure instead of --seconds, with their total time;
+    tf_dlrm only."""
     rounds: int = 3
     """Number of rounds."""
     peers: bool = False
-    """Run PyTorch, torchrec and stock Keras too, where installed."""
+    """Also run PyTorch, torchrec and stock Keras, if they are installed."""
     peer_python: str | None = None
-    """Interpreter that has them; None: the one that runs this."""
+    """Python interpreter that has the peers installed; default: the current one."""
     profile: bool = False
-    """Write where the time of a training step goes: breakdown.json and .png."""
+    """Profile the parts of a training step: breakdown.json and breakdown.png."""
     devices: tuple[int, ...] = ()
-    """Also train with the tables spread over so many logical devices, which share the
-    cores: what the exchange costs. Such as: --devices 2 4."""
+    """Also train with the tables sharded over this many logical devices, which share
+    the cores, to measure the cost of the exchange; for example: --devices 2 4."""
     metrics: bool = False
-    """Compute all click metrics while training."""
+    """Compute all click metrics during training."""
     out: str = "runs/benchmark"
-    """Folder for results.jsonl, table.md and chart.png, which are replaced."""
+    """Folder for results.jsonl, table.md and chart.png; existing ones are replaced."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         arms, profiled, skipped = self._arms()
         lines = [f"skip {line}" for line in skipped]
         for arm in arms:
             if arm.absent:
-                lines.append(f"leave out {arm.name}: {arm.absent}")
+                lines.append(f"skip {arm.name}: {arm.absent}")
         present = [arm.name for arm in arms if not arm.absent]
         seconds = self.rounds * self.seconds * len(present)
         lines.append(f"measure {', '.join(present)}")
         if self.steps is None:
             lines.append(
-                f"{self.rounds} rounds of {self.seconds:g} s each: {seconds:,.0f} s "
-                "and the time to build models"
+                f"run {self.rounds} rounds of {self.seconds:g} s each: "
+                f"{seconds:,.0f} s in total, plus the time to build models"
             )
         else:
-            lines.append(f"{self.rounds} rounds of {self.steps:,} steps each")
+            lines.append(f"run {self.rounds} rounds of {self.steps:,} steps each")
         if profiled:
-            lines.append(f"trace steps of {', '.join(arm.name for arm in profiled)}")
+            lines.append(f"profile steps of {', '.join(arm.name for arm in profiled)}")
         lines.append(f"write {self.out}/results.jsonl, table.md, chart.png")
         return lines
 
     def run(self) -> None:
-        """Measures."""
+        """Run the benchmark."""
         from pipelines.benchmark import results, runner
 
         arms, profiled, skipped = self._arms()
@@ -88,10 +88,10 @@ class Benchmark:
         results.print_table(summary)
         print(f"{self.out}: results.jsonl, table.md, chart.png")
         if not any("samples_per_s" in arm for arm in summary["arms"].values()):
-            raise UserError("no arm gave a result; the table says why.")
+            raise UserError("all variants failed; the table above shows the errors.")
 
     def _arms(self):
-        """Arms, those of them to profile, and why others are skipped."""
+        """Return the arms, those to profile, and a line for each skipped one."""
         from pipelines.benchmark import arms as benchmark_arms
         from pipelines.benchmark import machine, runner
         from pipelines.benchmark.jobs import Job
@@ -113,7 +113,7 @@ class Benchmark:
         if scaling:
             jobs, skipped = runner.scaling_jobs(job, machine.free_memory())
             make = benchmark_arms.make_own
-            return [make(each, name) for name, each in jobs], [], skipped
+            return [make(job, name) for name, job in jobs], [], skipped
         both = ("float32", "bfloat16")
         precisions = both if self.precision == "both" else (self.precision,)
         own = [
@@ -130,7 +130,7 @@ class Benchmark:
         ]
         profiled = []
         if self.profile:
-            seconds = min(self.seconds, 2.0)  # long enough to be warm
+            seconds = min(self.seconds, 2.0)  # enough for the warm-up
             profiled = [
                 dataclasses.replace(
                     arm,
@@ -156,13 +156,18 @@ class Benchmark:
                     f"--{option} must be positive. Received: {getattr(self, name)}"
                 )
         if self.peer_python and not self.peers:
-            raise UserError("--peer-python goes with --peers.")
+            raise UserError("--peer-python has no effect without --peers: add it.")
         if self.steps is not None and self.peers:
-            raise UserError("--steps does not go with --peers: they go by time.")
+            raise UserError(
+                "--steps cannot be combined with --peers, which are measured by time. "
+                "Use --seconds."
+            )
         if self.devices and min(self.devices) < 2:
-            raise UserError(f"--devices must be 2 or more. Received: {self.devices}")
+            raise UserError(
+                f"each number of --devices must be at least 2. Received: {self.devices}"
+            )
         if self.devices and self.workload == "scaling":
-            raise UserError("--devices does not go with --workload scaling.")
+            raise UserError("--devices cannot be combined with --workload scaling.")
         if self.mode == "inference":
             training = {
                 "--devices": self.devices,
@@ -173,13 +178,17 @@ class Benchmark:
                 "--steps": self.steps is not None,
                 "--workload scaling": self.workload == "scaling",
             }
-            wrong = [option for option, given in training.items() if given]
+            wrong = [option for option, is_set in training.items() if is_set]
             if wrong:
-                raise UserError(f"{wrong[0]} goes with --mode train.")
+                raise UserError(
+                    f"{wrong[0]} needs --mode train. Received: --mode {self.mode}"
+                )
         if self.workload == "scaling":
-            for option, given in {
+            for option, is_set in {
                 "--peers": self.peers,
                 "--profile": self.profile,
             }.items():
-                if given:
-                    raise UserError(f"{option} does not go with --workload scaling.")
+                if is_set:
+                    raise UserError(
+                        f"{option} cannot be combined with --workload scaling."
+                    )

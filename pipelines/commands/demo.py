@@ -1,4 +1,4 @@
-"""`tf-dlrm demo` and `runs`: a first look."""
+"""`tf-dlrm demo` and `tf-dlrm runs`: a first look."""
 
 import dataclasses
 from typing import ClassVar
@@ -6,26 +6,26 @@ from typing import ClassVar
 
 @dataclasses.dataclass
 class Demo:
-    """The whole job on generated data, from rows to a served prediction."""
+    """Run every step on generated data: train, evaluate, export and predict."""
 
     parameters: ClassVar = {"num_rows": "rows"}
 
     out: str = "runs/demo"
-    """Folder for everything it makes."""
+    """Folder for everything that the demo writes."""
     rows: int = 300_000
-    """Training rows to generate."""
+    """Number of training rows to generate."""
     seed: int = 0
-    """Seed of the data and the model."""
+    """Random seed of the data and the model."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         return [
-            f"generate {self.rows:,} rows to train on, and as many as a tenth to "
-            f"validate and to test, in {self.out}/data",
-            f"train, evaluate in {self.out}/run",
-            f"export to {self.out}/saved_model and predict one line",
+            f"generate {self.rows:,} training rows, and a tenth as many each for "
+            f"validation and test, in {self.out}/data",
+            f"train and evaluate a model in {self.out}/run",
+            f"export it to {self.out}/saved_model and predict one line",
         ]
 
     def run(self) -> None:
@@ -37,13 +37,13 @@ class Demo:
 
 @dataclasses.dataclass
 class Runs:
-    """List the named runs: what they are, how to run them, what came of it.
+    """List the named runs, with their commands and results.
 
-    Those with a config are for `tf-dlrm train --run NAME`.
+    Start those that have a config with `tf-dlrm train --run NAME`.
     """
 
     def run(self) -> None:
-        """Lists."""
+        """Print the list."""
         from pipelines.runs import EXPERIMENTS
 
         print("\n\n".join(run.describe() for run in EXPERIMENTS.values()))

@@ -1,4 +1,4 @@
-"""`tf-dlrm evaluate`: metrics of a run, as a whole and by slices."""
+"""`tf-dlrm evaluate`: metrics of a run, overall and by slice."""
 
 import dataclasses
 import pathlib
@@ -13,10 +13,10 @@ from pipelines.runs.run_files import RunFiles
 
 @dataclasses.dataclass
 class Evaluate:
-    """Measure a trained run on labelled click logs, with a reliability diagram.
+    """Evaluate a trained run on labelled click logs, with a reliability diagram.
 
-    Predictions are corrected where negatives were sampled for the training; the rows
-    here must be all.
+    If the run was trained on a sample of the negatives, its predictions are corrected
+    for it; evaluate it on all rows, not on a sample.
     """
 
     parameters: ClassVar = {
@@ -28,28 +28,30 @@ class Evaluate:
     model: str
     """Folder of the run."""
     input: Files
-    """Labelled files, or the folder that `prepare` wrote."""
+    """Labelled files, or the folder that `tf-dlrm prepare` wrote."""
     which: Literal["saved", "best", "last"] = "saved"
-    """Model to measure: the one that the run saved as its own, its best or its last."""
+    """Model to evaluate: the one that the run saved as its model, its best or its
+    last."""
     split: str = "test"
-    """Split of a prepared folder."""
+    """Split to evaluate on, if the input is a prepared folder."""
     output: str | None = None
-    """JSON file for the metrics; None: MODEL/evaluation.json, with --which best or last
-    MODEL/evaluation_best.json or _last.json. Beside it come
-    *_reliability.csv and .png, predicted and observed click rates."""
+    """JSON file for the metrics; default: MODEL/evaluation.json, or with --which best
+    or last, MODEL/evaluation_best.json or evaluation_last.json. Next to it:
+    *_reliability.csv and *_reliability.png with predicted and observed click rates."""
     slices: Annotated[list[str], tyro.conf.arg(metavar="COLUMN [COLUMN ...]")] = (
         dataclasses.field(default_factory=list)
     )
-    """Columns (numbers of the model in bins), or file: metrics for each of their
-    values, in *_slices.csv."""
+    """Columns to compute metrics by, for each value (dense features: for each bin);
+    'file' stands for the input file. Written to *_slices.csv."""
     group: str | None = None
-    """Column of users, sessions or queries: GAUC, the mean AUC within its values."""
+    """Column of users, sessions or queries, to compute GAUC: the mean AUC within its
+    values."""
     min_slice_rows: int = 1
-    """Rows that a value needs for a slice of its own; the others are one."""
+    """Rows that a value needs to get its own slice; all other values share one."""
     max_bad_share: float = 1e-4
-    """Largest share of rows that may be bad before the run stops."""
+    """Largest share of bad rows; with more, the command stops."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def _output(self):
         default = RunFiles(self.model).evaluation_path
@@ -61,16 +63,16 @@ class Evaluate:
         return pathlib.Path(self._output()).with_suffix("").as_posix() + ending
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         lines = [
             f"evaluate {self.model} on {describe_input(self._check())}",
             f"write {self._output()}, {self._beside('_reliability.csv')} and .png",
         ]
         if self.slices:
-            named = ", ".join(self.slices)
-            lines.append(f"write {self._beside('_slices.csv')}: metrics by {named}")
+            names = ", ".join(self.slices)
+            lines.append(f"write {self._beside('_slices.csv')}: metrics by {names}")
         if self.group:
-            lines.append(f"GAUC: the mean AUC within values of {self.group}")
+            lines.append(f"compute GAUC, the mean AUC within values of {self.group}")
         return lines
 
     def _make_slices(self):
@@ -96,7 +98,7 @@ class Evaluate:
         return paths
 
     def run(self) -> None:
-        """Evaluates."""
+        """Evaluate the run."""
         from pipelines.runtime import locks
 
         paths = self._check()

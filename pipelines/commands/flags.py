@@ -1,7 +1,7 @@
-"""Names of parameters in the messages of functions -> the flags of a command.
+"""Turn names of parameters in messages into the flags of a command.
 
 A Python function names its parameters: "`epochs` must be at least 1", "leave
-`resume=True` out". Whoever typed a command knows flags: --epochs, --resume.
+`resume=True` out". A user of the command knows them as flags: --epochs, --resume.
 """
 
 import ast
@@ -15,12 +15,12 @@ _NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 
 
 def translate(message: str, command: type) -> str:
-    """Return a message with flags in place of the parameters that a command sets.
+    """Return a message with flags instead of the parameters that a command sets.
 
     Args:
         message: The message of a function, with names of parameters in backticks.
-        command: The class of the command; its `parameters` give the option of each
-            parameter of another name.
+        command: The class of the command; its `parameters` map each parameter whose
+            name differs from its option to that option.
 
     Example:
 
@@ -28,7 +28,7 @@ def translate(message: str, command: type) -> str:
     >>> translate("Leave `epochs` out, or `resume=True`.", COMMANDS["train"])
     'Leave --epochs out, or --resume.'
     """
-    if "is damaged" in message:  # it names what a file holds
+    if "is damaged" in message:  # its names are those in a file
         return message
     flags = _flags(command)
     for parameter, option in getattr(command, "parameters", {}).items():
@@ -49,8 +49,9 @@ def describe_common(name: str, command: type) -> str:
     """Return the short help of a command: its common options, in groups.
 
     Args:
-        name: The command's name.
-        command: Its class; `common` gives the names of fields by group.
+        name: The name of the command.
+        command: The class of the command; its `common` maps each group to the names
+            of its fields.
     """
     flags, texts = _flags(command), _docstrings(command)
     lines = [f"usage: tf-dlrm {name} [options]\n", inspect.cleandoc(command.__doc__)]
@@ -93,7 +94,7 @@ def _flags(command) -> dict[str, str]:
         if dataclasses.is_dataclass(kind):
             flags |= _flags(kind)
             continue
-        names = (getattr(each, "name", None) for each in annotations)
+        names = (getattr(note, "name", None) for note in annotations)
         name = next((n for n in names if isinstance(n, str)), field.name)
         flags[field.name] = name.replace("_", "-")
     return flags

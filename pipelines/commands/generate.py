@@ -1,4 +1,4 @@
-"""`tf-dlrm generate` and `profile-trace`: rows from nothing, or as those of a log."""
+"""`tf-dlrm generate` and `tf-dlrm profile-trace`: click logs that are generated."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pipelines.commands.shared import Files, check_output, describe_files, load_schema
 from pipelines.runtime import UserError
 
-# Which options change which source; others are refused, since they would do nothing.
+# The options that each source reads; others are refused, as they would have no effect.
 _OPTIONS = {
     "planted": ("vocabulary_sizes",),
     "random": (
@@ -24,70 +24,76 @@ _OPTIONS = {
 
 @dataclasses.dataclass
 class Generate:
-    """Write generated click logs: with planted clicks, random, or as a measured log.
+    """Generate click logs: with clicks to learn, random, or resembling a real log.
 
     planted: Criteo's columns, with clicks that a model can learn. random: any number
-    of features and ids, for measuring speed. trace: ids that come back as those of a
-    log that `tf-dlrm profile-trace` measured, so that caches work as on real ones.
-    Beside the output, OUTPUT.json says what the best possible scores on it are.
+    of features and ids, to measure speed. trace: ids recur as in a log that
+    `tf-dlrm profile-trace` measured, so that caches behave as on that log. The best
+    possible scores on the rows are written to OUTPUT.json.
     """
 
     parameters: ClassVar = {"num_rows": "rows", "path": "output"}
 
     output: str
-    """File to write, compressed if it ends in .gz; a folder for --format binary."""
+    """File to write, compressed if its name ends in .gz; for --format binary, a
+    folder."""
     schema: str | None = None
-    """planted: file of a schema, or a built-in one, whose columns and format the rows
-    have; default: Criteo's."""
+    """planted: JSON file of a schema, or the name of a built-in one, whose columns and
+    format the rows have; default: Criteo's."""
     source: Literal["planted", "random", "trace"] = "planted"
-    """Kind of rows."""
+    """Kind of rows to generate."""
     format: Literal["tsv", "binary"] = "tsv"
-    """Criteo's text (13 dense and 26 sparse features), or records for training."""
+    """tsv: text in Criteo's format (13 dense and 26 sparse features); binary: records
+    to train on."""
     rows: int = 100_000
-    """Rows to write."""
+    """Number of rows to generate."""
     first_row: int = 0
-    """Number of the first row: other rows of the same seed make a test set."""
+    """Number of the first row. Rows with other numbers but the same seed make a test
+    set."""
     seed: int = 0
-    """Seed of truth and rows."""
+    """Random seed of the click probabilities and the rows."""
     click_rate: float | None = None
-    """Mean click probability; None: 0.25 for planted, 0.5 for the others."""
+    """Mean click probability; default: 0.25 for planted, 0.5 for random and trace."""
     vocabulary_sizes: tuple[int, ...] | None = None
-    """Ids of each sparse feature; default: as Criteo Kaggle or the profile."""
+    """Number of ids of each sparse feature; default: as in Criteo Kaggle or in the
+    profile."""
     num_dense: int | None = None
-    """random, trace: dense features; None: 13."""
+    """random, trace: number of dense features; default: 13."""
     distribution: Literal["uniform", "normal"] | None = None
-    """random: of the ids; None: uniform. normal: around the middle of the table."""
+    """random: distribution of the ids; normal: around the middle of the table;
+    default: uniform."""
     hotness: tuple[int, ...] | None = None
-    """random: ids in a bag, one number or one for each sparse feature; None: 1."""
+    """random: number of ids in a bag, one for all sparse features or one for each;
+    default: 1."""
     fixed_hotness: bool = True
-    """random: whether every bag has that many ids; if not, 1 to that many."""
+    """random: every bag has exactly that many ids; otherwise, from 1 to that many."""
     profile: str | None = None
-    """trace: the file of `tf-dlrm profile-trace`."""
+    """trace: file that `tf-dlrm profile-trace` wrote."""
     rows_per_shard: int | None = None
-    """binary: rows of a shard; None: 1,048,576."""
+    """binary: rows in a shard; default: 1,048,576."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         source = self._checked_source()
         last = self.first_row + self.rows
-        numbered = f"rows {self.first_row:,} to {last:,} of seed {self.seed}"
+        numbers = f"rows {self.first_row:,} to {last:,} of seed {self.seed}"
         lines = []
         if self.source != "planted":
             sizes = source.vocabulary_sizes
             lines = [
                 f"generate {source.num_dense} dense and {len(sizes)} sparse features "
-                f"with {sum(sizes):,} ids, {self.source}"
+                f"with {sum(sizes):,} ids in total (source: {self.source})"
             ]
         return [
             *lines,
-            f"write {numbered} to {self.output}, and the best possible scores to "
+            f"write {numbers} to {self.output}, and the best possible scores to "
             f"{self._report_path()}",
         ]
 
     def run(self) -> None:
-        """Generates."""
+        """Generate the rows."""
         from pipelines.progress import bar
         from pipelines.runtime import locks
         from pipelines.whole_files import write_text
@@ -98,7 +104,7 @@ class Generate:
             write = source.write_binary
             if self.rows_per_shard is not None:
                 options["rows_per_shard"] = self.rows_per_shard
-        # The rows and the report must be of the same command.
+        # The rows and the report must come from the same command.
         lock = locks.locked if self.format == "binary" else locks.locked_file
         with lock(self.output), bar("Generating", self.rows) as update:
             report = write(
@@ -124,10 +130,10 @@ class Generate:
         return source
 
     def _source(self):
-        """The generator; options that would be ignored are mistakes."""
+        """Return the generator; refuse options that would have no effect."""
         from pipelines import synthetic
 
-        given = {}
+        options = {}
         for name in sorted({name for names in _OPTIONS.values() for name in names}):
             value = getattr(self, name)
             if value is None or (name == "fixed_hotness" and value):
@@ -135,31 +141,34 @@ class Generate:
             if name not in _OPTIONS[self.source]:
                 option = ("no-" if value is False else "") + name.replace("_", "-")
                 raise UserError(
-                    f"--{option} has no effect with --source {self.source}."
+                    f"--{option} has no effect with --source {self.source}: leave it "
+                    "out."
                 )
-            given[name] = value
+            options[name] = value
         if self.rows_per_shard is not None and self.format == "tsv":
-            raise UserError("--rows-per-shard has no effect with --format tsv.")
-        if len(given.get("hotness", ())) == 1:
-            given["hotness"] = given["hotness"][0]
+            raise UserError(
+                "--rows-per-shard has no effect with --format tsv: leave it out."
+            )
+        if len(options.get("hotness", ())) == 1:
+            options["hotness"] = options["hotness"][0]
         if self.click_rate is not None:
-            given["click_rate"] = self.click_rate
+            options["click_rate"] = self.click_rate
         schema = load_schema(self.schema)
         if schema is not None:
-            self._check_schema(given)
+            self._check_schema(options)
         if schema is not None and schema != type(schema).criteo():
-            return synthetic.SchemaLog(schema, seed=self.seed, **given)
+            return synthetic.SchemaLog(schema, seed=self.seed, **options)
         if self.source == "planted":
-            return synthetic.Planted(seed=self.seed, **given)
+            return synthetic.Planted(seed=self.seed, **options)
         if self.source == "random":
-            return synthetic.Random(seed=self.seed, **given)
+            return synthetic.Random(seed=self.seed, **options)
         if self.profile is None:
             raise UserError(
                 "--source trace needs --profile, the file that `tf-dlrm profile-trace` "
-                "makes of a log."
+                "writes for a log."
             )
-        given["profile"] = synthetic.Profile.load(self.profile)
-        return synthetic.Trace(seed=self.seed, **given)
+        options["profile"] = synthetic.Profile.load(self.profile)
+        return synthetic.Trace(seed=self.seed, **options)
 
     def _check_schema(self, given):
         if self.source != "planted":
@@ -181,32 +190,38 @@ class Generate:
             return
         folder = pathlib.Path(self.output)
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"--output {folder} is a file; name a folder for binary.")
+            raise UserError(
+                f"--output {folder} is a file; --format binary needs a folder."
+            )
         if (folder / "manifest.json").exists():
-            raise UserError(f"--output {folder} holds finished records already.")
+            raise UserError(
+                f"--output {folder} already contains finished records. Name another "
+                "folder."
+            )
         check_output(self._report_path())
 
 
 @dataclasses.dataclass
 class ProfileTrace:
-    """Measure how the ids of click logs come back, for `generate --source trace`."""
+    """Measure how ids recur in click logs, for `tf-dlrm generate --source trace`."""
 
     parameters: ClassVar = {"paths": "input"}
 
     input: Files
-    """Labelled files (plain or .gz) or quoted patterns such as 'day_*.gz', in order."""
+    """Labelled files (plain or .gz) in order of time, or quoted patterns such as
+    'day_*.gz'."""
     output: str
-    """JSON file to write: counts of distances, no ids and no rows."""
+    """JSON file to write; it contains counts of distances, but no ids and no rows."""
     schema: str | None = None
-    """JSON file that describes the columns, or the name of a layout that ships; None:
-    Criteo's."""
+    """JSON file that describes the columns, or the name of a built-in layout; default:
+    criteo."""
     max_bad_share: float = 1e-4
-    """Largest share of rows that may be bad before the run stops."""
+    """Largest share of bad rows; with more, the command stops."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         paths = self._paths()
         schema = load_schema(self.schema or "criteo")
         return [
@@ -216,7 +231,7 @@ class ProfileTrace:
         ]
 
     def run(self) -> None:
-        """Measures."""
+        """Measure the files."""
         from pipelines.progress import bar
         from pipelines.quarantine import Quarantine
         from pipelines.runtime import locks
@@ -238,8 +253,8 @@ class ProfileTrace:
         bad = quarantine.num_bad
         print(
             f"{output}: {profile.num_rows:,} rows, "
-            f"{sum(f.num_distinct for f in profile.features):,} ids; a cache of 100 "
-            f"rows a table hits {rates[0]:.1%}, of 10,000 {rates[1]:.1%}"
+            f"{sum(f.num_distinct for f in profile.features):,} ids; hit rate of a "
+            f"cache of 100 rows per table {rates[0]:.1%}, of 10,000 {rates[1]:.1%}"
             + f"; {bad:,} bad rows in {quarantine.path}"
             * bool(bad)
         )

@@ -1,4 +1,4 @@
-"""`tf-dlrm train`, `export` and `verify`: what one does with a model."""
+"""`tf-dlrm train`, `tf-dlrm export` and `tf-dlrm verify`."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from pipelines.text_tables import align
 
 @dataclasses.dataclass
 class Train:
-    """Train a DLRM on click logs into a folder of its own."""
+    """Train a DLRM on click logs; write the model, metrics and logs to a folder."""
 
     parameters: ClassVar = {
         "train_paths": "train",
@@ -53,51 +53,54 @@ class Train:
             "seed",
         ),
     }
-    """Options that --help shows, by group; --help-all shows all."""
+    """Options that --help lists, by group; --help-all lists all."""
 
     train: Files
-    """Labelled files to train on, or the folder that `prepare` wrote."""
+    """Labelled files to train on, or the folder that `tf-dlrm prepare` wrote."""
     out: str
-    """Folder of the run."""
+    """Folder to write the run to."""
     valid: Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")] = (
         dataclasses.field(default_factory=list)
     )
     """Labelled files for validation after each epoch."""
     schema: str | None = None
     """JSON file that describes the columns of the files, as `tf-dlrm schema` writes it,
-    or the name of a layout that ships, such as avazu. None: that of the vocabulary or
-    of prepared records, else Criteo's."""
+    or the name of a built-in layout, such as avazu; default: the schema of the
+    vocabulary or of prepared records, otherwise criteo."""
     progressive: bool = False
-    """Take each file of --train for a day: train on it, and evaluate on the next day
-    before it is trained on."""
+    """Treat each file of --train as a day: evaluate on each new day before training on
+    it."""
     warm_start: str | None = None
-    """Folder of a finished run to start from, with another vocabulary: rows of values
-    in both are kept, with their state. Options start from those of that run."""
+    """Folder of a finished run to start from, with another vocabulary. Values in both
+    vocabularies keep their rows and optimizer state; options default to those of that
+    run."""
     vocabulary: str | None = None
-    """vocabulary.tsv that `prepare` wrote; None: build one of the training files."""
+    """vocabulary.tsv that `tf-dlrm prepare` wrote; default: build one from the training
+    files."""
     run_name: Annotated[str | None, tyro.conf.arg(name="run")] = None
-    """Named run whose values the options below start from (tf-dlrm runs lists them);
-    None: the demo's model, and what suits the optimizer and the number of rows."""
+    """Named run that sets the defaults of the options below (`tf-dlrm runs` lists
+    them); default: the demo's model, with values that suit the optimizer and the number
+    of rows."""
     devices: int = 1
-    """Devices to train on: GPUs, or without any, parts of the CPU. With several, each
-    holds a part of the tables."""
+    """Number of devices to train on: GPUs, or parts of the CPU if there are no GPUs;
+    each of several devices holds a part of the tables."""
     placement: Annotated[
         Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"],
         tyro.conf.arg(name="plan"),
     ] = "auto"
-    """Strategy for spreading tables over several devices."""
+    """Strategy for sharding the tables over several devices."""
     resume: bool = False
-    """Resume the interrupted run in OUT with its own options; --train and others can
-    be left out."""
+    """Resume the interrupted run in OUT with its own options; --train and the other
+    options can be left out."""
     checkpoint_every_steps: int | None = None
-    """Steps between two checkpoints; None: by time, and at the ends of epochs."""
+    """Steps between two checkpoints; default: by time and at the end of each epoch."""
     checkpoint_every_minutes: float | None = 10.0
-    """Minutes between two checkpoints; None: by steps, and at the ends of epochs."""
+    """Minutes between two checkpoints; None: by steps and at the end of each epoch."""
     keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep, and the best with --valid. When the
-    run is done they are removed."""
+    """Number of newest checkpoints to keep, and with --valid also the best one. They
+    are removed when the run is finished."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
     config: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(
         default_factory=RunConfig
     )
@@ -106,13 +109,13 @@ class Train:
     )
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         from pipelines.files import expand_paths
 
         self._check()
         vocabulary = self.vocabulary or (
             f"hashing into {self.config.hash_buckets:,} rows "
-            + ("of one table" if self.config.shared_table else "a table")
+            + ("of one table" if self.config.shared_table else "per table")
             if self.config.hash_buckets
             else f"values seen at least {self.config.min_count} times in these files"
         )
@@ -128,19 +131,19 @@ class Train:
             f"config: {self.config.to_json()}",
         ]
         if self.devices > 1:
-            spread = f"tables spread over {self.devices} devices: {self.placement}"
-            lines.insert(2, spread)
+            sharding = f"shard tables over {self.devices} devices: {self.placement}"
+            lines.insert(2, sharding)
         if self.config.negative_sampling_rate < 1:
             lines.insert(
                 1,
-                f"train on {self.config.negative_sampling_rate:.3g} of the rows "
-                "without a click, and correct predictions for it",
+                f"train on a share of {self.config.negative_sampling_rate:.3g} of the "
+                "rows without a click, and correct the predictions for it",
             )
         if self.progressive:
-            line = "evaluate on each file but the first, before it is trained on"
+            line = "evaluate on each file except the first before training on it"
             lines.insert(1, line)
         if self.warm_start:
-            lines.insert(1, f"start with what {self.warm_start} has learned")
+            lines.insert(1, f"start from the weights of {self.warm_start}")
         if self.resume:
             lines.insert(0, f"resume the run in {self.out}, if there is one")
         if self.valid:
@@ -150,7 +153,7 @@ class Train:
         return lines
 
     def _check(self):
-        """Options that would be ignored are mistakes."""
+        """Refuse options that would have no effect."""
         from pipelines.log_data import find_records
         from pipelines.records import Manifest
         from pipelines.runs import get
@@ -159,16 +162,16 @@ class Train:
         records = find_records(self.train)
         schema = load_schema(self.schema)
         if not (self.vocabulary or self.resume or self.warm_start or records):
-            # Otherwise the tables are those of a vocabulary, checked with the data.
+            # Otherwise a vocabulary defines the tables, which is checked with the data.
             self.watching.check_tables(schema or load_schema("criteo"))
         if records is not None:
             check_sampled_once(self.config, records, Manifest.load(records))
         if self.devices < 1:
-            raise UserError(f"--devices must be positive. Received: {self.devices}")
+            raise UserError(f"--devices must be at least 1. Received: {self.devices}")
         if self.devices == 1 and self.placement != "auto":
             raise UserError(
-                f"--plan {self.placement} has no effect on one device: name several "
-                "with --devices."
+                f"--plan {self.placement} has no effect on one device: leave it out, "
+                "or set --devices to 2 or more."
             )
         if self.progressive:
             from pipelines.runs.progressive import check
@@ -194,7 +197,7 @@ class Train:
                 )
 
     def _schema(self):
-        """The schema of the files; of a warm start, that of the run before."""
+        """Return the schema of the files; in a warm start, that of the previous run."""
         from pipelines.log_data import find_records
         from pipelines.runs.folder import RunFolder
 
@@ -205,7 +208,7 @@ class Train:
         return schema
 
     def run(self) -> None:
-        """Trains."""
+        """Train the model."""
         from pipelines import vocabulary as vocabularies
         from pipelines.runs import saving
         from pipelines.runs.devices import make_strategy
@@ -213,7 +216,7 @@ class Train:
 
         self._check()
         if self.resume and RunFolder(self.out).is_finished:
-            print(f"{self.out}: this run is finished; there is nothing to resume.")
+            print(f"{self.out}: this run is already finished; nothing to resume.")
             return
         strategy = make_strategy(self.devices)
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
@@ -225,13 +228,13 @@ class Train:
             print_report(results["days"])
         if results["num_skipped_batches"]:
             print(
-                f"{results['num_skipped_batches']:,} batches were not applied: their "
-                "loss or gradients are not finite."
+                f"Skipped {results['num_skipped_batches']:,} batches whose loss or "
+                "gradients were not finite."
             )
         if self.config.negative_sampling_rate < 1:
             print(
-                f"Left out {results['num_negatives_left_out']:,} rows without a click; "
-                "metrics of the training are those of the sample, all others are "
+                f"Left out {results['num_negatives_left_out']:,} rows without a click. "
+                "Training metrics are those of the sample; all other metrics are "
                 "corrected for it."
             )
         if results["not_converged"]:
@@ -242,7 +245,7 @@ class Train:
             f"{results['samples_per_second']:,.0f} samples/s, "
             f"{results['num_bad_rows']:,} bad rows; "
             f"{describe_stalls(results['checkpoint_seconds'])}.\n"
-            f"Look: tensorboard --logdir {folder.log_dir}"
+            f"View the logs: tensorboard --logdir {folder.log_dir}"
         )
 
     def _train(self, strategy, vocabulary):
@@ -269,18 +272,18 @@ class Train:
                 "every_steps": self.checkpoint_every_steps,
                 "every_minutes": self.checkpoint_every_minutes,
                 "keep": self.keep_checkpoints,
-                "how_to_resume": "give the same command with --resume.",
+                "how_to_resume": "run the same command with --resume.",
             },
             watching=self.watching,
         )
 
 
 def _advise(losses, config) -> str:
-    """A warning that a training ended too early, and what to change."""
+    """Return a warning that training ended too early, with options to change."""
     return (
-        f"Warning: the model is not converged. Its training loss was "
+        f"Warning: the model has not converged. Its training loss was "
         f"{losses['before']:.4f} in the third quarter and {losses['after']:.4f} in the "
-        f"last of {losses['num_steps']:,} steps. To learn more, try a smaller "
+        f"last quarter of {losses['num_steps']:,} steps. To improve it, try a smaller "
         f"--batch-size (now {config.batch_size:,}), more --epochs (now "
         f"{config.epochs}) or a larger --learning-rate (now {config.learning_rate:g})."
     )
@@ -295,23 +298,25 @@ class Export:
     model: str
     """Folder of the run."""
     output: str = "saved_models/ctr"
-    """Folder of the exported model; its versions are numbered in it."""
+    """Folder for the exported model; each version is a numbered folder in it."""
     which: Literal["saved", "best", "last"] = "saved"
-    """Model to export: the one that the run saved as its own, its best or its last."""
+    """Model to export: the one that the run saved as its model, its best or its
+    last."""
     version: int | None = None
-    """Number of the version; None: the next one."""
+    """Version number; default: the next one."""
     max_hotness: int = 1
-    """Length of the padded bags of serving_default."""
+    """Length of the padded bags of the signature serving_default."""
     candidate_features: tuple[str, ...] = ()
-    """Features in which the items of serving_candidates differ, such as C3 C7; none: no
-    such signature."""
+    """Features that differ between the items of one serving_candidates request, such as
+    C3 C7; default: the export has no such signature."""
     table_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4"] = "float32"
-    """Type of the stored tables: int8 and int4 with a scale and offset for each row."""
+    """Data type of the stored tables; int8 and int4 store a scale and an offset for
+    each row."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         from pipelines.runs.folder import RunFolder
         from tf_dlrm.serving import choose_version
 
@@ -320,7 +325,7 @@ class Export:
         return [f"export {self.model} to {self.output}/{version}"]
 
     def run(self) -> None:
-        """Exports."""
+        """Export the model."""
         from pipelines import runs
         from pipelines.runs.folder import RunFolder
 
@@ -346,22 +351,23 @@ class Export:
 class Verify:
     """Replay an export's recorded requests with TensorFlow's C library, without Python.
 
-    What runs is what a server runs; the answers must be those of the model.
+    This is the code that a server runs; the answers must equal those of the model.
     """
 
     saved_model: tyro.conf.Positional[str]
-    """A version's folder, or the folder of versions, for the newest."""
+    """Folder of one version, or of all versions to verify the newest."""
     library: str | None = None
-    """Folder of another TensorFlow's libtensorflow_cc.so.2; None: the installed one."""
+    """Folder with the libtensorflow_cc.so.2 of another TensorFlow; default: the
+    installed one."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         return [f"load {self.saved_model} and replay its recorded requests"]
 
     def run(self) -> None:
-        """Verifies."""
+        """Verify the export."""
         import tf_dlrm
 
         results = tf_dlrm.serving.verify_saved_model(self.saved_model, self.library)
@@ -370,5 +376,5 @@ class Verify:
         print(*align([["signature", "largest difference"], *rows]), sep="\n")
         print(
             f"{self.saved_model}: TensorFlow {results['library']} loaded it in "
-            f"{results['seconds_to_load']:.1f} s and gave the recorded answers."
+            f"{results['seconds_to_load']:.1f} s and returned the recorded answers."
         )

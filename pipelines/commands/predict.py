@@ -1,4 +1,4 @@
-"""`tf-dlrm predict`: files of raw lines -> a CSV file of click probabilities."""
+"""`tf-dlrm predict`: from files of raw lines to a CSV file of click probabilities."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -11,9 +11,9 @@ from pipelines.runtime import UserError
 class Predict:
     """Write the click probability of each line of click logs.
 
-    A SavedModel that was exported with its parser is all that is needed. Memory does
-    not grow with the input. After an interruption, start it again with the same
-    options: it resumes where it stopped. For instance:
+    It needs only a SavedModel that was exported with its parser. Memory does not grow
+    with the input. After an interruption, run it again with the same options to resume
+    where it stopped. For example:
 
     tf-dlrm predict --model saved_models/ctr --input day_23.gz --output scores.csv
     """
@@ -21,38 +21,40 @@ class Predict:
     parameters: ClassVar = {"paths": "input"}
 
     model: str
-    """Folder of an exported model's versions (the newest is taken), of one version, or
-    of a run."""
+    """Folder of a run, of one version of an exported model, or of all its versions (the
+    newest is used)."""
     input: Files
-    """Files of rows with or without label (text, plain or compressed, or Parquet), or
-    quoted patterns such as 'day_*.gz'."""
+    """Files with or without labels (text, plain or compressed, or Parquet), or quoted
+    patterns such as 'day_*.gz'."""
     output: str
-    """CSV file to write: file, line, label, probability, for each line in order.
-    Compressed if its name ends in .gz."""
+    """CSV file to write: file, line, label and probability of each line, in order;
+    compressed if its name ends in .gz."""
     which: Literal["saved", "best", "last"] = "saved"
-    """Model of a run: the one that it saved as its own, its best or its last."""
+    """Model of a run to use: the one that it saved as its model, its best or its
+    last."""
     batch_size: int = 4096
-    """Lines that are scored at a time."""
+    """Lines to score at a time."""
     max_bad_share: float = 1e-4
-    """Largest share of rows that may be bad before the run stops."""
+    """Largest share of bad rows; with more, the command stops."""
     overwrite: bool = False
-    """Replace an existing output, and discard unfinished work of another command."""
+    """Replace an existing output, and discard unfinished output of a command with other
+    options."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         source, paths, done = self._check()
         lines = [
             f"score {describe_files(paths)} with {source.path}",
             f"write {self.output}",
         ]
         if done:
-            lines.append(f"resume after {done:,} rows that are scored")
+            lines.append(f"resume after {done:,} rows that are already scored")
         return lines
 
     def _check(self):
-        """The files of the model, those of the input, and the rows done before."""
+        """Return the files of the model, the input files and the rows scored so far."""
         from pipelines import scoring
         from pipelines.files import expand_paths
         from pipelines.runs.folder import RunFolder
@@ -69,8 +71,8 @@ class Predict:
             source = scoring.find(self.model)
             if self.which != "saved":
                 raise UserError(
-                    f"--which {self.which} goes with the folder of a run, and "
-                    f"{self.model} is an exported model: leave it out."
+                    f"--which {self.which} needs the folder of a run, but "
+                    f"{self.model} is an exported model: leave --which out."
                 )
         done = scoring.check(
             source, paths, self.output, self.batch_size, self.overwrite
@@ -78,7 +80,7 @@ class Predict:
         return source, paths, done
 
     def run(self) -> None:
-        """Predicts."""
+        """Score the input."""
         from pipelines import scoring
         from pipelines.log_data import are_worth_compiling_for
         from pipelines.runs.folder import RunFolder

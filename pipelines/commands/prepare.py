@@ -1,4 +1,4 @@
-"""`tf-dlrm prepare`: click logs -> vocabulary, binary records, report."""
+"""`tf-dlrm prepare`: from click logs to binary records, vocabulary and report."""
 
 import dataclasses
 import pathlib
@@ -12,36 +12,37 @@ from pipelines.prepare.options import Options
 
 @dataclasses.dataclass
 class Prepare:
-    """Turn click logs into records that train at once, with vocabulary and report.
+    """Convert click logs to binary records for training, with vocabulary and report.
 
-    An interrupted run resumes where it stopped when it is started again.
+    After an interruption, run it again with the same options to resume where it
+    stopped.
     """
 
     parameters: ClassVar = {"paths": "input"}
 
     input: Files
-    """Labelled files in the order of time (text, plain or compressed, or Parquet), or
+    """Labelled files in order of time (text, plain or compressed, or Parquet), or
     quoted patterns such as 'day_*.gz'."""
     out: str
-    """Folder for records, vocabulary.tsv, report.html, report.json, bad_rows.tsv."""
+    """Folder for records, vocabulary.tsv, report.html, report.json and bad_rows.tsv."""
     valid: Files = dataclasses.field(default_factory=list)
-    """Labelled files for validation, beside --valid-share of the input."""
+    """Labelled files for validation, in addition to --valid-share of the input."""
     test: Files = dataclasses.field(default_factory=list)
-    """Labelled files for the test, beside --test-share of the input."""
+    """Labelled files for the test, in addition to --test-share of the input."""
     vocabulary: str | None = None
-    """vocabulary.tsv of an earlier run to use; None: build one of the training rows."""
+    """vocabulary.tsv of an earlier run; default: build one from the training rows."""
     schema: str | None = None
     """JSON file that describes the columns of the files, as `tf-dlrm schema` writes it,
-    or the name of a layout that ships, such as avazu. None: that of the vocabulary,
-    else Criteo's."""
+    or the name of a built-in layout, such as avazu; default: the schema of the
+    vocabulary, otherwise criteo."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
     options: tyro.conf.OmitArgPrefixes[Options] = dataclasses.field(
         default_factory=Options
     )
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         from pipelines.files import expand_paths
 
         options = self.options
@@ -49,35 +50,37 @@ class Prepare:
         lines = [f"read {describe_files(expand_paths(self.input))}"]
         for name, paths in (("validation", self.valid), ("the test", self.test)):
             if paths:
-                lines.append(f"for {name}, {describe_files(expand_paths(paths))}")
+                lines.append(f"read {describe_files(expand_paths(paths))} for {name}")
         for name, share in (
             ("validation", options.valid_share),
             ("the test", options.test_share),
         ):
             if share:
-                which = "last" if options.split_by == "time" else "random"
-                lines.append(f"take {which} {share:.1%} of the input for {name}")
+                rows = "the last" if options.split_by == "time" else "a random"
+                lines.append(f"use {rows} {share:.1%} of the input for {name}")
         if self.vocabulary:
-            lines.append(f"number values as {self.vocabulary} does")
+            lines.append(f"take the ids of values from {self.vocabulary}")
         elif options.hash_buckets:
-            where = "of one table" if options.shared_table else "a feature"
-            lines.append(f"hash values into {options.hash_buckets:,} ids {where}")
+            tables = "of one table" if options.shared_table else "per feature"
+            lines.append(f"hash values into {options.hash_buckets:,} ids {tables}")
         else:
-            lines.append(f"number values seen at least {options.min_count} times")
+            lines.append(
+                f"build a vocabulary of values seen at least {options.min_count} times"
+            )
         if options.negative_sampling_rate < 1:
             lines.append(
-                f"keep {options.negative_sampling_rate:.3g} of the training rows "
-                "without a click, chosen by --seed"
+                f"keep a share of {options.negative_sampling_rate:.3g} of the training "
+                "rows without a click, chosen by --seed"
             )
         lines.append(
             f"write {self.out}/: records in shards of {options.rows_per_shard:,} rows, "
             "vocabulary.tsv, report.html, report.json, manifest.json, and "
-            "bad_rows.tsv if there are any"
+            "bad_rows.tsv if there are bad rows"
         )
         return lines
 
     def run(self) -> None:
-        """Prepares."""
+        """Prepare the files."""
         from pipelines import prepare
         from pipelines import vocabulary as vocabularies
 
@@ -99,10 +102,10 @@ class Prepare:
         if self.options.negative_sampling_rate < 1:
             print(
                 f"Left out {manifest.origin['num_negatives_left_out']:,} training rows "
-                "without a click, by --negative-sampling-rate "
-                f"{self.options.negative_sampling_rate:g}"
+                "without a click (--negative-sampling-rate "
+                f"{self.options.negative_sampling_rate:g})"
             )
         if (out / prepare.BAD_ROWS).exists():
             print(f"Bad rows, with file, line and reason: {out / prepare.BAD_ROWS}")
-        print(f"About the columns: {out / 'report.html'}")
+        print(f"Report on the columns: {out / 'report.html'}")
         print(f"Next: tf-dlrm train --train {out} --out runs/mine")

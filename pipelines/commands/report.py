@@ -1,4 +1,4 @@
-"""`tf-dlrm report`: runs side by side."""
+"""`tf-dlrm report`: a comparison of runs."""
 
 import dataclasses
 import pathlib
@@ -12,10 +12,10 @@ from pipelines.runtime import UserError
 
 @dataclasses.dataclass
 class Report:
-    """Compare runs in a table and in pictures, from their folders alone.
+    """Compare runs in tables and charts, from their folders alone.
 
-    Learning curves, calibration, and where the time went. A run that is not finished
-    is shown as far as it got.
+    Shows learning curves, calibration and how the time was spent. An unfinished run is
+    shown up to its latest step.
     """
 
     runs: Annotated[
@@ -23,23 +23,24 @@ class Report:
     ]
     """Folders of runs."""
     output: str = "runs/report"
-    """Folder for report.md, .csv and .json, and the pictures, which are replaced."""
+    """Folder for report.md, report.csv, report.json and charts; existing ones are
+    replaced."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         from pipelines.reports.comparison import PICTURES, TABLES
 
         self._check()
         return [
             f"read {', '.join(self.runs)}",
-            f"write {self.output}/: {', '.join(TABLES)}; and where runs have "
-            f"what they show, {', '.join(PICTURES)}",
+            f"write {self.output}/: {', '.join(TABLES)}; and if the runs have the "
+            f"data, {', '.join(PICTURES)}",
         ]
 
     def run(self) -> None:
-        """Compares."""
+        """Compare the runs."""
         from pipelines.reports.comparison import make_report
 
         self._check()
@@ -52,7 +53,7 @@ class Report:
         from pipelines.reports.runs import find_run
 
         if not self.runs:
-            raise UserError("name the folder of a run, or of several.")
+            raise UserError("no run to compare: name at least one folder of a run.")
         for run in self.runs:
             find_run(run)
         output = pathlib.Path(self.output)

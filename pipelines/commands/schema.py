@@ -1,4 +1,4 @@
-"""`tf-dlrm schema`: a log of any columns -> its schema, guessed and explained."""
+"""`tf-dlrm schema`: guess the schema of a log and explain the guess."""
 
 import dataclasses
 import os
@@ -9,42 +9,43 @@ from pipelines.runtime import UserError
 
 @dataclasses.dataclass
 class GuessSchema:
-    """Guess what the columns of a log mean, and write it as a file to correct.
+    """Guess the meaning of the columns of a log; write a schema file to correct.
 
-    Prints a line a column: role, reason, distinct values, missing share, examples.
+    Prints a line for each column: role, reason, number of distinct values, share of
+    missing values, examples.
     """
 
     input: Files
-    """Files of the log (text of any delimiter, plain or compressed, or Parquet). The
-    first is read; of the others the names of the columns are compared."""
+    """Files of the log (text with any delimiter, plain or compressed, or Parquet). Rows
+    are read from the first file; the others must have the same column names."""
     out: str | None = None
-    """File to write, such as clicks.json; None: only print."""
+    """File to write, such as clicks.json; default: only print."""
     label: str | None = None
-    """The label's column, if it is not found; a position from 0 where columns have no
-    names."""
+    """Column of the label, if the guess fails: its name, or its position from 0 in a
+    file without column names."""
     num_rows: int = 100_000
-    """Most rows that are read."""
+    """Maximum number of rows to read."""
     overwrite: bool = False
-    """Replace the file that --out names."""
+    """Replace the file that --out names, if it exists."""
     dry_run: bool = False
-    """Only print what would happen."""
+    """Print what the command would do, without doing it."""
 
     def plan(self) -> list[str]:
-        """Return what would happen, for --dry-run."""
+        """Return what the command would do, one line each."""
         from pipelines.files import expand_paths
 
         paths = expand_paths(self.input)
         self._check(paths)
         lines = [
-            f"read at most {self.num_rows:,} rows of the first of "
+            f"read at most {self.num_rows:,} rows of the first file of "
             f"{describe_files(paths)}"
         ]
         if self.out:
-            lines.append(f"write {self.out}, a guess of the schema")
+            lines.append(f"write the guessed schema to {self.out}")
         return lines
 
     def run(self) -> None:
-        """Guesses."""
+        """Guess the schema."""
         from pipelines.files import expand_paths
         from pipelines.schema import guess as guesses
 
@@ -55,10 +56,10 @@ class GuessSchema:
         print(guess.table())
         print()
         if self.out is None:
-            print("Next: add --out clicks.json to write this as a file to correct")
+            print("Next: add --out clicks.json to write the schema to a file")
             return
         guess.schema.save(self.out)
-        print(f"{self.out}: correct it where the guess is wrong")
+        print(f"{self.out}: edit this file where the guess is wrong")
         print(
             f"Next: tf-dlrm train --schema {self.out} --train {self.input[0]} "
             "--out runs/mine"

@@ -1,4 +1,4 @@
-"""Shared by several commands: options, checks, descriptions of files."""
+"""Options, checks and descriptions of files that several commands share."""
 
 import pathlib
 import tempfile
@@ -12,29 +12,29 @@ Files = Annotated[list[str], tyro.conf.arg(metavar="FILE [FILE ...]")]
 
 
 def read_truth(paths) -> dict | None:
-    """The best possible scores, where `generate` wrote one file and its report."""
+    """Return the best possible scores, if `tf-dlrm generate` wrote the one file."""
     report = pathlib.Path(f"{paths[0]}.json")
     if len(paths) != 1 or not report.is_file():
         return None
     try:
         content = disk.read_json(report)
-        wanted = ("num_rows", "best_auc", "best_log_loss")
-        return {name: content[name] for name in wanted}
+        names = ("num_rows", "best_auc", "best_log_loss")
+        return {name: content[name] for name in names}
     except (ValueError, KeyError, TypeError):
-        return None  # somebody else's file
+        return None  # another program wrote the file
 
 
 def check_output(output, inputs=(), option: str = "--output") -> None:
-    """Refuse an output file before the work, not after it.
+    """Check that an output file can be written, before any work is done.
 
     Args:
         output: Path of a file to write.
-        inputs: Files that are read.
-        option: The option that names it.
+        inputs: Paths of the input files.
+        option: The option that names the output, for messages.
 
     Raises:
-        ValueError: If it is a directory, or one of the inputs.
-        OSError: If it cannot be written.
+        ValueError: If the output is a directory or one of the inputs.
+        OSError: If the output cannot be written.
     """
     output = pathlib.Path(output)
     if output.is_dir():
@@ -42,7 +42,9 @@ def check_output(output, inputs=(), option: str = "--output") -> None:
     if output.exists() and any(
         not remote_files.is_remote(path) and output.samefile(path) for path in inputs
     ):
-        raise UserError(f"{option} {output} is one of the input files.")
+        raise UserError(
+            f"{option} {output} is one of the input files; name another file."
+        )
     folder = output.parent
     while not folder.exists():
         folder = folder.parent
@@ -52,21 +54,21 @@ def check_output(output, inputs=(), option: str = "--output") -> None:
 
 
 def load_schema(path: str | None):
-    """The schema of a file or name; `None` if it is not given."""
+    """Return the schema of a file or of a built-in name; `None` for `None`."""
     from pipelines.schema import Schema
 
     return None if path is None else Schema.load(path)
 
 
 def describe_files(paths) -> str:
-    """The first path, how many more, and the size of all, for --dry-run."""
+    """Describe files for --dry-run: the first path, how many more, the total size."""
     size = sum(map(remote_files.size_of, paths))
-    more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
     return f"{paths[0]}{more} ({size / 1e6:,.1f} MB)"
 
 
 def describe_input(paths) -> str:
-    """The same of a folder of records, or of files."""
+    """Describe files, or a folder of records, for --dry-run."""
     from pipelines.files import expand_paths
     from pipelines.log_data import find_records
     from pipelines.records import Manifest

@@ -1,4 +1,4 @@
-"""`Parser` and `read` under the names of Criteo's logs: those of `pipelines`."""
+"""`Parser` and `read` of `pipelines`, under a name for Criteo's logs."""
 
 import importlib
 

@@ -1,6 +1,6 @@
-"""Metrics of a run's model: of all rows, by slices, and how far to trust predictions.
+"""Metrics of a run's model: on all rows, by slice, and the reliability of predictions.
 
-Names are imported when first used: a report draws its pictures without TensorFlow.
+Names are imported at first use, so that reports can draw charts without TensorFlow.
 """
 
 import importlib

@@ -32,16 +32,16 @@ def evaluate(
 
     Args:
         model: A compiled `DLRM`.
-        parser: The parser with its vocabulary.
+        parser: The parser with the vocabulary of the model.
         paths: Labelled files, or one folder of records.
         batch_size: Rows in a step.
-        quarantine: Where bad rows of files go. `None`: `Quarantine()`.
-        split: Which split of records.
-        slices: The slices to measure; it keeps the results. Default: none.
+        quarantine: Collects bad rows of files; default: `Quarantine()`.
+        split: Name of the split, for records.
+        slices: Slices to evaluate; they store their results. Default: none.
 
     Raises:
-        ValueError: If there are no valid rows, the ids of records mean other values,
-            or the negatives of the split were sampled.
+        ValueError: If there are no valid rows, if the records have another vocabulary
+            than the model, or if the negatives of the split were sampled.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
     quarantine = Quarantine() if quarantine is None else quarantine
@@ -67,7 +67,7 @@ def evaluate(
     if folder is None:
         num_rows = quarantine.num_rows - quarantine.num_bad
     if not num_rows and folder is not None:
-        raise UserError(f"{folder} is empty.")
+        raise UserError(f"The split {split!r} of {folder} contains no rows.")
     if not num_rows:
         raise UserError(no_rows(expand_paths(paths), parser.vocabulary.schema))
     return {k: float(v) for k, v in results.items()} | {
@@ -84,19 +84,19 @@ def _check_records(folder, parser, split):
         digest = load_vocabulary(folder, manifest).digest
     if digest != parser.vocabulary.digest:
         raise UserError(
-            f"{folder} was not prepared with the vocabulary of this model: its ids "
+            f"{folder} was not prepared with the vocabulary of this model, so its ids "
             "mean other values. Prepare it with the vocabulary of the run."
         )
     if _bags(expander_of(manifest)) != _bags(parser.expander):
         raise UserError(
-            f"{folder} was prepared with other bags (multi_hot) than this model "
-            "was trained on."
+            f"{folder} was prepared with other bags (`multi_hot`) than this model "
+            "was trained on. Prepare it with the options of the training records."
         )
     if split == "train" and rate_of(manifest) < 1:
         raise UserError(
-            f"The negatives of the split 'train' of {folder} were sampled (at "
-            f"negative_sampling_rate={rate_of(manifest):g}): its metrics would not "
-            "be those of all rows. The other splits are whole."
+            f"The negatives in the split 'train' of {folder} were sampled (at "
+            f"negative_sampling_rate={rate_of(manifest):g}), so its metrics would not "
+            "be those of all rows. Evaluate another split: those are not sampled."
         )
     return manifest
 

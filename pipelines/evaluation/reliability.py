@@ -1,8 +1,8 @@
-"""Click rates as predicted and as observed, in bins of equally many rows.
+"""Predicted and observed click rates, in bins with equal numbers of rows.
 
-All is computed from the histogram of logits that `ClickAUC` keeps, so memory does not
-grow with the rows. Its buckets are 0.0005 wide in the logit: a mean prediction is exact
-to 0.03 %.
+They are computed from the histogram of logits in `ClickAUC`, so memory does not grow
+with the number of rows. Its buckets are 0.0005 wide in the logit, so a mean prediction
+is exact to 0.03 %.
 """
 
 import csv
@@ -15,7 +15,7 @@ from pipelines.runtime import UserError
 from pipelines.whole_files import write_text
 
 NUM_BINS = 20
-_Z = 1.959964  # of 95 %
+_Z = 1.959964  # for a 95 % confidence interval
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -25,17 +25,18 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Rows whose predictions are neighbours.
+    """Rows with similar predictions.
 
     Attributes:
         num_rows: Number of rows.
-        num_clicks: Clicks among them.
-        lowest: Their lowest prediction.
-        highest: Their highest.
-        predicted: Their mean prediction.
-        observed: Their click rate.
-        observed_low: Lower end of its 95 % confidence interval (Wilson's).
-        observed_high: Upper end.
+        num_clicks: Number of clicks.
+        lowest: Lowest prediction.
+        highest: Highest prediction.
+        predicted: Mean prediction.
+        observed: Click rate.
+        observed_low: Lower end of the 95 % confidence interval (Wilson) of the click
+            rate.
+        observed_high: Upper end of this interval.
     """
 
     num_rows: float
@@ -53,12 +54,12 @@ class Reliability:
     """Predicted and observed click rates of a model on some rows.
 
     Attributes:
-        bins: The `Bin`s, by rising prediction.
-        logits: Logits `(n,)` of the histogram's buckets that are not empty.
-        num_rows: `(n,)` rows in each.
-        uncorrected_calibration: Mean prediction over click rate, had predictions not
-            been corrected for a sample of the negatives; `None` where there was none.
-        negative_sampling_rate: Rate of that sample; 1: all.
+        bins: The `Bin`s in order of increasing prediction.
+        logits: Logits `(n,)` of the non-empty buckets of the histogram.
+        num_rows: Number of rows `(n,)` in each of these buckets.
+        uncorrected_calibration: Mean prediction divided by click rate, without the
+            correction for sampled negatives; `None` if they were not sampled.
+        negative_sampling_rate: Share of the negatives that the model was trained on.
     """
 
     bins: list[Bin]
@@ -69,13 +70,13 @@ class Reliability:
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean distance of predicted and observed rates, by rows."""
+        """Mean absolute difference of predicted and observed rates over all rows."""
         sizes = [b.num_rows for b in self.bins]
         distances = [abs(b.predicted - b.observed) for b in self.bins]
         return float(np.average(distances, weights=sizes))
 
     def describe(self) -> dict:
-        """Return the figures beyond the bins, JSON-safe, for `evaluation.json`."""
+        """Return JSON-safe figures for `evaluation.json`, without the bins."""
         figures = {"expected_calibration_error": self.expected_calibration_error}
         if self.negative_sampling_rate < 1:
             figures["negative_sampling_rate"] = self.negative_sampling_rate
@@ -97,12 +98,12 @@ def of_model(model, num_bins: int = NUM_BINS) -> Reliability:
 
     Args:
         model: A `DLRM`, compiled with `ClickAUC`.
-        num_bins: Most bins; equal predictions share one.
+        num_bins: Maximum number of bins; equal predictions share one.
 
     Raises:
-        ValueError: If it has no `ClickAUC`.
+        ValueError: If the model has no `ClickAUC`.
     """
-    from tf_dlrm.metrics import find_click_auc  # with TensorFlow, which no chart needs
+    from tf_dlrm.metrics import find_click_auc  # imports TensorFlow; charts do not
 
     histogram = find_click_auc(model).histogram()
     return from_histogram(*histogram, num_bins, model.negative_sampling_rate)
@@ -115,13 +116,13 @@ def from_histogram(
     num_bins: int = NUM_BINS,
     negative_sampling_rate: float = 1.0,
 ) -> Reliability:
-    """Merge the buckets of a histogram into bins of about equal numbers of rows.
+    """Merge the buckets of a histogram into bins with about equal numbers of rows.
 
     Args:
-        logits: Rising logits `(n,)` of the buckets.
-        negatives: Rows without a click in each.
-        positives: Rows with a click.
-        num_bins: Most bins.
+        logits: Increasing logits `(n,)` of the buckets.
+        negatives: Number of rows without a click in each bucket.
+        positives: Number of rows with a click in each bucket.
+        num_bins: Maximum number of bins.
         negative_sampling_rate: The rate for which the logits are corrected.
 
     Raises:
@@ -129,11 +130,11 @@ def from_histogram(
     """
     rows = negatives + positives
     if not rows.sum():
-        raise UserError("There are no rows with predictions to judge.")
+        raise UserError("There are no rows with predictions to evaluate.")
     used = rows > 0
     logits, positives, rows = logits[used], positives[used], rows[used]
     predictions = sigmoid(logits)
-    # Each bucket goes to the bin that the middle of its rows is in.
+    # Each bucket goes to the bin that contains its middle row.
     middles = (np.cumsum(rows) - 0.5 * rows) / rows.sum()
     places = np.minimum((middles * num_bins).astype(int), num_bins - 1)
     starts = np.flatnonzero(np.diff(places, prepend=-1))
@@ -158,7 +159,7 @@ def from_histogram(
 
 
 def _wilson(clicks, sizes):
-    """End of the 95 % confidence intervals of click rates."""
+    """Return the ends of the 95 % confidence intervals of click rates."""
     rates, z = clicks / sizes, _Z * _Z / sizes
     middle = (rates + z / 2) / (1 + z)
     half = np.sqrt(z * rates * (1 - rates) + z * z / 4) / (1 + z)

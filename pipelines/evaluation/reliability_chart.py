@@ -1,6 +1,6 @@
-"""Pictures of reliability: observed against predicted click rates.
+"""Reliability diagrams: charts of observed against predicted click rates.
 
-Axes of click rates are in logits, so that rates near 0 can be told apart.
+Axes of click rates are in logits, so that rates near 0 can be distinguished.
 """
 
 from collections.abc import Sequence
@@ -19,24 +19,24 @@ _CAPTION = (
     ("normalized_entropy", "normalized entropy"),
     ("auc", "AUC"),
 )
-_OUTSIDE = 5e-4  # share of rows at either end that the picture leaves out
+_OUTSIDE = 5e-4  # share of rows at each end that the chart leaves out
 _NUM_BARS = 80
 _TICKS = (
     1e-6, 1e-5, 1e-4, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8,
     0.9, 0.95, 0.98, 0.99, 0.997, 0.999, 0.9999, 0.99999, 0.999999,
 )  # fmt: skip
 _TITLE, _LEGEND = "Predicted and observed click rate", "calibration (1 is right)"
-_WIDTH, _LETTER = 6.7, 0.068  # inches: without the legend's letters, and each of them
-_MARGIN, _LEAST_SPAN = 0.25, 3.0  # of logits
+_WIDTH, _LETTER = 6.7, 0.068  # inches: width without legend, width of its letters
+_MARGIN, _LEAST_SPAN = 0.25, 3.0  # in logits
 
 
 def draw(reliability: Reliability, metrics: dict, path) -> None:
-    """Draw observed against predicted click rates, above how predictions spread.
+    """Draw observed against predicted click rates, above a histogram of predictions.
 
-    Axes are in logits, so that rates near 0 can be told apart.
+    Axes are in logits, so that rates near 0 can be distinguished.
 
     Args:
-        reliability: What to draw.
+        reliability: The reliability to draw.
         metrics: Results of the evaluation, for the caption.
         path: PNG file to write.
     """
@@ -60,7 +60,7 @@ def compare(models: Sequence[tuple[str, str, list[dict]]], path) -> None:
     """Draw observed against predicted click rates of several models.
 
     Args:
-        models: Name, colour and bins of each, the bins as dicts of a `Bin`'s values.
+        models: Name, color and bins of each model, with the values of a `Bin` as dict.
         path: PNG file to write.
     """
     letters = max(len(_LEGEND), *(len(name) for name, _, _ in models))
@@ -96,7 +96,7 @@ def _put_caption(figure, text):
 
 
 def _logit(rates: npt.ArrayLike) -> np.ndarray:
-    """Return the logits of rates; infinite for 0 and 1."""
+    """Return the logits of rates, which are infinite for 0 and 1."""
     rates = np.asarray(rates, np.float64)
     with np.errstate(divide="ignore"):
         return np.log(rates) - np.log1p(-rates)
@@ -107,7 +107,7 @@ def _rates(bins):
 
 
 def _draw_diagonal(axes, limits):
-    """Prepare axes of predicted and observed rates, with the line of equal ones."""
+    """Prepare axes of predicted and observed rates, with the line of equal rates."""
     axes.plot(limits, limits, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
         "as predicted",
@@ -132,17 +132,17 @@ def _draw_diagonal(axes, limits):
 
 
 def _limits(rates, logits=()):
-    """Limits of axes on which these rates and logits have room."""
+    """Return limits of axes that leave room for these rates and logits."""
     logits = [*_logit([rate for rate in rates if 0 < rate < 1] or [0.5]), *logits]
     margin = max(_MARGIN, (_LEAST_SPAN - (max(logits) - min(logits))) / 2)
     return min(logits) - margin, max(logits) + margin
 
 
 def _limits_of_rows(reliability):
-    """Limits between which all bins lie, and nearly all rows."""
+    """Return limits of axes that contain all bins and nearly all rows."""
     share = np.cumsum(reliability.num_rows) / reliability.num_rows.sum()
     inside = reliability.logits[(share > _OUTSIDE) & (share <= 1 - _OUTSIDE)]
-    shift = -np.log(reliability.negative_sampling_rate)  # room for the others
+    shift = -np.log(reliability.negative_sampling_rate)  # room for uncorrected rates
     highest = _logit(reliability.bins[-1].predicted) + shift
     return _limits(_rates(map(vars, reliability.bins)), [*inside, highest])
 
@@ -157,7 +157,7 @@ def draw_rates(axes, reliability: Reliability) -> None:
     limits = _limits_of_rows(reliability)
     _draw_diagonal(axes, limits)
     bins = [vars(b) for b in reliability.bins]
-    label = f"equally large bins ({len(bins)}), 95 % intervals"
+    label = f"{len(bins)} bins of equal size, 95 % intervals"
     predicted, observed = _draw_bins(axes, bins, limits, MODEL, label)
     if reliability.negative_sampling_rate < 1:
         axes.plot(
@@ -178,7 +178,7 @@ def _draw_bins(axes, bins, limits, color, label):
         _logit([b[name] for b in bins])
         for name in ("predicted", "observed", "observed_low", "observed_high")
     )
-    # Without a click, or without anything else, only the interval has a place.
+    # For bins with only clicks or no clicks, draw only the interval.
     observed[~np.isfinite(observed)] = np.nan
     ends = np.clip(low, *limits), np.clip(high, *limits)
     axes.vlines(predicted, *ends, color=color, alpha=0.35, linewidth=2.2)

@@ -1,4 +1,5 @@
-"""Columns that rows are sliced by: their values as consecutive numbers, and back.
+"""Columns to slice rows by: codes for their values, and values for codes.
+
 
 # n rows, V values of a column, K distinct ones
 """
@@ -19,17 +20,17 @@ from pipelines.vocabulary.numbering import Numbering
 from pipelines.vocabulary.siphash import hash_texts
 
 FILE = "file"
-MISSING, NEGATIVE, ZERO = range(3)  # the first bins of integers; then powers of 2
+MISSING, NEGATIVE, ZERO = range(3)  # first bins of integers; powers of 2 follow
 _TEXT_KEY = (0, 1)
 _NUM_POWERS = 64
 
 
 class Coded(NamedTuple):
-    """The values of a column in some rows.
+    """The values of a column in some rows, as codes.
 
     Attributes:
         codes: `(V,)`, from 0.
-        lengths: `(n,)` how many of them each row has; `None`: one each.
+        lengths: Number of codes `(n,)` of each row; `None`: one each.
     """
 
     codes: np.ndarray
@@ -37,37 +38,37 @@ class Coded(NamedTuple):
 
 
 def check_name(parameter: str, name: str, schema: Schema) -> None:
-    """Raise unless rows of records, or without a header, have a column of this name.
+    """Check that records, or files without a header, have a column of this name.
 
     Raises:
-        ValueError: If not; it names the columns.
+        ValueError: If they do not; the message names the columns.
     """
     names = [*schema.sparse_features, *schema.dense_features, FILE]
     if schema.text.header or name in (*schema.text.columns, schema.group):
-        return  # any column of the files: what lacks one is said when it is opened
+        return  # any column of the files: a missing one is reported when they open
     if name not in names:
         raise UserError(
-            f"`{parameter}` must name a column: {', '.join(names[:60])} ({FILE} is the "
-            f"file of each row). Received: {name}"
+            f"`{parameter}` must name a column: {', '.join(names[:60])} ({FILE} stands "
+            f"for the file of each row). Received: {name}"
         )
 
 
 class Codes:
-    """Number distinct 64-bit keys in the order in which they come.
+    """Number distinct 64-bit keys in order of first occurrence.
 
-    They are held in sorted runs, each at least four times as long as the next: 16 bytes
-    a key.
+    Keys are stored in sorted runs, each at least four times as long as the next, and
+    take 16 bytes each.
     """
 
     def __init__(self):
         self._runs = []  # (sorted keys, their codes)
 
     def find(self, keys: np.ndarray, next_code: int) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of keys, new ones numbered from `next_code` on.
+        """Return the codes of keys; number new keys from `next_code`.
 
         Args:
             keys: uint64 `(K,)`, distinct.
-            next_code: Code of the first one that is new.
+            next_code: Code of the first new key.
 
         Returns:
             int64 `(K,)` codes, and the positions of the new keys.
@@ -95,10 +96,10 @@ class Codes:
 
 
 class TextValues:
-    """A categorical column of lines, by the values themselves.
+    """A categorical column of lines, sliced by its values.
 
-    Values of more than eight bytes are told apart by a 64-bit hash. 24 bytes a distinct
-    value, and longer ones as they are.
+    Values of more than eight bytes are distinguished by a 64-bit hash. Each distinct
+    value takes 24 bytes of memory, and longer values also their own length.
     """
 
     def __init__(self, name: str, schema: Schema, learned=None):
@@ -132,7 +133,7 @@ class TextValues:
             self._size += len(values)
 
     def names(self, codes: np.ndarray) -> list[str]:
-        """Return the values of codes; an empty field is "(empty)"."""
+        """Return the values of codes, "(empty)" for an empty field."""
         pieces = [
             texts_of_keys(each) if isinstance(each, np.ndarray) else each
             for each in self._found
@@ -143,9 +144,9 @@ class TextValues:
 
 
 class IdValues:
-    """A categorical column of records, by its ids.
+    """A categorical column of records, sliced by its ids.
 
-    Where `prepare` made bags of a value, by that value.
+    If `prepare` expanded a value to a bag, the slice is that of the original value.
     """
 
     def __init__(self, name: str, position: int, vocabulary, is_expanded: bool):
@@ -153,13 +154,13 @@ class IdValues:
         self._vocabulary, self._is_expanded = vocabulary, is_expanded
 
     def read(self, block: None, batch: Batch) -> Coded:
-        """The codes of a block's rows: id + 1, 0 where it is missing."""
+        """Return the codes of a block's rows: id + 1, or 0 for a missing value."""
         if batch.lengths is None:
             return Coded(batch.ids[:, self._position].astype(np.int64) + 1, None)
         counts = batch.lengths.reshape(-1).astype(np.int64)
         columns = slice(self._position, None, batch.lengths.shape[1])
         starts, lengths = (np.cumsum(counts) - counts)[columns], counts[columns]
-        if self._is_expanded:  # the first id is the row's own
+        if self._is_expanded:  # the first id is the original one
             ids = np.append(batch.ids, -1)[np.where(lengths > 0, starts, -1)]
             return Coded(ids.astype(np.int64) + 1, None)
         shown = np.maximum(lengths, 1)  # an empty bag is a value, too
@@ -175,7 +176,7 @@ class IdValues:
         return isinstance(self._vocabulary.numbering_of(self._name).load(), Numbering)
 
     def names(self, codes: np.ndarray) -> list[str]:
-        """Return the values of codes; without a vocabulary of values, the ids."""
+        """Return the values of codes, or their ids without a vocabulary of values."""
         special = {0: "(missing)", 1: "(empty or rare)"}
         values = []
         if self._has_values():
@@ -193,13 +194,13 @@ class IdValues:
 
 
 class NumberBins:
-    """A dense column in bins that are the same for any data: powers of 2.
+    """A dense column, sliced into fixed bins at powers of 2.
 
     Args:
         name: Name of the feature.
         schema: The columns.
-        is_transformed: Whether it is read of records: they hold log(x + 1), where
-            missing and negative numbers are 0.
+        is_transformed: Whether the column comes from records. They hold log(x + 1), in
+            which missing and negative numbers are 0.
     """
 
     def __init__(self, name: str, schema: Schema, is_transformed: bool):
@@ -208,16 +209,16 @@ class NumberBins:
         self._is_integer = schema.dense[self._column].integer
         if is_transformed and schema.dense[self._column].transform != "log1p":
             raise UserError(
-                f"Records hold {name} transformed, and only log1p can be undone here: "
-                f"evaluate the files to slice by {name}."
+                f"Records contain {name} transformed, and only log1p can be inverted "
+                f"here: evaluate the original files to slice by {name}."
             )
         powers = 2.0 ** np.arange(_NUM_POWERS)
         self._bounds = np.log(powers + 1.0).astype(np.float32)  # as `transform`
 
     def read(self, block: Block | None, batch: Batch) -> Coded:
-        """The codes of a block's rows: the numbers of their bins."""
+        """Return the codes of a block's rows: the numbers of their bins."""
         if self._is_transformed:
-            # Exact below 2^20; from there neighbours are one float32.
+            # Exact below 2^20; larger neighbours may round to the same float32.
             numbers = batch.dense[:, self._column]
             powers = np.searchsorted(self._bounds, numbers, side="right")
             return Coded(powers + ZERO, None)
@@ -230,7 +231,7 @@ class NumberBins:
         return Coded(bins, None)
 
     def names(self, codes: np.ndarray) -> list[str]:
-        """The bounds of bins; of integers, both included."""
+        """Return the bounds of bins; for integers, both ends are inclusive."""
         special = {MISSING: "(missing)", NEGATIVE: "negative"}
         special[ZERO + _NUM_POWERS] = f"{1 << (_NUM_POWERS - 1)} and more"
         if self._is_integer:
@@ -247,22 +248,22 @@ class NumberBins:
 
 
 class Files:
-    """The file that a row is in."""
+    """The file of a row, as a column."""
 
     def __init__(self, paths):
         self._paths = list(paths)
 
     def read(self, block: Block, batch: Batch) -> Coded:
-        """The codes of a block's rows: the number of their file."""
+        """Return the codes of a block's rows: the number of their file."""
         return Coded(np.full(len(batch.labels), block.file), None)
 
     def names(self, codes: np.ndarray) -> list[str]:
-        """Paths."""
+        """Return the paths of files."""
         return [self._paths[code] for code in codes.tolist()]
 
 
 def once_a_row(coded: Coded) -> tuple[np.ndarray, np.ndarray]:
-    """Each row with each of its values, and not twice with one.
+    """Return the distinct pairs of row and code.
 
     Returns:
         `(U,)` rows and `(U,)` codes.

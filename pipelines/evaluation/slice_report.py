@@ -1,4 +1,4 @@
-"""Slices as a table for a person: the largest, the rest as one, the worst."""
+"""Print slices as a table: the largest slices, the rest combined, the worst ones."""
 
 import math
 from collections.abc import Iterator
@@ -22,8 +22,10 @@ METRICS = (
 
 
 def sum_up(slices: Slices) -> tuple[int, int, float, float, float, float]:
-    """The metrics of several slices as one. The AUC of their rows is not a function of
-    theirs, so there is none."""
+    """Return the combined metrics of several slices.
+
+    The AUC is NaN: it cannot be computed from the AUCs of the slices.
+    """
     rows, num_clicks = slices.num_rows, int(slices.num_clicks.sum())
     used = rows > 0
     loss, prediction = (
@@ -36,19 +38,19 @@ def sum_up(slices: Slices) -> tuple[int, int, float, float, float, float]:
 
 
 def table(name: str, slices: Slices) -> Iterator[str]:
-    """Lines for a person: the largest slices, and those with the lowest AUC."""
+    """Yield the lines of the table: the largest slices, and the lowest AUCs."""
     own = slices.groups != OTHER
     no_click = int((own & (slices.num_clicks == 0)).sum())
     clicks_alone = int((own & (slices.num_clicks == slices.num_rows)).sum())
     yield (
-        f"{name}: {int(own.sum()):,} values, the largest first. No AUC exists of "
-        f"{no_click:,} without a click, {clicks_alone:,} with nothing but clicks."
+        f"{name}: {int(own.sum()):,} values, the largest first. AUC is undefined for "
+        f"{no_click:,} without clicks and {clicks_alone:,} with only clicks."
     )
     rows = [["value", "rows", "clicks", "auc", "log_loss", "calibration"]]
     places = np.arange(len(slices))
     shown = places if len(places) <= _NUM_SHOWN + 1 else places[:_NUM_SHOWN]
     for i in shown:
-        values = (getattr(slices, each)[i] for each in METRICS)
+        values = (getattr(slices, metric)[i] for metric in METRICS)
         rows.append(_row(slices.groups[i], *values))
     if len(shown) < len(places):
         rest = slices.take(places[len(shown) :])
@@ -61,7 +63,7 @@ def table(name: str, slices: Slices) -> Iterator[str]:
         lowest = places[np.argsort(slices.auc[places], kind="stable")][:_NUM_WORST]
         named = (f"{_cut(slices.groups[i])} {slices.auc[i]:.5f}" for i in lowest)
         yield (
-            f"lowest AUC where there are {_WORST_SHARE:.0%} of the rows: "
+            f"lowest AUC among values with at least {_WORST_SHARE:.0%} of the rows: "
             f"{', '.join(named)}"
         )
 

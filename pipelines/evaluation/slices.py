@@ -1,6 +1,6 @@
-"""Evaluation of a model by slices: metrics for each value of a column, and GAUC.
+"""Evaluate a model by slices: metrics for each value of a column, and GAUC.
 
-The rows are read once. Of each row a column takes eight bytes, so that AUCs are exact.
+The rows are read once. Each column takes eight bytes per row, and AUCs are exact.
 """
 
 import csv
@@ -39,21 +39,24 @@ class SlicedEvaluation:
     Args:
         columns: Names of columns.
         group: Column whose values are the groups of GAUC, or `None`.
-        min_rows: Rows that a value needs for a slice of its own; the others are one.
+        min_rows: Rows that a value needs to get its own slice; all other values share
+            one.
 
     Attributes:
-        slices: Of each column its `Slices`, the largest first.
+        slices: The `Slices` of each column, the largest first.
         gauc: The `GroupAUC`, or `None`.
 
     Raises:
-        ValueError: If a column is named twice; from `check`, if there is none.
+        ValueError: If a column is named twice; from `check`, if it does not exist.
     """
 
     def __init__(
         self, columns: Sequence[str] = (), group: str | None = None, min_rows: int = 1
     ):
         if len(set(columns)) < len(columns):
-            raise UserError(f"`columns` names a column twice: {' '.join(columns)}")
+            raise UserError(
+                f"`columns` must name each column once. Received: {' '.join(columns)}"
+            )
         if min_rows < 1:
             raise UserError(f"`min_rows` must be at least 1. Received: {min_rows}")
         self.columns, self.group, self._min_rows = tuple(columns), group, min_rows
@@ -64,12 +67,12 @@ class SlicedEvaluation:
         """Check that a schema has the columns.
 
         Raises:
-            ValueError: If it does not; it names those that it has.
+            ValueError: If it does not; the message names the columns.
         """
         if schema.label.soft and (self.columns or self.group):
             raise UserError(
-                "Slices and GAUC need labels that are clicks or none; the schema has "
-                "soft labels. Leave `columns` and `group` out."
+                "Slices and GAUC need labels that are 0 or 1, but the schema has soft "
+                "labels. Leave `columns` and `group` out."
             )
         for name in self.columns:
             check_name("columns", name, schema)
@@ -83,14 +86,14 @@ class SlicedEvaluation:
 
         Args:
             model: A compiled `DLRM`.
-            parser: The parser with its vocabulary.
+            parser: The parser with the vocabulary of the model.
             paths: Labelled files, or one folder of records.
             batch_size: Rows in a step.
-            quarantine: Where bad rows of files go.
-            split: Which split of records.
+            quarantine: Collects bad rows of files.
+            split: Name of the split, for records.
 
         Returns:
-            The metrics of the model, as `model.evaluate`.
+            The metrics of the model, as `model.evaluate` returns them.
         """
         schema = parser.vocabulary.schema
         self.check(schema)
@@ -144,13 +147,13 @@ class SlicedEvaluation:
         return Slices(*columns)
 
     def _describe_gauc(self) -> dict[str, float]:
-        """For the metrics; nothing where no group has both classes."""
+        """Return GAUC as a metric; empty if no group has rows of both classes."""
         if self.gauc is None or math.isnan(self.gauc.value):
             return {}
         return {"gauc": self.gauc.value, "gauc_share_of_rows": self.gauc.share_of_rows}
 
     def describe(self) -> dict[str, Any]:
-        """Return the facts for `evaluation.json`, JSON-safe."""
+        """Return JSON-safe facts for `evaluation.json`."""
         facts = {}
         if self.columns:
             facts["slices"] = list(self.columns)
@@ -185,21 +188,21 @@ class SlicedEvaluation:
         num_values = gauc.num_groups + gauc.num_groups_left_out
         if not gauc.num_groups:
             return (
-                f"GAUC by {self.group}: none of the {num_values:,} values has rows "
-                "with a click and rows without."
+                f"GAUC by {self.group}: undefined, as none of the {num_values:,} "
+                "values has both rows with and without a click."
             )
         text = (
             f"GAUC by {self.group}: {gauc.value:.5f}, the mean AUC of "
-            f"{gauc.num_groups:,} of {num_values:,} values by their rows, "
-            f"{gauc.share_of_rows:.1%} of all."
+            f"{gauc.num_groups:,} of {num_values:,} values, weighted by rows; they "
+            f"have {gauc.share_of_rows:.1%} of all rows."
         )
         if gauc.num_groups_left_out:
-            text += " The others have no click, or nothing but clicks."
+            text += " The other values have no clicks, or only clicks."
         return text
 
 
 class _Lines:
-    """Files of lines: blocks with their rows."""
+    """Files of lines, as blocks with their rows."""
 
     num_rows = None
 
@@ -233,7 +236,7 @@ class _Lines:
 
 
 class _Records:
-    """A split of records, some rows at a time."""
+    """A split of records, as blocks of some rows."""
 
     def __init__(self, folder, split, vocabulary):
         self._manifest = Manifest.load(folder)
@@ -242,21 +245,22 @@ class _Records:
         self.num_rows = self._store.num_rows
 
     def expand(self, features):
-        return features  # the rows are what `prepare` made of them
+        return features  # `prepare` already expanded the rows
 
     def column(self, name):
         if name == FILE:
             raise UserError(
-                f"Records do not tell the file that a row came from: leave {FILE} out, "
-                f"or evaluate the files. Received: {self._folder}"
+                f"Records do not contain the file of a row: leave {FILE} out, or "
+                f"evaluate the original files. Received: {self._folder}"
             )
         schema = self._vocabulary.schema
         if name in schema.dense_features:
             return slice_columns.NumberBins(name, schema, is_transformed=True)
         if name not in schema.sparse_features:
             raise UserError(
-                f"Records hold the columns that the model reads, and {name} is not one "
-                f"of them: evaluate the files. Received: {self._folder}"
+                f"Records contain only the columns that the model reads, and {name} is "
+                "not one of them: evaluate the original files. Received: "
+                f"{self._folder}"
             )
         position = self._manifest.schema.sparse.index(name)
         is_expanded = expander_of(self._manifest) is not None
@@ -269,7 +273,7 @@ class _Records:
 
 
 def _tensors(batch: Batch, first, last):
-    """Rows `first` .. `last - 1` as the step takes them."""
+    """Return rows `first` .. `last - 1` as the tensors that the step takes."""
     id_ends = None
     if batch.lengths is not None:
         counts = batch.lengths.sum(1, dtype=np.int64)
@@ -290,7 +294,7 @@ def _tensors(batch: Batch, first, last):
 
 
 def _make_step(model, source, schema):
-    """Return the function of a batch that gives predictions and the mean loss."""
+    """Return a function of a batch that returns predictions and the mean loss."""
     num_dense, num_sparse = model.spec.num_dense, len(model.spec.sparse_features)
     numbers, ids = tf.TensorSpec((None,), tf.float32), tf.TensorSpec((None,), tf.int64)
     dense = tf.TensorSpec((None, num_dense), tf.float32)

@@ -1,4 +1,4 @@
-"""The reader: text and Parquet files -> rows of a schema -> batches.
+"""The reader of text and Parquet files: from rows of a schema to batches.
 
 `parser.Parser`, in TensorFlow operations, is the specification. `text` and `tables` are
 fast equivalents in NumPy; the tests check that they equal it bit for bit.

@@ -1,4 +1,4 @@
-"""The cells of a batch -> the features of a model, in TensorFlow operations.
+"""Turn the cells of a batch into the features of a model, in TensorFlow operations.
 
 # B rows, D dense features, F sparse features, V values in the batch
 """

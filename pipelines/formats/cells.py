@@ -1,4 +1,4 @@
-"""Columns of tables, of any type that has a text form -> numbers and bytes.
+"""Read columns of tables, of any type that has a text form, as numbers and bytes.
 
 A cell means what its text would mean in a line. `fault` reports types without a text
 form before any row is read.
@@ -37,7 +37,7 @@ def fault(data_type: pa.DataType, kind: str, is_bag: bool = False) -> str | None
     if kind == "category" and _is_list(data_type):
         if not is_bag:
             return (
-                "holds lists: give the feature a `separator` that occurs in none of "
+                "contains lists: give the feature a `separator` that occurs in none of "
                 "its values"
             )
         data_type = _plain_type(data_type.value_type)
@@ -46,14 +46,14 @@ def fault(data_type: pa.DataType, kind: str, is_bag: bool = False) -> str | None
     if kind != "category":
         advice = 'astype("Int64")' if kind == "integer" else 'astype("float64")'
         return (
-            f"must hold {_KINDS[kind]}. Convert the column first, in pandas with "
+            f"must contain {_KINDS[kind]}. Convert the column first, in pandas with "
             f"{advice}"
         )
     if pat.is_fixed_size_binary(data_type):
         return None
     return (
-        "must hold strings, bytes, integers, booleans, or lists of them. Convert the "
-        "column first, in pandas with astype(str)"
+        "must contain strings, bytes, integers, booleans, or lists of them. Convert "
+        "the column first, in pandas with astype(str)"
     )
 
 
@@ -194,11 +194,11 @@ def _as_text(texts, missing):
 
 
 def _read_values(column, delimiter):
-    special, rule = rb"[\r\n]", "must not hold a line end"
+    special, rule = rb"[\r\n]", "must not contain a line end"
     if delimiter is not None:
         special = rb"[\r\n" + re.escape(delimiter.encode()) + rb"]"
         name = "a tab" if delimiter == "\t" else repr(delimiter)
-        rule = f"must not hold {name} or a line end"
+        rule = f"must not contain {name} or a line end"
     if _is_text(column.type) or pat.is_fixed_size_binary(column.type):
         if pat.is_fixed_size_binary(column.type):
             column = column.cast(pa.binary())
@@ -208,14 +208,16 @@ def _read_values(column, delimiter):
     bad = np.zeros(len(column), bool)
     if pat.is_floating(column.type):
         limit = _MAX_EXACT[column.type.bit_width]
-        rule = f"must hold integers below 2^{limit.bit_length() - 1} if it has floats"
+        rule = (
+            f"must contain integers below 2^{limit.bit_length() - 1} if it has floats"
+        )
         numbers, valid = ArrowCells(column, delimiter).numbers((), integer=True)
         gaps = np.isnan(numbers) & valid
         bad = ~valid | (np.abs(numbers) >= limit)
         integers = np.where(bad | gaps, 0, numbers).astype(np.int64)
         column = pa.array(integers, mask=gaps)
     elif pat.is_decimal(column.type) and column.type.scale > 0:
-        rule = "must hold integers if it has decimals"
+        rule = "must contain integers if it has decimals"
         precision, scale = column.type.precision, column.type.scale
         # `trunc` does not support narrower decimals.
         column = column.cast(pa.decimal256(precision, scale))
@@ -235,7 +237,7 @@ def _read_lists(column, delimiter, separator):
     holds = pc.match_substring(texts, separator).fill_null(False)
     holds = holds.to_numpy(zero_copy_only=False)
     if holds.any():
-        rule = f"must not hold its separator, {separator.decode()!r}, within a list"
+        rule = f"must not contain its separator, {separator.decode()!r}, within a list"
     bad = np.zeros(len(column), bool)
     bad[rows[bad_values | holds]] = True
     counts = np.bincount(rows, minlength=len(column))

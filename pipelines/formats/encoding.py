@@ -1,4 +1,4 @@
-"""Rows as columns -> transformed numbers and ids, equal to those of `Parser`.
+"""Turn rows into transformed numbers and ids, equal to those of `Parser`.
 
 # n rows, F features, V ids
 """
@@ -111,7 +111,7 @@ def transform_feature(
 
 
 def interleave(columns, lengths, weights=None):
-    """Ids by feature -> ids by row.
+    """Reorder ids by feature to ids by row.
 
     Args:
         columns: F int32 arrays of ids.

@@ -1,4 +1,4 @@
-"""The cells of columns -> rows of a schema: labels, numbers, values.
+"""Read rows of a schema from the cells of columns: labels, numbers, values.
 
 Text and tables differ only in their cells: `TextCells` here, `ArrowCells` in `cells`.
 

@@ -1,4 +1,4 @@
-"""Fields of text -> numbers and distinct values, vectorized in NumPy.
+"""Read fields of text as numbers and distinct values, vectorized in NumPy.
 
 Nearly every number and hashed category fits in a word of eight bytes; other fields are
 read in a slower way. The rules are those of `line_rules.py`.

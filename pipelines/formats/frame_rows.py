@@ -1,4 +1,4 @@
-"""Data frames of raw columns -> the rows of a schema, with the reader of Parquet files.
+"""Read the rows of a schema from data frames of raw columns, as from Parquet files.
 
 A frame is read like the Parquet file written from it.
 """
@@ -132,9 +132,9 @@ def _to_arrow(series, column, name):
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         row, words = _first_fault(series, error)
     raise UserError(
-        f"{name}: the column {column!r} must hold values of one type, as in a Parquet "
-        f"file. Received in row {row}, counted from 0: "
-        f"{_cell(series, row)!r} ({words}). Convert the column first, in pandas with "
+        f"{name}: the column {column!r} must contain values of one type, as in a "
+        f"Parquet file. Received in row {row}, counted from 0: {_cell(series, row)!r} "
+        f"({words}). Convert the column first, in pandas with "
         'astype("string").'
     )
 

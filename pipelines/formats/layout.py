@@ -1,4 +1,4 @@
-"""The place of each column of a schema in one file; the rows that come out of files."""
+"""The position of each column of a schema in a file, and the rows read from files."""
 
 import dataclasses
 import functools
@@ -20,26 +20,27 @@ from pipelines.schema.checks import Column
 _PARTITION = re.compile(r"[/\\]([A-Za-z_][^/\\=]*)=([^/\\]*)(?=[/\\])")
 _MANY = 50
 _ADVICE = (
-    " To use a log of other columns, describe them: `tf-dlrm schema` guesses a schema "
-    "for `schema`."
+    " To read a log with other columns, pass its schema as `schema`: `tf-dlrm schema` "
+    "guesses one."
 )
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 class Rows(NamedTuple):
-    """The good rows of a block, in their order, and what is known of the bad ones.
+    """The valid rows of a block, in order, and its bad lines.
 
     Attributes:
-        labels: uint8 `(n,)`, 0 or 1, or float32 soft ones; 0 where a line had none.
-        numbers: Of each dense feature float64 `(n,)`, as written; NaN where missing.
-        values: Of each sparse feature its `Values`; `None` of one with buckets.
-        bucketed: Of each sparse feature with buckets, by its position, float64
-            `(n,)`, as written; NaN where missing.
-        num_lines: Number of lines in the block, bad ones included.
-        bad: `(position in the block, line, reason)` of the bad lines.
-        weights: float32 `(n,)` sample weights; `None` where the schema has none.
-        others: `Values` of further columns that are wanted, as of categories.
-        times: float64 `(n,)` seconds, if they are wanted.
+        labels: uint8 `(n,)`, 0 or 1, or float32 soft labels; 0 for a line without one.
+        numbers: The numbers of each dense feature, float64 `(n,)`, not transformed; NaN
+            for missing ones.
+        values: The `Values` of each sparse feature; `None` for a feature with buckets.
+        bucketed: The numbers of each sparse feature with buckets, by position, float64
+            `(n,)`; NaN for missing ones.
+        num_lines: Number of lines in the block, including bad ones.
+        bad: `(position in the block, line, reason)` of each bad line.
+        weights: Sample weights, float32 `(n,)`; `None` if the schema has none.
+        others: The `Values` of requested further columns, read as categories.
+        times: Event times in seconds, float64 `(n,)`, if requested.
     """
 
     labels: np.ndarray
@@ -55,11 +56,11 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """The columns to read beside the features.
+    """The columns to read in addition to the features.
 
     Attributes:
-        label: Whether rows must have a label, and weight and event time where the
-            schema has them.
+        label: Whether rows must have a label, and the weight and event time of the
+            schema, if any.
         others: Further columns, read as categories.
     """
 
@@ -67,7 +68,7 @@ class Wanted:
     others: tuple[Column, ...] = ()
 
     def columns(self, schema: Schema) -> list[Column]:
-        """Return the columns of a schema that are wanted, each once."""
+        """Return the columns of a schema to read, each once."""
         columns = [feature.column for feature in (*schema.dense, *schema.sparse)]
         if self.label:
             columns.insert(0, schema.label.column)
@@ -81,15 +82,15 @@ class Layout:
 
     Attributes:
         schema: The schema.
-        num_columns: Columns of a line.
-        positions: Of the columns that were found, the place in a line.
-        constants: Columns that have one value in all of the file, from the folder's
-            name, such as `day=2026-01-01`.
-        names: Names of all columns in their order, or positions where they have none.
+        num_columns: Number of columns of a line.
+        positions: Positions in a line of the columns that were found.
+        constants: Columns with one value in the whole file, from the name of a folder
+            such as `day=2026-01-01`.
+        names: Names of all columns in order, or positions if they have no names.
         may_lack_label: Whether lines without the label's column are rows, too.
         is_exact: Whether lines have no further columns.
-        is_bare: Whether it is text without a header: its lines are as those that
-            models take, label, weight and time included.
+        is_bare: Whether the file is text without a header, so that its lines (with
+            label, weight and time) are in the form that models take.
     """
 
     schema: Schema
@@ -110,11 +111,11 @@ class Layout:
         Args:
             schema: The schema.
             path: The file.
-            names: Its header; `None`: it has none.
+            names: Names in the header; `None` without a header.
             wanted: The columns to read.
 
         Raises:
-            ValueError: If a column is missing, or its name comes twice.
+            ValueError: If a column is missing or its name is repeated.
         """
         if names is not None:
             return cls._find(schema, path, list(names), wanted)
@@ -180,7 +181,7 @@ class Layout:
 
     @functools.cached_property
     def rules(self) -> LineRules:
-        """The rules of its lines, to say why one is bad."""
+        """The rules of its lines, to explain bad lines."""
         schema, names = self.schema, list(self.names)
         absent = {
             name: None
@@ -189,19 +190,19 @@ class Layout:
         }
         schema = dataclasses.replace(schema, **absent)
         if self.is_exact:
-            # One that is not there comes last, where a line may lack it.
+            # A missing label comes last, where a line may lack it.
             names += [c for c in schema.columns if c not in self.positions]
             return LineRules(schema, names)
         return line_rules.rules(schema)
 
     @property
     def label_place(self) -> int | None:
-        """The place of the label in a line; `None` if the file has none."""
+        """Position of the label in a line; `None` if the file has no label."""
         return self.positions.get(self.schema.label.column)
 
 
 def partitions_of(path: str) -> dict[str, bytes]:
-    """Return the columns that the names of a file's folders hold.
+    """Return the columns and values in the names of a file's folders.
 
     Example:
 

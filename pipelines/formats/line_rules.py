@@ -1,7 +1,7 @@
-r"""Rules of the rows of a text log, by its schema, in plain Python.
+r"""The rules for the rows of a text log, in plain Python without TensorFlow.
 
-`Parser` is the same rules in TensorFlow operations; the tests hold the two together
-on hostile lines. No TensorFlow here.
+`Parser` implements the same rules in TensorFlow operations; tests compare the two on
+hostile lines.
 """
 
 import datetime
@@ -18,8 +18,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Patterns for Python and for RE2.
 INTEGER = r"-?[0-9]+"
 NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
-# A number is not beyond the largest float32, and nearer to 0 than the smallest normal
-# one it is 0: TensorFlow takes smaller ones for 0 in some places and not in others.
+# A number must not exceed the largest float32. Numbers closer to 0 than the smallest
+# normal float32 count as 0, since TensorFlow flushes them to 0 in some places only.
 LARGEST = 3.4028234663852886e38
 SMALLEST = 1.1754943508222875e-38
 _YEAR = "(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})"
@@ -42,7 +42,7 @@ _SEPARATIONS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar", " ": "s
 
 
 def trim(line: bytes) -> bytes:
-    r"""Return a line without its byte-order mark and its one line end.
+    r"""Return a line without its byte-order mark and without one line end.
 
     Example:
 
@@ -58,7 +58,7 @@ def trim(line: bytes) -> bytes:
 
 
 def read_number(cell: bytes) -> float | None:
-    """Return a cell as float64; `None` if it is no number or beyond float32."""
+    """Return a cell as float64, or `None` if it is not a number within float32."""
     number = float(cell) if _NUMBER.fullmatch(cell) else None
     if number is None or abs(number) > LARGEST:
         return None
@@ -69,8 +69,8 @@ def read_time(cell: bytes) -> float | None:
     """Return a cell as seconds; `None` if it is neither a number nor a time.
 
     Args:
-        cell: A number; or a date, perhaps with a time and its distance from UTC, in
-            ISO 8601: `2024-02-29`, `2024-02-29T12:30:01.5+02:00`.
+        cell: A number, or a date in ISO 8601, optionally with a time and an offset from
+            UTC: `2024-02-29`, `2024-02-29T12:30:01.5+02:00`.
 
     Example:
 
@@ -82,9 +82,9 @@ def read_time(cell: bytes) -> float | None:
         return read_number(cell)
     text, fraction = cell.decode(), 0.0
     found = re.search(r"\.[0-9]+", text)
-    if found:  # up to 9 digits, where datetime takes 6
+    if found:  # up to 9 digits, but datetime takes 6
         text, fraction = text[: found.start()] + text[found.end() :], float(found[0])
-    # At the ends of the calendar a shift to UTC is out of its range.
+    # At the ends of the calendar, a shift to UTC is out of range.
     shift = re.search(r"([-+])([0-9]{2}):([0-9]{2})\Z", text[10:])
     seconds = 0
     if shift:
@@ -95,29 +95,29 @@ def read_time(cell: bytes) -> float | None:
 
 
 class LineRules:
-    r"""The rows of a text log.
+    r"""The rules for the rows of a text log.
 
-    One line end and a byte-order mark at the start do not belong to a line. A row may
-    lack the label's column where no labels are needed. Where `format.quoted`, a field
-    in double quotes ends at the next quote that is not doubled, which must end the
-    field; other fields hold no quote, and no line end.
+    One line end and a byte-order mark at the start are not part of a line. A row may
+    lack the label's column if no labels are needed. With `format.quoted`, a field in
+    double quotes ends at the next quote that is not doubled, which must end the field;
+    other fields must not contain quotes or line ends.
 
-    A schema of positions alone, without `format.columns`, does not say how many columns
-    a line has: then further columns are ignored, and the label must be there.
+    A schema with only positions and without `format.columns` does not define the number
+    of columns: further columns are ignored, and the label must be present.
 
     Args:
         schema: The `Schema`.
-        columns: Names of the columns in the order of a file, such as from its header.
-            Default: `format.columns`; without these, the order of `schema.columns`.
+        columns: Names of the columns in the order of a file, such as those in its
+            header. Default: `format.columns`, or else the order of `schema.columns`.
 
     Attributes:
-        columns: The columns of a line, in their order.
+        columns: The columns of a line, in order.
         positions: Position of each column of the schema in a line.
-        num_columns: How many columns a line has; at least, if not `is_exact`.
+        num_columns: Number of columns of a line, or the minimum if not `is_exact`.
         is_exact: False if further columns are ignored.
 
     Raises:
-        ValueError: If a line does not have a column of the schema.
+        ValueError: If a line lacks a column of the schema.
 
     Example:
 
@@ -153,15 +153,15 @@ class LineRules:
         self._negative = {text.encode() for text in schema.label.negative or ()}
 
     def reason(self, line: bytes, labelled: bool = True) -> str | None:
-        """Say why a line is not a valid row.
+        """Return the reason that a line is not a valid row.
 
         Args:
             line: One line, with or without its line end.
-            labelled: Whether the label's column must be there. If not, lines without
-                it are rows as well, and weight and time may be anything.
+            labelled: Whether the label's column is required. If not, lines without it
+                are rows as well, and weight and time may be anything.
 
         Returns:
-            `None` for a row, else the reason for a person to read.
+            The reason as text, or `None` for a valid row.
         """
         try:
             cells = self.fields(line, labelled)
@@ -185,10 +185,10 @@ class LineRules:
 
         Args:
             line: One line, with or without its line end.
-            labelled: As in `reason`.
+            labelled: Whether the label's column is required.
 
         Returns:
-            The cells; `None` for a label that is not there.
+            The cells; `None` for a missing label.
 
         Raises:
             ValueError: If the line cannot be split, or the number of columns is wrong.
@@ -233,7 +233,7 @@ class LineRules:
                 _refuse_line_ends(line[start : start + 1])
                 raise _NotSplit("a quote inside a field that does not start with one")
             raise _NotSplit("a quoted field without its closing quote")
-        raise _NotSplit("a quoted field goes on after its closing quote")
+        raise _NotSplit("a quoted field continues after its closing quote")
 
     def _fault_of_label(self, cell: bytes) -> str | None:
         label = self.schema.label
@@ -264,7 +264,7 @@ class LineRules:
                 return f"must be a number{self._or_missing()}"
             return "is too large" if read_number(cell) is None else None
         if b"\n" in cell or b"\r" in cell:
-            return "must not hold a line end"
+            return "must not contain a line end"
         if feature.weight_separator is None:
             return None
         mark = feature.weight_separator.encode()
@@ -303,12 +303,12 @@ class LineRules:
 
 @functools.lru_cache(16)
 def rules(schema: Schema) -> LineRules:
-    """Return the `LineRules` of a schema, made once."""
+    """Return the `LineRules` of a schema, cached."""
     return LineRules(schema)
 
 
 def shown(field: bytes) -> str:
-    """Return a cell as a person reads it, shortened."""
+    """Return a cell as short readable text."""
     text = repr(field)[1:]
     return text if len(text) <= 40 else f"{text[:36]}...' ({len(field)} bytes)"
 

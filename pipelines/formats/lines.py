@@ -1,7 +1,8 @@
-"""Rows of any file -> the lines that a model with its parser takes.
+"""Turn rows of any file into the lines that a model with its parser takes.
 
-Files without header and quotes hold such lines already. Rows of others are written
-anew: without the label, in the order of the schema's columns, by the rules of its text.
+Files without header and quotes already contain such lines. Rows of other files are
+rewritten without the label, in the order of the schema's columns and its text format.
+
 
 # n rows
 """
@@ -25,13 +26,13 @@ _FOR_SCORING = Wanted(label=False)
 
 
 class ScoredLines(NamedTuple):
-    """Lines to score, and what is known of the rows that they come from.
+    """Lines to score, with the labels and the bad rows of their source.
 
     Attributes:
         text: Lines with their line ends.
-        labels: `(n,)` texts of the labels of all rows, null where there is none.
-        is_line: bool `(n,)`, which of the rows have a line in `text`; `None`: all.
-        bad: `(position, row, reason)` of the others.
+        labels: Texts `(n,)` of the labels of all rows, null for rows without a label.
+        is_line: Mask `(n,)` of the rows that have a line in `text`; `None`: all.
+        bad: `(position, row, reason)` of each other row.
     """
 
     text: bytes
@@ -41,17 +42,17 @@ class ScoredLines(NamedTuple):
 
 
 class LineMaker:
-    """Make lines of the rows of one file.
+    """Make lines from the rows of one file.
 
     Args:
-        layout: Its columns.
+        layout: Layout of the file.
         is_table: Whether it is a Parquet file.
     """
 
     def __init__(self, layout: Layout, is_table: bool):
         self._layout, text = layout, layout.schema.text
         self.is_as_it_is = not (is_table or text.header or text.quoted)
-        # Of lines as they are, only the labels are read here.
+        # For lines that are used unchanged, only the labels are read here.
         column = layout.schema.label.column
         labels = {c: p for c, p in layout.positions.items() if c == column}
         self._labels_only = dataclasses.replace(layout, positions=labels)
@@ -75,7 +76,7 @@ class LineMaker:
         return ScoredLines(self._write(block, good), labels, is_line, bad)
 
     def find_bad(self, content: bytes) -> list[tuple[int, bytes, str]]:
-        """List the rows of a file as it is that are no rows, with the reasons."""
+        """Return the invalid lines of a file whose lines are used unchanged."""
         return find_bad(content, self._layout, _FOR_SCORING)
 
     def _labels(self, block: Block, num_rows: int):
@@ -103,7 +104,7 @@ class LineMaker:
         cells = []
         for column in rules.columns:
             if column == schema.label.column:
-                if not rules.is_exact:  # it must be there
+                if not rules.is_exact:  # the label is required
                     label = _valid_label(schema.label)
                     cells.append(pa.array([label] * len(kept), pa.large_binary()))
             elif column in layout.constants:
@@ -129,7 +130,7 @@ class LineMaker:
 
 
 def number_columns(schema) -> set:
-    """Return the columns that are read as numbers only."""
+    """Return the columns that are read only as numbers."""
     numbers = {feature.column for feature in schema.dense}
     numbers |= {f.column for f in schema.sparse if f.buckets is not None}
     return numbers - {f.column for f in schema.sparse if f.buckets is None}

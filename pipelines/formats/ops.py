@@ -1,7 +1,8 @@
-"""Lines of a text log, taken apart in TensorFlow operations.
+"""Split lines of a text log in TensorFlow operations.
 
-The rules are those of `line_rules.py`. Lines go through here once a row, so the common
-case is fast: *plain* lines need a single pass of a regular expression.
+The rules are those of `line_rules.py`. Every row goes through here, so the common case
+is fast: *plain* lines need a single pass of a regular expression.
+
 
 # B lines, C columns, D dense features, F sparse features
 """
@@ -25,7 +26,7 @@ _MAX_SHOWN_BYTES = 1024
 
 
 class Rows(NamedTuple):
-    """Rows taken apart.
+    """Rows that are split into cells.
 
     Attributes:
         cells: The `Cells` of the features.
@@ -44,8 +45,8 @@ class LineOps:
     Args:
         rules: The rules of the log.
         edges: The learned edges of buckets, by feature.
-        fills: float64 `(D,)`, the numbers in place of missing ones.
-        kind: The log in the message of a bad row.
+        fills: float64 `(D,)`, the numbers to use for missing cells.
+        kind: Description of the log, for the error about a bad row.
     """
 
     def __init__(
@@ -66,8 +67,8 @@ class LineOps:
             for labelled in (True, False)
             for has_bags in (True, False)
         }
-        # Defaults of columns that can be read as numbers at once. NumPy arrays: a
-        # tensor made here would start TensorFlow's runtime.
+        # Defaults of columns that can be read directly as numbers. They are NumPy
+        # arrays because a tensor made here would start TensorFlow's runtime.
         self._defaults = {
             position: default
             for column, position in rules.positions.items()
@@ -75,11 +76,11 @@ class LineOps:
         }
 
     def check(self, lines: tf.Tensor, labelled: bool) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tell which lines are rows, and which of them are plain.
+        """Return masks of the lines that are valid rows, and of those that are plain.
 
         Args:
             lines: String tensor `(B,)`.
-            labelled: Whether the label must be there.
+            labelled: Whether the label is required.
 
         Returns:
             `(valid, plain)`, two bool tensors `(B,)`. Plain lines are valid.
@@ -93,7 +94,7 @@ class LineOps:
         return valid, plain
 
     def require(self, lines: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Return the lines, or fail and show the first that is not valid."""
+        """Return the lines; raise an error that shows the first invalid one, if any."""
 
         def fail():
             position = tf.argmin(tf.cast(valid, tf.int32))
@@ -102,7 +103,7 @@ class LineOps:
                 f"Not a row of {self._kind} (position in the batch, columns, text):",
                 position,
                 tf.size(tf.strings.split(line, self._delimiter)),
-                # An error whose text is not UTF-8 would be a UnicodeDecodeError.
+                # Text that is not UTF-8 would cause a UnicodeDecodeError instead.
                 tf.strings.unicode_transcode(
                     tf.strings.substr(line, 0, _MAX_SHOWN_BYTES), "UTF-8", "UTF-8"
                 ),
@@ -114,12 +115,13 @@ class LineOps:
         return tf.cond(tf.reduce_all(valid), lambda: lines, fail)
 
     def split(self, lines: tf.Tensor, plain: tf.Tensor, labelled: bool) -> Rows:
-        """Take rows apart.
+        """Split rows into cells.
 
         Args:
             lines: String tensor `(B,)` of rows.
             plain: bool tensor `(B,)`, from `check`.
-            labelled: As in `check`. Rows without a label get one that means nothing.
+            labelled: Whether the label is required. Rows without a label get an
+                arbitrary one.
         """
 
         def look_closer():
@@ -167,7 +169,7 @@ class LineOps:
             if labelled or not rules.is_exact
             else (has_label | tf.equal(count, rules.num_columns - 1))
         )
-        # A line that cannot be split would fail: the check of the rest takes another.
+        # A line that cannot be split would fail, so the other checks replace it.
         blank = self._delimiter * (rules.num_columns - 1)
         lines = tf.where(valid, lines, blank)
         if labelled or not rules.is_exact:
@@ -196,7 +198,7 @@ class LineOps:
         return valid
 
     def _read_label(self, cell):
-        """Read the label: float32 `(B,)`, and whether it is one."""
+        """Read labels: float32 `(B,)`, and a mask of the valid ones."""
         label, schema = self._schema.label, self._schema
         if cell.dtype == tf.float32:
             return cell, tf.ones(tf.shape(cell), tf.bool)
@@ -234,9 +236,9 @@ class LineOps:
 
         Args:
             lines: String tensor `(B,)`.
-            has_label: bool tensor `(B,)`; `None`: all have one.
-            defaults: The number in place of an empty cell, by position, of columns to
-                read as numbers; the others are strings.
+            has_label: bool tensor `(B,)`; `None`: all lines have a label.
+            defaults: Numbers to use for empty cells, by position, in columns to read as
+                numbers; other columns are strings.
         """
         last, label = self._rules.num_columns - 1, self._rules.label_position
         if has_label is not None and label in (0, last):
@@ -246,7 +248,7 @@ class LineOps:
         if has_label is None:
             found = self._decode_columns(lines, self._used, last + 1, defaults)
             return self._by_column(found)
-        # The label is in the middle: split both kinds, each with blanks for the other.
+        # The label is in the middle: split both kinds, with blanks for the other kind.
         full = tf.where(has_label, lines, self._delimiter * last)
         bare = tf.where(has_label, self._delimiter * (last - 1), lines)
         found = self._decode_columns(full, self._used, last + 1, defaults)
@@ -312,7 +314,7 @@ def _is_number(text: str, number: float) -> bool:
 def _check_others(
     lines: tf.Tensor, valid: tf.Tensor, check_rest: Callable[[tf.Tensor], tf.Tensor]
 ) -> tf.Tensor:
-    """Apply a check to the lines that are not known to be valid."""
+    """Apply a check to the lines that are not yet known to be valid."""
 
     def look_closer():
         rest = tf.where(tf.logical_not(valid))

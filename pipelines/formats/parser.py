@@ -1,4 +1,4 @@
-"""`Parser`: the definition of the formats, in TensorFlow operations."""
+"""`Parser`: the specification of the formats, in TensorFlow operations."""
 
 import functools
 import tempfile
@@ -18,45 +18,46 @@ from tf_dlrm import EmbeddingTable, FeatureSpec
 class Parser(tf.Module):
     r"""Turn lines of a click log into features and labels.
 
-    The schema of the vocabulary says which columns a line has, and what they mean.
-    One line end (`"\n"`, `"\r\n"` or `"\r"`) and a byte-order mark at the start are
-    dropped.
-    Cells are bytes: NULs and invalid UTF-8 are nothing special, nor are quotes, unless
-    the schema's format is quoted.
+    The schema of the vocabulary defines the columns of a line. One line end (`"\n"`,
+    `"\r\n"` or `"\r"`) and a byte-order mark at the start are dropped.
 
-    - A number is a decimal one, perhaps with an exponent, not beyond the largest
-      float32; an integer matches `-?[0-9]+`. A missing one counts as what the feature
-      says, by default 0. Transforms are computed in float64.
-    - A category is a value, or a bag of values where its feature has a `separator`;
-      empty values in a bag are skipped, so with `,` the cell `,` is the empty bag. A
-      missing cell is the bag `[0]`. The vocabulary says which id a value has. Of the
-      pieces of a bag that have a value, the first `max_values` are taken.
+    Cells are bytes: NULs and invalid UTF-8 have no special meaning, and neither have
+    quotes, unless the schema's format is quoted.
 
-    Anything else is a bad row: other columns, a label that is none, a missing weight or
-    time, a line end inside the line, an empty line.
+    - A number is a decimal number, optionally with an exponent, within the range of
+      float32; an integer matches `-?[0-9]+`. A missing number has the value that the
+      feature sets, by default 0. Transforms are computed in float64.
+    - A category is a value, or a bag of values if its feature has a `separator`. Empty
+      values in a bag are skipped, so with `,` the cell `,` is the empty bag. A missing
+      cell is the bag `[0]`. The vocabulary maps values to ids. At most the first
+      `max_values` non-empty values of a bag are used.
+
+    Any other line is a bad row: one with a wrong number of columns, an invalid label, a
+    missing weight or time, a line end inside the line, or an empty line.
 
     Criteo's lines are a label, 13 integers and 26 categories, separated by tabs: 40
-    columns, or 39 where no label is needed. An integer x becomes `log(max(x, 0) + 1)`.
+    columns, or 39 if no label is needed. An integer x becomes `log(max(x, 0) + 1)`.
 
     Args:
         vocabulary: A `Vocabulary`, `HashVocabulary` or `SharedHashVocabulary`.
         asset_dir: Folder for the vocabulary as text files, which a SavedModel then
-            copies; see `for_serving`. `None`: it is kept in memory.
-        expander: A `pipelines.MultiHot` that one-hot rows go through, or `None`.
+            copies (see `for_serving`). Default: keep it in memory.
+        expander: A `pipelines.MultiHot` that expands one-hot rows, or `None`.
 
     Call arguments:
-        lines: String tensor `(B,)`, good rows with a label.
+        lines: String tensor `(B,)` of valid rows with a label.
 
     Returns:
-        `(features, label)`, or `(features, label, sample_weight)` where the schema has
-        a column of weights: `features["dense_features"]` is float32 `(B, num_dense)`,
-        absent without numbers; `features["sparse_features"]` an int64
+        `(features, label)`, or `(features, label, sample_weight)` if the schema has a
+        column of weights. `features["dense_features"]` is float32 `(B, num_dense)`,
+        absent without dense features; `features["sparse_features"]` is an int64
         `tf.RaggedTensor` `(B, num_sparse, None)` of ragged rank 2 with uniform middle
-        dimension; `features["sparse_weights"]`, where values have weights, the same in
-        float32; `label` and `sample_weight` float32 `(B,)`.
+        dimension; `features["sparse_weights"]`, if values have weights, is the same in
+        float32; `label` and `sample_weight` are float32 `(B,)`.
 
     Raises:
-        tf.errors.InvalidArgumentError: If a line is not a valid row; it is shown.
+        tf.errors.InvalidArgumentError: If a line is not a valid row; the message shows
+            it.
 
     Example:
 
@@ -81,7 +82,7 @@ class Parser(tf.Module):
         self.schema = vocabulary.schema
         self._lookup = vocabulary.make_lookup(asset_dir)
 
-    # What follows is made when it is needed: who wants the sizes needs no patterns.
+    # The following is made at first use: the sizes alone do not need the patterns.
 
     @functools.cached_property
     def _rules(self) -> line_rules.LineRules:
@@ -121,10 +122,10 @@ class Parser(tf.Module):
 
     @tf.autograph.experimental.do_not_convert
     def features(self, lines: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Turn lines with a label, without one, or some of each into features.
+        """Turn lines with or without labels into features.
 
         Args:
-            lines: String tensor `(B,)` of good rows, with or without a label.
+            lines: String tensor `(B,)` of valid rows, each with or without a label.
 
         Returns:
             The features, as the call returns them.
@@ -139,29 +140,29 @@ class Parser(tf.Module):
     def check(
         self, lines: tf.Tensor, labelled: bool = True
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tell which lines are rows, and which are plain: what `parse` needs.
+        """Return masks of the valid rows and the plain rows, for `parse`.
 
         Args:
             lines: String tensor `(B,)`.
-            labelled: Whether a row must have a label; if not, a line without its column
-                is a row too.
+            labelled: Whether a row must have a label; if not, a line without the
+                label's column is a row, too.
 
         Returns:
             `(valid, plain)`, two bool tensors `(B,)`. Plain rows are the common kind
-            that can be split without a closer look.
+            that can be split without further checks.
         """
         return self._ops.check(_as_lines(lines), labelled)
 
     def parse(self, lines: tf.Tensor, plain: tf.Tensor, labelled: bool = True) -> Any:
-        """Turn lines that `check` found valid into features and labels.
+        """Turn lines that are valid according to `check` into features and labels.
 
         Args:
             lines: String tensor `(B,)` of rows.
             plain: bool tensor `(B,)`, from `check`.
-            labelled: As given to `check`.
+            labelled: The value that was passed to `check`.
 
         Returns:
-            What the call returns, or the features if not `labelled`.
+            The result of calling the parser, or only the features if not `labelled`.
         """
         rows = self._ops.split(lines, plain, labelled)
         features = self._assemble(rows.cells)
@@ -175,25 +176,25 @@ class Parser(tf.Module):
     def features_of_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Turn serialized `tf.Example` messages of raw fields into features.
 
-        They have what a line has, by the names of columns: Criteo's int64 `I1` ..
-        `I13`, with no value or one, and bytes `C1` .. `C26`, with any number; see
-        `example_features`. What is not there is a missing cell. The rules are those of
-        lines: several values are a bag.
+        A message contains the cells of a line by column name, for Criteo int64 `I1` ..
+        `I13` with at most one value, and bytes `C1` .. `C26` with any number of values;
+        see `example_features`. An absent feature is a missing cell. The rules are those
+        of lines; several values are a bag.
 
         Args:
             examples: String tensor `(B,)`.
 
         Returns:
-            The features, as the call returns them.
+            The features that calling the parser returns.
 
         Raises:
-            tf.errors.InvalidArgumentError: If one is no `tf.Example`, a feature has
-                another type, or a number several values.
+            tf.errors.InvalidArgumentError: If a message is not a `tf.Example`, a
+                feature has another type, or a number has several values.
         """
         return self._assemble(self._examples.split(examples))
 
     def example_features(self) -> dict[str, str]:
-        """The type of each feature of `features_of_examples`, by name."""
+        """The type of each feature in `features_of_examples`, by name."""
         return self._examples.describe()
 
     def _assemble(self, cells):
@@ -220,15 +221,15 @@ class Parser(tf.Module):
         return self.expand(features)
 
     def expand(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Features as the expander makes them, if there is one."""
+        """Return the features after the expander, if there is one."""
         return features if self.expander is None else self.expander.expand(features)
 
     def is_valid(self, lines: tf.Tensor, labelled: bool = True) -> tf.Tensor:
-        """Tell which lines are rows.
+        """Return a mask of the lines that are valid rows.
 
         Args:
             lines: String tensor `(B,)`.
-            labelled: As of `check`.
+            labelled: Whether a row must have a label.
 
         Returns:
             bool tensor `(B,)`.
@@ -236,14 +237,17 @@ class Parser(tf.Module):
         return self.check(lines, labelled)[0]
 
     def reason(self, line: bytes, labelled: bool = True) -> str | None:
-        """Return in plain Python why a line is not a valid row; `None` if it is."""
+        """Return the reason that a line is not a valid row, or `None` if it is valid.
+
+        This is computed in plain Python.
+        """
         return self._rules.reason(line, labelled)
 
     def spec(self, embedding_dim: int = 16) -> FeatureSpec:
-        """Return the `FeatureSpec` of a model for what this parser gives.
+        """Return the `FeatureSpec` of a model for the features of this parser.
 
         Args:
-            embedding_dim: Width of the embedding tables that the schema gives none.
+            embedding_dim: Width of tables for which the schema sets no width.
         """
         schema, sizes = self.schema, self.vocabulary.sizes
         if not self.vocabulary.is_shared:
@@ -253,38 +257,38 @@ class Parser(tf.Module):
         return FeatureSpec(schema.dense_features, [table])
 
     def sample_lines(self, num_lines: int = 16) -> list[bytes]:
-        """Make lines that try the vocabulary: to compare two ways of serving them.
+        """Return made-up lines that cover the vocabulary, to compare serving paths.
 
-        Known and unknown values, bags of several (without an expander), missing
-        fields, negative integers.
+        They have known and unknown values, bags with several values (without an
+        expander), missing fields and negative integers.
 
         Args:
-            num_lines: Number of lines, all without label where a line can lack it.
+            num_lines: Number of lines, without labels if lines may lack them.
         """
         has_bags = self.expander is None
         return samples.sample_lines(self._rules, self.vocabulary, num_lines, has_bags)
 
     def to_examples(self, lines: list[bytes]) -> list[bytes]:
-        """Make serialized `tf.Example` messages of the same fields.
+        """Return lines as serialized `tf.Example` messages, without labels.
 
         Args:
-            lines: Rows; a label is left out.
+            lines: Rows, with or without a label.
 
         Raises:
-            ValueError: If a row has another number of columns.
+            ValueError: If a row has a wrong number of columns.
         """
         return self._examples.write(lines, self._rules)
 
-    # For exports: see `tf_dlrm.serving.Preprocessor`.
+    # For exports, see `tf_dlrm.serving.Preprocessor`.
 
     @property
     def lines_signature(self) -> str:
-        """Name of the signature of `features` in an export."""
+        """Name of the signature for `features` in an export."""
         return "serving_tsv" if self._is_criteo else "serving_lines"
 
     @property
     def line_columns(self) -> list[str]:
-        """The columns of a line, in order, without the label's where it can lack."""
+        """The columns of a line in order, without the label's if it may be missing."""
         names = [str(column) for column in self._rules.columns]
         if self._rules.is_exact:
             del names[self._rules.label_position]
@@ -296,16 +300,16 @@ class Parser(tf.Module):
         return self.schema.text.delimiter
 
     def export_files(self) -> dict[str, str]:
-        """The schema, to be stored with an export."""
+        """Return the schema as a file to store with an export."""
         return {"schema.json": self.schema.to_json() + "\n"}
 
     def for_serving(self) -> "Parser":
         """Return an equal parser to store in a SavedModel.
 
-        Its vocabulary is made from text files, in a temporary folder that lasts as
-        long as the returned parser, or until its `close()`. `tf.saved_model.save`
-        copies them to the model's `assets`, where the vocabulary of the parser itself
-        would be stored as constants of the graph, which cannot be larger than 2 GB.
+        Its vocabulary is made from text files in a temporary folder that exists as long
+        as the returned parser, or until its `close()`. `tf.saved_model.save` copies
+        them to the model's `assets`. The vocabulary of this parser would instead be
+        stored as constants of the graph, which are limited to 2 GB.
 
         Example:
 
@@ -331,11 +335,11 @@ class Parser(tf.Module):
         except BaseException:
             folder.cleanup()
             raise
-        parser._folder = folder  # Removed with the parser.
+        parser._folder = folder  # removed together with the parser
         return parser
 
     def close(self) -> None:
-        """Remove the files of a parser from `for_serving`, once it is stored."""
+        """Remove the files of a parser from `for_serving`, after it is stored."""
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -344,7 +348,7 @@ def _as_lines(lines):
     lines = tf.convert_to_tensor(lines, tf.string)
     if lines.shape.rank not in (1, None):
         raise ValueError(
-            "`lines` must be a string tensor of the shape (batch,). "
-            f"Received: lines of the shape {lines.shape}"
+            "`lines` must be a string tensor of shape (batch,). "
+            f"Received: lines of shape {lines.shape}"
         )
     return lines

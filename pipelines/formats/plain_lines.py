@@ -1,8 +1,8 @@
-"""The regular expression of plain lines: the common kind of a log's valid rows.
+"""The regular expression of plain lines, the common kind of valid rows.
 
 A plain line is ASCII with nothing to trim and no quotes; its numbers are short and its
-cells hold one value each. One pass of RE2 finds it valid, and it can be split without a
-closer look.
+cells contain one value each. One pass of RE2 validates it, and it can be split without
+further checks.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from pipelines.formats.line_rules import ISO_TIME, NUMBER, LineRules
 from pipelines.schema import Dense, Label, Sparse
 from pipelines.schema.checks import Column
 
-# RE2 expands a pattern before it runs it: wide logs are checked column by column.
+# RE2 expands a pattern before it runs it, so wide logs are checked column by column.
 MOST_COLUMNS = 150
 _DIGITS = r"[0-9]{1,15}"  # exact in float64
 _UNSIGNED = rf"(?:{_DIGITS}(?:\.[0-9]{{0,15}})?|\.[0-9]{{1,15}})(?:[eE][-+]?0?[0-9])?"
@@ -28,17 +28,17 @@ def plain_pattern(
 
     Args:
         rules: The rules of the log.
-        labelled: Whether the label must be there.
-        has_bags: Whether cells may hold several values; such lines are not plain, but
-            as quick to check.
+        labelled: Whether the label is required.
+        has_bags: Whether cells may contain several values. Such lines are not plain,
+            but can be checked as fast.
 
     Returns:
-        The pattern; `None` for logs that are wide or hard to put in a pattern.
+        The pattern; `None` for logs that are too wide or too complex for a pattern.
     """
     if rules.num_columns > MOST_COLUMNS:
         return None
     positions = {position: column for column, position in rules.positions.items()}
-    if not labelled:  # weight and time are not looked at, unless they are features, too
+    if not labelled:  # weight and time are not checked, unless they are also features
         schema = rules.schema
         read = {f.column for f in (*schema.dense, *schema.sparse)}
         for column in {schema.weight, schema.time} - {None, schema.label.column} - read:
@@ -72,14 +72,14 @@ def plain_pattern(
 
 
 def bag_marks(rules: LineRules) -> str | None:
-    """Return the pattern of one byte that every line with a bag of several has.
+    """Return the pattern of a byte that occurs in every line with several values.
 
     Returns:
         The pattern; `""` if there are no bags; `None` if there is no such pattern.
     """
     marks = _first_bytes(f for f in rules.schema.sparse if f.is_bag)
     if marks and (b"" not in rules.schema.missing or max(marks) > 127):
-        return None  # an empty cell is an empty bag; or bytes that RE2 does not read
+        return None  # an empty cell is an empty bag, or RE2 cannot read the bytes
     return f"[{''.join(_code(mark) for mark in sorted(marks))}]" if marks else ""
 
 
@@ -92,7 +92,7 @@ def _row(cells: list[str], delimiter: str) -> str:
 
 
 def _cell(rules: LineRules, column: Column, has_bags: bool) -> str | None:
-    """The pattern of a column that the schema reads; `None`: there is none."""
+    """Return the pattern of a column that the schema reads, or `None`."""
     schema = rules.schema
     missing = set(schema.missing)
     has_numbers = any(re.fullmatch(NUMBER, text) for text in schema.format.missing)
@@ -141,7 +141,7 @@ def _label(
 def _text(
     rules: LineRules, excluded: set[int] | None = None, can_be_empty: bool = True
 ) -> str:
-    """Any ASCII without delimiters, line ends, quotes and excluded bytes."""
+    """Return a pattern of ASCII without delimiters, line ends and excluded bytes."""
     excluded = {10, 13, ord(rules.schema.text.delimiter), *(excluded or ())}
     if rules.schema.text.quoted:
         excluded.add(ord('"'))

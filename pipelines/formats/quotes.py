@@ -1,9 +1,10 @@
-r"""The ends of the fields of a block of lines: separators outside of quotes.
+r"""Find the ends of the fields of a block of lines: separators outside of quotes.
 
 Quotes are those of RFC 4180: a field that starts with `"` ends at the next `"` that is
-not doubled. Blocks in which all quotes are of that kind are taken apart as a whole, by
-whether an even or odd number of quotes comes before each byte; in others, lines are
-read one after another, and a line with a stray quote is a bad row.
+not doubled. A block with only such quotes is split as a whole, by the parity of the
+number of quotes before each byte. Other blocks are read line by line, and a line with a
+stray quote is a bad row.
+
 
 # S separators
 """
@@ -25,13 +26,13 @@ class Structure(NamedTuple):
 
     Attributes:
         text: The content, without the quotes around fields.
-        ends: int64 `(S,)`, rising: the places in `text.raw` where fields end.
-        is_end: bool `(S,)`, which of them end a line.
-        spoiled: bool, of each line, whether a quote in it is stray; `None`: none is.
-        inner_ends: int64, rising: the places in `text.raw` of line ends, feeds and
-            returns, that were inside of quotes; `None`: there are none.
-        block: The block as it was.
-        starts: int64, where each line starts in `block`; `None` if as in `text`.
+        ends: Increasing positions in `text.raw` where fields end, int64 `(S,)`.
+        is_end: Mask `(S,)` of those that end a line.
+        spoiled: Mask of the lines that contain a stray quote; `None`: no line does.
+        inner_ends: Increasing positions in `text.raw` of line feeds and carriage
+            returns inside of quotes, int64; `None` if there are none.
+        block: The original block.
+        starts: Start of each line in `block`, int64; `None` if the same as in `text`.
     """
 
     text: Text
@@ -43,7 +44,7 @@ class Structure(NamedTuple):
     starts: np.ndarray | None = None
 
     def line(self, position: int, start: int) -> bytes:
-        """Return a line as it was, without its line end."""
+        """Return an original line without its line end."""
         if self.starts is None:
             end = self.ends[self.is_end][position]
             return self.text.raw[start:end]
@@ -52,7 +53,7 @@ class Structure(NamedTuple):
 
 
 def find(block: bytes, text_format: TextFormat) -> Structure:
-    """Find the fields of a block of whole lines; the last may have no line end."""
+    """Find the fields of a block of complete lines; the last may have no line end."""
     delimiter = ord(text_format.delimiter)
     if text_format.quoted and b'"' in block:
         return _find_quoted(block, delimiter)
@@ -67,7 +68,7 @@ def find(block: bytes, text_format: TextFormat) -> Structure:
 
 
 def count_lines(block: bytes, text_format: TextFormat) -> int:
-    """Number of lines of a block, each with the line ends inside of its quotes."""
+    """Return the number of lines of a block; line ends in quotes do not count."""
     if text_format.quoted and b'"' in block:
         structure = _find_quoted(block, ord(text_format.delimiter))
         return int(structure.is_end.sum())
@@ -75,7 +76,7 @@ def count_lines(block: bytes, text_format: TextFormat) -> int:
 
 
 def line_ends(block: bytes, text_format: TextFormat) -> np.ndarray:
-    """Return the places after the lines of a block: int64, rising."""
+    """Return the increasing end positions of the lines of a block, int64."""
     if text_format.quoted and b'"' in block:
         structure = _find_quoted(block, ord(text_format.delimiter))
         return structure.starts[1:]
@@ -86,7 +87,7 @@ def line_ends(block: bytes, text_format: TextFormat) -> np.ndarray:
 
 
 def is_closed(block: bytes, text_format: TextFormat) -> bool:
-    """Return whether a block of lines ends outside of quotes."""
+    """Return True if a block of lines ends outside of quotes."""
     delimiter = ord(text_format.delimiter)
     content = np.frombuffer(block, np.uint8)
     quotes = np.flatnonzero(content == _QUOTE)
@@ -96,7 +97,7 @@ def is_closed(block: bytes, text_format: TextFormat) -> bool:
     if _delete_quotes(content, quotes, ends) is not None:
         return True
     if len(quotes) % 2:
-        # If all others are in order, the last one opens a field, or it is stray.
+        # If all other quotes are valid, the last one opens a field or is stray.
         before = content[quotes[-1] - 1] if quotes[-1] else _NEW_LINE
         ends = _find_ends(content, quotes[:-1], delimiter)
         if _delete_quotes(content, quotes[:-1], ends) is not None:
@@ -111,7 +112,7 @@ def is_closed(block: bytes, text_format: TextFormat) -> bool:
 
 
 def _find_ends(content, quotes, delimiter):
-    """Ends of fields, by the parity of the quotes before them."""
+    """Return the ends of fields, from the parity of the quotes before them."""
     is_inside = _are_inside(content, quotes)
     is_separator = (content == delimiter) | (content == _NEW_LINE)
     return np.flatnonzero(is_separator & ~is_inside)
@@ -139,13 +140,13 @@ def _find_quoted(block, delimiter):
 
 
 def _delete_quotes(content, quotes, ends):
-    """Return which bytes are no content; `None` if a quote is stray."""
+    """Return a mask of the quotes to delete; `None` if a quote is stray."""
     if len(quotes) % 2:
         return None
     opening, closing = quotes[::2], quotes[1::2]
     is_end = np.zeros(len(content) + 1, bool)
     is_end[ends] = True
-    # A closing quote and an opening one beside each other stand for one quote.
+    # A closing quote directly before an opening one stands for one quote.
     doubled = closing[:-1] + 1 == opening[1:]
     after_doubled = np.concatenate([[False], doubled])
     before_doubled = np.append(doubled, False)
@@ -187,7 +188,7 @@ def _find_one_by_one(block, delimiter):
         line_ends, line_deleted, line_inside, end = _read_line(block, place, separator)
         if (
             end is None or end == _OPEN
-        ):  # a stray quote: the line ends where it would without quotes
+        ):  # a stray quote: the line ends as if quotes had no meaning
             end = block.index(b"\n", place)
             line_ends, line_deleted, line_inside = [], [], []
             spoiled.append(True)
@@ -208,10 +209,10 @@ def _find_one_by_one(block, delimiter):
 
 
 def _read_line(block, place, separator):
-    """Ends of the fields but the last, quotes to delete, quoted ranges, line's end.
+    """Return ends of fields except the last, quotes to delete, quoted ranges, line end.
 
-    The line's end is `None` if a quote is stray, `_OPEN` if one is not closed in the
-    block.
+    The line end is `None` if a quote is stray, and `_OPEN` if a quote is not closed in
+    the block.
     """
     ends, deleted, inside = [], [], []
     start = place
@@ -241,7 +242,7 @@ def _read_line(block, place, separator):
 
 
 def _find_closing(block, start, deleted):
-    """The quote that closes the one at `start`; those to delete are noted."""
+    """Return the quote that closes the one at `start`; add quotes to `deleted`."""
     deleted.append(start)
     place = start + 1
     while True:

@@ -1,4 +1,4 @@
-"""Files of a log -> a `tf.data.Dataset` of full batches of good rows."""
+"""Read the files of a log as a `tf.data.Dataset` of full batches of valid rows."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from tf_dlrm.training.checkpoints import ResumableInput
 
 BLOCK_BYTES = 4 << 20
 _MAX_PARALLEL_FILES = 8
-# AutoGraph would rewrite a function, and all that it calls, at every start.
+# Without this, AutoGraph would convert a function and all that it calls at each start.
 _as_it_is = tf.autograph.experimental.do_not_convert
 
 
@@ -41,47 +41,48 @@ def read(
 ) -> tf.data.Dataset:
     """Read click logs as batches for `fit`, `evaluate` or `predict`.
 
-    Bad rows never reach a batch: they go to the quarantine, and good rows fill the
-    batches. Without shuffling, rows come in the order of the files. With it, up to
-    8 files are read at a time, in another order each epoch, and their rows are
-    permuted window by window.
-    The position of an iterator can be saved with `tf.train.Checkpoint`, and
-    `tf_dlrm.callbacks.ResumableTraining` resumes a training in mid-epoch (the lines
-    before are read again, at the speed of reading).
+    Bad rows go to the quarantine and never into a batch; valid rows fill the batches.
+    Without shuffling, rows are in the order of the files. With it, up to 8 files are
+    read at a time, in a different order in each epoch, and their rows are permuted
+    window by window.
+
+    `tf.train.Checkpoint` can save the position of an iterator, and
+    `tf_dlrm.callbacks.ResumableTraining` resumes training within an epoch (earlier
+    lines are read again, at the speed of reading).
 
     Args:
         paths: A path, a glob, or a sequence of them; text, plain or compressed, or
             Parquet.
-        parser: A `Parser`, with the columns of its schema.
+        parser: A `Parser`; its schema defines the columns.
         batch_size: Rows in a batch; the last one may have fewer.
         shuffle: Whether to shuffle, differently in each epoch.
-        labelled: Whether rows must have a label. If not, the data set has features
-            only, for `predict`, and the label's column may be absent.
-        shuffle_buffer: Rows of a window (0.16 kB each, of which two are in memory).
+        labelled: Whether rows must have a label. If not, the dataset has only features,
+            for `predict`, and the label's column may be absent.
+        shuffle_buffer: Rows in a window of the shuffle (0.16 kB each; two windows are
+            in memory).
         seed: Seed of the shuffle; an integer makes the order repeatable.
-        repeat: Whether to start over without end; batches then cross the epochs.
+        repeat: Whether to repeat epochs without end; batches then cross epochs.
         drop_remainder: Whether to leave out a last batch that is not full.
-        quarantine: Where bad rows go. `None`: `Quarantine()`, which counts them
-            and fails at more than one in 10,000.
+        quarantine: Collects bad rows. Default: `Quarantine()`, which counts them and
+            fails if more than one in 10,000 rows is bad.
         worker: Number of this worker, from 0.
-        num_workers: Number of workers that share the files, each every
-            `num_workers`-th one.
-        negative_sampling: Which rows without a click are left out, the same in each
-            epoch and for all workers; `None`: none. For labelled rows only.
+        num_workers: Number of workers that share the files; each reads every
+            `num_workers`-th file.
+        negative_sampling: The `NegativeSampling` of labelled rows without a click, the
+            same in each epoch and for all workers. Default: no sampling.
 
     Returns:
         A `tf.data.Dataset` of `(features, label)`, with the sample weight as a third
-        element if the schema has one, or of features, as the parser gives them:
+        element if the schema has weights, or of features if not `labelled`:
         `dense_features` float32 `(B, num_dense)`, `sparse_features` int64 ragged
-        `(B, num_sparse, None)`, `sparse_weights` alike if values of bags have weights,
-        label and weight float32 `(B,)`.
+        `(B, num_sparse, None)`, `sparse_weights` of the same shape if values of bags
+        have weights, label and weight float32 `(B,)`.
 
     Raises:
         FileNotFoundError: If a file is missing or a glob matches nothing.
-        ValueError: If a path is a directory, all files are empty, or a number is
-            not positive. While it is read, the data set raises an error with the
-            text of the `ValueError` or `BadRowsError` for a gzip file that was cut
-            short and for too many bad rows.
+        ValueError: If a path is a directory, all files are empty, or a number is not
+            positive. During reading, the dataset raises an error with the text of a
+            `ValueError` or `BadRowsError` for a truncated file or too many bad rows.
 
     Example:
 
@@ -107,13 +108,12 @@ def read(
         )
     if len(paths) < num_workers:
         raise UserError(
-            f"{num_workers} workers need as many files. Received: {len(paths)}. "
-            "`tf-dlrm prepare` makes records, which any number of workers can share."
+            f"{num_workers} workers need at least {num_workers} files. Received: "
+            f"{len(paths)}. Any number of workers can share records, which `tf-dlrm "
+            "prepare` writes."
         )
     if negative_sampling is not None and not labelled:
-        raise UserError(
-            "`negative_sampling` needs labels to sample by. Received: labelled=False"
-        )
+        raise UserError("`negative_sampling` needs labels. Received: labelled=False")
     if negative_sampling is not None:
         check_labels(negative_sampling.rate, parser.schema.label.soft)
     numbers = range(len(paths))[worker::num_workers]
@@ -136,7 +136,7 @@ def read(
         return _shuffle(rows, shuffle_buffer, seeds)
 
     def numbered_epoch(epoch, seed):
-        """The rows of an epoch in an order that is a function of its number."""
+        """Return the rows of an epoch in an order determined by its number."""
         key = tf.stack([tf.constant(seed, tf.int64), epoch])
         files = tf.range(num_files, dtype=tf.int64)
         if shuffle:
@@ -165,8 +165,8 @@ def read(
             deterministic=True,
         )
         options = tf.data.Options()
-        # Blocks are read by Python functions of (file, offset), so that the position
-        # of an iterator is all that a checkpoint needs.
+        # Blocks are read by Python functions of (file, offset), so that a checkpoint
+        # needs only the position of an iterator.
         options.experimental_external_state_policy = (
             tf.data.experimental.ExternalStatePolicy.IGNORE
         )
@@ -200,7 +200,7 @@ def read(
 
 
 def _shuffle(rows, window_rows, seeds):
-    """Permutes the rows of windows, by seeds that are part of an iterator's state."""
+    """Permute the rows of windows, with seeds that are part of an iterator's state."""
     windows = tf.data.Dataset.zip((rows.rebatch(window_rows), seeds))
 
     @_as_it_is
@@ -216,7 +216,7 @@ def _permute(values, seed):
 
 
 def _serialize(batch):
-    """Rows of a table as bytes, for a tensor to carry."""
+    """Return rows of a table as bytes, to put into a tensor."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:
         stream.write_batch(batch)
@@ -224,10 +224,10 @@ def _serialize(batch):
 
 
 class _Source:
-    """The good rows of files, read block by block and decoded side by side.
+    """The valid rows of files, read block by block and decoded in parallel.
 
-    TensorFlow's own `TextLineDataset` will not do: it drops every carriage return,
-    also inside a line, and takes a truncated gzip file for a short file.
+    TensorFlow's `TextLineDataset` is not used because it drops every carriage return,
+    even inside a line, and mistakes a truncated gzip file for a short one.
     """
 
     def __init__(self, paths, parser, labelled, quarantine, sampling, numbers):
@@ -240,13 +240,13 @@ class _Source:
         self.form = row_form.RowForm(schema, labelled, parser.expand)
         self._reader = ChunkReader(schema, Wanted(label=labelled), BLOCK_BYTES)
         for path in paths:
-            self._reader.layout(path)  # a missing column is an error at once
+            self._reader.layout(path)  # reports a missing column at once
         self._stamps = [stamp(path) for path in paths]
         self._unfinished = set(range(len(paths)))
 
     @_as_it_is
     def rows(self, file: tf.Tensor) -> tf.data.Dataset:
-        """The data set of one file: the rows of each block, as `RowTensors`."""
+        """Return the dataset of one file: the rows of each block as `RowTensors`."""
         start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
 
         def next_block(state, _):
@@ -277,7 +277,7 @@ class _Source:
         decoded = blocks.map(
             decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-        # In order, and to the end of the file, which comes as a block of no lines.
+        # In order, up to the end of the file, which is a block without lines.
         recorded = decoded.map(record)
         recorded = recorded.take_while(lambda _, num_lines: num_lines > 0)
         return recorded.map(lambda row, _: row)
@@ -289,7 +289,7 @@ class _Source:
         content = chunk.content or b""
         if not isinstance(content, bytes):
             content = _serialize(content)
-        # An object array, since NumPy drops the NULs at the end of plain bytes.
+        # An object array, because NumPy drops NULs at the end of plain bytes.
         content = np.array(content, object)
         return content, np.int64(chunk.size), np.int64(chunk.num_rows)
 
@@ -319,7 +319,7 @@ class _Source:
         )
 
     def _sample(self, batch, file, first_line, good):
-        """Leaves out negatives; `good` are the lines of the rows in their block."""
+        """Leave out negatives; `good` has the positions of the rows in their block."""
         number = self._numbers[file]  # the same for any number of workers
         kept = self._sampling.keep(number, first_line + good, batch.labels)
         self._sampling.record(number, first_line, int((~kept).sum()))

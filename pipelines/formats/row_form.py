@@ -1,7 +1,7 @@
-"""Rows as tensors that `tf.data` can cut, join and shuffle: one entry a row in each.
+"""Rows as tensors that `tf.data` can cut, join and shuffle, with one entry per row.
 
-Ragged tensors it would take apart row by row, so rows travel with the first id of
-each feature, and those with bags with all of their ids packed into a string.
+`tf.data` would split ragged tensors row by row, so a row has the first id of each
+feature, and a row with bags has all of its ids packed into a string.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,15 +15,15 @@ from pipelines.schema import Schema
 
 
 class RowTensors(NamedTuple):
-    """Rows.
+    """Some rows as tensors.
 
     Attributes:
         label: float32 `(n,)`.
         dense: float32 `(n, num_dense)`.
-        ids: int32 `(n, F)`; of a row with bags, their lengths.
-        bags: string `(n,)`: empty, or the int32 ids of a row's bags and, where the
-            schema has any, their float32 weights.
-        weight: float32 `(n,)`, the sample weight; 1 where the schema has none.
+        ids: int32 `(n, F)`; for a row with bags, their lengths.
+        bags: string `(n,)`: empty, or the int32 ids of a row's bags and their float32
+            weights, if the schema has weights.
+        weight: float32 `(n,)`, the sample weight; 1 if the schema has none.
     """
 
     label: Any
@@ -37,12 +37,12 @@ TYPES = (tf.float32, tf.float32, tf.int32, tf.string, tf.float32)
 
 
 class RowForm:
-    """Between batches of NumPy arrays, rows of tensors, and features.
+    """Convert between batches of NumPy arrays, rows of tensors, and features.
 
     Args:
         schema: The columns.
-        labelled: Whether label, and weight if the schema has one, are wanted.
-        expand: Function of the features that they go through.
+        labelled: Whether batches have a label, and a weight if the schema has one.
+        expand: Function to apply to the features.
     """
 
     def __init__(self, schema: Schema, labelled: bool, expand: Callable):
@@ -52,7 +52,7 @@ class RowForm:
         self._labelled, self._expand = labelled, expand
 
     def pack(self, batch: Batch) -> tuple[np.ndarray, ...]:
-        """A batch as the NumPy arrays of `RowTensors`."""
+        """Return a batch as the NumPy arrays of `RowTensors`."""
         label = batch.labels.astype(np.float32)
         num_rows = len(label)
         bags = np.full(num_rows, b"", object)
@@ -69,7 +69,7 @@ class RowForm:
             has_bags[rows[batch.id_weights != 1]] = True
         for row in np.flatnonzero(has_bags).tolist():
             own = slice(int(ends[row - 1]) if row else 0, int(ends[row]))
-            # A first byte, so that a row of empty bags is no empty string.
+            # A first byte, so that a row of empty bags is not an empty string.
             bags[row] = b"#" + batch.ids[own].tobytes()
             if batch.id_weights is not None:
                 bags[row] += batch.id_weights[own].tobytes()
@@ -90,7 +90,7 @@ class RowForm:
 
     @tf.autograph.experimental.do_not_convert
     def to_batch(self, *row: tf.Tensor):
-        """Rows as features, `(features, label)`, or with the sample weight as well."""
+        """Return rows as features, `(features, label)` or with the sample weight."""
         rows = RowTensors(*row)
         num_rows, num_sparse = tf.size(rows.label, tf.int64), self._num_sparse
         has_bags = tf.not_equal(rows.bags, "")
@@ -103,7 +103,7 @@ class RowForm:
         def ragged():
             lengths = tf.where(has_bags[:, None], rows.ids, tf.ones_like(rows.ids))
             splits = tf.cumsum(tf.cast(tf.reshape(lengths, [-1]), tf.int64))
-            # Of each row, all ids as bytes: its own, or those that were packed.
+            # All ids of each row as bytes: its one-hot ids or the packed ones.
             ids, weights = tf.numpy_function(
                 self._join, [rows.ids, rows.bags], (tf.int64, tf.float32)
             )
@@ -131,7 +131,7 @@ class RowForm:
         return (features, *targets)
 
     def _join(self, ids, bags):
-        """All ids of rows, one after another, and their weights if there are any."""
+        """Return the concatenated ids of all rows, and their weights if any."""
         texts = [
             bag[1:] if bag else row.tobytes()
             for row, bag in zip(ids, bags, strict=True)

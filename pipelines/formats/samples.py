@@ -1,4 +1,4 @@
-"""Rows that try a vocabulary, made up: to compare two ways of serving them."""
+"""Made-up rows that cover a vocabulary, to compare serving paths."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ _UNKNOWN = (b"never seen", b"0c1e8f72")
 def sample_lines(
     rules: LineRules, vocabulary: Any, num_lines: int, has_bags: bool = True
 ) -> list[bytes]:
-    """Make lines of known and unknown values, bags, missing and negative numbers.
+    """Return lines of known and unknown values, bags, missing and negative numbers.
 
     Args:
         rules: The rules of the log.
-        vocabulary: Its vocabulary.
-        num_lines: Number of lines, without a label where a line can lack it.
-        has_bags: Whether cells may hold several values.
+        vocabulary: The vocabulary of the log.
+        num_lines: Number of lines, without labels if lines may lack them.
+        has_bags: Whether cells may contain several values.
     """
     rng = np.random.default_rng(0)
     pools = {
@@ -66,7 +66,7 @@ def _line(rng, rules, pools, has_bags):
 
 
 def _pool(rules, feature, vocabulary) -> Sequence[bytes]:
-    """Values to pick from, all of which a line can hold."""
+    """Return values to pick from, all of which are valid in a line."""
     schema = rules.schema
     marks = (feature.separator, feature.weight_separator)
     refused = [text.encode() for text in marks if text is not None]

@@ -1,4 +1,4 @@
-"""The one loop over files: text or Parquet -> rows, block by block, on all cores."""
+"""The loop over text or Parquet files: read rows block by block, on all cores."""
 
 import functools
 import threading
@@ -23,14 +23,14 @@ _HEADER_BYTES = 1 << 16
 
 
 class Block(NamedTuple):
-    """Rows of a part of a file.
+    """The rows of a part of a file.
 
     Attributes:
         file: Position of the file.
         first_line: Position of the first line in the file, from 0.
-        end_offset: Place in the file where the block ends; see `Chunk`.
+        end_offset: Position in the file where the block ends, as in `Chunk`.
         rows: The rows.
-        made: What `make` made of them.
+        made: The result of `make` for them.
     """
 
     file: int
@@ -41,11 +41,12 @@ class Block(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Whole rows of a file, not yet taken apart; of size 0 at the end of the file.
+    """Complete rows of a file, not yet parsed; of size 0 at the end of the file.
 
     Attributes:
         content: Lines of text, or rows of a table.
-        size: How far the next chunk is: bytes of text (decompressed), rows of a table.
+        size: Distance to the next chunk: bytes of (decompressed) text or rows of a
+            table.
         num_rows: Number of lines or rows.
     """
 
@@ -55,15 +56,15 @@ class Chunk(NamedTuple):
 
 
 class ChunkReader:
-    """Read text and Parquet files alike, chunk by chunk, from any place.
+    """Read text or Parquet files chunk by chunk, from any position.
 
-    A chunk is a function of the file and the place where it begins, so that several
-    threads can share a reader; chunks that are read in order cost one sequential read.
+    A chunk is a function of the file and its position, so several threads can share a
+    reader. Reading chunks in order costs one sequential read.
 
     Args:
         schema: The columns.
-        wanted: The columns to read beside the features.
-        block_bytes: Size of a chunk of text.
+        wanted: The columns to read in addition to the features.
+        block_bytes: Size of a chunk of text, in bytes.
     """
 
     def __init__(
@@ -83,21 +84,21 @@ class ChunkReader:
         self._lock = threading.Lock()
 
     def is_table(self, path: str) -> bool:
-        """Return whether a file is a Parquet file."""
+        """Return True if a file is a Parquet file."""
         if path not in self._is_table:
             self._is_table[path] = is_parquet(path)
         return self._is_table[path]
 
     def layout(self, path: str, with_label: bool = False) -> Layout:
-        """Find the columns of a file, once.
+        """Find the columns of a file, and cache the result.
 
         Args:
             path: The file.
-            with_label: Whether the label's column is among them where it is there,
-                though it is not wanted.
+            with_label: Whether to include the label's column, if the file has it, even
+                if it is not required.
 
         Raises:
-            ValueError: If the file lacks one, or is damaged.
+            ValueError: If the file lacks a column or is damaged.
         """
         with self._lock:
             if path not in self._layouts:
@@ -111,7 +112,7 @@ class ChunkReader:
             return layout.with_label() if with_label else layout
 
     def _header(self, path):
-        """Names of the columns of a text file, and the size of its header."""
+        """Return the column names of a text file, and the size of its header."""
         if path not in self._headers:
             if not self.schema.text.header:
                 self._headers[path] = None, 0
@@ -121,7 +122,7 @@ class ChunkReader:
         return self._headers[path]
 
     def read(self, path: str, place: int) -> Chunk:
-        """Read the chunk that begins at 0, or where another one ended.
+        """Read the chunk at position 0, or at the end of another chunk.
 
         Raises:
             ValueError: If the file is damaged or cannot hold rows.
@@ -135,7 +136,7 @@ class ChunkReader:
         size = len(block)
         if not place and size:
             block = block[self._header(path)[1] :]
-            if not block:  # a block of nothing but the header
+            if not block:  # the block was only the header
                 block = self._lines.read(path, size)
                 size += len(block)
                 if not block:
@@ -143,16 +144,16 @@ class ChunkReader:
         return Chunk(block, size, quotes.count_lines(block, self.schema.text))
 
     def take_apart(self, path: str, content: bytes | pa.RecordBatch) -> Rows:
-        """The rows of a chunk of a file."""
+        """Return the rows of a chunk of a file."""
         return take_apart(content, self.layout(path), self.wanted)
 
     def stored_bytes(self, path: str) -> int:
-        """Bytes of a text file, as it is stored, up to the end of the last chunk."""
+        """Return the stored bytes of a text file up to the end of the last chunk."""
         return self._lines.stored_bytes(path)
 
 
 def take_apart(content: bytes | pa.RecordBatch, layout: Layout, wanted: Wanted) -> Rows:
-    """The rows of a chunk of a file with some layout."""
+    """Return the rows of a chunk of a file with this layout."""
     read = read_block if isinstance(content, bytes) else read_batch
     return read(content, layout, wanted)
 
@@ -165,7 +166,7 @@ def read_header(block: bytes, schema: Schema) -> tuple[list[str], int]:
         schema: The schema, for its text format.
 
     Returns:
-        The names, and the bytes of the header with its line end.
+        The names, and the number of bytes of the header with its line end.
     """
     structure = quotes.find(block, schema.text)
     (last,) = structure.is_end.nonzero()[0][:1] if len(block) else (-1,)
@@ -183,8 +184,8 @@ def read_header(block: bytes, schema: Schema) -> tuple[list[str], int]:
 
 
 def changed(path: str) -> str:
-    """The message for a file that something writes to."""
-    return f"{path}: changed while it was read. Start again when nothing writes to it."
+    """Return the message for a file that changes during reading."""
+    return f"{path}: changed while it was read. Run again when nothing writes to it."
 
 
 def scan(
@@ -195,16 +196,16 @@ def scan(
     start: tuple[int, int, int] = (0, 0, 0),
     make: Callable[[Rows], Any] = lambda rows: None,
 ) -> Iterator[Block]:
-    """Yield the rows of files in their order; blocks are decoded side by side.
+    """Yield the rows of files in order; blocks are decoded in parallel.
 
     Args:
         paths: The files.
-        quarantine: Where bad rows go.
+        quarantine: Collects bad rows.
         schema: The columns.
-        wanted: The columns to read beside the features.
-        start: File, place and line to begin at: the end of a block of an earlier
+        wanted: The columns to read in addition to the features.
+        start: File, position and line to start at: the end of a block of an earlier
             scan.
-        make: Function of the rows that is called beside others, for `Block.made`.
+        make: Function of the rows that returns `Block.made`; called in parallel.
 
     Raises:
         ValueError: If a file is damaged, lacks a column, or changes while it is read.

@@ -1,4 +1,5 @@
-"""Parquet files -> the rows of a schema, the same as of lines with their cells.
+"""Read the rows of a schema from Parquet files, as from lines with the same cells.
+
 
 # n rows
 """
@@ -24,12 +25,12 @@ _MAX_OPEN_FILES = 64
 
 
 def is_parquet(path: str) -> bool:
-    """Return whether a file is a Parquet file, by its first bytes."""
+    """Return True if the first bytes of a file are those of a Parquet file."""
     return read_start(path, len(_MAGIC)) == _MAGIC
 
 
 def count_rows(path: str) -> int:
-    """Number of rows of a Parquet file, good and bad.
+    """Return the number of rows of a Parquet file, including bad ones.
 
     Raises:
         ValueError: If the file is damaged.
@@ -42,8 +43,8 @@ def find_layout(path: str, schema: Schema, wanted: Wanted) -> Layout:
     """Find the columns of a schema in a Parquet file.
 
     Raises:
-        ValueError: If columns are missing, there twice, or of a type that cannot be
-            read, or the file is damaged.
+        ValueError: If columns are missing, repeated or of a type that cannot be read,
+            or the file is damaged.
     """
     with _Open(path) as file:
         types = file.schema_arrow
@@ -53,15 +54,15 @@ def find_layout(path: str, schema: Schema, wanted: Wanted) -> Layout:
 
 
 def check_types(path: str, types: pa.Schema, layout: Layout) -> None:
-    """Check that columns are of types that can be read.
+    """Check that the types of columns can be read.
 
     Args:
         path: Name of the file, for the error.
-        types: Types of the columns, by the names that the layout has.
+        types: Types of the columns, by their names in the layout.
         layout: The columns to read.
 
     Raises:
-        ValueError: If one is not; the message names the column.
+        ValueError: If a type cannot be read; the message names the column.
     """
     kinds = _kinds(layout.schema)
     for column, place in layout.positions.items():
@@ -79,8 +80,8 @@ def batches(path: str, layout: Layout, first_row: int = 0) -> Iterator[pa.Record
 
     Args:
         path: The file.
-        layout: Its columns; others are left alone.
-        first_row: Row to begin with: the end of a batch.
+        layout: The columns to read; others are ignored.
+        first_row: Row to start with: the end of a batch.
 
     Raises:
         ValueError: If the file is damaged.
@@ -102,9 +103,9 @@ def batches(path: str, layout: Layout, first_row: int = 0) -> Iterator[pa.Record
 
 
 class BatchReader:
-    """Read Parquet files batch by batch from any row, like `files.BlockReader`.
+    """Read Parquet files batch by batch, from any row, like `files.BlockReader`.
 
-    Batches that are read in order cost one sequential read.
+    Reading batches in order costs one sequential read.
     """
 
     def __init__(self) -> None:
@@ -112,10 +113,10 @@ class BatchReader:
         self._lock = threading.Lock()
 
     def read(self, path: str, layout: Layout, row: int) -> pa.RecordBatch | None:
-        """Return the batch that begins at a row: 0 or the end of another; or `None`.
+        """Return the batch at row 0 or at the end of another batch, or `None`.
 
         Raises:
-            ValueError: As of `batches`.
+            ValueError: If the file is damaged.
         """
         with self._lock:
             rows = self._open_files.pop((path, row), None)
@@ -130,7 +131,7 @@ class BatchReader:
 
 
 class _Open:
-    """A Parquet file as a context, in which what is wrong with it is a `ValueError`."""
+    """A Parquet file as a context manager that turns its errors into `ValueError`."""
 
     def __init__(self, path):
         self._path = path
@@ -155,7 +156,7 @@ class _Open:
 
 
 def _kinds(schema):
-    """Of each column the kinds of cells that it must have."""
+    """Return the kinds of cells that each column must have."""
     kinds = {schema.label.column: [("number", False)]}
     label = schema.label
     if not label.is_number:
@@ -176,12 +177,12 @@ def _kinds(schema):
 
 
 def read_batch(batch: pa.RecordBatch, layout: Layout, wanted: Wanted) -> Rows:
-    """Take rows of a table as `text.read_block` takes lines.
+    """Read rows from a batch of a table, as `text.read_block` reads lines.
 
     Args:
-        batch: Columns as of `batches`.
+        batch: Columns, as `batches` yields them.
         layout: The columns of the file.
-        wanted: The columns to read beside the features.
+        wanted: The columns to read in addition to the features.
     """
     block = TableBlock(batch, layout)
     rows, good = read_rows(block, layout, wanted, np.ones(len(batch), bool))
@@ -193,7 +194,7 @@ class TableBlock(Block):
     """The rows of a batch.
 
     Attributes:
-        faults: Of rows that are bad, the column and the reason.
+        faults: Column and reason of each bad row.
     """
 
     def __init__(self, batch: pa.RecordBatch, layout: Layout):
@@ -214,7 +215,7 @@ class TableBlock(Block):
         return self._cells[column]
 
     def describe_bad(self, good, labelled):
-        """`(position, row, reason)` of the bad rows."""
+        """Return `(position, row, reason)` of each bad row."""
         return [
             (row, _show_row(self._batch, row), self.faults[row][1])
             for row in np.flatnonzero(~good).tolist()

@@ -1,8 +1,9 @@
-r"""Blocks of lines -> rows, in NumPy: the fast twin of `Parser`.
+r"""Read rows from blocks of lines in NumPy, a fast equivalent of `Parser`.
 
-The rules are those of `line_rules`, and the tests hold this to the parser bit for bit.
-It needs no TensorFlow. A block is taken apart as a whole, by the positions of its
-separators; `fields` says what the fields mean.
+The rules are those of `line_rules`; tests check that the results equal those of the
+parser bit for bit. It needs no TensorFlow. A block is split as a whole, by the
+positions of its separators; `fields` interprets the fields.
+
 
 # n rows, S separators
 """
@@ -19,12 +20,12 @@ _UNKNOWN = "a quote is stray, or a quoted field is longer than 1 MiB"
 
 
 def read_block(block: bytes, layout: Layout, wanted: Wanted = Wanted()) -> Rows:  # noqa: B008
-    r"""Take a block of lines apart.
+    r"""Read the rows of a block of lines.
 
     Args:
-        block: Whole lines with their line ends; the last may have none.
+        block: Complete lines with their line ends; the last may have none.
         layout: The columns of the file.
-        wanted: The columns to read beside the features.
+        wanted: The columns to read in addition to the features.
 
     Returns:
         The rows.
@@ -51,20 +52,21 @@ def find_bad(
     layout: Layout,
     wanted: Wanted = Wanted(),  # noqa: B008
 ) -> list[tuple[int, bytes, str]]:
-    """List the bad lines of a block; the arguments are those of `read_block`.
+    """Return the bad lines of a block; the arguments are those of `read_block`.
 
     Returns:
-        `(position in the block, line, reason)` of the bad lines, as in `Rows.bad`.
+        `(position in the block, line, reason)` of each bad line, as in `Rows.bad`.
     """
     return read_block(block, layout, wanted).bad
 
 
 class Lines(Block):
-    """Find the fields of the lines; lines with a wrong number of columns are left out.
+    """The fields of lines, without lines with a wrong number of columns.
 
     Attributes:
         count: Number of lines.
-        is_row: bool, of each line with the right number of columns: no line end in it.
+        is_row: Mask of the lines with the right number of columns that contain no line
+            end.
     """
 
     def __init__(self, block: bytes, layout: Layout):
@@ -110,7 +112,7 @@ class Lines(Block):
         self._separators: dict[bytes, np.ndarray] = {}
 
     def _find_ends(self, is_regular):
-        """Rows of int32, each of the ends of a needed column's fields."""
+        """Return the field ends of each needed column, as rows of int32."""
         layout, num_columns = self._layout, self._layout.num_columns
         needed = {
             place + step for place in layout.positions.values() for step in (-1, 0)
@@ -125,7 +127,7 @@ class Lines(Block):
         ends = self._ends_S[places].astype(np.int32)
         label = layout.label_place
         if self.lacks_label is not None and label in self._place_of:
-            # A field of no bytes, and none before it.
+            # An empty field with no field before it.
             before = self._first_starts - 1
             if label:
                 before = ends[self._place_of[label - 1]]
@@ -134,7 +136,7 @@ class Lines(Block):
         return ends
 
     def _places(self, columns):
-        """The separators that end the fields of some columns: `(columns, n)`."""
+        """Return the separators that end the fields of columns: `(columns, n)`."""
         places = self._first_S[None, :] + columns[:, None]
         if self.lacks_label is not None:
             places = places - (self.lacks_label & (columns[:, None] >= self._label()))
@@ -158,7 +160,7 @@ class Lines(Block):
         )
 
     def note(self, column, valid, rule):
-        """Do nothing: `LineRules` says what is wrong with a line."""
+        """Do nothing: `LineRules` finds the reasons for bad lines."""
 
     def _start_of(self, place):
         if place == 0:
@@ -169,7 +171,7 @@ class Lines(Block):
         return self._ends[self._place_of[place]] - self._start_of(place)
 
     def _may_hold(self, place, separator):
-        """False if no field of a column holds a separator."""
+        """Return False if no field of a column contains a separator."""
         if separator not in self.text.raw:
             return False
         if len(separator) > 1:
@@ -184,7 +186,7 @@ class Lines(Block):
         return bool(self._separators[separator][places].any())
 
     def describe_bad(self, good, labelled):
-        """`(position, line, reason)` of all lines that are no rows."""
+        """Return `(position, line, reason)` of all lines that are not valid rows."""
         if len(good) == self.count and good.all():
             return []
         is_good = np.zeros(self.count, bool)
@@ -215,7 +217,7 @@ class Lines(Block):
                 starts[i] = start
 
     def _judge_returns(self):
-        """One carriage return may end a line; others spoil it."""
+        """Mark lines with carriage returns as invalid, except for one at the end."""
         text = self.text
         if not len(self._first_starts) or b"\r" not in text.raw:
             return

@@ -1,4 +1,4 @@
-"""DataFrames, of raw or of transformed columns -> batches, and back."""
+"""Batches from data frames of raw or transformed columns, and back."""
 
 from pipelines.frames.dataset import from_dataframe
 from pipelines.frames.frame import to_dataframe

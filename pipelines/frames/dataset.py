@@ -1,6 +1,7 @@
-"""Data frames -> a `tf.data.Dataset` of (features, label), ids exact to the last bit.
+"""Read a data frame as a `tf.data.Dataset` of (features, label), with exact ids.
 
-The columns are raw, with a parser, or those that the model takes, with its features.
+The columns are raw and read by a parser, or they are the inputs of the model.
+
 
 # N rows, F sparse features, B rows of a batch
 """
@@ -33,56 +34,56 @@ def from_dataframe(
     *,
     weight: str | int | None = None,
 ) -> tf.data.Dataset:
-    """Make batches of a pandas or polars data frame.
+    """Return batches of a pandas or polars data frame.
 
-    With a `Parser`, the frame holds the raw columns of its schema, and batches are,
-    bit for bit, those of `pipelines.read` on the Parquet file written from the frame:
-    integers with gaps, which pandas keeps as floats, are the categories "1", "2";
-    booleans "True" and "False"; lists are bags of a feature with a `separator`; NaN,
-    None and NA are missing. (A CSV file written from it has "1.0" there, and shorter
-    numbers for float32.) A frame's index is no column. A cell that is not valid is an
-    error: no row is left out.
+    With a `Parser`, the frame contains the raw columns of its schema, and the batches
+    equal, bit for bit, those of `pipelines.read` on the Parquet file written from the
+    frame. Integers with missing values, which pandas stores as floats, become the
+    categories "1", "2"; booleans become "True" and "False"; lists become bags of a
+    feature with a `separator`; NaN, None and NA are missing values. (A CSV file written
+    from the frame would contain "1.0" instead, and float32 numbers with fewer digits.)
+    The index is not a column. A cell that is not valid raises an error: no row is left
+    out.
 
-    With a `FeatureSpec`, the frame holds what the model takes: dense columns already
-    transformed, and integer ids. `model.fit(frame)` would turn all columns into one
-    float32 matrix and change ids above 2^24 silently; here they stay exact.
+    With a `FeatureSpec`, the frame contains the inputs of the model: transformed dense
+    columns and integer ids. `model.fit(frame)` would convert all columns to one float32
+    matrix, which silently changes ids above 2^24; here they stay exact.
 
     Args:
         frame: A pandas or polars `DataFrame` with the columns of the parser's schema,
-            by name, or by position where the schema has positions; or a column for
-            each name in `spec.dense` and `spec.sparse_features`. Other columns are
-            left alone. With a `FeatureSpec`, a cell of a sparse column is an integer,
-            or a sequence of integers (a multi-hot bag). Missing (NaN, None, NA) is no
-            id: -1 in the one-hot form, an empty bag in the ragged one. Float columns
-            are accepted if all their values are integers, as pandas makes them of
-            integers with gaps.
+            by name or by position; or with a column for each name in `spec.dense` and
+            `spec.sparse_features`. Other columns are ignored. With a `FeatureSpec`, a
+            cell of a sparse column is an integer or a sequence of integers (a multi-hot
+            bag). A missing value (NaN, None, NA) becomes -1 in the one-hot form and an
+            empty bag in the ragged form. Float columns are accepted if all their values
+            are integers, as in pandas for integers with missing values.
         spec: A parser, or the features of the model.
-        label: Name of the label column: 0 or 1, or probabilities between. `None`:
-            features only, for `predict`. With a parser the column is that of its
-            schema, and so is that of the weights.
+        label: Name of the label column: 0 or 1, or probabilities in between. `None`:
+            only features, for `predict`. With a parser, label and weights are those of
+            its schema.
         batch_size: Rows in a batch; the last one may have fewer.
-        shuffle: Whether to put all rows in a random order, anew in each epoch.
+        shuffle: Whether to shuffle all rows, differently in each epoch.
         seed: Seed of the shuffle; an integer makes the order repeatable.
-        weight: Name of a column of sample weights, numbers that are not negative.
-            `None`: every row counts once; with a parser, as the schema says.
+        weight: Name of a column of nonnegative sample weights. Default: 1 for each row;
+            with a parser, the weights of the schema.
 
     Returns:
-        A `tf.data.Dataset` of `(features, label)`, of features, or with `weight` of
+        A `tf.data.Dataset` of `(features, label)`, of `features`, or with `weight` of
         `(features, label, sample_weight)`.
         `features["dense_features"]` is float32 `(B, num_dense)`;
-        `features["sparse_features"]` int64 `(B, num_sparse)` if no cell is a
-        sequence, else an int64 ragged tensor `(B, num_sparse, None)`; `label` and
-        `sample_weight` float32 `(B,)`. With a parser, features are as its call gives
-        them: always ragged, with `sparse_weights` if values have weights.
+        `features["sparse_features"]` is int64 `(B, num_sparse)` if no cell is a
+        sequence, otherwise an int64 ragged tensor `(B, num_sparse, None)`; `label` and
+        `sample_weight` are float32 `(B,)`. With a parser, features are those that the
+        parser returns: always ragged, with `sparse_weights` if values have weights.
 
     Raises:
-        TypeError: If `frame` is no data frame, or a column is not numeric.
-        ValueError: If a column is missing or there twice, a dense value, label or
-            weight is missing or not finite, a label is not from 0 to 1, a weight is
-            negative, an id is no integer or not in the table, or the frame has no
-            row. With a parser, if a cell is not valid by the schema, a column holds
-            cells of several types, or `label` or `weight` is not the schema's. The
-            message names column and row.
+        TypeError: If `frame` is not a data frame, or a column is not numeric.
+        ValueError: If a column is missing or repeated; a dense value, label or weight
+            is missing or not finite; a label is not from 0 to 1; a weight is negative;
+            an id is not an integer or not in the table; or the frame has no rows. With
+            a parser, if a cell is not valid for the schema, a column contains cells of
+            several types, or `label` or `weight` differs from the schema. The message
+            names column and row.
 
     Example:
 
@@ -113,7 +114,7 @@ def from_dataframe(
         )
     if weight is not None and label is None:
         raise ValueError(
-            f"`weight` goes with a label. Received: weight={weight!r}, label=None"
+            f"`weight` needs a `label`. Received: weight={weight!r}, label=None"
         )
     if not is_frame(frame):
         raise TypeError(
@@ -143,7 +144,7 @@ def from_dataframe(
 
 
 def _take_raw(frame, parser, label, weight):
-    """Functions from rows `(B,)` to features and to targets, of raw columns."""
+    """Return functions from rows `(B,)` to features and targets, for raw columns."""
     schema = parser.schema
     labelled = has_targets(schema, label, weight)
     batch = encode_frame(frame, parser.vocabulary, labelled)
@@ -167,7 +168,7 @@ def _take_raw(frame, parser, label, weight):
 
 
 def _take_numbers(frame, spec, label, weight):
-    """The same, of columns that are what the model takes."""
+    """Return functions from rows `(B,)` to features and targets, for model inputs."""
     targets = [name for name in (label, weight) if name is not None]
     _check_columns(frame, [*spec.dense, *spec.sparse_features, *targets])
     dense = np.empty((len(frame), spec.num_dense), np.float32)
@@ -188,14 +189,15 @@ def _check_columns(frame, wanted):
     missing = [name for name in wanted if name not in columns]
     if missing:
         raise ValueError(
-            f"The frame lacks the columns {missing}. It has {columns[:50]}. The names "
-            "are those of `spec.dense`, `spec.sparse_features`, `label` and `weight`."
+            f"The frame lacks the columns {missing}; it has {columns[:50]}. It must "
+            "have the columns of `spec.dense`, `spec.sparse_features`, `label` and "
+            "`weight`."
         )
     repeated = [name for name in wanted if columns.count(name) > 1]
     if repeated:
         raise ValueError(f"The frame has several columns named {repeated}.")
     if not len(frame):
-        raise ValueError("The frame has no row.")
+        raise ValueError("The frame has no rows.")
 
 
 def _make_take(array):
@@ -223,8 +225,8 @@ def _make_take_bags(values, row_splits, num_sparse, dtype):
     bags = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
 
     def take(rows):
-        # Bags are gathered as rows of a plain ragged tensor, since `tf.gather` of
-        # the ragged tensor of rows would forget that it is uniform.
+        # Gather bags as rows of a plain ragged tensor: `tf.gather` of the ragged tensor
+        # of rows would lose its uniform row length.
         positions = rows[:, tf.newaxis] * num_sparse + tf.range(
             num_sparse, dtype=tf.int64
         )
@@ -238,7 +240,7 @@ def _make_take_bags(values, row_splits, num_sparse, dtype):
 
 
 def _interleave(columns):
-    """Turn F columns of bags into values and row_splits of N x F bags, row by row."""
+    """Combine F columns of bags into values and row_splits of N x F bags."""
     lengths = np.stack(
         [
             (ids != NO_ID).astype(np.int64) if lengths is None else lengths

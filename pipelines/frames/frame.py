@@ -1,4 +1,4 @@
-"""Batches -> DataFrames, to look at what a model gets."""
+"""Convert batches to data frames, to inspect the inputs of a model."""
 
 from typing import Any, Literal
 
@@ -15,27 +15,27 @@ def to_dataframe(
     library: Literal["pandas", "polars"] = "pandas",
     weight: str = "weight",
 ) -> Any:
-    """Collect batches in a data frame; `from_dataframe` is the way back.
+    """Collect batches in a data frame, the inverse of `from_dataframe`.
 
     Args:
-        dataset: An iterable of `(features, label)`, with or without sample weights as
-            a third element, or of features, such as
-            `pipelines.records.read` and `pipelines.criteo.read` give; the sparse
-            features ragged or `(B, num_sparse)`.
-        spec: Names of the features, such as `parser.spec()`.
-        label: Name of the label's column.
-        num_rows: Most rows to take; `None`: all. All of them are in memory.
-        library: Of which kind the frame is.
-        weight: Name of the sample weights' column.
+        dataset: An iterable of `(features, label)`, optionally with sample weights as a
+            third element, or of features, such as `pipelines.records.read` and
+            `pipelines.criteo.read` return; sparse features are ragged or
+            `(B, num_sparse)`.
+        spec: The features, such as `parser.spec()`.
+        label: Name of the label column.
+        num_rows: Maximum number of rows to take; default: all. They must fit in memory.
+        library: Library of the frame, `"pandas"` or `"polars"`.
+        weight: Name of the column of sample weights.
 
     Returns:
-        A pandas or polars `DataFrame` with label and weight (float32) if there are, the
-        dense columns (float32) and the sparse ones: int64 where each row has one id
-        (-1 for none), lists of them where a feature has bags.
+        A pandas or polars `DataFrame` with label and weight (float32), if any, the
+        dense columns (float32) and the sparse columns: int64 if each row has one id (-1
+        for a missing one), lists of ids if a feature has bags.
 
     Raises:
-        ValueError: If the batches do not have the features of `spec`, or there is no
-            row.
+        ValueError: If the batches do not have the features of `spec`, or there are no
+            rows.
 
     Example:
 
@@ -51,7 +51,7 @@ def to_dataframe(
     left = np.inf if num_rows is None else num_rows
     for batch in dataset:
         features, *batch_targets = batch if isinstance(batch, tuple) else (batch,)
-        if "dense_features" not in features:  # a schema without numbers
+        if "dense_features" not in features:  # the schema has no dense features
             count = int(features["sparse_features"].shape[0])
             features = {"dense_features": np.empty((count, 0)), **features}
         count = min(left, int(features["dense_features"].shape[0]))
@@ -64,14 +64,14 @@ def to_dataframe(
         ids.append(some_ids)
         lengths.append(some_lengths)
     if not dense:
-        raise ValueError("The dataset has no rows to put into a frame.")
+        raise ValueError("The dataset has no rows.")
     dense, ids = np.concatenate(dense), np.concatenate(ids)
     lengths = np.concatenate(lengths)
     found = dense.shape[1], lengths.shape[1]
     if found != (spec.num_dense, spec.num_sparse):
         raise ValueError(
-            f"The batches have {found[0]} dense and {found[1]} sparse features, `spec` "
-            f"has {spec.num_dense} and {spec.num_sparse}."
+            f"The batches have {found[0]} dense and {found[1]} sparse features, but "
+            f"`spec` has {spec.num_dense} and {spec.num_sparse}."
         )
     columns = {
         name: np.concatenate(pieces)
@@ -91,7 +91,7 @@ def to_dataframe(
 
 
 def _open(sparse):
-    """Ids one after another, -1 dropped, and lengths `(n, F)`."""
+    """Return the concatenated ids without -1, and lengths `(n, F)`."""
     if hasattr(sparse, "row_lengths"):
         num_rows = int(sparse.nrows())
         lengths = np.asarray(sparse.values.row_lengths()).reshape(num_rows, -1)

@@ -1,4 +1,4 @@
-"""Frames of raw columns -> batches of NumPy arrays, by the schema of a vocabulary."""
+"""Read frames of raw columns as NumPy batches, with the schema of a vocabulary."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ DEFAULT_LABEL = "label"
 
 
 def has_targets(schema: Schema, label: Column | None, weight: Column | None) -> bool:
-    """Return whether label and sample weights are wanted.
+    """Return True if the dataset should have labels and sample weights.
 
     Args:
-        schema: The schema, which says which columns they are.
-        label: The argument of `from_dataframe`.
-        weight: The same.
+        schema: The schema, which defines their columns.
+        label: The argument `label` of `from_dataframe`.
+        weight: The argument `weight` of `from_dataframe`.
 
     Raises:
         ValueError: If they name other columns than the schema.
@@ -28,15 +28,14 @@ def has_targets(schema: Schema, label: Column | None, weight: Column | None) -> 
     for name, (column, own) in asked.items():
         if column not in (None, own) and (name, column) != ("label", DEFAULT_LABEL):
             raise UserError(
-                f"With a parser, `{name}` comes from its schema, which vocabulary and "
-                f"files go by as well: {own!r}. Received: {name}={column!r}. Change "
-                "the schema, or leave it out."
+                f"With a parser, `{name}` must be that of its schema, {own!r}. "
+                f"Received: {name}={column!r}. Leave it out, or change the schema."
             )
     return label is not None
 
 
 def encode_frame(frame: Any, vocabulary: Any, labelled: bool) -> Batch:
-    """Return all rows of a frame: numbers transformed, values as ids.
+    """Return all rows of a frame, with transformed numbers and ids.
 
     Args:
         frame: A pandas or polars `DataFrame` of raw columns.

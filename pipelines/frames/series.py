@@ -1,4 +1,4 @@
-"""Columns of pandas and polars frames -> NumPy arrays, exactly or with an error."""
+"""Convert columns of pandas and polars frames to exact NumPy arrays or raise errors."""
 
 import itertools
 from typing import Any
@@ -40,8 +40,8 @@ def read_numbers(column: Any, name: str) -> np.ndarray:
     if len(bad):
         raise ValueError(
             f"The column {name!r} has a value that is missing or not finite as a "
-            f"float32: {array[bad[0]]} in row {bad[0]}, counted from 0. Fill or drop "
-            "such rows first."
+            f"float32: {array[bad[0]]} in row {bad[0]} (counted from 0). Fill in the "
+            "value or drop such rows first."
         )
     return numbers
 
@@ -56,7 +56,7 @@ def read_labels(column: Any, name: str) -> np.ndarray:
         TypeError: If the column is not numeric.
         ValueError: If a value is missing or not from 0 to 1.
     """
-    rule = "must hold labels: 0 or 1, or probabilities between"
+    rule = "must contain labels: 0 or 1, or probabilities in between"
     return _within(read_numbers(column, name), name, rule, largest=1.0)
 
 
@@ -70,7 +70,7 @@ def read_weights(column: Any, name: str) -> np.ndarray:
         TypeError: If the column is not numeric.
         ValueError: If a value is missing, negative or not finite.
     """
-    rule = "must hold weights: numbers that are not negative"
+    rule = "must contain weights, which are not negative"
     return _within(read_numbers(column, name), name, rule)
 
 
@@ -79,7 +79,7 @@ def _within(numbers, name, rule, largest=np.inf):
     if len(wrong):
         raise ValueError(
             f"The column {name!r} {rule}. Received: {numbers[wrong[0]]:g} in row "
-            f"{wrong[0]}, counted from 0."
+            f"{wrong[0]} (counted from 0)"
         )
     return numbers
 
@@ -95,14 +95,14 @@ def read_ids(
         vocabulary_size: Number of rows of its table.
 
     Returns:
-        `(ids, lengths)`. If no cell is a sequence, int64 `(N,)` with -1 where the id
-        is missing, and `None`. Else the ids of all bags in one int64 vector, none of
-        them missing, and the lengths of the bags, int64 `(N,)`.
+        `(ids, lengths)`. If no cell is a sequence, int64 ids `(N,)`, -1 for a missing
+        one, and `None`. Otherwise the concatenated ids of all bags as int64, without
+        missing ones, and the lengths of the bags, int64 `(N,)`.
 
     Raises:
-        TypeError: If the column does not hold integers.
-        ValueError: If a number is no integer, cannot be exact in its float type, or
-            is no id of the table.
+        TypeError: If the column does not contain integers.
+        ValueError: If a number is not an integer, may be inexact in its float type, or
+            is not an id of the table.
     """
     array = _to_array(column)
     lengths = None
@@ -113,8 +113,9 @@ def read_ids(
     bad = np.flatnonzero((ids < NO_ID) | (ids >= vocabulary_size))
     if len(bad):
         raise ValueError(
-            f"The feature {name!r} has an id outside its table of {vocabulary_size:,} "
-            f"rows: {ids[bad[0]]} in row {rows[bad[0]]}, counted from 0."
+            f"The ids of the feature {name!r} must be in its table of "
+            f"{vocabulary_size:,} rows. Received: {ids[bad[0]]} in row {rows[bad[0]]} "
+            "(counted from 0)"
         )
     if lengths is not None:
         kept = ids != NO_ID
@@ -124,8 +125,10 @@ def read_ids(
 
 
 def _to_array(column):
-    """Return a NumPy array that holds the very values of a series; where it has
-    gaps that its type cannot hold, an array of objects."""
+    """Return the exact values of a series as a NumPy array.
+
+    It is an array of objects if its type cannot represent missing values.
+    """
     if hasattr(column, "to_list") and type(column).__module__.startswith("polars"):
         if column.null_count() or column.dtype.is_nested():
             return _objects(column.to_list())
@@ -139,12 +142,12 @@ def _to_array(column):
 
 
 def _objects(cells):
-    # Not `np.array`, which makes lists of one length a matrix.
+    # Not `np.array`, which turns lists of equal length into a matrix.
     return np.fromiter(cells, object, count=len(cells))
 
 
 def _is_missing(value):
-    # NaN and NaT differ from themselves; pandas.NA compares to neither.
+    # NaN and NaT differ from themselves; comparing pandas.NA gives neither result.
     if value is None or type(value).__name__ == "NAType":
         return True
     return isinstance(value, float | np.floating) and value != value
@@ -155,7 +158,7 @@ def _is_sequence(cell):
 
 
 def _flatten(cells, name):
-    """Return all ids of cells that may be sequences, and the lengths or None."""
+    """Return all ids of cells that may be sequences, and their lengths or `None`."""
     if not any(map(_is_sequence, cells)):
         return cells, None
     bags = [
@@ -176,12 +179,12 @@ def _to_integers(array, name, rows):
     if array.dtype.kind in "bi":
         return array.astype(np.int64)
     if array.dtype.kind == "u":
-        # What does not fit in an int64 is in no table; keep it out of range.
+        # A number that does not fit in an int64 is in no table; keep it out of range.
         return np.minimum(array, np.array(2**63 - 1, np.uint64)).astype(np.int64)
     if array.dtype.kind != "f":
         raise TypeError(
-            f"The feature {name!r} must hold integer ids. Received: {array.dtype}. "
-            "Number its values first, as `pandas.factorize` or a Vocabulary do."
+            f"The feature {name!r} must contain integer ids. Received: {array.dtype}. "
+            "Number its values first, with `pandas.factorize` or a `Vocabulary`."
         )
     missing = np.isnan(array)
     limit = 2.0 ** (np.finfo(array.dtype).nmant + 1)
@@ -203,16 +206,16 @@ def _objects_to_integers(cells, name, rows):
             ids[position] = _to_integers(value, name, rows[position : position + 1])[0]
         else:
             raise TypeError(
-                f"The feature {name!r} must hold integer ids. Received: {cell!r} in "
-                f"row {rows[position]}, counted from 0. Number its values first, as "
-                "`pandas.factorize` or a Vocabulary do."
+                f"The feature {name!r} must contain integer ids. Received: {cell!r} in "
+                f"row {rows[position]} (counted from 0). Number its values first, with "
+                "`pandas.factorize` or a `Vocabulary`."
             )
     return ids
 
 
 def _refuse(value, dtype, name, row):
     raise ValueError(
-        f"The feature {name!r} must hold integer ids, exact in their type. Received: "
-        f"{value!r} ({dtype}) in row {row}, counted from 0. A column of integers with "
-        "gaps stays exact as pandas' Int64."
+        f"The feature {name!r} must contain integer ids that are exact in their type. "
+        f"Received: {value!r} ({dtype}) in row {row} (counted from 0). Use pandas' "
+        "Int64 for integers with missing values."
     )

@@ -1,4 +1,4 @@
-"""Predicted costs of placements of tables, and pictures of plans."""
+"""Predicted costs of table placements, and charts of plans."""
 
 from pipelines.placement.chart import draw_plan, draw_scaling
 from pipelines.placement.costs import LINKS, Link, format_scaling, scaling, step_time

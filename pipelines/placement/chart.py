@@ -1,4 +1,4 @@
-"""Pictures of plans and of predicted step times, by matplotlib."""
+"""Charts of plans and of predicted step times, drawn with matplotlib."""
 
 from collections import defaultdict
 
@@ -13,13 +13,13 @@ COLORS = {
     "table_wise": "#1864ab",
     "auto": "#862e9c",
 }
-STACK = ("row_wise", "column_wise", "table_wise", "data_parallel")  # from below
+STACK = ("row_wise", "column_wise", "table_wise", "data_parallel")  # from the bottom
 MAX_LABELLED_DEVICES = 16
-LABELLED, SHOWN = 0.035, 0.012  # parts of the highest bar: to be named, to be drawn
+LABELLED, SHOWN = 0.035, 0.012  # minimum shares of the highest bar to label, to draw
 
 
 def draw_plan(plan, path=None):
-    """Draw a `Plan`: bytes held and bytes looked up by device, stacked by table.
+    """Draw a `Plan`: bytes stored and bytes read by each device, stacked by table.
 
     Args:
         plan: The `Plan`.
@@ -51,10 +51,10 @@ def draw_plan(plan, path=None):
 
 
 def draw_scaling(rows, path=None):
-    """Draw what `costs.scaling` returned: samples/s by devices, a panel a link.
+    """Draw the result of `costs.scaling`: samples/s by devices, a panel for each link.
 
     Args:
-        rows: The list of dicts.
+        rows: The list of dicts that `costs.scaling` returned.
         path: File to write, or `None`.
 
     Returns:
@@ -81,7 +81,7 @@ def draw_scaling(rows, path=None):
         axes.grid(color=GRID)
         axes.yaxis.set_major_formatter(lambda value, _: _describe_count(value))
         _clear(axes, link)
-    panels[0].set_ylabel("samples/s, predicted", color=MUTED)
+    panels[0].set_ylabel("predicted samples/s", color=MUTED)
     handles, labels = panels[0].get_legend_handles_labels()
     _legend(figure, handles, labels)
     if path is not None:
@@ -140,7 +140,7 @@ def _draw_bars(axes, plan, measure):
 
 
 def _parts(plan, device, measure):
-    """`(kind, table, value)` of a device's shards, largest first in each kind."""
+    """Return `(kind, table, value)` of a device's shards, largest first by kind."""
     parts = [
         (shard.kind, shard.table, measure(plan.load(shard.table), shard))
         for shard in plan.shards_on(device)
@@ -149,7 +149,7 @@ def _parts(plan, device, measure):
 
 
 def _merge_small(parts, least):
-    """Put what is too thin to see, and all data-parallel tables, into one a kind."""
+    """Merge parts that are too thin to see, and all data-parallel tables, by kind."""
     for kind in STACK:
         own = [part for part in parts if part[0] == kind]
         shown = [part for part in own if part[2] >= least and kind != "data_parallel"]
@@ -163,7 +163,7 @@ def _merge_small(parts, least):
 def _start(width, height, **panels):
     from matplotlib.figure import Figure
 
-    # The object API: no window system, no global state.
+    # The object API needs no window system and has no global state.
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(squeeze=False, **panels)[0]
 

@@ -1,6 +1,7 @@
-"""A model of step time: what a plan costs on devices and links of given speed.
+"""A model of step time: the cost of a plan for given speeds of devices and links.
 
-It predicts which placement wins, not milliseconds: peak rates, nothing overlaps.
+It predicts which placement is fastest, not milliseconds: it uses peak rates and no
+overlap.
 """
 
 import math
@@ -17,7 +18,7 @@ from tf_dlrm.sharding.planning import (
     traffic,
 )
 
-LINE_BYTES = 64  # a burst of HBM2, a cache line of a CPU
+LINE_BYTES = 64  # a burst of HBM2 or a cache line of a CPU
 BACKWARD = 2  # gradients of inputs and of weights each cost a forward pass
 V100_MEMORY_BYTES_PER_SECOND = 900e9
 V100_FLOPS_PER_SECOND = 15.7e12  # float32
@@ -27,11 +28,11 @@ class Link(NamedTuple):
     """The connection of a device to the others.
 
     Attributes:
-        name: For tables and pictures.
-        published_bytes_per_second: What the vendor states.
-        bytes_per_second: What a device can send while it receives as much. NVLink's
-            published rates add both directions, so this is half of them.
-        latency_seconds: Time to start a message: an assumption, not published.
+        name: Name in tables and charts.
+        published_bytes_per_second: Rate that the vendor publishes.
+        bytes_per_second: Rate at which a device can send while it receives at the same
+            rate. NVLink's published rates add both directions, so this is half of them.
+        latency_seconds: Time to start a message; assumed, not published.
     """
 
     name: str
@@ -63,46 +64,48 @@ def step_time(
 ) -> dict[str, float]:
     """Predict the seconds of a training step on N devices, part by part.
 
-    An alpha-beta model: a message of n bytes takes alpha + n/beta, alpha being
-    `latency_seconds` and beta `link_bytes_per_second`. Each part takes as long as its
-    slowest device:
+    This is an alpha-beta model: a message of n bytes takes alpha + n/beta, where alpha
+    is `latency_seconds` and beta is `link_bytes_per_second`. Each part takes as long as
+    its slowest device:
 
-    - `lookup`: bytes through the device's memory, over `memory_bytes_per_second`. Each
-      id reads its row (the columns that are here); each row that a batch touches, at
-      most as many as there are, is then read and written with its optimizer state.
-      Memory delivers whole lines of 64 bytes, so narrow parts of rows cost more.
-      A data-parallel table is read for the device's own examples, but updated on each
-      device for the whole batch.
-    - `exchange`: three personalized all-to-alls, the paper's butterfly shuffle: ids
-      to the owners, pooled vectors back, their gradients to the owners. Each takes
-      N - 1 turns, in which every device sends to another one and receives from
-      another one: (N - 1) alpha + max over devices of (bytes sent, received) / beta.
+    - `lookup`: bytes moved through the device's memory, divided by
+      `memory_bytes_per_second`. Each id reads its row (the columns on this device);
+      each row that a batch touches, at most the rows on the device, is then read and
+      written with its optimizer state. Memory delivers whole lines of 64 bytes, so
+      narrow parts of rows cost more. A data-parallel table is read for the device's own
+      examples, but updated on each device for the whole batch.
+    - `exchange`: three personalized all-to-alls (the paper's butterfly shuffle): ids to
+      the owners, pooled vectors back, their gradients to the owners. Each takes N - 1
+      turns, in which every device sends to one device and receives from another:
+      (N - 1) alpha + max over devices of (bytes sent, received) / beta.
     - `mlp`: 3 `mlp_flops` (forward, and twice that backward) for each example of the
-      largest local batch, over `flops_per_second`.
+      largest local batch, divided by `flops_per_second`.
     - `all_reduce`: gradients of the MLPs and of data-parallel tables, in a ring:
-      2 (N - 1) alpha + 2 (N - 1)/N bytes / beta; and the all-gather of
-      data-parallel tables that are too large for that.
-    - `total`: their sum, as if nothing overlapped.
+      2 (N - 1) alpha + 2 (N - 1)/N bytes / beta; and the all-gather of data-parallel
+      tables that are too large for that.
+    - `total`: the sum of these parts, without overlap.
 
-    Links are full duplex, all alike, and do not get in each other's way; bytes are
-    those of `Plan.exchange_bytes`. Caches, kernel launches and input are left out.
+    Links are full duplex, equally fast and do not slow each other down; bytes are those
+    of `Plan.exchange_bytes`. Caches, kernel launches and input are ignored.
 
     Args:
         plan: The `Plan`.
-        batch_size: Global batch size; by default the plan's.
-        hotness: As in `plan`; by default what the plan was made for.
+        batch_size: Global batch size; default: that of the plan.
+        hotness: Mean number of ids per lookup, as in `tf_dlrm.sharding.plan`; default:
+            that of the plan.
         mlp_flops: Floating-point operations of MLPs and interaction, forward, for one
             example.
-        link_bytes_per_second: What a device sends, and receives at the same time.
+        link_bytes_per_second: Rate at which a device sends while it receives at the
+            same rate.
         memory_bytes_per_second: Bandwidth of a device's memory.
-        flops_per_second: Floating-point operations of a device.
+        flops_per_second: Floating-point operations per second of a device.
         latency_seconds: Time to start a message.
-        mlp_bytes: Bytes of the MLPs' gradients; by default `2 * mlp_flops`, since a
-            weight of 4 bytes costs an example 2 operations.
+        mlp_bytes: Bytes of the MLPs' gradients; default: `2 * mlp_flops`, as a weight
+            of 4 bytes takes 2 operations per example.
         id_bytes: Bytes of an id.
 
     Returns:
-        Dict of seconds: `lookup`, `exchange`, `mlp`, `all_reduce`, `total`.
+        Seconds by part: `lookup`, `exchange`, `mlp`, `all_reduce`, `total`.
 
     Raises:
         ValueError: If a rate is not positive.
@@ -154,7 +157,7 @@ def step_time(
 
 
 def _bytes_touched(plan, batch_size, hotness) -> list[float]:
-    """Bytes that a step moves through the memory of each device."""
+    """Return the bytes that a step moves through the memory of each device."""
     total = [0.0] * plan.num_devices
     loads = {load.name: load for load in plan.tables}
     if hotness is not None:
@@ -187,22 +190,23 @@ def scaling(
     links: Sequence[Link] = LINKS,
     **rates,
 ) -> list[dict]:
-    """Predict step times for numbers of devices, placements and links.
+    """Predict step times for several numbers of devices, placements and links.
 
-    The global batch stays the same, so that N devices learn what one does.
+    The global batch size is constant, so that N devices learn the same as one.
 
     Args:
-        tables: `EmbeddingTable`s.
-        mlp_flops: As in `step_time`.
+        tables: The `EmbeddingTable`s.
+        mlp_flops: Floating-point operations of MLPs and interaction, forward, for one
+            example.
         batch_size: Global batch size.
-        hotness: As in `plan`.
-        optimizer: As in `plan`.
-        num_devices: Numbers of devices.
-        placements: Strategies.
-        links: `Link`s.
+        hotness: Mean number of ids per lookup, as in `tf_dlrm.sharding.plan`.
+        optimizer: Optimizer of the tables, as in `tf_dlrm.sharding.plan`.
+        num_devices: Numbers of devices to predict for.
+        placements: Strategies of `tf_dlrm.sharding.plan` to predict for.
+        links: `Link`s to predict for.
         **rates: `memory_bytes_per_second`, `flops_per_second` and `mlp_bytes` of
-            `step_time`; by default those of a V100 whatever the link, so that rows
-            differ by link alone.
+            `step_time`; default: those of a V100 for every link, so that results differ
+            only by link.
 
     Returns:
         A dict for each link, placement and number of devices: `link`, `placement`,
@@ -253,7 +257,7 @@ def scaling(
 
 
 def format_scaling(rows: Sequence[dict]) -> str:
-    """The rows of `scaling` as text: ms a step by devices and placement, by link.
+    """Return the rows of `scaling` as a table of ms per step for each link.
 
     The fastest placement in a line has a star.
     """
@@ -271,5 +275,5 @@ def format_scaling(rows: Sequence[dict]) -> str:
                 for name in placements
             ]
             table.append([str(number), *cells])
-        lines += [f"{link}: milliseconds a step", *align(table), ""]
+        lines += [f"{link}: milliseconds per step", *align(table), ""]
     return "\n".join(lines)

@@ -1,9 +1,9 @@
-"""`tf-dlrm prepare`: click logs -> vocabulary, records and a report, in two passes.
+"""`tf-dlrm prepare`: from click logs to records, vocabulary and report in two passes.
 
-The first pass takes lines apart, counts values and keeps the rows, as positions among
-the distinct values of their block, in a working folder. When all is counted, the
-second pass gives values their ids and writes the records. Each file is read once,
-memory is bounded, and an interrupted run resumes where it stopped.
+The first pass splits lines into values, counts the values and stores the rows in a
+working folder, as positions among the distinct values of their block. The second pass
+replaces values by ids and writes the records. Each file is read once, memory is
+bounded, and an interrupted run resumes where it stopped.
 """
 
 from pipelines.prepare.options import Options

@@ -1,4 +1,4 @@
-"""The report of `prepare` on the columns, as JSON and as a page for people."""
+"""The report of `prepare` on the columns, as JSON and as an HTML page."""
 
 import html
 import json
@@ -11,12 +11,12 @@ from pipelines.whole_files import write_text
 def make(
     statistics, numbers, tallies, vocabulary, options: Options, quarantine
 ) -> dict:
-    """Put the report together.
+    """Return the report.
 
     Args:
         statistics: The `Statistics`.
-        numbers: What `Statistics.describe_numbers` gave.
-        tallies: `Tally` of each table.
+        numbers: The result of `Statistics.describe_numbers`.
+        tallies: The `Tally` of each table.
         vocabulary: The vocabulary.
         options: The options.
         quarantine: The `Quarantine`.
@@ -86,7 +86,7 @@ def write(report: dict, folder) -> None:
 
 
 def to_html(report: dict) -> str:
-    """The report as one page that needs no other file."""
+    """Return the report as a self-contained HTML page."""
     return _PAGE.format(
         style=_STYLE,
         splits="".join(
@@ -117,9 +117,9 @@ def _describe_sampling(report):
         return ""
     return (
         f"<p>{sampling['num_left_out']:,} training rows without a click are left out "
-        f"(negative_sampling_rate={sampling['rate']:g}); with them "
-        f"{_percent(sampling['click_rate_before'])} are clicks. The values of "
-        "categories below were counted in all of them.</p>"
+        f"(negative_sampling_rate={sampling['rate']:g}). Among all training rows "
+        f"{_percent(sampling['click_rate_before'])} are clicks. The counts of "
+        "categories below include all training rows.</p>"
     )
 
 
@@ -184,12 +184,13 @@ _PAGE = """<!doctype html>
 <h1>Prepared data</h1>
 <table><tr><th>split</th><th>rows</th><th>clicks</th></tr>{splits}</table>
 <p>{rows} rows read, {bad} of them bad.</p><ul>{reasons}</ul>{sampling}
-<h2>Numbers, of all rows</h2>
+<h2>Numbers in all rows</h2>
 <table><tr><th>column</th><th>missing</th><th>distinct</th><th>smallest</th><th>5 %</th>
 <th>25 %</th><th>median</th><th>75 %</th><th>95 %</th><th>largest</th></tr>{integers}
 </table>
-<h2>Categories, of the training rows</h2>
-<p>Values seen less than {threshold} times, or beyond the largest size, share id 0.</p>
+<h2>Categories in the training rows</h2>
+<p>Values seen fewer than {threshold} times, or beyond the maximum number of ids, share
+id 0.</p>
 <table><tr><th>column</th><th>missing</th><th>distinct</th><th>ids</th>
 <th>without an id</th><th class=text>most frequent</th></tr>{categories}</table>
 </body></html>

@@ -7,14 +7,14 @@ from pipelines.runtime import remote_files
 
 
 class Inputs(NamedTuple):
-    """Files and the split of each; `None` where the options divide its rows."""
+    """Files and the split of each; `None` if the options split the rows of the file."""
 
     paths: list[str]
     splits: list[str | None]
 
     @classmethod
     def find(cls, paths, valid_paths, test_paths) -> "Inputs":
-        """List the files; see `prepare`."""
+        """List the files of the arguments of `prepare`."""
         files, splits = [], []
         for split, some in (
             (None, paths),
@@ -24,10 +24,10 @@ class Inputs(NamedTuple):
             expanded = expand_paths(some) if some else []
             files += expanded
             splits += [split] * len(expanded)
-        return cls(expand_paths(files), splits)  # raises if a file is named twice
+        return cls(expand_paths(files), splits)  # raises an error for a repeated file
 
     def describe(self) -> list[list]:
-        """Return path, split and stamp of each file, to notice changes."""
+        """Return path, split and stamp of each file, to detect changes."""
         return [
             [remote_files.absolute(path), split, *stamp(path)]
             for path, split in zip(self.paths, self.splits, strict=True)

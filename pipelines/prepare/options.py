@@ -1,4 +1,4 @@
-"""`Options` of a preparation."""
+"""The options of `tf-dlrm prepare`, apart from its files."""
 
 import dataclasses
 from typing import Literal
@@ -14,51 +14,56 @@ SPLITS = ("train", "valid", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The options of a preparation, apart from its files.
+    """The options of `tf-dlrm prepare`, apart from its files.
 
     Raises:
-        ValueError: If a value is out of range or two do not fit; it is named.
+        ValueError: If a value is out of range or two values do not fit together; the
+            message names it.
     """
 
     min_count: int = 10
-    """Times a value must occur in the training rows to have an id of its own."""
+    """Number of times a value must occur in the training rows to get its own id."""
     max_vocabulary_size: int | None = None
-    """Largest number of ids of a feature; None: no limit."""
+    """Maximum number of ids of a feature; default: no limit."""
     hash_buckets: int | None = None
-    """Number ids by hashing into so many a feature, in place of a vocabulary."""
+    """Hash values into this many ids per feature, instead of building a vocabulary."""
     shared_table: bool = False
-    """All features read one table of HASH_BUCKETS rows."""
+    """Let all features share one table of `hash_buckets` rows."""
     split_by: Literal["time", "random"] = "time"
-    """Rows that the shares below take: the last of the files, or random ones."""
+    """Rows that `valid_share` and `test_share` take; time: the last rows of the input;
+    random: random rows."""
     valid_share: float = 0.0
-    """Share of the rows that are for validation."""
+    """Share of the input rows to use for validation."""
     test_share: float = 0.0
-    """Share of the rows that are for the test."""
+    """Share of the input rows to use for the test."""
     negative_sampling_rate: float = 1.0
-    """Share of the training rows without a click that is kept. A model of them serves
-    probabilities that are corrected for it; the other splits stay whole."""
+    """Share of the training rows without a click to keep. A model trained on them
+    corrects its predictions for it; the other splits are not sampled."""
     rows_per_shard: int = DEFAULT_ROWS_PER_SHARD
-    """Rows of a shard."""
+    """Rows in a shard."""
     multi_hot: Literal["no", "uniform", "pareto"] = "no"
-    """Expand one-hot rows to the bags of MLPerf DLRM-v2, drawn so."""
+    """Expand one-hot rows to the bags of MLPerf DLRM-v2, with ids drawn from this
+    distribution."""
     seed: int = 0
-    """Seed of random splits, of the negatives that are kept, and of the bags."""
+    """Random seed of random splits, negative sampling and bags."""
     max_bad_share: float = 1e-4
-    """Largest share of rows that may be bad before the run stops."""
+    """Largest share of bad rows; with more, the command stops."""
     memory_bytes: int = 512 << 20
-    """Memory for counts; what does not fit goes to files."""
+    """Memory for counts, in bytes; counts that do not fit are written to temporary
+    files."""
 
     def __post_init__(self):
         check_limits(self.min_count, self.max_vocabulary_size)
         if self.hash_buckets is not None and self.hash_buckets < 2:
             self._refuse("hash_buckets", "must be at least 2")
         if self.shared_table and self.hash_buckets is None:
-            self._refuse("shared_table", "goes with hash_buckets")
+            self._refuse("shared_table", "requires hash_buckets")
         for name in ("valid_share", "test_share"):
             if not 0 <= getattr(self, name) < 1:
                 self._refuse(name, "must be at least 0 and below 1")
         if self.valid_share + self.test_share >= 1:
-            self._refuse("test_share", "must leave rows to train on, with valid_share")
+            rule = f"and valid_share ({self.valid_share}) must add up to less than 1"
+            self._refuse("test_share", rule)
         check_rate(self.negative_sampling_rate)
         for name in ("rows_per_shard", "memory_bytes"):
             if getattr(self, name) < 1:
@@ -69,10 +74,13 @@ class Options:
             self._refuse("seed", "must not be negative")
 
     def check_schema(self, schema: Schema) -> None:
-        """Check what depends on the columns, before anything is read.
+        """Check the options that depend on the columns, before anything is read.
+
+        Args:
+            schema: Schema of the files.
 
         Raises:
-            ValueError: If an option cannot be applied to rows of these columns.
+            ValueError: If an option cannot be applied to these columns.
         """
         check_labels(self.negative_sampling_rate, schema.label.soft)
         if self.multi_hot == "no":
@@ -83,17 +91,20 @@ class Options:
         if num_features != num_expanded:
             self._refuse(
                 "multi_hot",
-                f"makes the bags of MLPerf DLRM-v2 for {num_expanded} categories; the "
-                f"schema has {num_features}",
+                f"needs a schema with {num_expanded} sparse features, as MLPerf "
+                f"DLRM-v2 has; this schema has {num_features}",
             )
         for feature in schema.sparse:
             if feature.weight_separator is not None:
-                self._refuse("multi_hot", f"makes no weights, as {feature.name} has")
+                self._refuse(
+                    "multi_hot",
+                    f"cannot be used with weights, which {feature.name} has",
+                )
             if feature.table != feature.name:
                 self._refuse(
                     "multi_hot",
-                    f"needs a table for each category; {feature.name} reads "
-                    f"{feature.table}",
+                    f"needs a separate table for each sparse feature; {feature.name} "
+                    f"reads {feature.table}",
                 )
 
     def _refuse(self, name, rule):

@@ -1,4 +1,4 @@
-"""The passes of `prepare`, and how they resume after an interruption."""
+"""The passes of `prepare`, which resume after an interruption."""
 
 import collections
 import dataclasses
@@ -60,29 +60,29 @@ def prepare(
 ) -> Manifest:
     """Prepare labelled click logs for training.
 
-    Writes into `out`: records in shards with a manifest (`pipelines.records`), the
-    vocabulary, `report.json` and `report.html` about the columns, and `bad_rows.tsv`
-    where there are any. Called again after an interruption, it resumes where it
-    stopped. No other process can write to `out` meanwhile.
+    Writes to `out`: records in shards with a manifest (`pipelines.records`), the
+    vocabulary, `report.json` and `report.html` on the columns, and `bad_rows.tsv` if
+    there are bad rows. Call it again after an interruption to resume where it stopped.
+    The folder is locked against other processes meanwhile.
 
     Args:
-        paths: Files of labelled rows, in the order of time: a path, a glob or a
-            sequence of them; text, plain or compressed, or Parquet.
-        out: Folder for all of it.
-        options: How; `None`: `Options()`.
-        valid_paths: Files of rows for validation, beside those that `options` takes.
-        test_paths: Files of rows for the test, likewise.
-        vocabulary: A `Vocabulary` or `HashVocabulary` to use; `None` makes one from
-            the training rows as the options say.
-        schema: The columns; `None`: the vocabulary's, or `Schema.criteo()`.
+        paths: Labelled files in order of time: a path, a glob or a sequence of them;
+            text, plain or compressed, or Parquet.
+        out: Folder to write to.
+        options: The options; default: `Options()`.
+        valid_paths: Files for validation, in addition to the shares in `options`.
+        test_paths: Files for the test, in addition to the shares in `options`.
+        vocabulary: A `Vocabulary` or `HashVocabulary` to use; default: build one from
+            the training rows with the options.
+        schema: The columns; default: those of the vocabulary, or `Schema.criteo()`.
 
     Returns:
         The manifest of the records.
 
     Raises:
-        FileExistsError: If `out` holds finished records.
-        ValueError: If a file is damaged or changes meanwhile, no row is valid, or
-            another process writes to `out`.
+        FileExistsError: If `out` already contains finished records.
+        ValueError: If a file is damaged or changes meanwhile, there are no valid rows,
+            or another process is writing to `out`.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
 
     Example:
@@ -101,11 +101,12 @@ def prepare(
     """
     inputs = Inputs.find(paths, valid_paths, test_paths)
     out = pathlib.Path(out)
-    kept = f"What was prepared so far is kept in {out / WORK}."
-    with disk.advising(kept, "start it again to go on"), locks.locked(out):
+    kept = f"Finished work is kept in {out / WORK}."
+    with disk.advising(kept, "run it again to resume"), locks.locked(out):
         if (out / MANIFEST).exists():
             raise FileExistsError(
-                f"{out} holds finished records. Name another folder, or remove it."
+                f"{out} already contains finished records. Name another folder, or "
+                "remove it."
             )
         options = options or Options()
         return _Preparation(inputs, out, options, vocabulary, schema).run()
@@ -149,10 +150,10 @@ class _Preparation:
         shutil.rmtree(self._work)
         return manifest
 
-    # What a run is for
+    # Start or resume
 
     def _resume_or_start(self):
-        """Keep the work of an earlier run of the same job; otherwise start over."""
+        """Keep the work of an earlier run of the same job; otherwise restart."""
         state = {
             "version": _STATE_VERSION,
             "options": dataclasses.asdict(self._options),
@@ -170,10 +171,10 @@ class _Preparation:
     def _check_unchanged(self):
         for path, before in zip(self._inputs.paths, self._state["inputs"], strict=True):
             if list(stamp(path)) != before[2:]:
-                raise UserError(f"{path}: changed while it was prepared. Start again.")
+                raise UserError(f"{path}: changed while it was read. Run this again.")
 
     def _origin(self, expander, num_left_out):
-        """For the manifest: nothing in which equal runs differ."""
+        """Return facts for the manifest, which are the same for equal runs."""
         options = dataclasses.asdict(self._options)
         del options["memory_bytes"]
         inputs = [
@@ -195,7 +196,7 @@ class _Preparation:
         start = self._replay_bad_rows()
         done = sum(place.num_lines for place in segments.places)
         if done:
-            print(f"Resuming after the {done:,} rows read before.")
+            print(f"Resuming after {done:,} rows that were read before.")
         blocks = scan(
             self._inputs.paths,
             self._quarantine,
@@ -224,7 +225,7 @@ class _Preparation:
             raise UserError(no_rows(self._inputs.paths, self._schema))
 
     def _replay_bad_rows(self):
-        """Take note of what an earlier run read; return where it ended."""
+        """Restore the bad rows of an earlier run; return the position of its end."""
         bad, start = self._segments.bad_lines(), (0, 0, 0)
         for place in self._segments.places:
             end = place.first_line + place.num_lines
@@ -239,7 +240,7 @@ class _Preparation:
         return start
 
     def _blocks(self, make):
-        """Return what `make(content, splits)` gives, of each block in order."""
+        """Yield the results of `make(content, splits)` for all blocks, in order."""
         num_divided = sum(
             place.num_rows
             for place in self._segments.places
@@ -271,7 +272,7 @@ class _Preparation:
     # Counts to ids
 
     def _find_cuts(self):
-        """The event times at which the splits begin, of the rows that are divided."""
+        """Return the event times at which the validation and test splits begin."""
         counters = Counters(["times"], self._options.memory_bytes, self._work)
         for place, packed in self._segments.read():
             if self._splits.is_divided(place.file):
@@ -294,14 +295,15 @@ class _Preparation:
                 done += place.num_rows
                 update(done)
         if not statistics.num_rows[0]:
-            raise UserError("No row is left to train on.")
+            raise UserError("No training rows are left after splitting and sampling.")
         shares = (self._options.valid_share, self._options.test_share)
         for name, share, num_rows in zip(SPLITS[1:], shares, statistics.num_rows[1:]):
             if self._cuts is not None and share and not num_rows:
                 raise UserError(
-                    f"No row is left for the split {name!r}: rows of one event time "
-                    f"stay together, and the last has more than {share:.1%} of them. "
-                    f"Raise `{name}_share`, or choose split_by='random'."
+                    f"No rows are left for the split {name!r}: rows with the same "
+                    "event time stay together, and the last time has more than "
+                    f"{share:.1%} of the rows. Raise `{name}_share`, or set "
+                    "`split_by=random`."
                 )
         return statistics
 
@@ -315,7 +317,7 @@ class _Preparation:
             )
         if given is not None:
             return given, [tally(counter) for counter in counters]
-        learned = counts.learned  # first: it adds the counts of quantiles
+        learned = counts.learned  # must come first: it adds the counts of quantiles
         numberings, tallies = [], []
         with bar("Numbering values", len(counters), "features") as update:
             for table, counter in enumerate(counters):
@@ -343,7 +345,7 @@ class _Preparation:
         return vocabulary, tallies
 
     def _keep(self, numbering, others):
-        """In memory, or in a file once all of them take too much."""
+        """Keep a numbering in memory, or in a file if all of them take too much."""
         in_memory = sum(n.num_bytes for n in others if isinstance(n, Numbering))
         if in_memory + numbering.num_bytes <= self._options.memory_bytes // 2:
             return numbering
@@ -393,4 +395,4 @@ def _read_state(path):
     try:
         return disk.read_json(path)
     except ValueError:
-        return None  # what a full disk, or a person, made of it
+        return None  # damaged by a full disk or by an edit

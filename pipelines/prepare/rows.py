@@ -1,4 +1,4 @@
-"""Ids of a block's features -> batches of rows, split by split."""
+"""Turn the ids of a block's features into batches of rows, one for each split."""
 
 import contextlib
 
@@ -13,23 +13,23 @@ from pipelines.records.layout import Schema as RecordSchema
 from pipelines.runtime import UserError, disk
 from pipelines.vocabulary.numbering import StoredNumbering
 
-_ONE_EACH = Values(None, None, None, None)  # of numbers in buckets
+_ONE_EACH = Values(None, None, None, None)  # stands for numbers in buckets
 
 
 class Assembler:
-    """Make rows of ids by feature.
+    """Assemble rows from the ids of each feature.
 
     Args:
         schema: The columns.
-        learned: Of each feature the numbers that it learned.
-        expander: The `MultiHot` that they go through, or `None`.
+        learned: The learned numbers of each feature.
+        expander: The `MultiHot` that expands the rows, or `None`.
     """
 
     def __init__(self, schema, learned, expander=None):
         self._schema, self._learned, self._expander = schema, learned, expander
 
     def __call__(self, content, splits, columns) -> list[tuple[int, Batch]]:
-        """Of each split that has rows of a block, its number and these rows.
+        """Return the rows of a block by split: pairs of split number and rows.
 
         Args:
             content: The block.
@@ -45,7 +45,10 @@ class Assembler:
         )
         if self._expander is not None:
             if lengths is not None:
-                raise UserError("Rows with bags of several values are not expanded.")
+                raise UserError(
+                    "`multi_hot` expands one value per row, but the rows already have "
+                    "bags of several values. Leave `multi_hot` out."
+                )
             ids, lengths = self._expander.expand_ids(ids)
         dense = content.dense
         for position, feature in enumerate(schema.dense):
@@ -60,11 +63,11 @@ class Assembler:
         rows = [
             (split, np.flatnonzero(splits == split)) for split in range(len(SPLITS))
         ]
-        return [(split, take(batch, found)) for split, found in rows if len(found)]
+        return [(split, take(batch, places)) for split, places in rows if len(places)]
 
 
 def make_expander(vocabulary_sizes, options):
-    """The `MultiHot` of some options, or `None`."""
+    """Return the `MultiHot` that the options ask for, or `None`."""
     if options.multi_hot == "no":
         return None
     from pipelines.multi_hot import MultiHot
@@ -73,7 +76,7 @@ def make_expander(vocabulary_sizes, options):
 
 
 def numberings_of(vocabulary) -> list:
-    """The numberings of a vocabulary; none of one that hashes."""
+    """Return the numberings of a vocabulary; an empty list if it hashes."""
     return getattr(vocabulary, "numberings", [])
 
 
@@ -91,11 +94,11 @@ def group_features(vocabulary, memory_bytes: int) -> list[list[int]]:
 
 
 class IdFiles:
-    """Ids of all blocks, in a file for each feature.
+    """The ids of all blocks, in a file for each feature.
 
     Args:
-        folder: Where to keep them; they are removed at the end.
-        num_features: How many features there are.
+        folder: Folder for the files, which are removed at the end.
+        num_features: Number of features.
     """
 
     def __init__(self, folder, num_features: int):
@@ -112,9 +115,9 @@ class IdFiles:
         for path in self._paths:
             path.unlink(missing_ok=True)
 
-    def write(self, found: dict[int, np.ndarray]) -> None:
+    def write(self, ids_by_feature: dict[int, np.ndarray]) -> None:
         """Add the ids of the next block, by feature."""
-        for feature, ids in found.items():
+        for feature, ids in ids_by_feature.items():
             path = self._paths[feature]
             with disk.explaining("ids", path):
                 if feature not in self._writing:
@@ -122,7 +125,7 @@ class IdFiles:
                 self._writing[feature].write(ids.astype(np.int32).data)
 
     def read(self, values) -> list[np.ndarray]:
-        """The ids of the next block, whose values these are."""
+        """Return the ids of the next block, given its values."""
         if self._reading is None:
             for file in self._writing.values():
                 with disk.explaining("ids", file.name):
@@ -135,7 +138,7 @@ class IdFiles:
 
 
 def record_schema(vocabulary) -> RecordSchema:
-    """The columns of the records that a vocabulary numbers."""
+    """Return the schema of records whose ids come from a vocabulary."""
     schema = vocabulary.schema
     sizes = dict(zip(schema.tables, vocabulary.sizes, strict=False))
     if vocabulary.is_shared:
@@ -148,15 +151,15 @@ def record_schema(vocabulary) -> RecordSchema:
 
 
 def encode_blocks(blocks, vocabulary, options, folder, num_rows):
-    """Yield the batches of each block, `(split, batch)` of those that it has.
+    """Yield the batches of each block, a list of pairs `(split, batch)`.
 
     Args:
-        blocks: Function of a function of `(content, splits)`; it yields the place of
-            each block and what the function gave.
+        blocks: Function that takes a function of `(content, splits)`, applies it to
+            each block, and yields the place of the block with the result.
         vocabulary: The vocabulary.
         options: The `Options`.
-        folder: Folder for ids, where not all numberings fit in memory.
-        num_rows: Rows of all blocks, for the progress.
+        folder: Folder for ids, used if the numberings do not all fit in memory.
+        num_rows: Number of rows of all blocks, for the progress bar.
     """
     schema, learned = vocabulary.schema, vocabulary.learned
     expander = make_expander(vocabulary.sizes, options)
@@ -176,7 +179,7 @@ def encode_blocks(blocks, vocabulary, options, folder, num_rows):
         for _, batches in blocks(encode):
             yield batches
         return
-    # Not all numberings fit in memory: ids of some features at a time.
+    # The numberings do not all fit in memory: find the ids of some features at a time.
     with IdFiles(folder, len(schema.sparse)) as files:
         for group in group_features(vocabulary, options.memory_bytes // 2):
             names = {f: schema.sparse_features[f] for f in group}
@@ -193,10 +196,10 @@ def encode_blocks(blocks, vocabulary, options, folder, num_rows):
                     for values in [all_values[feature]]
                 }
 
-            with bar("Finding ids", num_rows) as update:
+            with bar("Looking up ids", num_rows) as update:
                 done = 0
-                for place, found in blocks(find):
-                    files.write(found)
+                for place, ids in blocks(find):
+                    files.write(ids)
                     done += place.num_rows
                     update(done)
         for _, (content, splits) in blocks(lambda *both: both):

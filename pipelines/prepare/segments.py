@@ -1,8 +1,8 @@
-"""The working store of `prepare`: rows of blocks, with values as they were found.
+"""The working store of `prepare`: the rows of blocks, with their original values.
 
-A segment is a file of some blocks and a JSON file beside it, written after it, that
-says what is in it. What has no such file is not there: so a run that was cut finds
-whole segments only.
+A segment is a file of some blocks and a JSON file that describes it, written after it.
+A segment without its JSON file is ignored, so a resumed run uses only complete ones.
+
 
 # n rows
 """
@@ -30,17 +30,17 @@ BLOCKS_PER_SEGMENT = 16
 
 
 class Place(NamedTuple):
-    """The origin of a block, and its place.
+    """The origin of a block, and its position in a segment.
 
     Attributes:
         file: Position of its file among the inputs.
         first_line: Position of its first line in the file, from 0.
-        end_offset: Bytes of the file (rows, of Parquet) up to its end.
-        num_lines: Lines, bad ones included.
-        num_rows: Good rows.
-        start: First byte in the segment's file.
-        size: Bytes in the segment's file.
-        checksum: CRC-32 of these.
+        end_offset: Position of its end in the file, in bytes (Parquet: in rows).
+        num_lines: Number of lines, including bad ones.
+        num_rows: Number of valid rows.
+        start: Position of its first byte in the segment's file.
+        size: Number of its bytes in the segment's file.
+        checksum: CRC-32 of these bytes.
     """
 
     file: int
@@ -57,10 +57,10 @@ class Content(NamedTuple):
     """The rows of a block.
 
     Attributes:
-        rows: The rows; of dense features only the numbers that are learned from.
-        dense: float32 `(n, num_dense)`, transformed, but for those that are learned.
-        counted: Of each dense feature its distinct numbers, as of `count_numbers`, and
-            how often each comes.
+        rows: The rows; their dense features hold only numbers to learn from.
+        dense: float32 `(n, num_dense)`, transformed, except features that are learned.
+        counted: For each dense feature its distinct numbers, as `count_numbers` returns
+            them, and their counts.
     """
 
     rows: Rows
@@ -69,7 +69,7 @@ class Content(NamedTuple):
 
 
 def pack_rows(schema: Schema, rows: Rows) -> bytes:
-    """The rows of a block as bytes, counted and transformed."""
+    """Return the rows of a block as bytes, counted and transformed."""
     counted = []
     dense = np.zeros((len(rows.labels), len(schema.dense)), np.float32)
     kept = []
@@ -85,7 +85,7 @@ def pack_rows(schema: Schema, rows: Rows) -> bytes:
 
 
 def pack(content: Content) -> bytes:
-    """A block as bytes: a JSON header of types and shapes, then all arrays."""
+    """Return a block as bytes: a JSON header of types and shapes, then all arrays."""
     rows, arrays = content.rows, [content.rows.labels, content.dense]
     arrays += [rows.weights, rows.times, *rows.numbers, *rows.bucketed.values()]
     arrays += [array for pair in content.counted for array in pair]
@@ -113,7 +113,7 @@ def pack(content: Content) -> bytes:
 
 
 def unpack(packed: bytes) -> Content:
-    """The inverse of `pack`; the arrays are views."""
+    """Return the block that `pack` packed; its arrays are views."""
     place = 8 + int.from_bytes(packed[:8], "little")
     header = json.loads(packed[8:place])
     described = iter(header["arrays"])
@@ -168,7 +168,7 @@ class Segments:
     """All segments of a run, in order.
 
     Args:
-        folder: Their folder; those that are there and whole are kept.
+        folder: Folder of the segments; complete ones in it are kept.
     """
 
     def __init__(self, folder):
@@ -201,7 +201,7 @@ class Segments:
         return [place for d in self._described for place in d["places"]]
 
     def bad_lines(self) -> dict[int, list[tuple[int, bytes, str]]]:
-        """By file, `(position in the file, line, reason)` of the bad lines."""
+        """Return the bad lines by file: `(position in the file, line, reason)`."""
         found = {}
         for description in self._described:
             for file, position, text, reason in description["bad"]:
@@ -210,7 +210,7 @@ class Segments:
         return found
 
     def append(self, file, first_line, end_offset, num_lines, packed, num_rows, bad):
-        """Add a block; `bad` are `(position in the file, line, reason)`."""
+        """Add a block; `bad` lists `(position in the file, line, reason)`."""
         path, _ = self._paths(len(self._described))
         if self._file is None:
             with disk.explaining("rows that were read", path):
@@ -236,7 +236,7 @@ class Segments:
             self.close()
 
     def close(self) -> None:
-        """Completes the segment that is being written."""
+        """Complete the segment that is being written."""
         if self._file is None:
             return
         with disk.explaining("rows that were read", self._file.name):
@@ -250,7 +250,7 @@ class Segments:
         """Yield all blocks, packed.
 
         Raises:
-            ValueError: If a block was damaged.
+            ValueError: If a block is damaged.
         """
         for number, description in enumerate(self._described):
             path, _ = self._paths(number)
@@ -259,10 +259,11 @@ class Segments:
                     packed = file.read(place.size)
                     if zlib.crc32(packed) != place.checksum:
                         raise UserError(
-                            f"{path}: damaged. Remove the folder and start again."
+                            f"{path}: damaged. Remove its folder and run the command "
+                            "again."
                         )
                     yield place, packed
 
     def remove(self) -> None:
-        """Remove all of them."""
+        """Remove all segments."""
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Shards that an earlier run has written: their rows are not written again."""
+"""Finished shards of an earlier run, which are not written again."""
 
 import dataclasses
 import json
@@ -13,10 +13,10 @@ from pipelines.whole_files import write_text
 
 
 class Written:
-    """The shards that are in place, remembered on disk.
+    """The finished shards, recorded in a file.
 
     Args:
-        path: JSON file for them.
+        path: JSON file that records them.
     """
 
     def __init__(self, path):
@@ -25,19 +25,19 @@ class Written:
             self._shards = [Shard(**shard) for shard in disk.read_json(path, list)]
 
     def of(self, split: str) -> list[Shard]:
-        """The shards of a split."""
+        """Return the finished shards of a split."""
         return [shard for shard in self._shards if shard.split == split]
 
     def add(self, shard: Shard) -> None:
-        """Take note of a shard that is in place."""
-        with self._lock:  # splits are completed side by side
+        """Record a finished shard."""
+        with self._lock:  # splits are written in parallel
             self._shards.append(shard)
             content = [dataclasses.asdict(shard) for shard in self._shards]
             write_text(self._path, json.dumps(content))
 
 
 def skip(batch: Batch, num_rows: int) -> tuple[Batch, int]:
-    """Leaves out first rows; returns the rest and how many are still to leave out."""
+    """Drop the first rows; return the rest and how many rows are still to drop."""
     if not num_rows:
         return batch, 0
     skipped = min(num_rows, len(batch.labels))

@@ -1,4 +1,4 @@
-"""The split of each row, decided by its number."""
+"""The split of each row, determined by its number."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ class Splits:
 
     Args:
         options: The options.
-        of_file: For each file, its split by name, or `None`: its rows are divided.
+        of_file: The split of each file by name, or `None` if its rows are divided.
     """
 
     def __init__(self, options: Options, of_file):
@@ -27,7 +27,7 @@ class Splits:
 
     @property
     def waits_for_total(self) -> bool:
-        """True if the number of rows must be known first."""
+        """True if the total number of rows must be known first."""
         options = self._options
         shares = options.valid_share + options.test_share
         return options.split_by == "time" and shares > 0
@@ -41,21 +41,20 @@ class Splits:
         times=None,
         cuts: tuple[float, float] | None = None,
     ) -> np.ndarray:
-        """The splits of consecutive rows.
+        """Return the splits of consecutive rows.
 
         Args:
-            file: Position of their file.
-            first_row: Number of the first among the good rows of the files that are
-                divided; of a file with a split of its own, among all good rows.
-            labels: Their labels `(n,)`.
-            num_divided: Number of the rows that are divided, in all; `None` while it
-                is not known.
-            times: Event times `(n,)`, where rows are divided by them.
-            cuts: The times from which rows are for validation, and for the test.
+            file: Position of the file of the rows.
+            first_row: Number of the first row among the valid rows of all divided
+                files; for a file with its own split, among all valid rows.
+            labels: Labels `(n,)` of the rows.
+            num_divided: Total number of rows that are divided; `None` if not yet known.
+            times: Event times `(n,)`, if rows are divided by time.
+            cuts: The times at which the validation and test splits begin.
 
         Returns:
-            int8 `(n,)`: position in `SPLITS`, `LEFT_OUT` for rows to train on that
-            are left out.
+            int8 `(n,)`: position in `SPLITS`, or `LEFT_OUT` for training rows that are
+            left out.
         """
         options, num_rows = self._options, len(labels)
         numbers = first_row + np.arange(num_rows)
@@ -80,9 +79,9 @@ class Splits:
         return splits
 
     def find_cuts(self, counter: Counter) -> tuple[float, float]:
-        """Return the times from which rows are for validation, and for the test.
+        """Return the times at which the validation and test splits begin.
 
-        Rows of one time stay together, so that no split holds more than its share.
+        Rows with the same time stay together, and no split exceeds its share.
 
         Args:
             counter: Counts of the event times of the rows that are divided.
@@ -91,7 +90,7 @@ class Splits:
             np.concatenate(column)
             for column in zip(*counted_numbers(counter), strict=True)
         )
-        later = np.cumsum(counts[::-1])[::-1]  # rows from each time on
+        later = np.cumsum(counts[::-1])[::-1]  # number of rows from each time on
         options, total = self._options, counts.sum()
         shares = (options.valid_share + options.test_share, options.test_share)
         cuts = []

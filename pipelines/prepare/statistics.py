@@ -1,4 +1,4 @@
-"""Counts made while data are prepared: values, numbers, gaps, clicks."""
+"""Counts made during a preparation: values, numbers, missing values, clicks."""
 
 from typing import Any, NamedTuple
 
@@ -21,12 +21,12 @@ class Counted(NamedTuple):
     """The counts of a block.
 
     Attributes:
-        num_rows: Rows of each split.
-        num_clicks: Clicks in each split.
-        num_left_out: Rows to train on that are left out.
-        num_empty: Of each sparse feature, values to train on that are missing.
-        of_values: What `ValueCounts.count` gave.
-        of_numbers: Of each dense feature its distinct numbers and their counts.
+        num_rows: Number of rows in each split.
+        num_clicks: Number of clicks in each split.
+        num_left_out: Number of training rows that are left out.
+        num_empty: Number of missing training values of each sparse feature.
+        of_values: The result of `ValueCounts.count`.
+        of_numbers: The distinct numbers of each dense feature, and their counts.
     """
 
     num_rows: list[int]
@@ -42,8 +42,8 @@ class Statistics:
 
     Args:
         schema: The columns.
-        memory_bytes: Most that the counts may take.
-        folder: Folder for those that do not fit.
+        memory_bytes: Maximum memory for the counts, in bytes.
+        folder: Folder for counts that do not fit.
     """
 
     def __init__(self, schema: Schema, memory_bytes: int, folder):
@@ -56,7 +56,7 @@ class Statistics:
         self.num_empty = np.zeros(len(schema.sparse), np.int64)
 
     def count(self, content: Content, splits: np.ndarray) -> "Counted":
-        """Count a block by itself; may run beside others.
+        """Count one block; several threads may do this at the same time.
 
         Args:
             content: The block.
@@ -65,8 +65,8 @@ class Statistics:
         of_split = [splits == split for split in range(len(SPLITS))]
         left_out = splits == LEFT_OUT
         labels = content.rows.labels
-        # Only rows to train on decide which values have an id; all of them, so that
-        # the vocabulary is the same at any rate of negatives.
+        # Only training rows decide which values get an id, but all of them, so that the
+        # vocabulary does not depend on the negative sampling rate.
         counted = of_split[0] | left_out
         kept = None if counted.all() else counted
         of_values = self.of_values.count(content.rows, kept)
@@ -80,7 +80,7 @@ class Statistics:
         )
 
     def add(self, counted: "Counted") -> None:
-        """Add what was counted of a block."""
+        """Add the counts of a block."""
         self.num_rows += counted.num_rows
         self.num_clicks += counted.num_clicks
         self.num_left_out += counted.num_left_out
@@ -93,11 +93,11 @@ class Statistics:
 
     @property
     def num_rows_counted(self) -> int:
-        """Rows whose values were counted: those to train on, left out or not."""
+        """Number of rows whose values were counted: training rows, left out or not."""
         return int(self.num_rows[0]) + self.num_left_out
 
     def describe_numbers(self) -> list[dict]:
-        """Gaps and exact quantiles of the dense features, over all rows read."""
+        """Return missing shares and exact quantiles of the dense features."""
         return [
             {"name": feature.name, **_describe(counter, feature.integer)}
             for feature, counter in zip(

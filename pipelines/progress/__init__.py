@@ -1,4 +1,4 @@
-"""Progress of long work, on a terminal and in a log."""
+"""Show the progress of long work on a terminal or in a log."""
 
 from pipelines.progress.bars import bar
 

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left, or plain lines in a log."""
+"""Progress as a bar with rate and remaining time, or as plain lines in a log."""
 
 import contextlib
 import time
@@ -12,7 +12,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class _Lines:
-    """Progress for output that is no terminal: a line now and then, and a last one."""
+    """Progress for output that is not a terminal: some lines, and a final one."""
 
     def __init__(self, console, label, total, unit, first, note):
         self._console, self._label, self._total = console, label, total
@@ -45,7 +45,7 @@ class _Lines:
         if last:
             text += f", {seconds:.1f} s"
         elif self._total and done > self._begun[1]:
-            # Without the time until the first units: compiling, opening files.
+            # Excludes the time until the first units, for compiling and opening files.
             since, before = self._begun
             pace = (time.perf_counter() - since) / (done - before)
             text += f", {max(self._total - done, 0) * pace:.0f} s left"
@@ -57,7 +57,7 @@ class _Lines:
 
 
 class _Note(rich.progress.TextColumn):
-    """A text that gives way where there is no room, and stays in its line."""
+    """A text that is shortened if there is no room for it, and never wraps."""
 
     def render(self, task):
         text = super().render(task)
@@ -69,7 +69,7 @@ class _Bar:
     """Progress for a terminal."""
 
     def __init__(self, console, label, total, unit, first, note):
-        # The bar takes what room is left.
+        # The bar takes the remaining width.
         self._progress = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(None, table_column=Column(ratio=1)),
@@ -93,7 +93,7 @@ class _Bar:
         rate = (done - self._first) / max(seconds, 1e-9)
         known = self._total or 0
         if total is not None and abs(total - known) > known / 100:
-            self._total = total  # seldom: the time left starts from nothing with it
+            self._total = total  # rarely, as it resets the estimate of remaining time
         self._progress.update(
             self._task,
             total=self._total,
@@ -122,15 +122,15 @@ def bar(
     """Show the progress of a piece of work.
 
     Args:
-        label: What is done, such as `"Counting values"`.
-        total: Number of units to do; `None` if it is not known.
-        unit: What is counted.
-        first: Units that were done before, and do not count for the rate.
+        label: Description of the work, such as `"Counting values"`.
+        total: Total number of units; `None` if it is not known.
+        unit: Name of the units.
+        first: Number of units that were done before, which do not count for the rate.
         note: What the first units wait for, such as `"compiling"`.
 
     Returns:
-        A context that gives `update(done, note="", total=None)`, where `done` is the
-        number of units done so far, and `total` a better guess of their number.
+        A context manager that returns `update(done, note="", total=None)`, where `done`
+        is the number of units done so far and `total` a better estimate of the total.
     """
     console = rich.console.Console()
     shown = (_Bar if console.is_terminal else _Lines)(

@@ -1,4 +1,4 @@
-"""Keras callbacks that show `fit` and `evaluate` in one tidy line."""
+"""Keras callbacks that show the progress of `fit` and `evaluate` in one line."""
 
 import contextlib
 import time
@@ -10,10 +10,10 @@ from pipelines.progress.bars import bar
 
 
 class _Progress(keras.callbacks.Callback):
-    """A bar that is opened and closed by callbacks.
+    """A progress bar that callbacks open and close.
 
-    Keras calls no callback when something fails: use it as a context around `fit`,
-    which then leaves the bar where it stood.
+    Keras calls no callback after an error: use the object as a context manager around
+    `fit`, which then stops the bar at its last position.
     """
 
     def __init__(self):
@@ -37,21 +37,22 @@ class _Progress(keras.callbacks.Callback):
 
 
 class FitProgress(_Progress):
-    """Progress of `fit` in samples/s and time left, with loss and AUC.
+    """Progress of `fit` in samples/s and remaining time, with loss and AUC.
 
     Args:
         batch_size: Rows in a batch.
-        num_rows: Rows in an epoch, or of each epoch in a list; `None` if not known.
-        note: Function whose text is shown, too.
-        count: Function that returns how many rows of the epoch were read so far, or
-            more: it is exact at the end of the data, where a batch may be partial and
-            bad rows were left out. `None`: `num_rows` is exact.
+        num_rows: Number of rows in an epoch, or a list of them for each epoch; `None`
+            if not known.
+        note: Function that returns additional text to show.
+        count: Function that returns an upper bound of the rows of the epoch read so
+            far. It is exact at the end of the data, where a batch may be partial and
+            bad rows are left out. `None`: `num_rows` is exact.
 
     Attributes:
-        first_batch: Where the first epoch begins, if it was resumed.
-        seconds: Time spent in training so far, without validation.
-        num_trained: Rows trained on so far.
-        validation_seconds: Time spent in validation so far.
+        first_batch: Number of the first batch of a resumed epoch.
+        seconds: Seconds of training so far, without validation.
+        num_trained: Number of rows trained on so far.
+        validation_seconds: Seconds of validation so far.
     """
 
     def __init__(
@@ -116,9 +117,9 @@ class EvaluateProgress(_Progress):
 
     Args:
         batch_size: Rows in a batch.
-        num_rows: About how many rows there are; `None` if not known.
-        count: Function that returns how many rows were read so far, or more; at the
-            end all of them.
+        num_rows: Approximate number of rows; `None` if not known.
+        count: Function that returns an upper bound of the rows read so far, which is
+            exact at the end.
     """
 
     def __init__(self, batch_size: int, num_rows: int | None, count):

@@ -1,8 +1,8 @@
 """The binary form of click logs: NumPy files of rows, a manifest, and fast readers.
 
-A folder of shards that NumPy alone can read (`layout` describes it), and the layout
-of torchrec and MLPerf, which differs by its names only. Names are imported when first
-used: preparing data needs no TensorFlow.
+It is a folder of shards that NumPy alone can read (see `layout`). The layout of
+torchrec and MLPerf, which differs only in file names, can be read too. Names are
+imported at first use, as preparing data does not need TensorFlow.
 """
 
 import importlib

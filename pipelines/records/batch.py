@@ -1,4 +1,5 @@
-"""`Batch`: rows as NumPy arrays; to join, cut and pick them.
+"""`Batch`: rows as NumPy arrays, and functions to join, cut and pick them.
+
 
 # n rows, F sparse features, V ids
 """
@@ -13,12 +14,12 @@ class Batch(NamedTuple):
     """Some rows.
 
     Attributes:
-        labels: `(n,)`.
+        labels: Labels `(n,)`.
         dense: float32 `(n, num_dense)`.
-        ids: int32 `(n, F)`; with lengths those of all bags one after another, `(V,)`.
-        lengths: uint16 `(n, F)`, or `None`.
+        ids: int32 `(n, F)`; with `lengths`, the concatenated ids `(V,)` of all bags.
+        lengths: Lengths of bags, uint16 `(n, F)`, or `None` if each has one id.
         id_weights: float32 `(V,)`, weights of the ids in their bags; `None`: 1 each.
-            Comes with lengths.
+            Requires `lengths`.
         weights: float32 `(n,)`, sample weights; `None`: 1 each.
     """
 
@@ -31,7 +32,7 @@ class Batch(NamedTuple):
 
 
 def concatenate(pieces: Sequence[Batch]) -> Batch:
-    """Join pieces to one batch of their rows, in memory."""
+    """Join batches to one batch, in memory."""
     if any(piece.lengths is not None for piece in pieces):
         pieces = [_with_lengths(piece) for piece in pieces]
     if any(piece.id_weights is not None for piece in pieces):
@@ -53,14 +54,13 @@ def _with_lengths(batch):
 
 
 def cut(batch: Batch, id_ends: np.ndarray | None, first: int, last: int) -> Batch:
-    """Rows `first` .. `last - 1` of a batch, as views.
+    """Return rows `first` .. `last - 1` of a batch, as views.
 
     Args:
         batch: The batch.
-        id_ends: Number of ids before each of its rows, and in all; `None` if it has
-            no lengths.
+        id_ends: Number of ids before each row, and the total; `None` without lengths.
         first: First row.
-        last: Last row + 1; more than there are, for all that follow.
+        last: Last row + 1; may exceed the number of rows.
     """
     rows = ids = slice(first, last)
     if batch.lengths is not None:
@@ -91,7 +91,7 @@ def take(batch: Batch, rows: np.ndarray) -> Batch:
     counts = batch.lengths.sum(1, dtype=np.int64)
     ends = np.cumsum(counts)
     starts, picked = (ends - counts)[rows], counts[rows]
-    # Of each id its place: first id of its row, and where it is in the row.
+    # The position of each id: first id of its row plus its position in the row.
     places = np.arange(int(picked.sum()))
     places += np.repeat(starts - np.cumsum(picked) + picked, picked)
     lengths = batch.lengths.take(rows, axis=0)

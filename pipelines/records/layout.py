@@ -8,10 +8,10 @@ data/
   train/part-00000_labels.npy       uint8 (rows,), or float32 where labels are soft
 ```
 
-Where features have bags, `_sparse.npy` holds the ids of all bags one after another,
-row by row and in each row feature by feature, int32 `(ids,)`; `_lengths.npy`, uint16
-`(rows, num_sparse)`, says how many each bag has, and `_id_weights.npy`, float32
-`(ids,)`, what they weigh, if they do. Sample weights are in `_weights.npy`, float32
+If features have bags, `_sparse.npy` contains the concatenated ids of all bags, row by
+row and feature by feature in each row, int32 `(ids,)`; `_lengths.npy`, uint16
+`(rows, num_sparse)`, contains the length of each bag, and `_id_weights.npy`, float32
+`(ids,)`, the weights of the ids, if any. Sample weights are in `_weights.npy`, float32
 `(rows,)`. All files are plain NumPy files.
 """
 
@@ -50,7 +50,7 @@ class Schema:
         vocabulary_sizes: Number of ids of each sparse feature.
 
     Raises:
-        ValueError: If names repeat, or sizes are not one positive number each.
+        ValueError: If a name is repeated, or a size is missing or not positive.
     """
 
     dense: tuple[str, ...]
@@ -64,7 +64,7 @@ class Schema:
         object.__setattr__(self, "vocabulary_sizes", sizes)
         names = (*self.dense, *self.sparse)
         if len(set(names)) != len(names):
-            raise UserError(f"Names of features must differ. Received: {names}")
+            raise UserError(f"Names of features must be distinct. Received: {names}")
         if len(sizes) != len(self.sparse) or min(sizes, default=1) < 1:
             raise UserError(
                 "`vocabulary_sizes` must be a positive integer for each of the "
@@ -73,14 +73,14 @@ class Schema:
 
     @classmethod
     def criteo(cls, vocabulary_sizes) -> "Schema":
-        """I1 .. I13 and C1 .. C26."""
+        """Return the schema with Criteo's columns, I1 .. I13 and C1 .. C26."""
         from pipelines import schema
 
         log = schema.Schema.criteo()
         return cls(log.dense_features, log.sparse_features, tuple(vocabulary_sizes))
 
     def feature_spec(self, embedding_dim: int = 16):
-        """The `tf_dlrm.FeatureSpec` of a model for such records.
+        """Return the `tf_dlrm.FeatureSpec` of a model for such records.
 
         Args:
             embedding_dim: Width of the embedding tables.
@@ -101,12 +101,12 @@ class Shard:
     """The files of consecutive rows.
 
     Attributes:
-        split: Name of the split they belong to, such as `"train"`.
-        name: `"part-00000"`.
+        split: Name of the split of the rows, such as `"train"`.
+        name: Name of the shard, such as `"part-00000"`.
         num_rows: Number of rows.
-        files: For each part (`PARTS`, those that there are; lengths only where
-            features have bags), its size in bytes and SHA-256 in hex:
-            `{"dense": [bytes, digest], ...}`.
+        files: Size in bytes and SHA-256 in hex of each existing file, by part (see
+            `PARTS`): `{"dense": [bytes, digest], ...}`. Lengths exist only if features
+            have bags.
     """
 
     split: str
@@ -115,7 +115,7 @@ class Shard:
     files: Mapping[str, tuple[int, str]]
 
     def path(self, folder, part: str) -> str:
-        """The path of one of its files, under the folder of the records."""
+        """Return the path of one of its files in the folder of the records."""
         return os.path.join(folder, self.split, f"{self.name}_{part}.npy")
 
     @property
@@ -124,13 +124,13 @@ class Shard:
         return self.has("lengths")
 
     def has_soft_labels(self, folder) -> bool:
-        """Return whether its labels are probabilities."""
+        """Return True if its labels are probabilities."""
         path = self.path(folder, "labels")
         with open(path, "rb") as file:
             return b"'<f4'" in file.read(128)
 
     def has(self, part: str) -> bool:
-        """Return whether it has a part."""
+        """Return True if it has a file for this part."""
         return part in self.files
 
 
@@ -141,8 +141,8 @@ class Manifest:
     Attributes:
         schema: The columns.
         shards: All shards, split by split, in the order of their rows.
-        vocabulary_digest: `Vocabulary.digest` of what numbered the ids, or `None`.
-        origin: How the records were made: options and inputs, JSON-safe.
+        vocabulary_digest: `digest` of the vocabulary of the ids, or `None`.
+        origin: Options and inputs of the records, JSON-safe.
     """
 
     schema: Schema
@@ -156,7 +156,7 @@ class Manifest:
         return list(dict.fromkeys(shard.split for shard in self.shards))
 
     def shards_of(self, split: str) -> list[Shard]:
-        """The shards of a split.
+        """Return the shards of a split.
 
         Raises:
             ValueError: If there is no such split.
@@ -164,16 +164,17 @@ class Manifest:
         shards = [shard for shard in self.shards if shard.split == split]
         if not shards:
             raise UserError(
-                f"There is no split {split!r}. The records have: {self.splits}"
+                f"There is no split {split!r}. The records have: "
+                f"{', '.join(self.splits)}"
             )
         return shards
 
     def num_rows(self, split: str) -> int:
-        """Number of rows of a split."""
+        """Return the number of rows of a split."""
         return sum(shard.num_rows for shard in self.shards_of(split))
 
     def save(self, folder) -> None:
-        """Write `manifest.json`, all at once: the folder is whole from now on."""
+        """Write `manifest.json`, which marks the folder as complete."""
         content = {
             "format": "tf_dlrm records",
             "format_version": FORMAT_VERSION,
@@ -189,18 +190,18 @@ class Manifest:
 
     @classmethod
     def load(cls, folder) -> "Manifest":
-        """Read the manifest and looks whether the files are there, in full size.
+        """Read the manifest, and check that all files exist with the right size.
 
         Raises:
-            FileNotFoundError: If there is no manifest: no records, or unfinished ones.
-            ValueError: If it is damaged or of a newer version, or a file is missing
-                or of another size.
+            FileNotFoundError: If there is no manifest: no records or unfinished ones.
+            ValueError: If the manifest is damaged or of a newer version, or a file is
+                missing or has another size.
         """
         path = pathlib.Path(folder) / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(
-                f"{folder}: no records. A folder that `tf-dlrm prepare` finished has "
-                f"a {MANIFEST}; start it again to go on where it stopped."
+                f"{folder} contains no finished records: it has no {MANIFEST}. If "
+                "`tf-dlrm prepare` was interrupted, run it again to resume."
             )
         content = disk.read_json(path)
         digest = content.pop("sha256", None)
@@ -213,7 +214,7 @@ class Manifest:
                 f"of tf_dlrm reads up to {FORMAT_VERSION}. Update tf_dlrm."
             )
         if digest != _digest(content):
-            raise UserError(f"{path}: damaged, its checksum is wrong.")
+            raise UserError(f"{path} is damaged: its checksum is wrong.")
         try:
             shards = tuple(
                 Shard(
@@ -240,19 +241,19 @@ class Manifest:
                     raise UserError(f"{path}: missing; the records are incomplete.")
                 if os.path.getsize(path) != size:
                     raise UserError(
-                        f"{path}: has {os.path.getsize(path):,} bytes, where the "
-                        f"manifest says {size:,}. It was truncated or changed."
+                        f"{path} has {os.path.getsize(path):,} bytes instead of the "
+                        f"{size:,} in the manifest: it was truncated or changed."
                     )
 
     def verify(self, folder, progress=None) -> None:
-        """Read every file and compare its SHA-256.
+        """Read every file and compare its SHA-256 with the manifest.
 
         Args:
             folder: The folder of the records.
-            progress: Called with the number of rows verified so far.
+            progress: Function that is called with the number of rows verified so far.
 
         Raises:
-            ValueError: If a file was changed; it is named.
+            ValueError: If a file was changed; the message names it.
         """
         done = 0
         for shard in self.shards:
@@ -261,7 +262,7 @@ class Manifest:
                 with open(path, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
                 if digest != expected:
-                    raise UserError(f"{path}: damaged, its checksum is wrong.")
+                    raise UserError(f"{path} is damaged: its checksum is wrong.")
             done += shard.num_rows
             if progress is not None:
                 progress(done)

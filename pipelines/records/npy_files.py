@@ -1,4 +1,4 @@
-"""The binary layout of torchrec and MLPerf DLRM, as batches."""
+"""Read the binary layout of torchrec and MLPerf DLRM in batches."""
 
 import os
 from collections.abc import Sequence
@@ -28,32 +28,34 @@ def read_npy(
     worker: int = 0,
     num_workers: int = 1,
 ) -> tf.data.Dataset:
-    """Read the files that torchrec and MLPerf DLRM make of Criteo's logs.
+    """Read the files that torchrec and MLPerf DLRM write for Criteo's logs.
 
-    Beside each `day_0_dense.npy`, float32 `(rows, 13)`, there are `day_0_sparse.npy`,
-    int32 `(rows, 26)`, and `day_0_labels.npy`, `(rows, 1)` or `(rows,)`. They are
-    mapped, never loaded as a whole.
+    Next to each `day_0_dense.npy`, float32 `(rows, 13)`, there must be
+    `day_0_sparse.npy`, int32 `(rows, 26)`, and `day_0_labels.npy`, `(rows, 1)` or
+    `(rows,)`. Files are read in pieces, never as a whole.
 
     Args:
         dense_paths: The `*_dense.npy` files: a path, a glob, or a sequence of them.
-        vocabulary_sizes: Where given, ids are taken modulo these, as torchrec's
-            `hashes` do; without it they must be in their tables.
-        batch_size: As of `records.read`, as are all others.
-        shuffle: As of `records.read`.
-        seed: As of `records.read`.
-        window_rows: As of `records.read`.
-        repeat: As of `records.read`.
-        first_batch: As of `records.read`.
-        drop_remainder: As of `records.read`.
-        worker: As of `records.read`.
-        num_workers: As of `records.read`.
+        vocabulary_sizes: Sizes to take ids modulo, like torchrec's `hashes`; default:
+            ids must already be in their tables.
+        batch_size: Rows in a batch; the last one of an epoch may have fewer.
+        shuffle: Whether to shuffle, differently in each epoch.
+        seed: Seed of the shuffle; an integer makes the order repeatable.
+        window_rows: Rows of a window of the shuffle; three windows are in memory.
+        repeat: Whether to repeat epochs without end.
+        first_batch: Number of the batch to start with; with `repeat` it counts through
+            the epochs.
+        drop_remainder: Whether to leave out a last batch that is not full.
+        worker: Number of this worker, from 0.
+        num_workers: Number of workers that share each epoch.
 
     Returns:
-        A `tf.data.Dataset` as of `records.read`.
+        A `tf.data.Dataset` of the same elements as `records.read`.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is no NumPy array of numbers, or arrays do not fit.
+        ValueError: If a file is not a NumPy array of numbers, or the shapes of arrays
+            do not match.
 
     Example:
 
@@ -74,15 +76,17 @@ def read_npy(
     parts, widths = [], set()
     for dense in expand_paths(dense_paths):
         if not dense.endswith(_SUFFIX):
-            raise UserError(f"Name the files '*{_SUFFIX}'. Received: {dense!r}")
+            raise UserError(
+                f"`dense_paths` must be files '*{_SUFFIX}'. Received: {dense!r}"
+            )
         stem = dense.removesuffix(_SUFFIX)
         paths = [f"{stem}_{part}.npy" for part in ("labels", "dense", "sparse")]
         for path in paths:
             if not os.path.exists(path):
-                raise FileNotFoundError(f"There is no {path!r} beside {dense!r}.")
+                raise FileNotFoundError(f"There is no {path!r} next to {dense!r}.")
         shapes = [read_header(path)[1] for path in paths]
         if len({shape[0] for shape in shapes}) > 1 or len(shapes[2]) != 2:
-            raise UserError(f"{stem}_*.npy do not fit together: {shapes}")
+            raise UserError(f"The shapes of {stem}_*.npy do not match: {shapes}")
         widths.add((shapes[1][1], shapes[2][1]))
         parts.append(Part(shapes[0][0], *paths, None))
     if len(widths) > 1:

@@ -1,9 +1,9 @@
-"""In which order rows come: as they are, or shuffled, by a function of the position.
+"""The order of rows in an epoch, shuffled or not, as a function of the position.
 
-A shuffled epoch is a permutation of chunks of consecutive rows. Each window, which
-fits in memory, joins chunks from all over the data and permutes their rows. So what
-comes at a place is a function of seed, epoch and place alone: the place is all that a
-checkpoint needs.
+A shuffled epoch is a permutation of chunks of consecutive rows. Each window, which fits
+in memory, joins chunks from all over the data and permutes their rows. The row at a
+position is thus a function of seed, epoch and position, and a checkpoint needs only the
+position.
 """
 
 import threading
@@ -20,16 +20,16 @@ _WINDOWS_KEPT = 3
 
 
 class Order:
-    """Give the rows of a store by their place in an epoch.
+    """Read the rows of a store by their position in an epoch.
 
     Args:
         store: The rows.
         shuffle: Whether to shuffle.
         seed: Seed of the order, from 0.
-        window_rows: Rows that are permuted together.
-        worker: Which part of each epoch this worker reads.
-        num_workers: Number of parts, all of the same number of rows; up to
-            `num_workers - 1` rows are left out, others in each epoch if shuffled.
+        window_rows: Number of rows that are permuted together.
+        worker: Number of the part of each epoch that this worker reads.
+        num_workers: Number of parts, all with the same number of rows. Up to
+            `num_workers - 1` rows are left out, different ones in each shuffled epoch.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Order:
         self.num_rows = store.num_rows // num_workers
         self._first = worker * self.num_rows
         self._store, self._shuffle, self._seed = store, shuffle, seed
-        # At least 32 chunks a window, so that a window is a sample of everything.
+        # At least 32 chunks per window, so that a window is a sample of all rows.
         self._chunk_rows = max(1, min(CHUNK_ROWS, window_rows // 32))
         self._chunks_per_window = max(1, window_rows // self._chunk_rows)
         self._lock, self._windows = threading.Lock(), {}
         self._loader = None
 
     def read(self, epoch: int, first: int, last: int) -> Batch:
-        """Rows at the places `first` .. `last - 1` of this worker's epoch."""
+        """Return the rows at positions `first` .. `last - 1` of this worker's epoch."""
         first, last = first + self._first, last + self._first
         if not self._shuffle:
             return concatenate(self._store.read(first, last))
@@ -66,7 +66,7 @@ class Order:
         return pieces[0] if len(pieces) == 1 else concatenate(pieces)
 
     def _window(self, epoch, window):
-        """The window as a future; the next one is loaded meanwhile."""
+        """Return a window as a future, and start to load the next one."""
         with self._lock:
             if self._loader is None:
                 self._loader = ThreadPoolExecutor(1, "records-window")
@@ -98,10 +98,10 @@ class Order:
         return batch, np.concatenate([[0], id_ends])
 
     def _chunks(self, epoch, window):
-        """`(first, last + 1)` row of each chunk of a window.
+        """Return the rows `(first, last + 1)` of each chunk of a window.
 
-        Chunks begin at another row in each epoch. The last one may be smaller and
-        comes last, so that places are easy to find.
+        Chunks start at a different row in each epoch. The last chunk may be smaller; it
+        stays last, which makes positions easy to compute.
         """
         num_rows, size = self._store.num_rows, self._chunk_rows
         rng = self._generator(epoch, 0)

@@ -1,4 +1,4 @@
-"""Records -> a `tf.data.Dataset` of batches, shuffled or not, resumable anywhere."""
+"""Read records as a `tf.data.Dataset` of batches that can resume at any batch."""
 
 import numpy as np
 import tensorflow as tf
@@ -29,42 +29,41 @@ def read(
 ) -> tf.data.Dataset:
     """Read records as batches for `fit`, `evaluate` or `predict`.
 
-    Batches are read as a whole, from mapped files. What a batch holds is a function of
-    the seed and its number, so the position of an iterator, saved by
-    `tf.train.Checkpoint` or given as `first_batch`, is exact in mid-epoch. Memory does
-    not grow with the number of rows.
+    The content of a batch is a function of the seed and its number, so the position of
+    an iterator, saved by `tf.train.Checkpoint` or passed as `first_batch`, is exact
+    within an epoch. Memory does not grow with the number of rows.
 
     Args:
-        folder: What `tf-dlrm prepare` wrote: a folder with a `manifest.json`.
+        folder: Folder that `tf-dlrm prepare` wrote, with a `manifest.json`.
         batch_size: Rows in a batch; the last one of an epoch may have fewer.
         shuffle: Whether to shuffle, differently in each epoch: chunks of 4,096 rows
             over all the data, and rows within windows of chunks.
-        split: Which split: `"train"`, `"valid"` or `"test"`.
+        split: Name of the split: `"train"`, `"valid"` or `"test"`.
         seed: Seed of the shuffle; an integer makes the order repeatable.
-        window_rows: Rows of a window; three are in memory.
-        repeat: Whether to go on with the next epoch without end; give `fit` its
-            `steps_per_epoch`. Batches do not cross epochs.
-        first_batch: Number of the batch to begin with; with `repeat` it counts
-            through the epochs.
+        window_rows: Rows of a window; three windows are in memory.
+        repeat: Whether to repeat epochs without end; pass `steps_per_epoch` to `fit`
+            then. Batches do not cross epochs.
+        first_batch: Number of the batch to start with; with `repeat` it counts through
+            the epochs.
         drop_remainder: Whether to leave out a last batch that is not full.
         worker: Number of this worker, from 0.
-        num_workers: Number of workers that share each epoch, all the same number of
-            rows; the seed must be the same for all.
-        negative_sampling: Which rows without a click are left out, the same in each
-            epoch and for all workers; `None`: none. Where rows are sampled, the labels
-            of the split are read once before the first batch.
+        num_workers: Number of workers that share each epoch in equal parts; all must
+            use the same seed.
+        negative_sampling: The `NegativeSampling` of rows without a click, the same in
+            each epoch and for all workers; default: no sampling. With sampling, the
+            labels of the split are read once before the first batch.
 
     Returns:
-        A `tf.data.Dataset` of known cardinality, of `(features, label)`:
+        A `tf.data.Dataset` of known cardinality with elements `(features, label)`:
         `dense_features` float32 `(B, num_dense)`, `sparse_features` an int64 ragged
-        tensor `(B, num_sparse, None)` (missing is an empty bag), label float32
-        `(B,)`. Where the records have weights of ids, with `sparse_weights`; where they
-        have sample weights, with these as a third element.
+        tensor `(B, num_sparse, None)` (a missing value is an empty bag), label float32
+        `(B,)`. If the records have weights of ids, features include `sparse_weights`;
+        if they have sample weights, these are a third element.
 
     Raises:
         FileNotFoundError: If there are no finished records.
-        ValueError: If a file is missing or of another size than the manifest says,
-            there is no such split, or an argument is out of range.
+        ValueError: If a file is missing or its size differs from the manifest, there is
+            no such split, or an argument is out of range.
 
     Example:
 
@@ -100,7 +99,7 @@ def open_rows(
     split: str,
     negative_sampling: NegativeSampling | None = None,
 ) -> Store | SampledStore:
-    """The rows of a split; the arguments are those of `read`."""
+    """Return the store of a split's rows; the arguments are those of `read`."""
     parts = [
         Part(
             shard.num_rows,
@@ -134,7 +133,7 @@ def make_dataset(
     worker: int,
     num_workers: int,
 ) -> tf.data.Dataset:
-    """The data set of a store's rows; the arguments are those of `read`.
+    """Return the dataset of a store's rows; the other arguments are those of `read`.
 
     Args:
         store: The rows.
@@ -154,14 +153,19 @@ def make_dataset(
     given_seed = seed
     if seed is None:
         if num_workers > 1 and shuffle:
-            raise UserError("Workers that share rows need the same `seed`.")
+            raise UserError(
+                "Workers that share a shuffled epoch need the same `seed`: pass an "
+                "integer."
+            )
         seed = int(np.random.SeedSequence().entropy & 0x7FFFFFFF)
     num_rows = store.num_rows // num_workers
     num_batches = num_rows // batch_size
     if num_rows % batch_size and not drop_remainder:
         num_batches += 1
     if repeat and not num_batches:
-        raise UserError("There are no rows to repeat.")
+        raise UserError(
+            "`repeat=True` needs at least one row, but the split contains none."
+        )
     first_batch = first_batch if repeat else min(first_batch, num_batches)
 
     def batches(numbers, seed):
@@ -173,7 +177,7 @@ def make_dataset(
 
     @tf.autograph.experimental.do_not_convert
     def numbers_from(epoch, first):
-        """`(epoch, number)` of batches, from one on."""
+        """Yield `(epoch, number)` of batches, starting at a batch of an epoch."""
         if repeat:
             numbers = tf.data.Dataset.counter(first)
             return numbers.map(lambda i: (i // num_batches, i % num_batches))
@@ -188,7 +192,7 @@ def make_dataset(
     if repeat:
         numbers = numbers_from(None, first_batch)
     else:
-        # One number an epoch, the first in each process the same.
+        # One number for each epoch; the first is the same in each process.
         epochs = tf.data.Dataset.random(seed, rerandomize_each_iteration=True).take(1)
         numbers = epochs.flat_map(lambda epoch: numbers_from(epoch, first_batch))
     cardinality = tf.data.INFINITE_CARDINALITY if repeat else num_batches - first_batch
@@ -215,7 +219,7 @@ def make_dataset(
 
 def _finish(batches):
     options = tf.data.Options()
-    # A batch is a function of its number: that is all the state there is.
+    # A batch is a function of its number, which is the whole state.
     options.experimental_external_state_policy = (
         tf.data.experimental.ExternalStatePolicy.IGNORE
     )
@@ -226,14 +230,14 @@ def _finish(batches):
 
 
 class _Loader:
-    """From `(epoch, number)` to a batch of tensors."""
+    """Load the batch of an `(epoch, number)` as tensors."""
 
     def __init__(self, order, batch_size, num_features, parts):
         self._order, self._batch_size = order, batch_size
         self._num_dense, self._num_sparse = num_features
         self._has_id_weights = "id_weights" in parts
         self._is_weighted = "weights" in parts
-        # Of one-hot features; batches share it, and none copies it.
+        # Row splits of one-hot features; batches share them without a copy.
         self._splits = np.arange(batch_size * self._num_sparse + 1)
 
     @tf.autograph.experimental.do_not_convert
@@ -278,7 +282,7 @@ class _Loader:
         if lengths is None and (ids < 0).any():  # missing ids are empty bags
             lengths = ids >= 0
             ids = ids[lengths]
-        splits = np.zeros(0, np.int64)  # stands for one id each
+        splits = np.zeros(0, np.int64)  # stands for one id in each bag
         if lengths is not None:
             splits = np.zeros(lengths.size + 1, np.int64)
             np.cumsum(lengths.reshape(-1), out=splits[1:])

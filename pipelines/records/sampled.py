@@ -1,4 +1,5 @@
-"""Rows of a store without some of the negatives, renumbered.
+"""The rows of a store after negative sampling, renumbered.
+
 
 # n rows
 """
@@ -13,14 +14,14 @@ _BLOCK_ROWS = 4096
 
 
 class SampledStore:
-    """The rows of a `Store` that are kept, as a store of their own.
+    """The rows of a `Store` that a sampling keeps, as a store.
 
-    A look at all labels says how many rows each block of 4,096 keeps: so a row is
-    found by its number without a list of rows.
+    It reads all labels once to count the kept rows in each block of 4,096 rows, so that
+    it can find a row by number without a list of rows.
 
     Args:
         store: All rows.
-        sampling: Which are kept; what is left out is noted in it.
+        sampling: The sampling, which also counts the rows that are left out.
     """
 
     def __init__(self, store: Store, sampling: NegativeSampling):
@@ -35,7 +36,7 @@ class SampledStore:
 
     @property
     def files(self) -> list[str]:
-        """All files, those of rows that are left out too."""
+        """All files, including those of rows that are left out."""
         return self._store.files
 
     @property
@@ -49,7 +50,7 @@ class SampledStore:
         return int(self._ends[-1])
 
     def read(self, first: int, last: int) -> list[Batch]:
-        """Read the kept rows `first` .. `last - 1`, as `Store.read` does."""
+        """Read the kept rows `first` .. `last - 1`, in pieces like `Store.read`."""
         pieces = []
         while first < last:
             block = int(np.searchsorted(self._ends, first, side="right")) - 1
@@ -59,7 +60,7 @@ class SampledStore:
         return pieces
 
     def _read(self, block, first, last):
-        """Of the rows that a block keeps, those at the places `first` .. `last - 1`."""
+        """Return the rows `first` .. `last - 1` among the kept rows of a block."""
         number = block * _BLOCK_ROWS
         end, place, pieces = number + _BLOCK_ROWS, 0, []
         for piece in self._store.read(number, min(end, self._store.num_rows)):

@@ -1,4 +1,5 @@
-"""Rows of records by their number, from files that stay on disk.
+"""Read rows of records by number, from files that stay on disk.
+
 
 # n rows, F sparse features, V ids
 """
@@ -41,12 +42,12 @@ class Part(NamedTuple):
 
 
 class Store:
-    """Rows of several parts, numbered through.
+    """The rows of several parts, numbered consecutively.
 
     Args:
         parts: The parts, in the order of their rows.
-        modulo: Sizes of the tables, to take one-hot ids modulo; `None`: they are in
-            their tables.
+        modulo: Sizes of the tables to take one-hot ids modulo; `None`: ids are already
+            in their tables.
     """
 
     def __init__(self, parts: Sequence[Part], modulo: Sequence[int] | None = None):
@@ -62,19 +63,16 @@ class Store:
 
     @property
     def parts(self) -> set[str]:
-        """Names of the parts that any of the files have, such as `"weights"`."""
+        """Names of the parts for which there are files, such as `"weights"`."""
         return {n for part in self._parts for n in part._fields[1:] if getattr(part, n)}
 
     @property
     def num_rows(self) -> int:
-        """Number of rows in all."""
+        """Total number of rows."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, first: int, last: int) -> list[Batch]:
-        """Read rows `first` .. `last - 1`: pieces, one of each part that has some.
-
-        The arrays are views of mapped files; nothing is read before it is used.
-        """
+        """Read rows `first` .. `last - 1` in pieces, one for each of their parts."""
         pieces = []
         while first < last:
             number = int(np.searchsorted(self._ends, first, side="right"))
@@ -88,7 +86,7 @@ class Store:
         return pieces
 
     def labels(self, first: int, last: int) -> np.ndarray:
-        """Read the labels of rows `first` .. `last - 1`, and nothing else."""
+        """Read only the labels of rows `first` .. `last - 1`."""
         pieces = [np.zeros(0, np.uint8)]
         while first < last:
             number = int(np.searchsorted(self._ends, first, side="right"))
@@ -119,12 +117,12 @@ class _OpenPart:
             is_of_ids = name in ("sparse", "id_weights") and part.lengths
             if not is_of_ids and len(file) != part.num_rows:
                 raise UserError(
-                    f"{getattr(part, name)}: has {len(file):,} rows where "
-                    f"{part.num_rows:,} belong."
+                    f"{getattr(part, name)} has {len(file):,} rows instead of "
+                    f"{part.num_rows:,}: it was truncated or changed."
                 )
         self._starts = None
         if part.lengths is not None:
-            # First id of every 1,024th row; those between are summed when needed.
+            # First id of every 1,024th row; rows in between are summed when needed.
             sums = [
                 self._files["lengths"][row : row + _STRIDE].sum(dtype=np.int64)
                 for row in range(0, part.num_rows, _STRIDE)
@@ -138,7 +136,7 @@ class _OpenPart:
             row = int(np.argmax(bad))
             raise UserError(
                 f"{self._labels_path}: labels must be in [0, 1], 1 for a click. "
-                f"Received: {labels[row]} in row {first + row:,}, counted from 0. "
+                f"Received: {labels[row]} in row {first + row:,} (counted from 0). "
                 "Correct the file."
             )
         return labels
@@ -167,8 +165,11 @@ class _OpenPart:
 
 
 class _NpyReader:
-    """Rows of a NumPy file. They are read, not mapped: pages of a mapped file count as
-    memory of the process, and cost a fault each."""
+    """The rows of a NumPy file.
+
+    They are read, not mapped: each page of a mapped file counts as memory of the
+    process and costs a page fault.
+    """
 
     def __init__(self, path):
         self._path = path
@@ -189,21 +190,21 @@ class _NpyReader:
         while len(view):
             num_bytes = os.preadv(self._file, [view], offset)
             if not num_bytes:
-                raise UserError(f"{self._path}: truncated.")
+                raise UserError(f"{self._path} is truncated.")
             view, offset = view[num_bytes:], offset + num_bytes
         return array
 
 
 def read_header(path) -> tuple[int, tuple[int, ...], np.dtype]:
-    """Return where the numbers of a NumPy file begin, their shape and type.
+    """Return offset, shape and type of the numbers in a NumPy file.
 
     Raises:
-        ValueError: If it is no NumPy file of rows of numbers.
+        ValueError: If it is not a NumPy file of rows of numbers.
     """
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: no NumPy file of numbers ({error}).") from error
+        raise UserError(f"{path} is not a NumPy file of numbers ({error}).") from error
     if not array.ndim or not array.flags.c_contiguous:
-        raise UserError(f"{path}: not an array of rows.")
+        raise UserError(f"{path} must contain an array of rows.")
     return array.offset, array.shape, array.dtype

@@ -1,4 +1,4 @@
-"""Writing records: shard by shard, each there in full or not at all."""
+"""Write records in shards, each of which appears complete or not at all."""
 
 import contextlib
 import hashlib
@@ -28,19 +28,19 @@ class Writer:
     """Write the records of one split into a folder, and its manifest at the end.
 
     Args:
-        folder: Folder of the records; made if it is not there.
+        folder: Folder of the records; made if it does not exist.
         schema: The columns.
-        rows_per_shard: Rows of a shard; the last one may have fewer.
+        rows_per_shard: Rows in a shard; the last one may have fewer.
         split: Name of the split.
-        vocabulary_digest: `Vocabulary.digest` of what numbered the ids.
-        origin: How the records are made, JSON-safe, for the manifest.
+        vocabulary_digest: `digest` of the vocabulary of the ids, or `None`.
+        origin: JSON-safe facts about the records, for the manifest.
         soft_labels: Whether labels are probabilities from 0 to 1.
 
-    Inside its `with` nobody else can write to the folder.
+    Use it in a `with` statement, which locks the folder against other processes.
 
     Raises:
-        FileExistsError: If the folder holds finished records.
-        ValueError: If an argument is out of range, or another process writes to the
+        FileExistsError: If the folder already contains finished records.
+        ValueError: If an argument is out of range, or another process is writing to the
             folder.
 
     Example:
@@ -76,19 +76,20 @@ class Writer:
     def _check_free(self):
         if (pathlib.Path(self._folder) / MANIFEST).exists():
             raise FileExistsError(
-                f"{self._folder} holds finished records. Name another."
+                f"{self._folder} already contains finished records. Name another "
+                "folder."
             )
 
     def append(
         self, labels, dense, ids, lengths=None, id_weights=None, weights=None
     ) -> None:
-        """Add rows; see `ShardWriter.append`."""
+        """Add rows; the arguments are those of `ShardWriter.append`."""
         self._shards.append(labels, dense, ids, lengths, id_weights, weights)
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
             stack.enter_context(locks.locked(self._folder))
-            self._check_free()  # again, now that nobody else can finish it
+            self._check_free()  # check again, now that the folder is locked
             self._lock = stack.pop_all()
         return self
 
@@ -108,11 +109,11 @@ class ShardWriter:
     Args:
         folder: Folder of the records.
         schema: The columns.
-        rows_per_shard: Rows of a shard.
+        rows_per_shard: Rows in a shard.
         split: Name of the split.
-        finished: Shards that were written by an earlier run.
-        on_shard: Called with each `Shard` that is in place.
-        soft_labels: As of `Writer`.
+        finished: Shards that an earlier run wrote.
+        on_shard: Function that is called with each finished `Shard`.
+        soft_labels: Whether labels are probabilities from 0 to 1.
     """
 
     def __init__(
@@ -127,7 +128,7 @@ class ShardWriter:
     ):
         if rows_per_shard < 1:
             raise UserError(
-                f"`rows_per_shard` must be positive. Received: {rows_per_shard}"
+                f"`rows_per_shard` must be at least 1. Received: {rows_per_shard}"
             )
         self._folder, self._schema, self._split = folder, schema, split
         self._rows_per_shard = int(rows_per_shard)
@@ -136,22 +137,22 @@ class ShardWriter:
         self._files, self._num_rows = None, 0
         self._soft_labels = soft_labels
         self._dtypes = DTYPES | ({"labels": SOFT_LABELS} if soft_labels else {})
-        # Files are hashed and brought to the disk while the next ones are written.
+        # Files are hashed and synced to disk while the next ones are written.
         self._closer, self._closing = ThreadPoolExecutor(1), []
         os.makedirs(os.path.join(folder, split), exist_ok=True)
 
     def append(
         self, labels, dense, ids, lengths=None, id_weights=None, weights=None
     ) -> None:
-        """Add rows. What is given in one call must be given in all.
+        """Add rows; pass the same optional arguments in every call.
 
         Args:
             labels: `(n,)`, 0 or 1, or with `soft_labels` from 0 to 1.
             dense: `(n, num_dense)` finite numbers.
-            ids: `(n, num_sparse)` ids, -1 where missing; with `lengths` those of all
-                bags one after another, `(V,)`.
-            lengths: `(n, num_sparse)` numbers of ids of the bags, or `None`.
-            id_weights: `(V,)` weights of the ids, with lengths, or `None`.
+            ids: `(n, num_sparse)` ids, -1 for a missing value; with `lengths`, the
+                concatenated ids `(V,)` of all bags.
+            lengths: `(n, num_sparse)` lengths of the bags, or `None`.
+            id_weights: `(V,)` weights of the ids, or `None`; requires `lengths`.
             weights: `(n,)` sample weights, or `None`.
 
         Raises:
@@ -180,7 +181,7 @@ class ShardWriter:
                 self._close()
 
     def finish(self) -> list[Shard]:
-        """Close the last shard and return all; at least one, which may be empty."""
+        """Close the last shard and return all shards, at least one (maybe empty)."""
         if self._files is not None:
             self._close()
         if not self._num_shards:
@@ -191,10 +192,10 @@ class ShardWriter:
         return self._shards
 
     def abandon(self) -> None:
-        """Remove what is not finished."""
+        """Remove unfinished files."""
         self._closer.shutdown()
         for file in (self._files or {}).values():
-            with contextlib.suppress(OSError):  # on a full disk, what is not flushed
+            with contextlib.suppress(OSError):  # flushing fails on a full disk
                 file.remove()
         self._files = None
 
@@ -226,7 +227,7 @@ class ShardWriter:
         if lengths is not None and lengths.max(initial=0) > _MAX_LENGTH:
             raise UserError(
                 f"A bag may have at most {_MAX_LENGTH:,} ids. "
-                f"Received: one of {lengths.max():,}"
+                f"Received: a bag of {lengths.max():,}"
             )
         return {
             part: np.ascontiguousarray(expected[part][0], self._dtypes[part])
@@ -239,19 +240,19 @@ class ShardWriter:
                 raise ValueError("`labels` must be from 0 to 1.")
         elif not ((labels == 0) | (labels == 1)).all():
             raise ValueError(
-                "`labels` must be 0 or 1; probabilities go with `soft_labels=True`."
+                "`labels` must be 0 or 1; probabilities need `soft_labels=True`."
             )
 
     def _check_numbers(self, dense):
         if not np.isfinite(dense).all():
             row, column = np.argwhere(~np.isfinite(dense))[0]
             raise ValueError(
-                f"Dense values must be finite. '{self._schema.dense[column]}' has the "
-                f"value {dense[row, column]} in row {row} of these."
+                f"Dense values must be finite. Received: {dense[row, column]} for "
+                f"'{self._schema.dense[column]}' in row {row} of this call"
             )
 
     def _check_ids(self, ids, lengths):
-        """Ids must be in their tables; -1 is for a missing one, which bags lack."""
+        """Check that ids are in their tables; -1 stands for a missing one-hot value."""
         sizes = np.asarray(self._schema.vocabulary_sizes)
         if lengths is None:
             wrong = (ids < -1) | (ids >= sizes)
@@ -263,8 +264,8 @@ class ShardWriter:
             place = np.argwhere(wrong)[0]
             feature = place[1] if lengths is None else features[place[0]]
             raise ValueError(
-                f"Ids must be in their tables. '{self._schema.sparse[feature]}' has "
-                f"the id {ids[tuple(place)]}, where there are {sizes[feature]:,}."
+                f"Ids of '{self._schema.sparse[feature]}' must be in its table of "
+                f"{sizes[feature]:,} ids. Received: {ids[tuple(place)]}"
             )
 
     def _open(self, parts):
@@ -310,7 +311,7 @@ class ShardWriter:
 
 
 class _NpyFile:
-    """A NumPy file of rows, beside its place until it is whole."""
+    """A NumPy file of rows, under a temporary name until it is complete."""
 
     def __init__(self, path, dtype, row_shape):
         self.path, self._temporary = path, f"{path}.tmp"
@@ -325,10 +326,10 @@ class _NpyFile:
         self._file.write(np.ascontiguousarray(rows))
 
     def close(self):
-        """Completes the file; returns its size and SHA-256.
+        """Complete the file; return its size and SHA-256.
 
-        The header comes first and its number of rows last, so the file is hashed when
-        it is whole: read again, from memory as a rule.
+        The number of rows in the header is only known at the end, so the complete file
+        is read again to hash it, usually from the page cache.
         """
         self._file.seek(0)
         self._file.write(self._header())
@@ -349,7 +350,7 @@ class _NpyFile:
             os.unlink(self._temporary)
 
     def _header(self):
-        """Version 1.0 of NumPy's format, as long for any number of rows."""
+        """Return a header of NumPy's format 1.0, of the same length for any size."""
         header = io.BytesIO()
         shape = (self._num_rows, *self._row_shape)
         content = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}

@@ -1,6 +1,6 @@
-"""Runs side by side: a table, and pictures of what and how they learned.
+"""Compare runs in tables and charts, read from their folders without TensorFlow.
 
-`logs` reads their event files, `runs` their folders, `times` tells where the time went,
-`measures` what they reached, `table` and `curves`, `calibration`, `steps` show it,
-`report` puts it together. All is read from the folders alone, without TensorFlow.
+`runs` reads their folders, `times` computes how the time was spent, `measures` the
+columns of the table, `run_table`, `curves` and `steps` show them, and `comparison` puts
+the report together.
 """

@@ -1,4 +1,4 @@
-"""A report: runs read, measured, written as tables and pictures."""
+"""A report that compares runs: read, measure, write tables and charts."""
 
 import dataclasses
 import json
@@ -25,16 +25,16 @@ MOST_DRAWN = len(LINES)
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Runs side by side.
+    """A comparison of runs.
 
     Attributes:
         runs: The runs.
-        times: Where the time of each went.
-        values: What each reached, as `measures.measure` returns it.
-        differing: Names of the options in which they differ.
-        best: Which runs have the best value of a measure.
-        profiles: A step by operation, by number of the run.
-        notes: What a reader must know: what is missing, what cannot be compared.
+        times: The `Times` of each run.
+        values: The measures of each run, as `measures.measure` returns them.
+        differing: Names of the options that differ between runs.
+        best: Indices of the runs with the best value, by measure.
+        profiles: Time of a step by operation, by number of the run.
+        notes: Notes on missing data and on values that cannot be compared.
     """
 
     runs: list[Run]
@@ -47,11 +47,11 @@ class Report:
 
     @property
     def table(self) -> Table:
-        """The table."""
+        """The table of the runs."""
         return Table(self.runs, self.differing, self.values, self.best)
 
     def drawn(self) -> list[int]:
-        """Numbers of the runs in the pictures: all, or those that learned most."""
+        """Numbers of the runs in the charts: all, or those with the lowest loss."""
         numbers = range(len(self.runs))
         if len(self.runs) <= MOST_DRAWN:
             return list(numbers)
@@ -63,10 +63,10 @@ class Report:
         return sorted(sorted(numbers, key=loss)[:MOST_DRAWN])
 
     def write(self, output) -> list[str]:
-        """Write `report.md`, `.csv` and `.json`, and the pictures.
+        """Write `report.md`, `report.csv`, `report.json` and the charts.
 
         Args:
-            output: The folder; what an earlier report left in it is replaced.
+            output: Folder to write to; files of an earlier report are replaced.
 
         Returns:
             The names of the files.
@@ -88,8 +88,8 @@ class Report:
         if len(drawn) < len(self.runs):
             names = ", ".join(run.label for run in runs)
             self.notes.append(
-                f"The pictures show {len(drawn)} of {len(self.runs)} runs, those with "
-                f"the lowest log loss of the validation: {names}."
+                f"The charts show {len(drawn)} of {len(self.runs)} runs, those with "
+                f"the lowest validation log loss: {names}."
             )
         profiles = {
             place: self.profiles[i]
@@ -114,10 +114,10 @@ class Report:
         return list(wanted)
 
     def _markdown(self, pictures):
-        number = f"{len(self.runs)} runs" if len(self.runs) > 1 else "A run"
+        number = f"{len(self.runs)} runs" if len(self.runs) > 1 else "One run"
         parts = [f"# {number}", self.table.to_markdown()]
         if self.best:
-            parts.append("Bold: the best of a column.")
+            parts.append("Bold: the best value in a column.")
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
         parts += [f"![{_title(name)}]({name})" for name in pictures]
@@ -151,10 +151,10 @@ class Report:
         }
 
     def to_text(self, width: int) -> str:
-        """The table and the notes, for a terminal of some width."""
+        """Return the table and the notes as text for a terminal of this width."""
         parts = [self.table.to_text(width)]
         if self.best:
-            parts.append(f"{BEST} the best of a column")
+            parts.append(f"{BEST} best value in a column")
         parts += self.notes
         return "\n".join([parts[0], "", *parts[1:]]).rstrip()
 
@@ -163,14 +163,15 @@ def make_report(paths: Sequence) -> Report:
     """Read runs and compare them.
 
     Args:
-        paths: Their folders.
+        paths: Folders of the runs.
 
     Raises:
-        ValueError: If one is not a run, is listed twice, or holds a damaged file.
+        ValueError: If a folder is not a run, is listed twice, or contains a damaged
+            file.
     """
     runs = read_runs(paths)
     measured = [times.measure(run) for run in runs]
-    values = [measures.measure(*each) for each in zip(runs, measured)]
+    values = [measures.measure(*run_times) for run_times in zip(runs, measured)]
     differing = measures.find_differing(runs)
     profiles, lines = {}, notes.of_runs(runs, measured, differing)
     for i, run in enumerate(runs):
@@ -178,7 +179,7 @@ def make_report(paths: Sequence) -> Report:
             try:
                 profiles[i] = _read_profile(run)
             except ValueError as error:
-                lines.append(f"{run.label}: its profile is left out. {error}")
+                lines.append(f"{run.label}: its profile cannot be read. {error}")
     if not any(run.trace for run in runs):
         lines.append(notes.NO_PROFILE)
     best = measures.find_best(values, notes.incomparable(differing))
@@ -197,7 +198,7 @@ def _read_profile(run):
 
 
 def _describe(run):
-    """A run with its calibration, for a legend."""
+    """Return the label of a run with its calibration, for a legend."""
     value = (run.evaluation or {}).get("calibration")
     return run.label if value is None else f"{value:.3f}  {run.label}"
 

@@ -1,12 +1,12 @@
-"""The picture of what runs learned: loss and AUC against the samples they saw."""
+"""The chart of learning curves: loss and AUC against the number of samples."""
 
 from pipelines import pictures
 from pipelines.pictures import GRID, INK, LINES, MUTED
 from pipelines.reports.runs import Run
 
 _PANELS = (("loss", "Loss"), ("auc", "AUC"))
-_START = 0.05  # share of the samples in which values are too wild to set the scale
-_MARGIN = 0.06  # of the scale
+_START = 0.05  # first share of the samples, whose values do not set the scale
+_MARGIN = 0.06  # relative to the scale
 _LEGEND_LETTERS = 120
 _VALIDATION = {
     "marker": "o",
@@ -18,7 +18,7 @@ _VALIDATION = {
 
 
 def has_curves(runs: list[Run]) -> bool:
-    """Return whether a run has anything to draw."""
+    """Return True if any run has values to draw."""
     return any(
         run.scalars(part, metric)
         for run in runs
@@ -28,10 +28,10 @@ def has_curves(runs: list[Run]) -> bool:
 
 
 def draw(runs: list[Run], path) -> None:
-    """Draw the learning curves of runs, a colour for each.
+    """Draw the learning curves of runs, in one color each.
 
     Args:
-        runs: The runs, at most as many as there are colours.
+        runs: The runs, at most as many as there are colors.
         path: PNG file to write.
     """
     figure = pictures.start(11, 5)
@@ -56,8 +56,8 @@ def draw_metric(axes, runs: list[Run], metric: str) -> None:
     for run, color in zip(runs, LINES):
         training = _in_samples(run, "train", metric)
         validation = _in_samples(run, "validation", metric)
-        alone = "." if len(training[0]) == 1 else ""  # a line needs two points
-        axes.plot(*training, alone + "-", color=color, linewidth=1.1, alpha=0.75)
+        marker = "." if len(training[0]) == 1 else ""  # a line needs two points
+        axes.plot(*training, marker + "-", color=color, linewidth=1.1, alpha=0.75)
         axes.plot(
             *validation,
             color=color,
@@ -66,7 +66,7 @@ def draw_metric(axes, runs: list[Run], metric: str) -> None:
         )
         scale += validation[1]
         scale += [y for x, y in zip(*training) if x >= _START * last]
-    scale = [value for value in scale if value == value]  # not NaN
+    scale = [value for value in scale if value == value]  # without NaN
     if scale:
         margin = _MARGIN * (max(scale) - min(scale)) or 0.01
         axes.set_ylim(min(scale) - margin, max(scale) + margin)
@@ -85,7 +85,7 @@ def _in_samples(run, part, metric):
 
 
 def _explain(figure, runs):
-    """Runs below, kinds of lines above."""
+    """Add two legends: runs below, kinds of lines above."""
     from matplotlib.lines import Line2D
 
     names = [pictures.plain(run.label) for run in runs]
@@ -111,7 +111,7 @@ def _explain(figure, runs):
 
 
 def _count(value):
-    """A number of samples: 0, 250k, 1.5M."""
+    """Return a number of samples as short text: 0, 250k, 1.5M."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:g}{letter}"

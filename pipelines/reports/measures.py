@@ -1,4 +1,4 @@
-"""Measures of runs: the columns of the table, by run, and the best of each."""
+"""Measures of runs, which are the columns of the table, and their best values."""
 
 import dataclasses
 import math
@@ -14,10 +14,10 @@ class Measure:
     """A column of the table.
 
     Attributes:
-        name: Its name in `report.csv` and `report.json`.
-        title: Two lines above it.
-        text: A value in words.
-        loss: What is smallest for the best value; `None`: no value is better.
+        name: Name in `report.csv` and `report.json`.
+        title: Title of the column in two lines.
+        text: Function that returns a value as text.
+        loss: Function that is smallest for the best value; `None`: no value is better.
     """
 
     name: str
@@ -70,19 +70,19 @@ TIME = (
     Measure("minutes", ("", "minutes"), _number(1)),
     Measure("samples_per_second", ("", "samples/s"), _number(0), _highest),
     Measure("input_wait_share", ("waiting", "for input"), _percent),
-    Measure("checkpoint_seconds", ("checkpoints", "held up"), lambda x: f"{x:.1f} s"),
+    Measure("checkpoint_seconds", ("writing", "checkpoints"), lambda x: f"{x:.1f} s"),
 )
 MEASURES = (*QUALITY, *TIME)
 
 
 def measure(run: Run, times: Times) -> dict[str, float | None]:
-    """The value of each of `MEASURES`; `None` where the run has none.
+    """Return the value of each of `MEASURES`, `None` for those that the run lacks.
 
-    Metrics of a run that is not finished are the last ones in its logs.
+    Metrics of an unfinished run are the last ones in its logs.
 
     Args:
         run: The run.
-        times: Where its time went.
+        times: The `Times` of the run.
     """
     found = {
         "training_loss": _last(run, "train", "loss"),
@@ -104,14 +104,14 @@ def measure(run: Run, times: Times) -> dict[str, float | None]:
 def find_best(
     values: list[dict[str, float | None]], without: tuple[str, ...] = ()
 ) -> dict[str, list[int]]:
-    """Return the runs with the best value of a measure; equal ones, as shown, share it.
+    """Return the runs with the best value of each measure, rounded as in the table.
 
     Args:
-        values: What `measure` returns, of each run.
+        values: The result of `measure` for each run.
         without: Measures that cannot be compared.
 
     Returns:
-        Indices by measure, where there are a better and a worse value.
+        Indices of runs by measure, for measures with at least two different values.
     """
     best = {}
     for each in MEASURES:
@@ -126,7 +126,7 @@ def find_best(
 
 
 def find_differing(runs: list[Run]) -> list[str]:
-    """Names of the options in which runs differ."""
+    """Return the names of the options that differ between runs."""
     names = {name: None for run in runs for name in run.options}
     return [
         name
@@ -136,12 +136,12 @@ def find_differing(runs: list[Run]) -> list[str]:
 
 
 def finite(value: float | None) -> float | None:
-    """A number, or `None` for what is missing, infinite or not a number."""
+    """Return a finite number unchanged, and `None` for anything else."""
     return None if value is None or not math.isfinite(value) else float(value)
 
 
 def _last(run, part, metric):
-    """The value of the saved model by `metrics.json`, or the last one in the logs."""
+    """Return the saved model's value in `metrics.json`, or the last one in the logs."""
     if run.is_finished:
         name = metric if part == "train" else f"val_{metric}"
         return finite(run.results["metrics"].get(name))
@@ -150,7 +150,7 @@ def _last(run, part, metric):
 
 
 def _rows(run):
-    """Rows of an epoch, or of all days."""
+    """Return the number of rows of an epoch, or of all days."""
     if run.is_finished:
         return run.results["num_rows"]
     if run.options["progressive"]:

@@ -1,4 +1,4 @@
-"""The table of a report: as text, as Markdown and as CSV."""
+"""The table of a report, as text, as Markdown and as CSV."""
 
 import csv
 import io
@@ -15,13 +15,13 @@ _GAP = "  "
 
 
 class Table:
-    """Runs, what differs between them and what they reached.
+    """A table of runs with the options that differ and their measures.
 
     Args:
         runs: The runs.
-        differing: Names of the options that are shown.
-        values: What `measures.measure` returns, of each run.
-        best: What `measures.find_best` returns.
+        differing: Names of the options to show.
+        values: The result of `measures.measure` for each run.
+        best: The result of `measures.find_best`.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class Table:
         self._values, self._best = values, best
 
     def to_text(self, width: int = WIDEST) -> str:
-        """The table for a terminal.
+        """Return the table as text for a terminal.
 
         Args:
-            width: Columns of the terminal; a block that is wider goes on below.
+            width: Columns of the terminal; a wider block continues below.
         """
         width = min(max(width, NARROWEST), WIDEST)
         lines = []
@@ -50,7 +50,7 @@ class Table:
         return "\n".join(lines).rstrip()
 
     def to_markdown(self) -> str:
-        """The table as Markdown."""
+        """Return the table as Markdown."""
         blocks = []
         for title, columns in self._blocks("**", "**"):
             heads = [" ".join(filter(None, column[:2])) for column in columns]
@@ -60,7 +60,7 @@ class Table:
         return "\n\n".join(blocks)
 
     def to_csv(self) -> str:
-        """A line for each run: options that differ as `config.*`, and all measures."""
+        """Return a CSV line for each run: differing options and all measures."""
         file = io.StringIO(newline="")
         writer = csv.writer(file)
         options = [f"config.{name}" for name in self._differing]
@@ -75,7 +75,7 @@ class Table:
         return file.getvalue()
 
     def _blocks(self, after, before):
-        """Titles and columns; each column has two lines of title, then its cells."""
+        """Yield titles and columns; each column has two lines of title, then cells."""
         options = [
             ["", name, *(_words(run.options.get(name, "")) for run in self._runs)]
             for name in self._differing
@@ -98,7 +98,7 @@ class Table:
 
 
 def _fit(columns, width):
-    """Columns in parts of at most some width; a wider column is a part of its own."""
+    """Divide columns into parts of limited width; a wider column is a separate part."""
     part, used = [], 0
     for column in columns:
         needed = _width(column) + len(_GAP)
@@ -115,7 +115,7 @@ def _width(column):
 
 
 def _words(option):
-    """An option in words: `512-256-1` for numbers, `none` for nothing."""
+    """Return an option as text: `512-256-1` for numbers, `none` for `None`."""
     if option is None:
         return "none"
     if isinstance(option, bool):

@@ -1,4 +1,4 @@
-"""`Run`: what is in the folder of a run, as far as it got."""
+"""`Run`: the content of a run's folder, finished or not."""
 
 import csv
 import dataclasses
@@ -31,26 +31,25 @@ _RESULTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, for comparing it with others.
+    """A run, to compare with other runs.
 
     Attributes:
-        files: Where its files are.
-        name: What it is called: the last parts of its path, as many as tell it from
-            the others.
-        label: The same with its middle left out, if that tells it from the others.
-        options: Its config and its data, flat, by name.
-        rows_by_epoch: Rows of each epoch as counted before the training; empty if that
-            is not known.
-        first_step: Steps of the run that this one was warm-started from, which its own
-            steps count on from.
-        results: `metrics.json`; `None` where the training is not finished.
+        files: The `RunFiles` of the run.
+        name: The last parts of its path that distinguish it from the other runs.
+        label: The name, with its middle left out if the result is still distinct.
+        options: Its config and data as a flat dict.
+        rows_by_epoch: Number of rows in each epoch, counted before training; empty if
+            not known.
+        first_step: Number of steps of the run that it was warm-started from; its own
+            steps continue from there.
+        results: `metrics.json`, or `None` if training is not finished.
         history: A dict for each line of `metrics.csv`.
         evaluation: `evaluation.json`, or `None`.
-        bins: Rows of `evaluation_reliability.csv`, as numbers; none where it lacks a
-            column.
+        bins: Rows of `evaluation_reliability.csv` as numbers; empty if a column is
+            missing.
         steps: A dict for each row of `steps.csv`.
-        processes: What each process has spent, as in `times.jsonl`: one for each time
-            that the run was begun or resumed.
+        processes: Seconds spent by each process, from `times.jsonl`: one for each time
+            that the run was started or resumed.
         trace: Folder of the newest profile, or `None`.
     """
 
@@ -70,29 +69,29 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """True if the training has finished."""
+        """True if training is finished."""
         return self.results is not None
 
     @property
     def batch_size(self) -> int:
-        """Rows of a step."""
+        """Number of rows in a step."""
         return self.options["batch_size"]
 
     @property
     def epoch_ends(self) -> list[int]:
-        """The last step of each epoch that it has, or would have."""
+        """The last step of each epoch, including epochs that are not trained yet."""
         steps = [math.ceil(rows / self.batch_size) for rows in self.rows_by_epoch]
         return list(itertools.accumulate(steps, initial=self.first_step))[1:]
 
     @property
     def last_step(self) -> int:
-        """The last step in the logs; without them the end of the last epoch."""
+        """The last step in the logs, or without logs, the end of the last epoch."""
         steps = [int(row["step"]) for row in self.steps if row.get("loss") is not None]
         return max(steps or [self.first_step, *self.epoch_ends[: len(self.history)]])
 
     @property
     def num_epochs(self) -> float | None:
-        """Epochs so far; `None` if their length is not known."""
+        """Number of epochs so far, or `None` if their length is not known."""
         if self.is_finished and not self.results.get("stopped"):
             return float(len(self.history))
         before, done, last = self.first_step, 0.0, self.last_step
@@ -102,9 +101,9 @@ class Run:
         return done if self.epoch_ends else None
 
     def scalars(self, part: str, metric: str) -> dict[int, float]:
-        """The curve of a metric by step, in `"train"` or in `"validation"`.
+        """Return the curve of a metric by step, for `"train"` or `"validation"`.
 
-        Without `steps.csv` it has a value for each epoch, by `metrics.csv`.
+        Without `steps.csv` it has a value for each epoch, from `metrics.csv`.
         """
         name = metric if part == "train" else f"val_{metric}"
         for rows in (
@@ -124,12 +123,13 @@ def read_runs(paths: Sequence) -> list[Run]:
         paths: The folders.
 
     Raises:
-        ValueError: If one is not a run, is listed twice, or holds a damaged file.
+        ValueError: If a folder is not a run, is listed twice, or contains a damaged
+            file.
     """
     folders = [pathlib.Path(path) for path in paths]
     for i, folder in enumerate(folders):
         if folder.resolve() in [each.resolve() for each in folders[:i]]:
-            raise UserError(f"The run {folder} is listed twice.")
+            raise UserError(f"The run {folder} is listed twice; name it once.")
     names = name_folders(folders)
     labels = [shorten(name) for name in names]
     if len(set(labels)) < len(labels):
@@ -138,10 +138,10 @@ def read_runs(paths: Sequence) -> list[Run]:
 
 
 def find_run(folder) -> RunFiles:
-    """The files of a run.
+    """Return the files of a run.
 
     Raises:
-        ValueError: If the folder is none; the message says what it may be instead.
+        ValueError: If the folder is not a run; the message suggests runs inside it.
     """
     files = RunFiles(folder)
     if not files.path.is_dir():
@@ -150,7 +150,7 @@ def find_run(folder) -> RunFiles:
         within = sorted(path.parent for path in files.path.glob("*/config.json"))
         if within:
             raise UserError(
-                f"{files.path} is not a run, but holds some: give {within[0]}"
+                f"{files.path} is not a run, but contains runs: name {within[0]}"
                 + (f", or {files.path}/*" if len(within) > 1 else "")
             )
     files.read()
@@ -158,7 +158,7 @@ def find_run(folder) -> RunFiles:
 
 
 def name_folders(folders: Sequence[pathlib.Path]) -> list[str]:
-    """Short names that differ: the ends of paths."""
+    """Return short distinct names of folders: the ends of their paths."""
     parts = [folder.resolve().parts for folder in folders]
     for number in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(each[-number:]) for each in parts]
@@ -168,7 +168,7 @@ def name_folders(folders: Sequence[pathlib.Path]) -> list[str]:
 
 
 def shorten(text: str, longest: int = _LONGEST_NAME) -> str:
-    """A text with its middle left out, where it is too long."""
+    """Return a text, without its middle if it is too long."""
     if len(text) <= longest:
         return text
     end = (longest - 1) // 2
@@ -210,19 +210,19 @@ def _read(folder, name, label):
 
 def _rows_by_epoch(config, data, results):
     rows = data.get("rows_by_epoch")
-    if rows is None:  # of an earlier version
+    if rows is None:  # the run is of an earlier version
         rows = data.get("num_rows") or (results or {}).get("num_rows")
         rows = [rows] * config.get("epochs", 1) if rows else []
     return rows
 
 
 def _options(content, data):
-    """Return the options by name; files by their names alone, as they may be moved.
+    """Return the options by name, with files as names without folders.
 
-    Options that are newer than the run have the values that it was made with.
+    Options that are newer than the run have the values that correspond to its version.
     """
     options = {**json.loads(RunConfig.from_json("{}").to_json()), **content["config"]}
-    if "negative_sampling_rate" in data:  # also where `prepare` sampled
+    if "negative_sampling_rate" in data:  # also set if `prepare` sampled
         options["negative_sampling_rate"] = data["negative_sampling_rate"]
     options["train"] = _names(data.get("records") or data.get("train"))
     options["valid"] = _names(data.get("records") or data.get("valid"))

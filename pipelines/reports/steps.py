@@ -1,4 +1,4 @@
-"""The picture of where time went: a step by operation, a run by what it did."""
+"""The chart of times: a step by operation, and a run by activity."""
 
 import dataclasses
 
@@ -16,9 +16,9 @@ _RUN_COLORS = {
     times.CHECKPOINTS: "#862e9c",
     times.REST: "#dee2e6",
 }
-_LABELLED = 0.045  # part of the longest bar that has room for a number
+_LABELLED = 0.045  # share of the longest bar that has room for a number
 _BAR, _LEGEND_ROW, _AROUND = 0.48, 0.2, 1.15  # inches
-_BELOW = 0.34  # of a legend, below the axis
+_BELOW = 0.34  # distance of a legend below the axis
 _COLUMNS = 5
 _UNITS = (("h", 3600.0, 5 * 3600.0), ("min", 60.0, 300.0), ("s", 1.0, 0.0))
 
@@ -26,12 +26,12 @@ _UNITS = (("h", 3600.0, 5 * 3600.0), ("min", 60.0, 300.0), ("s", 1.0, 0.0))
 def draw(
     runs: list[Run], measured: list[Times], profiles: dict[int, dict], path
 ) -> None:
-    """Draw stacked bars: ms of a step by operation, and minutes by what was done.
+    """Draw stacked bars: ms of a step by operation, and minutes of a run by activity.
 
     Args:
         runs: The runs.
-        measured: Where the time of each went.
-        profiles: What `benchmark.breakdown.read_trace` found, by number of the run.
+        measured: The `Times` of each run.
+        profiles: Results of `benchmark.breakdown.read_trace`, by number of the run.
         path: PNG file to write.
     """
     timed = [i for i, each in enumerate(measured) if each.parts()]
@@ -55,7 +55,7 @@ def draw(
 
 @dataclasses.dataclass(frozen=True)
 class _Panel:
-    """Bars of one unit: their names, and the lengths of their parts by colour."""
+    """Bars of one unit, with their names and the lengths of their parts by color."""
 
     title: str
     unit: str
@@ -75,7 +75,7 @@ def _describe_steps(runs, profiles):
         for part in PARTS
     }
     batch = f" (batch {sizes[0]:,})" if len(sizes) == 1 else ""
-    return _Panel(f"A step by operation{batch}", "ms", names, parts, PARTS)
+    return _Panel(f"Time of a step by operation{batch}", "ms", names, parts, PARTS)
 
 
 def _describe_times(timed, runs, measured):
@@ -88,7 +88,7 @@ def _describe_times(timed, runs, measured):
         runs[i].label + ("" if runs[i].is_finished else "\n(not finished)")
         for i in timed
     ]
-    return _Panel("Where the time went", unit, names, parts, _RUN_COLORS)
+    return _Panel("Time of a run by activity", unit, names, parts, _RUN_COLORS)
 
 
 def _draw_panel(figure, axes, panel):

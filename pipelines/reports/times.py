@@ -1,4 +1,4 @@
-"""The time of a run by use: steps, input, validation, checkpoints, the rest."""
+"""The time of a run by activity: steps, input, validation, checkpoints, the rest."""
 
 import dataclasses
 
@@ -10,20 +10,22 @@ CHECKPOINTS, REST = "checkpoints", "rest"
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Seconds of a run, the sums of its processes, lost steps included.
+    """Seconds of a run, summed over its processes, including lost steps.
 
-    `None` is not known.
+    A value is `None` if it is not known.
 
     Attributes:
-        total: From the model that is built, or restored, to the one that is saved, or
-            to the last line of the log.
-        trained: In training, with the wait for input and checkpoints amid an epoch.
-        waited: In steps that stood without a batch.
-        validated: In validation.
-        saved: In checkpoints.
-        saved_amid: In those of them that are amid an epoch.
-        samples_per_second: Of the training.
-        num_processes: How often it was begun and resumed; 0 if there is no log.
+        total: Seconds from building or restoring the model until it is saved, or until
+            the last line of the log.
+        trained: Seconds of training, including the wait for input and checkpoints
+            within an epoch.
+        waited: Seconds that steps waited for a batch.
+        validated: Seconds of validation.
+        saved: Seconds of checkpoints.
+        saved_amid: Seconds of checkpoints within an epoch.
+        samples_per_second: Throughput of training.
+        num_processes: Number of times that the run was started or resumed; 0 without a
+            log.
     """
 
     total: float | None = None
@@ -37,13 +39,13 @@ class Times:
 
     @property
     def input_wait_share(self) -> float | None:
-        """Share of the training in which steps stood without a batch."""
+        """Share of the training time that steps waited for a batch."""
         if self.waited is None or not self.trained:
             return None
         return self.waited / self.trained
 
     def parts(self) -> dict[str, float]:
-        """The total in its parts; empty where it is not known."""
+        """Return the total by activity; empty if it is not known."""
         if self.total is None or self.trained is None:
             return {}
         found = {
@@ -56,7 +58,7 @@ class Times:
 
 
 def measure(run: Run) -> Times:
-    """Find out where the time of a run went: by its log, or by `metrics.json` alone.
+    """Return the times of a run, from its log or else from `metrics.json`.
 
     Args:
         run: The run.

@@ -1,6 +1,7 @@
 """Training runs: configs by name, and the job from files to a trained model.
 
-What needs TensorFlow is imported when first used: `tf-dlrm runs` does without.
+Functions that need TensorFlow are imported at first use, so `tf-dlrm runs` starts
+without it.
 """
 
 import importlib

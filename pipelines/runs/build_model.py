@@ -1,4 +1,4 @@
-"""From a `RunConfig` to a compiled model."""
+"""Build and compile the model of a `RunConfig`."""
 
 import dataclasses
 
@@ -24,15 +24,15 @@ def make_model(
     placement="auto",
     negative_sampling_rate: float = 1.0,
 ) -> tf_dlrm.DLRM:
-    """Build the model of a run; under a strategy of several replicas, sharded.
+    """Build the model of a run, sharded under a strategy with several replicas.
 
     Args:
-        config: The run.
-        spec: Features and tables, as `Parser.spec(config.embedding_dim)` gives them.
-        placement: How its tables are sharded, as `strategy` of
+        config: Config of the run.
+        spec: Features and tables, as `Parser.spec(config.embedding_dim)` returns them.
+        placement: Strategy for sharding the tables, as `strategy` of
             `tf_dlrm.sharding.plan`.
-        negative_sampling_rate: Share of the negatives that it is trained on, left out
-            by the run or before it.
+        negative_sampling_rate: Share of the negatives that the model is trained on,
+            sampled by this run or by `tf-dlrm prepare`.
     """
     limit = config.initial_embedding_limit
     if limit is not None:
@@ -44,7 +44,7 @@ def make_model(
         spec = dataclasses.replace(spec, tables=tables)
     normalization = _NORMALIZATIONS[config.batch_normalization]
     dropout = config.bottom_dropout
-    bottom_mlp = None  # without dense features there is none
+    bottom_mlp = None  # not used without dense features
     if spec.num_dense:
         bottom_mlp = layers.MLP(
             config.bottom_mlp_dims,
@@ -69,7 +69,7 @@ def make_model(
             name="interaction",
             dtype=config.dtype_policy,
         )
-    embedding = None  # made after the MLPs in any case: seeds are drawn in order
+    embedding = None  # always made after the MLPs: seeds are drawn in order
     if tf.distribute.get_strategy().num_replicas_in_sync > 1:
         options = {"batch_size": config.batch_size, "optimizer": config.optimizer}
         embedding = tf_dlrm.sharding.ShardedEmbeddingCollection(
@@ -86,7 +86,7 @@ def make_model(
     )
 
 
-# Rows of a whole training below which compiling takes longer than it saves.
+# Total rows of a training below which compiling costs more time than it saves.
 _FEW_ROWS = 50_000
 
 
@@ -97,15 +97,15 @@ def compile_model(
     first_step: int = 0,
     schema: Schema | None = None,
 ) -> None:
-    """Compile a model for its run.
+    """Compile the model of a run.
 
     Args:
         model: The model.
-        config: The run.
+        config: Config of the run.
         num_steps: Steps of the whole run, for the decay of the learning rate.
-        first_step: Number of its first step, from 0; more after a warm start.
-        schema: The columns of its rows: sample weights weigh in metrics, too, and of
-            soft labels there is no accuracy. Default: `Schema.criteo()`.
+        first_step: Number of the first step: 0, or larger after a warm start.
+        schema: Schema of the rows. Metrics use its sample weights; soft labels have no
+            accuracy. Default: `Schema.criteo()`.
     """
     schema = Schema.criteo() if schema is None else schema
     metrics = tf_dlrm.metrics.click_metrics()
@@ -146,14 +146,14 @@ def _optimizer(config, learning_rate, first_step, num_steps):
 
 
 def _schedule(config, rate, first_step, num_steps):
-    """The learning rate of a run whose optimizer counts its steps from `first_step`."""
+    """Return the learning rate of a run whose first step is `first_step`."""
     schedules = keras.optimizers.schedules
     decayed = tf_dlrm.optimizers.WarmupPolynomialDecay
     if config.learning_rate_decay == "linear" and not first_step:
         return schedules.PolynomialDecay(rate, num_steps, 0.0)
     if config.learning_rate_decay == "linear":
-        # At its step s the rate has lost (s - first_step) / num_steps; the schedule
-        # counts steps from 1.
+        # At step s the rate has lost the share (s - first_step) / num_steps; the
+        # schedule counts steps from 1.
         return decayed(
             rate,
             decay_start_step=first_step + 1,
@@ -162,12 +162,12 @@ def _schedule(config, rate, first_step, num_steps):
             end_learning_rate=0.0,
         )
     if config.learning_rate_decay == "square":
-        warmup_steps = 0 if first_step else config.warmup_steps  # it is warm
+        warmup_steps = 0 if first_step else config.warmup_steps  # already warm
         start = first_step + config.decay_start_step
         return decayed(rate, warmup_steps, start, config.decay_steps)
     if config.learning_rate_decay == "epochs":
         of_epoch = num_steps // config.epochs
-        # Up to and with the last step of an epoch, counted from 0.
+        # Last step of each epoch, inclusive, counted from 0.
         ends = [
             first_step + of_epoch * epoch - 1 for epoch in config.reduce_after_epochs
         ]

@@ -1,4 +1,4 @@
-"""`RunConfig`: everything that decides a training run, apart from its data."""
+"""`RunConfig`: everything that determines a training run, apart from its data."""
 
 import dataclasses
 import itertools
@@ -12,113 +12,119 @@ from pipelines.runtime import UserError
 from pipelines.sampling import check_rate
 from pipelines.value_types import check_types
 
-# Values that options had before there was a choice, where the default is another now.
+# Values of options in configs written before the option existed, where the default
+# differs.
 _BEFORE = {"saved_model": "last"}
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """Everything that decides a training run, apart from its data.
+    """Everything that determines a training run, apart from its data.
 
     Raises:
-        ValueError: If a value is out of range or two do not fit; it is named.
+        ValueError: If a value is out of range or two values do not fit together; the
+            message names it.
     """
 
     embedding_dim: int = 16
     """Width of the embedding tables."""
     bottom_mlp_dims: tuple[int, ...] = (512, 256, 64, 16)
-    """Dims of the bottom MLP; for dot, the last is the embedding dim, as by default."""
+    """Widths of the bottom MLP's layers; for dot interaction, the last one must equal
+    the embedding dim, as by default."""
     top_mlp_dims: tuple[int, ...] = (512, 256, 1)
-    """Dims of the top MLP; the last is 1."""
+    """Widths of the top MLP's layers; the last one must be 1."""
     interaction: Literal["dot", "cat", "cross"] | None = "dot"
     """Interaction of the dense vector and the embeddings; None: cat (concatenation) for
-    at most 20,000 training rows, else dot."""
+    up to 20,000 training rows, otherwise dot."""
     dropout: float = 0.0
-    """Share of hidden values dropped in both MLPs, in training."""
+    """Dropout rate of the hidden layers of both MLPs."""
     initial_embedding_limit: float | None = None
-    """Embeddings start uniform in +-limit; default: the paper's 1 / sqrt(rows)."""
+    """Initial embeddings are uniform between -limit and limit; default: 1 / sqrt(rows),
+    as in the paper."""
     min_count: int = 10
-    """Times a value must occur in the training rows to have a row of its own."""
+    """Number of times a value must occur in the training rows to get its own row."""
     max_vocabulary_size: int | None = None
-    """Largest number of rows of a table; default: no limit."""
+    """Maximum number of rows in a table; default: no limit."""
     hash_buckets: int | None = None
-    """Number ids by hashing into so many rows a table, with no pass over the data."""
+    """Hash values into this many rows per table, instead of building a vocabulary."""
     optimizer: Literal["sgd", "adagrad", "adam"] = "adagrad"
     """Optimizer of MLPs and tables (row-sparse on the tables)."""
     learning_rate: float | None = None
     """Learning rate; default: one that suits the optimizer."""
     embedding_learning_rate: float | None = None
-    """Learning rate of the tables; default: that of the MLPs if given, else one
-    that suits the optimizer."""
+    """Learning rate of the tables; default: same as the MLPs if theirs is set,
+    otherwise one that suits the optimizer."""
     initial_accumulator_value: float = 1e-6
-    """Start value of Adagrad's accumulators."""
+    """Initial value of Adagrad's accumulators."""
     learning_rate_decay: Literal["none", "linear", "square", "epochs"] = "none"
-    """Decay of learning rates: linear to 0 over the run; by the square of the steps
-    left, after a warm-up and a constant part, as in MLPerf; to a tenth after epochs."""
+    """Decay of the learning rates; linear: to 0 over the run; square: with the square
+    of the remaining steps, after a warm-up and a constant phase, as in MLPerf; epochs:
+    to a tenth after each of `reduce_after_epochs`."""
     batch_size: int | None = None
-    """Rows in a step; default: 128 to 1,024, by the number of rows."""
+    """Rows in a batch; default: 128 to 1,024, depending on the number of rows."""
     epochs: int | None = None
-    """Passes over the training rows; default: two of at most 100,000 rows, else one."""
+    """Passes over the training rows; default: two for up to 100,000 rows, otherwise
+    one."""
     shuffle: bool = True
-    """Shuffle rows, differently in each epoch."""
+    """Shuffle the rows, differently in each epoch."""
     negative_sampling_rate: float = 1.0
-    """Share of the training rows without a click that is trained on, chosen by the seed
-    as rows are read; predictions are corrected for it. Validation rows stay whole."""
+    """Share of the training rows without a click to train on, chosen by the seed while
+    reading. Predictions are corrected for it; validation rows are not sampled."""
     seed: int = 0
-    """Seed of initial values, shuffling, dropout and the choice of negatives."""
+    """Random seed of initial values, shuffling, dropout and negative sampling."""
     dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
     """Precision of the MLPs; tables and loss are float32."""
     jit_compile: Literal["auto", "on", "off"] = "auto"
-    """Parts that XLA compiles: auto, the small ones, and none in a training of fewer
-    than 50,000 rows; after a minute also all between lookup and update, if that is
-    measured to be faster; on, all of this from the start; off, none."""
+    """Parts of a step that XLA compiles; auto: small parts (none for fewer than 50,000
+    rows), and after a minute everything between lookup and update if that measures
+    faster; on: all of this from the start; off: nothing."""
     steps_per_execution: int = 1
-    """Steps run at once between callbacks."""
+    """Steps to run in one call, between callbacks."""
     deterministic: bool = False
-    """Equal bits from equal seeds, also after a resume; slower."""
+    """Make runs with equal seeds bit-for-bit equal, also after a resume; slower."""
     max_skipped_batches: int | None = 10
-    """Batches in a row that may be skipped, as their loss or gradients are not finite,
-    before the run stops; None: batches are not checked."""
+    """Consecutive batches that may be skipped because their loss or gradients are not
+    finite, before the run stops; None: do not check batches."""
     monitor: Literal["auc", "log_loss"] = "auc"
-    """Metric of the validation that patience and the best model go by."""
+    """Validation metric that decides early stopping and the best model."""
     saved_model: Literal["best", "last"] = "best"
-    """Model saved as the run's: the best of the validations, within epochs too, or
-    that of the last step. The other one is saved next to it."""
+    """Model that the run saves as its model; best: that of the best validation, also
+    within an epoch; last: that of the last step. The other one is saved next to it."""
     target_auc: float | None = None
-    """AUC of the validation at which the run ends; default: no limit."""
+    """Validation AUC at which the run ends; default: no limit."""
     patience: int | None = None
-    """Validations in a row without a better value of the monitored metric after which
-    the run ends; default: no limit."""
+    """Consecutive validations without a better value of the monitored metric after
+    which the run ends; default: no limit."""
     max_minutes: float | None = None
     """Minutes of training after which the run ends; default: no limit."""
     evaluate_every_steps: int | None = None
     """Steps between two validations within an epoch; default: only at its end."""
     max_bad_share: float = 1e-4
-    """Largest share of rows that may be bad before the run stops."""
+    """Largest share of bad rows; with more, the command stops."""
 
     # For published experiments
     bottom_dropout: float | None = None
-    """Share of hidden values dropped in the bottom MLP; default: same as `dropout`."""
+    """Dropout rate of the bottom MLP; default: same as `dropout`."""
     batch_normalization: Literal["none", "before_activation", "after_activation"] = (
         "none"
     )
-    """Place where hidden layers of both MLPs are normalized by their batch."""
+    """Position of batch normalization in the hidden layers of both MLPs."""
     cross_layers: int = 3
-    """Layers of the cross interaction."""
+    """Number of layers of the cross interaction."""
     cross_rank: int | None = None
-    """Rank of their matrices; default: full."""
+    """Rank of the matrices of the cross layers; default: full rank."""
     shared_table: bool = False
-    """All features read one table, of HASH_BUCKETS rows."""
+    """Let all features share one table of `hash_buckets` rows."""
     adagrad_epsilon: float = 1e-7
-    """Added to Adagrad's accumulators under the root."""
+    """Value added to Adagrad's accumulators under the square root."""
     warmup_steps: int = 0
-    """Steps in which learning rates rise from 0, for the square decay."""
+    """Steps over which the learning rates rise from 0, for the square decay."""
     decay_start_step: int = 0
-    """Step at which the decay begins, for square."""
+    """Step at which the square decay starts."""
     decay_steps: int = 0
-    """Steps of that decay; 0: none."""
+    """Number of steps of the square decay; 0: no decay."""
     reduce_after_epochs: tuple[int, ...] = ()
-    """Epochs after which learning rates are a tenth of before, for the epochs decay."""
+    """Epochs after which the learning rates fall to a tenth, for the epochs decay."""
 
     def __post_init__(self):
         at_least = {
@@ -148,7 +154,7 @@ class RunConfig:
         for name in (*positive, *others, "adagrad_epsilon"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                self._refuse(name, "must be a finite number, not negative")
+                self._refuse(name, "must be a finite number and not negative")
             if value == 0 and name in positive:
                 self._refuse(name, "must be positive")
         if self.max_minutes is not None and not self.max_minutes > 0:
@@ -156,7 +162,7 @@ class RunConfig:
         if self.target_auc is not None and not 0 < self.target_auc <= 1:
             self._refuse("target_auc", "must be above 0 and at most 1")
         if self.target_auc is not None and self.monitor != "auc":
-            self._refuse("target_auc", "goes with monitor='auc'")
+            self._refuse("target_auc", "requires monitor='auc'")
         check_rate(self.negative_sampling_rate)
         for name in ("dropout", "bottom_dropout"):
             if not 0 <= (getattr(self, name) or 0) < 1:
@@ -181,9 +187,9 @@ class RunConfig:
         self._check_experiments()
 
     def _check_experiments(self):
-        """Refuse options that would be ignored without another one."""
+        """Refuse options that have no effect without another one."""
         if self.shared_table and self.hash_buckets is None:
-            self._refuse("shared_table", "goes with hash_buckets")
+            self._refuse("shared_table", "requires hash_buckets")
         if self.interaction != "cross":
             self._refuse_unless("interaction", "cross", "cross_layers", "cross_rank")
         decay, square = self.learning_rate_decay, ("warmup_steps", "decay_start_step")
@@ -191,25 +197,28 @@ class RunConfig:
             names = (*square, "decay_steps")
             self._refuse_unless("learning_rate_decay", "square", *names)
         elif self.decay_start_step < self.warmup_steps and self.decay_steps:
-            self._refuse("decay_start_step", "must not lie inside the warm-up")
+            self._refuse(
+                "decay_start_step",
+                f"must be at least warmup_steps ({self.warmup_steps})",
+            )
         if decay != "epochs":
             self._refuse_unless("learning_rate_decay", "epochs", "reduce_after_epochs")
         else:
             ends = (0, *self.reduce_after_epochs, self.epochs or 1)
             if len(ends) < 3 or any(a >= b for a, b in itertools.pairwise(ends)):
-                rule = "must be rising, positive and below epochs, at least one"
-                self._refuse("reduce_after_epochs", rule)
+                rule = "must be one or more increasing epochs below epochs"
+                self._refuse("reduce_after_epochs", f"{rule} ({self.epochs or 1})")
 
     def _refuse_unless(self, option, value, *names):
         for name in names:
             if getattr(self, name) != getattr(type(self), name):
-                self._refuse(name, f"goes with {option}={value!r}")
+                self._refuse(name, f"requires {option}={value!r}")
 
     def _refuse(self, name, rule):
         raise UserError(f"`{name}` {rule}. Received: {name}={getattr(self, name)}")
 
     def with_optimizer(self, optimizer: str) -> "RunConfig":
-        """Return this config with another optimizer and its default rates."""
+        """Return this config with another optimizer and its default learning rates."""
         names = ("learning_rate", "embedding_learning_rate")
         names += ("initial_accumulator_value", "adagrad_epsilon")
         defaults = {name: getattr(RunConfig, name) for name in names}
@@ -221,19 +230,19 @@ class RunConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "RunConfig":
-        """Make a config from `to_json()`, also of an earlier version.
+        """Make a config from the text of `to_json`, also of an earlier version.
 
         Raises:
-            ValueError: If a value is unknown, of another type or out of range; it is
-                named.
+            ValueError: If an option is unknown, or a value has the wrong type or is
+                out of range; the message names it.
         """
         values = {**_BEFORE, **json.loads(text)}
         hints = typing.get_type_hints(cls)
         unknown = [name for name in values if name not in hints]
         if unknown:
             raise UserError(
-                f"There is no option {reprlib.repr(unknown[0])}. Was it written by a "
-                "newer version of tf_dlrm?"
+                f"There is no option {reprlib.repr(unknown[0])}. The config may come "
+                "from a newer version of tf_dlrm."
             )
         check_types(values, hints)
         for name, value in values.items():

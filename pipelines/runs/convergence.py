@@ -1,4 +1,4 @@
-"""`LossCurve`: was the loss still falling fast when the training ended?"""
+"""`LossCurve`: detects that the loss was still falling fast at the end of training."""
 
 import math
 
@@ -6,12 +6,12 @@ import keras
 import numpy as np
 
 _NUM_PARTS = 32
-_FAST = 0.02  # of the loss from the third quarter to the last
+_FAST = 0.02  # relative fall of the loss from the third quarter to the last
 _FEWEST_STEPS = 100
 
 
 class LossCurve(keras.callbacks.Callback):
-    """Keep the mean training loss of about 32 equal parts of a training.
+    """Record the mean training loss of about 32 equal parts of a training.
 
     Args:
         num_steps: Steps of the whole training.
@@ -21,11 +21,11 @@ class LossCurve(keras.callbacks.Callback):
         super().__init__()
         self._steps_per_part = max(1, num_steps // _NUM_PARTS)
         self._num_steps, self._parts = 0, []
-        # Of the epoch, up to its last part.
+        # Sums over the current epoch, up to the end of its last part.
         self._batches, self._mean, self._batches_seen = 0, 0.0, 0
 
     def get_state(self) -> dict:
-        """Return the state for a resumed training, JSON-safe."""
+        """Return the state that a resumed training needs, as JSON-safe values."""
         return {
             "num_steps": self._num_steps,
             "parts": self._parts,
@@ -34,7 +34,7 @@ class LossCurve(keras.callbacks.Callback):
         }
 
     def set_state(self, state: dict) -> None:
-        """Set what `get_state` returned."""
+        """Restore a state that `get_state` returned."""
         self._num_steps, self._parts = state["num_steps"], list(state["parts"])
         self._batches, self._mean = state["batches"], state["mean"]
 
@@ -50,22 +50,26 @@ class LossCurve(keras.callbacks.Callback):
 
     def _add_part(self, logs):
         batches, mean = self._batches_seen, float(logs["loss"])
-        # Keras' loss is the mean of the epoch so far.
+        # Keras reports the mean loss of the epoch so far.
         total = mean * batches - self._mean * self._batches
         self._num_steps += batches - self._batches
         self._parts.append(total / (batches - self._batches))
         self._batches, self._mean = batches, mean
 
     def describe(self, judge_loss: bool = True) -> dict | None:
-        """Return `{"num_steps", "before", "after"}` where the training ended far from
-        converged, with the mean losses of the third and the last quarter; else `None`.
+        """Return the loss curve of a training that ended far from convergence.
 
-        That is where the loss fell by more than 2 percent and more than chance
-        explains, or where there were fewer than 100 steps.
+        Training counts as such if the mean loss fell from the third to the last quarter
+        by more than 2 percent and more than chance explains, or if there were fewer
+        than 100 steps.
 
         Args:
-            judge_loss: Whether the loss tells. Where rows are seen again, it falls in
-                any case; then only the number of steps counts.
+            judge_loss: Whether to judge by the loss. It always falls when rows are
+                repeated; then only the number of steps counts.
+
+        Returns:
+            `{"num_steps", "before", "after"}` with the mean losses of the third and the
+            last quarter, or `None` if the training has converged.
         """
         if len(self._parts) < 8 or not all(map(math.isfinite, self._parts)):
             return None

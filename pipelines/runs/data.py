@@ -1,4 +1,4 @@
-"""The data of a run: click logs as text, or records that `prepare` made from them."""
+"""The data of a run: click logs, or the records that `prepare` wrote for them."""
 
 import abc
 import dataclasses
@@ -47,15 +47,15 @@ class TrainingData(abc.ABC):
     """The data of a run, opened and checked.
 
     Attributes:
-        config: The config; `complete_config` fills in what the user left out.
+        config: The `RunConfig`; `complete_config` fills in options that were left out.
         vocabulary: The vocabulary.
-        expander: The `MultiHot` that rows go through, or `None`.
-        num_rows: Rows to train on in an epoch, the first one.
-        rows_by_epoch: The same of each epoch.
-        negative_sampling_rate: Share of the negatives that is trained on.
-        quarantines: Where bad rows went.
+        expander: The `MultiHot` that expands the rows, or `None`.
+        num_rows: Number of training rows in the first epoch.
+        rows_by_epoch: Number of training rows in each epoch.
+        negative_sampling_rate: Share of the negatives that the model is trained on.
+        quarantines: The `Quarantine` objects that collect bad rows.
         callbacks: Keras callbacks that `fit` needs.
-        validation_freq: For `fit`: the epochs after which there is a validation.
+        validation_freq: Argument of `fit`: the epochs that end with a validation.
     """
 
     config: RunConfig
@@ -68,10 +68,10 @@ class TrainingData(abc.ABC):
     validation_freq: int | list[int] = 1
 
     def complete_config(self) -> None:
-        """Choose the options that were left out, by the number of rows; print them."""
+        """Choose the options that were left out by the number of rows; print them."""
         schema, config = self.vocabulary.schema, self.config
         if config.interaction is None and len(schema.dense) + len(schema.sparse) == 1:
-            config = dataclasses.replace(config, interaction="cat")  # dot has no pairs
+            config = dataclasses.replace(config, interaction="cat")  # no pairs for dot
         config = defaults.complete(config, self.num_rows)
         line = defaults.describe(self.config, config, self.num_rows)
         if line:
@@ -84,12 +84,12 @@ class TrainingData(abc.ABC):
 
     @property
     def num_steps(self) -> int:
-        """Steps of the whole run."""
+        """Number of steps of the whole run."""
         return sum(math.ceil(n / self.config.batch_size) for n in self.rows_by_epoch)
 
     @property
     def monitor(self) -> str | None:
-        """Name of the validation result that the best model has, or `None`."""
+        """Name of the validation metric that selects the best model, or `None`."""
         return f"val_{self.config.monitor}"
 
     @property
@@ -99,39 +99,40 @@ class TrainingData(abc.ABC):
 
     @abc.abstractmethod
     def train_dataset(self) -> tf.data.Dataset:
-        """Return the rows to train on."""
+        """Return the training rows."""
 
     @abc.abstractmethod
     def valid_dataset(self) -> tf.data.Dataset | None:
-        """Return the rows to validate on, or `None`."""
+        """Return the validation rows, or `None`."""
 
     @abc.abstractmethod
     def count_read(self) -> int:
-        """Return how many rows of the epoch were read so far, or more.
+        """Return an upper bound of the number of rows of the epoch read so far.
 
-        It is exact when all are read.
+        It is exact when all rows are read.
         """
 
     @abc.abstractmethod
     def count(self, history: dict[str, list[float]]) -> dict[str, int]:
-        """Return how many rows there were, when all are read."""
+        """Return the numbers of rows, after all rows are read."""
 
     def describe_days(self, history: dict[str, list[float]]) -> dict:
-        """Return the results of each day, if files are days."""
+        """Return the results of each day, if each file is a day."""
         return {}
 
 
 class LogData(TrainingData):
-    """Labelled files of lines.
+    """The data of a run in labelled files.
 
     Args:
         config: The `RunConfig`.
         train_paths: Files to train on.
         valid_paths: Files for validation, or `None`.
-        folder: The `RunFolder`, for bad rows.
-        vocabulary: The vocabulary; `None` makes one as the config says.
-        num_rows: Rows to train on in an epoch, where they were counted before.
-        schema: The columns; `None`: the vocabulary's, or `Schema.criteo()`.
+        folder: The `RunFolder`, which also takes the bad rows.
+        vocabulary: The vocabulary; `None`: build one with the options of the config.
+        num_rows: Number of training rows in an epoch, if known; `None`: count them.
+        schema: The columns; default: the schema of the vocabulary, or
+            `Schema.criteo()`.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class LogData(TrainingData):
         self.schema = schema_of(schema, vocabulary)
         self._sampling = _sampling_of(config, self.schema)
         if self._valid:
-            # Before hours of training, not after: a look at every validation row.
+            # Check every validation row before hours of training, not after.
             check_rows(self._valid, self._bad_valid, self.schema)
         self.vocabulary = vocabulary or self._make_vocabulary()
         check_shared(config, self.vocabulary, "the vocabulary")
@@ -163,7 +164,10 @@ class LogData(TrainingData):
         if vocabulary is not None or not self.num_rows or self._sampling:
             self.num_rows = count_rows(self._train, self.schema, self._sampling)
         if not self.num_rows:
-            nothing = "The sample of the negatives leaves no rows to train on."
+            nothing = (
+                "No training rows are left: negative sampling dropped all rows. Raise "
+                "`negative_sampling_rate`."
+            )
             raise UserError(
                 nothing if self._sampling else no_rows(self._train, self.schema)
             )
@@ -184,11 +188,11 @@ class LogData(TrainingData):
 
     @property
     def origin(self) -> dict:
-        """The files, for the run's `config.json`."""
+        """Facts that identify the files, for the run's `config.json`."""
         return describe_data(self._train, self._valid)
 
     def train_dataset(self):
-        """Return the rows of an epoch."""
+        """Return the training rows of an epoch."""
         config = self.config
         return read(
             self._train,
@@ -201,7 +205,7 @@ class LogData(TrainingData):
         )
 
     def valid_dataset(self):
-        """Return the rows for validation, or `None`."""
+        """Return the validation rows, or `None`."""
         if not self._valid:
             return None
         parser, size = Parser(self.vocabulary), self.config.batch_size
@@ -224,16 +228,16 @@ class LogData(TrainingData):
 
 
 class RecordData(TrainingData):
-    """Records of a folder: its split `"train"`, and `"valid"` where there is one.
+    """The data of a run in a folder of records: split `"train"` and, if any, `"valid"`.
 
     Args:
         config: The `RunConfig`.
         records_folder: The folder that `prepare` wrote.
 
     Raises:
-        ValueError: If the folder has no vocabulary, or not that of its records, or
-            the config shares a table that it does not share, or samples negatives that
-            were sampled before.
+        ValueError: If the folder has no vocabulary or not that of its records, if
+            `shared_table` is set but the records have a table for each feature, or if
+            the config samples negatives that were already sampled.
     """
 
     def __init__(self, config, records_folder):
@@ -255,11 +259,11 @@ class RecordData(TrainingData):
 
     @property
     def origin(self) -> dict:
-        """The folder, for the run's `config.json`."""
+        """Facts that identify the folder, for the run's `config.json`."""
         return describe_data(self._folder, None)
 
     def train_dataset(self):
-        """Return the rows of an epoch."""
+        """Return the training rows of an epoch."""
         config = self.config
         return records.read(
             self._folder,
@@ -270,13 +274,13 @@ class RecordData(TrainingData):
         )
 
     def valid_dataset(self):
-        """Return the rows for validation, or `None`."""
+        """Return the validation rows, or `None`."""
         if not self._has_valid:
             return None
         return records.read(self._folder, self.config.batch_size, split="valid")
 
     def count_read(self) -> int:
-        """Return the rows of the epoch."""
+        """Return the number of rows of the epoch."""
         return self.num_rows
 
     def count(self, history) -> dict:
@@ -295,24 +299,24 @@ def check_sampled_once(config, folder, manifest: Manifest) -> None:
     """Check that negatives are not sampled a second time.
 
     Raises:
-        ValueError: If the config does, of records for which `prepare` did it.
+        ValueError: If the config samples negatives that `prepare` already sampled.
     """
     prepared = rate_of(manifest)
     if config.negative_sampling_rate < 1 and prepared < 1:
         raise UserError(
-            f"The negatives in {folder} were sampled by `prepare` at "
-            f"negative_sampling_rate={prepared:g}, and predictions are corrected for "
-            "that; sampling them again at "
-            f"negative_sampling_rate={config.negative_sampling_rate:g} is refused. "
+            f"The negatives in {folder} were already sampled by `prepare` at "
+            f"negative_sampling_rate={prepared:g}; they cannot be sampled again at "
+            f"negative_sampling_rate={config.negative_sampling_rate:g}. "
             "Leave `negative_sampling_rate` out, or prepare all rows."
         )
 
 
 def check_shared(config, vocabulary, place) -> None:
-    """Check that a vocabulary has one table for all features if the config wants it.
+    """Check that a vocabulary has one shared table if the config requires it.
 
     Raises:
-        ValueError: If the config says so, but not the vocabulary.
+        ValueError: If `shared_table` is set but the vocabulary has a table for each
+            feature.
     """
     if config.shared_table and not vocabulary.is_shared:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Options that suit the optimizer and the number of rows, where they are not given.
+"""Defaults of options, chosen by the optimizer and the number of rows.
 
-Chosen by measurement: see "Defaults" in docs/training.md.
+The choices rest on measurements: see "Defaults" in docs/training.md.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.runs.config import RunConfig
 
-# Of the MLPs, and of the tables.
+# Learning rates of the MLPs and of the tables.
 LEARNING_RATES = {"sgd": (0.3, 10.0), "adagrad": (0.02, 0.1), "adam": (0.002, 0.004)}
 COMPLETED = (
     "interaction",
@@ -19,29 +19,29 @@ COMPLETED = (
     "embedding_learning_rate",
 )
 _SMALLEST_BATCH, _LARGEST_BATCH = 128, 1024
-# Most rows for a concatenation, and for two epochs.
+# Largest numbers of rows for concatenation and for two epochs.
 _MOST_ROWS_FOR_CAT, _MOST_ROWS_FOR_TWO_EPOCHS = 20_000, 100_000
 
 
 def choose_batch_size(num_rows: int) -> int:
-    """Return a power of two near the root of the number of rows, from 128 to 1,024.
+    """Return a power of two near the square root of `num_rows`, from 128 to 1,024.
 
-    So few rows still make some hundred steps, and a million rows make a thousand.
+    Few rows then still make some hundred steps, and a million rows make a thousand.
     """
     power = int(math.log2(1.1 * math.sqrt(max(num_rows, 1))))
     return min(max(2**power, _SMALLEST_BATCH), _LARGEST_BATCH)
 
 
 def choose_num_epochs(num_rows: int) -> int:
-    """Return two for up to 100,000 rows, else one: a third pass overfits."""
+    """Return two for up to 100,000 rows, otherwise one: a third pass overfits."""
     return 2 if num_rows <= _MOST_ROWS_FOR_TWO_EPOCHS else 1
 
 
 def choose_interaction(num_rows: int) -> str:
-    """Return "cat" for up to 20,000 rows, else "dot".
+    """Return "cat" for up to 20,000 rows, otherwise "dot".
 
-    Few rows do not show which pairs of features matter; the dot products of all pairs
-    then add noise.
+    From few rows a model cannot learn which pairs of features matter, and the dot
+    products of all pairs add noise.
     """
     return "cat" if num_rows <= _MOST_ROWS_FOR_CAT else "dot"
 
@@ -49,12 +49,12 @@ def choose_interaction(num_rows: int) -> str:
 def complete(config: RunConfig, num_rows: int) -> RunConfig:
     """Return a config with values for the options in `COMPLETED` that are `None`.
 
-    Without `learning_rate` both rates are the optimizer's; a `learning_rate` without
-    `embedding_learning_rate` is that of the tables, too.
+    If `learning_rate` is `None`, both rates are those of the optimizer; otherwise
+    `embedding_learning_rate` defaults to `learning_rate`.
 
     Args:
-        config: The run.
-        num_rows: Rows that it is trained on in an epoch.
+        config: Config of the run.
+        num_rows: Number of training rows in an epoch.
     """
     changes: dict[str, Any] = {}
     if config.interaction is None:
@@ -67,7 +67,7 @@ def complete(config: RunConfig, num_rows: int) -> RunConfig:
 
 
 def complete_rates(config: RunConfig) -> RunConfig:
-    """Return a config with its optimizer's learning rates, where none is given."""
+    """Return a config whose missing learning rates are those of its optimizer."""
     if config.learning_rate is not None:
         return config
     dense_rate, table_rate = LEARNING_RATES[config.optimizer]
@@ -79,16 +79,16 @@ def complete_rates(config: RunConfig) -> RunConfig:
 
 
 def describe(config: RunConfig, completed: RunConfig, num_rows: int) -> str | None:
-    """Return what was chosen, as a line, or `None` where all was given.
+    """Return a line with the options that were chosen, or `None` if there are none.
 
-    For few rows a second line says what to expect of them.
+    For few rows a second line says what to expect.
     """
     words = {
         "interaction": "interaction {}",
         "batch_size": "batches of {:,} rows",
         "epochs": "epochs: {}",
         "learning_rate": "learning rate {:g}",
-        "embedding_learning_rate": "of the tables {:g}",
+        "embedding_learning_rate": "learning rate of the tables {:g}",
     }
     chosen = [
         text.format(getattr(completed, name))
@@ -100,7 +100,7 @@ def describe(config: RunConfig, completed: RunConfig, num_rows: int) -> str | No
     line = f"Chosen for {num_rows:,} rows and {config.optimizer}: {', '.join(chosen)}."
     if num_rows <= _MOST_ROWS_FOR_CAT:
         line += (
-            "\nSo few rows tell little about pairs of features: more rows help most, "
-            "and a logistic regression may do as well."
+            "\nSo few rows say little about pairs of features: more rows would help "
+            "most, and a logistic regression may do as well."
         )
     return line

@@ -1,4 +1,4 @@
-"""The devices a run trains on: GPUs where there are some, else parts of the CPU."""
+"""The devices that a run trains on: GPUs, or parts of the CPU if there are none."""
 
 import tensorflow as tf
 
@@ -9,17 +9,17 @@ def make_strategy(num_devices: int) -> tf.distribute.MirroredStrategy | None:
     """Return a `MirroredStrategy` over devices of this machine.
 
     Without GPUs the CPU is divided into logical devices. They share its cores, so
-    nothing is gained but to see, on any machine, what several devices do.
+    training does not get faster, but sharding can be tried on any machine.
 
     Args:
         num_devices: Number of devices.
 
     Returns:
-        The strategy, `None` for one device.
+        The strategy, or `None` for one device.
 
     Raises:
-        ValueError: If there are GPUs, but fewer, or TensorFlow is already initialized
-            with other devices.
+        ValueError: If there are GPUs but fewer than `num_devices`, or if TensorFlow is
+            already initialized with fewer devices.
     """
     if num_devices < 1:
         raise UserError(
@@ -31,7 +31,8 @@ def make_strategy(num_devices: int) -> tf.distribute.MirroredStrategy | None:
     if gpus:
         if len(gpus) < num_devices:
             raise UserError(
-                f"There are {len(gpus)} GPUs. Received: num_devices={num_devices}"
+                f"`num_devices` must not exceed the number of GPUs, {len(gpus)}. "
+                f"Received: num_devices={num_devices}"
             )
         return tf.distribute.MirroredStrategy([d.name for d in gpus[:num_devices]])
     (cpu,) = _physical("CPU")
@@ -42,8 +43,8 @@ def make_strategy(num_devices: int) -> tf.distribute.MirroredStrategy | None:
             tf.config.set_logical_device_configuration(cpu, wanted)
     except RuntimeError:
         raise UserError(
-            "TensorFlow is already initialized with fewer devices: create the logical "
-            "devices first, in a new process."
+            "TensorFlow is already initialized with fewer than "
+            f"{num_devices} devices: create the strategy first, in a new process."
         ) from None
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
 

@@ -1,4 +1,4 @@
-"""`model.fit` of a run with its callbacks: progress, checkpoints, early ends, logs."""
+"""Call `model.fit` for a run, with progress, checkpoints, early stopping and logs."""
 
 import math
 import time
@@ -27,9 +27,9 @@ class Fitting:
 
     Args:
         model: The model.
-        data: The data; its config is complete.
+        data: The data, with a complete config.
         folder: The folder of the run.
-        watching: What is written for TensorBoard.
+        watching: The logs to write for TensorBoard.
         checkpoints: Arguments of `tf_dlrm.callbacks.ResumableTraining`.
 
     Attributes:
@@ -68,10 +68,10 @@ class Fitting:
         self.checkpoint.carry(**self._stopping.states, loss_curve=self._curve)
 
     def restore(self) -> bool:
-        """Bring the model to its newest checkpoint.
+        """Restore the model from its newest checkpoint.
 
         Returns:
-            Whether there is one.
+            True if there is a checkpoint.
         """
         self._start = time.perf_counter()
         dataset = self.data.train_dataset()
@@ -85,12 +85,12 @@ class Fitting:
             callbacks: Further Keras callbacks.
 
         Returns:
-            The results of every epoch, those before a resume included.
+            The results of every epoch, including those before a resume.
         """
         data, first_epoch = self.data, self.checkpoint.initial_epoch
         self._progress.first_batch = self.checkpoint.initial_batch
         num_epochs = len(data.rows_by_epoch)
-        if self._stopping.stop.reason is not None:  # it ended before it was interrupted
+        if self._stopping.stop.reason is not None:  # it had ended before the interrupt
             num_epochs = first_epoch
         with self._progress, clear_errors(*data.quarantines):
             history = self.model.fit(
@@ -112,21 +112,21 @@ class Fitting:
                     self.checkpoint,
                 ],
             ).history
-            if first_epoch >= num_epochs:  # all epochs are done, but not counted here
+            if first_epoch >= num_epochs:  # an earlier process ran all epochs
                 for _ in data.train_dataset():
                     pass
         return history
 
     def save(self, history: History, folder: RunFolder) -> dict[str, Any]:
-        """Save the models of the run, and describe how it went.
+        """Save the models of the run, and return its results.
 
         Args:
-            history: What `run` returned.
+            history: The results that `run` returned.
             folder: The folder of the run.
 
         Raises:
-            ValueError: If nothing was trained on, or the loss is not finite; then no
-                model is kept.
+            ValueError: If there were no valid rows or the loss is not finite; no model
+                is saved then.
         """
         counts, config = self.data.count(history), self.data.config
         try:
@@ -177,13 +177,13 @@ class Fitting:
         }
 
     def _judge_convergence(self, results):
-        """Return what the loss curve says, unless a validation says otherwise."""
+        """Return the loss curve if it had not converged and validation agrees."""
         best, config = results["best"], self.data.config
         if best is not None:
             is_last = best["step"] == results["last"]["step"]
             if not is_last or (config.target_auc or math.inf) <= best[config.monitor]:
                 return None
-        # Rows that are seen again have a lower loss.
+        # Repeated rows have a lower loss.
         return self._curve.describe(best is not None or config.epochs == 1)
 
 
@@ -206,10 +206,10 @@ def _last_results(history):
 
 def _check_trained(history, num_good):
     if not num_good:
-        raise UserError("There are no valid rows to train on; no model is kept.")
+        raise UserError("There are no valid rows to train on; no model was saved.")
     losses = history.get("loss", [])
     if not losses or not all(math.isfinite(loss) for loss in losses):
         raise UserError(
-            "The training diverged: the loss is not finite. Try a smaller "
-            "`learning_rate`. No model is kept."
+            "Training diverged: the loss is not finite; no model was saved. Try a "
+            "smaller `learning_rate`."
         )

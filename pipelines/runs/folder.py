@@ -1,4 +1,4 @@
-"""The folder of a run: config, vocabulary, model, logs and results, self-contained."""
+"""The self-contained folder of a run: config, vocabulary, model, logs and results."""
 
 import csv
 import hashlib
@@ -27,35 +27,37 @@ WHICH = ("saved", "best", "last")
 
 
 class RunFolder(RunFiles):
-    """The folder where a run keeps everything that it makes and is made from.
+    """The folder with all inputs and outputs of a run.
 
-    `config.json` (run and data), `schema.json` (the columns of its files),
-    `vocabulary.tsv`, `model.keras` (beside it
-    `model_last.keras` or `model_best.keras`, where the best model is not the last),
-    `metrics.json`, `metrics.csv` (a line for each epoch), `steps.csv` (metrics by
-    step), `times.jsonl`, `bad_rows.tsv`, `logs/` (TensorBoard), `plan.json` where
-    tables were sharded, and `checkpoints/` while it is trained.
+    It contains `config.json` (run and data), `schema.json` (the columns of its files),
+    `vocabulary.tsv`, `model.keras` (and `model_last.keras` or `model_best.keras`, if
+    the best model is not the last), `metrics.json`, `metrics.csv` (a line for each
+    epoch), `steps.csv` (metrics by step), `times.jsonl`, `bad_rows.tsv`, `logs/`
+    (TensorBoard), `plan.json` if tables were sharded, and `checkpoints/` during
+    training.
 
     Args:
-        path: The folder.
+        path: Path of the folder.
 
     Raises:
-        ValueError: When reading, if it is not a run or its files do not fit.
+        ValueError: When reading, if the folder is not a run or its files do not match.
     """
 
     def start(self) -> None:
-        """Make the folder; remains of a run without checkpoints will be replaced.
+        """Make the folder; replace an unfinished run that has no checkpoint.
 
         Raises:
-            FileExistsError: If it holds a run that is finished or can be resumed.
+            FileExistsError: If the folder contains a run that is finished or can be
+                resumed.
         """
         if self.model_path.exists():
             raise FileExistsError(
-                f"{self.path} already holds a run. Choose another `out`, or remove it."
+                f"{self.path} already contains a run. Choose another `out`, or remove "
+                "it."
             )
         if CheckpointFolder(self.checkpoint_dir).names():
             raise FileExistsError(
-                f"{self.path} holds an interrupted run. Continue it with "
+                f"{self.path} contains an interrupted run. Resume it with "
                 "`resume=True`, choose another `out`, or remove it."
             )
         self.path.mkdir(parents=True, exist_ok=True)
@@ -75,13 +77,13 @@ class RunFolder(RunFiles):
     def describe(
         self, config: RunConfig, data: dict[str, Any], vocabulary, expander=None
     ) -> None:
-        """Write what is known before training: the config and the vocabulary.
+        """Write the config, schema and vocabulary, which are known before training.
 
         Args:
-            config: The run.
-            data: What it is trained on, JSON-safe.
+            config: Config of the run.
+            data: JSON-safe description of the data.
             vocabulary: The vocabulary.
-            expander: The `MultiHot` that its rows go through, or `None`.
+            expander: The `MultiHot` that expands the rows, or `None`.
         """
         vocabulary.save(self.vocabulary_path)
         vocabulary.schema.save(self.schema_path)
@@ -96,44 +98,44 @@ class RunFolder(RunFiles):
 
     @property
     def is_finished(self) -> bool:
-        """True if it holds a finished run."""
+        """True if the folder contains a finished run."""
         return self.model_path.exists() and self.metrics_path.exists()
 
     @property
     def is_described(self) -> bool:
-        """True if it holds a run, finished or not."""
+        """True if the folder contains a run, finished or not."""
         return self.config_path.exists()
 
     def read_data(self) -> dict[str, Any]:
-        """Return the data that the run is trained on, as given to `describe`."""
+        """Return the description of the run's data that was passed to `describe`."""
         return self.read().get("data") or {}
 
     def read_vocabulary(self):
         """Return the run's vocabulary.
 
         Raises:
-            ValueError: If it is not the one that the run was made with.
+            ValueError: If it is not the vocabulary that the run was trained with.
         """
         vocabulary = vocabularies.load(self.vocabulary_path)
         if vocabulary.digest != self.read()["vocabulary_digest"]:
             raise UserError(
                 f"{self.vocabulary_path} is not the vocabulary that this run was "
-                "trained with: the ids would mean other values."
+                "trained with: its ids would mean other values."
             )
         return vocabulary
 
     def read_schema(self) -> Schema:
-        """Return the columns of the run's files; Criteo's, of an earlier version's."""
+        """Return the schema of the run's files; Criteo's for a run without one."""
         if self.schema_path.exists():
             return Schema.load(self.schema_path)
         return Schema.criteo()
 
     def save_model(self, model, path=None) -> None:
-        """Write a trained model; it appears complete or not at all.
+        """Write a trained model; the file appears complete or not at all.
 
         Args:
             model: The model.
-            path: Its file. `None`: that of the run's model.
+            path: File to write; default: the file of the run's model.
         """
         temporary = self.path / ".model.tmp.keras"
         path = path or self.model_path
@@ -157,14 +159,14 @@ class RunFolder(RunFiles):
         """Check that this is the folder of a finished run, without loading it.
 
         Raises:
-            ValueError: If it is not; the message says what is missing.
+            ValueError: If it is not; the message names the missing file.
         """
         self.read()
         if not self.vocabulary_path.exists():
-            raise UserError(f"{self.path} has no vocabulary.tsv.")
+            raise UserError(f"{self.path} contains no vocabulary.tsv.")
         if not self.model_path.exists():
             raise UserError(
-                f"{self.path} has no trained model (model.keras): its training has "
+                f"{self.path} contains no trained model (model.keras): training has "
                 "not finished."
             )
 
@@ -172,7 +174,7 @@ class RunFolder(RunFiles):
         """Return the parser with the run's vocabulary.
 
         Raises:
-            ValueError: If the vocabulary is not the one that the run was made with.
+            ValueError: If it is not the vocabulary that the run was trained with.
         """
         content = self.read()
         vocabulary = self.read_vocabulary()
@@ -199,7 +201,7 @@ class RunFolder(RunFiles):
         if which not in WHICH:
             raise UserError(f"`which` must be one of {WHICH}. Received: {which!r}")
         results = self._read_results()
-        saved = results.get("saved_model", "last")  # as before there was a choice
+        saved = results.get("saved_model", "last")  # runs of earlier versions: last
         if which in ("saved", saved):
             return self.model_path
         if self.other_model_path(saved).exists():
@@ -208,10 +210,10 @@ class RunFolder(RunFiles):
         if best is not None and best["step"] == last["step"]:
             return self.model_path
         raise UserError(
-            f"{self.path} holds no {which} model but the {saved} one: "
+            f"{self.path} contains no {which} model, only the {saved} one: "
             + (
-                "it was trained without validation rows to find the best, or by a "
-                "version that kept the last alone."
+                "it was trained without validation rows, or by a version of tf_dlrm "
+                "that saved only the last model."
                 if best is None
                 else f"{self.other_model_path(saved).name} is missing."
             )
@@ -222,8 +224,7 @@ class RunFolder(RunFiles):
             return disk.read_json(self.metrics_path)
         except (OSError, ValueError):
             raise UserError(
-                f"{self.metrics_path} is missing or damaged: the training did not "
-                "finish."
+                f"{self.metrics_path} is missing or damaged: training did not finish."
             ) from None
 
     def load_model(self, parser: Parser, which: str = "saved") -> tf_dlrm.DLRM:
@@ -231,11 +232,11 @@ class RunFolder(RunFiles):
 
         Args:
             parser: The parser with the run's vocabulary.
-            which: As in `find_model`.
+            which: `"saved"` for the run's model, `"best"` or `"last"`.
 
         Raises:
-            ValueError: If there is none, it is not the one that the run wrote, or its
-                tables are not the vocabulary's.
+            ValueError: If there is no such model, it is not the one that the run wrote,
+                or its tables do not match the vocabulary.
         """
         path = self.find_model(which)
         is_other = path != self.model_path
@@ -250,7 +251,7 @@ class RunFolder(RunFiles):
             raise UserError(
                 f"The vocabulary {self.vocabulary_path} does not match the model "
                 f"{path}: {sum(ids.values()):,} ids in {len(ids)} tables, "
-                f"but {sum(rows.values()):,} rows in {len(rows)}."
+                f"but {sum(rows.values()):,} rows in {len(rows)} tables."
             )
         return model
 
@@ -259,7 +260,7 @@ class RunFolder(RunFiles):
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["epoch", *history])
-        # Not every epoch need have been validated.
+        # Some epochs may have no validation.
         lines = itertools.zip_longest(*history.values(), fillvalue="")
         for epoch, values in enumerate(lines, start=1):
             writer.writerow([epoch, *values])

@@ -1,4 +1,4 @@
-"""Warm starts: a run that starts from a finished one, with another vocabulary."""
+"""Warm starts: start a run from a finished one, with another vocabulary."""
 
 import dataclasses
 import gc
@@ -30,29 +30,29 @@ _SAME = (
     "batch_normalization",
     "shared_table",
     "optimizer",
-    "negative_sampling_rate",  # the MLPs have learned the odds of the sample
+    "negative_sampling_rate",  # the MLPs learned the odds of the sample
 )
 
 
 def row_maps(
     old: Vocabulary | HashVocabulary, new: Vocabulary | HashVocabulary
 ) -> dict[str, np.ndarray]:
-    """Return where the ids of each feature go when another vocabulary numbers them.
+    """Return the new id of each old id of each feature, after a change of vocabulary.
 
-    Id 0, of empty and unknown values, stays.
+    Id 0, which stands for empty and unknown values, stays the same.
 
     Args:
-        old: The vocabulary that the rows were numbered by.
-        new: The one that numbers them now.
+        old: The vocabulary that numbered the values before.
+        new: The vocabulary that numbers them now.
 
     Returns:
-        Of each feature an integer array `(ids of the old one,)`: the id in the new one,
-        -1 where the value has none. For `tf_dlrm.training.warm_start`.
+        For each feature an integer array `(number of old ids,)` of new ids, -1 for
+        values without a new id. Argument of `tf_dlrm.training.warm_start`.
 
     Raises:
-        ValueError: If a table hashes in one and not in the other, or they hash into
-            other numbers of buckets, or put numbers into other buckets: then ids have
-            nothing to do with each other.
+        ValueError: If a table is hashed in only one of the vocabularies, or if the
+            numbers of hash buckets or the buckets of numbers differ; the ids then have
+            nothing in common.
 
     Example:
 
@@ -71,25 +71,26 @@ def row_maps(
     if isinstance(old, RecordIds) or isinstance(new, RecordIds):
         if old.digest != new.digest:
             raise UserError(
-                "Records without a vocabulary have ids of their own: a run on them "
-                "starts only from one with the same tables."
+                "Records without a vocabulary have their own ids: a run on them can "
+                "only start from a run with the same tables."
             )
         sizes = zip(new.schema.tables, new.sizes, strict=True)
         return {name: np.arange(size) for name, size in sizes}
     if isinstance(old, HashVocabulary) != isinstance(new, HashVocabulary):
         kinds = [
-            "hashes" if isinstance(vocabulary, HashVocabulary) else "lists values"
+            "hashes values" if isinstance(vocabulary, HashVocabulary) else "lists them"
             for vocabulary in (old, new)
         ]
         raise UserError(
             f"A vocabulary that {kinds[0]} and one that {kinds[1]} have no ids in "
-            "common: `hash_buckets` must be given in both runs, or in neither."
+            "common: set `hash_buckets` in both runs or in neither."
         )
     if isinstance(old, HashVocabulary):
         if old.sizes != new.sizes:
             raise UserError(
-                "Hashing into another number of buckets gives every value another id: "
-                f"`hash_buckets` was {_format(old.sizes)}, is {_format(new.sizes)}."
+                "Hashing into a different number of buckets changes the id of every "
+                f"value: `hash_buckets` was {_format(old.sizes)}, now "
+                f"{_format(new.sizes)}."
             )
         return {
             table.name: np.arange(table.vocabulary_size)
@@ -106,12 +107,15 @@ def row_maps(
                 kinds = "hashed", "lists"
             raise UserError(
                 f"The table {name} {kinds[0]} values before and {kinds[1]} them now, "
-                "so its ids have nothing in common: both schemas must give it the same "
-                "`hash_buckets`, or none."
+                "so its ids have nothing in common: both schemas must set the same "
+                "`hash_buckets` for it, or none."
             )
         if isinstance(now, HashNumbering):
             if len(before) != len(now):
-                raise UserError(f"The table {name} had other `hash_buckets` before.")
+                raise UserError(
+                    f"The table {name} had a different number of `hash_buckets` "
+                    "before: both schemas must set the same number."
+                )
             maps[name] = np.arange(1 + len(now))
             continue
         before, now = before.load(), now.load()
@@ -124,7 +128,7 @@ def row_maps(
 
 
 def _check_buckets(old, new):
-    """Raise where a number of a bucket stands for other numbers than before."""
+    """Raise an error if the buckets of a feature cover other numbers than before."""
     before = {feature.name: feature for feature in old.sparse}
     for feature in new.sparse:
         was = before.get(feature.name, feature)
@@ -132,26 +136,26 @@ def _check_buckets(old, new):
             values = getattr(was, name), getattr(feature, name)
             if values[0] != values[1]:
                 raise UserError(
-                    f"The feature {feature.name} has other buckets than before, whose "
-                    f"rows mean other numbers: `{name}` was {values[0]}, is "
+                    f"The feature {feature.name} has other buckets than before, so "
+                    f"their rows mean other numbers: `{name}` was {values[0]}, now "
                     f"{values[1]}."
                 )
 
 
 class ColdStart:
-    """The start of a run without a previous one: freshly initialized weights."""
+    """The start of a run without a previous run: newly initialized weights."""
 
     first_step = 0
 
     def complete(self, config: RunConfig) -> RunConfig:
-        """Return the config as it is: nothing depends on a previous run."""
+        """Return the config unchanged: there is no previous run to depend on."""
         return config
 
     def map_rows(self, vocabulary) -> None:
         """Do nothing."""
 
     def warm_up(self, model, vocabulary) -> dict[str, Any]:
-        """Leave the model as it was initialized."""
+        """Leave the initial weights of the model unchanged."""
         return {}
 
 
@@ -159,17 +163,18 @@ class PreviousRun:
     """The finished run that another one starts from.
 
     Args:
-        path: Its folder.
-        config: The config of the run that starts from it.
-        first_step: Its number of steps if that is known; else its model is loaded
-            now. Not under a strategy, which would make copies of it.
+        path: Folder of the previous run.
+        config: Config of the run that starts from it.
+        first_step: Number of steps of the previous run, if known; otherwise its model
+            is loaded now. That must not happen under a strategy, which would make
+            copies of the model.
 
     Attributes:
-        first_step: Steps that it was trained for.
+        first_step: Number of steps that the previous run was trained for.
 
     Raises:
-        ValueError: If it is not a finished run, or has another architecture; each
-            option that differs is named.
+        ValueError: If it is not a finished run or has another architecture; the message
+            names each option that differs.
     """
 
     def __init__(
@@ -186,7 +191,7 @@ class PreviousRun:
         self.first_step = first_step
 
     def complete(self, config: RunConfig) -> RunConfig:
-        """Return the config with this run's interaction, where none is given."""
+        """Return the config with this run's interaction if its own is `None`."""
         if config.interaction is not None:
             return config
         interaction = self._folder.read_config().interaction
@@ -196,7 +201,7 @@ class PreviousRun:
         self._model = self._folder.load_model(self._folder.load_parser())
 
     def map_rows(self, vocabulary: Vocabulary | HashVocabulary) -> None:
-        """Find where its rows go in tables of another vocabulary.
+        """Map the rows of the previous run to the tables of another vocabulary.
 
         Raises:
             ValueError: If the two vocabularies have no ids in common.
@@ -206,25 +211,26 @@ class PreviousRun:
     def warm_up(
         self, model: tf_dlrm.DLRM, vocabulary: Vocabulary | HashVocabulary
     ) -> dict[str, Any]:
-        """Give a new model what this run's model has learned, and print a report.
+        """Copy the weights of this run's model to a new model, and print a report.
 
         Args:
             model: The new model, compiled.
-            vocabulary: Its vocabulary.
+            vocabulary: The vocabulary of the new model.
 
         Returns:
-            What the new run records of it in its `config.json`.
+            Facts about the warm start, for the `config.json` of the new run.
         """
         if self._model is None:
             self._load()
         if self._maps is None:
             self.map_rows(vocabulary)
         report, self._model = warm_start(model, self._model, self._maps), None
-        gc.collect()  # models are cycles; the tables should be gone before the training
+        gc.collect()  # models are reference cycles; free the tables before training
         print(
-            f"Warm start from {self.path}: MLPs, interaction and the state of their "
-            f"optimizer as they were; steps count on from {report.iterations:,}. Rows "
-            f"of tables, with their state:\n{report}",
+            f"Warm start from {self.path}: copied the MLPs, the interaction and the "
+            "state of their optimizer; the step count continues from "
+            f"{report.iterations:,}. Rows of tables, with their optimizer state:\n"
+            f"{report}",
             flush=True,
         )
         return {"first_step": self.first_step, "warm_started": report.describe()}
@@ -233,30 +239,30 @@ class PreviousRun:
 def find(
     path: str | os.PathLike | None, config: RunConfig, first_step: int | None = None
 ) -> ColdStart | PreviousRun:
-    """Return the start of a run: that from the run in `path`, or a cold one.
+    """Return the start of a run: a warm start from the run in `path`, or a cold start.
 
     Args:
-        path: Folder of the previous run, or `None`.
-        config: The config of the run that starts.
-        first_step: Steps of the previous run, if they are known.
+        path: Folder of the previous run, or `None` for a cold start.
+        config: Config of the run that starts.
+        first_step: Number of steps of the previous run, if known.
 
     Raises:
-        ValueError: If the run in `path` cannot be started from.
+        ValueError: If no run can start from the run in `path`.
     """
     return ColdStart() if path is None else PreviousRun(path, config, first_step)
 
 
 def check(path, config: RunConfig) -> RunFolder:
-    """Check that a run can start from the one in a folder, without loading it.
+    """Check that a run can start from the run in a folder, without loading it.
 
     Raises:
-        ValueError: If not.
+        ValueError: If it cannot; the message names each option that differs.
     """
     folder = RunFolder(path)
     folder.check()
     before = folder.read_config()
     differing = [
-        f"`{name}` was {_format(getattr(before, name))}, is "
+        f"`{name}` was {_format(getattr(before, name))}, now "
         f"{_format(getattr(config, name))}"
         for name in _SAME
         if getattr(before, name) != getattr(config, name)
@@ -264,9 +270,8 @@ def check(path, config: RunConfig) -> RunFolder:
     ]
     if differing:
         raise UserError(
-            f"`warm_start`: {path} holds a run of another kind: "
-            f"{'; '.join(differing)}. Leave them out: options start from those of "
-            "that run."
+            f"`warm_start`: the model of {path} has different options: "
+            f"{'; '.join(differing)}. Leave them out to use the options of that run."
         )
     return folder
 

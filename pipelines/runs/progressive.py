@@ -1,7 +1,9 @@
-"""Progressive validation: each day is predicted before it is trained on.
+"""Progressive validation: evaluate on each day before training on it.
 
-Every file is a day, and every day an epoch of `fit`: the model is trained on day d and
-evaluated on day d + 1 as it then is. So a checkpoint's epoch and batch say all.
+Each file is a day, and each day is an epoch of `fit`: the model is trained on day d and
+then evaluated on day d + 1. The epoch and batch of a checkpoint are thus its full
+position.
+
 
 Reference:
     Blum et al. 1999, Beating the hold-out: bounds for k-fold and progressive
@@ -35,63 +37,64 @@ _VALID_COUNTS = ("val_num_rows", "val_num_bad_rows")
 
 
 def check(config, train_paths: Paths, valid_paths: Paths | None) -> list[str]:
-    """Return the files of the days, after checking that they can be days.
+    """Check the options of a progressive run, and return the files of its days.
 
     Raises:
-        ValueError: If not; the message says what to do.
+        ValueError: If an option does not fit; the message says what to do.
     """
     if (config.epochs or 1) > 1:
         raise UserError(
-            "`progressive=True` is one pass over the days: in a second one every row "
-            f"would have been seen before. Leave `epochs` out. Received: "
+            "`progressive=True` makes one pass over the days: in a second pass the "
+            "model would have seen every row. Leave `epochs` out. Received: "
             f"epochs={config.epochs}"
         )
     if valid_paths:
         raise UserError(
             "`progressive=True` validates on the next day of `train_paths`: leave "
-            "`valid_paths` out, or name its files last in `train_paths`."
+            "`valid_paths` out, or move its files to the end of `train_paths`."
         )
     for name in ("target_auc", "patience"):
         if getattr(config, name) is not None:
             raise UserError(
-                f"`{name}` compares evaluations on the same rows, and "
-                "`progressive=True` makes each on another day. Leave one of them out."
+                f"`{name}` compares evaluations on the same rows, but "
+                "`progressive=True` evaluates on different days. Leave one of them out."
             )
     paths = [train_paths] if isinstance(train_paths, str | os.PathLike) else train_paths
     for path in paths:
         if find_records(path) is not None:
             raise UserError(
-                "`progressive=True` takes files of lines, one a day; "
-                f"{path} holds records. Name the files that it was prepared from (and, "
-                f"for the same ids, the vocabulary {path}/vocabulary.tsv)."
+                "`progressive=True` needs one file of lines for each day, but "
+                f"{path} contains records. Name the files that it was prepared from "
+                f"(and for the same ids, the vocabulary {path}/vocabulary.tsv)."
             )
     days = expand_paths(train_paths)
     if len(days) < 2:
         raise UserError(
-            "`progressive=True` needs at least two days, each a file of `train_paths`. "
-            f"Received: {', '.join(days)}"
+            "`progressive=True` needs at least two files in `train_paths`, one for "
+            f"each day. Received: {', '.join(days)}"
         )
     return days
 
 
 class DayData(TrainingData):
-    """Labelled files of lines, each a day.
+    """Labelled files of lines, one for each day.
 
-    The vocabulary, where none is given, is made of the first day: a later one would
-    tell the model of values that nobody had seen yet. Values that come later share row
-    0; hashing gives them rows of their own.
+    The default vocabulary is built from the first day only: one built from later days
+    would reveal values that had not occurred yet. Values that occur later share row 0;
+    with hashing they have their own rows.
 
     Args:
         config: The `RunConfig`.
         train_paths: The files in the order of the days.
-        valid_paths: `None`: each day is validated on the next.
-        folder: The `RunFolder`, for bad rows.
-        vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one.
-        rows_by_epoch: Rows of each day, where they were counted before.
-        schema: The columns; `None`: the vocabulary's, or `Schema.criteo()`.
+        valid_paths: Must be `None`: each day is validated on the next one.
+        folder: The `RunFolder`, which also takes the bad rows.
+        vocabulary: `Vocabulary` or `HashVocabulary`; `None`: build one.
+        rows_by_epoch: Number of rows of each day, if known.
+        schema: The columns; default: the schema of the vocabulary, or
+            `Schema.criteo()`.
     """
 
-    monitor = None  # losses on different days do not tell which model is best
+    monitor = None  # losses on different days cannot select the best model
 
     def __init__(
         self,
@@ -124,7 +127,7 @@ class DayData(TrainingData):
         self.num_rows = self._rows_by_epoch[0]
         self._evaluated = Position()
         self.callbacks = (_Days(self._evaluated, self._count),)
-        # After the last day there is none to evaluate on.
+        # No day follows the last one to evaluate on.
         self.validation_freq = list(range(1, len(self.days)))
 
     @property
@@ -139,7 +142,7 @@ class DayData(TrainingData):
             )
         print(
             f"The vocabulary is built from the first day, {self.days[0]}: values that "
-            "come later share row 0. Hashing gives them rows of their own.",
+            "first occur later share row 0. With hashing they have their own rows.",
             flush=True,
         )
         return build_vocabulary(
@@ -152,11 +155,11 @@ class DayData(TrainingData):
 
     @property
     def origin(self) -> dict:
-        """The facts that identify the files, for the run's `config.json`."""
+        """Facts that identify the files, for the run's `config.json`."""
         return {**describe_data(self.days, None), "progressive": True}
 
     def train_dataset(self):
-        """Return the days; epoch d is day d, also after a resume."""
+        """Return the days as one dataset: epoch d is day d, also after a resume."""
         config = self.config
         return _join_days(
             [
@@ -174,7 +177,7 @@ class DayData(TrainingData):
         )
 
     def valid_dataset(self):
-        """Return the day after the one that is trained on."""
+        """Return the rows of the day that follows the current training day."""
         parser, size = Parser(self.vocabulary), self.config.batch_size
         days = [
             read(day, parser, size, seed=0, quarantine=self._bad_valid)
@@ -183,7 +186,7 @@ class DayData(TrainingData):
         return _join_days(days).resumable_input.make(self._evaluated, 0)
 
     def _count(self):
-        """Return the rows that were read in this process so far."""
+        """Return the number of rows that this process has read so far."""
         left_out = sum(sampling.num_left_out for sampling in self._sampling if sampling)
         return {
             "num_rows": self._bad.num_rows - self._bad.num_bad - left_out,
@@ -194,19 +197,19 @@ class DayData(TrainingData):
         }
 
     def count_read(self) -> int:
-        """Return the rows of the day read so far, or more; exact at its end."""
+        """Return the number of rows of the day read so far, or slightly more."""
         return self._count()["num_rows"] - self.callbacks[0].num_rows_before
 
     def count(self, history: dict[str, list[float]]) -> dict:
-        """Return the numbers of rows, those before a resume included."""
+        """Return the numbers of rows, including those before a resume."""
         names = [*_COUNTS, "num_valid_rows", "num_bad_valid_rows"]
         columns = [history.get(name, []) for name in (*_COUNTS, *_VALID_COUNTS)]
         return {n: int(sum(column)) for n, column in zip(names, columns, strict=True)}
 
     def describe_days(self, history: dict[str, list[float]]) -> dict[str, list[dict]]:
-        """Return the metrics of each day but the first before it was trained on.
+        """Return the metrics of each day before training on it, except the first day.
 
-        For a run that ended early, they are those of the days evaluated by then.
+        A run that ended early has only the days that were evaluated by then.
         """
         names = ("auc", "log_loss", "normalized_entropy", "calibration")
         evaluated = history.get("val_num_rows", [])
@@ -222,10 +225,10 @@ class DayData(TrainingData):
 
 
 class _Days(keras.callbacks.Callback):
-    """Turn to the next day, and note how many rows each had.
+    """Move on to the next day, and record the number of rows of each day.
 
-    The numbers go into the epoch's results, and so into the checkpoint: a run that is
-    resumed does not read earlier days again.
+    The numbers are part of the epoch's results and so of the checkpoint: a resumed run
+    does not read earlier days again.
     """
 
     def __init__(self, evaluated: Position, count):
@@ -235,7 +238,7 @@ class _Days(keras.callbacks.Callback):
 
     @property
     def num_rows_before(self) -> int:
-        """Rows that were read before the day."""
+        """Number of rows read before the current day."""
         return self._before["num_rows"]
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -250,7 +253,7 @@ class _Days(keras.callbacks.Callback):
 
 
 class _OnDay:
-    """A position, for the dataset of one day: on another day there is nothing."""
+    """A position for the dataset of one day; that dataset is empty on other days."""
 
     def __init__(self, position: Position, day: int):
         self._position, self._day = position, day
@@ -260,7 +263,7 @@ class _OnDay:
 
 
 def _join_days(datasets):
-    """One dataset whose epoch d is that of day d."""
+    """Return one dataset whose epoch d is the dataset of day d."""
     inputs = [dataset.resumable_input for dataset in datasets]
 
     def make(position, seed):

@@ -1,4 +1,4 @@
-"""Starting a run, or resuming one that was interrupted, under the same options."""
+"""Start a run, or resume an interrupted run with the same options."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from pipelines.runs.folder import RunFolder
 from pipelines.runtime import UserError
 from tf_dlrm.training.checkpoints import changed_files
 
-# The parameter of `train` that each part of a run's data came from.
+# The parameter of `train` that sets each part of a run's data.
 _PARAMETERS = {
     "records": "train_paths",
     "train": "train_paths",
@@ -19,24 +19,24 @@ _PARAMETERS = {
     "warm_start": "warm_start",
 }
 
-# What XLA compiles of a step, by `xla_choice` of the model.
+# The parts of a step that XLA compiles, by `xla_choice` of the model.
 _XLA = {"none": "nothing", "parts": "small parts", "program": "the whole dense part"}
 
 
 class NewRun:
-    """A run that starts: its folder is made, and describes it before it is trained.
+    """A new run, whose folder is made and described before training.
 
     Args:
         folder: The folder of the run.
-        config: The run.
-        inputs: Its `RunInputs`.
-        options: What else `config.json` records of it.
+        config: Config of the run.
+        inputs: The `RunInputs` of the run.
+        options: Further options to record in `config.json`.
 
     Attributes:
-        config: The run.
+        config: Config of the run.
         vocabulary: The vocabulary of the inputs, or `None`.
-        rows_by_epoch: Rows of each epoch, if they are known.
-        first_step: Steps of the run that it starts from, if they are known.
+        rows_by_epoch: Number of rows of each epoch, if known.
+        first_step: Number of steps of the run that it starts from, if known.
     """
 
     is_resumed = False
@@ -51,21 +51,21 @@ class NewRun:
         """Make the folder.
 
         Raises:
-            FileExistsError: If it holds another run.
+            FileExistsError: If the folder already contains a run.
         """
         self._folder.start()
 
     def check_start(self, start, vocabulary) -> None:
-        """Check that a warm start can find its rows, before the model is built."""
+        """Check that a warm start can map its rows, before the model is built."""
         start.map_rows(vocabulary)
 
     def describe(self, data, origin: dict[str, Any], start: dict[str, Any]) -> None:
-        """Write what is known before training.
+        """Write the description of the run that is known before training.
 
         Args:
             data: The `TrainingData`.
-            origin: What else is worth recording.
-            start: What a warm start reports.
+            origin: Further facts to record.
+            start: Facts about the warm start.
         """
         content = {
             **data.origin,
@@ -79,7 +79,7 @@ class NewRun:
 
 
 class ResumedRun(NewRun):
-    """A run that was interrupted: everything is as its folder describes it.
+    """An interrupted run that resumes with the options in its folder.
 
     Raises:
         ValueError: If options or data differ from those of the run.
@@ -97,19 +97,19 @@ class ResumedRun(NewRun):
         self._xla = data.get("xla")
 
     def open_folder(self) -> None:
-        """Do nothing: the folder is there."""
+        """Do nothing: the folder already exists."""
 
     def check_start(self, start, vocabulary) -> None:
-        """Do nothing: it was checked when the run started."""
+        """Do nothing: the check was made when the run started."""
 
     def describe(self, data, origin, start) -> None:
-        """Warn if the bits may differ from those of the run that was interrupted."""
+        """Warn if results may not be bit-equal to those without the interruption."""
         before, now = self._xla, origin.get("xla")
         if before is not None and now is not None and before != now:
             warnings.warn(
-                f"{self._folder.path} was trained with XLA compiling {_XLA[before]}, "
-                f"and is resumed with {_XLA[now]}: the results agree to rounding, and "
-                "are not bit-equal.",
+                f"{self._folder.path} was trained with XLA compiling {_XLA[before]} "
+                f"and resumes with XLA compiling {_XLA[now]}: results agree up to "
+                "rounding but are not bit-equal.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -122,13 +122,13 @@ def begin(
     warm_start: str | os.PathLike | None = None,
     resume: bool = False,
 ) -> NewRun:
-    """Return the run to resume in a folder, if there is one, else a new run.
+    """Return the run to resume in a folder, or a new run if there is none.
 
     Args:
         folder: The folder.
-        config: The config that is given now.
-        inputs: The `RunInputs` that are given now.
-        warm_start: Folder of the run that this one starts from, or `None`.
+        config: The config passed now.
+        inputs: The `RunInputs` passed now.
+        warm_start: Folder of the run that this run starts from, or `None`.
         resume: Whether to resume.
 
     Raises:
@@ -145,24 +145,24 @@ def begin(
 def check_same(
     folder: RunFolder, config: RunConfig, data: dict, vocabulary=None
 ) -> None:
-    """Check that a run is resumed under the same options, with the same data.
+    """Check that a run resumes with the same options and the same data.
 
-    Files are compared by name, as they may have been moved, and by their content as
-    `tf_dlrm.runtime.disk.fingerprints` sees it; runs of earlier versions did not record
-    the content. The number of devices may differ.
+    Files are compared by name without folder, as they may have been moved, and by the
+    fingerprint of their content (`tf_dlrm.runtime.disk.fingerprints`), which runs of
+    earlier versions did not record. The number of devices may differ.
 
     Args:
         folder: The folder of the run.
-        config: The config that is given now.
-        data: The data that is given now, as `RunInputs.describe` returns it.
-        vocabulary: The vocabulary that is given now, or `None`.
+        config: The config passed now.
+        data: The data passed now, as `RunInputs.describe` returns it.
+        vocabulary: The vocabulary passed now, or `None`.
 
     Raises:
-        ValueError: If something differs; each is named.
+        ValueError: If something differs; the message names each difference.
     """
     before, now = dataclasses.asdict(folder.read_config()), dataclasses.asdict(config)
     differing = [
-        f"`{name}` was {before[name]}, is {now[name]}"
+        f"`{name}` was {before[name]}, now {now[name]}"
         for name in before
         if before[name] != now[name] and not (name in COMPLETED and now[name] is None)
     ]
@@ -171,17 +171,17 @@ def check_same(
         before, now = _names(stored.get(name)), _names(data.get(name))
         if before != now:
             words = [" ".join(paths) or "nothing" for paths in (before, now)]
-            differing.append(f"`{_PARAMETERS[name]}` was {words[0]}, is {words[1]}")
+            differing.append(f"`{_PARAMETERS[name]}` was {words[0]}, now {words[1]}")
     if bool(stored.get("progressive")) != bool(data.get("progressive")):
         words = ["on" if d.get("progressive") else "off" for d in (stored, data)]
-        differing.append(f"`progressive` was {words[0]}, is {words[1]}")
+        differing.append(f"`progressive` was {words[0]}, now {words[1]}")
     if vocabulary is not None:
         if vocabulary.digest != folder.read_vocabulary().digest:
             differing.append("`vocabulary` differs")
     if differing:
         raise UserError(
-            f"{folder.path} holds a run with different options: "
-            f"{'; '.join(differing)}. Leave them out (`resume=True` takes those of "
+            f"{folder.path} contains a run with different options: "
+            f"{'; '.join(differing)}. Leave them out (`resume=True` uses those of "
             "the run), or choose another `out`."
         )
     _check_content(folder, stored.get("content") or {}, data.get("content") or {})
@@ -196,8 +196,8 @@ def _check_content(folder, before, now):
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{folder.path} cannot be resumed: since the run started, the content has "
-            f"changed of {', '.join(changed[:3])}{more}. Bring back what was there, or "
+            f"{folder.path} cannot be resumed: the content of these files has changed "
+            f"since the run started: {', '.join(changed[:3])}{more}. Restore them, or "
             "choose another `out`."
         )
 

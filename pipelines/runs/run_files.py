@@ -1,4 +1,4 @@
-"""The layout of the folder of a run. Nothing here imports TensorFlow."""
+"""The layout of a run's folder, without importing TensorFlow."""
 
 import json
 import pathlib
@@ -47,7 +47,7 @@ class RunFiles:
     """The paths of a run's files, and its `config.json`.
 
     Args:
-        path: The folder.
+        path: Path of the folder.
     """
 
     def __init__(self, path):
@@ -71,7 +71,7 @@ class RunFiles:
         self.reliability_path = self.path / "evaluation_reliability.csv"
 
     def read_times(self) -> list[dict[str, Any]]:
-        """Return the last line of each process in `times.jsonl`.
+        """Return the last line of each process in `times.jsonl`, parsed.
 
         Raises:
             ValueError: If the file is damaged.
@@ -85,10 +85,10 @@ class RunFiles:
             raise UserError(f"{self.times_path} is damaged.") from None
 
     def other_model_path(self, saved: str) -> pathlib.Path:
-        """Return the path of the model that is not the run's, if best and last differ.
+        """Return the path of the second model, which exists if best and last differ.
 
         Args:
-            saved: Which one is the run's in `model_path`: `"best"` or `"last"`.
+            saved: The model that the run saved in `model_path`: `"best"` or `"last"`.
         """
         return self.last_model_path if saved == "best" else self.best_model_path
 
@@ -96,10 +96,12 @@ class RunFiles:
         """Return the content of `config.json`.
 
         Raises:
-            ValueError: If this is not the folder of a run, or the file is damaged.
+            ValueError: If the folder is not that of a run, or the file is damaged.
         """
         if not self.config_path.exists():
-            raise UserError(f"{self.path} is not the folder of a run: no config.json.")
+            raise UserError(
+                f"{self.path} is not the folder of a run: it contains no config.json."
+            )
         content = disk.read_json(self.config_path)
         missing = [name for name in _REQUIRED if name not in content]
         if missing:
@@ -114,6 +116,6 @@ class RunFiles:
 
 
 def read_whole_lines(path: pathlib.Path) -> list[str]:
-    """Return the lines of a log; none if it is missing, none that is incomplete."""
+    """Return the complete lines of a log; an empty list if the log is missing."""
     text = path.read_text("utf-8") if path.exists() else ""
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]

@@ -19,9 +19,10 @@ class RunInputs:
     Attributes:
         train: Labelled files, or one folder of records.
         valid: Labelled files for validation, or `None`.
-        vocabulary: Numbers the values; `None` makes one as the config says.
-        progressive: Whether each file is a day, evaluated before it is trained on.
-        schema: The columns of files; `None`: the vocabulary's, or Criteo's.
+        vocabulary: Vocabulary to use; `None`: build one with the options of the config.
+        progressive: Whether each file is a day, evaluated on before training on it.
+        schema: The columns of the files; default: the schema of the vocabulary, or
+            Criteo's.
     """
 
     train: Paths
@@ -32,23 +33,23 @@ class RunInputs:
 
     @property
     def has_validation(self) -> bool:
-        """True if there may be rows to validate on."""
+        """True if there may be validation rows."""
         is_prepared = find_records(self.train) is not None
         return bool(self.valid) or self.progressive or is_prepared
 
     def describe(self) -> dict:
-        """Return what identifies the data, for the run's `config.json`."""
+        """Return the facts that identify the data, for the run's `config.json`."""
         return describe_data(self.train, self.valid)
 
     def open(self, folder: RunFolder, run) -> TrainingData:
         """Check the data, and count rows and values unless they are known.
 
         Args:
-            folder: The folder of the run, for bad rows.
+            folder: The folder of the run, which also takes the bad rows.
             run: The `NewRun` or `ResumedRun`: config, vocabulary, rows of each epoch.
 
         Raises:
-            ValueError: If the data cannot be trained on as the config says.
+            ValueError: If the data do not fit the config.
         """
         arguments = (run.config, self.train, self.valid, folder, run.vocabulary)
         if self.progressive:
@@ -60,7 +61,8 @@ class RunInputs:
         given = (self.valid, run.vocabulary, self.schema)
         if any(given[:2] if not run.is_resumed else given[:1]) or given[2]:
             raise UserError(
-                f"{records} holds records with a vocabulary, a schema and validation "
-                "rows of their own: leave `valid_paths`, `vocabulary` and `schema` out."
+                f"{records} contains records, which have their own vocabulary, schema "
+                "and validation rows: leave `valid_paths`, `vocabulary` and `schema` "
+                "out."
             )
         return RecordData(run.config, records)

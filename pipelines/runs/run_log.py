@@ -1,4 +1,4 @@
-"""`RunLog`: the metrics of a training by step, and where its time goes."""
+"""`RunLog`: the metrics of a training by step, and how it spends its time."""
 
 import json
 import time
@@ -18,15 +18,15 @@ _EVERY_STEPS = 50
 class RunLog(keras.callbacks.Callback):
     """Write `steps.csv` and `times.jsonl`, which `tf-dlrm report` reads.
 
-    In `fit` it comes before the checkpoint. `steps.csv` has a row for each 50 steps,
-    for the end of each epoch and for each validation. Of a resumed run, rows of steps
-    that are run again are dropped. Each line of `times.jsonl` is what one process has
-    spent so far: its last one counts.
+    List this callback before the checkpoint callback in `fit`. `steps.csv` has a row
+    for every 50 steps, for the end of each epoch and for each validation. In a resumed
+    run, rows of steps that run again are dropped. Each line of `times.jsonl` holds the
+    seconds that one process has spent so far; the last line of each process counts.
 
     Args:
         files: The files of the run.
-        checkpoint: What writes its checkpoints.
-        measure: Function that returns the seconds of the process so far.
+        checkpoint: The callback that writes the checkpoints of the run.
+        measure: Function that returns the seconds that the process has spent so far.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RunLog(keras.callbacks.Callback):
         self._first_save, self._batches = len(self._checkpoint.seconds), None
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._batches is None:  # not 0 in an epoch that is resumed
+        if self._batches is None:  # not 0 in a resumed epoch
             self._batches = batch
 
     def on_train_batch_end(self, batch, logs=None):
@@ -89,7 +89,7 @@ class RunLog(keras.callbacks.Callback):
         values = {f"{prefix}{name}": float(value) for name, value in logs.items()}
         cells = [values.get(name, "") for name in self._head.strip().split(",")[1:]]
         row = ",".join(map(str, [self._step(), *cells])) + "\n"
-        if row not in self._rows[-2:]:  # an epoch's end may be one of the steps
+        if row not in self._rows[-2:]:  # the end of an epoch may be such a step
             self._rows.append(row)
             _append(self._files.steps_path, row)
         self.write_times()

@@ -1,4 +1,4 @@
-"""Saving the model of a run, its best or its last, and exporting it."""
+"""Save and export the models of a run, the best and the last."""
 
 import tf_dlrm
 from pipelines.runs.config import RunConfig
@@ -16,22 +16,22 @@ def save_models(
     last: dict[str, float],
     epoch: int,
 ) -> dict:
-    """Save the model that the config asks for, and the other one beside it.
+    """Save the model that the config asks for, and the other one next to it.
 
-    The best is that of a checkpoint: a resumed run has the same. Without validation
-    there is none, and the last is saved.
+    The best model comes from a checkpoint, so a resumed run has the same one. Without
+    validation there is no best model, and the last one is saved.
 
     Args:
-        model: The model at the end of its training; it may be the best one afterwards.
+        model: The model at the end of training; it may have the best weights then.
         folder: The folder of the run.
-        config: The run.
-        checkpoint: Its checkpoints.
-        last: The results of its last epoch.
-        epoch: Number of that epoch, from 1.
+        config: Config of the run.
+        checkpoint: The callback that wrote the checkpoints of the run.
+        last: The results of the last epoch.
+        epoch: Number of the last epoch, from 1.
 
     Returns:
-        For the results of the run: `saved_model`, `best` and `last` with epoch, step
-        and value of the monitored metric, and `metrics` of the saved model.
+        Part of the results of the run: `saved_model`, `best` and `last` with epoch,
+        step and value of the monitored metric, and `metrics` of the saved model.
     """
     monitor = f"val_{config.monitor}"
     step = int(model.optimizer.iterations.numpy())
@@ -43,7 +43,7 @@ def save_models(
     saved = "best" if is_best else "last"
     if best is None or best.step == step:
         for path in (folder.last_model_path, folder.best_model_path):
-            path.unlink(missing_ok=True)  # of a run that was killed while it saved
+            path.unlink(missing_ok=True)  # left by a run that was killed while saving
         folder.save_model(model)
     else:
         first, second = folder.model_path, folder.other_model_path(saved)
@@ -59,11 +59,11 @@ def _place(epoch, step, config, value):
 
 
 def describe(results: dict) -> str:
-    """Return the line on the best and the saved model that a run ends with."""
+    """Return the last line of a run, on its best and its saved model."""
     if results["best"] is None:
-        reason = "no validation to find the best"
+        reason = "no validation to select the best"
         if "days" in results:
-            reason = "each day is another validation"
+            reason = "each day is a different validation"
         return f"saved model: {results['saved_model']} ({reason})"
     line = f"best: {_words(results['best'])}"
     if results["best"]["step"] != results["last"]["step"]:
@@ -92,10 +92,10 @@ def export(
     Args:
         folder: The folder of the run.
         base_dir: Folder of the exported versions.
-        version: Number of the version; default: the next one.
+        version: Version number; default: the next one.
         max_hotness: Length of the padded bags of `serving_default`.
         candidate_features: Features that differ between the items to rank.
-        table_dtype: How tables are stored, see `tf_dlrm.export_saved_model`.
+        table_dtype: Data type of stored tables, see `tf_dlrm.export_saved_model`.
         which: `"saved"` for the run's model, `"best"` or `"last"`.
     """
     parser = folder.load_parser()

@@ -1,4 +1,4 @@
-"""Early stopping of a run, and evaluations within its epochs."""
+"""Early stopping of a run, and validations within its epochs."""
 
 from pipelines.runs.config import RunConfig
 from pipelines.runtime import UserError
@@ -9,15 +9,15 @@ def check(config: RunConfig, has_validation: bool) -> None:
     """Check that there are validation rows if the config needs them.
 
     Raises:
-        ValueError: With the option's name.
+        ValueError: If there are none; the message names the option that needs them.
     """
     if has_validation:
         return
     for name in ("target_auc", "patience", "evaluate_every_steps"):
         if getattr(config, name) is not None:
             raise UserError(
-                f"`{name}` needs rows to validate on: name their files in "
-                "`valid_paths`, or prepare records with a split for them."
+                f"`{name}` needs validation rows: name their files in "
+                "`valid_paths`, or prepare records with a validation split."
             )
 
 
@@ -25,13 +25,13 @@ class Stopping:
     """The callbacks that end a run early, and their results.
 
     Args:
-        config: The run.
-        valid_dataset: Its rows for validation, or `None`.
-        loggers: Callbacks that write down evaluations within epochs, too.
+        config: Config of the run.
+        valid_dataset: Validation rows, or `None`.
+        loggers: Callbacks that also log the validations within epochs.
 
     Attributes:
-        stop: The `EarlyStopping`.
-        callbacks: All of them, in their order.
+        stop: The `EarlyStopping` callback.
+        callbacks: All callbacks, in order.
     """
 
     def __init__(self, config: RunConfig, valid_dataset, loggers):
@@ -50,16 +50,16 @@ class Stopping:
 
     @property
     def seconds(self) -> float:
-        """Seconds that evaluations within epochs took."""
+        """Seconds spent on validations within epochs."""
         return self._within.seconds if self._within else 0.0
 
     @property
     def states(self) -> dict:
-        """Callbacks with a state to resume, for `ResumableTraining.carry`."""
+        """Callbacks whose state a resumed run needs, for `ResumableTraining.carry`."""
         return {"early": self.stop} | ({"within": self._within} if self._within else {})
 
     def describe(self) -> dict:
-        """Return the facts for the results of the run."""
+        """Return facts about early stopping, for the results of the run."""
         return {
             "stopped": self.stop.reason,
             "evaluations_within_epochs": self._within.results if self._within else [],

@@ -1,4 +1,4 @@
-"""A training run from files to a trained model: open data, build, fit, finish."""
+"""A training run, from files to a trained model: open data, build, fit, finish."""
 
 import contextlib
 import dataclasses
@@ -43,35 +43,36 @@ def train(
     warm_start=None,
     schema: Schema | None = None,
 ) -> tuple[RunFolder, dict[str, Any]]:
-    """Train a run from the files of a click log into a folder of its own.
+    """Train a run on the files of a click log, and write it to a folder.
 
-    No other process can write to the folder meanwhile: `tf_dlrm.runtime.locks.locked`
-    says where that is safe.
+    The folder is locked against other processes during the run; see
+    `tf_dlrm.runtime.locks.locked` for the file systems on which that is safe.
+
 
     Args:
-        config: The run.
+        config: Config of the run.
         train_paths: Labelled files to train on, or one folder of records that
             `prepare` wrote, with its vocabulary and validation rows.
         valid_paths: Labelled files for validation after each epoch, or `None`.
-        out: The run's folder; must not hold a finished run.
-        vocabulary: `Vocabulary` or `HashVocabulary`; `None` makes one as the
-            config says, from the training files.
+        out: Folder of the run; it must not contain a finished run.
+        vocabulary: `Vocabulary` or `HashVocabulary`; default: build one from the
+            training files with the options of the config.
         callbacks: Further Keras callbacks.
-        origin: What else is worth recording in the run's `config.json`.
-        strategy: A `tf.distribute.MirroredStrategy` to train under, or `None`. Tables
-            are then spread over its devices, and the plan is printed.
-        placement: How, as `strategy` of `tf_dlrm.sharding.plan`.
-        resume: Whether to resume an interrupted run. Where `out` holds none, a new one
+        origin: Further facts to record in the run's `config.json`.
+        strategy: A `tf.distribute.MirroredStrategy` to train under, or `None`. With a
+            strategy, tables are sharded over its devices and the plan is printed.
+        placement: Strategy for sharding, as `strategy` of `tf_dlrm.sharding.plan`.
+        resume: Whether to resume an interrupted run. If `out` contains none, a new run
             starts.
         checkpoints: Arguments of `tf_dlrm.callbacks.ResumableTraining`, such as
-            `{"every_steps": 1000}`, and `"how_to_resume"`: the advice that is printed
-            after SIGTERM. Checkpoints are removed when the run is done.
-        watching: What is written for TensorBoard; default: `Watching()`.
+            `{"every_steps": 1000}`, and `"how_to_resume"`, the advice to print after
+            SIGTERM. Checkpoints are removed when the run is finished.
+        watching: Logs to write for TensorBoard; default: `Watching()`.
         progressive: Whether each of `train_paths` is a day, on which the model is
             evaluated before it is trained on it.
-        warm_start: Folder of a finished run whose model is the start of this one: it
-            keeps what it learned about values that are in the vocabulary here, too.
-        schema: The columns of the files; `None`: the vocabulary's, or
+        warm_start: Folder of a finished run whose model this run starts from. The rows
+            of values that are in both vocabularies are kept.
+        schema: The columns of the files; default: the schema of the vocabulary, or
             `Schema.criteo()`.
 
     Returns:
@@ -79,12 +80,12 @@ def train(
         rows, seconds.
 
     Raises:
-        FileExistsError: If `out` holds a finished run, or one that can be resumed.
+        FileExistsError: If `out` contains a run that is finished or can be resumed.
         OSError: If a checkpoint cannot be written.
-        SystemExit: With code 143, after SIGTERM and a checkpoint.
+        SystemExit: With code 143 after SIGTERM, when a checkpoint is written.
         ValueError: If options or data differ from those of the run to resume, there
-            are no valid rows, the training diverged (no model is kept), or another
-            process writes to `out`.
+            are no valid rows, training diverged (no model is saved then), or another
+            process is writing to `out`.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
     return TrainingJob(
@@ -104,11 +105,10 @@ def train(
 
 @dataclasses.dataclass(frozen=True)
 class TrainingJob:
-    """The job of `train`, stage by stage.
+    """The stages of `train`.
 
-    What differs from run to run is an object: `RunInputs.open` gives files, records or
-    days; `resuming.begin` a new or a resumed run; `previous_run.find` a cold or a warm
-    start.
+    Each choice is an object: `RunInputs.open` returns files, records or days,
+    `resuming.begin` a new or a resumed run, `previous_run.find` a cold or a warm start.
     """
 
     config: RunConfig
@@ -125,7 +125,7 @@ class TrainingJob:
 
     def run(self) -> tuple[RunFolder, dict[str, Any]]:
         """Train, and return the folder and the results."""
-        kept = "Checkpoints that are there are as they were."
+        kept = "Existing checkpoints are unchanged."
         with (
             disk.advising(kept, "resume the run"),
             locks.locked(self.folder.path),
@@ -141,7 +141,7 @@ class TrainingJob:
             return self.folder, self._finish(fitting, history)
 
     def _begin(self) -> tuple[NewRun, ColdStart | PreviousRun]:
-        """Find out what is there: a run to resume, a finished run to start from."""
+        """Return the new or resumed run, and its cold or warm start."""
         stopping.check(self.config, self.inputs.has_validation)
         run = resuming.begin(
             self.folder, self.config, self.inputs, self.warm_start, self.resume
@@ -184,7 +184,7 @@ class TrainingJob:
         if not fitting.restore():
             warm_started = start.warm_up(fitting.model, fitting.data.vocabulary)
         origin = dict(self.origin)
-        if fitting.data.config.deterministic:  # the bits depend on it
+        if fitting.data.config.deterministic:  # bit-equality depends on it
             origin["xla"] = fitting.model.xla_choice
         run.describe(fitting.data, origin, warm_started)
         return fitting.run(self.callbacks)

@@ -12,28 +12,29 @@ _SHOWN = (
     "learning_rate",
     "optimizer",
 )
-_MOST_ROWS = 100_000  # of a table in the projector: a browser draws them
+_MOST_ROWS = 100_000  # of a table in the projector, which a browser must draw
 
 
 @dataclasses.dataclass(frozen=True)
 class Watching:
-    """Logs in addition to metrics, speed, norms of rows, PR curve and HParams.
+    """Logs in addition to metrics, speed, row norms, PR curve and hyperparameters.
 
     Raises:
-        ValueError: If a value is out of range; it is named.
+        ValueError: If a value is out of range; the message names it.
     """
 
     gradient_norms: bool = True
-    """Write norms of gradients: a percent of a step."""
+    """Log the norms of gradients; adds about 1% to the time of a step."""
     touched_rows: bool = True
-    """Count touched and dead rows: a byte of memory for each row, and a
-    percent of a step of one-hot ids."""
+    """Log the numbers of touched and dead rows; takes a byte of memory per row and, for
+    one-hot ids, about 1% of the time of a step."""
     histograms: bool = False
-    """Write histograms of weights and of rows after each epoch."""
+    """Log histograms of weights and rows after each epoch."""
     projector_tables: tuple[str, ...] = ()
     """Tables for the embedding projector, such as C1 C3, with values as labels."""
     projector_rows: int = 10_000
-    """Most rows of a table there: those of the most frequent values."""
+    """Maximum number of rows of a table in the projector: those of the most frequent
+    values."""
     profile_steps: str | None = None
     """Steps to profile, FIRST:LAST, such as 100:110; default: none."""
 
@@ -49,7 +50,7 @@ class Watching:
         """Return the first and the last step to profile.
 
         Raises:
-            ValueError: If they are not a range.
+            ValueError: If `profile_steps` is not a valid range.
         """
         if self.profile_steps is None:
             return None
@@ -59,8 +60,9 @@ class Watching:
             steps = int(first), int(last)
         if steps is None or not 1 <= steps[0] <= steps[1] < steps[0] + 1000:
             raise UserError(
-                "`profile_steps` must be FIRST:LAST, at most 1,000 steps from 1 on, "
-                f"such as 100:110. Received: {self.profile_steps}"
+                "`profile_steps` must be FIRST:LAST, such as 100:110, with FIRST at "
+                "least 1 and at most 1,000 steps. Received: "
+                f"{self.profile_steps}"
             )
         return steps
 
@@ -68,7 +70,7 @@ class Watching:
         """Check that the tables for the projector exist.
 
         Raises:
-            ValueError: If one does not; those that do are named.
+            ValueError: If a table does not exist; the message names those that do.
         """
         tables = list(schema.tables)
         unknown = [t for t in self.projector_tables if t not in tables]
@@ -82,9 +84,9 @@ class Watching:
         """Return the callbacks of a run.
 
         Args:
-            log_dir: Folder of its logs.
-            config: The `RunConfig`.
-            vocabulary: Its vocabulary, whose values are labels in the projector.
+            log_dir: Folder to write the logs to.
+            config: The `RunConfig` of the run.
+            vocabulary: Vocabulary of the run; its values are labels in the projector.
         """
         from tf_dlrm import callbacks
 
@@ -115,7 +117,7 @@ class Watching:
 
     def _labels(self, vocabulary, table):
         if not hasattr(vocabulary, "values"):
-            return []  # hashed: many values share a row
+            return []  # with hashing, many values share a row
         number = list(vocabulary.schema.tables).index(table)
         values = vocabulary.numberings[number].values()[: self.projector_rows]
         if not values:

@@ -74,7 +74,7 @@ def _why_left_out(facts: ColumnFacts, is_group: bool) -> str:
     if facts.is_list:
         if facts.is_number and not facts.is_integer:
             return "lists of numbers"
-        return "" if facts.pieces is not None else "lists whose values hold | , ; and ^"
+        return "" if facts.pieces is not None else "lists whose values have | , ; and ^"
     if is_group:
         return ""
     if facts.is_time:
@@ -101,7 +101,7 @@ def _why_left_out(facts: ColumnFacts, is_group: bool) -> str:
     if facts.is_number:
         return ""
     if facts.share_with(r"[\r\n]") > 0.02:
-        return "values with line breaks, which no category may hold"
+        return "values with line breaks, which a category must not contain"
     if facts.share_with(r"^[\[{].*[\]}]$") > 0.9:
         return "values in brackets: write them as a|b"
     words = facts.share_with(

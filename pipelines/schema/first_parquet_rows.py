@@ -39,7 +39,7 @@ def read_parquet(path: str, num_rows: int) -> FirstRows:
             _fail(path, error)
     table = pa.Table.from_batches(batches, schema).slice(0, num_rows)
     if not len(table):
-        raise UserError(f"{path}: holds no rows.")
+        raise UserError(f"{path}: contains no rows.")
     columns = [_to_texts(column.combine_chunks()) for column in table.columns]
     return FirstRows(path, Parquet(), tuple(schema.names), columns, [])
 

@@ -163,7 +163,7 @@ def _check(path: str, data: bytes) -> None:
     """Raise an error unless the data look like lines of columns."""
     start = data[:4096]
     if not data.strip():
-        raise UserError(f"{path}: holds no rows.")
+        raise UserError(f"{path}: contains no rows.")
     controls = sum(start.count(code) for code in range(32)) - sum(
         start.count(code) for code in b"\t\n\r\x01"
     )
@@ -285,7 +285,7 @@ def _parse(
         ) from None
     columns = [column.combine_chunks() for column in table.columns]
     if not len(columns[0]):
-        raise UserError(f"{path}: holds no rows of {len(names)} columns.")
+        raise UserError(f"{path}: contains no rows of {len(names)} columns.")
     return columns, bad
 
 

@@ -174,7 +174,7 @@ def _compare(files: list[str], rows: FirstRows) -> list[str]:
     folders = re.findall(r"([A-Za-z_]\w*)=[^/]*/", rows.path)
     if folders:
         notes.append(
-            f"The names of folders hold values of {', '.join(map(repr, folders))}, "
+            f"The names of folders contain values of {', '.join(map(repr, folders))}, "
             "which the guess does not read."
         )
     return notes

@@ -109,8 +109,8 @@ def _find_named(facts: Sequence[ColumnFacts], column: str) -> tuple[Label, str]:
             if label is None:
                 texts = ", ".join(map(repr, one.texts(5)))
                 raise UserError(
-                    f"The column {column!r} cannot be read as the label: it holds "
-                    f"{texts or 'no values'}. A label holds {_WAYS}."
+                    f"The column {column!r} cannot be read as the label: it contains "
+                    f"{texts or 'no values'}. A label can be {_WAYS}."
                 )
             return label[0], f"you named it; {label[1]}"
     names = ", ".join(repr(one.name) for one in facts[:20])

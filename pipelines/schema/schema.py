@@ -73,7 +73,7 @@ class Schema:
                 for feature in features
             )
             if not all(isinstance(feature, kind) for feature in features):
-                refuse(name, f"must hold names or {kind.__name__} objects", features)
+                refuse(name, f"must contain names or {kind.__name__} objects", features)
             object.__setattr__(self, name, features)
         # Table by table: the order of features in a `FeatureSpec`.
         by_table: dict[str, list[Sparse]] = {}

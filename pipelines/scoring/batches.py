@@ -1,8 +1,8 @@
-"""Files of rows -> batches: the same rows in a batch wherever reading begins.
+"""Read files of rows in batches that do not depend on where reading starts.
 
-The last bits of a probability depend on the rows that it is computed with. So a batch
-is a function of the file and its first line, and a resumed run gives
-the bytes that it would have given without.
+The last bits of a probability depend on the other rows in its batch. A batch is
+therefore a function of the file and its first line only, so that a resumed run writes
+the same bytes as an uninterrupted one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,17 +20,17 @@ from pipelines.runtime import UserError, remote_files
 from pipelines.schema import Schema
 
 _BLOCK_BYTES = 4 << 20
-# Lines of megabytes are rows too: a batch ends with the line that takes it past this.
+# Limit for long lines: a batch ends with the line that exceeds this number of bytes.
 _MAX_BATCH_BYTES = 16 << 20
 
 
 class Position(NamedTuple):
-    """The place where a batch ends.
+    """The position where a batch ends.
 
     Attributes:
         file: Number of the file.
-        offset: Bytes of the (decompressed) text up to there.
-        line: Lines of the file up to there.
+        offset: Number of bytes of the (decompressed) text before it.
+        line: Number of lines of the file before it.
     """
 
     file: int = 0
@@ -45,10 +45,10 @@ class Batch(NamedTuple):
         path: The file.
         first_line: Position of the first line in the file, from 0.
         num_lines: Number of lines.
-        content: The lines with their line ends, of which the last of a file may have
-            none; or the rows of a table.
-        end: Where the batch ends.
-        stored_bytes: Bytes read of all files so far, as they are stored.
+        content: The lines with their line ends (the last line of a file may have none),
+            or the rows of a table.
+        end: Position where the batch ends.
+        stored_bytes: Number of stored bytes read from all files so far.
     """
 
     path: str
@@ -66,14 +66,14 @@ def read_batches(
     batch_size: int,
     start: Position = Position(),  # noqa: B008
 ) -> Iterator[Batch]:
-    r"""Yield the rows of files in their order.
+    r"""Yield the rows of files in order.
 
     Args:
-        reader: From `make_reader`.
+        reader: The result of `make_reader`.
         paths: The files: text, plain or compressed, or Parquet.
-        stamps: What `files.stamp` said of each.
-        batch_size: Rows in a batch; the last of a file may have fewer.
-        start: Where to begin: 0, or the end of a batch.
+        stamps: The `files.stamp` of each file.
+        batch_size: Rows in a batch; the last batch of a file may have fewer.
+        start: Position to start from: the beginning, or the end of a batch.
 
     Raises:
         ValueError: If a file is damaged, or changes while it is read.
@@ -111,12 +111,12 @@ def read_batches(
 
 
 def make_reader(schema: Schema) -> ChunkReader:
-    """Return a reader of files of a schema whose rows are to be scored."""
+    """Return a reader for files of a schema, with or without labels."""
     return ChunkReader(schema, Wanted(label=False), _BLOCK_BYTES)
 
 
 def _cut_table(reader, path, start, batch_size):
-    """Yield rows of a table, `batch_size` at a time, their number and offset."""
+    """Yield `batch_size` rows of a table at a time, with their number and offset."""
     layout, total = reader.layout(path, with_label=True), count_rows(path)
     size, rest, row = remote_files.size_of(path), [], start.line
     for rows in batches(path, layout, first_row=row):
@@ -133,14 +133,14 @@ def _cut_table(reader, path, start, batch_size):
 
 
 def _cut_text(reader, path, start, batch_size):
-    """Yield lines, `batch_size` at a time, their number, and where they end."""
+    """Yield `batch_size` lines at a time, with their number and end offset."""
     text_format = reader.schema.text
     rest, stored, offset = b"", 0, start.offset
     place = offset
     while (chunk := reader.read(path, place)).size:
         place += chunk.size
         if not offset:
-            offset = chunk.size - len(chunk.content)  # the header
+            offset = chunk.size - len(chunk.content)  # length of the header
         stored_after = reader.stored_bytes(path)
         text = rest + chunk.content
         ends = quotes.line_ends(text, text_format)

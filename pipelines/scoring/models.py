@@ -20,11 +20,11 @@ _GRAPH = "saved_model.pb"
 
 
 class Source(NamedTuple):
-    """The files that a model is made of: what tells whether it is the same model.
+    """The files of a model, which identify it.
 
     Attributes:
-        path: Their folder.
-        files: Of each file: name in the folder, bytes, time of change in ns.
+        path: Folder of the files.
+        files: For each file: name in the folder, size in bytes, time of change in ns.
     """
 
     path: str
@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, path: str | os.PathLike, names: Iterable) -> "Source":
-        """Looks at files of a folder."""
+        """Return the source with the named files of a folder."""
         found = []
         for name in sorted(map(str, names)):
             status = (pathlib.Path(path) / name).stat()
@@ -44,10 +44,10 @@ class Model(NamedTuple):
     """A function that scores lines, and the files that it was loaded from.
 
     Attributes:
-        score: Function of `(B,)` lines, a string tensor, to `(B,)` float32
+        score: Function that maps `(B,)` lines, a string tensor, to `(B,)` float32
             probabilities. Several threads may call it. A line that is not a valid
             row raises `tf.errors.InvalidArgumentError`.
-        source: Its files.
+        source: The files of the model.
         schema: The columns of the lines; default: Criteo's.
     """
 
@@ -60,7 +60,7 @@ def find(path: str | os.PathLike) -> Source:
     """Find the files of a SavedModel, without loading it.
 
     Args:
-        path: Its folder, or the folder of its versions, for the newest.
+        path: Folder of one version, or of all versions to find the newest.
 
     Raises:
         ValueError: If there is no SavedModel.
@@ -71,19 +71,21 @@ def find(path: str | os.PathLike) -> Source:
     if not (path / _GRAPH).exists():
         versions = existing_versions(path)
         if not versions:
-            raise UserError(f"{path} holds no SavedModel and is not a run.")
+            raise UserError(
+                f"{path} contains no SavedModel and is not the folder of a run."
+            )
         path = path / str(versions[-1])
         if not (path / _GRAPH).exists():
-            raise UserError(f"{path}, the newest version, holds no SavedModel.")
+            raise UserError(f"{path}, the newest version, contains no SavedModel.")
     names = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
     return Source.of(path, names)
 
 
 def load(path: str | os.PathLike) -> Model:
-    """Load a SavedModel that was exported with its parser; nothing else is needed.
+    """Load a SavedModel that was exported with its parser; it needs no other files.
 
     Args:
-        path: A version's folder, or the folder of versions, for the newest.
+        path: Folder of one version, or of all versions to load the newest.
 
     Returns:
         The model.
@@ -100,7 +102,7 @@ def load(path: str | os.PathLike) -> Model:
     name = _find_signature(loaded, source.path)
 
     def score(lines):
-        # Through `loaded`: a signature alone does not keep the variables alive.
+        # Call it through `loaded`: a signature does not keep its variables alive.
         return loaded.signatures[name](lines=lines)["probabilities"][:, 0].numpy()
 
     return Model(score, source, read_schema(source.path))
@@ -111,11 +113,11 @@ def of_keras(model, parser, source: Source) -> Model:
 
     Args:
         model: A `DLRM`.
-        parser: Its `Parser`.
+        parser: The `Parser` of the model.
         source: The files that they were loaded from.
 
     Raises:
-        ValueError: If the parser reads no lines, as its ids came with records.
+        ValueError: If the parser cannot read lines, as its ids came with records.
     """
     if isinstance(parser.vocabulary, RecordIds):
         parser.vocabulary.refuse()
@@ -128,7 +130,7 @@ def of_keras(model, parser, source: Source) -> Model:
 
 
 def read_schema(path: str | os.PathLike) -> Schema:
-    """Return the columns of an exported model; Criteo's, if it does not tell any."""
+    """Return the schema of an exported model; Criteo's if the export has none."""
     file = pathlib.Path(path) / _SCHEMA
     return Schema.load(file) if file.exists() else Schema.criteo()
 
@@ -148,7 +150,7 @@ def _find_signature(loaded, path):
     outputs = sorted(signature.structured_outputs)
     if inputs != ["lines"] or "probabilities" not in outputs:
         raise UserError(
-            f"{path}: {found[0]} must take `lines` and give `probabilities`. "
+            f"{path}: {found[0]} must take `lines` and return `probabilities`. "
             f"Received: {inputs} -> {outputs}"
         )
     return found[0]

@@ -1,4 +1,5 @@
-"""Scored lines -> lines of CSV, in Arrow: a row of output for each line of input.
+"""Turn scored lines into lines of CSV with Arrow, one for each line of input.
+
 
 # n lines
 """
@@ -14,14 +15,14 @@ HEADER = b"file,line,label,probability\n"
 
 
 def to_csv(path: str, first_line: int, labels, probabilities) -> bytes:
-    r"""Make lines of CSV: file, line from 1, label, probability.
+    r"""Return lines of CSV: file, line number from 1, label, probability.
 
     Args:
-        path: The file of the lines.
-        first_line: Position of the first one in it, from 0.
-        labels: `(n,)` texts, null where there is none.
-        probabilities: Masked float32 `(n,)`, written with as many digits as give the
-            same float32 again. What is masked is empty.
+        path: File of the lines.
+        first_line: Position of the first line in the file, from 0.
+        labels: `(n,)` texts, null for lines without a label.
+        probabilities: Masked float32 `(n,)`, written with enough digits to recover the
+            same float32. Masked values are written as empty fields.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""`score_files`: reading, scoring and writing, each while the others are at work."""
+"""`score_files`: read, score and write lines, all three in parallel."""
 
 import os
 from typing import NamedTuple
@@ -24,7 +24,7 @@ _MAX_WORKERS = 16
 
 
 class _Scored(NamedTuple):
-    """A batch with its lines of output, as they are written, and its bad lines."""
+    """A batch with its packed lines of output and its bad lines."""
 
     batch: Batch
     packed: bytes
@@ -39,30 +39,29 @@ def score_files(
     batch_size: int = BATCH_SIZE,
     overwrite: bool = False,
 ) -> dict[str, int]:
-    """Write `file,line,label,probability` for each row of files, in their order.
+    """Write `file,line,label,probability` for each row of files, in order.
 
-    The label is empty where a line has none. A bad row has neither label nor
+    Lines without a label have an empty label. A bad row has neither label nor
     probability; it is listed with its reason in `<output>.bad_rows.tsv`. Memory does
-    not grow with the input. A run that was interrupted, at whatever moment, resumes
-    when the same is called again, and gives equal bytes.
+    not grow with the input. After an interruption at any time, the same call resumes
+    and writes the same bytes as an uninterrupted one.
 
     Args:
-        model: From `load`.
-        paths: Files of rows with or without label: text, plain or compressed, or
-            Parquet.
-        output: CSV file to write; one that ends in ".gz" is compressed.
+        model: The result of `load`.
+        paths: Files with or without labels: text, plain or compressed, or Parquet.
+        output: CSV file to write; compressed if its name ends in ".gz".
         max_bad_share: Largest share of bad rows.
-        batch_size: Lines that are scored at a time.
-        overwrite: Whether to replace an output that is there, and to give up
-            unfinished work of another call.
+        batch_size: Number of lines to score at a time.
+        overwrite: Whether to replace an existing output, and to discard unfinished
+            output of another call.
 
     Returns:
         `{"num_rows", "num_bad_rows"}`.
 
     Raises:
-        FileExistsError: If the output is there.
-        ValueError: If a file is damaged, or changes meanwhile, or the output is
-            unfinished work of another call.
+        FileExistsError: If the output already exists.
+        ValueError: If a file is damaged or changes meanwhile, or the output is
+            unfinished output of another call.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
 
     Example:
@@ -75,9 +74,9 @@ def score_files(
     paths = expand_paths(paths)
     job = _describe(model.source, paths, batch_size)
     bad_rows = f"{output}.bad_rows.tsv"
-    kept = "What was scored is kept, but for the last seconds."
+    kept = "Scored rows are kept, except those of the last seconds."
     with (
-        disk.advising(kept, "start it again to go on"),
+        disk.advising(kept, "run it again to resume"),
         unfinished.Unfinished(output, job, overwrite) as file,
     ):
         state = file.state
@@ -87,7 +86,9 @@ def score_files(
         else:
             quarantine = Quarantine.resume(bad_rows, max_bad_share, state["bad_rows"])
             position = Position(*state["position"])
-            print(f"Resuming after the {quarantine.num_rows:,} rows scored before.")
+            print(
+                f"Resuming after {quarantine.num_rows:,} rows that were scored before."
+            )
         if not file.was_finished:
             stamps = [job["files"][path] for path in paths]
             reader = make_reader(model.schema)
@@ -103,18 +104,21 @@ def score_files(
 def check(
     source: Source, paths, output, batch_size: int = BATCH_SIZE, overwrite=False
 ) -> int:
-    """Look whether `score_files` may begin, before the model is loaded.
+    """Check the arguments of `score_files` before the model is loaded.
 
     Args:
-        source: The files of the model, as of `find`.
-        paths: As of `score_files`, like the others.
+        source: The files of the model, as `find` returns them.
+        paths: Files with or without labels.
+        output: CSV file to write.
+        batch_size: Number of lines to score at a time.
+        overwrite: Whether to replace an existing output.
 
     Returns:
-        How many rows an earlier call has scored.
+        Number of rows that an earlier call has scored.
 
     Raises:
-        FileExistsError: If the output is there.
-        ValueError: If an argument is wrong, or the output is unfinished work of
+        FileExistsError: If the output already exists.
+        ValueError: If an argument is wrong, or the output is unfinished output of
             another call.
     """
     job = _describe(source, expand_paths(paths), batch_size)
@@ -123,7 +127,7 @@ def check(
 
 
 def _describe(source, paths, batch_size):
-    """Return what an output is made from: the `job` of an `Unfinished`."""
+    """Return the inputs and settings of an output: the `job` of an `Unfinished`."""
     if not hasattr(batch_size, "__index__") or batch_size < 1:
         raise UserError(f"`batch_size` must be at least 1. Received: {batch_size!r}")
     files = {path: stamp(path) for path in paths}
@@ -138,7 +142,7 @@ def _describe(source, paths, batch_size):
 
 
 def _write(scorer, batches, file, quarantine, position, stamps):
-    """Score and write all batches; return where they end."""
+    """Score and write all batches; return the position of their end."""
     done, total = quarantine.num_rows, sum(size for size, *_ in stamps)
     with bar("Scoring", first=done) as update:
         for batch, packed, bad in scorer.score_all(batches):
@@ -148,7 +152,7 @@ def _write(scorer, batches, file, quarantine, position, stamps):
             done += batch.num_lines
             if file.is_note_due():
                 file.note(_state(position, quarantine))
-            # What the rows so far took of the files says how many there are.
+            # Estimate the total from the rows and bytes read so far.
             update(done, total=round(done * total / max(batch.stored_bytes, 1)))
     return position
 
@@ -158,10 +162,10 @@ def _state(position, quarantine):
 
 
 class _Scorer:
-    """Scores batches side by side.
+    """Score several batches in parallel.
 
-    A signature takes lines apart on one core, so that one call alone leaves the others
-    idle. Reading goes on in between.
+    A signature parses lines on one core, so a single call would leave the others idle.
+    Reading continues meanwhile.
     """
 
     def __init__(self, model, reader, pack):
@@ -188,8 +192,8 @@ class _Scorer:
             try:
                 scores = self._model.score(lines)
             except tf.errors.InvalidArgumentError:
-                # The model refuses lines that are no rows; which, and why, is said
-                # here.
+                # The model rejects a batch with invalid lines; find them and the
+                # reasons here.
                 bad = [] if is_line is not None else maker.find_bad(batch.content)
                 if not bad:
                     raise

@@ -1,9 +1,9 @@
 """An output that is written piece by piece, and resumes where it was interrupted.
 
-Beside `scores.csv`, `scores.csv.unfinished` holds the bytes and
-`scores.csv.unfinished.json` tells, every few seconds, how many of them count and how
-far the input was read for them. What was written after that is cut off when a run goes
-on. The file takes its name when all of it is there.
+Until `scores.csv` is complete, its bytes are in `scores.csv.unfinished`. Every few
+seconds `scores.csv.unfinished.json` records how many of them are valid and the position
+in the input. A resumed run truncates the file to that size. The file is renamed when it
+is complete.
 """
 
 import contextlib
@@ -22,26 +22,27 @@ _OTHER_FORMATS = (".parquet", ".zst", ".bz2", ".xz", ".zip")
 
 
 class Unfinished:
-    """The unfinished form of an output file, locked against other processes.
+    """An unfinished output file, locked against other processes.
 
-    A context: without an error the output takes its name at the end; an error leaves
-    what was done, for the same job to go on.
+    Use it as a context manager. At the end the file is renamed to the output; after an
+    error the unfinished file stays, so that the same job can resume.
 
     Args:
-        output: The file. One that ends in ".gz" is compressed, each piece by itself.
-        job: What it is made of, JSON-safe: `{"settings": ..., "files": ...}`. Of a
-            job with other settings nothing is overwritten; if only the files were
-            changed, the work is started over.
-        overwrite: Whether a finished output may be replaced, and unfinished work of
-            another job given up.
+        output: The file to write. If its name ends in ".gz", each piece is compressed.
+        job: JSON-safe description of the job: `{"settings": ..., "files": ...}`.
+            Unfinished output of a job with other settings is not overwritten; if only
+            the files changed, the job restarts.
+        overwrite: Whether to replace a finished output, and to discard unfinished
+            output of another job.
 
     Attributes:
-        state: What the last `note` of an earlier run said; `None`: there is none.
-        was_finished: Whether only the last clean-up of an earlier run was missing.
+        state: State in the last `note` of an earlier run, or `None`.
+        was_finished: Whether an earlier run finished except for its cleanup.
 
     Raises:
-        FileExistsError: If the finished output exists.
-        ValueError: If it is unfinished work of another job, or is being written.
+        FileExistsError: If the finished output already exists.
+        ValueError: If it is unfinished output of another job, or another process is
+            writing it.
     """
 
     def __init__(self, output, job: dict[str, Any], overwrite: bool = False):
@@ -51,7 +52,7 @@ class Unfinished:
         self._path, self._notes = _names(output)
         with contextlib.ExitStack() as stack:
             stack.enter_context(locks.locked_file(self._output))
-            # Again, now that nobody else can change them.
+            # Check again, now that no other process can change the files.
             check(output, job, overwrite)
             with disk.explaining("the output", self._path):
                 file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -67,7 +68,7 @@ class Unfinished:
             self.state, size = notes["state"], notes["num_bytes"]
             self.was_finished = _is_finished(self._output, self._path, notes)
         elif notes is not None:
-            print(f"{self._output}: started over. {_what_changed(notes, self._job)}")
+            print(f"{self._output}: restarting. {_what_changed(notes, self._job)}")
             self._notes.unlink()
         if not self.was_finished:
             self._file.truncate(size)
@@ -75,7 +76,7 @@ class Unfinished:
         self._noted = time.monotonic()
 
     def pack(self, text: bytes) -> bytes:
-        """The bytes to write for a piece of text; other threads may do it."""
+        """Return the bytes to write for a piece of text; other threads may call it."""
         if self._output.suffix != ".gz" or not text:
             return text
         return gzip.compress(text, 6, mtime=0)
@@ -86,11 +87,11 @@ class Unfinished:
             self._file.write(packed)
 
     def is_note_due(self) -> bool:
-        """Return whether the last note is some seconds old."""
+        """Return True if the last note is more than a few seconds old."""
         return time.monotonic() - self._noted >= _SECONDS_BETWEEN_NOTES
 
     def note(self, state: dict[str, Any]) -> None:
-        """Keep what was written so far, and `state` of the work that made it."""
+        """Record the number of valid bytes so far and the `state` of the job."""
         with disk.explaining("the predictions", self._path):
             self._flush()
             self._write_notes(state)
@@ -104,7 +105,7 @@ class Unfinished:
             "num_bytes": self._file.tell(),
             "finished": finished,
         }
-        # Always the same name beside: one that a killed run left is written over.
+        # A fixed temporary name: a file that a killed run left is overwritten.
         beside = self._notes.with_name(f"{self._notes.name}.new")
         with open(beside, "w", encoding="utf-8") as file:
             file.write(json.dumps(notes) + "\n")
@@ -125,7 +126,7 @@ class Unfinished:
             if kind is not None:
                 with contextlib.suppress(OSError):  # on a full disk
                     self._file.close()
-                if self.state is None:  # nothing that would be worth to keep
+                if self.state is None:  # there is nothing worth keeping
                     self._path.unlink(missing_ok=True)
                 return
             if self.was_finished:
@@ -144,20 +145,20 @@ def check(output, job: dict[str, Any], overwrite: bool = False) -> dict | None:
 
     Args:
         output: The output file.
-        job: What the output is made from, JSON-safe.
-        overwrite: Whether to replace what is there.
+        job: JSON-safe description of the job.
+        overwrite: Whether to replace an existing output.
 
     Returns:
-        The state from which the job would go on, or `None`.
+        The state from which the job would resume, or `None`.
 
     Raises:
-        FileExistsError: If the finished output exists.
-        ValueError: If it is unfinished work of another job.
+        FileExistsError: If the finished output already exists.
+        ValueError: If it is unfinished output of another job.
     """
     if str(output).endswith(_OTHER_FORMATS):
         raise UserError(
-            f"{output}: text is written, plain or, where the name ends in "
-            ".gz, as gzip. Choose such a name."
+            f"{output}: only plain text and gzip (.gz) can be written. Name a file "
+            "with another ending."
         )
     path, notes_path = _names(output)
     notes = _read_notes(notes_path)
@@ -176,9 +177,9 @@ def check(output, job: dict[str, Any], overwrite: bool = False) -> dict | None:
         return None
     if notes["job"]["settings"] != job["settings"]:
         raise UserError(
-            f"{path} is unfinished work of another command. "
-            f"{_what_changed(notes, job)} Start that command again to resume it, "
-            "name another `output`, or discard the work with `overwrite=True`."
+            f"{path} is unfinished output of a command with other options. "
+            f"{_what_changed(notes, job)} Run that command again to resume it, "
+            "name another `output`, or discard it with `overwrite=True`."
         )
     return None
 
@@ -198,27 +199,27 @@ def _read_notes(path):
         notes = None
     if not isinstance(notes, dict) or notes.get("version") != _VERSION:
         raise UserError(
-            f"{path}: not the notes of an unfinished output. Remove it, or name "
-            "another `output`."
+            f"{path}: not the state of an unfinished output, or damaged. Remove it, or "
+            "name another `output`."
         )
     return notes
 
 
 def _is_finished(output, path, notes):
-    """Return whether the output has its name, and only the notes are left."""
+    """Return True if the output is already renamed and only the notes are left."""
     is_left = path.exists() and path.stat().st_size == notes["num_bytes"]
     is_there = output.exists() and output.stat().st_size == notes["num_bytes"]
     return notes["finished"] and is_there and not is_left
 
 
 def _what_changed(notes, job):
-    """The first difference of two jobs, as a sentence."""
+    """Return a sentence on the first difference of two jobs."""
     for part in ("settings", "files"):
         before, now = notes["job"][part], job[part]
         for name in [*before, *now]:
             if before.get(name) != now.get(name):
                 if part == "files":
-                    return f"Changed since it was started: {name}."
+                    return f"{name} has changed since it was started."
                 return (
                     f"It was started with `{name}={before.get(name)}`, not "
                     f"{now.get(name)}."

@@ -1,9 +1,9 @@
-"""Generated click logs, where no real ones can be shipped: planted, random, traces.
+"""Generated click logs: planted, random and traces.
 
-`Planted` (Criteo's columns) and `SchemaLog` (those of any schema) have labels that can
-be learned, with the best possible score known; `Random` has any number of features, ids
-and ids in a bag; `Trace` has the locality of a log that was measured. `write` writes
-text, `write_binary` records.
+`Planted` (Criteo's columns) and `SchemaLog` (those of any schema) have labels to learn,
+with a known best possible score. `Random` has any number of features, ids and ids in a
+bag. `Trace` has the locality of a measured log. `write` writes them as text,
+`write_binary` as records.
 """
 
 from pipelines.synthetic.blocks import Block

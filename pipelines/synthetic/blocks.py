@@ -1,25 +1,23 @@
-"""Blocks of rows with ids in bags, and the numbers of blocks that make up a range."""
-
-from __future__ import annotations
+"""Blocks of rows with ids in bags, and the blocks that cover a range of rows."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-BLOCK_ROWS = 1 << 14  # changing one of the two changes every generated row
+BLOCK_ROWS = 1 << 14  # changing one of these two changes every generated row
 BLOCK_IDS = 1 << 20
 
 
 class Block(NamedTuple):
-    """Consecutive rows of a generated log, n of them, of F features.
+    """Consecutive rows of a generated log: n rows, F sparse features.
 
     Attributes:
         labels: uint8 `(n,)`, 0 or 1.
         dense: float32 `(n, num_dense)`.
-        ids: int32 `(V,)`, the ids of all bags one after another: row by row and, in
-            a row, feature by feature, from 0.
-        lengths: int32 `(n, F)`, numbers of ids of the bags.
+        ids: int32 `(V,)`, the concatenated ids of all bags, row by row and feature by
+            feature in each row, from 0.
+        lengths: int32 `(n, F)`, lengths of the bags.
     """
 
     labels: np.ndarray
@@ -27,8 +25,8 @@ class Block(NamedTuple):
     ids: np.ndarray
     lengths: np.ndarray
 
-    def rows(self, start: int, stop: int) -> Block:
-        """The block of some of its rows."""
+    def rows(self, start: int, stop: int) -> "Block":
+        """Return rows `start` .. `stop - 1` as a block."""
         if start <= 0 and stop >= len(self.labels):
             return self
         rows = slice(start, stop)
@@ -40,8 +38,10 @@ class Block(NamedTuple):
 
 
 def rows_per_block(ids_per_row: float) -> int:
-    """Rows of a block whose rows have `ids_per_row` ids: a power of two, less of them
-    where bags are large, to bound the memory."""
+    """Return the number of rows in a block, a power of two.
+
+    It is smaller for rows with many ids, to limit memory.
+    """
     rows = BLOCK_ROWS
     while rows > 1 and rows * ids_per_row > BLOCK_IDS:
         rows //= 2
@@ -51,18 +51,18 @@ def rows_per_block(ids_per_row: float) -> int:
 def block_ranges(
     start: int, stop: int, block_rows: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield `(block, first row in it, end)` of the blocks with rows of a range."""
+    """Yield `(block, first row in it, end)` of all blocks that cover a range."""
     for index in range(start // block_rows, -(-stop // block_rows)):
         base = index * block_rows
         yield index, max(start - base, 0), min(stop - base, block_rows)
 
 
 def interleave(values: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
-    """Put the ids of features, each in the order of the rows, into one array.
+    """Combine the ids of features, each in the order of the rows, into one array.
 
     Args:
-        values: For each feature, its ids of all rows.
-        lengths: `(n, F)` numbers of ids of the bags.
+        values: The ids of each feature in all rows.
+        lengths: Lengths `(n, F)` of the bags.
 
     Returns:
         int32 `(V,)` in the order of `Block.ids`.

@@ -1,6 +1,4 @@
-"""Checks of the arguments of generators."""
-
-from __future__ import annotations
+"""Check the arguments of generators."""
 
 import numbers
 import os
@@ -12,7 +10,7 @@ MAX_VOCABULARY_SIZE = (1 << 31) - 1  # ids are int32
 
 
 def check_integer(name: str, value, minimum: int) -> None:
-    """Refuse what is no integer of at least `minimum`."""
+    """Check that a value is an integer of at least `minimum`."""
     if (
         not isinstance(value, numbers.Integral)
         or isinstance(value, bool)
@@ -25,16 +23,16 @@ def check_integer(name: str, value, minimum: int) -> None:
 
 
 def check_click_rate(value) -> None:
-    """Refuse a click rate that is not between 0 and 1."""
+    """Check that a click rate is between 0 and 1, both excluded."""
     if not 0.0 < value < 1.0:
         raise UserError(
-            "`click_rate` must lie between 0 and 1, both excluded. "
+            "`click_rate` must be between 0 and 1, both excluded. "
             f"Received: click_rate={value}."
         )
 
 
 def check_sizes(name: str, sizes, limit: int = MAX_VOCABULARY_SIZE) -> tuple[int, ...]:
-    """Refuse vocabulary sizes outside of [1, `limit`]; return them as a tuple."""
+    """Check that vocabulary sizes are in [1, `limit`]; return them as a tuple."""
     sizes = tuple(sizes)
     for number, size in enumerate(sizes):
         check_integer(f"{name}[{number}]", size, 1)
@@ -47,9 +45,9 @@ def check_sizes(name: str, sizes, limit: int = MAX_VOCABULARY_SIZE) -> tuple[int
 
 
 def check_directory(name: str, path: str | os.PathLike) -> None:
-    """Refuse a path in a directory that does not exist."""
+    """Check that the directory of a path exists."""
     if not Path(path).parent.is_dir():
         raise UserError(
-            f"`{name}` must lie in a directory that exists. "
+            f"`{name}` must be in an existing directory. "
             f"Received: {name}={os.fspath(path)!r}."
         )

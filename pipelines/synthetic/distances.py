@@ -1,10 +1,9 @@
-"""LRU stack distances: how many other ids were accessed since an id's last access.
+"""LRU stack distances: the number of other ids accessed since an id's last access.
 
-A cache of c rows that evicts the least recently used one hits exactly the accesses of
-a distance below c. So the distances of a log are its hit rates, for every cache size.
+A cache of c rows that evicts the least recently used row hits exactly the accesses with
+a distance below c. The distances of a log thus determine its hit rate for every cache
+size.
 """
-
-from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
@@ -17,32 +16,32 @@ BIN_EDGES = np.concatenate(
     + [(BINS_PER_OCTAVE + np.arange(BINS_PER_OCTAVE)) << (o - 4) for o in _OCTAVES]
     + [[1 << 31]]
 )
-"""The bins of distances: bin i holds those in [BIN_EDGES[i], BIN_EDGES[i + 1]). Up to
-256 a bin is one distance; from there on a bin is at most 1/16 of its distances wide."""
+"""The bins of distances: bin i covers [BIN_EDGES[i], BIN_EDGES[i + 1]). Up to 256 a bin
+is a single distance; above, its width is at most 1/16 of its distances."""
 NUM_BINS = len(BIN_EDGES) - 1
 
 
 def stack_distances(ids: np.ndarray) -> np.ndarray:
-    """Measure the LRU stack distance of each access of a sequence.
+    """Return the LRU stack distance of each access of a sequence.
 
-    With p the position of the last access of the same id before position i, it is the
-    number of distinct ids at the positions between p and i. Each of them has one last
-    access there, so it is
+    If p is the position of the last access of the same id before position i, the
+    distance is the number of distinct ids at the positions between p and i. Each of
+    them has one last access there, so the distance is
 
-        (i - p - 1) - (number of j < i whose last access before j lies after p),
+        (i - p - 1) - (number of j < i whose previous access lies after p),
 
     which counts inversions of the sequence of the p: O(n log n), a few NumPy
     operations for each bit of n. A million accesses take 0.3 to 0.5 s on one core.
 
     Args:
-        ids: integers `(n,)`.
+        ids: Integers `(n,)`.
 
     Returns:
-        int64 `(n,)`: 0 where the id was the last one accessed; -1 at the first access
-        of an id.
+        int64 `(n,)` distances: 0 if the same id was accessed just before, -1 at the
+        first access of an id.
 
     Raises:
-        ValueError: `ids` has another shape, or holds no integers.
+        ValueError: If `ids` has another shape or does not contain integers.
 
     Example:
 
@@ -51,8 +50,7 @@ def stack_distances(ids: np.ndarray) -> np.ndarray:
     [-1, 0, -1, -1, 1, 2]
 
     Reference:
-
-    Mattson et al., "Evaluation techniques for storage hierarchies" (1970).
+        Mattson et al., "Evaluation techniques for storage hierarchies" (1970).
     """
     ids = np.asarray(ids)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
@@ -66,23 +64,23 @@ def stack_distances(ids: np.ndarray) -> np.ndarray:
 
 
 def continue_stack(stack: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Measure the next piece of a sequence.
+    """Return the distances of the next piece of a sequence.
 
-    A stack is a sequence that leads to itself: put before the piece, it stands for
-    all that was accessed so far.
+    Accessing the ids of a stack in order results in the same stack, so a stack put
+    before the piece stands for all earlier accesses.
 
     Args:
-        stack: the distinct ids accessed so far, the most recent one at the end.
-        ids: the accesses that follow, `(n,)`, of the same dtype.
+        stack: The distinct ids accessed so far, the most recent one at the end.
+        ids: The accesses that follow, `(n,)`, of the same dtype.
 
     Returns:
-        int64 `(n,)` distances as of `stack_distances`, and the new stack.
+        int64 `(n,)` distances as `stack_distances` returns them, and the new stack.
     """
-    # N accesses, M of them with an access of the same id before
+    # N accesses, M of them repeat an earlier id
     joined_N = np.concatenate([stack, ids])
     num_joined = len(joined_N)
     codes_N = pa.array(joined_N).dictionary_encode().indices.to_numpy()
-    # Sorting positions by id: both in one integer, which NumPy sorts fastest.
+    # Sort positions by id: both in one integer, which NumPy sorts fastest.
     packed_N = codes_N.astype(np.int64) << 32
     packed_N += np.arange(num_joined)
     packed_N.sort()
@@ -106,17 +104,18 @@ def continue_stack(stack: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _count_larger_before(permutation: np.ndarray) -> np.ndarray:
-    """For each entry of a permutation of 0..M-1, how many before it are larger.
+    """Return for each entry of a permutation of 0..M-1 how many before it are larger.
 
-    Bit by bit from the highest, entries that agree in all higher bits stand together
-    in their order; those with a 0 count the ones with a 1 before them, and the two
-    kinds part. Padded to a power of two, both have equal size in every group.
+    It goes bit by bit from the highest. Entries that agree in all higher bits form a
+    group in their original order; those with a 0 count the entries with a 1 before
+    them, and the group is split by the bit. With padding to a power of two, both halves
+    have equal size in every group.
     """
     if len(permutation) < 2:
         return np.zeros(len(permutation), np.int64)
     num_bits = (len(permutation) - 1).bit_length()
     size = 1 << num_bits
-    # Value and count in one integer: they move together.
+    # Value and count in one integer, so that they move together.
     packed = np.arange(size)
     packed[: len(permutation)] = permutation
     order = np.arange(size // 2)
@@ -125,7 +124,7 @@ def _count_larger_before(permutation: np.ndarray) -> np.ndarray:
         is_one = (packed & half) != 0
         zeros_at = np.flatnonzero(~is_one)
         zeros, ones = packed[zeros_at], packed[is_one]
-        # The place in the group less the zeros before: the ones before.
+        # Position in the group minus the zeros before it: the ones before it.
         ones_before = (zeros_at - order).reshape(-1, half)
         ones_before -= np.arange(len(ones_before))[:, None] * half
         zeros += ones_before.reshape(-1) << 32
@@ -137,7 +136,7 @@ def _count_larger_before(permutation: np.ndarray) -> np.ndarray:
 
 
 def count_distances(distances: np.ndarray) -> np.ndarray:
-    """Count distances by bin: int64 `(NUM_BINS,)`; those of -1 are left out."""
+    """Count distances by bin: int64 `(NUM_BINS,)`, without distances of -1."""
     seen = distances[distances >= 0]
     is_small = seen < EXACT_BELOW
     bins = np.searchsorted(BIN_EDGES, seen[~is_small], side="right") - 1

@@ -1,11 +1,9 @@
 """Distributions of the columns of a generated Criteo log.
 
-The shares of missing values, the spread of the integers and the vocabulary sizes
-follow the Criteo Display Advertising (Kaggle) set. Columns are independent of each
-other, except that some go missing together, as they do there.
+The shares of missing values, the spread of the integers and the vocabulary sizes follow
+the Criteo Display Advertising (Kaggle) set. Columns are independent of each other,
+except that some are missing together, as they are there.
 """
-
-from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -14,7 +12,7 @@ import numpy as np
 NUM_INTEGERS = 13
 NUM_CATEGORIES = 26
 
-# Those of the Kaggle set, with the five beyond a million capped there.
+# Sizes in the Kaggle set; the five above a million are capped at a million.
 VOCABULARY_SIZES = (
     1_460, 583, 1_000_000, 1_000_000, 305, 24, 12_517, 633, 3, 93_145, 5_683,
     1_000_000, 3_194, 27, 14_992, 1_000_000, 10, 5_652, 2_173, 4, 1_000_000,
@@ -23,15 +21,15 @@ VOCABULARY_SIZES = (
 
 
 class Integer(NamedTuple):
-    """A column that holds floor(exp(mean + deviation * z)) + shift, z normal."""
+    """A column of values floor(exp(mean + deviation * z)) + shift, with z normal."""
 
     mean: float
     deviation: float
     shift: int = 0
 
 
-# I3, I4, I6 and I13 are shifted to start at 1. The parser turns a missing integer
-# into 0, so there, and only there, a model can tell "missing" from every value.
+# I3, I4, I6 and I13 are shifted to start at 1. The parser turns a missing integer into
+# 0, so only in these columns can a model distinguish "missing" from every value.
 INTEGERS = (
     Integer(0.1, 1.5),  # I1
     Integer(2.9, 2.2, shift=-2),  # I2
@@ -49,7 +47,7 @@ INTEGERS = (
 )
 LARGEST_INTEGER = 2_000_000
 
-# (share, integer columns, categorical columns) that are missing together, from 1.
+# (share, integer columns, categorical columns), numbered from 1, missing together.
 MISSING = (
     (0.454, (1,), ()),
     (0.215, (3,), ()),
@@ -68,7 +66,7 @@ MISSING = (
 
 
 def missing_shares() -> np.ndarray:
-    """Share of rows where each of the 26 categorical columns is empty."""
+    """Return the share of rows in which each of the 26 categorical columns is empty."""
     shares = np.zeros(NUM_CATEGORIES)
     for share, _, categories in MISSING:
         shares[[column - 1 for column in categories]] = share
@@ -76,7 +74,7 @@ def missing_shares() -> np.ndarray:
 
 
 def rank_probabilities(vocabulary_size: int, num_ranks: int) -> np.ndarray:
-    """Probabilities of the `num_ranks` most frequent values of a column.
+    """Return the probabilities of the `num_ranks` most frequent values of a column.
 
     They are the integrals of (x + 1) ** -1.1 over [rank, rank + 1), the continuous
     form of Zipf's law, normalized over `vocabulary_size` ranks.
@@ -90,8 +88,8 @@ def sample_ranks(
 ) -> np.ndarray:
     """Draw ids by `rank_probabilities`: int32 `(num_rows, len(vocabulary_sizes))`.
 
-    The exponent 1.1 makes the inverse of the distribution function a tenth power:
-    a few exact multiplications, and no table however large the vocabulary.
+    With the exponent 1.1 the inverse distribution function is a tenth power, which
+    takes a few exact multiplications and no table, however large the vocabulary.
     """
     sizes = np.asarray(vocabulary_sizes, np.float64)
     x = rng.random((num_rows, sizes.size))
@@ -105,7 +103,7 @@ def sample_ranks(
 
 
 def sample_integers(rng: np.random.Generator, num_rows: int) -> np.ndarray:
-    """Draw I1..I13: int64 `(num_rows, 13)`, none missing."""
+    """Draw I1..I13: int64 `(num_rows, 13)`, without missing values."""
     values = rng.standard_normal((num_rows, NUM_INTEGERS))
     values *= [column.deviation for column in INTEGERS]
     values += [column.mean for column in INTEGERS]
@@ -121,7 +119,8 @@ def sample_features(
 
     Returns:
         `(integers, integers_missing, categories)`: int64 and bool `(num_rows, 13)`,
-        0 where missing; int32 `(num_rows, 26)` ranks from 0, -1 where missing.
+        with 0 for a missing integer; int32 `(num_rows, 26)` ranks from 0, with -1 for a
+        missing value.
     """
     integers = sample_integers(rng, num_rows)
     categories = sample_ranks(rng, num_rows, vocabulary_sizes)

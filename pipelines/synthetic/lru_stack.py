@@ -1,7 +1,5 @@
 """A stack of ids in the order of their last access, with access by depth."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from heapq import heappop, heappush
@@ -13,23 +11,24 @@ _MIN_HEAD, _MAX_HEAD = 4096, 16384
 
 
 class LruStack:
-    """Ids by recency: the one at depth d is given out and comes to the top.
+    """Ids by recency: an access returns the id at depth d and moves it to the top.
 
-    The top of the stack, where most accesses go, is a Python list. What lies below is
-    one array, from which ids are taken without moving the others: the positions that
-    were taken are kept sorted, and a position is found by its rank among those left.
-    When the list has outgrown its limit, its older half joins the array.
+    The top of the stack, where most accesses go, is a Python list. The rest is one
+    array, from which ids are removed without moving the others: the removed positions
+    are kept sorted, and a position is found by its rank among the remaining ones. When
+    the list exceeds its limit, its older half is appended to the array.
 
-    Measured on one core with 1,000,000 ids: 0.5 to 3 million accesses/s, by how deep
-    they are. With 30,000 ids, a Fenwick tree over the times of the last accesses made
-    0.15 to 0.3 million, and one list 0.6 to 2.7, which is linear in the ids.
+    Measured on one core with 1,000,000 ids: 0.5 to 3 million accesses/s, depending on
+    their depth. With 30,000 ids, a Fenwick tree over the times of the last accesses
+    reached 0.15 to 0.3 million, and a single list, which is linear in the ids, 0.6 to
+    2.7 million.
 
     Args:
-        capacity: largest number of ids.
+        capacity: Maximum number of ids.
 
     Attributes:
-        size: number of ids given out so far: they are 0 to `size` - 1.
-        owed: heap of distances that were asked for when the stack was too small.
+        size: Number of ids returned so far, which are 0 to `size` - 1.
+        owed: Heap of distances that were requested when the stack was too small.
     """
 
     def __init__(self, capacity: int):
@@ -37,20 +36,19 @@ class LruStack:
         self.size = 0
         self.owed = []
         self._head = []  # the top of the stack is at its end
-        self._base = np.zeros(0, np.int32)  # goes on at its start
+        self._base = np.zeros(0, np.int32)  # continues below the start of the list
         self._taken = []
 
     def access(self, distances: list[int], spare: list[int]) -> list[int]:
-        """Accesses ids at the given depths, one after another.
+        """Access ids at some depths, one after another.
 
-        A distance that the stack is too small for gives a new id, and is owed: it is
-        used up in place of a later access that asks for a new one. Where there is no
-        new id left, one of `spare` is used.
+        A distance that exceeds the stack returns a new id and is owed: it replaces a
+        later request for a new id. When no new id is left, a depth of `spare` is used.
 
         Args:
-            distances: depths below `capacity`, or `NEW`.
-            spare: depths, as many as `NEW` in `distances` if the ids may run out
-                here; used from the end.
+            distances: Depths below `capacity`, or `NEW`.
+            spare: Depths to use from the end when new ids run out, as many as there are
+                `NEW` in `distances`; may be empty if they cannot run out.
 
         Returns:
             The ids.
@@ -95,7 +93,7 @@ class LruStack:
         return max(_MIN_HEAD, min(_MAX_HEAD, 4 * math.isqrt(self.size)))
 
     def _lower(self):
-        """Move the older half of the list to the array, without what was taken."""
+        """Move the older half of the list to the array, and drop removed positions."""
         num_moved = len(self._head) // 2
         moved = np.array(self._head[num_moved - 1 :: -1], np.int32)
         del self._head[:num_moved]
@@ -106,10 +104,10 @@ class LruStack:
 
 
 def _take(taken: list[int], rank: int) -> int:
-    """Find the position of the rank-th one that is not taken, and take it.
+    """Take the position with a rank among those that are not taken yet.
 
-    It is `rank` + n with n the number of positions taken before it, the first n with
-    `taken[n]` - n > `rank`. Mostly a guess or two find it.
+    It is `rank` + n, where n is the number of positions taken before it, the first n
+    with `taken[n]` - n > `rank`. One or two guesses usually find it.
     """
     position, n = rank, 0
     for _ in range(4):

@@ -1,6 +1,4 @@
-"""Click logs with a planted truth: the best score that any model can reach is known."""
-
-from __future__ import annotations
+"""Click logs with planted click probabilities and a known best possible score."""
 
 import dataclasses
 import functools
@@ -16,7 +14,7 @@ from pipelines.synthetic.checks import check_click_rate, check_integer
 from pipelines.synthetic.source import Source
 from pipelines.synthetic.truth import PAIRS, Truth, sigmoid, stream
 
-_BLOCKS = 100  # its stream of random numbers; the truth's are below
+_BLOCKS = 100  # stream of random numbers; those of the truth are below
 
 
 class PlantedBlock(NamedTuple):
@@ -24,11 +22,11 @@ class PlantedBlock(NamedTuple):
 
     Attributes:
         labels: int8 `(rows,)`, 0 or 1.
-        integers: int64 `(rows, 13)`, 0 where missing.
+        integers: int64 `(rows, 13)`, 0 for a missing value.
         integers_missing: bool `(rows, 13)`.
-        categories: int32 `(rows, 26)`, rank of the value in its column by frequency,
-            0 the most frequent, -1 where missing.
-        probabilities: float64 `(rows,)`, the true click probabilities.
+        categories: int32 `(rows, 26)`, rank of the value in its column by frequency: 0
+            for the most frequent value, -1 for a missing one.
+        probabilities: True click probabilities, float64 `(rows,)`.
     """
 
     labels: np.ndarray
@@ -40,34 +38,34 @@ class PlantedBlock(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Planted(Source):
-    """Endless click log in Criteo's format whose click probabilities are known.
+    """An endless click log in Criteo's format with known click probabilities.
 
-    Labels are drawn from probabilities that a DLRM can express: effects of the
-    integers and of the ids, and dot products of latent vectors of some pairs of
-    features. So a training run can be judged in absolute terms: how far is it from
-    the best possible score, and did it learn the interactions? At the defaults the
-    best AUC is about 0.80. A logistic regression on 300,000 rows stays 0.06 below,
-    and a DLRM as in the paper, after one pass over a million rows, 0.003.
+    Labels are drawn from probabilities that a DLRM can express: effects of integers and
+    ids, and dot products of latent vectors of some pairs of features. A training run
+    can thus be compared with the best possible score, and it shows if the model learned
+    the interactions. With the default arguments the best AUC is about 0.80. A logistic
+    regression on 300,000 rows stays 0.06 below it, and the paper's DLRM, after one pass
+    over a million rows, 0.003.
 
-    `write_binary` numbers ids by frequency: row 0 stands for a missing value and rank
-    r is row r + 1; integers are log(x + 1), as the parser has them.
+    `write_binary` numbers ids by frequency: row 0 stands for a missing value and rank r
+    is row r + 1; integers are log(x + 1), as in the parser.
 
-    The truth is decided by the arguments, and a row by the arguments and its number:
-    any range of rows can be generated alone. Train on one range and test on another
-    of the same seed; another seed is another truth.
+    The arguments determine the click probabilities, and a row is determined by them and
+    its number, so any range of rows can be generated alone. Train on one range and test
+    on another range of the same seed; another seed has other probabilities.
 
     Args:
-        seed: not negative. Defaults to 0.
-        click_rate: mean click probability, in (0, 1). Defaults to 0.25.
-        vocabulary_sizes: number of values of C1..C26, each in [1, 2**27). Defaults to
-            those of the Criteo Kaggle set, cut at a million.
-        main_effect: standard deviation, in logits, of what integers and ids add
-            each by itself. Defaults to 1.15.
-        pair_effect: standard deviation, in logits, of what pairs of ids add beyond
-            that. Defaults to 0.8.
+        seed: Random seed, at least 0. Default: 0.
+        click_rate: Mean click probability, in (0, 1). Default: 0.25.
+        vocabulary_sizes: Number of values of each of C1..C26, in [1, 2**27). Default:
+            those of the Criteo Kaggle set, capped at a million.
+        main_effect: Standard deviation, in logits, of the effects of single integers
+            and ids. Default: 1.15.
+        pair_effect: Standard deviation, in logits, of the additional effects of pairs
+            of ids. Default: 0.8.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: If an argument is out of range.
 
     Example:
 
@@ -96,7 +94,7 @@ class Planted(Source):
         if len(sizes) != distributions.NUM_CATEGORIES:
             raise UserError(
                 f"`vocabulary_sizes` must have {distributions.NUM_CATEGORIES} entries, "
-                f"one for each of C1..C26. Received: {len(sizes)} entries, {sizes}."
+                f"one for each of C1..C26. Received: {len(sizes)} entries: {sizes}."
             )
         for number, size in enumerate(sizes, start=1):
             check_integer(f"vocabulary_sizes[{number - 1}]", size, 1)
@@ -130,17 +128,18 @@ class Planted(Source):
         )
 
     def probabilities(self, integers: np.ndarray, categories: np.ndarray) -> np.ndarray:
-        """True click probabilities of any rows.
+        """Return the true click probabilities of any rows.
 
         Args:
-            integers: `(rows, 13)`, 0 where missing. Negative values count as 0.
-            categories: `(rows, 26)` ranks, -1 where missing.
+            integers: Integers `(rows, 13)`, 0 for a missing value. Negative values
+                count as 0.
+            categories: Ranks `(rows, 26)`, -1 for a missing value.
 
         Returns:
             float64 `(rows,)`.
 
         Raises:
-            ValueError: a shape or a rank is wrong.
+            ValueError: If a shape or a rank is wrong.
         """
         integers, categories = np.asarray(integers), np.asarray(categories)
         if integers.shape != (len(integers), distributions.NUM_INTEGERS):
@@ -151,30 +150,30 @@ class Planted(Source):
         if categories.shape != (len(integers), distributions.NUM_CATEGORIES):
             raise ValueError(
                 f"`categories` must have shape (rows, {distributions.NUM_CATEGORIES}), "
-                f"with the {len(integers)} rows of `integers`. "
+                f"with as many rows as `integers`, {len(integers)}. "
                 f"Received: shape {categories.shape}."
             )
         if categories.min(initial=0) < -1:
             raise ValueError(
-                "`categories` must be ranks from 0, or -1 where missing. "
+                "`categories` must be ranks from 0, or -1 for a missing value. "
                 f"Received: a rank of {categories.min()}."
             )
         return sigmoid(self._truth.logits(integers, categories))
 
     def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[PlantedBlock]:
-        """Generate rows `first_row` to `first_row + num_rows`.
+        """Generate rows `first_row` to `first_row + num_rows - 1`.
 
         Memory does not grow with `num_rows`.
 
         Args:
-            num_rows: rows to generate, at least 1.
-            first_row: number of the first one. Defaults to 0.
+            num_rows: Number of rows to generate, at least 1.
+            first_row: Number of the first row. Default: 0.
 
         Returns:
-            An iterator of `PlantedBlock`, of at most 16,384 rows each.
+            An iterator of `PlantedBlock`s with at most 16,384 rows each.
 
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: If an argument is out of range.
         """
         check_integer("num_rows", num_rows, 1)
         check_integer("first_row", first_row, 0)
@@ -200,7 +199,7 @@ class Planted(Source):
         return tsv.encode_rows(*block[:4])
 
     def _records(self, block):
-        """As the parser has them: missing ids are 0, integers log(x + 1)."""
+        """Return the rows as parsed: missing ids are 0, integers are log(x + 1)."""
         dense = np.log(np.maximum(block.integers, 0) + 1.0).astype(np.float32)
         return block.labels.astype(np.uint8), dense, block.categories + 1
 

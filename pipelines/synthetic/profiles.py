@@ -1,6 +1,4 @@
-"""The profile that describes the locality of a trace, and its file."""
-
-from __future__ import annotations
+"""The profile of a log's locality, and its file."""
 
 import dataclasses
 import functools
@@ -32,20 +30,22 @@ Counts = tuple[tuple[int, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class FeatureProfile:
-    """The order in which the accesses of one feature follow each other.
+    """The locality of the accesses of one feature.
 
     Attributes:
-        name: of the feature.
-        vocabulary_size: number of ids that there are.
-        num_distinct: number of ids that were accessed.
-        num_accesses: number of accesses.
-        distances: `(distance, count)`, rising: how many accesses had that LRU stack
-            distance. From 256 on it is the smallest one of a bin, which is at most
-            1/16 of it wide (`pipelines.synthetic.distances.BIN_EDGES`).
-        bag_sizes: `(size, count)`, rising: how many rows had that many ids.
+        name: Name of the feature.
+        vocabulary_size: Number of ids.
+        num_distinct: Number of ids that were accessed.
+        num_accesses: Number of accesses.
+        distances: `(distance, count)` pairs by increasing distance: the number of
+            accesses with each LRU stack distance. From 256, a distance is the smallest
+            one of a bin, whose width is at most 1/16 of it
+            (`pipelines.synthetic.distances.BIN_EDGES`).
+        bag_sizes: `(size, count)` pairs by increasing size: the number of rows with
+            bags of each size.
 
     Raises:
-        ValueError: the numbers contradict each other.
+        ValueError: If the numbers contradict each other.
     """
 
     name: str
@@ -64,18 +64,20 @@ class FeatureProfile:
             object.__setattr__(self, name, pairs)
             keys = [key for key, _ in pairs]
             if keys != sorted(set(keys)) or any(min(pair) < 0 for pair in pairs):
-                self._refuse(f"`{name}` must rise and count")
+                self._refuse(f"`{name}` must increase and have positive counts")
         if not np.isin([key for key, _ in self.distances], BIN_EDGES).all():
-            self._refuse("`distances` must be where bins begin")
+            self._refuse("`distances` must be starts of bins")
         if sum(size * count for size, count in self.bag_sizes) != self.num_accesses:
             self._refuse("`bag_sizes` must add up to `num_accesses`")
         if not self.num_distinct <= min(self.num_new, self.vocabulary_size):
-            self._refuse("`num_distinct` must be among `num_new` and the vocabulary")
+            self._refuse(
+                "`num_distinct` must be between `num_new` and `vocabulary_size`"
+            )
         if self.distances and self.distances[-1][0] >= self.num_distinct:
             self._refuse("a distance must be below `num_distinct`")
 
     def _refuse(self, rule):
-        raise UserError(f"The profile of {self.name!r} is impossible: {rule}.")
+        raise UserError(f"The profile of {self.name!r} is not valid: {rule}.")
 
     @property
     def num_rows(self) -> int:
@@ -84,11 +86,11 @@ class FeatureProfile:
 
     @property
     def num_new(self) -> int:
-        """Number of accesses of ids that had not been accessed before."""
+        """Number of accesses of new ids, which had not been accessed before."""
         return self.num_accesses - sum(count for _, count in self.distances)
 
     def counts(self) -> np.ndarray:
-        """Accesses by distance: int64 `(1 + NUM_BINS,)`, the new ones, then by bin."""
+        """Return numbers of accesses, int64 `(1 + NUM_BINS,)`: new ids, then by bin."""
         counts = np.zeros(1 + NUM_BINS, np.int64)
         counts[0] = self.num_new
         if self.distances:
@@ -97,19 +99,21 @@ class FeatureProfile:
         return counts
 
     def hit_rate(self, cache_rows: int) -> float:
-        """Share of accesses that a cache hits which evicts the least recently used.
+        """Return the share of accesses that an LRU cache hits.
 
-        It is exact up to 256 rows; beyond, exact at the edges of bins, and a straight
-        line between them: never wrong by more than the share of one bin.
+        It is exact up to 256 rows; above, it is exact at the edges of bins and
+        interpolated linearly between them, so the error is at most the share of one
+        bin.
 
         Args:
-            cache_rows: number of rows that the cache holds.
+            cache_rows: Number of rows in the cache, which evicts the least recently
+                used row.
         """
         hits = np.concatenate([[0], np.cumsum(self.counts()[1:])])
         return float(np.interp(cache_rows, BIN_EDGES, hits) / max(self.num_accesses, 1))
 
-    def merge(self, other: FeatureProfile) -> FeatureProfile:
-        """The profile of two logs; see `Profile.merge`."""
+    def merge(self, other: "FeatureProfile") -> "FeatureProfile":
+        """Return the profile of this feature in two logs together."""
         return FeatureProfile(
             self.name,
             max(self.vocabulary_size, other.vocabulary_size),
@@ -124,14 +128,14 @@ class FeatureProfile:
 class Profile:
     """The locality of a log: LRU stack distances and bag sizes of its features.
 
-    It holds no ids and no rows of the log. `profile` measures arrays, `profile_logs`
-    files, and `Trace` generates rows that have the same profile.
+    It contains no ids and no rows of the log. `profile` measures arrays,
+    `profile_logs` measures files, and `Trace` generates rows with the same profile.
 
     Args:
-        features: the `FeatureProfile` of each sparse feature, of equally many rows.
+        features: The `FeatureProfile` of each sparse feature, for the same rows.
 
     Raises:
-        ValueError: there is no feature, or no row, or the numbers of rows differ.
+        ValueError: If there are no features or no rows, or the numbers of rows differ.
 
     Example:
 
@@ -155,11 +159,13 @@ class Profile:
         rows = {feature.num_rows for feature in self.features}
         if len(rows) != 1 or rows == {0}:
             raise UserError(
-                "`features` must be profiles of the same rows, at least one. "
-                f"Received: {len(self.features)} profiles, of {sorted(rows)} rows."
+                "`features` must be at least one profile, and all of the same rows. "
+                f"Received: {len(self.features)} profiles of {sorted(rows)} rows."
             )
         if len(set(self.names)) != len(self.names):
-            raise UserError(f"Names of features must differ. Received: {self.names}.")
+            raise UserError(
+                f"Names of features must be distinct. Received: {self.names}."
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -168,7 +174,7 @@ class Profile:
 
     @property
     def vocabulary_sizes(self) -> tuple[int, ...]:
-        """Numbers of ids of the features."""
+        """Number of ids of each feature."""
         return tuple(feature.vocabulary_size for feature in self.features)
 
     @property
@@ -178,39 +184,39 @@ class Profile:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the profile in hex."""
+        """SHA-256 of the profile, in hex."""
         text = json.dumps(self._content(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def merge(self, other: Profile) -> Profile:
+    def merge(self, other: "Profile") -> "Profile":
         """Add the profile of another log, such as another day.
 
-        Accesses, distances and bags add up. Every log began with no id accessed, so
-        new ids are as frequent as in logs of that length. The ids are taken to be
-        those of the larger vocabulary: how many the logs share is not known.
+        Accesses, distances and bags add up. Both logs started without accessed ids, so
+        new ids are as frequent as in logs of their length. The larger vocabulary size
+        is used, as it is not known how many ids the logs have in common.
 
         Args:
-            other: a profile of the same features.
+            other: A profile of the same features.
 
         Raises:
-            ValueError: its features have other names.
+            ValueError: If its features have other names.
         """
         if other.names != self.names:
             raise UserError(
-                "Profiles of the same features can be merged. "
+                "Only profiles of the same features can be merged. "
                 f"Received: {self.names} and {other.names}."
             )
         pairs = zip(self.features, other.features, strict=True)
         return Profile(tuple(one.merge(two) for one, two in pairs))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write JSON text; the file appears whole or not at all.
+        """Write JSON text; the file appears complete or not at all.
 
         Args:
-            path: file to write, compressed if it ends in ".gz".
+            path: File to write, compressed if its name ends in ".gz".
 
         Raises:
-            ValueError: its directory does not exist.
+            ValueError: If its directory does not exist.
         """
         check_directory("path", path)
         content = {**self._content(), "sha256": self.digest}
@@ -218,14 +224,14 @@ class Profile:
             file.write(json.dumps(content).encode() + b"\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Profile:
-        """Read what `save` wrote.
+    def load(cls, path: str | os.PathLike) -> "Profile":
+        """Read a file that `save` wrote.
 
         Args:
-            path: the file.
+            path: The file.
 
         Raises:
-            ValueError: it is something else, of a newer version, or damaged.
+            ValueError: If it is not a profile, is of a newer version, or is damaged.
         """
         path = Path(path)
         try:
@@ -237,12 +243,12 @@ class Profile:
         except (EOFError, gzip.BadGzipFile, zlib.error):
             is_profile = False
         if not is_profile:
-            raise UserError(f"{path}: no profile of tf_dlrm, or it is damaged.")
+            raise UserError(f"{path}: not a profile of tf_dlrm, or it is damaged.")
         if content.get("format_version") != FORMAT_VERSION:
             raise UserError(
                 f"{path}: the profile has format version "
                 f"{content.get('format_version')}; this version of tf_dlrm reads "
-                f"{FORMAT_VERSION}. Update tf_dlrm, or measure again."
+                f"{FORMAT_VERSION}. Update tf_dlrm, or measure the log again."
             )
         try:
             features = [FeatureProfile(**feature) for feature in content["features"]]

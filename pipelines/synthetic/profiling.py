@@ -1,6 +1,4 @@
-"""Measuring the locality of a log, streaming: arrays of ids or Criteo's files."""
-
-from __future__ import annotations
+"""Measure the locality of a log, from arrays of ids or from files, as a stream."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -31,30 +29,29 @@ def profile(
     """Measure the locality of ids in the order of their rows.
 
     The accesses of a feature are the ids of its bags, row by row. Distances are
-    exact when they are measured, at 2 to 4 million accesses/s on one core, and are
-    counted in bins of at most 1/16 of them (one each below 256).
+    measured exactly, at 2 to 4 million accesses/s on one core, and then counted in bins
+    whose width is at most 1/16 of the distance (1 below 256).
 
     Args:
-        ids: integers: `(n,)`, one feature with one id a row; `(n, F)`, F of them; or
-            `(V,)` with `lengths`, the bags one after another as in `Block.ids`.
-        lengths: `(n, F)` numbers of ids of the bags, or None.
-        vocabulary_sizes: numbers of ids that there are. Defaults to the numbers of
-            those that occur.
-        names: of the features. Defaults to C1, C2, ...
+        ids: Integers: `(n,)`, one feature with one id per row; `(n, F)`, F such
+            features; or `(V,)` with `lengths`, the concatenated bags as in `Block.ids`.
+        lengths: Lengths `(n, F)` of the bags, or `None`.
+        vocabulary_sizes: Number of ids of each feature. Default: the number of ids that
+            occur.
+        names: Names of the features. Default: C1, C2, ...
 
     Returns:
         The `Profile`.
 
     Raises:
-        ValueError: a shape is wrong, there are no rows, or a vocabulary is smaller than
-            what occurs.
+        ValueError: If a shape is wrong, there are no rows, or a vocabulary size is
+            smaller than the number of ids that occur.
 
     Reference:
-
-    Naumov et al., "Deep Learning Recommendation Model for Personalization and
-    Recommendation Systems" (arXiv 1906.00091), section 4.2, algorithm 1. A distance
-    of 0 here, an id accessed twice in a row, is 1 in the code of the paper, where 0
-    stands for a new id.
+        Naumov et al., "Deep Learning Recommendation Model for Personalization and
+        Recommendation Systems" (arXiv 1906.00091), section 4.2, algorithm 1. A distance
+        of 0 here, an id accessed twice in succession, is 1 in the code of the paper,
+        where 0 stands for a new id.
     """
     ids = np.asarray(ids)
     if ids.size and ids.dtype.kind not in "iu":
@@ -79,7 +76,7 @@ def profile(
         features = np.repeat(features, lengths.reshape(-1))
         by_feature = [ids[features == i] for i in range(lengths.shape[1])]
     if not lengths.size:
-        raise ValueError(f"There must be a row. Received: shape {lengths.shape}.")
+        raise ValueError(f"`ids` must have rows. Received: shape {lengths.shape}.")
     if names is None:
         names = [f"C{i + 1}" for i in range(len(by_feature))]
     meters = [_Meter() for _ in by_feature]
@@ -96,23 +93,23 @@ def profile_logs(
 ) -> Profile:
     """Measure the locality of the categorical features of click logs.
 
-    The files are one log, in the order given. An empty field is a value like others,
-    as it is to the model: row 0 of the table is read. Memory grows with the number of
-    distinct values (8 bytes each, and as much again for the accesses that are
-    measured at a time), not with the number of rows.
+    The files are treated as one log, in order. An empty field counts as a value, as in
+    the model, which reads row 0 of the table for it. Memory grows with the number of
+    distinct values (8 bytes each, and as much again for the accesses measured at a
+    time), not with the number of rows.
 
     Args:
-        paths: labelled files, text or Parquet; see `pipelines.files.expand_paths`.
-        quarantine: `pipelines.Quarantine`, where bad rows go; they are left out.
-            Defaults to one that allows 1 in 10,000.
-        progress: called with the number of lines read so far.
-        schema: the columns. Defaults to `Schema.criteo()`.
+        paths: Labelled files, text or Parquet, as in `pipelines.files.expand_paths`.
+        quarantine: A `pipelines.Quarantine` that collects bad rows, which are left out.
+            Default: one that allows 1 in 10,000.
+        progress: Function that is called with the number of lines read so far.
+        schema: The columns. Default: `Schema.criteo()`.
 
     Returns:
         The `Profile`; its vocabulary sizes are the numbers of distinct values.
 
     Raises:
-        ValueError: too many rows are bad, or a file is damaged.
+        ValueError: If too many rows are bad, or a file is damaged.
     """
     from pipelines.files import expand_paths
     from pipelines.formats.diagnosis import no_rows
@@ -125,8 +122,9 @@ def profile_logs(
     schema = Schema.criteo() if schema is None else schema
     if any(feature.is_learned for feature in schema.sparse):
         raise UserError(
-            "Quantiles are known once a vocabulary is built: profile records, which "
-            "`prepare` makes, or leave features with quantiles out of the schema."
+            "Quantiles are only known after a vocabulary is built, so features with "
+            "quantiles cannot be profiled in files. Leave them out of the schema, or "
+            "profile the ids of records that `prepare` wrote."
         )
     meters = [_TextMeter() for _ in schema.sparse]
     done = num_good = 0
@@ -137,7 +135,7 @@ def profile_logs(
             all_values = values_of(block.rows, schema, {})
             done += block.rows.num_lines
             num_good += num_rows
-            _wait(jobs)  # the next block is read while this one is measured
+            _wait(jobs)  # the next block is read while the last one is measured
             jobs = [
                 executor.submit(meter.add_values, values, num_rows)
                 for meter, values in zip(meters, all_values, strict=True)
@@ -153,7 +151,7 @@ def profile_logs(
 
 
 class _Meter:
-    """Measure one feature: the stack of its ids, and counts."""
+    """Measure one feature, with the stack of its ids and counts."""
 
     def __init__(self):
         self._stack = None
@@ -167,14 +165,14 @@ class _Meter:
         return 0 if self._stack is None else len(self._stack)
 
     def add(self, ids, bag_sizes):
-        """Add accesses, integers of the same dtype always, and sizes of bags."""
+        """Add accesses (integers, always of the same dtype) and sizes of bags."""
         sizes = np.bincount(bag_sizes, minlength=len(self._bag_sizes))
         sizes[: len(self._bag_sizes)] += self._bag_sizes
         self._bag_sizes = sizes
         self.num_accesses += len(ids)
         self._pending.append(ids)
         self._num_pending += len(ids)
-        # The stack is gone through again with each piece, so pieces grow with it.
+        # Each piece goes through the whole stack again, so pieces grow with it.
         if self._num_pending >= max(PIECE_ACCESSES, self.num_distinct):
             self.measure()
 
@@ -203,7 +201,7 @@ class _Meter:
 
 
 class _TextMeter(_Meter):
-    """Measure `pipelines.formats.text.Values`."""
+    """Measure one feature with `pipelines.formats.text.Values`."""
 
     def __init__(self):
         super().__init__()
@@ -213,7 +211,7 @@ class _TextMeter(_Meter):
         keys = values.keys
         if len(values.texts):
             # A value of up to eight bytes is left-aligned, so its key is 0 or at least
-            # 2 ** 56: numbers from 1 on are free for the longer values.
+            # 2 ** 56, and numbers from 1 are free for the longer values.
             long = self._long
             numbers = [
                 long.setdefault(text, 1 + len(long))

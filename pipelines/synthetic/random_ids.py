@@ -1,6 +1,4 @@
-"""Random rows: the data for timing a model of any shape."""
-
-from __future__ import annotations
+"""Random rows, to measure the speed of a model of any shape."""
 
 import dataclasses
 import functools
@@ -16,36 +14,36 @@ from pipelines.synthetic.source import BagSource
 from pipelines.synthetic.truth import stream
 
 DISTRIBUTIONS = ("uniform", "normal")
-_BLOCKS = 101  # its stream of random numbers
+_BLOCKS = 101  # stream of random numbers
 
 
 @dataclasses.dataclass(frozen=True)
 class Random(BagSource):
-    """Endless log of random rows: any number of features, ids and ids in a bag.
+    """An endless log of random rows with any number of features, ids and ids in a bag.
 
-    Dense values are uniform in [0, 1). Nothing can be learned from the rows: their
-    labels are drawn with one probability. What they are for is measuring speed and
-    memory, since a uniform id is the hardest case for every cache.
+    Dense values are uniform in [0, 1), and all labels are drawn with the same
+    probability, so there is nothing to learn. Use the rows to measure speed and memory:
+    uniform ids are the hardest case for every cache.
 
-    A row is decided by the arguments and its number: any range of rows can be
-    generated alone.
+    The arguments and its number determine a row, so any range of rows can be generated
+    alone.
 
     Args:
-        seed: not negative. Defaults to 0.
-        num_dense: number of dense features. Defaults to 13.
-        vocabulary_sizes: number of ids of each sparse feature, as many as there are
-            features. Defaults to those of the Criteo Kaggle set, cut at a million.
-        distribution: "uniform", all ids alike, or "normal", around the middle of the
-            table with a sixth of its size as standard deviation, rounded and clipped
-            to it (0.3 % are). Defaults to "uniform".
-        hotness: ids in a bag, at least 1: one number for all features, or one for
-            each. Defaults to 1.
-        fixed_hotness: whether every bag has `hotness` ids; if not, the size of each
-            is uniform in 1..`hotness`. Defaults to True.
-        click_rate: probability of a click, in (0, 1). Defaults to 0.5.
+        seed: Random seed, at least 0. Default: 0.
+        num_dense: Number of dense features. Default: 13.
+        vocabulary_sizes: Number of ids of each sparse feature. Default: those of the
+            Criteo Kaggle set, capped at a million.
+        distribution: "uniform", or "normal": around the middle of the table with a
+            sixth of its size as standard deviation, rounded and clipped to the table
+            (0.3 % are clipped). Default: "uniform".
+        hotness: Number of ids in a bag, at least 1: one number for all features or one
+            for each. Default: 1.
+        fixed_hotness: Whether every bag has `hotness` ids; if not, the size of each bag
+            is uniform in 1..`hotness`. Default: True.
+        click_rate: Probability of a click, in (0, 1). Default: 0.5.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: If an argument is out of range.
 
     Example:
 
@@ -56,12 +54,11 @@ class Random(BagSource):
     ((5, 4), (20,), [3, 1])
 
     Reference:
-
-    Naumov et al., "Deep Learning Recommendation Model for Personalization and
-    Recommendation Systems" (arXiv 1906.00091), section 4.1, and its code's options
-    `--rand-data-dist` and `--num-indices-per-lookup-fixed`. That code drops repeated
-    ids of a bag, so its bags are shorter than asked for; here they stay. It has the
-    standard deviation in ids.
+        Naumov et al., "Deep Learning Recommendation Model for Personalization and
+        Recommendation Systems" (arXiv 1906.00091), section 4.1, and the options
+        `rand-data-dist` and `num-indices-per-lookup-fixed` of its code. That code drops
+        repeated ids of a bag, so its bags are shorter than requested; here they stay.
+        It takes the standard deviation in ids.
     """
 
     seed: int = 0
@@ -79,7 +76,7 @@ class Random(BagSource):
         sizes = check_sizes("vocabulary_sizes", self.vocabulary_sizes)
         if not sizes:
             raise UserError(
-                "`vocabulary_sizes` must have at least one entry. Received none."
+                "`vocabulary_sizes` must have at least one entry. Received: none."
             )
         object.__setattr__(self, "vocabulary_sizes", sizes)
         if self.distribution not in DISTRIBUTIONS:
@@ -105,19 +102,19 @@ class Random(BagSource):
         return max(self.hotness) == 1
 
     def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[Block]:
-        """Generate rows `first_row` to `first_row + num_rows`.
+        """Generate rows `first_row` to `first_row + num_rows - 1`.
 
         Memory does not grow with `num_rows`.
 
         Args:
-            num_rows: rows to generate, at least 1.
-            first_row: number of the first one. Defaults to 0.
+            num_rows: Number of rows to generate, at least 1.
+            first_row: Number of the first row. Default: 0.
 
         Returns:
-            An iterator of `Block`, of at most 16,384 rows each.
+            An iterator of `Block`s with at most 16,384 rows each.
 
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: If an argument is out of range.
         """
         check_integer("num_rows", num_rows, 1)
         check_integer("first_row", first_row, 0)
@@ -155,7 +152,7 @@ class Random(BagSource):
         """Draw ids, as float64 of `shape`, below `sizes`."""
         if self.distribution == "uniform":
             draws = rng.random(shape)
-            draws *= sizes  # stays below, and the cast to integers rounds down
+            draws *= sizes  # stays below sizes; the cast to integers rounds down
             return draws
         draws = rng.standard_normal(shape)
         draws *= sizes / 6.0

@@ -1,6 +1,4 @@
-"""The score of known probabilities on the labels drawn from them, in blocks."""
-
-from __future__ import annotations
+"""The score of true probabilities on the labels drawn from them, in blocks."""
 
 import numpy as np
 
@@ -9,10 +7,10 @@ _LARGEST_LOGIT = 16.0
 
 
 class Score:
-    """AUC, log loss and entropy of a stream of rows, in 16 MB however long it is.
+    """AUC, log loss and entropy of a stream of rows of any length, in 16 MB of memory.
 
-    AUC comes from a histogram of logits with bins of 3e-5, where rows in one bin
-    count as ties; its error stays below 1e-5.
+    AUC comes from a histogram of logits with bins of width 3e-5. Rows in the same bin
+    count as ties; the error stays below 1e-5.
     """
 
     def __init__(self):
@@ -22,7 +20,7 @@ class Score:
         self.num_rows = 0
 
     def add(self, labels: np.ndarray, probabilities: np.ndarray):
-        """Count rows in: labels 0 or 1, and their true probabilities in (0, 1)."""
+        """Add rows: labels 0 or 1, and their true probabilities in (0, 1)."""
         p = probabilities
         log_p, log_q = np.log(p), np.log1p(-p)
         self._log_loss -= np.where(labels == 1, log_p, log_q).sum()
@@ -46,7 +44,7 @@ class Score:
 
     @property
     def auc(self) -> float | None:
-        """Share of (click, no click) pairs in the right order; None without any."""
+        """Share of (click, no click) pairs in the right order; `None` without pairs."""
         others, clicks = self._counts.astype(np.float64)
         pairs = others.sum() * clicks.sum()
         if not pairs:

@@ -1,6 +1,4 @@
-"""The base of all generators: their rows as a file of text or a folder of records."""
-
-from __future__ import annotations
+"""The base of all generators, which writes their rows as text or as records."""
 
 import contextlib
 import dataclasses
@@ -24,19 +22,19 @@ _MAX_RANKS = 1 << tsv.RANK_BITS
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The contents of a written log, and the scores of a perfect model on it.
+    """Facts about a generated log, and the scores of a perfect model on it.
 
     Attributes:
-        path: the log.
-        num_rows: rows in it.
-        first_row: number of its first row in the endless log of the seed.
-        seed: of the generator.
-        click_rate: share of rows with label 1.
-        best_auc: area under the ROC curve of the true probabilities against the
-            labels of the file; None where all labels are equal.
-        best_log_loss: mean of -log(true probability of the label), in nats.
-        expected_log_loss: mean entropy of the true probabilities, in nats, which
-            `best_log_loss` scatters around.
+        path: The log.
+        num_rows: Number of rows.
+        first_row: Number of the first row in the endless log of the seed.
+        seed: Seed of the generator.
+        click_rate: Share of rows with label 1.
+        best_auc: Area under the ROC curve of the true probabilities and the labels of
+            the file; `None` if all labels are equal.
+        best_log_loss: Mean of -log(true probability of the label), in nats.
+        expected_log_loss: Mean entropy of the true probabilities, in nats, the
+            expectation of `best_log_loss`.
     """
 
     path: str
@@ -49,19 +47,19 @@ class Report:
     expected_log_loss: float
 
     def to_json(self) -> str:
-        """The report as a JSON object."""
+        """Return the report as a JSON object."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
 
 class Source:
     """An endless log with labels drawn from known probabilities.
 
-    A generator has `seed`, `blocks(num_rows, first_row)`, and what this class leaves
-    open: `_probabilities`, `_text`, `_records`, `_schema`, `_arguments`.
+    A subclass has `seed`, `blocks(num_rows, first_row)` and the methods that this class
+    lacks: `_probabilities`, `_text`, `_records`, `_schema`, `_arguments`.
     """
 
     def check_text(self) -> None:
-        """Refuse rows that Criteo's text cannot hold, by a ValueError."""
+        """Raise a `ValueError` if Criteo's text cannot represent the rows."""
 
     def write(
         self,
@@ -71,25 +69,26 @@ class Source:
         probabilities_path: str | os.PathLike | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Report:
-        """Write rows as Criteo TSV: label, I1..I13, C1..C26, no header.
+        """Write rows as Criteo TSV: label, I1..I13, C1..C26, without a header.
 
-        Ids are the 8 hexadecimal characters of `category_text`, those of a bag are
-        joined by commas, what is missing is an empty field, lines end in a newline.
-        The file appears whole or not at all, and equal arguments give equal bytes.
+        Ids are the 8 hexadecimal characters of `category_text`, and ids of a bag are
+        joined by commas. A missing value is an empty field; lines end in a newline. The
+        file appears complete or not at all, and equal arguments give equal bytes.
 
         Args:
-            path: file to write, compressed if it ends in ".gz".
-            num_rows: rows to write, at least 1.
-            first_row: number of the first one. Defaults to 0.
-            probabilities_path: file for the true click probabilities of the rows, a
-                float64 `(num_rows,)` array for `np.load`. Defaults to none.
-            progress: called as `progress(rows_done, num_rows)` after every block.
+            path: File to write, compressed if its name ends in ".gz".
+            num_rows: Number of rows to write, at least 1.
+            first_row: Number of the first row. Default: 0.
+            probabilities_path: File for the true click probabilities of the rows, a
+                float64 `(num_rows,)` array for `np.load`. Default: none.
+            progress: Function that is called as `progress(rows_done, num_rows)` after
+                every block.
 
         Returns:
-            A `Report`, with the best scores that are possible on these rows.
+            A `Report` with the best possible scores on these rows.
 
         Raises:
-            ValueError: an argument is out of range, or the rows do not fit the
+            ValueError: If an argument is out of range, or the rows do not fit the
                 format.
         """
         self.check_text()
@@ -137,22 +136,23 @@ class Source:
         rows_per_shard: int = 1 << 20,
         progress: Callable[[int, int], None] | None = None,
     ) -> Report:
-        """Write rows as the records of `pipelines.records`, ready for training.
+        """Write rows as records (see `pipelines.records`), to train on.
 
         Args:
-            folder: folder to write; the manifest, which comes last, says how the
-                rows were made.
-            num_rows: rows to write, at least 1.
-            first_row: number of the first one. Defaults to 0.
-            rows_per_shard: rows of a shard. Defaults to 1,048,576.
-            progress: called as `progress(rows_done, num_rows)` after every block.
+            folder: Folder to write; its manifest, written last, contains the arguments
+                of the generator.
+            num_rows: Number of rows to write, at least 1.
+            first_row: Number of the first row. Default: 0.
+            rows_per_shard: Rows in a shard. Default: 1,048,576.
+            progress: Function that is called as `progress(rows_done, num_rows)` after
+                every block.
 
         Returns:
-            A `Report`, with the best scores that are possible on these rows.
+            A `Report` with the best possible scores on these rows.
 
         Raises:
-            ValueError: an argument is out of range.
-            FileExistsError: the folder holds records.
+            ValueError: If an argument is out of range.
+            FileExistsError: If the folder already contains records.
         """
         from pipelines.records import Writer
 
@@ -208,10 +208,10 @@ class _TextWriter:
 
 
 class BagSource(Source):
-    """A source of `Block`s, whose labels have nothing to do with the features.
+    """A source of `Block`s, whose labels do not depend on the features.
 
-    A generator has `num_dense`, `vocabulary_sizes`, `click_rate` and `is_one_hot`
-    besides; ids are written as they are.
+    A subclass also has `num_dense`, `vocabulary_sizes`, `click_rate` and `is_one_hot`;
+    ids are written unchanged.
     """
 
     @property
@@ -223,20 +223,21 @@ class BagSource(Source):
         return np.full(len(block.labels), float(self.click_rate))
 
     def check_text(self) -> None:
-        """Refuse rows that Criteo's text cannot hold, by a ValueError."""
+        """Raise a `ValueError` if Criteo's text cannot represent the rows."""
         wanted = (distributions.NUM_INTEGERS, distributions.NUM_CATEGORIES)
         received = (self.num_dense, len(self.vocabulary_sizes))
         if received != wanted:
             raise UserError(
                 f"Criteo TSV has {wanted[0]} dense and {wanted[1]} sparse features. "
                 f"Received: num_dense={received[0]} and {received[1]} vocabulary "
-                "sizes. `write_binary` takes any number."
+                "sizes. Use `write_binary`, which takes any number."
             )
         largest = max(self.vocabulary_sizes)
         if largest > _MAX_RANKS:
             raise UserError(
-                f"Criteo TSV takes ids below 2**{tsv.RANK_BITS} here. Received: a "
-                f"vocabulary size of {largest:,}. `write_binary` takes larger ones."
+                f"Ids in Criteo TSV must be below 2**{tsv.RANK_BITS}. Received: a "
+                f"vocabulary size of {largest:,}. Use `write_binary`, which takes "
+                "larger ids."
             )
 
     def _text(self, block: Block) -> bytes:

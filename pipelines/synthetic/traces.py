@@ -1,6 +1,4 @@
-"""Rows whose ids come back as those of a measured log do."""
-
-from __future__ import annotations
+"""Rows whose ids recur as in a measured log."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,39 +20,38 @@ _ROWS, _ACCESSES = 102, 103  # streams of random numbers
 
 @dataclasses.dataclass(frozen=True)
 class Trace(BagSource):
-    """Endless log whose ids have the locality of a measured one.
+    """An endless log whose ids have the locality of a measured log.
 
-    Each access draws an LRU stack distance d from the profile. A new id is the next
-    number of the table; d is the id that was accessed d distinct ids ago. So every
-    cache that evicts the least recently used hits as it does on the log that was
-    measured, whatever its size. That is what the speed of a large table depends on:
-    a uniform id misses every cache, real ones are mostly found in one.
+    Each access draws an LRU stack distance d from the profile: either a new id, the
+    next number of the table, or the id that was accessed d distinct ids ago. LRU caches
+    of any size thus have the same hit rate as on the measured log. The speed of a large
+    table depends on it: uniform ids miss every cache, while real ids mostly hit one.
 
-    Distances are drawn stratified. A log of the length of the measured one has its
-    histogram within 0.003 and its hit rates within 0.001 at 200,000 accesses, 0.02
-    and 0.004 at 14,000 (total variation over the bins, and at any size of a cache).
-    At the start of a log there are too few ids for a large distance: then a new id is
-    given, and the distance takes the place of a new id later on. So a log that is
-    shorter has more new ids than the measured one. In a longer one all
-    `vocabulary_sizes` have been given out at some time, and no access is new any
-    more; name larger sizes for new ids to come on.
+    Distances are drawn by stratified sampling. A log as long as the measured one has
+    its histogram within 0.003 and its hit rates within 0.001 at 200,000 accesses, 0.02
+    and 0.004 at 14,000 (total variation over the bins, and any cache size).
 
-    Dense values are uniform in [0, 1), labels drawn with one probability: they have
-    nothing to do with the ids.
+    At the start of a log there are too few ids for a large distance: a new id is
+    returned instead, and the distance replaces a new id later. A shorter log thus has
+    more new ids than the measured one. In a longer log all `vocabulary_sizes` ids are
+    used at some point and no new ids follow; pass larger sizes to get more.
 
-    The stack is carried from row to row, so rows are generated from row 0 on: to
-    begin at `first_row` takes the time of the rows before it, in little memory.
+    Dense values are uniform in [0, 1) and all labels are drawn with the same
+    probability, independent of the ids.
+
+    The stack is carried from row to row, so generation always starts at row 0: starting
+    at `first_row` takes the time of all rows before it, but little memory.
 
     Args:
-        profile: what `profile` or `profile_logs` measured.
-        seed: not negative. Defaults to 0.
-        num_dense: number of dense features. Defaults to 13.
-        vocabulary_sizes: number of ids of each feature, at least those that the
-            profile has seen. Defaults to those of the profile.
-        click_rate: probability of a click, in (0, 1). Defaults to 0.5.
+        profile: The result of `profile` or `profile_logs`.
+        seed: Random seed, at least 0. Default: 0.
+        num_dense: Number of dense features. Default: 13.
+        vocabulary_sizes: Number of ids of each feature, at least the number of distinct
+            ids in the profile. Default: the sizes in the profile.
+        click_rate: Probability of a click, in (0, 1). Default: 0.5.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: If an argument is out of range.
 
     Example:
 
@@ -69,13 +66,12 @@ class Trace(BagSource):
     True
 
     Reference:
-
-    Naumov et al., "Deep Learning Recommendation Model for Personalization and
-    Recommendation Systems" (arXiv 1906.00091), section 4.2, algorithm 2 (after Hassan
-    et al., "Synthetic trace-driven simulation of cache memory", 2007). There, a
-    distance that does not fit yet is drawn again from those that do, which leaves the
-    histogram short of large distances; it is a Python list for a stack; and repeated
-    ids of a bag are dropped.
+        Naumov et al., "Deep Learning Recommendation Model for Personalization and
+        Recommendation Systems" (arXiv 1906.00091), section 4.2, algorithm 2 (after
+        Hassan et al., "Synthetic trace-driven simulation of cache memory", 2007). That
+        code draws a distance that exceeds the stack again, which leaves too few large
+        distances in the histogram; its stack is a Python list; and it drops repeated
+        ids of a bag.
     """
 
     profile: Profile
@@ -102,8 +98,8 @@ class Trace(BagSource):
             if size < feature.num_distinct:
                 raise UserError(
                     f"`vocabulary_sizes` must be at least {feature.num_distinct:,} for "
-                    f"{feature.name}, the ids that the profile has seen: its distances "
-                    f"do not fit into less. Received: {size:,}."
+                    f"{feature.name}, its number of distinct ids in the profile. "
+                    f"Received: {size:,}."
                 )
         object.__setattr__(self, "vocabulary_sizes", sizes)
 
@@ -121,20 +117,20 @@ class Trace(BagSource):
         )
 
     def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[Block]:
-        """Generate rows `first_row` to `first_row + num_rows`.
+        """Generate rows `first_row` to `first_row + num_rows - 1`.
 
         Memory does not grow with `num_rows`.
 
         Args:
-            num_rows: rows to generate, at least 1.
-            first_row: number of the first one; the ids of all rows before it are
-                generated too. Defaults to 0.
+            num_rows: Number of rows to generate, at least 1.
+            first_row: Number of the first row; the ids of all rows before it are
+                generated too. Default: 0.
 
         Returns:
-            An iterator of `Block`, of at most 16,384 rows each.
+            An iterator of `Block`s with at most 16,384 rows each.
 
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: If an argument is out of range.
         """
         check_integer("num_rows", num_rows, 1)
         check_integer("first_row", first_row, 0)
@@ -170,11 +166,11 @@ class Trace(BagSource):
 
 
 class _Accesses:
-    """The accesses of one feature, from the first one on.
+    """The accesses of one feature, starting with the first.
 
     Args:
-        feature: its profile.
-        capacity: number of ids.
+        feature: The profile of the feature.
+        capacity: Number of ids.
     """
 
     def __init__(self, feature: FeatureProfile, capacity: int):
@@ -185,7 +181,7 @@ class _Accesses:
         self._starts = BIN_EDGES[bins]
         ends = np.minimum(BIN_EDGES[bins + 1], feature.num_distinct)
         self._widths = ends - self._starts
-        # Of the sum of counts: first the distances by bin, then what is new.
+        # Cumulative counts: first the distances by bin, then new ids.
         self._bounds = np.concatenate([[0], np.cumsum(counts[bins])])
         self._sizes, size_counts = np.asarray(feature.bag_sizes).T
         self._size_bounds = np.cumsum(size_counts)
@@ -197,7 +193,7 @@ class _Accesses:
         return self._sizes[np.searchsorted(self._size_bounds, draws, side="right")]
 
     def draw(self, rng: np.random.Generator, num_accesses: int) -> np.ndarray:
-        """The ids of the next accesses."""
+        """Return the ids of the next accesses."""
         stack = self._stack
         num_known = int(self._bounds[-1])
         is_full = stack.size == stack.capacity and not stack.owed
@@ -210,14 +206,17 @@ class _Accesses:
             if num_known:
                 draws = _stratified(rng, num_spare) * num_known
                 spare = self._distances(draws).tolist()
-            else:  # nothing ever came back: what has been away longest does
+            else:  # the profile has no repeated ids: repeat the oldest one
                 spare = [stack.capacity - 1] * num_spare
         ids = stack.access(distances.tolist(), spare)
         return np.asarray(ids, np.int32)
 
     def _distances(self, draws):
-        """Distances of numbers in [0, sum of counts): the same number of each for
-        every access that was counted, spread evenly over its bin."""
+        """Return the distances of numbers in [0, sum of counts).
+
+        Each counted access gets an equal share of the numbers, spread evenly over its
+        bin.
+        """
         bins = np.searchsorted(self._bounds, draws, side="right") - 1
         is_known = bins < len(self._starts)
         bins = bins[is_known]
@@ -230,5 +229,5 @@ class _Accesses:
 
 
 def _stratified(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Uniform numbers in [0, 1), one in each of `size` equal parts, in random order."""
+    """Return `size` uniform numbers in random order, one in each part of [0, 1)."""
     return (rng.permutation(size) + rng.random(size)) / max(size, 1)

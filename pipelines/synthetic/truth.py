@@ -1,6 +1,4 @@
-"""The click probability that generated logs are drawn from."""
-
-from __future__ import annotations
+"""The click probabilities of generated logs."""
 
 import numpy as np
 
@@ -8,49 +6,49 @@ from pipelines.synthetic import distributions
 
 PAIRS = ((5, 14), (6, 14), (8, 17), (17, 23))  # C5 with C14, ...
 RANK = 2  # dimensions of the latent vectors
-ID_COLUMNS = (3, 5, 6, 8, 14, 17, 20, 23)  # whose ids have effects of their own
-HEAD = 50  # the most frequent values of a column; only these have effects
+ID_COLUMNS = (3, 5, 6, 8, 14, 17, 20, 23)  # columns whose single ids have effects
+HEAD = 50  # only this number of most frequent values of a column have effects
 
-_INTEGER_SHARE = 0.3  # of the variance of the main effects
+_INTEGER_SHARE = 0.3  # share of the variance of the main effects
 _STARTS_AT_1 = np.asarray([column.shift == 1 for column in distributions.INTEGERS])
-_BUMP = 0.5  # the largest one, where the slope is 1
+_BUMP = 0.5  # largest bump, relative to a slope of 1
 _STEP = 0.5
 _PILOT_ROWS = 1 << 16
 _PILOT, _INTEGERS, _IDS, _LATENTS = range(4)  # streams of random numbers
 
 
 def stream(seed: int, *key: int) -> np.random.Generator:
-    """Random numbers that depend on `seed` and `key` only."""
+    """Return a generator of random numbers that depends only on `seed` and `key`."""
     return np.random.Generator(
         np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key))
     )
 
 
 class Truth:
-    """Log odds of a click, drawn once from a seed.
+    """The log odds of a click, drawn once from a seed.
 
     With t = log(max(x, 0) + 1) of an integer, standardized, and id r of a column c,
+
 
         logit = bias + sum_j f_j(t_j) + sum_c e_c[r_c]
                      + sum_{(a, b) in PAIRS} w_ab (l_a[r_a] . l_b[r_b])
 
     f_j is a straight line, a slight bump and, in columns whose values start at 1, a
     step for "missing". c runs over `ID_COLUMNS`. e_c and the latent vectors l_c are 0
-    for a missing value and for all but the `HEAD` most frequent values, which are
-    the ones that a million rows show often enough to learn. l_c has mean 0 and equal
-    variance in every direction, so a pair adds nothing that one of its ids predicts
-    alone.
+    for a missing value and for all but the `HEAD` most frequent values, which occur
+    often enough in a million rows to be learned. l_c has mean 0 and equal variance in
+    every direction, so a single id predicts nothing of the effect of its pair.
 
-    Everything is a function of what `pipelines.criteo.Parser` keeps of a row: missing
-    and negative integers are 0, missing and rare ids share row 0. So a model that
-    reads parsed rows can reach the optimum.
+    Everything is a function of a row after `pipelines.criteo.Parser`: missing and
+    negative integers are 0, missing and rare ids share row 0. A model of parsed rows
+    can therefore reach the optimum.
 
     Args:
-        seed: of the random effects.
-        click_rate: mean click probability, which decides the bias.
-        vocabulary_sizes: values of each categorical column.
-        main_effect: standard deviation of f and e together.
-        pair_effect: standard deviation of all pair terms together.
+        seed: Seed of the random effects.
+        click_rate: Mean click probability, which determines the bias.
+        vocabulary_sizes: Number of values of each categorical column.
+        main_effect: Standard deviation of f and e together.
+        pair_effect: Standard deviation of all pair terms together.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class Truth:
         self.bias = bias_for(click_rate, self.logits(integers, categories))
 
     def _set_ids(self, seed, frequencies, deviation):
-        # The last two entries stay 0: all ranks from HEAD on, and -1, missing.
+        # The last two entries stay 0: all ranks from HEAD, and -1 for missing.
         self.id_effects = np.zeros((len(frequencies), HEAD + 2))
         for column in ID_COLUMNS:
             p = frequencies[column - 1]
@@ -126,11 +124,11 @@ class Truth:
         return terms + self.steps * (integers <= 0)
 
     def logits(self, integers: np.ndarray, categories: np.ndarray) -> np.ndarray:
-        """Log odds of rows: float64 `(rows,)`.
+        """Return the log odds of rows: float64 `(rows,)`.
 
         Args:
-            integers: `(rows, 13)`, 0 where missing.
-            categories: `(rows, 26)` ranks, -1 where missing.
+            integers: Integers `(rows, 13)`, 0 for a missing value.
+            categories: Ranks `(rows, 26)`, -1 for a missing value.
         """
         logits = self.bias + self._integer_terms(integers).sum(axis=1)
         ranks = np.minimum(categories.T, HEAD)
@@ -151,9 +149,9 @@ def _log(integers: np.ndarray) -> np.ndarray:
 
 
 def _whiten(vectors: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of mean 0 and identity covariance under `p`, and that covariance.
+    """Return vectors of mean 0 and identity covariance under `p`, and the covariance.
 
-    The covariance has a 0 for each direction that too small a vocabulary lacks.
+    The covariance has a 0 for each direction that a too small vocabulary cannot fill.
     """
     vectors = vectors - p @ vectors / p.sum()
     values, directions = np.linalg.eigh(vectors.T @ (p[:, None] * vectors))
@@ -163,7 +161,7 @@ def _whiten(vectors: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def bias_for(click_rate: float, logits: np.ndarray) -> float:
-    """The number to add to `logits` for a mean probability of `click_rate`."""
+    """Return the number to add to `logits` for a mean probability of `click_rate`."""
     low, high = -60.0, 60.0
     for _ in range(60):
         middle = 0.5 * (low + high)

@@ -1,10 +1,8 @@
-"""Criteo's text format, written fast: label, 13 integers, 26 hexadecimal values.
+"""A fast writer of Criteo's text format: label, 13 integers, 26 hexadecimal values.
 
-Rows are laid out in a byte matrix with fields of fixed width, and the unused bytes
-are dropped in one pass at the end. That is several times faster than a CSV writer.
+Rows are written to a byte matrix with fields of fixed width, and unused bytes are
+dropped in one pass at the end. This is several times faster than a CSV writer.
 """
-
-from __future__ import annotations
 
 import gzip
 import os
@@ -13,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-RANK_BITS = 27  # the other 5 of 32 bits number the feature
+RANK_BITS = 27  # the other 5 of 32 bits are the number of the feature
 
 _HEX_OF_16_BITS = np.frombuffer(
     "".join(f"{value:04x}" for value in range(1 << 16)).encode(), np.uint32
@@ -21,7 +19,7 @@ _HEX_OF_16_BITS = np.frombuffer(
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """The finalizer of MurmurHash3: a bijection of uint32."""
+    """Apply the finalizer of MurmurHash3, a bijection of uint32."""
     values = values ^ (values >> np.uint32(16))
     values *= np.uint32(0x85EBCA6B)
     values ^= values >> np.uint32(13)
@@ -31,7 +29,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 
 def _hex_digits(features: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Text of ranks as bytes: uint8, the shape of `ranks` with 8 appended."""
+    """Return the text of ranks as uint8, in the shape of `ranks` with 8 appended."""
     numbers = (features.astype(np.uint32) << np.uint32(RANK_BITS)) | ranks.astype(
         np.uint32
     )
@@ -40,20 +38,21 @@ def _hex_digits(features: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 
 
 def category_text(feature: int, ranks: np.ndarray) -> np.ndarray:
-    """Text that stands for categorical values in generated logs.
+    """Return the text of categorical values in generated logs.
 
-    It is `fmix32(feature << 27 | rank)` in hexadecimal, with the finalizer of
-    MurmurHash3, a bijection: no two ranks share a text, in one feature or in two.
+    It is `fmix32(feature << 27 | rank)` in hexadecimal, where `fmix32` is the finalizer
+    of MurmurHash3. As that is a bijection, no two ranks have the same text, not even in
+    different features.
 
     Args:
-        feature: number of the column, 1 for C1 to 26 for C26.
-        ranks: integers in [0, 2**27), of any shape.
+        feature: Number of the column, 1 for C1 to 26 for C26.
+        ranks: Integers in [0, 2**27), of any shape.
 
     Returns:
         Strings of 8 lowercase hexadecimal characters, in the shape of `ranks`.
 
     Raises:
-        ValueError: `feature` or a rank is out of range, or no integer.
+        ValueError: If `feature` or a rank is out of range or not an integer.
 
     Example:
 
@@ -83,16 +82,16 @@ def encode_rows(
     integers_missing: np.ndarray,
     categories: np.ndarray,
 ) -> bytes:
-    """Text of a block of rows.
+    """Return the text of a block of rows.
 
     Args:
-        labels: 0 or 1, `(rows,)`.
-        integers: `(rows, num_integers)`.
-        integers_missing: bool, as `integers`: the fields to leave empty.
-        categories: `(rows, num_categories)` ranks, -1 for an empty field.
+        labels: Labels `(rows,)`, 0 or 1.
+        integers: Integers `(rows, num_integers)`.
+        integers_missing: bool, in the shape of `integers`: the fields to leave empty.
+        categories: Ranks `(rows, num_categories)`, -1 for an empty field.
 
     Returns:
-        Lines of tab separated fields, each ended by a newline.
+        Lines of tab-separated fields, each with a newline at the end.
     """
     # B rows, C categories
     rows = len(labels)
@@ -114,25 +113,24 @@ def encode_rows(
 def encode_bags(
     labels: np.ndarray, integers: np.ndarray, ids: np.ndarray, lengths: np.ndarray
 ) -> bytes:
-    """Text of a block of rows whose categories are bags, with commas in them.
+    """Return the text of a block of rows whose categories are bags, joined by commas.
 
     Args:
-        labels: 0 or 1, `(rows,)`.
-        integers: `(rows, num_integers)`.
-        ids: ranks of all bags, row by row and feature by feature.
-        lengths: `(rows, num_categories)` numbers of ranks of the bags; 0 for an
-            empty field.
+        labels: Labels `(rows,)`, 0 or 1.
+        integers: Integers `(rows, num_integers)`.
+        ids: Ranks of all bags, row by row and feature by feature.
+        lengths: Lengths `(rows, num_categories)` of the bags; 0 for an empty field.
 
     Returns:
-        Lines of tab separated fields, each ended by a newline.
+        Lines of tab-separated fields, each with a newline at the end.
     """
     rows, num_categories = lengths.shape
     none_missing = np.zeros(integers.shape, bool)
     if (lengths == 1).all():
         categories = ids.reshape(lengths.shape)
         return encode_rows(labels, integers, none_missing, categories)
-    # Cells of nine bytes: H of them hold the head of a row, one each value of a bag
-    # and what separates it from the next, one an empty field.
+    # Cells of nine bytes: H of them contain the head of a row, the others each a value
+    # of a bag with its separator, or an empty field.
     head = (_label_fields(labels), _integer_fields(integers, none_missing))
     head = np.concatenate([part.reshape(rows, -1) for part in head], axis=1)
     head_BH9 = np.pad(head, ((0, 0), (0, -head.shape[1] % 9)))
@@ -159,14 +157,14 @@ def encode_bags(
 
 
 def _label_fields(labels):
-    """Bytes of labels and the tabs after them: `(rows, 2)`."""
+    """Return the bytes of labels and the tabs after them: `(rows, 2)`."""
     fields = np.full((len(labels), 2), ord("\t"), np.uint8)
     fields[:, 0] = labels + ord("0")
     return fields
 
 
 def _integer_fields(integers, missing):
-    """Bytes of integers and the tabs after them, NUL where they are shorter."""
+    """Return the bytes of integers and the tabs after them, padded with NUL."""
     # B rows, I integers, W sign, digits and tab of the widest integer
     magnitude_BI = np.abs(integers)
     num_digits = len(str(int(magnitude_BI.max(initial=0))))
@@ -184,5 +182,5 @@ def _integer_fields(integers, missing):
 
 
 def opened(path: str | os.PathLike) -> BinaryIO:
-    """Open a file, gzip or plain by its name, for reading."""
+    """Open a file for reading, as gzip or plain according to its name."""
     return gzip.open(path, "rb") if Path(path).suffix == ".gz" else open(path, "rb")

@@ -1,4 +1,4 @@
-"""Numbering of categorical values, by a vocabulary or by a hash."""
+"""Ids for categorical values, from a vocabulary or by hashing."""
 
 from pipelines.vocabulary.hashing import HashVocabulary, SharedHashVocabulary
 from pipelines.vocabulary.vocabularies import Vocabulary, load

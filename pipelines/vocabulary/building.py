@@ -1,4 +1,4 @@
-"""One pass over labelled rows: values counted and numbered, numbers learned."""
+"""One pass over labelled rows that counts and numbers values and learns numbers."""
 
 import functools
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from pipelines.vocabulary.numbering import number
 
 
 class ValueCounts:
-    """Counts of the values of all tables, and what is learned beside them.
+    """Counts of the values of all tables, and the numbers that transforms learn.
 
     Args:
         schema: The columns.
-        memory_bytes: Most that the counts may take in memory.
-        folder: Folder for what does not fit; `None` makes one when it is needed.
+        memory_bytes: Maximum memory for the counts, in bytes.
+        folder: Folder for counts that do not fit; `None`: make one when needed.
         others: Names of further counters, which share the memory.
 
     Attributes:
-        counters: The `Counters`, of the tables first.
+        counters: The `Counters`; those of the tables come first.
         others: The further counters.
     """
 
@@ -59,11 +59,11 @@ class ValueCounts:
         )
 
     def count(self, rows: Rows, kept: np.ndarray | None = None) -> Any:
-        """Count a block by itself; may run beside others.
+        """Count one block; several threads may do this at the same time.
 
         Args:
             rows: The rows.
-            kept: bool `(n,)`, to count only some of them.
+            kept: Mask `(n,)` of the rows to count; default: all.
         """
         schema = self._schema
         values = values_of(rows, schema, {}, but=self._quantiles)
@@ -84,7 +84,7 @@ class ValueCounts:
         return counted, dense, bucketed
 
     def add(self, counts: Any) -> None:
-        """Add what `count` gave for a block, in the order of the blocks."""
+        """Add the result of `count` for a block, in the order of the blocks."""
         counted, dense, bucketed = counts
         for position, column in enumerate(counted):
             if column is not None:
@@ -95,12 +95,12 @@ class ValueCounts:
     def count_empty(
         self, rows: Rows, counts: Any, kept: np.ndarray | None = None
     ) -> list[int]:
-        """Return how many values of each feature are missing.
+        """Return the number of missing values of each feature.
 
         Args:
             rows: The rows.
-            counts: What `count` gave for them.
-            kept: As of `count`.
+            counts: The result of `count` for them.
+            kept: Mask `(n,)` of the rows to count; default: all.
         """
         num_empty = []
         for position, column in enumerate(counts[0]):
@@ -115,7 +115,7 @@ class ValueCounts:
 
     @functools.cached_property
     def learned(self) -> dict[str, dict[str, Any]]:
-        """Numbers that were learned; after the last block."""
+        """Learned numbers of each feature, after the last block."""
         learned = self._learning.finish()
         for position in self._quantiles:
             edges = learned[self._schema.sparse[position].name]["edges"]
@@ -125,19 +125,19 @@ class ValueCounts:
         return learned
 
     def hashed(self, table: int) -> HashNumbering | None:
-        """Return the numbering of a table by hashes; `None` if it is by values."""
+        """Return the `HashNumbering` of a table, or `None` if it has a vocabulary."""
         name = list(self._schema.tables)[table]
         buckets = self._schema.option(name, "hash_buckets")
         return None if buckets is None else HashNumbering(buckets, table + 1)
 
     def min_count(self, table: int, default: int) -> int:
-        """Return how often a value of a table must occur to have an id."""
+        """Return how many times a value of a table must occur to get an id."""
         name = list(self._schema.tables)[table]
         return self._schema.option(name, "min_count") or default
 
 
 def build(paths, schema: Schema, min_count, max_size, progress, quarantine) -> Any:
-    """Make a `Vocabulary`; the arguments are those of `Vocabulary.build`."""
+    """Build a `Vocabulary`; the arguments are those of `Vocabulary.build`."""
     from pipelines.vocabulary.vocabularies import Vocabulary
 
     counts = ValueCounts(schema)
@@ -149,8 +149,8 @@ def build(paths, schema: Schema, min_count, max_size, progress, quarantine) -> A
         blocks = _blocks_of_files(paths, schema, counts, quarantine)
     elif quarantine is not None:
         raise UserError(
-            "`quarantine` is for bad rows of files. A bad cell of a data frame is an "
-            "error, since none is left out."
+            "`quarantine` collects bad rows of files only: in a data frame, a bad cell "
+            "is an error. Leave `quarantine` out."
         )
     else:
         blocks = _blocks_of_frames(frames, schema, counts)
@@ -164,7 +164,7 @@ def build(paths, schema: Schema, min_count, max_size, progress, quarantine) -> A
         quarantine.check()
     if not num_good:
         raise UserError(no_rows(paths, schema))
-    learned = counts.learned  # first: it adds the counts of quantiles
+    learned = counts.learned  # must come first: it adds the counts of quantiles
     numberings = [
         counts.hashed(table)
         or number(counter, counts.min_count(table, min_count), max_size)[0]
@@ -188,6 +188,6 @@ def _blocks_of_files(paths, schema, counts, quarantine):
 
 def _blocks_of_frames(frames, schema, counts):
     for position, frame in enumerate(frames):
-        name = NAME if len(frames) == 1 else f"frame {position}, counted from 0"
+        name = NAME if len(frames) == 1 else f"frame {position} (counted from 0)"
         for rows in read_frame(frame, schema, Wanted(), name):
             yield rows, counts.count(rows)

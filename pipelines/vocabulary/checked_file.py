@@ -1,4 +1,4 @@
-"""A text file that knows whether it is whole: a JSON header, lines, a checksum."""
+"""A text file with a JSON header, lines and a checksum of its content."""
 
 import hashlib
 import itertools
@@ -16,12 +16,12 @@ _CHECKSUM = b"# sha256 "
 
 
 def write(path: str | os.PathLike, header: dict[str, Any], lines: Iterable[bytes]):
-    """Write a file beside `path` and then renames it, so it is whole or not there.
+    """Write a file, which appears complete or not at all.
 
     Args:
-        path: The file; one that is there is replaced.
-        header: JSON-safe values, put on the first line.
-        lines: The content, each with its line end.
+        path: The file to write; an existing file is replaced.
+        header: JSON-safe values for the first line.
+        lines: The content, lines with their line ends.
     """
     header = {"format_version": FORMAT_VERSION, **header}
     first = _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n"
@@ -37,11 +37,11 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], memoryview]:
     """Read a file written by `write`.
 
     Returns:
-        The header and the lines after it, as they are.
+        The header and the bytes of the lines after it.
 
     Raises:
-        ValueError: If it is something else, of a newer version, truncated or
-            changed.
+        ValueError: If the file is not such a file, is of a newer version, or was
+            truncated or changed.
     """
     path = os.fspath(path)
     with open(path, "rb") as file:
@@ -52,8 +52,8 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], memoryview]:
     expected = _CHECKSUM + hashlib.sha256(content[:end]).hexdigest().encode() + b"\n"
     if content[end:] != expected:
         raise UserError(
-            f"{path}: the vocabulary file was cut short or changed: its checksum is "
-            "missing or wrong. Copy it again, or build the vocabulary anew."
+            f"{path}: the vocabulary file was truncated or changed: its checksum is "
+            "missing or wrong. Copy the file again, or rebuild the vocabulary."
         )
     start = content.index(b"\n") + 1
     first = content[: start - 1]
@@ -72,21 +72,21 @@ def read(path: str | os.PathLike) -> tuple[dict[str, Any], memoryview]:
 
 
 def load(path: str | os.PathLike, classes) -> Any:
-    """Read a vocabulary file as the one of some classes whose kind it is.
+    """Read a vocabulary file as an object of the class that its kind names.
 
     Args:
         path: The file.
-        classes: Classes with `_kind` and `_from_file(header, lines)`, whose lines are
-            one `memoryview`.
+        classes: Classes to choose from, with `_kind` and `_from_file(header, lines)`,
+            where `lines` is one `memoryview`.
 
     Raises:
-        ValueError: If it is something else, truncated or damaged.
+        ValueError: If the file is of another kind, truncated or damaged.
     """
     header, lines = read(path)
     for cls in classes:
         if header["kind"] == cls._kind:
             return cls._from_file(header, lines)
     raise UserError(
-        f"{os.fspath(path)}: a vocabulary of the kind {header['kind']!r}, not "
-        f"{classes[0]._kind!r}. `vocabulary.load` reads both."
+        f"{os.fspath(path)} is a vocabulary of kind {header['kind']!r}, not "
+        f"{classes[0]._kind!r}. Use `vocabulary.load`, which reads all kinds."
     )

@@ -1,8 +1,9 @@
 """Exact counts of categorical values, in memory that does not grow with their number.
 
-Counts are kept as sorted runs that are merged when they have doubled, so a value is
-moved a logarithmic number of times. What outgrows the memory goes to files, and is
-merged range by range at the end. No sketch, no sampling.
+Counts are stored as sorted runs that are merged when they have doubled, so each value
+moves a logarithmic number of times. Counts that exceed the memory are written to files
+and merged range by range at the end. There are no sketches and no sampling.
+
 
 # K distinct values
 """
@@ -23,17 +24,17 @@ from pipelines.runtime import disk
 _MIN_MERGE = 1 << 15
 _RANGE_VALUES = 1 << 21
 _SAMPLE_STEP = 1 << 12
-_TEXT_OVERHEAD = 48  # bytes of memory that a text takes beside its own
+_TEXT_OVERHEAD = 48  # bytes of memory that a text takes in addition to its length
 
 
 class Counted(NamedTuple):
-    """Distinct values in rising order of their bytes, and how often each was seen.
+    """Distinct values in increasing order of their bytes, and their counts.
 
     Attributes:
-        keys: uint64 `(K,)`: values of up to eight bytes (see `columns.Values`).
-        key_counts: int64 `(K,)`.
-        texts: `pa.LargeBinaryArray` of the longer ones.
-        text_counts: int64, one each.
+        keys: uint64 `(K,)`: values of up to eight bytes (see `Values`).
+        key_counts: int64 `(K,)`, counts of the keys.
+        texts: `pa.LargeBinaryArray` of the longer values.
+        text_counts: int64, counts of the texts.
     """
 
     keys: np.ndarray
@@ -47,11 +48,11 @@ _NO_TEXTS = pa.array([], pa.large_binary()), np.zeros(0, np.int64)
 
 
 class Counter:
-    """Counts of one feature.
+    """The counts of one feature.
 
     Args:
-        folder: Folder for what does not stay in memory.
-        name: Start of the names of its files.
+        folder: Folder for counts that do not fit in memory.
+        name: Prefix of the names of its files.
     """
 
     def __init__(self, folder, name: str):
@@ -64,8 +65,8 @@ class Counter:
         """Add counts of distinct values; the empty value is not counted.
 
         Args:
-            values: Distinct values: `keys` and `texts` are used.
-            counts: int64, of the keys and then of the texts.
+            values: Distinct values; their `keys` and `texts` are used.
+            counts: int64, counts of the keys and then of the texts.
         """
         num_keys = len(values.keys)
         seen = counts[:num_keys] != 0
@@ -86,7 +87,7 @@ class Counter:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the counts take, about."""
+        """Approximate memory of the counts, in bytes."""
         keys = len(self._keys[0]) + self._num_pending_keys
         texts = [self._texts[0], *(texts for texts, _ in self._pending_texts)]
         size = sum(t.nbytes + len(t) * _TEXT_OVERHEAD for t in texts)
@@ -106,7 +107,7 @@ class Counter:
             self._texts = _NO_TEXTS
 
     def forget(self) -> None:
-        """Drop all counts, and the files with them."""
+        """Drop all counts and remove their files."""
         self._keys, self._texts = _NO_KEYS, _NO_TEXTS
         self._pending_keys, self._num_pending_keys = [], 0
         self._pending_texts, self._num_pending_texts = [], 0
@@ -115,7 +116,7 @@ class Counter:
         self._key_runs, self._text_runs = [], []
 
     def ranges(self) -> Iterator[Counted]:
-        """Yield all counts, some values at a time, in rising order over all ranges."""
+        """Yield all counts in increasing order of values, some values at a time."""
         self._merge_keys()
         self._merge_texts()
         keys = [*self._key_runs, _KeyRun(*self._keys)]
@@ -141,12 +142,12 @@ class Counter:
 
 
 class Counters:
-    """Counts of several features within a common limit of memory.
+    """The counts of several features, with a common memory limit.
 
     Args:
         names: Names of the features.
-        memory_bytes: Most that the counts may take in memory.
-        folder: Folder for what does not fit; `None` makes one when it is needed.
+        memory_bytes: Maximum memory for the counts, in bytes.
+        folder: Folder for counts that do not fit; `None`: make one when needed.
     """
 
     def __init__(self, names, memory_bytes: int = 512 << 20, folder=None):
@@ -159,7 +160,7 @@ class Counters:
         self.of = [Counter(folder, name) for name in names]
 
     def limit_memory(self) -> None:
-        """Move the largest counts to files, where all of them take too much."""
+        """Move the largest counts to files if all counts exceed the limit."""
         sizes = [counter.num_bytes for counter in self.of]
         if sum(sizes) <= self._memory_bytes:
             return
@@ -172,7 +173,7 @@ class Counters:
 
 
 def _sum_keys(parts):
-    """Merge parts of (keys, counts) to rising keys, each once."""
+    """Merge parts of (keys, counts) into increasing distinct keys and their counts."""
     parts = [part for part in parts if len(part[0])]
     if not parts:
         return _NO_KEYS
@@ -198,7 +199,7 @@ def _sum_texts(parts):
 
 
 class _KeyRun:
-    """Rising keys and their counts, in memory or in a file."""
+    """Increasing keys and their counts, in memory or in a file."""
 
     def __init__(self, keys, counts, path=None):
         self._keys, self._counts, self._path = keys, counts, path
@@ -235,7 +236,7 @@ class _KeyRun:
 
 
 class _TextRun:
-    """Rising texts and their counts, in memory or in a file."""
+    """Increasing texts and their counts, in memory or in a file."""
 
     def __init__(self, texts, counts, path=None):
         self._texts, self._counts, self._path = texts, counts, path
@@ -263,7 +264,7 @@ class _TextRun:
             return [0, *(_bisect(texts, cut) for cut in cuts), self.size]
         found = []
         for cut in cuts:
-            # The block before the first sample that is not below the cut.
+            # The block before the first sample that is at or above the cut.
             block = max(_bisect(texts, cut) - 1, 0)
             inside = self._block(block)["text"].combine_chunks()
             found.append(block * _SAMPLE_STEP + _bisect(inside, cut))
@@ -286,7 +287,7 @@ class _TextRun:
 
 
 def _bisect(texts, text):
-    """Number of the rising texts that are below `text`."""
+    """Return the number of increasing texts that are below `text`."""
     low, high = 0, len(texts)
     while low < high:
         middle = (low + high) // 2
@@ -298,10 +299,10 @@ def _bisect(texts, text):
 
 
 def _choose_cuts(key_runs, text_runs):
-    """Values that divide all runs into ranges of a bounded number of values.
+    """Return values that divide all runs into ranges of bounded size.
 
-    Every run gives each 4,096th of its values. Between neighbours of all of these
-    lie less than 4,096 values of each run.
+    Every run contributes each 4,096th of its values, so that fewer than 4,096 values of
+    each run lie between two neighbors among them.
     """
     total = sum(run.size for run in itertools.chain(key_runs, text_runs))
     if total <= _RANGE_VALUES:

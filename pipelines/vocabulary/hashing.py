@@ -1,4 +1,4 @@
-"""Ids by hashing: no pass over the data."""
+"""Ids by hashing, without a pass over the data."""
 
 import dataclasses
 import functools
@@ -15,18 +15,18 @@ from pipelines.schema import Schema
 from pipelines.vocabulary import checked_file, schema_part
 from pipelines.vocabulary.siphash import hash_values
 
-# Key words of the hash: the number of the table (1 for the first), then "dlrm" in
+# The key of the hash has two words: the number of the table (from 1), then "dlrm" in
 # ASCII.
 HASH_KEY = 0x646C726D
 
 
 @dataclasses.dataclass(frozen=True)
 class HashNumbering:
-    """Ids of a table by hashing; see `HashVocabulary`.
+    """The ids of a table by hashing, as in `HashVocabulary`.
 
     Args:
-        num_buckets: Number of ids, 0 included.
-        key: First word of the hash's key.
+        num_buckets: Number of ids, including 0.
+        key: First word of the key of the hash.
     """
 
     num_buckets: int
@@ -37,11 +37,11 @@ class HashNumbering:
         return self.num_buckets - 1
 
     def load(self) -> "HashNumbering":
-        """Itself; see `StoredNumbering`."""
+        """Return itself, as it is already in memory."""
         return self
 
     def find(self, values: Values) -> np.ndarray:
-        """Ids of distinct values: int32, of `values.keys` and then `values.texts`."""
+        """Return int32 ids of distinct values, of `values.keys` and `values.texts`."""
         hashes = hash_values(values, (self.key, HASH_KEY))
         ids = 1 + (hashes % np.uint64(self.num_buckets - 1)).astype(np.int64)
         if len(values.keys) and values.keys[0] == 0:
@@ -49,33 +49,33 @@ class HashNumbering:
         return ids.astype(np.int32)
 
     def values(self) -> list[bytes]:
-        """No values: any can come."""
+        """Return an empty list: hashing accepts any value and stores none."""
         return []
 
     @property
     def counts(self) -> np.ndarray:
-        """No counts."""
+        """An empty array: hashing stores no counts."""
         return np.zeros(0, np.int64)
 
 
 class HashVocabulary:
-    """Ids by hashing: no pass over the data, but values may share an id.
+    """Ids by hashing, without a pass over the data; several values may share an id.
 
-    The id of a value of the table number k (1 for C1, the first) is
-    `1 + h % (size - 1)`, where h is the SipHash-2-4 of the value's bytes, an unsigned
-    64-bit number, under the 128-bit key made of the two little-endian 64-bit words k
-    and 0x646C726D. Id 0 stands for a missing value.
+    The id of a value of table number k (1 for the first, C1) is `1 + h % (size - 1)`,
+    where h is the SipHash-2-4 of the value's bytes, an unsigned 64-bit number, with the
+    128-bit key made of the two little-endian 64-bit words k and 0x646C726D. Id 0 stands
+    for a missing value.
 
     Args:
-        num_buckets: Number of ids of each table, 0 included: one number for all
-            or one for each, at least 2. One number gives way to the `hash_buckets` of
-            the schema.
-        schema: The columns; `None`: `Schema.criteo()`. Its transforms and buckets must
-            not be such as are learned from rows.
+        num_buckets: Number of ids of each table, including 0: one number for all
+            tables or one for each, at least 2. `hash_buckets` in the schema take
+            precedence over a single number.
+        schema: The columns; default: `Schema.criteo()`. It must not have transforms or
+            buckets that are learned from rows.
 
     Raises:
-        ValueError: If there are other than as many numbers as tables, one is too
-            small, or the schema has something to learn.
+        ValueError: If the number of sizes is not that of the tables, a size is too
+            small, or the schema has transforms or buckets to learn.
 
     Example:
 
@@ -95,7 +95,7 @@ class HashVocabulary:
     def __init__(self, num_buckets: int | Sequence[int], schema: Schema | None = None):
         self.schema = Schema.criteo() if schema is None else schema
         tables = list(self.schema.tables)
-        given = num_buckets
+        received = num_buckets
         if hasattr(num_buckets, "__index__"):
             own = [self.schema.option(table, "hash_buckets") for table in tables]
             num_buckets = [num_buckets if size is None else size for size in own]
@@ -104,13 +104,13 @@ class HashVocabulary:
             raise UserError(
                 f"`num_buckets` must be an integer or {len(tables)} integers, each at "
                 "least 2 (id 0 is for missing values). "
-                f"Received: num_buckets={given!r}"
+                f"Received: num_buckets={received!r}"
             )
         if self.schema.is_learned:
             raise UserError(
-                "Hashing makes no pass over the data, in which the schema's means or "
-                "quantiles could be learned. Choose other transforms, or give each "
-                "sparse feature its own hash_buckets in the schema instead."
+                "Hashing makes no pass over the data, so it cannot learn the means or "
+                "quantiles that the schema asks for. Choose other transforms, or set "
+                "`hash_buckets` for each sparse feature in the schema instead."
             )
         self._sizes = sizes
 
@@ -121,12 +121,12 @@ class HashVocabulary:
 
     @property
     def sizes(self) -> list[int]:
-        """Numbers of ids of the tables, 0 included: their vocabulary sizes."""
+        """Vocabulary sizes: the number of ids of each table, including 0."""
         return list(self._sizes)
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of what decides the ids."""
+        """SHA-256, in hex, of everything that determines the ids."""
         return self._digest(f"siphash-2-4 {HASH_KEY:#x} {self._sizes}")
 
     def _digest(self, content: str) -> str:
@@ -134,7 +134,7 @@ class HashVocabulary:
         return hashlib.sha256(features + content.encode()).hexdigest()
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
-        """Make the `tf.Module` that hashes values; it needs no files."""
+        """Return the `tf.Module` that hashes values; it needs no files."""
         from pipelines.vocabulary.lookups import Lookup
 
         return Lookup(self, asset_dir)
@@ -146,11 +146,11 @@ class HashVocabulary:
         return [numberings[table] for table in self.schema.table_of]
 
     def find(self, feature: int, values: Values) -> np.ndarray:
-        """Ids of distinct values of one feature; see `Vocabulary.find`."""
+        """Return the int32 ids of distinct values of one feature."""
         return self.by_feature[feature].find(values)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the numbers of ids to one small file."""
+        """Write the vocabulary sizes to one small file."""
         header = {"kind": self._kind, "sizes": self._sizes}
         header |= schema_part.describe(self.schema, {})
         checked_file.write(path, header, [])
@@ -160,7 +160,7 @@ class HashVocabulary:
         """Read a file written by `save`.
 
         Raises:
-            ValueError: If it is something else, is truncated or damaged.
+            ValueError: If the file is of another kind, truncated or damaged.
         """
         return checked_file.load(path, (cls,))
 
@@ -183,18 +183,18 @@ class HashVocabulary:
 
 
 class SharedHashVocabulary(HashVocabulary):
-    """Ids by hashing, in one table that all features read.
+    """Ids by hashing, in one table that all features share.
 
-    The id of a value is that of `HashVocabulary(num_rows)`: the feature is part of the
-    hash, so that equal values of two features have rows of their own, as far as rows
-    reach. Row 0 is that of empty fields of all features.
+    The id of a value is the same as in `HashVocabulary(num_rows)`. The feature is part
+    of the hash, so equal values of two features have different rows unless they
+    collide. Row 0 stands for empty fields of all features.
 
     Args:
-        num_rows: Rows of the table, row 0 included; at least 2.
-        schema: The columns; `None`: `Schema.criteo()`.
+        num_rows: Number of rows of the table, including row 0; at least 2.
+        schema: The columns; default: `Schema.criteo()`.
 
     Raises:
-        ValueError: If there are too few.
+        ValueError: If `num_rows` is too small.
 
     Example:
 
@@ -205,8 +205,8 @@ class SharedHashVocabulary(HashVocabulary):
     (1000001, 26)
 
     Reference:
-        PaddleRec's Criteo models: `hash(number of the feature + value) % 1000001`, by
-        Python's own hash.
+        PaddleRec's Criteo models: `hash(number of the feature + value) % 1000001`, with
+        Python's built-in hash.
     """
 
     is_shared = True
@@ -215,7 +215,7 @@ class SharedHashVocabulary(HashVocabulary):
     def __init__(self, num_rows: int, schema: Schema | None = None):
         if not hasattr(num_rows, "__index__"):
             raise UserError(
-                "`num_rows` must be an integer, at least 2 (row 0 is for empty "
+                "`num_rows` must be an integer of at least 2 (row 0 is for empty "
                 f"fields). Received: num_rows={num_rows!r}"
             )
         schema = Schema.criteo() if schema is None else schema
@@ -230,7 +230,7 @@ class SharedHashVocabulary(HashVocabulary):
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of what decides the ids and the table."""
+        """SHA-256, in hex, of everything that determines the ids and the table."""
         return self._digest(f"siphash-2-4 {HASH_KEY:#x} shared {self._sizes[0]}")
 
     @classmethod
@@ -246,6 +246,6 @@ class SharedHashVocabulary(HashVocabulary):
 def hash_vocabulary(
     num_buckets: int, is_shared: bool, schema: Schema | None = None
 ) -> HashVocabulary:
-    """A vocabulary that hashes, with the tables of the schema or one for all."""
+    """Return a vocabulary that hashes, with the schema's tables or a shared table."""
     kind = SharedHashVocabulary if is_shared else HashVocabulary
     return kind(num_buckets, schema)

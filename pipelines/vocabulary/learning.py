@@ -1,7 +1,8 @@
 """Numbers that transforms and buckets learn from the training rows.
 
-Means and deviations come from sums that are merged block by block, quantiles from exact
-counts of the distinct numbers.
+Means and standard deviations are computed from sums that are merged block by block,
+quantiles from exact counts of the distinct numbers.
+
 
 # K distinct numbers
 """
@@ -23,22 +24,22 @@ _NO_TEXTS = pa.array([], pa.large_binary())
 
 
 class Moments:
-    """Mean and deviation of numbers that come block by block.
+    """The mean and standard deviation of numbers that arrive in blocks.
 
     Attributes:
-        count: How many there were.
-        mean: Their mean.
+        count: Number of numbers so far.
+        mean: Mean of the numbers so far.
     """
 
     def __init__(self) -> None:
         self.count, self.mean, self._squares = 0, 0.0, 0.0
 
     def add(self, numbers: np.ndarray) -> None:
-        """Add float64 numbers; NaN is a missing one.
+        """Add float64 numbers; NaN stands for a missing number.
 
         Reference:
             Chan, Golub and LeVeque 1983, Algorithms for computing the sample
-            variance: sums of two sets, merged.
+            variance: merging the sums of two sets.
         """
         numbers = numbers[~np.isnan(numbers)]
         if not len(numbers):
@@ -51,7 +52,7 @@ class Moments:
         self.count = count
 
     def describe(self) -> dict[str, float]:
-        """Return mean and deviation; 0 and 1 of no numbers."""
+        """Return mean and standard deviation; 0 and 1 if there are no numbers."""
         if not self.count:
             return {"mean": 0.0, "deviation": 1.0}
         deviation = math.sqrt(max(self._squares, 0.0) / self.count)
@@ -59,10 +60,10 @@ class Moments:
 
 
 def count_numbers(numbers: np.ndarray) -> tuple[Values, np.ndarray]:
-    """Return distinct numbers as keys that rise with them, and their counts.
+    """Return distinct numbers as keys of the same order, and their counts.
 
     Args:
-        numbers: float64; NaN is a missing one and is not counted.
+        numbers: float64; NaN stands for a missing number and is not counted.
     """
     present = numbers[~np.isnan(numbers)] + 0.0  # no -0
     counted = pa.array(present).value_counts()
@@ -79,20 +80,20 @@ def numbers_of_keys(keys: np.ndarray) -> np.ndarray:
 
 
 def counted_numbers(counter: Counter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield rising distinct numbers and their counts, some at a time."""
+    """Yield increasing distinct numbers and their counts, some at a time."""
     for counted in counter.ranges():
         yield numbers_of_keys(counted.keys), counted.key_counts
 
 
 def quantiles(counter: Counter, shares: Sequence[float]) -> list[float]:
-    """Return the smallest number that at least a share of all does not exceed.
+    """Return quantiles: the smallest numbers that given shares of all do not exceed.
 
     Args:
         counter: Counts of numbers.
-        shares: Rising shares, from 0 to 1.
+        shares: Increasing shares, from 0 to 1.
 
     Returns:
-        One number for each share; nothing where there are no numbers.
+        One number for each share; an empty list if there are no numbers.
     """
     total = sum(int(counts.sum()) for _, counts in counted_numbers(counter))
     if not total:
@@ -110,11 +111,11 @@ def quantiles(counter: Counter, shares: Sequence[float]) -> list[float]:
 
 
 class Learning:
-    """Learn the numbers of a schema, block by block.
+    """Learn the numbers that a schema needs, block by block.
 
     Args:
         schema: The schema.
-        counters: A `Counter` for each feature with quantiles, by its position.
+        counters: A `Counter` for each feature with quantiles, by position.
     """
 
     def __init__(self, schema: Schema, counters: dict[int, Counter]):
@@ -129,8 +130,8 @@ class Learning:
         """Add a block.
 
         Args:
-            numbers: Of each dense feature that is learned, its numbers.
-            bucketed: Of each feature with quantiles, its `count_numbers`.
+            numbers: The numbers of each dense feature that learns from them.
+            bucketed: The result of `count_numbers` for each feature with quantiles.
         """
         for position, moments in self._moments.items():
             moments.add(numbers[position])
@@ -138,7 +139,7 @@ class Learning:
             counter.add(*bucketed[position])
 
     def finish(self) -> dict[str, dict[str, Any]]:
-        """Return what was learned, by the name of the feature."""
+        """Return the learned numbers by name of the feature."""
         learned: dict[str, dict[str, Any]] = {
             self._schema.dense[position].name: moments.describe()
             for position, moments in self._moments.items()
@@ -151,7 +152,7 @@ class Learning:
         return learned
 
     def bucket_counts(self, position: int, edges: Sequence[float]):
-        """Yield the buckets of a feature's numbers as `Values`, and their counts."""
+        """Yield the buckets of a feature's numbers as `Values`, with their counts."""
         feature = self._schema.sparse[position]
         for numbers, counts in counted_numbers(self._counters[position]):
             texts = bucket_texts(feature, numbers, edges)

@@ -1,4 +1,5 @@
-"""From categorical values to ids, in TensorFlow operations.
+"""Look up the ids of categorical values with TensorFlow operations.
+
 
 # N values of one feature, F features
 """
@@ -15,18 +16,18 @@ from pipelines.vocabulary.hashing import HASH_KEY, HashNumbering
 
 
 class Lookup(tf.Module):
-    """Ids of the values of all features of a schema.
+    """Look up the ids of values of all features of a schema.
 
-    Features that share a table share its values. Hash tables are made when they are
-    first used, or by `build`: millions of values take seconds, and who asks for the
-    sizes alone needs none.
+    Features that share a table share its values. Hash tables are made at first use or
+    by `build`: with millions of values this takes seconds, and the sizes alone do not
+    need them.
 
     Args:
         vocabulary: A vocabulary of any kind.
-        asset_dir: Folder to write the values to, one text file a table, for the hash
-            tables to be made from. `tf.saved_model.save` then copies the files;
-            hash tables from memory it would store as constants of the graph, which
-            may not grow beyond 2 GB. `None`: from memory.
+        asset_dir: Folder for one text file of values per table, from which the hash
+            tables are made. `tf.saved_model.save` then copies the files. Hash tables
+            made from memory would be stored as constants of the graph, which is limited
+            to 2 GB. Default: make them from memory.
     """
 
     def __init__(self, vocabulary: Any, asset_dir: str | None = None):
@@ -35,7 +36,7 @@ class Lookup(tf.Module):
         self._vocabulary, self._asset_dir = vocabulary, asset_dir
         self._tables = None
         self._names = list(schema.tables)
-        # A source is a hash, or the position of a table of values.
+        # A source is a hash or the position of a table of values.
         sources = [
             numbering if isinstance(numbering, HashNumbering) else table
             for numbering, table in zip(
@@ -47,11 +48,11 @@ class Lookup(tf.Module):
         self._values_of = [s for s in self._sources if not isinstance(s, HashNumbering)]
 
     def build(self) -> "Lookup":
-        """Make the hash tables, unless they are made, and return itself."""
+        """Make the hash tables if they do not exist yet, and return itself."""
         if self._tables is None:
-            with tf.init_scope():  # not in the graph of whoever asks first
+            with tf.init_scope():  # not in the graph of the first caller
                 tables = [self._make_table(table) for table in self._values_of]
-            # An attribute, so that a SavedModel finds the tables.
+            # As an attribute, so that a SavedModel finds the tables.
             self._tables = tables
         return self
 
@@ -70,10 +71,10 @@ class Lookup(tf.Module):
     def find_columns(
         self, columns: Sequence[tf.Tensor], features: Sequence[int] | None = None
     ) -> tf.Tensor:
-        """Look up one value of each feature: F strings `(N,)` -> int64 `(N, F)`.
+        """Look up one value of each feature; return int64 ids `(N, F)`.
 
         Args:
-            columns: A string tensor for each feature.
+            columns: A string tensor `(N,)` for each feature.
             features: Positions of these features; default: all, in order.
         """
         sources = self._take(features)
@@ -82,7 +83,7 @@ class Lookup(tf.Module):
         ):
             ids = [self._find(*pair) for pair in zip(sources, columns, strict=True)]
             return tf.stack(ids, axis=1)
-        # One `where` for all features rather than one for each.
+        # One `where` for all features instead of one for each.
         buckets = [
             _hash(self._sources[source], values)
             for source, values in zip(sources, columns, strict=True)
@@ -166,9 +167,10 @@ def _hash(source, values):
 
 
 def _free_key(values: list[bytes]) -> bytes:
-    """Return the key at id 0: no value, and not the empty line no file may have.
+    """Return a key for id 0 that is neither a value nor an empty line.
 
-    An unknown value that equals it has id 0 as well.
+    Files must not have empty lines. An unknown value that equals the key also gets id
+    0.
     """
     key = b","
     while key in values:

@@ -1,4 +1,5 @@
-"""Distinct values of a feature -> ids, and back, in sorted arrays.
+"""Map distinct values of a feature to ids and back, in sorted arrays.
+
 
 # K values of up to eight bytes, T longer ones, N = K + T
 """
@@ -17,17 +18,17 @@ from pipelines.vocabulary.siphash import hash_texts
 
 _CHUNK = 1 << 20
 _NO_TEXTS = pa.array([], pa.large_binary())
-_TEXT_KEY = (0, 0)  # any: the hash only finds texts, which are then compared
+_TEXT_KEY = (0, 0)  # arbitrary: texts with equal hashes are compared
 
 
 class Tally(NamedTuple):
-    """The counts of a feature's values, without the empty one.
+    """The counts of a feature's values, without the empty value.
 
     Attributes:
-        num_distinct: Distinct values.
-        num_values: Values in all.
-        num_kept: Distinct values that have an id.
-        num_values_kept: Values in all that have an id.
+        num_distinct: Number of distinct values.
+        num_values: Total number of values.
+        num_kept: Number of distinct values with an id.
+        num_values_kept: Total number of values with an id.
         top: `(value, count)` of the most frequent values.
     """
 
@@ -39,14 +40,14 @@ class Tally(NamedTuple):
 
 
 class Numbering:
-    """The ids of a feature's values: from 1 in some order; 0 for all others.
+    """The ids of a feature's values: from 1 in some order, 0 for all other values.
 
     Args:
-        keys: uint64 `(K,)`, rising: the values of up to eight bytes.
-        key_ids: int32 `(K,)`.
-        texts: The longer values, `pa.LargeBinaryArray` `(T,)`, rising.
-        text_ids: int32 `(T,)`.
-        counts: int64 `(N,)`, how often each value was seen, in the order of ids.
+        keys: The values of up to eight bytes, uint64 `(K,)`, increasing.
+        key_ids: int32 `(K,)`, ids of the keys.
+        texts: The longer values, `pa.LargeBinaryArray` `(T,)`, increasing.
+        text_ids: int32 `(T,)`, ids of the texts.
+        counts: int64 `(N,)`, the count of each value in the order of ids.
     """
 
     def __init__(self, keys, key_ids, texts, text_ids, counts):
@@ -56,7 +57,7 @@ class Numbering:
 
     @classmethod
     def of_values(cls, values: Sequence[bytes], counts: Sequence[int]) -> "Numbering":
-        """Number values in the order in which they come, from 1."""
+        """Number values in the order of the sequence, from 1."""
         if not isinstance(values, pa.Array):
             values = pa.array(values, pa.large_binary())
         found = distinct_of_texts(values)
@@ -71,7 +72,7 @@ class Numbering:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that it takes."""
+        """Memory of the numbering, in bytes."""
         arrays = (self.keys, self.key_ids, self.texts, self.text_ids, self.counts)
         return sum(array.nbytes for array in arrays)
 
@@ -102,7 +103,7 @@ class Numbering:
         places = np.searchsorted(sorted_hashes, hashes)
         ids = np.zeros(len(texts), np.int32)
         left = np.arange(len(texts))
-        while len(left):  # once, but for texts whose hashes agree
+        while len(left):  # once, except for texts with equal hashes
             left = left[places[left] < len(order)]
             left = left[sorted_hashes[places[left]] == hashes[left]]
             candidates = order[places[left]]
@@ -117,7 +118,7 @@ class Numbering:
     def chunks(self) -> Iterator[pa.LargeBinaryArray]:
         """Yield the values in the order of ids, some at a time."""
         size = len(self)
-        # Of each id its place: among the keys, then the texts.
+        # The position of each id among the keys and then the texts.
         places = np.empty(size, np.int64)
         places[self.key_ids - 1] = np.arange(len(self.keys))
         places[self.text_ids - 1] = len(self.keys) + np.arange(len(self.texts))
@@ -135,15 +136,15 @@ class Numbering:
             yield chunk
 
     def values(self) -> list[bytes]:
-        """The values in the order of ids."""
+        """Return the values in the order of ids."""
         return [value for chunk in self.chunks() for value in chunk.to_pylist()]
 
 
 class StoredNumbering:
-    """A numbering in a file, for where all of them do not fit in memory.
+    """A numbering in a file, used if the numberings do not all fit in memory.
 
     Args:
-        path: The file; it is written.
+        path: The file to write.
         numbering: The numbering.
     """
 
@@ -178,7 +179,10 @@ class StoredNumbering:
         )
 
     def find(self, values: Values) -> np.ndarray:
-        """As `Numbering.find`, but slow: all is read again. Better `load` it once."""
+        """Return the ids of distinct values; slow, as it reads the whole file.
+
+        Call `load` once for several lookups.
+        """
         return self.load().find(values)
 
     def values(self) -> list[bytes]:
@@ -194,19 +198,19 @@ class StoredNumbering:
 def number(
     counter: Counter, min_count: int = 1, max_size: int | None = None, num_top: int = 10
 ) -> tuple[Numbering, Tally]:
-    """Number the values by falling count, equal counts in the order of their bytes.
+    """Number values by decreasing count; equal counts in the order of their bytes.
 
     Args:
         counter: The counts.
         min_count: Smallest count of a value that gets an id.
-        max_size: Largest number of ids, including id 0; `None`: no limit.
-        num_top: How many of the most frequent values the tally names.
+        max_size: Maximum number of ids, including id 0; default: no limit.
+        num_top: Number of most frequent values to list in the tally.
 
     Returns:
         The numbering and the tally.
     """
-    # Values come in rising order, so equal counts need no sort: how many values have
-    # each count says where the ids of a count begin.
+    # Values come in increasing order, so equal counts need no sort: the numbers of
+    # values with each count give the first id of each count.
     histogram, num_values = {}, 0
     num_distinct = 0
     for counted in counter.ranges():
@@ -254,7 +258,7 @@ def number(
 
 
 def tally(counter: Counter, num_top: int = 10) -> Tally:
-    """The tally alone, where ids come from elsewhere: as if all values were kept."""
+    """Return only the tally, as if all values had ids."""
     num_distinct = num_values = 0
     top = []
     for counted in counter.ranges():
@@ -270,7 +274,7 @@ def tally(counter: Counter, num_top: int = 10) -> Tally:
 
 
 def _ids_of_range(counted, next_id, limit):
-    """int32 ids of keys and texts of a range; 0 for none. Moves `next_id` on."""
+    """Return int32 ids of the keys and texts of a range, or 0; advance `next_id`."""
     counts = np.concatenate([counted.key_counts, counted.text_counts])
     ids = np.zeros(len(counts), np.int64)
     rising = None
@@ -281,7 +285,7 @@ def _ids_of_range(counted, next_id, limit):
     order = np.argsort(ordered, kind="stable")
     grouped = ordered[order]
     ends = np.flatnonzero(np.diff(grouped, append=grouped[-1:] + 1)) + 1
-    first = 0  # of the values of a count; a feature without values has none
+    first = 0  # first position of a count; a feature may have no values
     for last in ends.tolist():
         count = int(grouped[first])
         if count in next_id:

@@ -1,4 +1,4 @@
-"""The lines of a vocabulary file -> the numbering of a table, many at a time."""
+"""Read the numbering of a table from a vocabulary file, many lines at a time."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,25 +8,25 @@ from pipelines.runtime import UserError
 from pipelines.vocabulary.numbering import Numbering
 
 _CHUNK_BYTES = 32 << 20
-_LINE_BYTES, _LONG_LINE = 32, 1 << 16  # of most lines, and room for a long one
+_LINE_BYTES, _LONG_LINE = 32, 1 << 16  # bytes of most lines, room for a long line
 
 
 def read_numbering(
     lines: memoryview, place: int, table: str, num_values: int
 ) -> tuple[Numbering, int]:
-    """Read the values of a table: lines of its name, a count and the value.
+    """Read the values of a table from lines of table name, count and value.
 
     Args:
         lines: The lines of all tables.
-        place: Where those of this one begin.
-        table: Its name.
-        num_values: How many values it has.
+        place: Position of the first line of this table.
+        table: Name of the table.
+        num_values: Number of values of the table.
 
     Returns:
-        The numbering, and where the next table begins.
+        The numbering, and the position of the next table.
 
     Raises:
-        ValueError: If the lines are of another table.
+        ValueError: If a line belongs to another table.
     """
     values, counts, left = [], [], num_values
     size = min(_CHUNK_BYTES, _LONG_LINE + _LINE_BYTES * num_values)
@@ -47,9 +47,7 @@ def read_numbering(
         count_ends = tabs[np.minimum(first + 1, len(tabs) - 1)]
         of_table = is_one_of(text, starts, name_ends - starts, [table.encode()])
         if not (of_table & (count_ends > name_ends) & (count_ends < ends)).all():
-            raise UserError(
-                f"There are values of another table among those of {table}."
-            )
+            raise UserError(f"The values of {table} contain values of another table.")
         numbers, _ = read_integers(text, name_ends + 1, count_ends - name_ends - 1)
         counts.append(numbers.astype(np.int64))
         values.append(take_binary(text, count_ends + 1, ends - count_ends - 1))

@@ -1,4 +1,4 @@
-"""Ids that records were written with, for runs on records without a vocabulary."""
+"""The ids in records, for runs on records without a vocabulary."""
 
 import functools
 import hashlib
@@ -13,15 +13,15 @@ from pipelines.vocabulary import checked_file
 
 
 class RecordIds:
-    """The features of records that `records.Writer` or `generate` made.
+    """The features of records that `records.Writer` or `tf-dlrm generate` wrote.
 
-    There are numbers of ids and no values: a model of such records is evaluated on
-    records, and served by `serving_default` and `serving_ragged`, which take ids.
+    There are vocabulary sizes but no values: a model of such records is evaluated on
+    records and served by `serving_default` and `serving_ragged`, which take ids.
 
     Args:
         dense: Names of the dense features.
         sparse: Names of the sparse features.
-        sizes: Number of ids of each of them.
+        sizes: Number of ids of each sparse feature.
         soft_labels: Whether labels are probabilities.
     """
 
@@ -46,16 +46,16 @@ class RecordIds:
 
     @property
     def sizes(self) -> list[int]:
-        """Numbers of ids of the tables."""
+        """Vocabulary sizes: the number of ids of each table."""
         return list(self._content[2])
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of the features and their numbers of ids."""
+        """SHA-256, in hex, of the features and their vocabulary sizes."""
         return hashlib.sha256(json.dumps(["ids", *self._content]).encode()).hexdigest()
 
     def refuse(self) -> NoReturn:
-        """Raise: there are no values.
+        """Raise the error that there are no values.
 
         Raises:
             ValueError: Always.
@@ -63,12 +63,12 @@ class RecordIds:
         raise UserError(_NO_VALUES)
 
     def find(self, feature: int, values: Any) -> NoReturn:
-        """Raise: there are no values."""
+        """Raise the error that there are no values."""
         del feature, values
         self.refuse()
 
     def make_lookup(self, asset_dir: str | None = None) -> None:
-        """Return `None`: there is nothing to look up."""
+        """Return `None`: there are no values to look up."""
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the features to one small file."""
@@ -87,6 +87,6 @@ class RecordIds:
 
 
 _NO_VALUES = (
-    "The model was trained on records with ids of their own, without a vocabulary: it "
-    "cannot read lines. Evaluate it on records, or send ids to `serving_default`."
+    "The model was trained on records without a vocabulary, so it cannot read lines of "
+    "values. Evaluate it on records, or send ids to `serving_default`."
 )

@@ -1,4 +1,4 @@
-"""The part of a vocabulary that is its schema: in its file, and in its digest."""
+"""The schema of a vocabulary, in its file and in its digest."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Learned = Mapping[str, Mapping[str, Any]]
 
 
 def describe(schema: Schema, learned: Learned) -> dict[str, Any]:
-    """Return what a vocabulary file says of its schema; nothing of Criteo's."""
+    """Return the schema part of a vocabulary file; empty for Criteo's schema."""
     if schema == Schema.criteo():
         return {}
     content: dict[str, Any] = {"schema": json.loads(schema.to_json())}
@@ -19,7 +19,7 @@ def describe(schema: Schema, learned: Learned) -> dict[str, Any]:
 
 
 def take(header: dict[str, Any]) -> tuple[Schema, dict[str, Any]]:
-    """Take schema and learned numbers out of the header of a vocabulary file."""
+    """Remove schema and learned numbers from a file header, and return both."""
     learned = header.pop("learned", {})
     if "schema" not in header:
         return Schema.criteo(), learned
@@ -27,7 +27,7 @@ def take(header: dict[str, Any]) -> tuple[Schema, dict[str, Any]]:
 
 
 def features_digest(schema: Schema, learned: Learned) -> bytes:
-    """Return bytes that tell features with other ids or numbers apart."""
+    """Return bytes that differ for features with different ids or learned numbers."""
     criteo = Schema.criteo()
     if (schema.dense, schema.sparse) == (criteo.dense, criteo.sparse):
         return b""
@@ -36,17 +36,17 @@ def features_digest(schema: Schema, learned: Learned) -> bytes:
 
 
 def schema_of(schema: Schema | None, vocabulary) -> Schema:
-    """Return the columns of files: those of the vocabulary, if there is one.
+    """Return the schema of files: that of the vocabulary, if there is one.
 
     Raises:
-        ValueError: If the schema is another one than the vocabulary's.
+        ValueError: If the schema differs from that of the vocabulary.
     """
     if vocabulary is None:
         return Schema.criteo() if schema is None else schema
     own = vocabulary.schema
     if schema is not None and (schema.dense, schema.sparse) != (own.dense, own.sparse):
         raise UserError(
-            "`schema` has other features than the vocabulary was made for: leave "
-            "`schema` or `vocabulary` out, or build the vocabulary again."
+            "`schema` has other features than the vocabulary was built for: leave "
+            "`schema` or `vocabulary` out, or rebuild the vocabulary."
         )
     return own if schema is None else schema

@@ -1,4 +1,4 @@
-"""Numbering of categorical values, by a vocabulary, by hashes, or by some of each.
+"""Ids for categorical values from a vocabulary, by hashing, or a mix of both.
 
 All kinds have `schema`, `learned`, `sizes`, `digest`, `save`, `load` and `make_lookup`,
 which is all that the parser uses.
@@ -30,26 +30,26 @@ from pipelines.vocabulary.record_ids import RecordIds
 
 
 class Vocabulary:
-    """The values of each table that have an id of their own.
+    """The values of each table that have their own id.
 
-    Id 0 stands for a missing value and for all values that are not here; then come
-    the values by falling count, equal counts in the order of their bytes. Features
-    that share a table share its values. A table with `hash_buckets` has no values: its
-    ids are hashes, as those of `HashVocabulary`.
+    Id 0 stands for a missing value and for all values that are not in the vocabulary.
+    The values follow by decreasing count, equal counts in the order of their bytes.
+    Features that share a table share its values. A table with `hash_buckets` has no
+    values: its ids are hashes, as in `HashVocabulary`.
 
     Args:
-        values: For each table, its values in the order of their ids, from id 1.
-        counts: For each table, how often each value was seen. `None`: unknown.
-        min_count: Number of times a value had to be seen.
-        max_size: Largest allowed number of ids of a table, 0 included.
+        values: The values of each table in the order of ids, from id 1.
+        counts: The counts of these values for each table; `None`: unknown.
+        min_count: Number of times that a value must occur to get an id.
+        max_size: Maximum number of ids of a table, including 0; `None`: no limit.
         num_rows: Number of rows counted.
-        num_bad_rows: Number of bad rows met, which were not counted.
-        schema: The columns; `None`: `Schema.criteo()`.
-        learned: Of each feature what its transform or buckets learned.
+        num_bad_rows: Number of bad rows, which were not counted.
+        schema: The columns; default: `Schema.criteo()`.
+        learned: The numbers that the transform or buckets of each feature learned.
 
     Raises:
-        ValueError: If there are not as many as tables, or a value is repeated, empty or
-            cannot be in a field (a line end, a separator).
+        ValueError: If there are not values for each table, or if a value is repeated,
+            empty or cannot be in a field (it contains a line end or a separator).
 
     Example:
 
@@ -60,7 +60,7 @@ class Vocabulary:
     ([3, 1], [b'0c1e8f72', b'93ab5d10'])
     """
 
-    is_shared = False  # a table of its own is how the schema has it
+    is_shared = False  # tables are those of the schema
     _kind = "values"
 
     def __init__(
@@ -81,8 +81,9 @@ class Vocabulary:
         lengths = [len(column) for column in values]
         if len(lengths) != len(schema.tables) or lengths != list(map(len, counts)):
             raise UserError(
-                f"A Vocabulary has values of {len(schema.tables)} tables, and as many "
-                f"counts. Received: {len(lengths)} tables of values"
+                f"`values` must have one list for each of the {len(schema.tables)} "
+                "tables, and `counts` one count for each value. Received: values for "
+                f"{len(lengths)} tables"
             )
         numberings: list[Any] = []
         for number, table in enumerate(schema.tables):
@@ -104,7 +105,7 @@ class Vocabulary:
 
     @classmethod
     def of_numberings(cls, numberings: Sequence[Any], **options: Any) -> "Vocabulary":
-        """Make a vocabulary of a numbering for each table; options as of the class."""
+        """Make a vocabulary from a numbering for each table and the class's options."""
         vocabulary = cls.__new__(cls)
         defaults = {"min_count": 1, "max_size": None, "num_rows": 0, "num_bad_rows": 0}
         defaults |= {"schema": None, "learned": None}
@@ -134,33 +135,33 @@ class Vocabulary:
     ) -> "Vocabulary":
         """Count the values in labelled files or data frames, in one pass.
 
-        Memory grows with the number of values that get an id (about 20 bytes each),
-        not with the numbers of rows and distinct values: counts that outgrow half a
-        gigabyte go to temporary files. Bad rows are not counted; they go to the
-        quarantine.
+        Memory grows with the number of values that get an id (about 20 bytes each), not
+        with the number of rows or distinct values: counts that exceed half a gigabyte
+        are written to temporary files. Bad rows are not counted; the quarantine
+        collects them.
 
         Args:
-            paths: A path, a glob, or a sequence of them; text, plain or compressed,
-                or Parquet. Or a pandas or polars `DataFrame` of raw columns, or a list
-                of them, which counts as the Parquet files written from them.
-            min_count: Number of times a value must be seen to have an id, where the
-                schema does not say it.
-            max_size: Largest number of ids of a table, 0 included; the rarest
-                values have none. `None`: no limit.
-            progress: Called with the number of lines read so far, every few
-                megabytes.
-            quarantine: Where bad rows go. `None`: `Quarantine()`, which fails at
-                more than one in 10,000. Files only: a bad cell of a frame is an
+            paths: A path, a glob, or a sequence of them; text, plain or compressed, or
+                Parquet. Or a pandas or polars `DataFrame` of raw columns, or a list of
+                them, which are treated like Parquet files with the same columns.
+            min_count: Number of times that a value must occur to get an id; a value in
+                the schema takes precedence.
+            max_size: Maximum number of ids of a table, including 0; the rarest values
+                get none. Default: no limit.
+            progress: Function that is called with the number of lines read so far,
+                every few megabytes.
+            quarantine: Collects bad rows of files; default: `Quarantine()`, which fails
+                if more than one in 10,000 rows is bad. In a frame, a bad cell is an
                 error.
-            schema: The columns; `None`: `Schema.criteo()`.
+            schema: The columns; default: `Schema.criteo()`.
 
         Returns:
             The `Vocabulary`.
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If an argument is out of range, no row is valid, or a cell of a
-                frame is not valid.
+            ValueError: If an argument is out of range, there are no valid rows, or a
+                cell of a frame is not valid.
             pipelines.quarantine.BadRowsError: If too many rows are bad.
 
         Example:
@@ -198,7 +199,7 @@ class Vocabulary:
         return self.numbering_of(feature).values()
 
     def counts(self, feature: str) -> list[int]:
-        """Return how often each of `values(feature)` was seen."""
+        """Return the count of each value in `values(feature)`."""
         return self.numbering_of(feature).counts.tolist()
 
     def numbering_of(self, feature: str) -> Any:
@@ -217,7 +218,7 @@ class Vocabulary:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256, in hex, of what decides the ids: the values in their order."""
+        """SHA-256, in hex, of the values in order, which determine the ids."""
         digest = hashlib.sha256(b"vocabulary\n")
         digest.update(schema_part.features_digest(self.schema, self.learned))
         for table, numbering in zip(self.schema.tables, self._numberings, strict=True):
@@ -233,29 +234,28 @@ class Vocabulary:
         return digest.hexdigest()
 
     def find(self, feature: int, values: Values) -> np.ndarray:
-        """Ids of distinct values of one feature.
+        """Return the ids of distinct values of one feature.
 
         Args:
             feature: Position of the feature in `schema.sparse`.
-            values: The values; `keys` and `texts` are used.
+            values: The values; their `keys` and `texts` are used.
 
         Returns:
-            int32, of the keys and then of the texts; 0 for unknown ones.
+            int32 ids of the keys and then of the texts; 0 for unknown values.
         """
         return self.by_feature[feature].find(values)
 
     def make_lookup(self, asset_dir: str | None = None) -> Any:
-        """Make the `tf.Module` that looks values up; see `lookups.Lookup`."""
+        """Return the `tf.Module` that looks up values, a `lookups.Lookup`."""
         from pipelines.vocabulary.lookups import Lookup
 
         return Lookup(self, asset_dir)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the vocabulary to one file; a file that is there is replaced.
+        """Write the vocabulary to one file; an existing file is replaced.
 
-        The first line tells what it is, then comes a line for each value in the
-        order of ids (table, tab, count, tab, value: bytes in no encoding), then
-        a checksum.
+        The first line is a header. A line for each value follows in the order of ids
+        (table, tab, count, tab, value; bytes without an encoding), then a checksum.
         """
         header = {
             "kind": self._kind,
@@ -273,7 +273,7 @@ class Vocabulary:
         """Read a file written by `save`.
 
         Raises:
-            ValueError: If it is something else, is truncated or damaged.
+            ValueError: If the file is of another kind, truncated or damaged.
         """
         return checked_file.load(path, (cls,))
 
@@ -292,7 +292,7 @@ class Vocabulary:
             numberings.append(numbering)
         if place != len(lines):
             raise UserError(
-                "A vocabulary file has other numbers of values than it says."
+                "The numbers of values in the vocabulary file differ from its header."
             )
         return cls.of_numberings(numberings, **header, schema=schema, learned=learned)
 
@@ -330,21 +330,21 @@ def load(path: str | os.PathLike) -> Vocabulary | HashVocabulary | RecordIds:
     """Read a vocabulary file of any kind.
 
     Raises:
-        ValueError: If it is something else, is truncated or damaged.
+        ValueError: If the file is of another kind, truncated or damaged.
     """
     kinds = (Vocabulary, HashVocabulary, SharedHashVocabulary, RecordIds)
     return checked_file.load(path, kinds)
 
 
 def check_limits(min_count: int, max_size: int | None) -> None:
-    """Raise where no vocabulary can have such limits."""
+    """Check limits of a vocabulary, and raise an error if they are out of range."""
     if min_count < 1:
         raise UserError(
             f"`min_count` must be at least 1. Received: min_count={min_count!r}"
         )
     if max_size is not None and max_size < 1:
         raise UserError(
-            "`max_size` must be at least 1 (id 0), or None. "
+            "`max_size` must be at least 1 (id 0), or None for no limit. "
             f"Received: max_size={max_size!r}"
         )
 
@@ -362,4 +362,4 @@ def _check_values(schema: Schema, table: str, values: list[bytes]) -> None:
                 f"separator or a delimiter. Received: {value!r}"
             )
     if len(set(values)) != len(values):
-        raise UserError(f"A value of {table} is named twice.")
+        raise UserError(f"The values of {table} must be distinct: one is repeated.")

@@ -123,7 +123,7 @@ def test_damaged_gzip_stops(tmp_path, way, damage):
     else:
         content[len(content) // 2] ^= 4
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="day_0.gz: .*(cut short or is damaged)"):
+    with pytest.raises(ValueError, match="day_0.gz: .*(is truncated or damaged)"):
         way(path, Quarantine(max_bad_share=1), tmp_path / "out")
     assert not (tmp_path / "out" / "manifest.json").exists()
 

@@ -270,7 +270,7 @@ def test_a_disturbed_round_is_marked():
         line("torch", 1, 10.0, other_cores=1.4),
     )
     assert "BUSY" not in runner.describe(quiet)
-    assert "BUSY: others used 1.4 cores" in runner.describe(busy)
+    assert "BUSY: other processes used 1.4 cores" in runner.describe(busy)
     assert 0 < machine.children_seconds() < machine.busy_seconds()
 
 
@@ -354,9 +354,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         (["--workload", "w1"], "w1"),
         (["--rounds", "0"], "--rounds must be positive"),
         (["--out", str(tmp_path / "file")], "is a file; name a folder"),
-        (["--mode", "inference", "--metrics"], "--metrics goes with --mode train"),
-        (["--workload", "scaling", "--peers"], "--peers does not go with"),
-        (["--peer-python", "python9"], "--peer-python goes with --peers"),
+        (["--mode", "inference", "--metrics"], "--metrics needs --mode train"),
+        (["--workload", "scaling", "--peers"], "--peers cannot be combined with"),
+        (["--peer-python", "python9"], "--peer-python has no effect without --peers"),
         (["--peers", "--peer-python", "python9"], "must be a Python interpreter"),
     ):
         capsys.readouterr()

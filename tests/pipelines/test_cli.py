@@ -267,7 +267,7 @@ def test_a_model_of_expanded_rows_expands_what_it_scores(data, tmp_path, capsys)
     options = ["--vocabulary", vocabulary, "--test-share", "0.1"]
     assert cli.main([*map(str, command), *options]) == 0
     assert cli.main(["evaluate", "--model", str(out), "--input", str(plain)]) == 2
-    assert "other bags (multi_hot)" in capsys.readouterr().err
+    assert "other bags (`multi_hot`)" in capsys.readouterr().err
 
 
 def test_training_by_hashing_needs_no_vocabulary(data, tmp_path):
@@ -303,7 +303,9 @@ def test_generate_says_what_is_possible(tmp_path, capsys):
 def test_a_dry_run_prints_and_does_nothing(command, data, trained, tmp_path, capsys):
     words = [w.format(tmp=tmp_path, data=data, run=trained) for w in command]
     assert cli.main([*words, "--dry-run"]) == 0
-    assert "Nothing is done. It would:\n- " in capsys.readouterr().out
+    assert (
+        "Dry run: nothing is written. The command would:\n- " in capsys.readouterr().out
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -327,10 +329,10 @@ def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
         ([*train, "--train", good, "--top-mlp-dims", "8", "2"], "must end in 1"),
         (["evaluate", "--model", tmp_path, "--input", good], "not the folder of a run"),
         (["predict", "--model", tmp_path, "--input", good, "--output", tmp_path / "s"],
-         "holds no SavedModel"),
+         "contains no SavedModel"),
         (["export", "--model", trained, "--output", tmp_path / "m", "--version", "0"],
          "--version must be"),
-        (["train", "--train", good, "--out", trained], "already holds a run"),
+        (["train", "--train", good, "--out", trained], "already contains a run"),
         (["generate", "--output", tmp_path / "a", "--rows", "0"], "--rows must be"),
         ([*train, "--train", good, "--batch-size", "0"], "--batch-size must be"),
         ([*train, "--train", good, "--epochs", "0"], "--epochs must be"),

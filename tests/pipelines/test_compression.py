@@ -83,10 +83,10 @@ REFUSED = {
     "UTF-16BE": (TEXT.encode("utf-16-be"), "is UTF-16BE text"),
     "UTF-32": (TEXT.encode("utf-32"), "is UTF-32LE text"),
     "UTF-16 in gzip": (gzip.compress(TEXT.encode("utf-16")), "is UTF-16LE text"),
-    "cut bzip2": (READ["bzip2"][:-5], "was cut short or is damaged"),
-    "cut xz": (READ["xz"][:-5], "was cut short or is damaged"),
-    "cut lz4": (READ["lz4"][:-5], "was cut short or is damaged"),
-    "cut zip": (READ["zip"][:-30], "was cut short or is damaged"),
+    "cut bzip2": (READ["bzip2"][:-5], "is truncated or damaged"),
+    "cut xz": (READ["xz"][:-5], "is truncated or damaged"),
+    "cut lz4": (READ["lz4"][:-5], "is truncated or damaged"),
+    "cut zip": (READ["zip"][:-30], "is truncated or damaged"),
     "text.bz2": (CONTENT, "named .bz2, but does not hold bzip2 data"),
 }
 
@@ -168,5 +168,5 @@ def test_folders_of_part_files(tmp_path):
     (tmp_path / "mine").mkdir()
     for name in ("train.tsv", "valid.tsv"):
         (tmp_path / "mine" / name).write_text("x")
-    with pytest.raises(ValueError, match="is a directory, and not one of part files"):
+    with pytest.raises(ValueError, match="is a directory, but not one of part files"):
         files.expand_paths(tmp_path / "mine")

@@ -71,7 +71,7 @@ def test_a_warm_start_takes_the_interaction_of_the_previous_run(tmp_path):
     config = start.complete(runs.get(None))
     assert defaults.complete(config, 10**6).interaction == previous.interaction == "cat"
     assert start.complete(DEMO) == DEMO
-    with pytest.raises(ValueError, match="`interaction` was cat, is dot"):
+    with pytest.raises(ValueError, match="`interaction` was cat, now dot"):
         previous_run.find(tmp_path, DEMO, first_step=16)
     assert previous_run.find(None, runs.get(None)).complete(DEMO) == DEMO
 
@@ -130,5 +130,5 @@ def test_a_resumed_run_keeps_what_was_chosen_for_it(tmp_path):
     check_same(folder, runs.get(None), {})
     check_same(folder, stored, {})
     assert defaults.complete(folder.read_config(), 10**6) == stored
-    with pytest.raises(ValueError, match="`batch_size` was 128, is 64"):
+    with pytest.raises(ValueError, match="`batch_size` was 128, now 64"):
         check_same(folder, dataclasses.replace(stored, batch_size=64), {})

@@ -63,7 +63,7 @@ def test_minutes_end_a_run_without_validation(data, tmp_path):
 )
 def test_what_needs_a_validation_is_refused_without(data, tmp_path, option):
     (name,) = option
-    with pytest.raises(ValueError, match=f"`{name}` needs rows to"):
+    with pytest.raises(ValueError, match=f"`{name}` needs validation rows"):
         train(data, tmp_path / "run", valid=False, **option)
     assert not (tmp_path / "run").exists()
 

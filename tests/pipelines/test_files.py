@@ -82,7 +82,7 @@ def test_damaged_file_is_refused(tmp_path, suffix, damage):
     else:
         content[-6] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"lines{suffix}: .*cut short or is damaged"):
+    with pytest.raises(ValueError, match=f"lines{suffix}: .*truncated or damaged"):
         list(files.BlockReader().blocks(str(path)))
 
 

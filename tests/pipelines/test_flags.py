@@ -47,7 +47,7 @@ def test_help_shows_the_common_flags_in_groups(capsys):
     assert shown[:2] == ["train", "valid"] and set(shown) < set(TRAIN.split())
     assert "\ndata\n" in text and "\ntraining\n" in text
     assert len(text.splitlines()) <= 55 and max(map(len, text.splitlines())) <= 80
-    assert "  --batch-size               Rows in a step\n" in text
+    assert "  --batch-size               Rows in a batch\n" in text
     assert "tf-dlrm train --help-all shows all options" in text
     assert help_of(capsys, "train", "-h") == text
 

@@ -103,7 +103,7 @@ def test_a_preparation_goes_on_after_a_full_disk(tmp_path):
     with largest_file(100_000), pytest.raises(disk.WriteError) as error:
         prepare.prepare(log, out)
     assert f"is kept in {out}/unfinished. Raise" in str(error.value)
-    assert str(error.value).endswith("then start it again to go on.")
+    assert str(error.value).endswith("then run it again to resume.")
     prepare.prepare(log, out)
     for path in whole.rglob("*.npy"):
         other = out / path.relative_to(whole)

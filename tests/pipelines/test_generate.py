@@ -94,7 +94,7 @@ def test_what_was_measured_is_told(data, tmp_path, capsys):
     words = ["profile-trace", "--input", data / "*.tsv", "--output"]
     assert run(*words, tmp_path / "new" / "p.json") == 0
     out = capsys.readouterr().out
-    assert "2,000 rows" in out and "a cache of 100 rows a table hits" in out
+    assert "2,000 rows" in out and "hit rate of a cache of 100 rows per table" in out
     assert Profile.load(tmp_path / "new" / "p.json").num_rows == 2000
 
 
@@ -116,9 +116,9 @@ def test_bad_rows_are_set_aside(data, tmp_path, capsys):
         (["generate", "--output", "{tmp}/r/", "--format", "binary"], "{tmp}/r.json"),
         (["generate", "--output", "{tmp}/a", "--source", "random",
           "--vocabulary-sizes", *["9"] * 26],
-         "13 dense and 26 sparse features with 234 ids, random"),
+         "13 dense and 26 sparse features with 234 ids in total (source: random)"),
         (["generate", "--output", "{tmp}/a", "--source", "trace", "--profile",
-          "{data}/profile.json"], "ids, trace"),
+          "{data}/profile.json"], "ids in total (source: trace)"),
         (["profile-trace", "--input", "{data}/log.tsv", "--output", "{tmp}/p.json"],
          "of 26 features"),
     ],
@@ -128,7 +128,7 @@ def test_a_dry_run_prints_and_does_nothing(command, says, data, tmp_path, capsys
     words = [word.format(tmp=tmp_path, data=data) for word in command]
     assert run(*words, "--dry-run") == 0
     out = capsys.readouterr().out
-    assert "Nothing is done. It would:\n- " in out
+    assert "Dry run: nothing is written. The command would:\n- " in out
     assert says.format(tmp=tmp_path) in out
     assert list(tmp_path.iterdir()) == []
 
@@ -151,7 +151,7 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
         ([*generate, *trace, "--distribution", "normal"], "--distribution has no"),
         ([*generate, *trace], "--source trace needs --profile"),
         ([*generate, *trace, "--profile", tmp_path / "no"], "No such file"),
-        ([*generate, *trace, "--profile", data / "log.tsv"], "no profile of tf_dlrm"),
+        ([*generate, *trace, "--profile", data / "log.tsv"], "not a profile of"),
         ([*generate, "--rows-per-shard", 5], "no effect with --format tsv"),
         ([*generate, *random, "--rows", 0], "--rows must be"),
         ([*generate, *random, *binary, "--rows", 0], "--rows must be"),
@@ -159,7 +159,7 @@ def test_mistakes_are_one_line(data, tmp_path, capsys):
         ([*generate, *random, "--num-dense", 2], "13 dense and 26 sparse"),
         ([*generate, "--click-rate", 2], "--click-rate must"),
         ([*generate, "--vocabulary-sizes", 5], "must have 26 entries"),
-        (["generate", *binary, "--output", done], "holds finished records"),
+        (["generate", *binary, "--output", done], "already contains finished records"),
         (["generate", *binary, "--output", tmp_path / "file"], "is a file"),
         (["generate", *binary, "--output", tmp_path / "x"], "is a directory"),
         (["generate", "--output", tmp_path], "is a directory"),

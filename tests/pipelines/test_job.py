@@ -76,7 +76,7 @@ def test_demo_is_the_whole_job(tmp_path, capsys):
     assert 0.68 < result["metrics"]["auc"] < result["best_possible"]["best_auc"]
     evaluation = json.loads((tmp_path / "demo/run/evaluation.json").read_text())
     assert evaluation["auc"] == result["metrics"]["auc"]
-    with pytest.raises(FileExistsError, match="already holds a run"):
+    with pytest.raises(FileExistsError, match="already contains a run"):
         demonstration.run(tmp_path / "demo", num_rows=50_000)
     with pytest.raises(ValueError, match="`num_rows` must be at least 1000"):
         demonstration.run(tmp_path / "other", num_rows=999)

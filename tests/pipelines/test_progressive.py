@@ -163,8 +163,11 @@ def test_cut_in_a_day_and_in_a_validation_it_goes_on(days, whole, tmp_path, caps
     with pytest.raises(CutError):
         train(days, out, [Cut(step=7)])
     for more, message in (
-        (["--no-progressive"], "--progressive was on, is off"),
-        (["--train", *reversed(days)], "--train was day_0.tsv day_1.tsv day_2.tsv, is"),
+        (["--no-progressive"], "--progressive was on, now off"),
+        (
+            ["--train", *reversed(days)],
+            "--train was day_0.tsv day_1.tsv day_2.tsv, now",
+        ),
     ):
         run("train", "--resume", "--out", out, *more, code=2)
         assert message in capsys.readouterr().err
@@ -243,16 +246,16 @@ def test_mistakes_are_named(days, tmp_path, capsys):
     shutil.copy(days[0], tmp_path / "a.tsv")
     run("prepare", "--input", tmp_path / "a.tsv", "--out", tmp_path / "p")
     cases = [
-        (["--train", days[0]], "at least two days"),
+        (["--train", days[0]], "at least two files"),
         (
             ["--train", *days, "--epochs", "2"],
-            "--progressive is one pass over the days",
+            "--progressive makes one pass over the days",
         ),
         (["--train", *days, "--patience", "1"], "--patience compares evaluations"),
         (["--train", *days, "--target-auc", "0.8"], "--target-auc compares"),
         (["--train", *days[:2], "--valid", days[2]], "leave --valid out"),
-        (["--train", tmp_path / "p"], "holds records. Name the files"),
-        (["--train", days[0], tmp_path / "p"], "holds records. Name the files"),
+        (["--train", tmp_path / "p"], "contains records. Name the files"),
+        (["--train", days[0], tmp_path / "p"], "contains records. Name the files"),
     ]
     for options, message in cases:
         for dry in ([], ["--dry-run"]):

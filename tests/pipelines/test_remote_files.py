@@ -112,7 +112,7 @@ def test_a_folder_of_parts(store):
     store.objects["/bucket/out/_SUCCESS"] = b""
     store.objects["/bucket/out/b.csv"] = store.objects["/bucket/other/b.csv"] = b"x"
     assert files.expand_paths("s3://bucket/out") == ["s3://bucket/out/b.csv"]
-    with pytest.raises(ValueError, match="directory, and not one of part files"):
+    with pytest.raises(ValueError, match="directory, but not one of part files"):
         files.expand_paths("s3://bucket/other/")
 
 

@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_the_files(tmp_path, capsys):
     )
     assert content["notes"] == [
         "No run has a profile of its steps: train with the option `profile_steps` "
-        "for one."
+        "to get one."
     ]
     pictures = ["learning_curves.png", "calibration.png", "step_breakdown.png"]
     assert content["pictures"] == pictures
@@ -130,11 +130,11 @@ def test_runs_are_shown_with_what_they_have(tmp_path, capsys):
     printed = capsys.readouterr().out
     for words in (
         "cut is not finished: its logs end at step 8 of 20.",
-        "lost is not finished: its loss became not a number.",
-        "begun is not finished, and its logs hold no step yet.",
+        "lost is not finished: its loss became NaN.",
+        "begun is not finished, and its logs contain no steps yet.",
         "No validation: bare, cut, lost, begun.",
         "Not evaluated (tf-dlrm evaluate --model RUN --input FILE): bare, cut, lost,",
-        "so no curve but by epochs, and no wait for input: whole, bare, begun.",
+        "so only one point per epoch and no wait for input: whole, bare, begun.",
         "the option `profile_steps`",
     ):
         assert words in printed
@@ -300,10 +300,10 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     for words, message in (
-        ([], "name the folder of a run"),
+        ([], "no run to compare: name at least one folder"),
         ([tmp_path / "none"], "There is no folder"),
         ([tmp_path / "empty"], "is not the folder of a run"),
-        ([tmp_path / "runs"], "but holds some: give"),
+        ([tmp_path / "runs"], "but contains runs: name"),
         ([run, tmp_path / "runs" / ".." / "runs" / "one"], "is listed twice"),
         ([damaged], "metrics.json is damaged: no JSON text"),
         ([less], "it has no seconds"),

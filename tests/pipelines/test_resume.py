@@ -75,7 +75,7 @@ def test_it_goes_on_with_the_options_of_the_run(cut, run, capsys):
     assert cli.main(["train", "--resume", "--out", run]) == 0
     printed = capsys.readouterr().out
     assert "step-000000007: epoch 2, batch 2." in printed
-    assert "checkpoints held it up for" in printed
+    assert "checkpoints took" in printed
     whole, metrics = (
         json.loads((path / "metrics.json").read_text())
         for path in (cut / "whole", cut.__class__(run))
@@ -93,7 +93,7 @@ def test_it_goes_on_with_the_options_of_the_run(cut, run, capsys):
     assert steps == expected == ["step", "5", "5", "10", "10"]
     assert not (cut.__class__(run) / "checkpoints").exists()
     assert cli.main(["train", "--resume", "--out", run]) == 0
-    assert "this run is finished" in capsys.readouterr().out
+    assert "this run is already finished" in capsys.readouterr().out
 
 
 def test_a_run_cut_before_its_model_was_whole(cut, tmp_path):
@@ -116,9 +116,9 @@ def test_a_run_cut_before_its_model_was_whole(cut, tmp_path):
 def test_other_options_or_data_are_refused_by_name(cut, run, tmp_path, capsys):
     shutil.copy(cut / "a.tsv", tmp_path / "b.tsv")
     for more, message in (
-        (["--batch-size", "99"], "--batch-size was 100, is 99"),
-        (["--train", str(tmp_path / "b.tsv")], "--train was a.tsv, is b.tsv"),
-        (["--valid", str(tmp_path / "b.tsv")], "--valid was a.tsv, is b.tsv"),
+        (["--batch-size", "99"], "--batch-size was 100, now 99"),
+        (["--train", str(tmp_path / "b.tsv")], "--train was a.tsv, now b.tsv"),
+        (["--valid", str(tmp_path / "b.tsv")], "--valid was a.tsv, now b.tsv"),
     ):
         assert cli.main(["train", "--resume", "--out", run, *more]) == 2
         assert message in capsys.readouterr().err
@@ -133,7 +133,7 @@ def test_another_content_of_the_same_size_is_refused_by_name(
     (tmp_path / "a.tsv").write_bytes(changed)
     more = [f"--{option}", str(tmp_path / "a.tsv")]
     assert cli.main(["train", "--resume", "--out", run, *more]) == 2
-    assert f"changed of a.tsv of --{option}. Bring back" in capsys.readouterr().err
+    assert f"started: a.tsv of --{option}. Restore" in capsys.readouterr().err
 
 
 def test_a_run_of_before_contents_were_noted_goes_on(cut, run, capsys):
@@ -163,7 +163,8 @@ def test_a_run_that_can_go_on_is_not_overwritten(cut, run, capsys):
     data = str(cut / "a.tsv")
     assert cli.main(["train", "--train", data, "--out", run]) == 2
     assert (
-        "holds an interrupted run. Continue it with --resume" in capsys.readouterr().err
+        "contains an interrupted run. Resume it with --resume"
+        in capsys.readouterr().err
     )
 
 

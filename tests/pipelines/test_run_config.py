@@ -17,14 +17,14 @@ SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"cross_layers": 2}, "`cross_layers` goes with interaction='cross'"),
-        ({"cross_rank": 2}, "`cross_rank` goes with interaction='cross'"),
+        ({"cross_layers": 2}, "`cross_layers` requires interaction='cross'"),
+        ({"cross_rank": 2}, "`cross_rank` requires interaction='cross'"),
         ({"interaction": "cross", "cross_rank": 0}, "`cross_rank` must be at least 1"),
-        ({"shared_table": True}, "`shared_table` goes with hash_buckets"),
+        ({"shared_table": True}, "`shared_table` requires hash_buckets"),
         ({"bottom_dropout": 1.0}, "`bottom_dropout` must be at least 0 and below 1"),
         ({"adagrad_epsilon": -1.0}, "`adagrad_epsilon` must be a finite number"),
-        ({"warmup_steps": 3}, "`warmup_steps` goes with learning_rate_decay='square'"),
-        ({"decay_steps": 3}, "`decay_steps` goes with learning_rate_decay='square'"),
+        ({"warmup_steps": 3}, "`warmup_steps` requires learning_rate_decay='square'"),
+        ({"decay_steps": 3}, "`decay_steps` requires learning_rate_decay='square'"),
         (
             {
                 "learning_rate_decay": "square",
@@ -32,15 +32,15 @@ SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5
                 "decay_start_step": 5,
                 "decay_steps": 1,
             },
-            "`decay_start_step` must not lie inside the warm-up",
+            "`decay_start_step` must be at least warmup_steps",
         ),
         (
             {"reduce_after_epochs": (1,), "epochs": 2},
-            "`reduce_after_epochs` goes with learning_rate_decay='epochs'",
+            "`reduce_after_epochs` requires learning_rate_decay='epochs'",
         ),
         (
             {"learning_rate_decay": "epochs", "epochs": 2},
-            "`reduce_after_epochs` must be rising, positive and below epochs",
+            "`reduce_after_epochs` must be one or more increasing epochs below",
         ),
         (
             {
@@ -48,7 +48,7 @@ SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5
                 "epochs": 2,
                 "reduce_after_epochs": (2,),
             },
-            r"below epochs, at least one. Received: reduce_after_epochs=\(2,\)",
+            r"below epochs \(2\). Received: reduce_after_epochs=\(2,\)",
         ),
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
@@ -137,4 +137,4 @@ def test_options_of_the_command(tmp_path, capsys):
     assert cli.main([*command, *changes.split()]) == 0
     assert "hashing into 99 rows of one table" in capsys.readouterr().out
     assert cli.main([*command, *changes.split(), "--no-shared-table"]) == 0
-    assert "hashing into 99 rows a table" in capsys.readouterr().out
+    assert "hashing into 99 rows per table" in capsys.readouterr().out

@@ -239,7 +239,7 @@ def test_commands_take_the_saved_model_or_the_one_that_is_asked_for(
     np.testing.assert_allclose(exported, last, atol=1e-6)
     capsys.readouterr()
     assert cli.main([*command, "--output", f"{output}.2", "--which", "best"]) == 2
-    assert "--which best goes with the folder of a run" in capsys.readouterr().err
+    assert "--which best needs the folder of a run" in capsys.readouterr().err
     (tmp_path / "run" / "model_last.keras").write_text("damaged")
     command = ["evaluate", "--model", run, "--input", rows, "--which", "last"]
     assert cli.main(command) == 2
@@ -250,7 +250,7 @@ def test_commands_take_the_saved_model_or_the_one_that_is_asked_for(
 def test_a_report_says_of_which_model_its_values_are(whole):
     found = make_report([whole[0].path])
     step = whole[1]["best"]["step"]
-    assert any(f"its best model, of step {step}." in note for note in found.notes)
+    assert any(f"its best model, at step {step}." in note for note in found.notes)
     values = found.values[0]
     assert values["validation_auc"] == whole[1]["best"]["auc"]
 
@@ -270,5 +270,5 @@ def test_a_run_of_an_earlier_version_keeps_its_last_model(whole, tmp_path):
 
 
 def test_a_target_goes_with_the_monitored_auc():
-    with pytest.raises(ValueError, match="`target_auc` goes with monitor='auc'"):
+    with pytest.raises(ValueError, match="`target_auc` requires monitor='auc'"):
         dataclasses.replace(CONFIG, target_auc=0.8, monitor="log_loss")

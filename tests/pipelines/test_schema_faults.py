@@ -162,7 +162,7 @@ def test_splits_by_time_that_stay_empty_are_an_error(tmp_path, capsys):
         *("--min-count", "1"),
     ]
     run(*common, "--out", tmp_path / "a", "--valid-share", "0.1", code=2)
-    assert "No row is left for the split 'valid'" in capsys.readouterr().err
+    assert "No rows are left for the split 'valid'" in capsys.readouterr().err
     run(*common, "--out", tmp_path / "b", "--valid-share", "0.15")
     assert "train 600, valid 100" in capsys.readouterr().out
 

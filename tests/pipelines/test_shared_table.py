@@ -59,7 +59,7 @@ def test_a_file_keeps_that_it_is_shared(tmp_path):
     assert loaded.is_shared and loaded == SharedHashVocabulary(101)
     assert loaded != HashVocabulary(101) and loaded != SharedHashVocabulary(102)
     assert loaded.sizes == [101] * 26
-    with pytest.raises(ValueError, match="of the kind 'shared hash'"):
+    with pytest.raises(ValueError, match="of kind 'shared hash'"):
         HashVocabulary.load(tmp_path / "v.tsv")
     with pytest.raises(ValueError, match="`num_rows` must be an integer"):
         SharedHashVocabulary([5] * 26)
@@ -125,9 +125,9 @@ def test_records_train_it(data, tmp_path, capsys):
 
 
 def test_mistakes_are_named(data, tmp_path, capsys):
-    with pytest.raises(ValueError, match="`shared_table` goes with hash_buckets"):
+    with pytest.raises(ValueError, match="`shared_table` requires hash_buckets"):
         dataclasses.replace(CONFIG, hash_buckets=None)
-    with pytest.raises(ValueError, match="`shared_table` goes with hash_buckets"):
+    with pytest.raises(ValueError, match="`shared_table` requires hash_buckets"):
         prepare.Options(shared_table=True)
     HashVocabulary(101).save(tmp_path / "v.tsv")
     with pytest.raises(ValueError, match="has a table for each feature"):

@@ -161,7 +161,10 @@ def test_slices_of_lines_and_gauc(data, tmp_path, capsys):
     assert result["gauc_groups_left_out"] == len(np.unique(users)) - len(areas)
     assert result["gauc_by"] == "C1" and result["slices"] == ["C2", "I1", "file"]
     assert f"GAUC by C1: {result['gauc']:.5f}, the mean AUC of" in printed
-    assert "No AUC exists of" in printed and "lowest AUC where there are 1%" in printed
+    assert (
+        "AUC is undefined for" in printed
+        and "lowest AUC among values with at least 1%" in printed
+    )
 
 
 @pytest.mark.integration
@@ -305,4 +308,4 @@ def test_mistakes_are_named(data, tmp_path, capsys):
         "--vocabulary", data / "run" / "vocabulary.tsv")  # fmt: skip
     command[-1] = tmp_path / "r"
     run(*command, "--split", "train", "--slices", "file", code=2)
-    assert "Records do not tell the file" in capsys.readouterr().err
+    assert "Records do not contain the file" in capsys.readouterr().err

@@ -171,12 +171,12 @@ def test_cells_that_are_none_are_bad_rows(tmp_path):
     path = write(tmp_path / "day.parquet", columns_of(**changed))
     rows, quarantine = read(path)
     assert [(row, why) for row, _, why in rows[0].bad] == [
-        (0, "C2 must not hold its separator, ',', within a list, found ['a,b']"),
-        (1, "C1 must hold integers below 2^53 if it has floats, found 0.5"),
+        (0, "C2 must not contain its separator, ',', within a list, found ['a,b']"),
+        (1, "C1 must contain integers below 2^53 if it has floats, found 0.5"),
         (2, "the label must be 0 or 1, found 0.3"),
         (3, "the label must be 0 or 1, found None"),
         (4, "I1 must be an integer or empty, found '260.0'"),
-        (5, "C1 must hold integers below 2^53 if it has floats, found "
+        (5, "C1 must contain integers below 2^53 if it has floats, found "
             "9007199254740992.0"),
     ]  # fmt: skip
     assert quarantine.num_bad == 6
@@ -207,7 +207,10 @@ def test_bad_rows_have_no_line(tmp_path):
     (pa.array([[("a", 1)]] * 6, pa.map_(pa.string(), pa.int64())), "map"),
 ], ids=lambda value: value if isinstance(value, str) else "")  # fmt: skip
 def test_other_types_are_one_line(tmp_path, column, rule):
-    for name, words in (("I4", "must hold integers"), ("C4", "must hold strings")):
+    for name, words in (
+        ("I4", "must contain integers"),
+        ("C4", "must contain strings"),
+    ):
         path = write(tmp_path / "day.parquet", columns_of(**{name: column}))
         match = f"day.parquet: the column '{name}' {words}.*convert.*Received: {rule}"
         with pytest.raises(ValueError, match=f"(?i){match}") as error:

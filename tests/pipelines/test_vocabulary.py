@@ -196,7 +196,7 @@ def test_damaged_files_are_refused(tmp_path):
         *(content[:e] for e in ends[:-1]),
     ]:
         path.write_bytes(bad)
-        with pytest.raises(ValueError, match="vocabulary: .* was cut short or changed"):
+        with pytest.raises(ValueError, match="vocabulary: .* was truncated or changed"):
             vocabulary.load(path)
     for bad in (b"", b"1\t2\t3\n"):
         path.write_bytes(bad)
@@ -239,7 +239,7 @@ def test_impossible_values_are_refused(value):
 
 
 def test_malformed_vocabularies_are_refused():
-    with pytest.raises(ValueError, match="C1 is named twice"):
+    with pytest.raises(ValueError, match="values of C1 must be distinct"):
         Vocabulary([[b"a", b"a"]] + [[]] * 25)
     with pytest.raises(ValueError, match="26 tables.*Received: 25"):
         Vocabulary([[]] * 25)

@@ -119,7 +119,7 @@ def test_rows_of_kept_values_are_predicted_as_yesterday(folder, capsys):
     build_model.compile_model(model, config, 10, previous.first_step)
     report = previous.warm_up(model, new.vocabulary)["warm_started"]
     printed = capsys.readouterr().out
-    assert f"steps count on from {previous.first_step}" in printed
+    assert f"the step count continues from {previous.first_step}" in printed
     assert report["iterations"] == previous.first_step
     for table in report["tables"]:
         counts = [f"{table[n]:,}" for n in ("num_kept", "num_new", "num_dropped")]
@@ -162,10 +162,10 @@ def test_mistakes_are_named(folder, tmp_path, capsys):
     train = ["train", "--train", folder / "today.tsv", "--out", tmp_path / "r"]
     warm = [*train, "--warm-start", folder / "old"]
     cases = [
-        ([*warm, "--top-mlp-dims", "9", "1"], "--top-mlp-dims was [16, 1], is [9, 1]"),
-        ([*warm, "--optimizer", "adam"], "--optimizer was adagrad, is adam"),
-        ([*warm, "--run", "demo"], "--embedding-dim was 8, is 16"),
-        ([*warm, "--negative-sampling-rate", "0.5"], "-rate was 1.0, is 0.5"),
+        ([*warm, "--top-mlp-dims", "9", "1"], "--top-mlp-dims was [16, 1], now [9, 1]"),
+        ([*warm, "--optimizer", "adam"], "--optimizer was adagrad, now adam"),
+        ([*warm, "--run", "demo"], "--embedding-dim was 8, now 16"),
+        ([*warm, "--negative-sampling-rate", "0.5"], "-rate was 1.0, now 0.5"),
         ([*train, "--warm-start", tmp_path], "not the folder of a run"),
     ]
     for command, message in cases:
@@ -178,9 +178,9 @@ def test_mistakes_are_named(folder, tmp_path, capsys):
     (tmp_path / "cut" / "model.keras").unlink()
     other = ["--warm-start", folder / "cold"]
     run("train", "--resume", "--out", tmp_path / "cut", *other, code=2)
-    assert "--warm-start was old, is cold" in capsys.readouterr().err
+    assert "--warm-start was old, now cold" in capsys.readouterr().err
     run(*warm, "--dry-run")
-    assert f"start with what {folder / 'old'} has learned" in capsys.readouterr().out
+    assert f"start from the weights of {folder / 'old'}" in capsys.readouterr().out
     assert not (tmp_path / "r" / "model.keras").exists()
 
 
@@ -207,9 +207,9 @@ def test_maps_of_vocabularies():
 def test_maps_of_hashes():
     maps = row_maps(HashVocabulary(9), HashVocabulary(9))
     assert all(maps[name].tolist() == list(range(9)) for name in FEATURES)
-    with pytest.raises(ValueError, match="`hash_buckets` was 9, is 10"):
+    with pytest.raises(ValueError, match="`hash_buckets` was 9, now 10"):
         row_maps(HashVocabulary(9), HashVocabulary(10))
-    with pytest.raises(ValueError, match="must be given in both runs, or in neither"):
+    with pytest.raises(ValueError, match="in both runs or in neither"):
         row_maps(HashVocabulary(9), Vocabulary([[]] * 26))
 
 

@@ -54,10 +54,10 @@ def quantiles(value):
 
 
 BUCKETS = {
-    "width": (width(10), width(20), "`width` was 10, is 20"),
-    "quantiles": (quantiles(2), quantiles(3), "`num_buckets` was 2, is 3"),
-    "kind": (width(10), quantiles(3), "`buckets` was width, is quantile"),
-    "none": (Sparse("n", name="b"), width(1), "`buckets` was None, is width"),
+    "width": (width(10), width(20), "`width` was 10, now 20"),
+    "quantiles": (quantiles(2), quantiles(3), "`num_buckets` was 2, now 3"),
+    "kind": (width(10), quantiles(3), "`buckets` was width, now quantile"),
+    "none": (Sparse("n", name="b"), width(1), "`buckets` was None, now width"),
 }
 
 

@@ -67,7 +67,7 @@ def test_the_newest_version_is_taken(copy, capsys):
     shutil.copytree(copy, copy.with_name("10"))
     shutil.rmtree(copy)
     assert main(["verify", str(copy.parent)]) == 0
-    assert "gave the recorded answers" in capsys.readouterr().out
+    assert "returned the recorded answers" in capsys.readouterr().out
 
 
 def test_another_answer_is_told(copy, capsys):

@@ -1,7 +1,7 @@
-"""Named runs, by source: a function that returns one config each, and its description.
+"""Named runs by source: for each a function that returns its config, and a description.
 
-`EXPERIMENTS` holds the descriptions of all; `RUNS` the functions of those that
-`tf-dlrm train --run` takes.
+`EXPERIMENTS` holds all descriptions, `RUNS` the functions of the runs that
+`tf-dlrm train --run` accepts.
 """
 
 from pipelines.runs.config import RunConfig
@@ -35,7 +35,7 @@ RUNS = {name: run.make for name, run in EXPERIMENTS.items() if run.make is not N
 
 
 def get(name: str | None) -> RunConfig:
-    """Return the config of a named run; `None`: the one to start from without a name.
+    """Return the config of a named run; for `None`, the default config.
 
     Raises:
         ValueError: If there is no such run.
@@ -44,6 +44,6 @@ def get(name: str | None) -> RunConfig:
         return own.default()
     if name not in RUNS:
         raise UserError(
-            f"No named run is called '{name}'. Named runs: {', '.join(RUNS)}"
+            f"There is no named run '{name}'. Named runs: {', '.join(RUNS)}"
         )
     return RUNS[name]()

@@ -1,4 +1,4 @@
-"""`NamedRun`: what is known of a run, for the command, the docs and the tests alike."""
+"""`NamedRun`: the facts about a named run, for the command, the docs and the tests."""
 
 import dataclasses
 import textwrap
@@ -15,8 +15,8 @@ class Published:
     """A result that others published.
 
     Attributes:
-        result: Their result.
-        source: Where they say so.
+        result: The published result.
+        source: Reference for the result.
     """
 
     result: str
@@ -25,12 +25,12 @@ class Published:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A result of ours.
+    """A result that was measured with `tf_dlrm`.
 
     Attributes:
         data: The rows that it was measured on.
         result: The result.
-        date: When.
+        date: Date of the measurement.
     """
 
     data: str
@@ -40,18 +40,18 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class NamedRun:
-    """An experiment: how it is run, on what, what came of it.
+    """An experiment: its commands, data and results.
 
     Attributes:
-        name: Its name; for `tf-dlrm train --run`, where it has a config.
-        summary: What it is, in a line.
-        data: The data that it wants.
+        name: Name of the run; if it has a config, a value of `tf-dlrm train --run`.
+        summary: One-line description.
+        data: The data that it needs.
         command: The command lines, in order.
-        make: Function that returns its config; `None` if it is no training run.
-        settings: Where its settings were read.
-        published: Results of others.
-        differences: In what it differs from what was published.
-        measured: Results of ours.
+        make: Function that returns the config; `None` if it is not a training run.
+        settings: References for its settings.
+        published: Published results.
+        differences: Differences from the published experiment.
+        measured: Results measured with `tf_dlrm`.
     """
 
     name: str
@@ -65,7 +65,7 @@ class NamedRun:
     measured: tuple[Measured, ...] = ()
 
     def describe(self) -> str:
-        """All of it as text for a terminal."""
+        """Return the description as text for a terminal."""
         parts = [("data", self.data)]
         parts += [("command", line) for line in self.command]
         parts += [("settings", text) for text in self.settings]
@@ -80,7 +80,7 @@ class NamedRun:
         for label, text in parts:
             title = label if label != last else ""
             first = f"  {title:<11}"
-            if label == "command":  # to be copied as it is
+            if label == "command":  # not wrapped, so that it can be copied
                 lines.append(first + text)
             else:
                 lines += textwrap.wrap(
@@ -96,7 +96,7 @@ class NamedRun:
 
 
 def to_markdown(runs: Sequence[NamedRun]) -> str:
-    """A table of runs: what and how, on what, published, measured."""
+    """Return a Markdown table of runs: command, data, published and own results."""
     rows = []
     for run in runs:
         published = [f"{result.result} ({result.source})" for result in run.published]
@@ -110,5 +110,5 @@ def to_markdown(runs: Sequence[NamedRun]) -> str:
                 "<br>".join(measured) or "not run here",
             ]
         )
-    headings = ("run", "command", "data", "published", "ours")
+    headings = ("run", "command", "data", "published", "tf_dlrm")
     return text_tables.to_markdown(headings, rows, "---")

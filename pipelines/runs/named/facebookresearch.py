@@ -1,4 +1,4 @@
-"""The runs that facebookresearch/dlrm has scripts for."""
+"""The runs for which facebookresearch/dlrm has scripts."""
 
 from pipelines.runs.config import RunConfig
 from pipelines.runs.named.description import Measured, NamedRun, Published
@@ -9,7 +9,7 @@ _REPOSITORY = "github.com/facebookresearch/dlrm"
 def dlrm_kaggle() -> RunConfig:
     """The Criteo Kaggle run of facebookresearch/dlrm (`dlrm_s_criteo_kaggle.sh`).
 
-    One epoch with SGD at 0.1 and batches of 128; every value has a row.
+    One epoch of SGD with learning rate 0.1 and batches of 128; every value has a row.
     """
     return RunConfig(
         min_count=1, optimizer="sgd", learning_rate=0.1, batch_size=128, epochs=1
@@ -19,8 +19,8 @@ def dlrm_kaggle() -> RunConfig:
 def dlrm_terabyte() -> RunConfig:
     """The Criteo Terabyte run of facebookresearch/dlrm (`dlrm_s_criteo_terabyte.sh`).
 
-    With what the README gives for its figure: `--data-sub-sample-rate=0.875` leaves
-    out so many of the rows without a click.
+    As for the figure in its README, a share of 0.875 of the rows without a click is
+    left out (`--data-sub-sample-rate=0.875`).
     """
     return RunConfig(
         embedding_dim=64,
@@ -51,12 +51,14 @@ RUNS = (
         settings=(f"{_REPOSITORY}, bench/dlrm_s_criteo_kaggle.sh at bd1a716, 07e421d",),
         published=(
             Published(
-                "test accuracy about 79 % at its best, looked at every 1,024 steps; "
+                "best test accuracy about 79 %, measured every 1,024 steps; "
                 "78.1 % after the epoch; no AUC",
                 f"figure in the README, read by a user in {_REPOSITORY}/issues/90",
             ),
         ),
-        differences=("Theirs splits off day 7 by its rows; shares come close to it.",),
+        differences=(
+            "The original splits off exactly the rows of day 7; shares approximate it.",
+        ),
         measured=(
             Measured(
                 "a million planted rows, 200,000 to test",
@@ -83,8 +85,8 @@ RUNS = (
         ),
         make=dlrm_terabyte,
         settings=(
-            f"{_REPOSITORY}, bench/dlrm_s_criteo_terabyte.sh at bd1a716 (2,048 rows a "
-            "batch, at most 10M rows a table; 181ce8b and before: 128 and 20M)",
+            f"{_REPOSITORY}, bench/dlrm_s_criteo_terabyte.sh at bd1a716 (2,048 rows "
+            "per batch, at most 10M rows per table; up to 181ce8b: 128 and 20M)",
             "the share of rows without a click: README at bd8d4a4",
         ),
         published=(
@@ -94,9 +96,10 @@ RUNS = (
             ),
         ),
         differences=(
-            "Theirs takes ids modulo 10M; here the rarest values share row 0.",
-            "Theirs thins the rows of all days out, test too, and corrects nothing; "
-            "here validation rows stay whole and predictions are corrected.",
+            "The original takes ids modulo 10M; here the rarest values share row 0.",
+            "The original samples the negatives of all days, including the test, and "
+            "corrects nothing; here only training rows are sampled, and predictions "
+            "are corrected.",
         ),
     ),
 )

@@ -7,8 +7,9 @@ from pipelines.runs.named.description import Measured, NamedRun, Published
 def fuxictr_criteo_x1() -> RunConfig:
     """BARS' DLRM on Criteo_x1: wide MLPs with batch normalization, Adam.
 
-    Its log took the learning rate to a tenth after epoch 12, and its best epoch was
-    the 15th. Embeddings start with the deviation of its normal, 1e-4.
+    In its log the learning rate falls to a tenth after epoch 12, and epoch 15 is the
+    best. Initial embeddings have the standard deviation of its normal distribution,
+    1e-4.
     """
     return RunConfig(
         embedding_dim=10,
@@ -43,8 +44,8 @@ RUNS = (
         settings=(
             "github.com/reczoo/BARS, ranking/ctr/DLRM/DLRM_criteo_x1/"
             "DLRM_criteo_x1_001_4d897285.log at 1ffaf73",
-            "the order in an MLP: github.com/reczoo/FuxiCTR v1.2.1, "
-            "fuxictr/pytorch/models/DLRM.py; 21,664,241 parameters by the log are "
+            "the order of layers in an MLP: github.com/reczoo/FuxiCTR v1.2.1, "
+            "fuxictr/pytorch/models/DLRM.py; the 21,664,241 parameters in the log are "
             "2,086,303 rows x 10 and these MLPs",
         ),
         published=(
@@ -55,10 +56,11 @@ RUNS = (
             ),
         ),
         differences=(
-            "Theirs has an L2 penalty of 1e-5 on whole tables, which a step that costs "
-            "the rows of its batch cannot have; here there is none.",
-            "Their Adam moves rows that are not in the batch, too; here it is lazy.",
-            "Criteo_x1's numbers are scaled otherwise than by log(x + 1).",
+            "The original has an L2 penalty of 1e-5 on whole tables, which a "
+            "row-sparse step cannot compute; here there is none.",
+            "The original's Adam also updates rows that are not in the batch; here it "
+            "is lazy.",
+            "Numbers in Criteo_x1 are not scaled by log(x + 1).",
         ),
         measured=(
             Measured(

@@ -1,4 +1,4 @@
-"""The recommendation benchmarks of MLPerf training."""
+"""The recommendation benchmarks of MLPerf Training."""
 
 from pipelines.runs.config import RunConfig
 from pipelines.runs.named.description import NamedRun, Published
@@ -9,8 +9,9 @@ _DATA = "Criteo Terabyte (4.2G rows to train, half of day 23 each to validate an
 def mlperf_v1() -> RunConfig:
     """MLPerf's DLRM: tables of up to 40 million rows x 128, SGD at 1.0.
 
-    Submissions with large batches warm up and decay: `--learning-rate-decay square
-    --warmup-steps ... --decay-start-step ... --decay-steps ...`.
+    For large batches, submissions add a warm-up and a decay: set
+    `learning_rate_decay="square"`, `warmup_steps`, `decay_start_step` and
+    `decay_steps`.
     """
     return RunConfig(
         embedding_dim=128,
@@ -28,7 +29,8 @@ def mlperf_v1() -> RunConfig:
 def mlperf_v2() -> RunConfig:
     """MLPerf's DLRM-v2: multi-hot rows, the low-rank cross network of DCN-v2, Adagrad.
 
-    Adagrad is torch's: accumulators from 0, and 1e-10 beside their root.
+    Adagrad is that of PyTorch: accumulators start at 0, and 1e-10 is added to their
+    square root.
     """
     return RunConfig(
         embedding_dim=128,
@@ -75,7 +77,9 @@ RUNS = (
                 "recommendation_v2/torchrec_dlrm/README.MD at 3e2f731",
             ),
         ),
-        differences=("Theirs takes ids modulo 40M; here the rarest share row 0.",),
+        differences=(
+            "The original takes ids modulo 40M; here the rarest values share row 0.",
+        ),
     ),
     NamedRun(
         name="mlperf_v2",
@@ -101,9 +105,9 @@ RUNS = (
             ),
         ),
         differences=(
-            "Theirs takes ids modulo 40M; here the rarest share row 0.",
-            "1e-20 under the root stands for 1e-10 beside it, which is that of their "
-            "MLPs; their tables have FBGEMM's 1e-8 (from memory).",
+            "The original takes ids modulo 40M; here the rarest values share row 0.",
+            "1e-20 under the square root stands for 1e-10 added to it, the value of "
+            "the original's MLPs; its tables have FBGEMM's 1e-8 (from memory).",
         ),
     ),
 )

@@ -1,4 +1,4 @@
-"""Runs of this project."""
+"""The runs of this project."""
 
 import dataclasses
 
@@ -9,8 +9,8 @@ from pipelines.runs.named.description import Measured, NamedRun
 def demo() -> RunConfig:
     """A million planted rows in two minutes, within 0.005 AUC of the best possible.
 
-    Adagrad starts its accumulators at almost 0: at Keras' 0.1 the gradients of rows
-    of a mean loss would not be felt in a single pass.
+    Adagrad's accumulators start near 0: with Keras' default of 0.1, the small gradients
+    that rows get from a mean loss would have no effect in a single pass.
     """
     return RunConfig(
         bottom_mlp_dims=(128, 64, 16),
@@ -25,8 +25,11 @@ def demo() -> RunConfig:
 
 
 def default() -> RunConfig:
-    """Return the defaults of `tf-dlrm train`: the demo's model, trained
-    with what suits the optimizer and the number of rows."""
+    """Return the defaults of `tf-dlrm train`.
+
+    They are the demo's model, trained with values that suit the optimizer and the
+    number of rows.
+    """
     return dataclasses.replace(
         demo(),
         interaction=None,
@@ -38,11 +41,12 @@ def default() -> RunConfig:
 
 
 def criteo_sample() -> RunConfig:
-    """Eight thousand real Criteo rows: few rows a table, small start, three passes.
+    """Eight thousand real Criteo rows: few rows per table, three passes.
 
-    Chosen on inner splits of the first 8,000 rows of the Kaggle set (train on 4,800
-    or 6,400, judge the next 1,600); see benchmarks/criteo_sample.py. With so few rows
-    plain concatenation learns more than dot products.
+    The options were chosen on inner splits of the first 8,000 rows of the Kaggle set
+    (train on 4,800 or 6,400 rows, validate on the next 1,600); see
+    benchmarks/criteo_sample.py. With so few rows, concatenation learns more than dot
+    products.
     """
     return RunConfig(
         bottom_mlp_dims=(64, 32, 16),

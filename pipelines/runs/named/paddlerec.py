@@ -5,7 +5,7 @@ from pipelines.runs.named.description import Measured, NamedRun, Published
 
 
 def paddlerec() -> RunConfig:
-    """PaddleRec's DLRM on Criteo Kaggle: all features read one hashed table."""
+    """PaddleRec's DLRM on Criteo Kaggle: all features share one hashed table."""
     return RunConfig(
         batch_normalization="after_activation",
         initial_embedding_limit=1.0,
@@ -34,10 +34,10 @@ RUNS = (
         settings=(
             "github.com/PaddlePaddle/PaddleRec, models/rank/dlrm: config_bigdata.yaml "
             "at 11caffd, net.py at 257285d",
-            "2 epochs, and embeddings from +-1: its author's "
+            "2 epochs, and initial embeddings in +-1: its author's "
             "github.com/Andy1314Chen/DLRM-Paddle, README.md at 01d79c5, net.py at "
-            "58ab458 (PaddleRec's own has 1 epoch, and a truncated normal of "
-            "deviation 1)",
+            "58ab458 (PaddleRec's own has 1 epoch, and a truncated normal with "
+            "standard deviation 1)",
         ),
         published=(
             Published(
@@ -51,11 +51,12 @@ RUNS = (
             ),
         ),
         differences=(
-            "Theirs ends in two logits, with ReLU and batch normalization on them and "
-            "on the bottom vector; here in one logit, and hidden layers alone are "
-            "normalized.",
-            "Theirs scales integers by fixed ranges; here they are log(x + 1).",
-            "Which rows its test files hold is not said; the last 1.84M are a guess.",
+            "The original ends in two logits, with ReLU and batch normalization on "
+            "them and on the bottom vector; here it ends in one logit, and only hidden "
+            "layers are normalized.",
+            "The original scales integers by fixed ranges; here they are log(x + 1).",
+            "The rows of its test files are not documented; the last 1.84M are a "
+            "guess.",
         ),
         measured=(
             Measured(

@@ -1,4 +1,4 @@
-"""The experiments of the paper, Naumov et al. 2019, arXiv 1906.00091."""
+"""The experiments of the paper: Naumov et al. 2019, arXiv 1906.00091."""
 
 from pipelines.runs.config import RunConfig
 from pipelines.runs.named.description import Measured, NamedRun, Published
@@ -9,8 +9,8 @@ _PAPER = "arXiv 1906.00091"
 def paper_dcn() -> RunConfig:
     """A DCN of the size of `dlrm_kaggle`: six cross layers, then 512 and 256.
 
-    Of rank 23, so that it has as many parameters besides the tables as the DLRM
-    (475,329 and 475,985).
+    With rank 23 it has about as many parameters outside the tables as the DLRM (475,329
+    and 475,985).
     """
     return RunConfig(
         bottom_mlp_dims=(16,),
@@ -41,9 +41,10 @@ RUNS = (
             f"{_PAPER}, section 5.1: six cross layers, a deep network of 512 and 256",
         ),
         differences=(
-            "Theirs is DCN with vectors, cross and deep network side by side; here it "
-            "is DCN-v2 with matrices of rank 23, the deep network on top.",
-            "The dense features pass through one layer of 16, as the tables' rows do.",
+            "The original is DCN with vectors, cross and deep network in parallel; "
+            "here it is DCN-v2 with matrices of rank 23 and the deep network on top.",
+            "A layer of width 16, the width of the tables, transforms the dense "
+            "features.",
         ),
     ),
     NamedRun(
@@ -57,8 +58,8 @@ RUNS = (
         ),
         settings=(
             f"{_PAPER}, section 5.1 and figure 5: SGD and Adagrad, no regularization, "
-            "no tuning. It names no learning rates; SGD at 0.1 is the script's, "
-            "Adagrad at 0.01 torch's default",
+            "no tuning. It gives no learning rates; SGD at 0.1 comes from the script, "
+            "Adagrad at 0.01 is PyTorch's default",
         ),
         published=(
             Published(
@@ -106,7 +107,7 @@ RUNS = (
             Measured(
                 "two cores",
                 "1,000 batches in one go: 304 s in float32, 213 s with bfloat16 MLPs, "
-                "while torch's step took 1.3 times ours",
+                "while a step of PyTorch took 1.3 times as long",
                 "2026-11-22",
             ),
         ),

@@ -77,7 +77,7 @@ def test_reasons_name_the_rule_of_the_cell(tmp_path):
     )
     assert [(position, reason) for position, _, reason in rows.bad] == [
         (0, "my tags must have numbers as weights, found 'a:x'"),
-        (2, "my tags must not hold ',' or a line end, found 'a\\nb'"),
+        (2, "my tags must not contain ',' or a line end, found 'a\\nb'"),
         (3, "my tags must have numbers as weights, found 'b:'"),
     ]
 

@@ -417,9 +417,9 @@ def test_vocabularies_of_several_frames():
     assert parts.digest == whole.digest
     assert parts.num_rows == NUM_ROWS
     bad = frame[20:].assign(click=[3, *frame["click"][21:]])
-    with pytest.raises(ValueError, match="^frame 1, counted from 0: .* row 0,"):
+    with pytest.raises(ValueError, match=r"^frame 1 \(counted from 0\): .* row 0,"):
         Vocabulary.build([frame[:20], bad], 2, schema=schema)
-    with pytest.raises(ValueError, match="Received a frame together with 'day_0'"):
+    with pytest.raises(ValueError, match="either paths or data frames. .*'day_0'"):
         Vocabulary.build([frame, "day_0"], schema=schema)
-    with pytest.raises(ValueError, match="`quarantine` is for bad rows of files"):
+    with pytest.raises(ValueError, match="`quarantine` collects bad rows of files"):
         Vocabulary.build(frame, schema=schema, quarantine=Quarantine())

@@ -41,7 +41,7 @@ BAD = {
     ),
     "category": (
         {"c": [1.0, 2.5]},
-        "'c' has an invalid cell in row 1.*c must hold integers",
+        "'c' has an invalid cell in row 1.*c must contain integers",
     ),
     "delimiter": (
         {"c": ["u", "a, b"]},
@@ -61,13 +61,13 @@ BAD = {
         "'w' has an invalid cell in row 0.*w must be a weight.*-1",
     ),
     "time": ({"t": ["2026-01-01", "1.5."]}, "'t' has an invalid cell in row 1.*a time"),
-    "lists": ({"c": [["a"], ["b"]]}, "'c' holds lists: give the feature a `separ"),
-    "structs": ({"c": [{"a": 1}] * 2}, "'c' must hold strings, bytes, integers"),
-    "mixed": ({"c": [1, "a"]}, "'c' must hold .* of one type. .* row 1, .* 'a' "),
-    "mixed list": ({"b": [["a"], [1]]}, "'b' must hold .* of one type. .* row 1, "),
-    "large": ({"c": [1, 2**70]}, "'c' must hold .* row 1, .*: 11805916"),
-    "complex": ({"x": [1j, 2j]}, "'x' must hold values of one type, as in a Parquet"),
-    "dates": ({"x": pd.date_range("2026", periods=2)}, "'x' must hold numbers"),
+    "lists": ({"c": [["a"], ["b"]]}, "'c' contains lists: give the feature a `separ"),
+    "structs": ({"c": [{"a": 1}] * 2}, "'c' must contain strings, bytes, integers"),
+    "mixed": ({"c": [1, "a"]}, "'c' must contain .* of one type. .* row 1, .* 'a' "),
+    "mixed list": ({"b": [["a"], [1]]}, "'b' must contain .* of one type. .* row 1, "),
+    "large": ({"c": [1, 2**70]}, "'c' must contain .* row 1, .*: 11805916"),
+    "complex": ({"x": [1j, 2j]}, "'x' must contain values of one type"),
+    "dates": ({"x": pd.date_range("2026", periods=2)}, "'x' must contain numbers"),
 }
 
 
@@ -112,9 +112,15 @@ def test_names_that_come_twice_and_the_index_are_refused():
 @pytest.mark.parametrize(
     "options, match",
     [
-        ({"label": "c"}, "`label` comes from its schema.*'y'. Received: label='c'"),
-        ({"weight": "x"}, "`weight` comes from its schema.*'w'. Received: weight='x'"),
-        ({"label": None, "weight": "w"}, "`weight` goes with a label"),
+        (
+            {"label": "c"},
+            "`label` must be that of its schema, 'y'. Received: label='c'",
+        ),
+        (
+            {"weight": "x"},
+            "`weight` must be that of its schema, 'w'. Received: weight='x'",
+        ),
+        ({"label": None, "weight": "w"}, "`weight` needs a `label`"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
 )

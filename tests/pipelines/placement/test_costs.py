@@ -257,7 +257,7 @@ def test_scaling_lists_every_link_placement_and_number(tmp_path):
     )
     assert all(a > b for a, b in zip(slow, fast, strict=True))
     text = pipelines.placement.format_scaling(rows)
-    assert text.count("milliseconds a step") == 4
+    assert text.count("milliseconds per step") == 4
     assert len([line for line in text.splitlines() if "*" in line]) == 4 * 8
 
 

@@ -235,7 +235,7 @@ def test_too_many_bad_rows_stop_it_with_a_summary(tmp_path, logs):
 
 def test_finished_records_are_not_written_over(tmp_path, logs):
     prepare.prepare(logs, tmp_path / "out", OPTIONS)
-    with pytest.raises(FileExistsError, match="holds finished records"):
+    with pytest.raises(FileExistsError, match="already contains finished records"):
         prepare.prepare(logs, tmp_path / "out", OPTIONS)
 
 

@@ -77,7 +77,7 @@ def test_a_cut_run_goes_on_to_the_same_bytes(
     counts = scoring.score_files(exported, log, output, **options())
     assert counts == {"num_rows": 301, "num_bad_rows": 1}
     shown = capsys.readouterr().out
-    assert "Resuming after the " in shown
+    assert "Resuming after " in shown
     assert output.read_bytes() == whole.read_bytes()
     bad_rows = pathlib.Path(f"{whole}.bad_rows.tsv").read_bytes()
     assert pathlib.Path(f"{output}.bad_rows.tsv").read_bytes() == bad_rows
@@ -113,9 +113,13 @@ def test_other_settings_do_not_go_on(exported, log, tmp_path, always_noted, caps
         (exported, log, 32, "started with `batch_size=16`, not 32"),
         (moved, log, 16, "started with `model=.*1`, not .*2"),
     ):
-        with pytest.raises(ValueError, match=f"another command.*{message}"):
+        with pytest.raises(
+            ValueError, match=f"a command with other options.*{message}"
+        ):
             scoring.score_files(model, path, output, **options(batch_size=size))
-        with pytest.raises(ValueError, match=f"another command.*{message}"):
+        with pytest.raises(
+            ValueError, match=f"a command with other options.*{message}"
+        ):
             scoring.check(model.source, path, output, size)
         assert notes.read_bytes() == before
     assert scoring.check(exported.source, log, output, 16) >= 16
@@ -196,7 +200,7 @@ def test_notes_that_are_no_notes(exported, log, tmp_path):
     notes = tmp_path / "scores.csv.unfinished.json"
     for text in ("{", "[]", json.dumps({"version": 99})):
         notes.write_text(text)
-        with pytest.raises(ValueError, match="not the notes of an unfinished output"):
+        with pytest.raises(ValueError, match="not the state of an unfinished output"):
             scoring.score_files(exported, log, output, **options())
 
 

@@ -192,9 +192,9 @@ def test_vocabularies_of_one_value_are_possible(tmp_path):
     [
         ({"seed": -1}, "`seed` must be an integer of at least 0. Received: seed=-1"),
         ({"seed": 0.5}, "`seed` must be an integer .* Received: seed=0.5"),
-        ({"click_rate": 0.0}, "`click_rate` must lie .* Received: click_rate=0.0"),
-        ({"click_rate": 25}, "`click_rate` must lie .* Received: click_rate=25"),
-        ({"click_rate": float("nan")}, "`click_rate` must lie .*click_rate=nan"),
+        ({"click_rate": 0.0}, "`click_rate` must be .* Received: click_rate=0.0"),
+        ({"click_rate": 25}, "`click_rate` must be .* Received: click_rate=25"),
+        ({"click_rate": float("nan")}, "`click_rate` must be .*click_rate=nan"),
         ({"vocabulary_sizes": (5,) * 25}, "must have 26 entries.* Received: 25"),
         ({"vocabulary_sizes": (0, *SMALL[1:])}, r"`vocabulary_sizes\[0\]` .*=0"),
         ({"vocabulary_sizes": (*SMALL[1:], 2**27)}, "below 2.*134217728 for C26"),
@@ -225,10 +225,10 @@ def test_bad_ranges(planted, tmp_path, arguments, message):
 
 def test_bad_paths(planted, tmp_path):
     absent = tmp_path / "absent" / "log.tsv"
-    with pytest.raises(ValueError, match="`path` must lie in a directory that exists"):
+    with pytest.raises(ValueError, match="`path` must be in an existing directory"):
         planted.write(absent, 10)
     path = tmp_path / "log.tsv"
-    with pytest.raises(ValueError, match="`probabilities_path` must lie .*absent"):
+    with pytest.raises(ValueError, match="`probabilities_path` must be in .*absent"):
         planted.write(path, 10, probabilities_path=absent)
     with pytest.raises(ValueError, match="must differ from `path`. Received: .*log"):
         planted.write(path, 10, probabilities_path=str(path))

@@ -144,5 +144,5 @@ def test_bad_shapes(planted, integers, categories, message):
 
 
 def test_bad_ranks(planted):
-    with pytest.raises(ValueError, match="or -1 where missing. Received: .* -2"):
+    with pytest.raises(ValueError, match="or -1 for a missing value. Received: .* -2"):
         planted.probabilities(np.zeros((1, 13), int), np.full((1, 26), -2))

@@ -136,8 +136,8 @@ def test_memory_does_not_grow_with_the_number_of_rows():
     [
         ({"seed": -1}, "`seed` must be an integer of at least 0.*seed=-1"),
         ({"num_dense": 1.5}, "`num_dense` must be an integer .*num_dense=1.5"),
-        ({"click_rate": 1.0}, "`click_rate` must lie .* Received: click_rate=1.0"),
-        ({"vocabulary_sizes": ()}, "must have at least one entry. Received none"),
+        ({"click_rate": 1.0}, "`click_rate` must be .* Received: click_rate=1.0"),
+        ({"vocabulary_sizes": ()}, "must have at least one entry. Received: none"),
         ({"vocabulary_sizes": (5, 0)}, r"`vocabulary_sizes\[1\]` .*=0"),
         ({"vocabulary_sizes": (2**31,)}, "at most 2,147,483,647. .*2,147,483,648"),
         ({"distribution": "zipf"}, "`distribution` must be .*distribution='zipf'"),

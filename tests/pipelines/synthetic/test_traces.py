@@ -173,9 +173,12 @@ def test_text_of_a_log_that_was_measured(tmp_path, planted):
     [
         ({"seed": -1}, "`seed` must be an integer of at least 0"),
         ({"num_dense": -1}, "`num_dense` must be an integer of at least 0"),
-        ({"click_rate": 0}, "`click_rate` must lie"),
+        ({"click_rate": 0}, "`click_rate` must be"),
         ({"vocabulary_sizes": (10**6,)}, "each of the 3 features.* Received: 1"),
-        ({"vocabulary_sizes": (3, 10**6, 10**6)}, "for shown, the ids .* Received: 3"),
+        (
+            {"vocabulary_sizes": (3, 10**6, 10**6)},
+            "for shown, its number .* Received: 3",
+        ),
         ({"vocabulary_sizes": (2**31,) * 3}, "at most 2,147,483,647"),
     ],
 )
