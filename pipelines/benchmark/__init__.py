@@ -1,7 +1,7 @@
 """`tf-dlrm benchmark`: tf_dlrm and its peers, measured in alternating rounds.
 
-`workloads` defines the models and `jobs` the measurements; `measurement` runs one measurement
-of tf_dlrm in its own process, `arms` starts it and the peers (`benchmarks/peers` in the
+`workloads` defines the models, `jobs` the measurements. `measurement` runs one of tf_dlrm
+in its own process, `arms` starts it and the peers (`benchmarks/peers` in the
 repository), `runner` alternates them, `results` compares and `charts` draws.
 """
 
