@@ -1,6 +1,6 @@
 """`tf-dlrm benchmark`: tf_dlrm and its peers, measured in alternating rounds.
 
-`workloads` defines the models, `jobs` the measurements. `measurement` runs one of tf_dlrm
+`workloads` defines the models, `jobs` the measurements; `measurement` runs one job
 in its own process, `arms` starts it and the peers (`benchmarks/peers` in the
 repository), `runner` alternates them, `results` compares and `charts` draws.
 """
