@@ -29,15 +29,18 @@ COMMANDS = (
 def watch_files(repository: pathlib.Path) -> set[str]:
     """Return a set that will hold the files of the repository that Python opens."""
     opened: set[str] = set()
-    # An environment or a working folder may lie in the repository.
-    installed = (sys.prefix, str(pathlib.Path.cwd()))
+    inside = f"{repository}/"
+    # An environment or the working folder may lie in the repository.
+    folders = (f"{sys.prefix}/", f"{pathlib.Path.cwd()}/")
+    allowed = tuple(f for f in folders if f.startswith(inside) and f != inside)
 
     def hook(event: str, arguments: tuple) -> None:
         if event not in ("open", "os.listdir", "os.scandir") or not arguments:
             return
-        path = str(arguments[0])
-        if path.startswith(f"{repository}/") and not path.startswith(installed):
-            opened.add(path)
+        path = f"{arguments[0]}/"
+        inner = path != inside and path.startswith(inside)
+        if inner and not path.startswith(allowed):
+            opened.add(path.removesuffix("/"))
 
     sys.addaudithook(hook)
     return opened
