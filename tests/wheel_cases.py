@@ -1,7 +1,8 @@
 """Run each command of the installed package once, on small data, in the working folder.
 
-`python wheel_cases.py REPOSITORY` prints a line of JSON a command: its exit status, and
-which files of the repository Python opened. An installed package must need none.
+`python -P wheel_cases.py REPOSITORY` prints a line of JSON a command: its exit status,
+and which files of the repository Python opened. An installed package must need none.
+The script fails if a command failed or opened one.
 """
 
 import json
@@ -55,6 +56,7 @@ def main() -> None:
 
     files = {"pipelines": pipelines.__file__, "tf_dlrm": tf_dlrm.__file__}
     print("RESULT", json.dumps(files), flush=True)
+    failed = False
     for command in COMMANDS:
         try:
             code = cli.main(command.split())
@@ -66,7 +68,9 @@ def main() -> None:
             "code": code,
             "opened": sorted(opened - {script}),
         }
+        failed = failed or code != 0 or bool(result["opened"])
         print("RESULT", json.dumps(result), flush=True)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
