@@ -1,61 +1,31 @@
-"""Installs the packages `tf_dlrm` and `pipelines` and the command `tf-dlrm`."""
+"""Builds the package that `pyproject.toml` describes, with its page on a package index.
+
+An index shows README.md, but not the other files of the repository: links and pictures
+with a relative address would be broken there, so they are left out.
+"""
 
 import pathlib
 import re
 
-from setuptools import find_packages, setup
+from setuptools import setup
 
-ROOT = pathlib.Path(__file__).parent
-VERSION = re.search(
-    r'__version__ = "([^"]+)"', (ROOT / "tf_dlrm" / "version.py").read_text()
-).group(1)
+RELATIVE = r"(?![a-z]+:)[^)\s]*(?:\s[^)]*)?"  # a Markdown link's target, and its title
+PICTURES = rf"!\[[^\]]*\]\({RELATIVE}\)\n?"
+TAGS = r"""<(img|source)\b[^>]*\b(?:src|srcset)=["'](?![a-z]+:)[^>]*>\n?"""
+LINKS = rf"(?<!!)\[((?:!\[[^\]]*\]\([^)]*\)|[^\[\]])*)\]\({RELATIVE}\)"
+ANCHORS = r"""<a\b[^>]*\bhref=["'](?![a-z]+:)[^>]*>(.*?)</a>"""
+
+
+def long_description() -> str:
+    """Return README.md without links and pictures that lead into the repository."""
+    readme = pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    parts = re.split(r"(?ms)(^```.*?^```$)", readme)  # every second one is code
+    for i in range(0, len(parts), 2):
+        text = re.sub(TAGS, "", re.sub(PICTURES, "", parts[i]))
+        parts[i] = re.sub(ANCHORS, r"\1", re.sub(LINKS, r"\1", text), flags=re.S)
+    return "".join(parts)
+
 
 setup(
-    name="tf-dlrm",
-    version=VERSION,
-    description="DLRM for TensorFlow and Keras 3: row-sparse, sharded, servable.",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
-    long_description_content_type="text/markdown",
-    license="Apache-2.0",
-    python_requires=">=3.11",
-    packages=find_packages(
-        include=["tf_dlrm", "tf_dlrm.*", "pipelines", "pipelines.*"]
-    ),
-    package_data={"tf_dlrm": ["py.typed"]},
-    install_requires=[
-        "tensorflow>=2.21,<2.22",
-        "keras>=3.15.1,<3.16",
-        "tensorboard>=2.21",
-        "tensorflow-recommenders>=0.7.7",
-        "numpy>=1.26.4",
-        "pandas>=2.2.3",
-        "pyarrow>=17",
-        "matplotlib>=3.8",
-        "rich>=13.9",
-        "tyro>=1.0",
-    ],
-    extras_require={
-        "test": [
-            "pytest>=8",
-            "pytest-xdist>=3.5",
-            "scikit-learn>=1.5",
-            "polars>=1",
-            "ruff>=0.8",
-            "mypy>=2.4,<2.5",
-            "nbclient>=0.10",
-            "nbformat>=5",
-            "ipykernel>=6",
-            "tensorflow-serving-api>=2.19",
-            "openvino>=2025.0",
-        ],
-        "notebooks": ["jupyterlab>=4"],
-        "profile": ["xprof>=2.20"],
-        "bench": ["torch>=2.6", "torchrec>=1", "keras-rs>=0.2"],
-        "serving": ["tensorflow-serving-api>=2.19", "openvino>=2025.0"],
-    },
-    entry_points={"console_scripts": ["tf-dlrm = pipelines.cli:entry"]},
-    classifiers=[
-        "Programming Language :: Python :: 3",
-        "Topic :: Scientific/Engineering :: Artificial Intelligence",
-    ],
+    long_description=long_description(), long_description_content_type="text/markdown"
 )
