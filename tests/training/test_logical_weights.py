@@ -20,7 +20,7 @@ def test_weights_are_logical_tables_and_cannot_reach_the_null_row():
     }
     np.testing.assert_array_equal(model.embedding(empty["sparse_features"]), 0.0)
     np.testing.assert_array_equal(model.embedding.get_table("C1"), 1.0)
-    with pytest.raises(ValueError, match="dense layers and 3 tables"):
+    with pytest.raises(ValueError, match="dense weights and 3 tables"):
         model.set_weights(weights[1:])
     with pytest.raises(ValueError, match="'C2' has shape"):
         model.set_weights([*weights[:-1], np.ones((31, 4))])
