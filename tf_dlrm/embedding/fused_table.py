@@ -222,7 +222,7 @@ class FusedTable:
         return tf.searchsorted(ends, rows, side="right")
 
     def belongs_to(self, part: TrainedPart) -> tf.Tensor:
-        """Return a bool for each table: whether it is in a part; the null row is not."""
+        """Return whether a part has each table, and `False` for the null row, bool."""
         flags = [table.name in part.first_slot_row for table in self.tables]
         return tf.constant([*flags, False])
 

@@ -26,7 +26,7 @@ _SMALL_CHUNK = 1 << 14  # the same for repeated rows, which are probably few
 
 
 def is_small(num_values: int | tf.Tensor, width: int) -> Any:
-    """Return whether to update a batch in one piece: a tensor if `num_values` is one."""
+    """Return whether to update a batch in one piece (a tensor for a tensor)."""
     return num_values <= _SMALL_BYTES // (4 * width)
 
 
