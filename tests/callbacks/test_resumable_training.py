@@ -216,7 +216,7 @@ def test_any_other_dataset_goes_on_at_its_epoch_and_says_so(folder, capsys):
     whole.fit(data, epochs=3, verbose=0)
     keras.utils.set_random_seed(7)
     fit(make(folder), compiled(), data, epochs=3, cut_after=6)
-    assert "cannot begin in mid-epoch" in capsys.readouterr().out
+    assert "cannot start in the middle of an epoch" in capsys.readouterr().out
     assert names(folder) == ["step-000000004"]
     checkpoint, model = make(folder), compiled()
     history = fit(checkpoint, model, data, epochs=3)
@@ -239,7 +239,7 @@ def test_a_users_model_goes_on_at_its_epoch(folder, capsys):
     assert fit(make(folder), model, x, epochs=2, cut_after=3) is None
     again = make_plain()
     history = fit(make(folder), again, x, epochs=2)
-    assert "cannot begin in mid-epoch" in capsys.readouterr().out
+    assert "cannot start in the middle of an epoch" in capsys.readouterr().out
     assert len(history["loss"]) == 2 and int(again.optimizer.iterations) == 4
 
 
@@ -266,10 +266,10 @@ def test_fit_must_be_given_what_resume_returned(folder):
     model, data = compiled(), read(folder)
     fit(make(folder), model, data, epochs=1)
     checkpoint = make(folder)
-    with pytest.raises(ValueError, match="Give `fit` what `ResumableTraining.resume"):
+    with pytest.raises(ValueError, match="the dataset that `ResumableTraining.resume"):
         model.fit(data, callbacks=[checkpoint], verbose=0)
     checkpoint.resume(model, data)
-    with pytest.raises(ValueError, match="the dataset that `resume` returned, as it"):
+    with pytest.raises(ValueError, match="the dataset that `resume` returned"):
         model.fit(data, callbacks=[checkpoint], verbose=0)
     resumed = checkpoint.resume(model, data)
     with pytest.raises(ValueError, match="initial_epoch=checkpoint.initial_epoch"):
@@ -284,7 +284,7 @@ def test_what_is_another_training_is_refused(folder):
     with pytest.raises(ValueError, match="seed was 1, is 2"):
         make(folder).resume(compiled(), read(folder, seed=2))
     with pytest.raises(
-        ValueError, match="that can begin in mid-epoch. This one cannot"
+        ValueError, match="middle of an epoch, but this one cannot"
     ):
         make(folder).resume(compiled(), read(folder).map(lambda *batch: batch))
     with pytest.raises(ValueError, match="another model or optimizer"):
@@ -298,7 +298,7 @@ def test_what_is_another_training_is_refused(folder):
 def test_another_number_of_steps_is_refused(folder):
     endless = read(folder, repeat=True)
     fit(make(folder), compiled(), endless, cut_after=3, steps_per_epoch=5)
-    with pytest.raises(ValueError, match="another `steps_per_epoch`"):
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be the same"):
         fit(make(folder), compiled(), endless, steps_per_epoch=4)
 
 
