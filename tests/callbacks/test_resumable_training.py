@@ -283,9 +283,7 @@ def test_what_is_another_training_is_refused(folder):
     fit(make(folder), compiled("adagrad"), read(folder), epochs=1)
     with pytest.raises(ValueError, match="seed was 1, is 2"):
         make(folder).resume(compiled(), read(folder, seed=2))
-    with pytest.raises(
-        ValueError, match="middle of an epoch, but this one cannot"
-    ):
+    with pytest.raises(ValueError, match="middle of an epoch, but this one cannot"):
         make(folder).resume(compiled(), read(folder).map(lambda *batch: batch))
     with pytest.raises(ValueError, match="another model or optimizer"):
         make(folder).resume(compiled("adam"), read(folder))
