@@ -264,8 +264,8 @@ class GuardCallback(keras.callbacks.Callback):
             f"The training diverged or the data are damaged: {self._in_a_row:,} "
             "batches in a row had a loss or gradients that are not finite. The last is "
             f"batch {batch:,} of epoch {self._epoch + 1} (not finite: "
-            f"{self._guard.describe()}). None of them was applied, so the weights are "
-            f"those from before the first one, {self._where()}. Use a smaller learning "
+            f"{self._guard.describe()}). None of them was applied, so the weights have "
+            f"not changed since the first one, {self._where()}. Use a smaller learning "
             "rate, or check the data."
         )
 

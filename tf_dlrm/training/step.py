@@ -194,9 +194,9 @@ class TrainStep:
         if batch.share is not None:  # a replica without rows has no mean
             observed = tf.where(batch.share > 0, observed, tf.zeros_like(observed))
         inputs = [_floats(batch.features), batch.y, batch.sample_weight, forward.pooled]
-        # Everything that changes variables waits until there is a batch with valid ids.
-        # At the end of a dataset of unknown length there is none, but the step may have
-        # begun, and must not count.
+        # Everything that changes variables waits for a batch with valid ids. At the end
+        # of a dataset of unknown length, a step starts but gets no batch; it must not
+        # count.
         with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
             return self._guard.admit((*inputs, observed), (pooled, dense))
 
