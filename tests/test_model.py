@@ -62,7 +62,11 @@ def test_tables_of_any_width_meet_by_feature_mlps(tmp_path):
         ({"bottom_mlp_dims": (8, 5)}, ValueError, "`bottom_mlp_dims` must end in"),
         ({"bottom_mlp_dims": ()}, ValueError, "`bottom_mlp_dims` must be"),
         ({"interaction": "sum"}, ValueError, "`interaction` must be"),
-        ({"interaction": "cat", "self_interaction": True}, ValueError, "goes with"),
+        (
+            {"interaction": "cat", "self_interaction": True},
+            ValueError,
+            "requires interaction",
+        ),
         (
             {"embedding": keras.layers.Dense(1)},
             TypeError,

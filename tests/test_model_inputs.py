@@ -86,15 +86,14 @@ def test_columns_of_types_that_numpy_lacks_are_named(method):
         frame[name] = pd.array([1, 2], "Int64")
     labels = [] if method == "predict" else [np.ones(2)]
     function = getattr(model, method)
-    with pytest.raises(TypeError, match=r"has the type Int64 .*\(missing ids as -1"):
+    message = r"has the pandas type Int64.*\(missing ids as -1"
+    with pytest.raises(TypeError, match=message):
         function(dict(frame), *labels, verbose=0)
     names = (*spec.dense, *spec.sparse_features)
     arrays = {name: frame[name].to_numpy() for name in names}
     function(arrays, *labels, verbose=0)
     if labels:
-        with pytest.raises(
-            TypeError, match="'the labels' has the type Int64 of pandas"
-        ):
+        with pytest.raises(TypeError, match="'the labels' has the pandas type Int64"):
             function(arrays, pd.Series([0, 1], dtype="Int64"), verbose=0)
 
 

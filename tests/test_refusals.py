@@ -130,5 +130,5 @@ def test_weights_of_a_layer_that_names_no_tables_are_not_lost():
 
 
 def test_a_model_is_not_saved_into_a_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(ValueError, match="there is no folder .*Create it"):
+    with pytest.raises(ValueError, match="the folder .* does not exist. Create it"):
         make_model().save(tmp_path / "absent" / "m.keras")

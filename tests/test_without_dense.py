@@ -68,7 +68,7 @@ def test_ragged_ids_need_no_dense_features():
 
 
 def test_a_bottom_mlp_without_dense_features_is_refused():
-    with pytest.raises(ValueError, match="`bottom_mlp_dims` must be left out"):
+    with pytest.raises(ValueError, match="`bottom_mlp_dims` must be omitted"):
         tf_dlrm.DLRM(SPEC, (8, 4), (8, 1))
     tf_dlrm.DLRM(SPEC, None, (8, 1))
 

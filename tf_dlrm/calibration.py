@@ -1,4 +1,4 @@
-"""Correct probabilities for a model that was trained on a sample of the negatives."""
+"""Correction of click probabilities for training on a sample of the negatives."""
 
 from typing import Any
 
@@ -13,22 +13,25 @@ def check_rate(rate: float) -> float:
     """
     if not 0 < rate <= 1:
         raise UserError(
-            "`negative_sampling_rate` must be above 0 and at most 1, the share of rows "
-            "without a click that is trained on. Received: "
+            "`negative_sampling_rate` must be above 0 and at most 1: the share of rows "
+            "without a click in the training data. Received: "
             f"negative_sampling_rate={rate!r}"
         )
     return float(rate)
 
 
 def recalibrate(probabilities: Any, negative_sampling_rate: float) -> Any:
-    """Correct click probabilities for negatives that were sampled at a rate w.
+    """Correct click probabilities for negatives that were sampled at rate w.
 
-    `p / (p + (1 - p) / w)`, which takes 0 to 0, 1 to 1, and adds log w to the logit.
-    At w = 1 the probabilities are returned unchanged.
+    The result is `p / (p + (1 - p) / w)`: 0 stays 0, 1 stays 1, and log w is added to
+    the logit. With w = 1 the probabilities are returned unchanged.
 
     Args:
-        probabilities: A tensor or array.
-        negative_sampling_rate: Share w of the rows without a click that was kept.
+        probabilities: A tensor or array of probabilities p.
+        negative_sampling_rate: Share w of the rows without a click that were kept.
+
+    Returns:
+        The corrected probabilities, in the shape and dtype of the input.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The input of a model: `EmbeddingTable` and `FeatureSpec`. Data, no tensors."""
+"""Description of a model's input, without tensors: `EmbeddingTable`, `FeatureSpec`."""
 
 import dataclasses
 import json
@@ -42,19 +42,19 @@ class EmbeddingTable:
         vocabulary_size: Number of rows; ids are `0 .. vocabulary_size - 1`.
         embedding_dim: Width of a row.
         combiner: How the rows of a bag become one vector: `"sum"` is Σwx,
-            `"mean"` is Σwx / Σw, `"sqrtn"` is Σwx / sqrt(Σw²), where w is 1
-            without weights. An empty bag gives zeros.
-        initializer: Keras initializer (object, name or config) called with the
-            table's shape, or the rows themselves: an array
-            `(vocabulary_size, embedding_dim)` of at most 16 MiB. The default is the
-            paper's: uniform in `±1 / sqrt(vocabulary_size)`.
-        features: Names of the features that look rows up here. By default the one
-            feature that has the name of the table.
+            `"mean"` is Σwx / Σw, `"sqrtn"` is Σwx / sqrt(Σw²). Without weights, w is
+            1. An empty bag gives zeros.
+        initializer: Keras initializer (object, name or config), which is called with
+            the table's shape, or the initial rows themselves: an array
+            `(vocabulary_size, embedding_dim)` of at most 16 MiB. Default: uniform in
+            `±1 / sqrt(vocabulary_size)`, as in the paper.
+        features: Names of the features that read this table. Default: one feature
+            with the same name as the table.
         trainable: Whether training changes the rows.
 
     Raises:
         ValueError: If an argument breaks a rule above; the message names it.
-        TypeError: For an initializer that a file could not hold, such as a lambda.
+        TypeError: If the initializer cannot be saved to a file, such as a lambda.
 
     Example:
 
@@ -119,7 +119,7 @@ class EmbeddingTable:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "EmbeddingTable":
-        """Make a table from `get_config()`."""
+        """Create a table from the result of `get_config()`."""
         return cls(**config)
 
     def __eq__(self, other: object) -> bool:
@@ -137,12 +137,14 @@ class FeatureSpec:
 
     Args:
         dense: Names of the dense (real-valued) features, in the order of the
-            columns of `dense_features`; `()` where there are none.
+            columns of `dense_features`; `()` for none.
         tables: The `EmbeddingTable`s. The columns of `sparse_features` are their
             features, table by table.
 
     Raises:
-        ValueError: If a table or a feature is named twice, or there is no table.
+        ValueError: If two tables or two features have the same name, or if there is no
+            table.
+        TypeError: If `tables` holds anything but `EmbeddingTable` objects.
 
     Example:
 
@@ -207,13 +209,13 @@ class FeatureSpec:
         embedding_dim: int = 16,
         combiner: str = "sum",
     ) -> "FeatureSpec":
-        """Make the spec of Criteo's click logs: I1 .. I13 and tables for C1 .. C26.
+        """Create the spec of Criteo's click logs: I1 .. I13 and tables for C1 .. C26.
 
         Args:
-            vocabulary_sizes: 26 numbers of rows; or one, of a single table named
-                "shared" that all 26 features read.
+            vocabulary_sizes: The number of rows of each of the 26 tables, or a single
+                number for one table named "shared" that all 26 features read.
             embedding_dim: Width of all tables.
-            combiner: How the rows of a multi-hot bag are pooled.
+            combiner: How the rows of a bag are pooled: `"sum"`, `"mean"` or `"sqrtn"`.
 
         Raises:
             ValueError: If there are not 26 sizes.
@@ -248,7 +250,7 @@ class FeatureSpec:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "FeatureSpec":
-        """Make a spec from `get_config()`."""
+        """Create a spec from the result of `get_config()`."""
         tables = [EmbeddingTable.from_config(table) for table in config["tables"]]
         return cls(dense=config["dense"], tables=tables)
 
@@ -258,7 +260,7 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "FeatureSpec":
-        """Make a spec from `to_json()`."""
+        """Create a spec from the text that `to_json()` returned."""
         return cls.from_config(json.loads(text))
 
 
@@ -266,6 +268,6 @@ def _check_unique(kind: str, names: Sequence[str]) -> None:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise UserError(
-            f"Each {kind} must be named once in a FeatureSpec. Received twice: "
-            f"{', '.join(repeated)}"
+            f"Each {kind} name must be unique in a FeatureSpec. Received more than "
+            f"once: {', '.join(repeated)}"
         )

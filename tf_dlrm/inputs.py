@@ -1,4 +1,4 @@
-"""Every accepted form of a batch of features becomes one `Batch`."""
+"""Conversion of every accepted form of a batch of features into one `Batch`."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ PACKED_KEYS = ("dense_features", "sparse_features", "sparse_weights")
 
 
 class Batch(NamedTuple):
-    """Features in one form.
+    """A batch of features in one standard form.
 
     Attributes:
         dense: float32 `(B, num_dense)`.
@@ -29,24 +29,24 @@ class Batch(NamedTuple):
 
 
 def standardize_features(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
-    """Turn a dict of features into a `Batch`.
+    """Convert a dict of features into a `Batch`.
 
     Args:
         features: `{"dense_features", "sparse_features"[, "sparse_weights"]}`, or a
             dict with one entry for each feature of the spec: dense ones `(B,)` or
             `(B, 1)`, ids `(B,)`, `(B, 1)`, `(B, L)` padded with -1, or ragged
-            `(B, None)`. Further entries are ignored in this second form.
+            `(B, None)`. This second form ignores other entries.
         spec: The columns of the model.
 
     Raises:
-        TypeError: If `features` is not a dict.
-        ValueError: If entries are missing or have a wrong shape.
+        TypeError: If `features` is not a dict, or if ids are not integers.
+        ValueError: If entries are missing or have the wrong shape.
     """
     refuse_frame(features)
     if not isinstance(features, dict):
         raise TypeError(
             "Features must be a dict with 'dense_features' and 'sparse_features', or "
-            "one entry for each feature (pipelines.from_dataframe makes them of a "
+            "one entry for each feature (pipelines.from_dataframe makes them from a "
             f"DataFrame). Received: {type(features).__name__}"
         )
     if any(key in features for key in PACKED_KEYS):
@@ -69,7 +69,7 @@ def _from_packed(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
     if unknown or missing:
         raise ValueError(
             f"Features in packed form have the keys {PACKED_KEYS} (the last is "
-            f"optional). Missing: {missing}, not known: {unknown}"
+            f"optional). Missing: {missing}, unknown: {unknown}"
         )
     dense = features.get("dense_features")
     if dense is None:
@@ -78,7 +78,7 @@ def _from_packed(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
     if dense.shape.rank is None:
         dense = tf.ensure_shape(dense, (None, spec.num_dense))
     ids, weights = (features.get(key) for key in PACKED_KEYS[1:])
-    if isinstance(ids, tf.SparseTensor):  # weights of the same places
+    if isinstance(ids, tf.SparseTensor):  # weights have the same indices
         ids = tf.sparse.to_dense(ids, default_value=-1)
         if isinstance(weights, tf.SparseTensor):
             weights = tf.sparse.to_dense(weights)
@@ -86,7 +86,7 @@ def _from_packed(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
 
 
 def without_lists(features: Any) -> Any:
-    """Return features with lists as arrays, which Keras' models do not take.
+    """Return features with lists converted to arrays: Keras models refuse lists.
 
     Raises:
         ValueError: If a list holds lists of different lengths.
@@ -97,14 +97,14 @@ def without_lists(features: Any) -> Any:
 
 
 def _refuse_lists(name: str, ids: Any) -> Any:
-    """Ids as they came; lists only where they can be an array."""
+    """Return ids unchanged, or a list as an array; refuse a list of uneven lists."""
     if isinstance(ids, (list, tuple)):
         try:
             return np.array(ids)
         except ValueError:
             raise ValueError(
-                f"{name} holds lists of different lengths. Make them a tensor first: "
-                "tf.ragged.constant(ids), or pad them with -1."
+                f"{name} holds lists of different lengths. Convert them to a ragged "
+                "tensor, tf.ragged.constant(ids), or pad them with -1."
             ) from None
     return ids
 
@@ -131,7 +131,7 @@ def _from_columns(features: Mapping[str, Any], spec: FeatureSpec) -> Batch:
 
 
 def _no_dense(ids: Any) -> tf.Tensor:
-    """`(B, 0)` beside ids in any of their forms."""
+    """Return dense features `(B, 0)` for a batch of ids in any form."""
     if isinstance(ids, tf.RaggedTensor):
         num_rows = tf.cast(ids.nrows(), tf.int32)
     elif isinstance(ids, tf.SparseTensor):
@@ -142,7 +142,10 @@ def _no_dense(ids: Any) -> tf.Tensor:
 
 
 def _with_rank(column: Any) -> tf.Tensor:
-    """A column as a tensor; Keras shuffles pandas Series without a static shape."""
+    """Return a column as a tensor of known rank.
+
+    When Keras shuffles a pandas Series, the static shape is lost.
+    """
     column = tf.convert_to_tensor(column)
     if column.shape.rank is None:
         column = tf.reshape(column, (tf.shape(column)[0], -1))
@@ -151,7 +154,7 @@ def _with_rank(column: Any) -> tf.Tensor:
 
 
 def _bag_column(name: str, column: Any) -> tf.Tensor | tf.RaggedTensor:
-    """One feature's ids as `(B, L)` or ragged `(B, None)`."""
+    """Return one feature's ids as `(B, L)` or ragged `(B, None)`."""
     column = _refuse_lists(f"Sparse feature '{name}'", column)
     if isinstance(column, tf.SparseTensor):  # as tf.io.VarLenFeature parses them
         column = tf.RaggedTensor.from_value_rowids(
@@ -176,16 +179,16 @@ def _bag_column(name: str, column: Any) -> tf.Tensor | tf.RaggedTensor:
 
 
 def _stack_bags(columns: list) -> tf.Tensor | tf.RaggedTensor:
-    """Put F features side by side: (B, F), (B, F, L) or ragged (B, F, None)."""
+    """Stack F features: `(B, F)`, `(B, F, L)` or ragged `(B, F, None)`."""
     wrong = {column.dtype.name for column in columns if not column.dtype.is_integer}
     if wrong:
         raise TypeError(
-            "Ids must be int32 or int64 (float32 changes ids above 2^24 unnoticed; "
+            "Ids must be int32 or int64 (float32 silently changes ids above 2^24; "
             f"strings need a vocabulary). Received: {', '.join(sorted(wrong))}"
         )
     columns = [tf.cast(to_signed(column), tf.int64) for column in columns]
     if any(isinstance(column, tf.RaggedTensor) for column in columns):
-        # As ragged, -1 stands for no id in the dense columns beside.
+        # In dense columns next to ragged ones, -1 is padding, not an id.
         columns = [
             c
             if isinstance(c, tf.RaggedTensor)
@@ -208,14 +211,14 @@ def _stack_bags(columns: list) -> tf.Tensor | tf.RaggedTensor:
 
 
 def refuse_frame(x: Any) -> None:
-    """Refuse a DataFrame, which Keras would turn into one float32 matrix.
+    """Refuse a DataFrame, which Keras would convert to one float32 matrix.
 
     Raises:
-        TypeError: The message says what to pass instead.
+        TypeError: If `x` is a DataFrame; the message says what to pass instead.
     """
     if type(x).__name__ in ("DataFrame", "LazyFrame"):
         raise TypeError(
-            "A DataFrame as input would become one float32 matrix and change ids "
+            "Keras would convert a DataFrame to one float32 matrix, which changes ids "
             "above 2^24. Use pipelines.from_dataframe(frame, model.spec), or pass a "
             "dict of its columns as arrays: {name: frame[name].to_numpy() for name in "
             "(*model.spec.dense, *model.spec.sparse_features)}."
@@ -223,10 +226,10 @@ def refuse_frame(x: Any) -> None:
 
 
 def check_arrays(x: Any, y: Any = None) -> None:
-    """Refuse columns of data frames that Keras' `fit` does not take.
+    """Refuse DataFrame columns that Keras' `fit` does not accept.
 
     Raises:
-        TypeError: The message says what to pass instead.
+        TypeError: For such a column; the message says what to pass instead.
     """
     refuse_frame(x)
     columns = dict(x) if isinstance(x, dict) else {}
@@ -236,15 +239,15 @@ def check_arrays(x: Any, y: Any = None) -> None:
         if isinstance(data_type, np.dtype) and data_type.kind in "OSU":
             raise TypeError(
                 f"{name!r} must hold numbers (strings need a vocabulary, see "
-                "pipelines.from_dataframe; objects that are numbers, column.astype). "
-                f"Received: dtype {data_type}"
+                "pipelines.from_dataframe; convert numbers stored as objects with "
+                f"column.astype). Received: dtype {data_type}"
             )
         if library == "polars" or (
             library == "pandas" and not isinstance(data_type, np.dtype | None)
         ):
             raise TypeError(
-                f"{name!r} has the type {data_type} of {library}, which Keras does not "
-                "take. Pass an array, column.to_numpy() (missing ids as -1: "
+                f"{name!r} has the {library} type {data_type}, which Keras does not "
+                "accept. Pass an array, column.to_numpy() (missing ids as -1: "
                 "column.fillna(-1).to_numpy()), or use pipelines.from_dataframe."
             )
 
@@ -252,18 +255,18 @@ def check_arrays(x: Any, y: Any = None) -> None:
 def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
     """Return labels as float32 `(B, 1)`, the shape of the predictions.
 
+    When the shapes are equal, Keras does not reshape the predictions and can recover
+    the logit for a stable loss.
+
     Args:
         y: The labels.
-        are_probabilities: Whether labels outside `[0, 1]` are refused.
-
-    With equal shapes Keras leaves the prediction's tensor alone, and so finds the
-    logit behind it.
+        are_probabilities: Whether to refuse labels outside `[0, 1]`.
 
     Raises:
         ValueError: If there are no labels, or their shape is wrong.
-        TypeError: For several arrays.
-        tf.errors.InvalidArgumentError: For a label outside `[0, 1]`; where checks are
-            deferred, when they are read.
+        TypeError: If there are several arrays.
+        tf.errors.InvalidArgumentError: If a label lies outside `[0, 1]`. Deferred
+            checks raise it when they are read.
     """
     if y is None:
         raise ValueError("Labels are needed: data must be (features, label).")
@@ -282,7 +285,7 @@ def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
     y = tf.reshape(tf.cast(y, tf.float32), (tf.shape(y)[0], 1))
     if not are_probabilities:
         return y
-    # One that is not finite is the guard's.
+    # The guard handles labels that are not finite.
     out_of_range = tf.logical_or(y < 0.0, y > 1.0) & tf.math.is_finite(y)
     message = "Labels must lie in [0, 1] for binary cross-entropy. Received one of:"
     worst = tf.reduce_max(tf.where(out_of_range, tf.abs(y), 0.0))

@@ -1,4 +1,4 @@
-"""`DLRM`: the model of Naumov et al. 2019, arXiv 1906.00091."""
+"""`DLRM`, the model of Naumov et al. 2019, arXiv 1906.00091."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -32,52 +32,54 @@ from tf_dlrm.training.row_sparse_model import RowSparseModel
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class DLRM(RowSparseModel):
-    """Deep learning recommendation model: click probability of a row.
+    """Deep learning recommendation model, which predicts click probabilities.
 
-    The bottom MLP turns the dense features into a vector, each sparse feature is
-    looked up and pooled to a vector of the same width, the interaction takes the dot
-    products of all pairs, and the top MLP turns them into one logit:
+    The bottom MLP maps the dense features to a vector. Each sparse feature is looked up
+    and pooled to a vector of the same width. The interaction computes the dot products
+    of all pairs of vectors, and the top MLP maps them to one logit:
 
     `p = sigmoid(top(interaction(bottom(dense), embedding(ids))))`
 
-    The model is built, weights and all, when the constructor returns.
+    The constructor builds the model, including all weights.
 
     Args:
         spec: The `FeatureSpec`: dense features and tables.
-        bottom_mlp_dims: Dims of the bottom MLP, ReLU after each layer, or an
-            `MLP`. For dot interaction its last dim is the tables' embedding dim.
-            Without dense features there is none: leave it out, or give `None`.
-        top_mlp_dims: Dims of the top MLP, ReLU between layers, linear at the end;
-            the last is 1. Or an `MLP`.
+        bottom_mlp_dims: Dims of the bottom MLP, with ReLU after each layer, or an
+            `MLP`. For dot interaction, the last dim must equal the tables' embedding
+            dim. A model without dense features has no bottom MLP: omit the argument or
+            pass `None`.
+        top_mlp_dims: Dims of the top MLP, with ReLU between layers and a linear last
+            layer of dim 1, or an `MLP`.
         interaction: `"dot"`, `"cat"`, `"cross"` (DCN-v2, 3 full layers), or a layer
             that is called with the list `[dense vector (B, D), pooled (B, F, D)]`
             and returns `(B, n)`.
         self_interaction: Whether `"dot"` includes each vector's product with itself.
-        embedding: A `tf_dlrm.layers.EmbeddingLayer`; `None` makes an
+        embedding: A `tf_dlrm.layers.EmbeddingLayer`. Default:
             `EmbeddingCollection(spec.tables)`.
-        feature_mlp_dims: MLPs between pooled embeddings and interaction, ReLU after
-            each layer: dims for every feature, or a dict of feature name to dims
-            (or `MLP`). This is how tables of different widths meet in one dot
-            interaction.
+        feature_mlp_dims: Dims of MLPs between the pooled embeddings and the
+            interaction, with ReLU after each layer: one sequence for all features, or
+            a dict that maps feature names to dims or an `MLP`. They let tables of
+            different widths share one dot interaction.
         negative_sampling_rate: Share w of the rows without a click that the training
-            data hold. Below 1, every prediction outside of training, in `evaluate`,
-            `predict` and exports, is corrected for it: `p / (p + (1 - p) / w)`. What
-            is evaluated must be whole.
+            data contain. Below 1, predictions outside training (`evaluate`, `predict`,
+            exports) are corrected for it: `p / (p + (1 - p) / w)`. Evaluate such a
+            model on data that are not sampled.
 
     Call arguments:
         features: Dict, in one of the forms of `tf_dlrm.inputs.standardize_features`:
             `{"dense_features": (B, num_dense), "sparse_features": (B, num_sparse)}`
             with ids one-hot, padded with -1 to `(B, num_sparse, L)`, or ragged; or
             one entry for each feature.
-        training: Whether dropout and batch statistics are active, and probabilities
-            are those of the sampled training data.
+        training: Whether dropout and batch statistics are active. If so, the
+            probabilities are not corrected for `negative_sampling_rate`.
 
     Returns:
         float32 `(B, 1)` click probabilities.
 
     Raises:
-        ValueError: If dims do not fit together; the message names the argument.
-        TypeError: If `embedding` is no `EmbeddingLayer`.
+        ValueError: If the dims do not match each other or the spec; the message names
+            the argument.
+        TypeError: If `embedding` is not an `EmbeddingLayer`.
 
     Example:
 
@@ -91,8 +93,8 @@ class DLRM(RowSparseModel):
     (4, 1)
 
     Reference:
-        Naumov et al. 2019, arXiv 1906.00091, section 2 and figure 1. The correction is
-        that of `tf_dlrm.calibration`.
+        Naumov et al. 2019, arXiv 1906.00091, section 2 and figure 1. The correction for
+        negative sampling is described in `tf_dlrm.calibration`.
     """
 
     built: bool
@@ -119,7 +121,7 @@ class DLRM(RowSparseModel):
         self.bottom_mlp = make_bottom_mlp(bottom_mlp_dims, spec, policy)
         self.embedding = make_embedding(embedding, spec)
         self.feature_mlps = make_feature_mlps(feature_mlp_dims, spec, policy)
-        # tf.train.Checkpoint does not see into Keras' dicts.
+        # tf.train.Checkpoint does not track the contents of Keras' dicts.
         self._checkpointed = tf.Module()
         self._checkpointed.feature_mlps = dict(self.feature_mlps)
         has_dense = spec.num_dense > 0
@@ -128,8 +130,8 @@ class DLRM(RowSparseModel):
             interaction, self_interaction, has_dense, num_vectors, policy
         )
         self.top_mlp = make_top_mlp(top_mlp_dims, policy)
-        # Not a layer that Keras tracks: its parts are the model's own layers, and lie
-        # there in files.
+        # Hidden from Keras' tracking: its parts are already tracked, and saved, as
+        # layers of the model itself.
         self.__dict__["_scorer"] = Scorer(
             self.bottom_mlp,
             self.interaction,
@@ -143,8 +145,8 @@ class DLRM(RowSparseModel):
         self.build()
 
     def __call__(self, features: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call the model; lists in a dict of features become arrays."""
-        # Not super(), for which AutoGraph would keep the locals of all callers alive.
+        """Call the model, after converting lists in a dict of features to arrays."""
+        # Not super(): AutoGraph would then keep the locals of all callers alive.
         return keras.Model.__call__(self, without_lists(features), *args, **kwargs)
 
     # The model, as in the paper's figure 1
@@ -156,13 +158,13 @@ class DLRM(RowSparseModel):
         with self.xla_settings():
             batch = self.standardize(features)
             pooled = self.embedding(batch.ids, weights=batch.weights)
-            # A batch with an id out of range changes nothing, statistics included.
+            # A batch with an id out of range must change nothing, not even statistics.
             waits = training and self.non_trainable_variables
             with tf.control_dependencies(tf.nest.flatten(pooled) if waits else []):
                 probabilities = self.score(batch.dense, pooled, bool(training))
             return probabilities if training else self.recalibrate(probabilities)
 
-    _own_call = call  # what `compile` compares a subclass's with
+    _own_call = call  # `compile` compares a subclass's `call` with it
 
     def score(
         self,
@@ -175,7 +177,7 @@ class DLRM(RowSparseModel):
         Args:
             dense: float32 `(B, num_dense)`.
             pooled: The vectors that the embedding layer returned: `(B, F, D)`, or a
-                list of F `(B, width)`.
+                list of F tensors `(B, width)`.
             training: Whether dropout and batch statistics are active.
 
         Returns:
@@ -184,22 +186,22 @@ class DLRM(RowSparseModel):
         return self._scorer(dense, pooled, training=training)
 
     def recalibrate(self, probabilities: tf.Tensor) -> tf.Tensor:
-        """Correct what `score` returned for `negative_sampling_rate`."""
+        """Correct the probabilities from `score` for `negative_sampling_rate`."""
         return calibration.recalibrate(probabilities, self.negative_sampling_rate)
 
     def standardize(self, features: Mapping[str, Any]) -> Batch:
-        """Bring features, in any form of the batch contract, into one form."""
+        """Convert features in any accepted form into a `Batch`."""
         return standardize_features(features, self.spec)
 
     def build(self, input_shape: Shape | None = None) -> None:
-        """Make all weights; every shape is known already."""
+        """Create all weights; no input shape is needed."""
         if self.built:
             return
         build_layer(self.embedding, None)
         self._scorer.build_parts()
         self.built = True
 
-    # What people look at and what is saved
+    # Summary and saving
 
     def summary(
         self,
@@ -212,71 +214,78 @@ class DLRM(RowSparseModel):
     ) -> None:
         """Print the tables with their bytes, the MLPs, and parameters by part.
 
+        The other options of `keras.Model.summary` are accepted and ignored.
+
         Args:
-            line_length: Width of the text; `None` for 80.
-            positions: Without meaning here, as are the options after `print_fn`;
-                they are those of `keras.Model.summary`.
-            print_fn: Called with each line; `None` prints.
-            expand_nested: See `positions`.
-            show_trainable: See `positions`.
-            layer_range: See `positions`.
+            line_length: Width of the text in characters; default: 80.
+            positions: Ignored.
+            print_fn: Function that is called with each line; default: `print`.
+            expand_nested: Ignored.
+            show_trainable: Ignored.
+            layer_range: Ignored.
         """
         for line in summary.lines(self, width=line_length or 80):
             (print_fn or print)(line)
 
-    # Weights by logical table, wherever the tables lie
+    # Weights by logical table, wherever the tables are stored
 
     def get_weights(self) -> list[np.ndarray]:
-        """Return copies of all weights: those of the dense layers, then the tables.
+        """Return copies of all weights: first the dense layers, then the tables.
 
-        A table is `(vocabulary_size, embedding_dim)`, also where it is sharded. So
-        `EarlyStopping(restore_best_weights=True)` restores the tables on any number
-        of devices; it takes their memory once more.
+        Each table has the shape `(vocabulary_size, embedding_dim)`, even if it is
+        sharded. `EarlyStopping(restore_best_weights=True)` therefore restores the
+        tables on any number of devices; its copy of the tables takes as much memory as
+        the tables themselves.
         """
         own = [variable.numpy() for variable in self._weights_but_tables]
         return [*own, *self.embedding.get_weights()]
 
     def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
-        """Set what `get_weights` returned.
+        """Set all weights to arrays in the form that `get_weights` returns.
 
         Raises:
-            ValueError: If a number or a shape differs.
+            ValueError: If the number of arrays or a shape differs.
         """
         variables = self._weights_but_tables
         num_tables = len(self.embedding.tables) or len(self.embedding.weights)
         if len(weights) != len(variables) + num_tables:
             raise UserError(
-                f"The model has {len(variables)} weights of dense layers and "
-                f"{num_tables} tables. Received: {len(weights)} arrays"
+                f"The model has {len(variables)} dense weights and {num_tables} "
+                f"tables. Received: {len(weights)} arrays"
             )
         self.embedding.set_weights(weights[len(variables) :])
         for variable, value in zip(variables, weights):
             variable.assign(value)
 
     def count_params(self) -> int:
-        """Return the number of values in dense layers and tables."""
-        own = sum(math.prod(each.shape) for each in self._weights_but_tables)
+        """Return the number of parameters of the dense layers and tables."""
+        own = sum(math.prod(weight.shape) for weight in self._weights_but_tables)
         return own + self.embedding.count_params()
 
     @property
     def _weights_but_tables(self):
-        return [each for each in self.weights if not self.embedding.owns(each)]
+        return [w for w in self.weights if not self.embedding.owns(w)]
 
     def load_weights(
         self, filepath: PathLike, skip_mismatch: bool = False, **kwargs: Any
     ) -> None:
-        """Load weights, as Keras does; tables are skipped one by one, and named."""
+        """Load weights, as `keras.Model.load_weights` does.
+
+        With `skip_mismatch=True`, tables that do not match the file are skipped one by
+        one, and a warning names them.
+        """
         with self.embedding.skipping_mismatches(skip_mismatch):
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
 
     def save(self, filepath: PathLike, overwrite: bool = True, **kwargs: Any) -> None:
-        """Save the whole model, as `keras.Model.save` does; the file must be `.keras`.
+        """Save the whole model to a `.keras` file, as `keras.Model.save` does.
 
-        A local file appears whole or not at all.
+        A local file is written completely or not at all.
 
         Raises:
-            ValueError: For the legacy `.h5` form, which would lose tables.
-            tf_dlrm.runtime.disk.WriteError: If it cannot be written, an `OSError`.
+            ValueError: For the legacy `.h5` format, which would lose tables.
+            tf_dlrm.runtime.disk.WriteError: If the file cannot be written; an
+                `OSError`.
         """
         _refuse_legacy_h5(str(filepath).lower().endswith((".h5", ".hdf5")), filepath)
         options = {"overwrite": overwrite, **kwargs}
@@ -288,10 +297,10 @@ class DLRM(RowSparseModel):
             super().save(temporary, **options)
 
     def export(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: Keras' export would write a signature that is wrong for bags.
+        """Raise an error: Keras' export would write a wrong signature for bags.
 
         Raises:
-            ValueError: Always, naming `tf_dlrm.export_saved_model`.
+            ValueError: Always; use `tf_dlrm.export_saved_model` instead.
         """
         raise UserError(
             "Keras' export loses raggedness (padding is looked up as id 0) and writes "
@@ -300,7 +309,7 @@ class DLRM(RowSparseModel):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-safe values."""
-        _refuse_legacy_h5(keras_hooks.is_writing_legacy_h5(), "a file of that form")
+        _refuse_legacy_h5(keras_hooks.is_writing_legacy_h5(), "an `.h5` file")
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
@@ -335,7 +344,7 @@ class DLRM(RowSparseModel):
 def _refuse_legacy_h5(is_legacy: bool, path) -> None:
     if is_legacy:
         raise UserError(
-            "A model in the legacy `.h5` form could not be loaded, and would lose the "
-            "tables' state. Save it as `.keras`, or its weights as `.weights.h5`. "
-            f"Received: {path}"
+            "The legacy `.h5` format loses the tables' state, and such a model could "
+            "not be loaded. Save the model as `.keras`, or its weights as "
+            f"`.weights.h5`. Received: {path}"
         )

@@ -1,4 +1,4 @@
-"""The text of `model.summary()`: tables, MLPs, parameters and bytes by part."""
+"""Text of `model.summary()`: tables, MLPs, and parameters and bytes by part."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -44,8 +44,8 @@ def lines(model: "DLRM", width: int = 80) -> Iterator[str]:
         ("top MLP", _mlp_shape("", model.top_mlp), model.top_mlp),
     ]
     total = 0
-    for name, shape, counted in parts:
-        count = counted if isinstance(counted, int) else _count(counted)
+    for name, shape, part in parts:
+        count = part if isinstance(part, int) else _count(part)
         total += count
         yield _row((name, shape, f"{count:,}", format_bytes(4 * count)), width)
     yield rule
@@ -53,21 +53,21 @@ def lines(model: "DLRM", width: int = 80) -> Iterator[str]:
     yield from _optimizer_lines(model, width)
     if model.negative_sampling_rate < 1:
         rate = model.negative_sampling_rate
-        yield f"Negatives sampled at {rate:g}: predictions are corrected for it"
+        yield f"Negatives sampled at {rate:g}; predictions are corrected for this"
 
 
 def _table_lines(tables: Sequence[EmbeddingTable], width: int) -> Iterator[str]:
     yield _row(("Table", "Rows x width", "Pooling", "Bytes"), width)
     largest = sorted(tables, key=lambda table: -table.num_parameters)[:MAX_TABLES]
-    kept = {table.name for table in largest}
-    for table in (table for table in tables if table.name in kept):
+    shown_names = {table.name for table in largest}
+    for table in (table for table in tables if table.name in shown_names):
         readers = (
             "" if len(table.features) == 1 else f" ({len(table.features)} features)"
         )
         shape = f"{table.vocabulary_size:,} x {table.embedding_dim}"
         size = format_bytes(4 * table.num_parameters)
         yield _row((table.name + readers, shape, table.combiner, size), width)
-    rest = [table for table in tables if table.name not in kept]
+    rest = [table for table in tables if table.name not in shown_names]
     if rest:
         size = format_bytes(4 * sum(table.num_parameters for table in rest))
         yield _row((f"and {len(rest)} smaller tables", "", "", size), width)
@@ -78,8 +78,8 @@ def _optimizer_lines(model: "DLRM", width: int) -> Iterator[str]:
     if optimizer is None:
         return
     tables = model.embedding_optimizer
-    own = list(tables.values()) if isinstance(tables, dict) else [tables]
-    names = ", ".join(dict.fromkeys(type(each).__name__ for each in own))
+    optimizers = list(tables.values()) if isinstance(tables, dict) else [tables]
+    names = ", ".join(dict.fromkeys(type(o).__name__ for o in optimizers))
     yield _row((f"Optimizers: {type(optimizer).__name__}, tables {names}",), width)
 
 

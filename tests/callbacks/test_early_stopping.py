@@ -55,7 +55,7 @@ def test_it_ends_at_the_target(rows, capsys):
     assert len(history.epoch) == 3
     assert stop.best == 0.81
     assert stop.reason == "val_auc 0.81000 reached 0.8"
-    assert "The training ends: val_auc 0.81000 reached 0.8." in capsys.readouterr().out
+    assert "Training stops: val_auc 0.81000 reached 0.8." in capsys.readouterr().out
 
 
 def test_of_a_loss_the_smallest_is_best(rows):
@@ -94,7 +94,7 @@ def test_it_ends_after_some_minutes(rows):
     model = make_model()
     model.fit(*rows, batch_size=8, epochs=3, verbose=0, callbacks=[stop])
     assert model.optimizer.iterations.numpy() == 1
-    assert stop.reason == "1e-09 minutes are over"
+    assert stop.reason == "1e-09 minutes have passed"
     assert stop.minutes > 0
 
 

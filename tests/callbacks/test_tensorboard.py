@@ -262,7 +262,7 @@ def test_the_projector_names_rows(tmp_path):
     assert lines == [str(i) for i in range(30)] + [""]
     with pytest.raises(ValueError, match="no table C9 .* Tables: C0, C1, C2"):
         fit(model, callbacks.EmbeddingProjector(tmp_path, ["C9"]))
-    with pytest.raises(ValueError, match="at least one. Received: 'C1'"):
+    with pytest.raises(ValueError, match="at least one table name. Received: 'C1'"):
         callbacks.EmbeddingProjector(tmp_path, "C1")
     with pytest.raises(ValueError, match="`max_rows` must be"):
         callbacks.EmbeddingProjector(tmp_path, ["C1"], max_rows=0)
@@ -289,7 +289,7 @@ def test_bad_arguments_are_refused(tmp_path):
             kind(0)
     other = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     other.compile("sgd", "mse")
-    with pytest.raises(TypeError, match="looks into the steps of a tf_dlrm.DLRM"):
+    with pytest.raises(TypeError, match="requires a tf_dlrm.DLRM"):
         other.fit(
             np.ones((4, 1)),
             np.ones(4),

@@ -103,10 +103,10 @@ def test_ids_beyond_int64_are_out_of_range(form, value):
 
 def test_weights_that_are_not_shaped_as_the_ids_are_refused():
     layer, ids = make_layer(), np.zeros((2, NUM_FEATURES), "int64")
-    message = "Weights must be shaped as the ids"
+    message = "Weights must have the shape of the ids"
     with pytest.raises(ValueError, match=f"{message}. Received: weights \\(3, 2\\)"):
         layer(ids, weights=np.ones((3, 2)))
-    with pytest.raises(ValueError, match="must be ragged as the ids"):
+    with pytest.raises(ValueError, match="must be ragged too"):
         layer(make_ragged([1, 2, 3]), weights=np.ones((1, 3)))
     for spec in ((None, None), None):
         run = tf.function(

@@ -61,7 +61,7 @@ def test_mixed_dimensions_keep_their_widths(checkpoints, tmp_path):
 
 
 def test_legacy_files_are_refused_with_the_way_out(checkpoints):
-    with pytest.raises(ValueError, match=r"not in the zip form .* weights_only=True"):
+    with pytest.raises(ValueError, match=r"not in the zip format .* weights_only=True"):
         from_facebookresearch_dlrm(checkpoints / "legacy.old")
 
 
@@ -152,10 +152,10 @@ def renamed(name, other):
         (without("bot_l.2.bias"), r"'bot_l.2' must have a weight \(outputs, 6\)"),
         (without("bot_l.0.weight"), "'bot_l.0' must have a weight"),
         (without("emb_l.1.weight"), "Tables are missing"),
-        (without("emb_l.3.weight"), "which no interactions of . tables give"),
+        (without("emb_l.3.weight"), "which matches no interaction of . tables"),
         (renamed("emb_l.1.weight", "emb_l.1.weight_q"), r"\(--qr-flag\)"),
         (renamed("emb_l.1.weight", "v_W_l.1"), "--weighted-pooling"),
-        (renamed("emb_l.1.weight", "emb.1"), r"not known: \['emb.1'\]"),
+        (renamed("emb_l.1.weight", "emb.1"), r"unknown: \['emb.1'\]"),
         (lambda s: s.update({"emb_l.1.weight": 3}), "must be a tensor. Received: 3"),
         (lambda s: s.update({"emb_l.1.weight": s["top_l.2.bias"]}), "rows, width"),
         (lambda s: s.update({"emb_l.1.proj.weight": s["emb_l.1.weight"][:, 1:]}),
@@ -173,9 +173,9 @@ def test_weights_that_do_not_fit(change, message):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"interaction": "cat"}, "which no interactions of . tables give"),
+        ({"interaction": "cat"}, "which matches no interaction of . tables"),
         ({"self_interaction": True}, "self_interaction=True"),
-        ({"spec": tf_dlrm.FeatureSpec.criteo([5] * 26)}, "`spec` must have a table"),
+        ({"spec": tf_dlrm.FeatureSpec.criteo([5] * 26)}, "`spec` must have the tables"),
     ],
 )
 def test_options_that_do_not_fit(options, message):
@@ -197,7 +197,7 @@ def test_ambiguous_width_asks():
     ones = np.ones((1, 1), "float32")
     state = {"emb_l.0.weight": ones, "top_l.0.weight": np.ones((1, 2), "float32")}
     state |= {"bot_l.0.weight": ones, "bot_l.0.bias": ones[0], "top_l.0.bias": ones[0]}
-    with pytest.raises(ValueError, match="which both interactions of 1 tables give"):
+    with pytest.raises(ValueError, match="which matches both interactions of 1 tables"):
         from_facebookresearch_dlrm(state)
     model = from_facebookresearch_dlrm(state, interaction="cat")
     assert isinstance(model.interaction, tf_dlrm.layers.CatInteraction)
@@ -208,7 +208,7 @@ def test_ambiguous_width_asks():
 def test_no_state_dict_at_all(tmp_path):
     path = tmp_path / "list.pt"
     save(path, [1, 2])
-    with pytest.raises(ValueError, match="must hold a state_dict.*list"):
+    with pytest.raises(ValueError, match="must be a state_dict.*list"):
         from_facebookresearch_dlrm(path)
     with pytest.raises(FileNotFoundError):
         from_facebookresearch_dlrm(tmp_path / "absent.pt")

@@ -44,8 +44,8 @@ def test_equals_tfrs(name, failures):
 
 def test_without_keras_2_the_error_says_what_to_set(monkeypatch):
     monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
-    with pytest.raises(ImportError, match="started with TF_USE_LEGACY_KERAS=1"):
+    with pytest.raises(ImportError, match="process with TF_USE_LEGACY_KERAS=1"):
         tf_dlrm.interop.from_tfrs(object())
     monkeypatch.setitem(sys.modules, "tensorflow_recommenders", None)
-    with pytest.raises(ImportError, match="needs tensorflow-recommenders"):
+    with pytest.raises(ImportError, match="install tensorflow-recommenders"):
         tf_dlrm.interop.from_tfrs(object())

@@ -69,7 +69,7 @@ def test_code_is_refused_by_name_and_not_run(function, name, protocol, tmp_path)
         "open": (str(mark), "w"),
     }[name]
     save_parts(path, pickle.dumps({"state_dict": Call(function, *args)}, protocol))
-    with pytest.raises(ValueError, match=rf"asks for \w+\.{name}, and only tensors"):
+    with pytest.raises(ValueError, match=rf"contains \w+\.{name}, but only tensors"):
         read_torch_file(path)
     assert not mark.exists()
 
@@ -96,7 +96,7 @@ def raw(text, *arguments):
 def test_odd_pickles_end_in_an_error(data, tmp_path):
     path = tmp_path / "odd.pt"
     save_parts(path, data)
-    with pytest.raises(ValueError, match="odd.pt is (damaged|not read)"):
+    with pytest.raises(ValueError, match="odd.pt (is damaged|cannot be imported)"):
         read_torch_file(path)
 
 
@@ -118,7 +118,7 @@ def test_nothing_outside_of_a_storage_is_read(offset, size, stride, tmp_path):
     path = tmp_path / "t.pt"
     storage = Storage(np.zeros(24, "float32"))
     save(path, {"t": Tensor(storage, offset, size, stride)})
-    with pytest.raises(ValueError, match="t.pt is (damaged|not read)"):
+    with pytest.raises(ValueError, match="t.pt (is damaged|cannot be imported)"):
         read_torch_file(path)
 
 
@@ -127,7 +127,7 @@ def test_a_tensor_is_no_storage(tmp_path):
     path = tmp_path / "t.pt"
     endless = Tensor(Storage(np.zeros(24, "float32")), 0, (24,), (0,))
     save(path, {"t": Tensor(endless, 0, (1 << 20,), (1,))})
-    with pytest.raises(ValueError, match="something other than a storage"):
+    with pytest.raises(ValueError, match="a tensor without a storage"):
         read_torch_file(path)
 
 
@@ -135,7 +135,7 @@ def test_storages_that_are_shorter_than_said(tmp_path):
     path, values = tmp_path / "t.pt", np.zeros(24, "float32")
     data, _ = dump({"t": Tensor.of(values)})
     save_parts(path, data, [values[:20]])
-    with pytest.raises(ValueError, match="24 values of float32 and has 80 bytes"):
+    with pytest.raises(ValueError, match="24 values of float32, but has 80 bytes"):
         read_torch_file(path)
     save_parts(path, data, [])
     with pytest.raises(ValueError, match="damaged.*archive/data/0"):
@@ -148,15 +148,15 @@ def test_files_of_other_forms(tmp_path):
     with pytest.raises(ValueError, match="data/0 is compressed"):
         read_torch_file(path)
     save(path, {"t": Tensor.of(values)}, byte_order="big")
-    with pytest.raises(ValueError, match="other byte order"):
+    with pytest.raises(ValueError, match="another byte order"):
         read_torch_file(path)
     save(path, {"t": Tensor.of(values)})
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    with pytest.raises(ValueError, match="without its end"):
+    with pytest.raises(ValueError, match="truncated zip file"):
         read_torch_file(path)
     path.write_bytes(pickle.dumps({"legacy": 1}))
-    with pytest.raises(ValueError, match="not in the zip form of torch.save"):
+    with pytest.raises(ValueError, match="not in the zip format of torch.save"):
         read_torch_file(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("word/document.xml", "text")
@@ -211,6 +211,8 @@ def test_sizes_that_are_structures(tmp_path):
     storage = Storage(np.zeros(24, "float32"))
     for size in ((doubled(1), doubled(2)), doubled(), (1 << 40,)):
         save(path, {"t": Tensor(storage, 0, size, (0,) * len(size))})
-        with pytest.raises(ValueError, match="t.pt is not read: a tensor of size") as e:
+        with pytest.raises(
+            ValueError, match="cannot be imported: it has a tensor with size"
+        ) as e:
             read_torch_file(path)
         assert len(str(e.value)) < 1000

@@ -312,7 +312,7 @@ def what_is_refused():
         ({"bottom_stack": tf.keras.Sequential(
             [dense(4), tf.keras.layers.Dropout(0.1), dense(WIDTH)])}, "Dropout"),
         ({"bottom_stack": tf.keras.Sequential(
-            [dense(4), dense(4, "relu"), dense(WIDTH)])}, "must have one activation"),
+            [dense(4), dense(4, "relu"), dense(WIDTH)])}, "the same activation"),
         ({"bottom_stack": dense(WIDTH)}, "must be a tfrs MLP or a Sequential"),
         ({"feature_interaction": concatenated(lib.Cross(), lib.Cross())}, "in a row"),
         ({"feature_interaction": concatenated(lib.Cross(preactivation="relu"))},
@@ -324,9 +324,9 @@ def what_is_refused():
     configs = {"a": {"b": next(iter(feature_configs().values()))}}
     nested = tfrs.layers.embedding.TPUEmbedding(configs, None)
     for embedding, message in [
-        (nested, "must be a dict of name to FeatureConfig"),
-        (with_config(max_sequence_length=3), "keeps a sequence"),
-        (with_config(output_shape=[4]), "keeps a sequence"),
+        (nested, "must be a dict of names to FeatureConfig"),
+        (with_config(max_sequence_length=3), "returns a sequence"),
+        (with_config(output_shape=[4]), "returns a sequence"),
     ]:
         ranking = make_ranking()
         ranking._embedding_layer = embedding

@@ -101,7 +101,7 @@ def test_cross_equals_the_formula(rank, use_bias):
     [
         (lambda: CrossInteraction(0), "`num_layers`"),
         (lambda: CrossInteraction(2, rank=0), "`rank`"),
-        (lambda: DotInteraction()([np.ones((2, 3)), np.ones((2, 4))]), "one width"),
+        (lambda: DotInteraction()([np.ones((2, 3)), np.ones((2, 4))]), "equal width"),
     ],
 )
 def test_mistakes_are_named(make, message):

@@ -259,7 +259,7 @@ def test_a_rate_that_follows_needs_one_to_follow():
     layer = EmbeddingCollection([EmbeddingTable("t", 2, 1)])
     optimizer = optimizers.get("sgd")
     layer.build_optimizer(optimizer)
-    with pytest.raises(ValueError, match="SparseSGD has no learning rate: give it"):
+    with pytest.raises(ValueError, match="SparseSGD has no learning rate. Set one"):
         layer.apply_gradients(tf.ones((1, 1, 1)), tf.zeros((1, 1), tf.int32))
     with pytest.raises(ValueError, match="follows the learning rate of the model"):
         optimizer.learning_rate = 0.1

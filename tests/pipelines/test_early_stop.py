@@ -36,7 +36,7 @@ def train(data, out, callbacks=(), valid=True, **options):
 
 def test_a_target_within_an_epoch_ends_the_run(data, tmp_path, capsys):
     results = train(data, tmp_path / "run", target_auc=0.01, evaluate_every_steps=2)
-    assert "The training ends: val_auc" in capsys.readouterr().out
+    assert "Training stops: val_auc" in capsys.readouterr().out
     assert "reached 0.01" in results["stopped"]
     (within,) = results["evaluations_within_epochs"]
     assert (within["epoch"], within["batch"]) == (0, 2)
@@ -55,7 +55,7 @@ def test_what_is_not_asked_for_ends_nothing(data, tmp_path):
 
 def test_minutes_end_a_run_without_validation(data, tmp_path):
     results = train(data, tmp_path / "run", valid=False, max_minutes=1e-9)
-    assert results["stopped"] == "1e-09 minutes are over"
+    assert results["stopped"] == "1e-09 minutes have passed"
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_a_lock_of_another_host_is_refused_with_what_to_remove(tmp_path):
     path = tmp_path / ".lock"
     text = json.dumps({**note, "host": "elsewhere", "boot": "another"})
     path.write_text(text)
-    with pytest.raises(locks.InUseError, match=f"cannot be told .* remove {path} and"):
+    with pytest.raises(locks.InUseError, match=f"cannot tell .* remove {path} and"):
         with locks.locked(tmp_path):
             pass
     assert path.read_text() == text

@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_one_line(store, capsys, tmp_path):
         ("s3://bucket/text.gz" + OPTIONS, "named .gz, but does not hold gzip data"),
         ("s3://bucket/day.parquet", "s3://bucket/day.parquet: damaged Parquet file"),
         ("s3://bucket/a b", "s3://bucket/a b: cannot be read: Cannot parse URI"),
-        (password, "An address with a password is refused"),
+        (password, "An address must not contain a password"),
         ("hdfs://host/day", "hdfs://host/day: cannot be read: Unable to load lib"),
         ("ftp://host/day", "'ftp://host/day' is a remote address that cannot be re"),
     ):

@@ -305,7 +305,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         ([tmp_path / "empty"], "is not the folder of a run"),
         ([tmp_path / "runs"], "but contains runs: name"),
         ([run, tmp_path / "runs" / ".." / "runs" / "one"], "is listed twice"),
-        ([damaged], "metrics.json is damaged: no JSON text"),
+        ([damaged], "metrics.json is damaged: it is not JSON"),
         ([less], "it has no seconds"),
         ([torn], "metrics.csv is damaged."),
         ([steps], "steps.csv is damaged."),

@@ -62,5 +62,5 @@ class Callable:
     ids=["lambda", "closure", "object"],
 )
 def test_functions_that_a_file_cannot_hold_are_refused(function):
-    with pytest.raises(TypeError, match="table 'a' is a function that a saved model"):
+    with pytest.raises(TypeError, match="table 'a' is a function that cannot be saved"):
         EmbeddingTable("a", 5, 4, initializer=function)

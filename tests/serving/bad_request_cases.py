@@ -15,9 +15,9 @@ import numpy as np
 
 C_LIBRARY = pathlib.Path(__file__).parents[2] / "tf_dlrm/serving/c_library.py"
 SHAPE = "is not compatible with expected shape"
-ROWS = "must have equally many rows"
+ROWS = "must have the same number of rows"
 LENGTHS = "must have an entry for each of the 26 sparse features"
-SUM = "must not be negative, and must add up to the number"
+SUM = "must not be negative and must add up to the number"
 
 
 class Case(NamedTuple):

@@ -291,7 +291,7 @@ def test_requests_are_recorded_with_answers(from_raw):
 
 
 def test_recorded_requests_that_are_damaged_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="holds no recorded requests"):
+    with pytest.raises(ValueError, match="has no recorded requests"):
         read_recorded(tmp_path)
     (tmp_path / "assets.extra").mkdir()
     (tmp_path / "assets.extra/tf_dlrm_requests.json").write_text('[{"signature": 1}]')

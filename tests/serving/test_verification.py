@@ -100,9 +100,9 @@ def test_a_model_that_is_not_whole_is_told(copy, part):
 
 
 def test_places_without_a_model_or_library_are_told(exported, tmp_path):
-    with pytest.raises(ValueError, match="holds no version"):
+    with pytest.raises(ValueError, match="contains no versions"):
         verify_saved_model(tmp_path)
-    with pytest.raises(ValueError, match="No C library of TensorFlow"):
+    with pytest.raises(ValueError, match="TensorFlow's C library cannot be loaded"):
         verify_saved_model(exported, tmp_path)
 
 

@@ -33,7 +33,7 @@ def test_config_keeps_the_request_and_no_device_numbers():
 def test_a_plan_for_other_devices_or_tables_is_refused():
     plan = tf_dlrm.sharding.plan(TABLES, 2)
     assert isinstance(plan, Plan)
-    with pytest.raises(ValueError, match="is for 2 devices, the strategy has 1"):
+    with pytest.raises(ValueError, match="is for 2 devices, but the strategy has 1"):
         ShardedEmbeddingCollection(TABLES, plan)
     with pytest.raises(ValueError):
         ShardedEmbeddingCollection(TABLES[:2], tf_dlrm.sharding.plan(TABLES, 1))
@@ -53,7 +53,7 @@ def test_a_model_that_would_leave_the_tables_frozen_is_refused():
     model = keras.Model(inputs, keras.layers.Dense(1)(flat))
     model.compile("sgd", "mse")
     assert model.predict(np.zeros((2, 3), int), verbose=0).shape == (2, 1)
-    with pytest.raises(RuntimeError, match="train them in a DLRM"):
+    with pytest.raises(RuntimeError, match="Train them in a DLRM"):
         model.fit(np.zeros((4, 3), int), np.zeros((4, 1)), verbose=0)
 
 

@@ -93,7 +93,7 @@ def test_a_frozen_dense_layer_stays_frozen_in_files(tmp_path):
 
 
 def test_a_layer_to_freeze_must_exist():
-    with pytest.raises(ValueError, match="`frozen` must name layers of"):
+    with pytest.raises(ValueError, match="`frozen` may only name these layers"):
         layers.MLP((8, 4), frozen=("dense_2",))
 
 

@@ -20,7 +20,7 @@ def test_weights_are_logical_tables_and_cannot_reach_the_null_row():
     }
     np.testing.assert_array_equal(model.embedding(empty["sparse_features"]), 0.0)
     np.testing.assert_array_equal(model.embedding.get_table("C1"), 1.0)
-    with pytest.raises(ValueError, match="dense layers and 3 tables"):
+    with pytest.raises(ValueError, match="dense weights and 3 tables"):
         model.set_weights(weights[1:])
     with pytest.raises(ValueError, match="'C2' has shape"):
         model.set_weights([*weights[:-1], np.ones((31, 4))])
@@ -62,7 +62,7 @@ def test_of_a_file_that_does_not_fit_what_fits_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="'C1' has shape"):
         second.load_weights(tmp_path / "m.weights.h5")
     assert np.abs(second.embedding.get_table("C0") - tables_of(first)[0]).max() > 0
-    with pytest.warns(UserWarning, match=r"keep the rows that they have: 'C1' has"):
+    with pytest.warns(UserWarning, match=r"keep their current rows: 'C1' has"):
         second.load_weights(tmp_path / "m.weights.h5", skip_mismatch=True)
     for i, name in ((0, "C0"), (2, "C2")):
         np.testing.assert_array_equal(

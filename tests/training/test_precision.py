@@ -35,7 +35,7 @@ def test_it_warns_once(seconds):
     words = "takes 3.5 times as long.*Use dtype='float32'"
     with pytest.warns(RuntimeWarning, match=words) as record:
         fit("mixed_bfloat16")
-    sizes = re.search(r"of 128 x (\d+) by (\d+) x (\d+)", str(record[0].message))
+    sizes = re.search(r"of a 128 x (\d+) and a (\d+) x (\d+)", str(record[0].message))
     # The largest: bottom MLP (2, 8, 4), 6 pairs and 4 dense features, top MLP (8, 1).
     assert sizes.groups() == ("10", "10", "8")
     assert seconds["measured"] == [("bfloat16", 10, 8), ("float32", 10, 8)]

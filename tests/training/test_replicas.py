@@ -186,7 +186,7 @@ def test_what_was_made_outside_of_the_scope_is_refused():
     outside = make_model()
     strategy = tf.distribute.MirroredStrategy()
     with strategy.scope():
-        with pytest.raises(ValueError, match="made under the same strategy"):
+        with pytest.raises(ValueError, match="created under the same strategy"):
             outside.compile("sgd")
         embedding = outside.embedding
         with pytest.raises(ValueError, match="A DLRM needs an embedding layer"):

@@ -110,7 +110,7 @@ def test_an_assignment_between_fits_is_of_the_model_alone():
 def test_a_schedule_of_the_tables_is_named():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
     model = compiled_with(optimizers.SparseSGD(schedule))
-    with pytest.warns(UserWarning, match="has a schedule keep to that schedule"):
+    with pytest.warns(UserWarning, match="has a schedule do not follow it"):
         model.fit(dataset(), epochs=2, callbacks=[SCHEDULER], verbose=0)
 
 

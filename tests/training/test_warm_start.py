@@ -195,11 +195,11 @@ def with_map(**changes):
 
 MAPS = {
     "unknown": (with_map(C9=[0]), "`row_maps` names tables .*C9"),
-    "missing": ({"C1": np.arange(7)}, "'C0' had 11 rows and has 14"),
-    "length": (with_map(C0=np.zeros(3, int)), "'C0' must be 11 integers"),
-    "kind": (with_map(C0=np.zeros(11)), "'C0' must be 11 integers"),
+    "missing": ({"C1": np.arange(7)}, "'C0' has 11 rows in the older model and 14"),
+    "length": (with_map(C0=np.zeros(3, int)), "'C0' must have 11 integers"),
+    "kind": (with_map(C0=np.zeros(11)), "'C0' must have 11 integers"),
     "range": (with_map(C1=np.arange(1, 8)), "'C1' must be -1 or rows from 0 to 6"),
-    "twice": (with_map(C1=np.array([0, 3, 3, -1, -1, -1, -1])), "row twice: 3"),
+    "twice": (with_map(C1=np.array([0, 3, 3, -1, -1, -1, -1])), "row 3 more than once"),
 }
 
 

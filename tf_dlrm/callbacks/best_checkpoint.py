@@ -1,4 +1,4 @@
-"""The best checkpoint of a training, by a monitored result of its validations."""
+"""The best checkpoint of a training run, by a monitored validation result."""
 
 import dataclasses
 import math
@@ -13,11 +13,11 @@ class BestCheckpoint:
     """A checkpoint and the results of the model in it.
 
     Attributes:
-        path: Its folder.
+        path: Folder of the checkpoint.
         epoch: Number of the epoch, from 1.
-        step: Steps that the model was trained for.
+        step: Number of steps that the model was trained for.
         value: The monitored value.
-        results: Results of the training so far in the epoch, and of the validation.
+        results: Training results of the epoch so far, and validation results.
     """
 
     path: pathlib.Path
@@ -32,7 +32,7 @@ def find(folder: CheckpointFolder, monitor: str | None) -> BestCheckpoint | None
 
     Args:
         folder: The checkpoints.
-        monitor: Name of the result; without one no checkpoint is best.
+        monitor: Name of the monitored result. With `None`, no checkpoint is best.
     """
     if monitor is None:
         return None
@@ -65,8 +65,8 @@ def facts(results: dict, monitor: str | None) -> dict:
     """Return the part of a checkpoint's manifest that `find` reads.
 
     Args:
-        results: Results of the model that is saved.
-        monitor: Name of the one that is monitored.
+        results: Results of the saved model.
+        monitor: Name of the monitored result.
     """
     value = results.get(monitor)
     if value is None or not math.isfinite(value):

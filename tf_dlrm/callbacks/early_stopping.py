@@ -32,15 +32,16 @@ class EarlyStopping(keras.callbacks.Callback):
         target: Value at which training stops, as MLPerf's runs do at an AUC. Default:
             no target.
         patience: Number of evaluations in a row without improvement after which
-            training stops. Two after the same step count as one. Default: no limit.
-        min_delta: An improvement must exceed this.
+            training stops. Two evaluations after the same step count as one. Default:
+            no limit.
+        min_delta: An improvement must be larger than this.
         max_minutes: Minutes of training after which it stops, including evaluations
             and the time before a resume. Default: no limit.
         verbose: 1 prints the reason, 0 nothing.
 
     Attributes:
-        best: The best value so far; `None` before the first.
-        reason: Why training was stopped, in words; `None` if it was not.
+        best: The best value so far; `None` before the first evaluation.
+        reason: Reason why training stopped, as text; `None` if it did not stop early.
         minutes: Minutes of training so far.
 
     Raises:
@@ -58,7 +59,7 @@ class EarlyStopping(keras.callbacks.Callback):
     >>> stop = tf_dlrm.callbacks.EarlyStopping("val_auc", target=0.5)
     >>> history = model.fit(
     ...     x, y, epochs=5, validation_data=(x, y), callbacks=[stop], verbose=0)
-    The training ends: val_auc 0.50000 reached 0.5.
+    Training stops: val_auc 0.50000 reached 0.5.
     >>> len(history.epoch)
     1
 
@@ -95,7 +96,7 @@ class EarlyStopping(keras.callbacks.Callback):
         self._num_without, self._minutes_before = 0, 0.0
         self._start: float | None = None
         self._step: int | None = None
-        self._goes_on = False
+        self._is_resumed = False
 
     @property
     def minutes(self) -> float:
@@ -114,30 +115,29 @@ class EarlyStopping(keras.callbacks.Callback):
         }
 
     def set_state(self, state: dict) -> None:
-        """Set what `get_state` returned, for the next `fit`."""
+        """Set the state that `get_state` returned, for the next `fit`."""
         self._begin()
         self.best, self._num_without = state["best"], state["num_without"]
-        self._step = state.get("step")  # not in the oldest checkpoints
-        self._minutes_before, self._goes_on = state["minutes"], True
+        self._step = state.get("step")  # missing in the oldest checkpoints
+        self._minutes_before, self._is_resumed = state["minutes"], True
         self.reason = state["reason"]
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        if not self._goes_on:
+        if not self._is_resumed:
             self._begin()
-        self._goes_on, self._start = False, time.monotonic()
+        self._is_resumed, self._start = False, time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._max_minutes is not None and self.minutes >= self._max_minutes:
-            self._stop(f"{self._max_minutes:g} minutes are over")
+            self._stop(f"{self._max_minutes:g} minutes have passed")
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        looks = self._target is not None or self._patience is not None
-        if looks and self.best is None and self._monitor not in (logs or {}):
+        is_needed = self._target is not None or self._patience is not None
+        if is_needed and self.best is None and self._monitor not in (logs or {}):
             raise UserError(
-                f"`monitor` must be one of the results {', '.join(logs or {})}; those "
-                "of the validation come with `validation_data` or "
-                "`EvaluateWithinEpochs`. Received: "
-                f"monitor={self._monitor!r}"
+                f"`monitor` must be one of the results {', '.join(logs or {})}. "
+                "Validation results require `validation_data` or "
+                f"`EvaluateWithinEpochs`. Received: monitor={self._monitor!r}"
             )
         self.on_evaluation(logs or {})
 
@@ -145,7 +145,7 @@ class EarlyStopping(keras.callbacks.Callback):
         """Check results against target and patience.
 
         Args:
-            results: Value by name, such as `val_auc`.
+            results: Values by name, such as `val_auc`.
         """
         if self._monitor not in results:
             return
@@ -156,24 +156,24 @@ class EarlyStopping(keras.callbacks.Callback):
         )
         if is_better:
             self.best, self._num_without = value, 0
-        elif step != self._step:  # a last step of an epoch may be evaluated twice
+        elif step != self._step:  # the last step of an epoch may be evaluated twice
             self._num_without += 1
         self._step = step
         if self._target is not None and self._sign * (value - self._target) >= 0:
             self._stop(f"{self._monitor} {value:.5f} reached {self._target:g}")
         elif self._patience is not None and self._num_without >= self._patience:
-            before = (
+            problem = (
                 "was never finite"
                 if self.best is None
                 else (f"has not improved on {self.best:.5f}")
             )
-            self._stop(f"{self._monitor} {before} in {self._num_without} evaluations")
+            self._stop(f"{self._monitor} {problem} in {self._num_without} evaluations")
 
     def _stop(self, reason: str) -> None:
         if self.reason is None:
             self.reason, self.model.stop_training = reason, True
             if self._verbose:
-                print(f"The training ends: {reason}.", flush=True)
+                print(f"Training stops: {reason}.", flush=True)
 
     def on_train_end(self, logs: Logs = None) -> None:
         self.on_fit_exit()
@@ -184,21 +184,21 @@ class EarlyStopping(keras.callbacks.Callback):
 
 
 class EvaluateWithinEpochs(keras.callbacks.Callback):
-    """Evaluate a model every so many steps, for runs of one long epoch.
+    """Evaluate a model every few steps, for runs with one long epoch.
 
-    The metrics of the epoch continue as if there had been no evaluation.
+    The evaluations do not affect the training metrics of the epoch.
 
     Args:
         validation_data: Dataset of `(features, label)`.
-        every_steps: Steps of an epoch between two evaluations.
-        listeners: Callbacks of each evaluation. Those that have `on_evaluation`, such
-            as `EarlyStopping` and `ResumableTraining`, receive its results by name:
-            `val_auc` and so on.
+        every_steps: Number of steps of an epoch between two evaluations.
+        listeners: Callbacks that are passed to each evaluation. Those with a method
+            `on_evaluation`, such as `EarlyStopping` and `ResumableTraining`, receive
+            its results by name, such as `val_auc`.
 
     Attributes:
-        results: A dict for each evaluation: `epoch` from 0, `batch` the number of
-            batches trained in that epoch, and the values.
-        seconds: Time that all evaluations took.
+        results: A dict for each evaluation, with `epoch` (from 0), `batch` (the number
+            of batches trained in that epoch), and the values.
+        seconds: Seconds that all evaluations took.
 
     Raises:
         ValueError: If `every_steps` is not positive.
@@ -224,7 +224,7 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
         return {"results": self.results}
 
     def set_state(self, state: dict) -> None:
-        """Set what `get_state` returned."""
+        """Set the state that `get_state` returned."""
         self.results = list(state["results"])
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -238,15 +238,15 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
             return
         start = time.perf_counter()
         metrics = training_state.get_metrics(self.model)
-        found = self.model.evaluate(
+        results = self.model.evaluate(
             self._validation_data,
             verbose=0,
             return_dict=True,
             callbacks=list(self._listeners),
         )
         training_state.set_metrics(self.model, metrics)
-        values = {f"val_{name}": float(value) for name, value in found.items()}
+        values = {f"val_{name}": float(value) for name, value in results.items()}
         self.results.append({"epoch": self._epoch, "batch": batch + 1, **values})
-        for each in self._listeners:
-            getattr(each, "on_evaluation", lambda results: None)(values)
+        for listener in self._listeners:
+            getattr(listener, "on_evaluation", lambda results: None)(values)
         self.seconds += time.perf_counter() - start

@@ -7,16 +7,16 @@ from tf_dlrm.training.probes import GradientNorms
 
 
 class GradientNormLogger(Watcher):
-    """Write the global norm of the gradients, of the MLPs and of the pooled vectors.
+    """Write the global norms of the gradients of the MLPs and of the pooled vectors.
 
-    Under `gradients/`, over the steps since the last entry: the mean (`dense_norm`,
-    `pooled_norm`) and the largest (`dense_norm_max`, `pooled_norm_max`). Gradients are
-    those of the mean loss of the global batch. Tables have no norm of their own: their
-    gradients are the pooled vectors' spread over rows, and never exist as a whole.
+    Entries are under `gradients/` and cover the steps since the last entry: the mean
+    norms (`dense_norm`, `pooled_norm`) and the largest ones (`dense_norm_max`,
+    `pooled_norm_max`). Gradients are those of the mean loss of the global batch. There
+    is no norm for tables, because the gradient of a whole table is never computed.
 
     Args:
         log_dir: Folder of the run's logs.
-        every_steps: Steps between two entries.
+        every_steps: Number of steps between two entries.
 
     Raises:
         TypeError: If the model is not a `DLRM`.
@@ -37,7 +37,7 @@ class GradientNormLogger(Watcher):
         self._is_first_batch = True
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        if self._is_first_batch:  # not 0 in an epoch that is resumed
+        if self._is_first_batch:  # not 0 in a resumed epoch
             self._written, self._is_first_batch = batch, False
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:

@@ -12,8 +12,8 @@ _SAMPLED_ROWS = 4096
 class HistogramLogger(Watcher):
     """Write histograms of the MLPs' weights and of each table after each epoch.
 
-    Under `weights/` the kernels and biases; under `rows/` the values of up to 4,096
-    rows of each table, evenly spread over its ids and the same ones each time.
+    Kernels and biases are under `weights/`. The values of up to 4,096 rows of each
+    table are under `rows/`; these rows are evenly spread and the same in each epoch.
 
     Args:
         log_dir: Folder of the run's logs.
@@ -22,7 +22,7 @@ class HistogramLogger(Watcher):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         with self._events(TRAIN):
             for variable in self.model.dense_variables:
-                # Without the name of the model.
+                # Remove the name of the model from the path.
                 name = variable.path.partition("/")[2] or variable.path
                 tf.summary.histogram(f"weights/{name}", variable.numpy())
             for table in self.model.spec.tables:

@@ -1,4 +1,4 @@
-"""`HyperparameterLogger`: hyperparameters, to compare runs in TensorBoard."""
+"""`HyperparameterLogger`: hyperparameters for comparing runs in TensorBoard."""
 
 import zlib
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ _METRICS = ("auc", "log_loss", "normalized_entropy", "calibration", "loss")
 class HyperparameterLogger(Watcher):
     """Write a run's hyperparameters for TensorBoard's HParams page.
 
-    The page has a row for each run whose logs are in the folder, with the results that
-    `TensorBoardLogger` writes: metrics of the validation if there is one, otherwise
-    of the training, and samples/s.
+    The page has a row for each run with logs in TensorBoard's folder. It shows results
+    that `TensorBoardLogger` writes: samples/s and validation metrics, or training
+    metrics if there is no validation.
 
     Args:
         log_dir: Folder of the run's logs.
-        values: Name to value. Numbers, booleans and strings are kept, a
-            sequence becomes `"512-256"`, `None` becomes `"none"`.
+        values: Values by name. Numbers, booleans and strings are unchanged, sequences
+            become text such as `"512-256"`, and `None` becomes `"none"`.
         shown: Names of up to five values that the page shows by default.
 
     Raises:
@@ -41,13 +41,13 @@ class HyperparameterLogger(Watcher):
         self._shown = tuple(shown)
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self._status = api_pb2.STATUS_FAILURE  # unless it comes to its end
+        self._status = api_pb2.STATUS_FAILURE  # until training ends without an error
         self._described = False
         with self._events():
             api.hparams(self._values, trial_id=self._trial())
 
     def _trial(self) -> str:
-        """The name of the run, and what tells it from others of that name."""
+        """Return the name of the run with a suffix that makes it unique."""
         path = self.log_dir.resolve()
         name = path.parent.name if path.name == "logs" else path.name
         return f"{name} {zlib.crc32(str(path).encode()) & 0xFFFF:04x}"
@@ -66,15 +66,15 @@ class HyperparameterLogger(Watcher):
         ]
         metrics.append(api.Metric("speed/samples_per_second", TRAIN, "samples/s"))
         names = [api.HParam(name) for name in self._values]
-        described = api.hparams_config_pb(names, metrics)
-        # The page shows those first that are said to differ between runs.
-        plugin = described.value[0].metadata.plugin_data
+        config = api.hparams_config_pb(names, metrics)
+        # The page first shows hyperparameters that are marked as different.
+        plugin = config.value[0].metadata.plugin_data
         data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
-        for each in data.experiment.hparam_infos:
-            each.differs = each.name in self._shown
+        for info in data.experiment.hparam_infos:
+            info.differs = info.name in self._shown
         plugin.content = data.SerializeToString()
         with self._events():
-            tf.summary.experimental.write_raw_pb(described.SerializeToString())
+            tf.summary.experimental.write_raw_pb(config.SerializeToString())
 
     def on_train_end(self, logs: Logs = None) -> None:
         self._status = api_pb2.STATUS_SUCCESS
@@ -96,5 +96,5 @@ def _plain(value: Any) -> Any:
     if value is None:
         return "none"
     if isinstance(value, (list, tuple)):
-        return "-".join(str(_plain(each)) for each in value)
+        return "-".join(str(_plain(item)) for item in value)
     return value

@@ -8,14 +8,14 @@ from tf_dlrm.callbacks.watcher import VALIDATION, Watcher
 from tf_dlrm.metrics.click import find_click_auc
 from tf_dlrm.runtime.types import Logs
 
-NUM_THRESHOLDS = 1001  # clicks are rare: most lie below the first tenths
+NUM_THRESHOLDS = 1001  # many, because clicks are rare and most predictions are small
 
 
 class PRCurveLogger(Watcher):
-    """Write the precision-recall curve of each validation, for 1,001 thresholds.
+    """Write the precision-recall curve of each validation, with 1,001 thresholds.
 
-    Computed from the histogram of `ClickAUC`: no prediction is kept, and a step does no
-    extra work.
+    The curve is computed from the histogram of `ClickAUC`, so no predictions are stored
+    and steps do no extra work.
 
     Args:
         log_dir: Folder of the run's logs.
@@ -26,11 +26,11 @@ class PRCurveLogger(Watcher):
 
     def on_test_end(self, logs: Logs = None) -> None:
         points = pr_points(*find_click_auc(self.model).histogram())
-        written = summary.raw_data_pb(
+        curve = summary.raw_data_pb(
             "precision_recall", *points, num_thresholds=NUM_THRESHOLDS
         )
         with self._events(VALIDATION):
-            tf.summary.experimental.write_raw_pb(written.SerializeToString())
+            tf.summary.experimental.write_raw_pb(curve.SerializeToString())
 
 
 def pr_points(
@@ -42,20 +42,21 @@ def pr_points(
     """Return the points of a precision-recall curve, as TensorBoard draws it.
 
     Args:
-        logits: `(n,)` ascending logits of buckets.
-        negatives: `(n,)` rows without a click in them.
-        positives: `(n,)` rows with one.
+        logits: Ascending logits of buckets, `(n,)`.
+        negatives: Number of rows without a click in each bucket, `(n,)`.
+        positives: Number of rows with a click in each bucket, `(n,)`.
         num_thresholds: Number of thresholds, evenly spaced from 0 to 1.
 
     Returns:
         True positives, false positives, true negatives, false negatives, precision
-        and recall, each `(num_thresholds,)`. Where nothing is predicted to be a click,
+        and recall, each `(num_thresholds,)`. If no row is predicted as a click,
         precision is 1, as in scikit-learn.
     """
     thresholds = np.linspace(0.0, 1.0, num_thresholds)
     with np.errstate(divide="ignore"):
         lowest = np.log(thresholds) - np.log1p(-thresholds)
-    first = np.searchsorted(logits, lowest)  # the first bucket at or above each
+    # The first bucket at or above each threshold.
+    first = np.searchsorted(logits, lowest)
 
     def count_from(counts):
         below = np.concatenate([[0.0], np.cumsum(counts)])
@@ -63,9 +64,12 @@ def pr_points(
 
     true_positives, false_positives = count_from(positives), count_from(negatives)
     num_positives, num_negatives = positives.sum(), negatives.sum()
-    predicted = true_positives + false_positives
+    num_predicted = true_positives + false_positives
     precision = np.divide(
-        true_positives, predicted, out=np.ones(num_thresholds), where=predicted > 0
+        true_positives,
+        num_predicted,
+        out=np.ones(num_thresholds),
+        where=num_predicted > 0,
     )
     return (
         true_positives,

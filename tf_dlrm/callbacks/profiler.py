@@ -1,4 +1,4 @@
-"""`StepProfiler`: a trace of some steps, call by call."""
+"""`StepProfiler`: a trace of all operations of some steps."""
 
 import warnings
 
@@ -15,16 +15,16 @@ _MOST_STEPS = 1000
 class StepProfiler(Watcher):
     """Write a trace of some steps for TensorBoard's profiler.
 
-    To view it, `pip install 'tf-dlrm[profile]'` and open TensorBoard's page Profile.
-    Choose a few steps after the first ones, in which TensorFlow traces and compiles:
-    ten steps take some megabytes, and a profiled step is slower.
+    To view it, run `pip install 'tf-dlrm[profile]'` and open TensorBoard's Profile
+    page. Choose a few steps, but not the first ones, in which TensorFlow traces and
+    compiles. Profiled steps are slower, and a trace of ten steps has several megabytes.
 
     Args:
         log_dir: Folder of the run's logs.
-        first: First step, counted from 1 as on the x axis of the charts. With
-            `steps_per_execution` above 1 the trace begins with the execution that
-            contains it.
-        last: Last step.
+        first: First step to profile, counted from 1 as on the x axis of the charts.
+            With `steps_per_execution` above 1, the trace begins with the execution that
+            contains this step.
+        last: Last step to profile.
 
     Raises:
         ValueError: If this is not a range of at most 1,000 steps.
@@ -34,8 +34,8 @@ class StepProfiler(Watcher):
         super().__init__(log_dir)
         if not 1 <= first <= last < first + _MOST_STEPS:
             raise UserError(
-                "The steps to profile must be a range that begins at 1 or later, of "
-                f"at most {_MOST_STEPS:,} steps. Received: {first} to {last}"
+                f"The steps to profile must be a range of at most {_MOST_STEPS:,} "
+                f"steps that begins at 1 or later. Received: {first} to {last}"
             )
         self._first, self._last = first, last
         self._is_running = self._is_done = False
@@ -47,7 +47,7 @@ class StepProfiler(Watcher):
         size = self.model.steps_per_execution
         is_due = self._first <= self._num_steps + size
         if is_due and not self._is_done and not self._is_running:
-            if self._num_steps >= self._last:  # resumed after them
+            if self._num_steps >= self._last:  # the run was resumed after these steps
                 return
             tf.profiler.experimental.start(str(self.log_dir / TRAIN))
             self._is_running = True
@@ -73,8 +73,8 @@ class StepProfiler(Watcher):
     def on_train_end(self, logs: Logs = None) -> None:
         if not self._is_done and not self._is_running:
             warnings.warn(
-                f"Steps {self._first} to {self._last} were not profiled: the training "
-                f"ended at step {self._num_steps}, or went on after them.",
+                f"Steps {self._first} to {self._last} were not profiled: training "
+                f"ended at step {self._num_steps}, or was resumed after these steps.",
                 stacklevel=2,
             )
         self.on_fit_exit()

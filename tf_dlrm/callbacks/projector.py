@@ -1,4 +1,4 @@
-"""`EmbeddingProjector`: rows of tables as points with names."""
+"""`EmbeddingProjector`: rows of tables as labeled points."""
 
 import io
 import pathlib
@@ -19,16 +19,16 @@ from tf_dlrm.runtime.types import Logs, PathLike
 class EmbeddingProjector(Watcher):
     """Write rows of some tables for TensorBoard's projector after each epoch.
 
-    Vectors and labels are text files in `<log_dir>/train/projector`, replaced at each
-    epoch. The first rows of a table are written: those of the most frequent values
-    if ids are numbered by falling frequency (as `pipelines.Vocabulary` does).
+    Vectors and labels are text files in `<log_dir>/train/projector`, which each epoch
+    replaces. The callback writes the first rows of a table. These belong to the most
+    frequent values if ids are sorted by frequency, as in `pipelines.Vocabulary`.
 
     Args:
         log_dir: Folder of the run's logs.
-        tables: Names of tables.
-        labels: Table name to labels of its rows, from id 0. Rows of other tables are
-            labeled with their ids.
-        max_rows: Largest number of rows of a table.
+        tables: Names of the tables.
+        labels: Dict of table names to the labels of their rows, from id 0. Rows of
+            other tables are labeled with their ids.
+        max_rows: Maximum number of rows per table.
 
     Raises:
         ValueError: If there is no such table, or `max_rows` is not positive.
@@ -44,7 +44,8 @@ class EmbeddingProjector(Watcher):
         super().__init__(log_dir)
         if isinstance(tables, str) or not tables:
             raise UserError(
-                f"`tables` must be names of tables, at least one. Received: {tables!r}"
+                "`tables` must be a list of at least one table name. Received: "
+                f"{tables!r}"
             )
         if max_rows < 1:
             raise UserError(f"`max_rows` must be at least 1. Received: {max_rows}")
@@ -53,12 +54,12 @@ class EmbeddingProjector(Watcher):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        known = [table.name for table in model.spec.tables]
-        unknown = [name for name in self._tables if name not in known]
+        names = [table.name for table in model.spec.tables]
+        unknown = [name for name in self._tables if name not in names]
         if unknown:
             raise UserError(
                 f"There is no table {', '.join(unknown)} for the projector. Tables: "
-                f"{', '.join(known)}"
+                f"{', '.join(names)}"
             )
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -87,7 +88,7 @@ class EmbeddingProjector(Watcher):
     def _write_labels(self, path: pathlib.Path, name: str, num_rows: int) -> None:
         labels = self._labels.get(name, ())
         with open(path, "w", encoding="utf-8") as file:
-            if not len(labels):  # one column has no header
+            if not len(labels):  # a file with one column has no header
                 file.writelines(f"{i}\n" for i in range(num_rows))
                 return
             file.write("value\tid\n")

@@ -1,4 +1,4 @@
-"""`ResumableTraining`: checkpoints from which a killed run resumes, bit for bit."""
+"""`ResumableTraining`: checkpoints from which a killed run resumes exactly."""
 
 import math
 import pathlib
@@ -26,42 +26,44 @@ from tf_dlrm.version import __version__
 class ResumableTraining(keras.callbacks.Callback):
     """Save checkpoints and resume an interrupted run as if it had never stopped.
 
-    A checkpoint holds weights, tables and optimizer state (by logical table, so that
-    it can be restored on any number of devices), seeds of dropout, running metrics, the
+    A checkpoint contains weights, tables and optimizer state (by logical table, so that
+    it can be restored on any number of devices), dropout seeds, running metrics, the
     results of past epochs and the position in the dataset. It is written completely or
-    not at all. With op determinism (`tf.config.experimental.enable_op_determinism()`)
-    the resumed run ends bit-equal to an uninterrupted one.
+    not at all. With op determinism (`tf.config.experimental.enable_op_determinism()`),
+    the resumed run is bit-equal to an uninterrupted one.
 
     To resume in the middle of an epoch, you need a `DLRM` and a dataset exactly as
     `pipelines.records.read`, `read_npy` or `pipelines.criteo.read` returned it. With
-    any other, a run resumes at the start of an epoch, checkpoints are written after
-    epochs only, and a line says so.
+    any other model or dataset, a run resumes at the start of an epoch, checkpoints are
+    written only after epochs, and a printed line says so.
 
-    On SIGTERM a `DLRM` saves after the current step, says so and exits with code 143.
+    On SIGTERM, a `DLRM` saves after the current step, prints a line and exits with
+    code 143.
 
     Args:
-        directory: Folder of the checkpoints of one training.
-        every_steps: Steps between two checkpoints. Default: by time and epoch only.
-        every_minutes: Minutes between two checkpoints; `None` for none by time.
+        directory: Folder of the checkpoints of one training run.
+        every_steps: Number of steps between two checkpoints. Default: save only by time
+            and after epochs.
+        every_minutes: Minutes between two checkpoints; `None` to ignore the time.
         keep: Number of newest checkpoints to keep.
-        monitor: Name of a validation result: the checkpoint with the best value is kept
-            too. As a listener of `EvaluateWithinEpochs` the callback also saves after
+        monitor: Name of a validation result. The checkpoint with the best value is kept
+            too. As a listener of `EvaluateWithinEpochs`, the callback also saves after
             the best evaluation so far within an epoch. The largest value is best if
             the name ends in auc, accuracy, precision or recall, otherwise the smallest.
-            With `None` no checkpoint counts as best.
-        log_dir: Folder for TensorBoard, for `speed/checkpoint_seconds`: how long each
-            save delayed training. Default: not logged.
+            With `None`, no checkpoint counts as best.
+        log_dir: Folder for TensorBoard, which shows how long each save delayed training
+            as `speed/checkpoint_seconds`. Default: not logged.
         verbose: 1 prints a line for each save, 0 prints none.
 
     Attributes:
-        initial_epoch: Epoch to resume at, for `fit`.
-        initial_batch: Batch to resume at in that epoch.
+        initial_epoch: Epoch at which to resume; pass it to `fit`.
+        initial_batch: Batch at which to resume in that epoch.
         num_saved: Number of checkpoints written.
-        seconds: How long each save delayed training.
+        seconds: Seconds that each save delayed training.
 
     Raises:
-        ValueError: If an argument is out of range, or `fit` is not given what `resume`
-            returned.
+        ValueError: If an argument is out of range, or `fit` does not get the model and
+            dataset of `resume`.
         OSError: If a checkpoint cannot be written; existing ones are not changed.
 
     Example:
@@ -76,7 +78,7 @@ class ResumableTraining(keras.callbacks.Callback):
     >>> history = model.fit(
     ...     checkpoint.resume(model, train), initial_epoch=checkpoint.initial_epoch,
     ...     epochs=2, callbacks=[checkpoint], verbose=0)
-    This dataset cannot begin in mid-epoch: ...
+    This dataset cannot start in the middle of an epoch: ...
     >>> checkpoint.num_saved
     2
     """
@@ -130,8 +132,8 @@ class ResumableTraining(keras.callbacks.Callback):
         """Save and restore the state of other callbacks too; call it before `resume`.
 
         Args:
-            **callbacks: Objects with `get_state()`, JSON-safe, and `set_state(state)`,
-                such as an `EarlyStopping`, by name.
+            **callbacks: Objects by name, such as an `EarlyStopping`, with the methods
+                `get_state()`, which returns JSON-safe values, and `set_state(state)`.
         """
         self._carried.update(callbacks)
 
@@ -140,44 +142,45 @@ class ResumableTraining(keras.callbacks.Callback):
 
         Args:
             model: The model, compiled as in the interrupted run.
-            dataset: Its training data, as in the interrupted run.
+            dataset: The training data, as in the interrupted run.
 
         Returns:
-            The dataset to pass to `fit`, with `initial_epoch`: it begins where the run
-            was interrupted.
+            The dataset to pass to `fit` together with `initial_epoch`. It begins where
+            the run was interrupted.
 
         Raises:
-            ValueError: If the checkpoint is of another model, optimizer or dataset.
+            ValueError: If the checkpoint belongs to another model, optimizer or
+                dataset.
             OSError: If no checkpoint can be written.
         """
         self._folder.check_writable(training_state.count_bytes(model))
-        found = self._folder.find_newest(say)
-        facts = {} if found is None else found[1]
-        given = positions.resumable_input(dataset)
+        newest = self._folder.find_newest(say)
+        facts = {} if newest is None else newest[1]
+        resumable = positions.resumable_input(dataset)
         if not isinstance(model, keras_hooks.KerasModelAdapter):
-            given = None
-        self._description = None if given is None else given.describe()
+            resumable = None
+        self._description = None if resumable is None else resumable.describe()
         self._check_input(facts)
         self.initial_epoch, self.initial_batch = facts.get("epoch", 0), 0
         self._history = facts.get("history", {"epoch": [], "logs": []})
         self._steps_per_epoch = facts.get("steps_per_epoch")
         self._state = self._seed = self._position = None
-        if given is not None:
+        if resumable is not None:
             self.initial_batch = facts.get("batch", 0)
-            self._seed = facts.get("seed", given.seed)
-            dataset, self._position = given.begin(self._seed)
+            self._seed = facts.get("seed", resumable.seed)
+            dataset, self._position = resumable.begin(self._seed)
         else:
             say(
-                "This dataset cannot begin in mid-epoch: checkpoints are written at "
-                "the ends of epochs, and a cut epoch is trained again from its begin."
+                "This dataset cannot start in the middle of an epoch: checkpoints are "
+                "written after epochs, and an interrupted epoch is trained again."
             )
         for name, state in facts.get("carried", {}).items():
             if name in self._carried:
                 self._carried[name].set_state(state)
-        if found is not None:
-            self._state = training_state.restore(model, self._folder.path / found[0])
+        if newest is not None:
+            self._state = training_state.restore(model, self._folder.path / newest[0])
             say(
-                f"Going on from {self._folder.path / found[0]}: epoch "
+                f"Resuming from {self._folder.path / newest[0]}: epoch "
                 f"{self.initial_epoch + 1}, batch {self.initial_batch:,}."
             )
         self._resumed = model
@@ -190,7 +193,7 @@ class ResumableTraining(keras.callbacks.Callback):
         if before is None or self._description is None:
             raise UserError(
                 f"The checkpoints in {self._folder.path} were written with a dataset "
-                f"that {_can(before)} begin in mid-epoch. This one "
+                f"that {_can(before)} start in the middle of an epoch, but this one "
                 f"{_can(self._description)}."
             )
         differing = positions.find_differences(before, self._description)
@@ -200,34 +203,33 @@ class ResumableTraining(keras.callbacks.Callback):
                 f"dataset: {'; '.join(differing)}."
             )
 
-    # What Keras calls
+    # Methods that Keras calls
 
     def on_train_begin(self, logs: Logs = None) -> None:
         if self._resumed is not self.model:
             raise UserError(
-                "Give `fit` what `ResumableTraining.resume(model, dataset)` returns."
+                "Pass the dataset that `ResumableTraining.resume(model, dataset)` "
+                "returns to `fit` of the same model."
             )
         if self._position is not None:
             if not self._position.is_followed:
-                raise UserError(
-                    "Give `fit` the dataset that `resume` returned, as it is."
-                )
+                raise UserError("Pass the dataset that `resume` returned to `fit`.")
             steps = self._position.steps_per_epoch
             if self._state is not None and steps != self._steps_per_epoch:
                 raise UserError(
-                    "The training was begun with another `steps_per_epoch`. Received: "
-                    f"{steps}, before {self._steps_per_epoch}"
+                    "`steps_per_epoch` must be the same as before the interruption. "
+                    f"Received: {steps}, before: {self._steps_per_epoch}"
                 )
         self._is_first = True
         self._last_save = time.monotonic()
         self._metrics_before_test: dict[str, np.ndarray] | None = None
         if isinstance(self.model, keras_hooks.KerasModelAdapter):
-            self._termination.begin()  # another model's `fit` would not end it
+            self._termination.begin()  # only a DLRM calls `on_fit_exit` after errors
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._is_first and epoch != self.initial_epoch:
             raise UserError(
-                "Give `fit` initial_epoch=checkpoint.initial_epoch, which is "
+                "Pass initial_epoch=checkpoint.initial_epoch to `fit`, which is "
                 f"{self.initial_epoch}. Received: initial_epoch={epoch}"
             )
         self._epoch, self._batch = epoch, 0
@@ -273,8 +275,8 @@ class ResumableTraining(keras.callbacks.Callback):
         return best_checkpoint.is_better(value, self.find_best(), self._monitor)
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        # Keras will reset them, and a validation may be cut; not one within a step,
-        # which is not counted yet.
+        # Keras resets the metrics, and SIGTERM may interrupt a validation (but not one
+        # within a step, because that step is not counted yet).
         if not self._is_within_step:
             self._metrics_before_test = training_state.get_metrics(self.model)
 
@@ -295,10 +297,10 @@ class ResumableTraining(keras.callbacks.Callback):
         self.on_fit_exit()
         if self._writer is not None:
             self._writer.flush()
-            self._writer = None  # the last who had it closes it
+            self._writer = None  # the writer closes when no callback uses it
 
     def on_fit_exit(self) -> None:
-        """Release folder and signal; called at the end of `fit`, even if it fails."""
+        """Release folder and signal handler; called after `fit`, even if it fails."""
         self._termination.end()
         self._folder.release()
         self._resumed = None
@@ -309,7 +311,7 @@ class ResumableTraining(keras.callbacks.Callback):
         """Remove the checkpoints of a finished run.
 
         Args:
-            keep_best: Whether to keep the best one if a later epoch was worse.
+            keep_best: Whether to keep the best checkpoint if a later one was worse.
         """
         names, best = self._folder.names(), self.best
         is_wanted = keep_best and best is not None and best.name != names[-1]
@@ -326,8 +328,8 @@ class ResumableTraining(keras.callbacks.Callback):
         names = self._folder.names()
         where = f"saved in {self._folder.path / names[-1]}" if names else "not saved"
         if self._position is None:
-            where += " (as of the end of its last epoch)"
-        say(f"SIGTERM: the training is {where}. To go on, {self.how_to_go_on}")
+            where += " (after the last complete epoch)"
+        say(f"SIGTERM: training is {where}. To resume, {self.how_to_go_on}")
         raise SystemExit(SIGTERM_EXIT_CODE)
 
     def _save(
@@ -336,7 +338,7 @@ class ResumableTraining(keras.callbacks.Callback):
         is_finite = math.isfinite((logs or {}).get("loss", 0.0))
         skipped = training_state.has_just_skipped(self.model)
         if not is_finite or (skipped and not self._is_best()):
-            return  # perhaps the weights are nothing to go on from
+            return  # the weights may be unusable
         start = time.perf_counter()
         step = int(self.model.optimizer.iterations.numpy())
         results = {**(logs or {}), **(self._evaluation or {})}
@@ -349,7 +351,7 @@ class ResumableTraining(keras.callbacks.Callback):
             "input": self._description,
             "seed": self._seed,
             "steps_per_epoch": self._position and self._position.steps_per_epoch,
-            "carried": {k: each.get_state() for k, each in self._carried.items()},
+            "carried": {name: c.get_state() for name, c in self._carried.items()},
         }
         path = self._folder.write(
             step,
@@ -367,7 +369,7 @@ class ResumableTraining(keras.callbacks.Callback):
 
     def _show(self, path: pathlib.Path, step: int, seconds: float) -> None:
         if self._verbose:
-            num_bytes = sum(each.stat().st_size for each in path.iterdir())
+            num_bytes = sum(file.stat().st_size for file in path.iterdir())
             say(f"Checkpoint {path}: {num_bytes / 1e6:.1f} MB in {seconds:.2f} s")
         if self._log_dir is not None:
             if self._writer is None:
@@ -388,7 +390,7 @@ def _can(description: dict[str, Any] | None) -> str:
 
 
 def _put_before(history: keras.callbacks.History, earlier: dict[str, list]) -> None:
-    """Add the epochs before the resume to Keras' `History`."""
+    """Add the epochs from before the interruption to Keras' `History`."""
     missing = [
         (epoch, logs)
         for epoch, logs in zip(earlier["epoch"], earlier["logs"], strict=True)

@@ -1,4 +1,4 @@
-"""`TensorBoardLogger`: loss, metrics, learning rate, speed, waiting for input."""
+"""`TensorBoardLogger`: loss, metrics, learning rate, speed and the wait for input."""
 
 import time
 
@@ -14,26 +14,26 @@ from tf_dlrm.training.probes import InputClock
 class TensorBoardLogger(Watcher):
     """Write loss, metrics, learning rate, samples/s and the wait for input.
 
-    `<log_dir>/train` gets the running values of the epoch every `every_steps` steps
-    and at its end; `<log_dir>/validation` those of each validation, under the same
-    names, so that both are drawn in one chart. The x axis is the optimizer's steps.
+    `<log_dir>/train` gets the running values of the epoch every `every_steps` steps and
+    after the epoch. `<log_dir>/validation` gets the values of each validation under the
+    same names, so that one chart shows both. The x axis is the optimizer's steps.
 
     For a `DLRM`, `speed/input_wait_share` is the share of the time since the last entry
     that steps spent waiting for their batch on the host. A dataset that prefetches
     works in parallel, so this is the delay that it causes, not the time that it takes.
-    The call itself always adds some tenths of a millisecond a step. Steps that were
-    traced are left out, and so are all steps if `steps_per_execution` is above 1:
-    TensorFlow then fetches batches in a loop of its own.
+    The measurement adds a few tenths of a millisecond per step. It excludes steps that
+    TensorFlow traced. With `steps_per_execution` above 1 it excludes all steps, because
+    TensorFlow then fetches batches in its own loop.
 
     Args:
         log_dir: Folder of the run's logs.
-        batch_size: Rows in a batch, for samples/s of a model whose own step tracks no
-            loss. Else its rows are counted, which a last batch may have fewer of.
-        every_steps: Steps between two entries.
+        batch_size: Number of rows in a batch. It is only used to compute samples/s for
+            models with their own train step, which may not count rows.
+        every_steps: Number of steps between two entries.
 
     Attributes:
-        waiting_seconds: Time that steps spent waiting for their batch so far; `None`
-            if that is not known.
+        waiting_seconds: Seconds that steps have spent waiting for their batch so far;
+            `None` if unknown.
 
     Raises:
         ValueError: If `every_steps` is not positive.
@@ -65,7 +65,7 @@ class TensorBoardLogger(Watcher):
         self._waited = self._written_waited = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        if self._is_first_batch:  # not 0 in an epoch that is resumed
+        if self._is_first_batch:  # not 0 in a resumed epoch
             self._first_batch, self._written_batch = batch, batch - 1
             self._is_first_batch = False
             self._first_rows = self._written_rows = keras_hooks.count_rows(self.model)
@@ -95,7 +95,7 @@ class TensorBoardLogger(Watcher):
     def _write_training(
         self, logs: Logs, speed: dict[str, float], seconds: float, waited: float
     ) -> None:
-        # Not float(): under a strategy it is a mirrored variable.
+        # Not float(): under a strategy, it is a mirrored variable.
         learning_rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         values = _metrics(logs) | speed
         values["optimizer/learning_rate"] = learning_rate
@@ -108,7 +108,7 @@ class TensorBoardLogger(Watcher):
         return {"speed/samples_per_second": rate}
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        # The rows of the epoch: after a validation the count is that of its own.
+        # Save the rows of the epoch, because the validation resets the count.
         self._trained_rows = keras_hooks.count_rows(self.model)
         self._test_since, self._test_batches = time.perf_counter(), 0
 
@@ -121,7 +121,7 @@ class TensorBoardLogger(Watcher):
         speed = self._speed(self._test_batches, num_rows, seconds)
         values = _metrics(logs) | speed
         self._write(VALIDATION, values)
-        # It may be one within an epoch, which is no time of training.
+        # Exclude the time of a validation within an epoch from the training time.
         self._epoch_start += seconds
         self._last_time += seconds
         self._written_time += seconds

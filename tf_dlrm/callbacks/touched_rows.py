@@ -1,4 +1,4 @@
-"""`TouchedRowLogger`: the share of each table that is in use."""
+"""`TouchedRowLogger`: the share of each table's rows that are in use."""
 
 from tf_dlrm.callbacks.watcher import TRAIN, Watcher
 from tf_dlrm.runtime.types import Logs
@@ -6,15 +6,16 @@ from tf_dlrm.training.probes import RowMarks
 
 
 class TouchedRowLogger(Watcher):
-    """Write the share of touched and of dead rows of each table after each epoch.
+    """Write the shares of touched and dead rows of each table after each epoch.
 
-    `rows_touched/<table>`: rows that a training batch of the epoch looked up;
-    `rows_dead/<table>`: rows that no batch has looked up since `fit` began (a resumed
-    run starts counting again). `all` stands for all tables. Rows that stay dead waste
-    memory: raise `min_count`, or hash into fewer buckets.
+    `rows_touched/<table>` is the share of rows that training batches of the epoch
+    looked up. `rows_dead/<table>` is the share of rows that no batch has looked up
+    since `fit` began (a resumed run starts counting again). The name `all` stands for
+    all tables together. Rows that stay dead waste memory: raise `min_count`, or hash
+    into fewer buckets.
 
-    A byte for each row is kept in host memory (10 million rows: 10 MB), and a step
-    writes those of its ids.
+    The callback uses one byte of host memory per row (10 MB for 10 million rows), and
+    each step writes the bytes of its ids.
 
     Args:
         log_dir: Folder of the run's logs.
@@ -30,7 +31,7 @@ class TouchedRowLogger(Watcher):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         counts = self._probe.count()
-        counts["all"] = [sum(each) for each in zip(*counts.values())]
+        counts["all"] = [sum(column) for column in zip(*counts.values())]
         values = {}
         for name, (num_rows, touched, never) in counts.items():
             values[f"rows_touched/{name}"] = touched / num_rows

@@ -1,4 +1,4 @@
-"""TensorBoard event files, which the callbacks of this package share."""
+"""TensorBoard event files that the callbacks of this package share."""
 
 import pathlib
 import weakref
@@ -11,13 +11,13 @@ from tf_dlrm.runtime.types import Logs, PathLike
 
 TRAIN, VALIDATION = "train", "validation"
 
-# One writer a folder: of several files in one folder that grow at the same time
-# TensorBoard would follow the last alone.
+# One writer per folder: if several files in one folder grow at the same time,
+# TensorBoard follows only the last one.
 _writers: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def writer_of(folder: pathlib.Path) -> tf.summary.SummaryWriter:
-    """Return the writer of a folder; callbacks of one folder share it."""
+    """Return the writer of a folder, which all callbacks with this folder share."""
     key = str(folder.resolve())
     writer = _writers.get(key)
     if writer is None:
@@ -27,14 +27,14 @@ def writer_of(folder: pathlib.Path) -> tf.summary.SummaryWriter:
 
 
 class Watcher(keras.callbacks.Callback):
-    """Base of the callbacks that write for TensorBoard. The x axis is the step.
+    """Base class of callbacks that write for TensorBoard, with the step as x axis.
 
     Args:
-        log_dir: Folder of the run's logs; several callbacks share it.
+        log_dir: Folder of the run's logs; several callbacks may share it.
     """
 
     probe: type | None = None
-    """Kind of the probe in the step that this callback needs."""
+    """Class of the probe that this callback needs in the steps, or `None`."""
     _probe: Any
 
     def __init__(self, log_dir: PathLike) -> None:
@@ -48,8 +48,8 @@ class Watcher(keras.callbacks.Callback):
             return
         if not hasattr(model, "use_probe"):
             raise TypeError(
-                f"{type(self).__name__} looks into the steps of a tf_dlrm.DLRM. "
-                f"Received: {type(model).__name__}"
+                f"{type(self).__name__} requires a tf_dlrm.DLRM. Received: "
+                f"{type(model).__name__}"
             )
         self._probe = model.use_probe(self.probe)
 
@@ -57,7 +57,7 @@ class Watcher(keras.callbacks.Callback):
         return int(self.model.optimizer.iterations.numpy())
 
     def _events(self, part: str = "") -> Any:
-        """Context in which `tf.summary` writes to a part of the logs, at this step."""
+        """Return a context in which `tf.summary` writes to a part of the logs."""
         if part not in self._writers:
             self._writers[part] = writer_of(self.log_dir / part)
         return self._writers[part].as_default(step=self._step())
@@ -71,9 +71,9 @@ class Watcher(keras.callbacks.Callback):
         self.on_fit_exit()
 
     def on_fit_exit(self) -> None:
-        """Flush and release; called at the end of a DLRM's `fit`, even if it fails."""
+        """Flush and release the logs; called after a DLRM's `fit`, even if it fails."""
         if self.probe is not None and self.model is not None:
             self.model.drop_probe(self.probe)
         for writer in self._writers.values():
             writer.flush()
-        self._writers = {}  # the last who had it closes it
+        self._writers = {}  # a writer closes when no callback uses it

@@ -1,8 +1,8 @@
-"""Bags of ids: from the forms of the batch contract to rows of a fused table.
+"""Bags of ids: from every accepted form to rows of a fused table.
 
-A fused table holds several tables one under the other and, below them all, a null
-row of zeros. An id that is missing, or outside of its table, reads the null row, so
-no lookup needs a mask and none can read a row of another table.
+A fused table holds the rows of several tables and, as its last row, a null row of
+zeros. An id that is missing or out of range reads the null row. Lookups therefore need
+no mask, and no id can read a row of another table.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from tf_dlrm.runtime.types import Ids
 
 
 class Places(NamedTuple):
-    """Places of the features in a fused table: NumPy arrays of F entries.
+    """Places of F features in a fused table.
 
     Attributes:
-        sizes: Vocabulary sizes.
-        offsets: First rows.
-        combiners: `"sum"`, `"mean"` or `"sqrtn"`.
+        sizes: Vocabulary size of each feature's table, `(F,)`.
+        offsets: First row of each feature's table, `(F,)`.
+        combiners: F names: `"sum"`, `"mean"` or `"sqrtn"`.
         null_row: The row that missing and out-of-range ids read.
         row_dtype: `tf.int32`, or `tf.int64` for tables beyond `rows.INT32_ROWS`.
     """
@@ -42,12 +42,12 @@ class Lookup(NamedTuple):
     Attributes:
         rows: Rows of the fused table: `(B, F)` one-hot, `(B, F, L)` padded or
             `(V,)` ragged.
-        segments: For ragged bags, `(V,)` the bag of each value: example * F +
-            feature. Otherwise `None`.
-        coefficients: Factor of each value in its bag's sum, shaped as `rows`;
-            `None` where all are 1.
-        num_features: F.
-        num_bags: B * F, int32 scalar tensor.
+        segments: For ragged bags, the bag of each value, example * F + feature, as
+            `(V,)`. Otherwise `None`.
+        coefficients: Factor of each value in the sum of its bag, with the shape of
+            `rows`; `None` if all are 1.
+        num_features: Number of features, F.
+        num_bags: Number of bags, B * F, int32 scalar tensor.
     """
 
     rows: tf.Tensor
@@ -58,7 +58,7 @@ class Lookup(NamedTuple):
 
     @property
     def padded(self) -> bool:
-        """True if the ids came padded to one length."""
+        """True if the ids are padded to one length."""
         return self.segments is None and self.rows.shape.rank == 3
 
     def pool(self, embeddings: tf.Tensor) -> tf.Tensor:
@@ -70,9 +70,11 @@ class Lookup(NamedTuple):
         )
 
     def unpool(self, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Carry gradients of pooled bags `(B, F, D)` to flat rows.
+        """Compute the gradients of rows from those of pooled bags, `(B, F, D)`.
 
-        Returns `(V,)` rows, repeated as they come, and their `(V, D)` gradients.
+        Returns:
+            The rows of all values, `(V,)`, with repetitions, and their gradients,
+            `(V, D)`.
         """
         width = gradients.shape[-1]
         values = spread_bags(gradients, self.segments, self.padded)
@@ -90,14 +92,14 @@ def standardize_ids(ids: Ids, num_features: int) -> Ids:
     Args:
         ids: int32/int64 `(B, F)`, `(B, F, L)` padded with -1, or ragged
             `(B, F, None)`; NumPy arrays are accepted.
-        num_features: F.
+        num_features: Number of features, F.
 
     Returns:
         A `tf.Tensor`, or a `tf.RaggedTensor` `(B * F, None)` of flat bags.
 
     Raises:
         TypeError: If the ids are not integers.
-        ValueError: If the shape is none of the three.
+        ValueError: If the ids have another shape.
     """
     if isinstance(ids, tf.RaggedTensor):
         return _standardize_ragged(ids, num_features)
@@ -120,36 +122,36 @@ def standardize_ids(ids: Ids, num_features: int) -> Ids:
     if ids.shape[1] is None:
         shape = tf.shape(ids)
         ids = _checked(ids, tf.equal(shape[1], num_features), [rule, shape])
-        # For XLA, where assertions vanish.
+        # XLA removes assertions.
         ids = tf.ensure_shape(ids, [None, num_features, None][:rank])
     return ids
 
 
 def _with_rank(ids, num_features, rule):
-    """`(B, F, L)` of ids whose rank is known at run time only.
+    """Return ids whose rank is known only at run time as `(B, F, L)`.
 
-    Keras relaxes the rank when one-hot and padded batches come in turn.
+    Keras relaxes the rank if a dataset has both one-hot and padded batches.
     """
     shape = tf.shape(ids)
-    known_rank = tf.logical_or(tf.equal(tf.size(shape), 2), tf.equal(tf.size(shape), 3))
-    fits = tf.logical_and(known_rank, tf.reduce_all(tf.equal(shape[1:2], num_features)))
+    good_rank = tf.logical_or(tf.equal(tf.size(shape), 2), tf.equal(tf.size(shape), 3))
+    fits = tf.logical_and(good_rank, tf.reduce_all(tf.equal(shape[1:2], num_features)))
     ids = _checked(ids, fits, [rule, shape])
     length = tf.reduce_prod(shape[2:])
     return tf.reshape(ids, tf.stack([shape[0], num_features, length]))
 
 
 def to_signed(ids: Ids) -> Ids:
-    """Return ids as int32 or int64; uint64 beyond int64 becomes its largest id."""
+    """Return ids as int32 or int64; larger uint64 ids become the largest int64."""
     if ids.dtype in (tf.int32, tf.int64):
         return ids
     if ids.dtype == tf.uint64:
-        # A cast alone would wrap to negative ids, and so to -1, which is no id.
+        # A plain cast would wrap to negative values, including the padding value -1.
         ids = tf.minimum(ids, tf.constant(tf.int64.max, tf.uint64))
     return tf.cast(ids, tf.int64)
 
 
 def _checked(tensor, condition, data):
-    """`tensor`, once `condition` was found true at run time."""
+    """Return `tensor` after checking at run time that `condition` is true."""
     check = tf.debugging.Assert(condition, data)  # None in eager mode
     with tf.control_dependencies([] if check is None else [check]):
         return tf.identity(tensor)
@@ -185,20 +187,24 @@ def _standardize_ragged(ids, num_features):
 
 
 def standardize_weights(weights: Any, ids: Ids) -> tf.Tensor | None:
-    """Return float32 weights shaped as the standardized `ids`, flat if ragged."""
+    """Return float32 weights with the shape of the standardized `ids`, flat if ragged.
+
+    Raises:
+        ValueError: If the shapes of weights and ids differ.
+    """
     if weights is None:
         return None
     if isinstance(ids, tf.RaggedTensor):
         if not isinstance(weights, tf.RaggedTensor):
-            raise ValueError("The weights of ragged ids must be ragged as the ids.")
+            raise ValueError("The weights of ragged ids must be ragged too.")
         values = tf.cast(weights.flat_values, tf.float32)
         splits = tf.cast(weights.values.row_splits, ids.row_splits.dtype)
-        message = "Weights and ids must have one number of values in each bag."
+        message = "Weights and ids must have the same number of values in each bag."
         check = tf.debugging.assert_equal(splits, ids.row_splits, message=message)
         with tf.control_dependencies([] if check is None else [check]):
             return tf.identity(values)
     weights = tf.cast(tf.convert_to_tensor(weights), tf.float32)
-    message = "Weights must be shaped as the ids."
+    message = "Weights must have the shape of the ids."
     if weights.shape.rank is None:
         shape = tf.shape(weights)
         fits = tf.reduce_all(tf.equal(shape[:2], tf.shape(ids)[:2]))
@@ -218,7 +224,7 @@ def standardize_weights(weights: Any, ids: Ids) -> tf.Tensor | None:
 def select_features(
     ids: Ids, weights: tf.Tensor | None, columns: Sequence[int], num_features: int
 ) -> tuple[Ids, tf.Tensor | None]:
-    """Keep the features at `columns` of standardized ids and weights."""
+    """Select the features at `columns` from standardized ids and weights."""
     if isinstance(ids, tf.RaggedTensor):
         num_examples = ids.nrows() // num_features
         bags = (
@@ -237,9 +243,9 @@ def make_lookup(ids: Ids, weights: tf.Tensor | None, places: Places) -> Lookup:
     """Find the fused rows and the coefficients of standardized ids.
 
     Args:
-        ids: As `standardize_ids` returns them, for the F features of one table.
-        weights: As `standardize_weights` returns them, or `None`.
-        places: Where the features lie.
+        ids: Ids from `standardize_ids`, of the F features of one fused table.
+        weights: Weights from `standardize_weights`, or `None`.
+        places: Places of the features in the fused table.
     """
     num_features = len(places.sizes)
     values = values_of(ids, places.sizes)
@@ -271,14 +277,14 @@ def segments_of(ids: tf.RaggedTensor) -> tf.Tensor:
     """Return the bag of each value of standardized ragged ids, `(V,)`."""
     if not accelerators.are_visible():
         return tf.cast(ids.value_rowids(), tf.int32)
-    # `value_rowids` asks the device for several sizes.
+    # `value_rowids` would wait for several sizes from the device.
     position = tf.cumsum(tf.ones_like(ids.values, tf.int64), exclusive=True)
     splits = tf.cast(ids.row_splits, tf.int64)
     return tf.searchsorted(splits, position, side="right", out_type=tf.int64) - 1
 
 
 def values_of(ids: Ids, sizes: Sequence[int] | np.ndarray) -> tf.Tensor:
-    """Return ids, or the values of ragged ones, in a dtype that holds the sizes too."""
+    """Return ids, or the values of ragged ids, in a dtype that also holds the sizes."""
     values = ids.values if isinstance(ids, tf.RaggedTensor) else ids
     if row_ops.row_dtype(max(sizes)) == tf.int64:
         values = tf.cast(values, tf.int64)
@@ -286,15 +292,15 @@ def values_of(ids: Ids, sizes: Sequence[int] | np.ndarray) -> tf.Tensor:
 
 
 def per_value(
-    ids: Ids, segments: tf.Tensor | None, *of_features: tf.Tensor
+    ids: Ids, segments: tf.Tensor | None, *feature_tensors: tf.Tensor
 ) -> Sequence[tf.Tensor]:
-    """Spread tensors of F entries over the values of standardized ids."""
+    """Spread tensors with an entry for each feature over the values of the ids."""
     if segments is not None:
-        feature = tf.math.floormod(segments, of_features[0].shape[0])
-        return [tf.gather(tensor, feature) for tensor in of_features]
+        feature = tf.math.floormod(segments, feature_tensors[0].shape[0])
+        return [tf.gather(tensor, feature) for tensor in feature_tensors]
     if ids.shape.rank == 3:
-        return [tensor[:, None] for tensor in of_features]
-    return of_features
+        return [tensor[:, None] for tensor in feature_tensors]
+    return feature_tensors
 
 
 def _coefficients(valid, weights, segments, combiners, num_features, num_bags):
@@ -305,7 +311,7 @@ def _coefficients(valid, weights, segments, combiners, num_features, num_bags):
         return None
     w = tf.cast(valid, tf.float32)
     if weights is not None:
-        # where, not a product: the weight of a missing id may be anything.
+        # Not a product: the weight of a missing id may be NaN.
         w = tf.where(valid, weights, tf.zeros_like(weights))
     if only_sums:
         return w
@@ -318,7 +324,9 @@ def _coefficients(valid, weights, segments, combiners, num_features, num_bags):
 def bag_factors(
     weight_sums: tf.Tensor, square_sums: tf.Tensor, combiners: Sequence[str]
 ) -> tf.Tensor:
-    """1, 1 / Σw or 1 / √Σw² of each bag by its combiner; 0 where that is no number.
+    """Return the factor of each bag by its combiner: 1, 1 / Σw or 1 / √Σw².
+
+    The factor is 0 where the divisor is 0.
 
     Args:
         weight_sums: Σw, `(B, F)`.
@@ -342,7 +350,7 @@ def sum_bags(
     num_features: int,
     num_bags: tf.Tensor,
 ) -> tf.Tensor:
-    """Sum scalars or rows of width D over their bags: to `(B, F)` or `(B, F, D)`."""
+    """Sum scalars or rows over their bags, to `(B, F)` or `(B, F, D)`."""
     if segments is None:
         return tf.reduce_sum(values, axis=2) if padded else values
     summed = tf.math.unsorted_segment_sum(values, segments, num_bags)
@@ -350,7 +358,7 @@ def sum_bags(
 
 
 def spread_bags(bags: tf.Tensor, segments: tf.Tensor | None, padded: bool) -> tf.Tensor:
-    """Give each value the entry of its bag: the transpose of `sum_bags`."""
+    """Return the entry of each value's bag: the transpose of `sum_bags`."""
     if segments is None:
         return tf.expand_dims(bags, 2) if padded else bags
     flat = tf.reshape(bags, tf.concat([[-1], tf.shape(bags)[2:]], 0))
@@ -358,7 +366,7 @@ def spread_bags(bags: tf.Tensor, segments: tf.Tensor | None, padded: bool) -> tf
 
 
 def num_examples(ids: Ids, num_features: int) -> tf.Tensor:
-    """Return the number of examples of standardized ids, int32 scalar tensor."""
+    """Return the number of examples in standardized ids, int32 scalar tensor."""
     if isinstance(ids, tf.RaggedTensor):
         return tf.cast(ids.nrows(), tf.int32) // num_features
     return tf.shape(ids)[0]

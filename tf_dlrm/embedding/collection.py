@@ -1,4 +1,4 @@
-"""`EmbeddingCollection`: all tables of a model on each device, fused by width."""
+"""`EmbeddingCollection`: all tables on each device, fused by width."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,40 +15,40 @@ from tf_dlrm.runtime import replicas
 class EmbeddingCollection(TableLayer):
     """Embedding tables with pooling and exact row-sparse updates.
 
-    Tables of equal width are rows of one variable, so that a batch costs one gather,
-    one reduction and one update however many tables there are. Nothing here ever
-    reads a table densely.
+    Tables of equal width share one variable, so that a batch costs one gather, one
+    reduction and one update for all of them. No operation reads a whole table.
 
-    Inside a `DLRM` the tables are updated by their own row-sparse optimizer. Inside any
-    other `keras.Model` they are ordinary trainable weights whose gradient holds each
-    touched row once, which stock Keras optimizers handle correctly, if slowly. (Called
-    several times in one graph, or under one eager tape, its gradient is dense.)
+    In a `DLRM`, a row-sparse optimizer updates the tables. In any other `keras.Model`,
+    they are ordinary trainable weights whose gradient contains each touched row once;
+    stock Keras optimizers handle it correctly, but slowly. (If the layer is called
+    several times in one graph or under one eager tape, its gradient is dense.)
 
-    Under a strategy of several replicas each device has a copy of all tables, and a
-    step of a `DLRM` updates each copy with the ids and gradients of the global batch,
-    so that the weights are those of one device. Where tables are large, spread them
-    with `tf_dlrm.sharding.ShardedEmbeddingCollection`.
+    Under a strategy with several replicas, each device has a copy of all tables. A step
+    of a `DLRM` updates each copy with the ids and gradients of the global batch, so the
+    weights equal those of training on one device. To spread large tables over devices,
+    use `tf_dlrm.sharding.ShardedEmbeddingCollection`.
 
     Args:
-        tables: The `EmbeddingTable`s; the features are theirs in this order.
-        seed: Integer for the initial values; `None` draws one from Python's
+        tables: The `EmbeddingTable`s. Their features, in this order, are the columns of
+            the ids.
+        seed: Integer seed of the initial values. Default: drawn from Python's
             `random`, which `keras.utils.set_random_seed` seeds.
 
     Call arguments:
-        ids: int32/int64 `(batch, F)`, `-1` for no id; `(batch, F, L)` padded with
+        ids: int32/int64 `(batch, F)`, with -1 for no id; `(batch, F, L)` padded with
             -1; or a `tf.RaggedTensor` `(batch, F, None)`.
-        weights: float32 factors shaped as the ids, or `None`.
+        weights: float32 factors with the shape of the ids, or `None`.
 
     Returns:
-        float32 `(batch, F, embedding_dim)`; where widths differ, a list of F
-        tensors `(batch, width of the feature)`.
+        float32 `(batch, F, embedding_dim)`, or, if widths differ, a list of F tensors
+        `(batch, width of the feature)`.
 
     Raises:
-        ValueError, TypeError: For tables, ids or weights that break the rules above.
-        tf.errors.InvalidArgumentError: For an id outside its table. `lookup`, which
-            exported models run, takes such an id for no id instead; never is another
-            table's row read. (XLA cannot compile the check: in a program of its own
-            use `lookup`.)
+        ValueError, TypeError: If tables, ids or weights break the rules above.
+        tf.errors.InvalidArgumentError: If an id is outside its table. `lookup`, which
+            exported models run, ignores such an id instead. No id ever reads a row of
+            another table. (XLA cannot compile the check; use `lookup` in functions
+            that XLA compiles.)
 
     Example:
 
@@ -60,7 +60,7 @@ class EmbeddingCollection(TableLayer):
     TensorShape([2, 2, 8])
 
     Reference:
-        Naumov et al. 2019, arXiv 1906.00091, section 2.1; pooling as
+        Naumov et al. 2019, arXiv 1906.00091, section 2.1. Pooling equals
         `tf.nn.embedding_lookup_sparse`.
     """
 

@@ -1,8 +1,8 @@
-"""`EmbeddingLayer`: all that a model asks of the layer that holds its tables.
+"""`EmbeddingLayer`: the interface between a model and the layer that holds its tables.
 
-A training step does not differentiate tables: it records which rows the layer looked up
-and what came of them, differentiates with respect to these pooled vectors, and hands
-their gradients back to the layer, which updates the rows.
+A training step does not differentiate tables. It records each lookup and its pooled
+vectors, differentiates with respect to these vectors, and passes their gradients to
+the layer, which updates the rows.
 """
 
 import abc
@@ -23,23 +23,23 @@ from tf_dlrm.runtime.types import Ids
 
 
 class EmbeddingLayer(keras.layers.Layer, abc.ABC):
-    """Base class of layers that hold embedding tables: the embedding contract.
+    """Base class of layers that hold embedding tables.
 
-    `tf_dlrm.DLRM` looks rows up by calling the layer and hands the gradients to
-    `apply_lookups`, which calls `apply_gradients` for the only lookup of a step; it
-    knows nothing of where the tables lie or how they are trained.
-    A subclass defines `call(ids, weights=None)` and the abstract methods. The others
-    are for exports, checkpoints and callbacks, and do right for any layer.
+    `tf_dlrm.DLRM` calls the layer to look rows up and passes the gradients to
+    `apply_lookups`, which by default calls `apply_gradients` for the single lookup of a
+    step. The model does not know where the tables are stored or how they are trained.
+    A subclass defines `call(ids, weights=None)` and the abstract methods. The other
+    methods serve exports, checkpoints and callbacks; their defaults work for any layer.
 
     Args:
-        activity_regularizer: Keras regularizer of the pooled vectors, added to the loss
-            as its mean over the rows of the batch: a penalty on what was looked up.
+        activity_regularizer: Keras regularizer of the pooled vectors. Its penalty is
+            divided by the number of rows of the batch and added to the loss.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Attributes:
-        tables: The `EmbeddingTable`s, in the order of the features; a layer that leaves
-            them empty is trusted to fit the model's spec.
-        devices: Names of the devices it was made for; `None` for any.
+        tables: The `EmbeddingTable`s, in the order of the features. If they are empty,
+            the model does not check them against its spec.
+        devices: Names of the devices that the layer was created for; `None` for any.
     """
 
     tables: Sequence[EmbeddingTable] = ()
@@ -52,15 +52,16 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
     # Lookup
 
     def __call__(self, ids: Ids, weights: Any = None, **kwargs: Any) -> Any:
-        """Look up and pool, as `call` does; a training step records the lookup.
+        """Look rows up and pool them; a training step records the lookup.
 
         Args:
-            ids: Ids of all features, in a form of the batch contract.
-            weights: Factors shaped as the ids, or `None`.
+            ids: Ids of all features, in any form that `standardize_ids` accepts.
+            weights: Factors with the shape of the ids, or `None`.
             **kwargs: Arguments of `keras.layers.Layer.__call__`.
 
         Returns:
-            float32 `(batch, F, embedding_dim)`, or a list of F `(batch, width)`.
+            float32 `(batch, F, embedding_dim)`, or a list of F tensors
+            `(batch, width)`.
         """
         if weights is not None:
             kwargs["weights"] = weights
@@ -70,7 +71,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
 
         recording = find_recording(self)
         pooled = call() if recording is None else recording.look_up(call, ids, weights)
-        if self.pooled_regularizer is not None:  # outside of `call`: differentiated
+        if self.pooled_regularizer is not None:  # not in `call`: it needs a gradient
             for vectors in tf.nest.flatten(pooled):
                 num_rows = tf.cast(tf.shape(vectors)[0], tf.float32)
                 penalty = self.pooled_regularizer(vectors)
@@ -84,37 +85,39 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         columns: Sequence[int] | None = None,
         read: Callable[[tf.Variable, tf.Tensor], tf.Tensor] | None = None,
     ) -> Any:
-        """Look up and pool without the range check: an id out of range is no id.
+        """Look rows up and pool them, ignoring ids out of range.
 
-        Exported models run this.
+        Exported models run this method.
 
         Args:
-            ids: Ids of the features at `columns`, in a form of the batch contract.
-            weights: Factors shaped as the ids, or `None`.
-            columns: Numbers of features in ascending order; `None` for all.
-            read: Function of one of `lookup_variables` and rows `(...,)` that returns
-                them as float32 `(..., D)`, for tables that are stored otherwise.
+            ids: Ids of the features at `columns`, in any form that `standardize_ids`
+                accepts.
+            weights: Factors with the shape of the ids, or `None`.
+            columns: Positions of features in ascending order; default: all.
+            read: Function `(variable, rows)` that returns the rows `(...,)` of one of
+                `lookup_variables` as float32 `(..., D)`. Use it for tables in another
+                format, such as quantized ones.
 
         Raises:
-            NotImplementedError: If the layer cannot look up some features alone, or
-                read tables that are stored otherwise.
+            NotImplementedError: If `columns` or `read` is set and the layer does not
+                support it.
         """
         if columns is not None or read is not None:
             raise NotImplementedError(
-                f"{type(self).__name__} must define `lookup` to be exported."
+                f"{type(self).__name__} must define `lookup` before it can be exported."
             )
         return self.call(ids, weights=weights)
 
     @property
     def lookup_variables(self) -> list[tf.Variable]:
-        """The plain variables that hold rows, each once.
+        """The `tf.Variable`s that hold rows, without repetitions.
 
-        A training step that reads one directly is refused.
+        A training step that reads one of them directly raises an error.
         """
         return [variable.value for variable in self.variables]
 
     def owns(self, variable: keras.Variable) -> bool:
-        """Return whether a Keras variable is one of this layer's."""
+        """Return whether a Keras variable belongs to this layer."""
         return any(variable is own for own in self.variables)
 
     def use_xla(self, enabled: bool) -> None:
@@ -126,14 +129,14 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
     def build_optimizer(
         self, optimizer: SparseOptimizer | dict[str, SparseOptimizer]
     ) -> None:
-        """Create the state that training needs; an earlier optimizer's is dropped.
+        """Create the state of an optimizer and discard that of an earlier one.
 
         Args:
             optimizer: A `tf_dlrm.optimizers` object for all tables, or a dict of table
-                name to such an object, which must name every table that is trained.
+                names to such objects, which must name every trainable table.
 
         Raises:
-            ValueError: If a dict names an unknown table or leaves one out.
+            ValueError: If a dict names an unknown table or omits one.
         """
 
     @abc.abstractmethod
@@ -148,14 +151,16 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """Update the rows that a batch looked up.
 
         Args:
-            gradients: Gradient of the loss with respect to what calling this layer
-                with the same ids and weights returned, in the same structure. Under a
-                strategy those of this replica; the replicas' are summed.
-            ids: The ids of the call.
-            weights: The weights of the call, or `None`.
-            learning_rate: For optimizers that follow the model's, float scalar.
-            applies: Bool scalar tensor, the same in all replicas: with `False` nothing
-                is changed. `None` is `True`.
+            gradients: Gradients of the loss with respect to the pooled vectors that the
+                layer returned for these ids and weights, in the same structure. Under a
+                strategy, pass those of this replica; gradients are summed over
+                replicas.
+            ids: The ids of the lookup.
+            weights: The weights of the lookup, or `None`.
+            learning_rate: Float scalar for optimizers that follow the learning rate of
+                the model.
+            applies: Bool scalar tensor, equal in all replicas. If `False`, nothing
+                changes. Default: `True`.
         """
 
     def apply_lookups(
@@ -165,21 +170,23 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         learning_rate: tf.Tensor | None,
         applies: tf.Tensor | None,
     ) -> None:
-        """Update the rows of all lookups of a step, in one step of the optimizer.
+        """Update the rows of all lookups of a training step, in one optimizer step.
 
         Args:
             lookups: The `Lookup`s, at least one.
-            gradients: Gradients of the pooled vectors of each.
-            learning_rate: For optimizers that follow the model's, float scalar.
-            applies: Bool scalar tensor: with `False` nothing is changed; or `None`.
+            gradients: Gradients of the pooled vectors, one structure for each lookup.
+            learning_rate: Float scalar for optimizers that follow the learning rate of
+                the model, or `None`.
+            applies: Bool scalar tensor: if `False`, nothing changes. `None` is `True`.
 
         Raises:
-            ValueError: If there are several, which a layer must know how to join.
+            ValueError: If there are several lookups and the layer cannot join them.
         """
         if len(lookups) > 1:
             raise ValueError(
-                f"A step called {type(self).__name__} {len(lookups)} times. It can "
-                "update the rows of one call only: look all ids up at once."
+                f"A step called {type(self).__name__} {len(lookups)} times, but the "
+                "layer can update the rows of only one call. Look up all ids in one "
+                "call."
             )
         (lookup,), (gradient,) = lookups, gradients
         self.apply_gradients(
@@ -190,7 +197,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             applies=applies,
         )
 
-    # State by logical table: neither fusion nor placement of tables shows.
+    # State by logical table, independent of fusion and placement.
 
     @abc.abstractmethod
     def get_table(self, name: str) -> np.ndarray:
@@ -205,7 +212,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """Overwrite a table with `(vocabulary_size, embedding_dim)` values.
 
         Raises:
-            ValueError: If there is no such table or the shape differs.
+            ValueError: If there is no such table, or the shape differs.
         """
 
     @abc.abstractmethod
@@ -213,23 +220,23 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """Return the optimizer's state by logical table.
 
         Args:
-            tables: Names; `None` for all. One at a time bounds the memory.
+            tables: Names of tables; default: all. To limit memory, pass one at a time.
 
         Returns:
             `{"iterations": int, "slots": {table: {slot: (vocabulary_size, width)}}}`,
-            with no slots before `build_optimizer`.
+            without slots before `build_optimizer`.
         """
 
     @abc.abstractmethod
     def set_state(self, state: dict[str, Any]) -> None:
-        """Set what `get_state` returned, of the same optimizers."""
+        """Set the optimizer state that `get_state` returned for the same optimizers."""
 
     def get_rows(self, name: str, rows: npt.ArrayLike) -> np.ndarray:
         """Return a copy of some rows of a table: float32 `(n, embedding_dim)`.
 
         Args:
-            name: The table.
-            rows: `(n,)` integers, in any order.
+            name: Name of the table.
+            rows: Row numbers, `(n,)` integers in any order.
 
         Raises:
             ValueError: If there is no such table or row.
@@ -237,12 +244,12 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         return self.get_table(name)[np.asarray(rows, np.int64)]
 
     def slot_bytes(self) -> int:
-        """Return the bytes of the optimizer's state of all tables."""
+        """Return the size of the optimizer state of all tables in bytes."""
         slots = self.get_state().get("slots", {}).values()
         return sum(values.nbytes for table in slots for values in table.values())
 
     def get_weights(self) -> list[np.ndarray]:
-        """Return a copy of all tables, in their order."""
+        """Return copies of all tables, in the order of `tables`."""
         if not self.tables:
             return list(super().get_weights())
         return [self.get_table(table.name) for table in self.tables]
@@ -254,13 +261,12 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             weights: One array `(vocabulary_size, embedding_dim)` for each table.
 
         Raises:
-            ValueError: If there are not as many, or a shape differs; nothing is
-                written then.
+            ValueError: If the number of arrays or a shape differs. No table is changed.
         """
         if not self.tables:
             super().set_weights(weights)
             return
-        arrays = [np.asarray(each) for each in weights]
+        arrays = [np.asarray(array) for array in weights]
         if len(arrays) != len(self.tables):
             raise ValueError(
                 f"There are {len(self.tables)} tables. Received: {len(arrays)} arrays"
@@ -276,7 +282,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             self.set_table(table.name, rows)
 
     def count_params(self) -> int:
-        """Return the number of values in all tables."""
+        """Return the number of parameters in all tables."""
         if not self.tables:
             return int(super().count_params())
         shapes = [(t.vocabulary_size, t.embedding_dim) for t in self.tables]
@@ -285,7 +291,11 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
     def skipping_mismatches(
         self, skips: bool
     ) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which files that do not fit load as far as they do."""
+        """Return a context in which loading a file skips tables that do not match it.
+
+        Args:
+            skips: Whether to skip such tables instead of raising an error.
+        """
         return contextlib.nullcontext()
 
     def get_config(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class FusedStore(TableStore):
         by_width = collections.defaultdict(list)
         for table in tables:
             by_width[table.embedding_dim].append(table)
-        # Of each replica: its copy of the tables, by width.
+        # The copy of the tables of each replica, by width.
         self.copies = [
             [FusedTable(width, group, tables) for width, group in by_width.items()]
             for _ in devices
@@ -44,14 +44,14 @@ class FusedStore(TableStore):
         self._number = {
             name: i for i, fused in enumerate(self.fused) for name in fused.by_name
         }
-        # The graphs that called the layer, and the last eager call, if remembered.
+        # The graphs that called the layer, and the last eager call while it is alive.
         self._graphs: weakref.WeakSet[tf.Graph] = weakref.WeakSet()
         self._last_call: weakref.ref[Call] | None = None
 
     def build(self, layer: keras.layers.Layer) -> None:
         for i, fused in enumerate(self.fused):
-            # Zeros first, rows after: random numbers for a whole table at once would
-            # take its memory three times over.
+            # Create zeros now and set the rows later: random numbers for a whole table
+            # at once would take three times its memory.
             weight = layer.add_weight(
                 shape=(fused.num_rows + 1, fused.width),
                 initializer="zeros",
@@ -102,13 +102,14 @@ class FusedStore(TableStore):
         return self._in_feature_order(pooled), tf.reduce_any(bad)
 
     def _new_call(self) -> Call:
-        """Return what a call has to know: whether it is the first.
+        """Return a `Call`, whose gradient is sparse only if it is the first call.
 
-        The slices of two calls would be put side by side, with rows in both repeated;
-        from the second on the gradient is dense, which is slow and right. In a graph
-        all calls count, in nested graphs too. In eager mode the last call counts as
-        long as a tape has not let go of it. And replicas' slices would be put side by
-        side as well.
+        The sparse gradients of two calls would be concatenated, so rows that both
+        touched would be repeated. From the second call on, the gradient is therefore
+        dense, which is slow but correct. In a graph, all calls count, including those
+        in nested graphs. In eager mode, the last call counts while a tape holds it.
+        With several replicas, the gradient is always dense, because theirs would be
+        concatenated too.
         """
         if replicas.count() > 1:
             return Call(sparse_gradient=False)
@@ -125,7 +126,7 @@ class FusedStore(TableStore):
     def _groups(
         self, copy: Sequence[FusedTable], ids: Ids, weights: tf.Tensor | None
     ) -> Iterator[tuple[FusedTable, Ids, tf.Tensor | None]]:
-        """Yield each fused table of a copy with ids and weights of its features."""
+        """Yield each fused table of a copy with the ids and weights of its features."""
         for fused in copy:
             group = (ids, weights)
             if len(copy) > 1:
@@ -220,7 +221,7 @@ class FusedStore(TableStore):
 
 
 def _outermost_graph():
-    """Return the graph that is traced, outside of its branches, loops and calls."""
+    """Return the graph being traced, outside of branches, loops and nested calls."""
     graph = tf.compat.v1.get_default_graph()
     while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
         graph = graph.outer_graph
@@ -228,15 +229,15 @@ def _outermost_graph():
 
 
 def _keep_null_row(weight: Any) -> None:
-    """Let `assign`, as of a model's `set_weights`, leave the null row at zeros."""
+    """Make `weight.assign`, which `set_weights` calls, keep the null row at zero."""
     weight.assign = types.MethodType(_assign, weight)
 
 
 def _assign(weight: Any, value: Any) -> Any:
     result = type(weight).assign(weight, value)
     variable = weight.value
-    for each in getattr(variable, "values", (variable,)):  # of each replica
-        if tf.executing_eagerly() and isinstance(each, tf.Variable):
-            num_rows, width = each.shape
-            row_ops.replace(each, [num_rows - 1], tf.zeros((1, width)))
+    for copy in getattr(variable, "values", (variable,)):  # one for each replica
+        if tf.executing_eagerly() and isinstance(copy, tf.Variable):
+            num_rows, width = copy.shape
+            row_ops.replace(copy, [num_rows - 1], tf.zeros((1, width)))
     return result

@@ -20,13 +20,13 @@ class FusedTable:
 
     Args:
         width: Embedding dim of the tables.
-        tables: The tables fused here.
-        all_tables: All tables of the collection, for the places of the features.
+        tables: The tables to fuse.
+        all_tables: All tables of the collection, which give the positions of features.
 
     Attributes:
-        variable: `(rows of all tables + 1, width)`, set once it is made.
-        parts: What each optimizer trains.
-        slots: All slot variables, by slot, width and number of the part.
+        variable: Variable `(rows of all tables + 1, width)`; the owner sets it.
+        parts: A `TrainedPart` for each optimizer.
+        slots: All slot variables, by slot name, width and number of the part.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class FusedTable:
             row_dtype=self.row_dtype,
         )
         self.variable: tf.Variable = None
-        # Of a table that is split by columns, those that lie here of the gradients.
+        # The columns of the gradients that are stored here, if tables are split.
         self.gradient_columns = slice(None)
         self.parts: list[TrainedPart] = []
         self.slots: dict[str, tf.Variable] = {}
         self.engine: Engine = engines.choose()(self)
 
     def choose_engine(self) -> None:
-        """Choose the engine anew: XLA may have been disabled, or no longer be."""
+        """Choose the engine again, after XLA was enabled or disabled."""
         kind = engines.choose()
         if type(self.engine) is not kind:
             self.engine = kind(self)
@@ -79,16 +79,16 @@ class FusedTable:
 
         Args:
             ids: The ids.
-            weights: Their standardized weights, or `None`.
-            columns: The columns that the ids are of; `None` for all of this table.
+            weights: Standardized weights of the ids, or `None`.
+            columns: Columns of the ids; default: all columns of this table.
         """
         places = self.places
         if columns is not None and len(columns) < len(self.columns):
-            chosen = [self.columns.index(column) for column in columns]
+            indices = [self.columns.index(column) for column in columns]
             places = places._replace(
-                sizes=places.sizes[chosen],
-                offsets=places.offsets[chosen],
-                combiners=[places.combiners[i] for i in chosen],
+                sizes=places.sizes[indices],
+                offsets=places.offsets[indices],
+                combiners=[places.combiners[i] for i in indices],
             )
         return bags.make_lookup(ids, weights, places)
 
@@ -99,13 +99,13 @@ class FusedTable:
 
         Args:
             ids: Standardized ids of this table's features.
-            weights: Their standardized weights, or `None`.
-            call: The call of the layer; it lives as long as a gradient may be asked
-                for.
+            weights: Standardized weights of the ids, or `None`.
+            call: The call of the layer. It stays alive while its gradient may be
+                requested.
 
         Returns:
-            `(B, F, D)`, and whether an id is out of range (bool scalar tensor), which
-            then counts as no id.
+            The pooled vectors, `(B, F, D)`, and whether any id is out of range, a bool
+            scalar tensor. Ids out of range are ignored.
         """
 
         def read(handle, weights=weights):
@@ -138,17 +138,17 @@ class FusedTable:
         optimizers: dict[str, SparseOptimizer],
         copies: Sequence["FusedTable"] = (),
     ) -> None:
-        """Create the slots, mirrored where a strategy mirrors variables.
+        """Create the slots, mirrored if the strategy mirrors variables.
 
         Args:
-            optimizers: Maps the name of each table that is trained to its optimizer.
-            copies: The `FusedTable`s of the same tables in the other replicas, each
-                of which gets its own of the mirrored slots.
+            optimizers: Names of the trainable tables to their optimizers.
+            copies: The `FusedTable`s of the same tables in the other replicas. Each
+                gets its own copy of the mirrored slots.
         """
         everywhere = (self, *copies)
         parts: list[list[TrainedPart]] = [[] for _ in everywhere]
         self.slots = {}
-        distinct = {id(each): each for each in optimizers.values()}.values()
+        distinct = {id(o): o for o in optimizers.values()}.values()
         for number, optimizer in enumerate(distinct):
             first_slot_row, num_rows = {}, 0
             for table in self.tables:
@@ -177,22 +177,26 @@ class FusedTable:
             fused.engine.build_optimizer()
 
     def update(self, batch: PooledGradients, step: Step) -> None:
-        """Apply the gradients of pooled bags by each table's optimizer."""
+        """Update each table with its optimizer from the gradients of pooled bags."""
         self.engine.update(batch, step)
 
     def update_rows(self, rows: tf.Tensor, gradients: tf.Tensor, step: Step) -> None:
-        """Apply gradients `(V, D)` of rows `(V,)`, by TensorFlow's operations.
+        """Update rows `(V,)` from gradients `(V, D)` with TensorFlow's operations.
 
-        For the dense sums of copies (`sharding/exchange.py`), whatever the engine.
+        The dense sums of copies (`sharding/exchange.py`) use this with any engine.
         """
         PlainEngine(self).update_rows(self.parts, rows, gradients, step)
 
     def slot_names(self, name: str) -> list[str]:
-        """Return the names of a table's slots; none before `build_optimizer`."""
+        """Return the names of a table's slots, which exist after `build_optimizer`."""
         return [s for p in self.parts if name in p.first_slot_row for s in p.slots]
 
     def find_slot(self, name: str, slot: str) -> tuple[tf.Variable, int]:
-        """Return the variable of a table's slot and the table's first row in it."""
+        """Return the variable of a table's slot, and the table's first row in it.
+
+        Raises:
+            ValueError: If the table has no such slot.
+        """
         for part in self.parts:
             if name in part.first_slot_row and slot in part.slots:
                 return part.slots[slot], part.first_slot_row[name]
@@ -201,8 +205,8 @@ class FusedTable:
             f"{self.slot_names(name)}"
         )
 
-    # Rows to slots where tables have different optimizers. The table of a row is
-    # found by bisection; the null row is one table further and belongs to no part.
+    # Mapping of rows to slot rows if tables have different optimizers. Bisection finds
+    # the table of a row. The null row counts as one more table, which is in no part.
 
     def _null_if_frozen(self, rows):
         if all(table.trainable for table in self.tables):
@@ -212,18 +216,18 @@ class FusedTable:
         return tf.where(tf.gather(trainable, self.table_of(rows)), rows, null_row)
 
     def table_of(self, rows: tf.Tensor) -> tf.Tensor:
-        """Return the number of the table of each row."""
+        """Return the index of the table of each row."""
         ends = np.cumsum([table.vocabulary_size for table in self.tables])
         ends = tf.constant(ends, self.row_dtype)
         return tf.searchsorted(ends, rows, side="right")
 
     def belongs_to(self, part: TrainedPart) -> tf.Tensor:
-        """Return whether a part has each table, bool; the null row is in none."""
+        """Return whether a part has each table, and `False` for the null row, bool."""
         flags = [table.name in part.first_slot_row for table in self.tables]
         return tf.constant([*flags, False])
 
     def slot_rows(self, part: TrainedPart, rows: tf.Tensor) -> tf.Tensor:
-        """Return the rows in a part's slots of rows of its tables."""
+        """Return the rows in a part's slots for rows of the part's tables."""
         if len(part.first_slot_row) == len(self.tables):
             return rows
         shifts = [
@@ -235,10 +239,10 @@ class FusedTable:
 
 
 class Call:
-    """One call of a layer; alive as long as its gradient may be asked for.
+    """One call of a layer, alive while its gradient may be requested.
 
     Attributes:
-        sparse_gradient: Whether the gradient of the variables is `tf.IndexedSlices`.
+        sparse_gradient: Whether the gradients of the variables are `tf.IndexedSlices`.
     """
 
     def __init__(self, sparse_gradient: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""A batch's ids and weights on their way from the replicas to the global batch."""
+"""Ids and weights of the replicas, packed, sent and joined into the global batch."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from tf_dlrm.runtime.types import Ids
 
 
 def pack(ids: Ids, weights: tf.Tensor | None) -> dict[str, tf.Tensor]:
-    """Return standardized ids and weights as tensors that replicas can hand over."""
+    """Return standardized ids and weights as a dict of tensors to send to replicas."""
     packed = {"ids": ids}
     if isinstance(ids, tf.RaggedTensor):
         packed = {"ids": ids.values, "splits": ids.row_splits}
@@ -18,7 +18,7 @@ def pack(ids: Ids, weights: tf.Tensor | None) -> dict[str, tf.Tensor]:
 
 
 def unpack(arguments: dict[str, tf.Tensor]) -> tuple[Ids, tf.Tensor | None]:
-    """Return the `(ids, weights)` that `pack` took; other arguments do not matter."""
+    """Return the `(ids, weights)` that `pack` packed; other entries are ignored."""
     ids = arguments["ids"]
     if "splits" in arguments:
         splits = arguments["splits"]
@@ -29,7 +29,7 @@ def unpack(arguments: dict[str, tf.Tensor]) -> tuple[Ids, tf.Tensor | None]:
 def join(
     parts: Sequence[tuple[Ids, tf.Tensor | None]],
 ) -> tuple[Ids, tf.Tensor | None]:
-    """Join ids and weights of all replicas, one after another.
+    """Concatenate the ids and weights of all replicas.
 
     Args:
         parts: Standardized `(ids, weights)` of each replica.
@@ -38,14 +38,14 @@ def join(
     if len(ids) == 1:
         return ids[0], weights[0]
     if isinstance(ids[0], tf.RaggedTensor):
-        # Without the check that tf.concat makes of nested splits.
+        # tf.concat would validate the nested splits, which takes time.
         values = tf.concat([part.values for part in ids], 0)
         lengths = tf.concat([part.row_lengths() for part in ids], 0)
         splits = tf.concat([[0], tf.cumsum(lengths)], 0)
         splits = tf.cast(splits, ids[0].row_splits.dtype)
         joined = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
     elif ids[0].shape.rank == 3:
-        # Replicas may have padded to other lengths.
+        # Replicas may have padded to different lengths.
         length = tf.reduce_max([tf.shape(part)[2] for part in ids])
         joined = tf.concat([_pad(part, length, -1) for part in ids], 0)
         if weights[0] is not None:

@@ -1,4 +1,4 @@
-"""The range check of ids, outside of XLA, where assertions vanish."""
+"""The range check of ids, which runs outside XLA because XLA removes assertions."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,18 @@ from tf_dlrm.runtime.types import Ids
 # Feature, table, id, vocabulary size, number of ids.
 _MESSAGE = (
     "Id out of range: feature {} of table {} received id {}, but ids must be at least "
-    "0 and below its vocabulary_size {} (ids at fault in this batch: {})."
+    "0 and below its vocabulary_size {} (ids out of range in this batch: {})."
 )
 
 
 def any_out_of_range(ids: Ids, sizes: Sequence[int] | np.ndarray) -> tf.Tensor:
-    """Return whether an id is out of range and not -1, bool scalar tensor."""
+    """Return whether any id is out of range and not padding, bool scalar tensor."""
     _, outside, _ = _find_outside(ids, sizes)
     return tf.reduce_any(outside)
 
 
 def _find_outside(ids, sizes):
-    """Values of standardized ids, which are out of range, and their segments."""
+    """Return the values of standardized ids, which are out of range, and segments."""
     values, segments, lowest = bags.values_of(ids, sizes), None, -1
     if isinstance(ids, tf.RaggedTensor):
         segments, lowest = bags.segments_of(ids), 0
@@ -35,19 +35,19 @@ def _find_outside(ids, sizes):
 def refuse_if(
     bad: tf.Tensor, ids: Ids, features: Sequence[tuple[str, EmbeddingTable]]
 ) -> tf.Tensor:
-    """Raise for ids one of which is out of range, naming table and value.
+    """Raise an error that names table and value if an id is out of range.
 
     Args:
-        bad: Whether one is, bool scalar tensor.
+        bad: Whether any id is out of range, bool scalar tensor.
         ids: Standardized ids.
         features: `(feature, EmbeddingTable)` of each column.
 
     Returns:
-        What waits for the check.
+        A tensor to use as a control dependency of everything that needs valid ids.
 
     Raises:
-        tf.errors.InvalidArgumentError: At the first id out of range; where checks are
-            deferred, when they are read.
+        tf.errors.InvalidArgumentError: For the first id out of range. Deferred checks
+            raise it when they are read.
     """
     checks = deferred_checks.current()
     if checks is not None:
@@ -72,7 +72,7 @@ def _refuse(ids, sizes, feature_names, table_names):
     feature = tf.broadcast_to(feature, tf.shape(values))
     value = tf.boolean_mask(values, outside)[0]
     place = tf.boolean_mask(feature, outside)[0]
-    found = [
+    details = [
         tf.gather(tf.constant(feature_names), place),
         tf.gather(tf.constant(table_names), place),
         tf.strings.as_string(value),
@@ -80,24 +80,24 @@ def _refuse(ids, sizes, feature_names, table_names):
         tf.strings.as_string(tf.math.count_nonzero(outside)),
         "",
     ]
-    words = zip(_MESSAGE.split("{}"), found, strict=True)
+    words = zip(_MESSAGE.split("{}"), details, strict=True)
     message = tf.strings.join([part for pair in words for part in pair])
     tf.debugging.Assert(False, [message])
 
 
 def _defer(checks, bad, ids, features):
-    """Note the first id out of range, without asking the device for anything."""
+    """Record the first id out of range without waiting for the device."""
     values, outside, segments = _find_outside(
         ids, [t.vocabulary_size for _, t in features]
     )
     columns = tf.constant(np.arange(len(features)))
     (column,) = bags.per_value(ids, segments, columns)
     column = tf.broadcast_to(column, tf.shape(values, tf.int64))
-    # One more, so that there is one in an empty batch.
-    more = tf.zeros((1,), tf.int64)
+    # One more entry, so that an empty batch has one.
+    extra = tf.zeros((1,), tf.int64)
     values, column, outside = (
-        tf.concat([tf.reshape(tf.cast(each, tf.int64), (-1,)), more], 0)
-        for each in (values, column, outside)
+        tf.concat([tf.reshape(tf.cast(x, tf.int64), (-1,)), extra], 0)
+        for x in (values, column, outside)
     )
     first = tf.argmax(tf.cast(outside, tf.float32))
     details = [
@@ -107,7 +107,7 @@ def _defer(checks, bad, ids, features):
     ]
 
     def describe(details):
-        value, column, count = (int(each) for each in details)
+        value, column, count = (int(detail) for detail in details)
         feature, table = features[column]
         return tf.errors.InvalidArgumentError(
             None,

@@ -1,4 +1,4 @@
-"""The lookups that a training step makes, recorded outside of its tape."""
+"""Recording of the lookups that a training step makes, outside of its tape."""
 
 import contextlib
 import threading
@@ -13,7 +13,7 @@ from tf_dlrm.runtime.types import Ids
 if TYPE_CHECKING:
     from tf_dlrm.embedding.contract import EmbeddingLayer
 
-_thread = threading.local()  # replicas are traced in threads of their own
+_thread = threading.local()  # each replica is traced in its own thread
 
 
 class Lookup(NamedTuple):
@@ -21,7 +21,7 @@ class Lookup(NamedTuple):
 
     Attributes:
         ids: The ids.
-        weights: Their weights, or `None`.
+        weights: Weights of the ids, or `None`.
         pooled: The vectors that the layer returned.
     """
 
@@ -31,12 +31,13 @@ class Lookup(NamedTuple):
 
 
 class Recording:
-    """The lookups that a step makes in a layer, outside of its tape.
+    """The lookups that a step makes in a layer, recorded outside of its tape.
 
     Args:
         layer: The `EmbeddingLayer`.
         tape: The step's `tf.GradientTape`, which watches the pooled vectors.
-        pooled: The vectors that the only call returns, if the lookup was made before.
+        pooled: The pooled vectors, if the lookup was made before the step. The only
+            call of the layer then returns them.
 
     Attributes:
         lookups: The `Lookup`s so far.
@@ -50,12 +51,17 @@ class Recording:
         self._tape, self._pooled, self._graph = tape, pooled, _current_graph()
 
     def look_up(self, call: Callable[[], Any], ids: Ids, weights: Any) -> Any:
-        """Call the layer, by `call()`, and record it."""
+        """Call `call()`, which calls the layer, and record the lookup.
+
+        Raises:
+            ValueError: If the lookup is in a nested graph, or is a second one although
+                the first was made before the step.
+        """
         if self._pooled is None:
             if _current_graph() is not self._graph:
                 raise ValueError(
-                    "A training step cannot follow a lookup into a tf.function, "
-                    "tf.cond or tf.while_loop of `call`. Call the embedding layer "
+                    "A training step cannot record a lookup inside a tf.function, "
+                    "tf.cond or tf.while_loop in `call`. Call the embedding layer "
                     "outside of it."
                 )
             with self._tape.stop_recording():
@@ -63,8 +69,8 @@ class Recording:
             pooled = self._reach_weights(pooled, ids, weights)
         elif self.lookups:
             raise ValueError(
-                "With `jit_compile=True` the lookup is made before the compiled part "
-                "of the step. To look up more rows in it, use jit_compile='auto'."
+                "With `jit_compile=True`, the step makes its only lookup before the "
+                "compiled part. To look up more rows, use jit_compile='auto'."
             )
         else:
             pooled = self._pooled
@@ -73,7 +79,7 @@ class Recording:
         return pooled
 
     def _reach_weights(self, pooled, ids, weights):
-        """Return `pooled`, with a gradient to weights that a model computes."""
+        """Return `pooled` with a gradient for weights that a model computes."""
         if weights is None:
             return pooled
         ragged = isinstance(weights, tf.RaggedTensor)
@@ -99,7 +105,7 @@ def _current_graph():
 
 
 def find_recording(layer: "EmbeddingLayer") -> Recording | None:
-    """Return what records the lookups in `layer` that this thread makes, if any."""
+    """Return the active recording of this thread's lookups in `layer`, or `None`."""
     for recording in reversed(getattr(_thread, "recordings", ())):
         if recording.layer is layer:
             return recording
@@ -110,7 +116,7 @@ def find_recording(layer: "EmbeddingLayer") -> Recording | None:
 def recorded(
     layer: "EmbeddingLayer", tape: tf.GradientTape, pooled: Any = None
 ) -> Iterator[Recording]:
-    """Record the lookups in `layer` that this thread makes inside."""
+    """Record the lookups in `layer` that this thread makes in the context."""
     recordings = _thread.__dict__.setdefault("recordings", [])
     recordings.append(Recording(layer, tape, pooled))
     try:

@@ -1,4 +1,4 @@
-"""`RowTrainer`: the optimizers of tables, and the step that updates their rows."""
+"""`RowTrainer`: the optimizers of tables and the step that updates their rows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,14 +17,14 @@ from tf_dlrm.runtime.types import Ids
 
 
 class RowTrainer:
-    """Trains the rows of a `TableStore`, one step for all replicas at once.
+    """Trainer of the rows of a `TableStore`, with one step for all replicas.
 
     Args:
         store: The tables.
 
     Attributes:
-        optimizers: Name of each table that is trained to its optimizer.
-        iterations: Number of updates applied so far, int64; `None` before `build`.
+        optimizers: Names of the trainable tables to their optimizers.
+        iterations: Number of updates so far, int64; `None` before `build`.
     """
 
     def __init__(self, store: TableStore) -> None:
@@ -37,34 +37,34 @@ class RowTrainer:
         layer: keras.layers.Layer,
         optimizer: SparseOptimizer | dict[str, SparseOptimizer],
     ) -> None:
-        """Make optimizer state; an earlier optimizer's is dropped.
+        """Create the state of an optimizer and discard that of an earlier one.
 
         Args:
-            layer: The layer, to which the state is given for checkpoints.
-            optimizer: A `SparseOptimizer` for all tables, or a dict by table.
+            layer: The layer, which holds the state for checkpoints.
+            optimizer: A `SparseOptimizer` for all tables, or a dict by table name.
 
         Raises:
-            ValueError: If a dict names an unknown table or leaves one out.
+            ValueError: If a dict names an unknown table or omits one.
         """
         names = [table.name for table in self._store.tables if table.trainable]
         if not isinstance(optimizer, dict):
             optimizer = dict.fromkeys(names, optimizer)
         _check_names(optimizer, names)
         self.optimizers = optimizer = dict(optimizer)
-        distinct = list({id(each): each for each in optimizer.values()}.values())
+        distinct = list({id(o): o for o in optimizer.values()}.values())
 
         def make_scalars():
-            for each in distinct:
-                each.build()
+            for own in distinct:
+                own.build()
             return tf.Variable(0, dtype=tf.int64, trainable=False, name="iterations")
 
-        # One of each: every step is made for all replicas at once.
+        # Not one per replica: each step is made for all replicas at once.
         self.iterations = replicas.on_device(self._store.devices[0], make_scalars)
-        # Held by name, so that tf.train.Checkpoint finds all of it.
+        # Attributes of a module, so that tf.train.Checkpoint finds them.
         held = tf.Module()
         held.iterations = self.iterations
-        for i, each in enumerate(distinct):
-            for variable in each.variables:
+        for i, own in enumerate(distinct):
+            for variable in own.variables:
                 setattr(held, f"learning_rate_{i}", variable)
         self._store.build_slots(layer, optimizer, held)
 
@@ -76,14 +76,15 @@ class RowTrainer:
         learning_rate: tf.Tensor | None = None,
         applies: tf.Tensor | None = None,
     ) -> None:
-        """Update the rows that a batch looked up. O(values in the batch).
+        """Update the rows that a batch looked up, in O(values in the batch).
 
         Args:
-            gradients: Gradients of the pooled vectors, as the lookup returned these.
+            gradients: Gradients of the pooled vectors, in the structure of the vectors.
             ids: Standardized ids.
-            weights: Their standardized weights, or `None`.
-            learning_rate: For optimizers that follow the model's, float scalar.
-            applies: Bool scalar tensor: with `False` nothing is changed; or `None`.
+            weights: Standardized weights of the ids, or `None`.
+            learning_rate: Float scalar for optimizers that follow the learning rate of
+                the model, or `None`.
+            applies: Bool scalar tensor: if `False`, nothing changes. `None` is `True`.
 
         Raises:
             RuntimeError: Before `build`.
@@ -99,11 +100,11 @@ class RowTrainer:
         replicas.run_for_all(self._step, arguments)
 
     def _counter(self) -> tf.Variable:
-        """Return `iterations`; raise before `build`."""
+        """Return `iterations`; raise an error before `build`."""
         if self.iterations is None:
             raise RuntimeError(
-                "The tables have no optimizer: call `build_optimizer` (a DLRM's "
-                "`compile` does)."
+                "The tables have no optimizer. Call `build_optimizer`, or `compile` a "
+                "DLRM, which calls it."
             )
         return self.iterations
 
@@ -123,21 +124,21 @@ class RowTrainer:
 
     def _apply_step(self, batches, applies=None):
         followed, iterations = batches[0].get("learning_rate"), self._counter()
-        distinct = {id(each): each for each in self.optimizers.values()}
+        distinct = {id(o): o for o in self.optimizers.values()}
         rates = {
             key: optimizer.current_learning_rate(iterations, followed)
             for key, optimizer in distinct.items()
         }
         one = 1 if applies is None else tf.cast(applies, tf.int64)
         number = tf.identity(iterations.assign_add(one))
-        if applies is not None:  # 0 where the first batch is not applied
+        if applies is not None:  # 0 if the very first batch is not applied
             number = tf.maximum(number, tf.ones_like(number))
         self._store.update(batches, Step(number, rates))
         return number
 
 
 def _masked(batch, applies):
-    """A batch of `RowTrainer.apply` without ids and gradients unless `applies`."""
+    """Return a batch whose ids and gradients are masked unless `applies`."""
     masked = dict(batch, ids=tf.where(applies, batch["ids"], -1))
     for name, tensor in batch.items():
         if name.startswith("gradient_"):
@@ -148,12 +149,12 @@ def _masked(batch, applies):
 def join_lookups(
     lookups: Sequence[Lookup], gradients: Sequence[Any], num_features: int
 ) -> tuple[Any, Ids, tf.Tensor | None]:
-    """Return gradients, ids and weights of several lookups as of a single one.
+    """Return gradients, ids and weights of several lookups, joined into one lookup.
 
     Args:
         lookups: The lookups.
-        gradients: Gradients of the pooled vectors of each.
-        num_features: F.
+        gradients: Gradients of the pooled vectors, one structure for each lookup.
+        num_features: Number of features, F.
 
     Raises:
         ValueError: If the ids are not all one-hot, all padded or all ragged.
@@ -162,30 +163,30 @@ def join_lookups(
     forms = {(isinstance(i, tf.RaggedTensor), len(i.shape)) for i in ids}
     if len(forms) > 1:
         raise ValueError(
-            "The ids of all lookups of a step must have one form: one-hot, padded "
+            "The ids of all lookups of a step must have the same form: one-hot, padded "
             f"or ragged. Received shapes: {[str(i.shape) for i in ids]}"
         )
     weights = [
         bags.standardize_weights(lookup.weights, i) for lookup, i in zip(lookups, ids)
     ]
-    if any(each is not None for each in weights):
+    if any(w is not None for w in weights):
         weights = [
             tf.ones_like(getattr(i, "values", i), tf.float32) if w is None else w
             for w, i in zip(weights, ids)
         ]
     dtype = tf.int64 if len({i.dtype for i in ids}) > 1 else ids[0].dtype
     joined = join([(tf.cast(i, dtype), w) for i, w in zip(ids, weights)])
-    flat = [tf.nest.flatten(each) for each in gradients]
-    vectors = [tf.concat(each, 0) for each in zip(*flat, strict=True)]
+    flat = [tf.nest.flatten(structure) for structure in gradients]
+    vectors = [tf.concat(tensors, 0) for tensors in zip(*flat, strict=True)]
     return tf.nest.pack_sequence_as(lookups[0].pooled, vectors), *joined
 
 
 def _check_names(optimizers: dict, tables: Sequence[str]) -> None:
-    """Raise unless a dict of optimizers names each table."""
+    """Raise an error unless a dict of optimizers names exactly the tables."""
     unknown = sorted(set(optimizers) - set(tables))
     missing = sorted(set(tables) - set(optimizers))
     if unknown or missing:
         raise ValueError(
-            "The optimizers by table must name each table once. Received unknown "
+            "A dict of optimizers must name each trainable table. Received unknown "
             f"tables: {unknown}, no optimizer for: {missing}"
         )

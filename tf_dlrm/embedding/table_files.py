@@ -1,4 +1,4 @@
-"""Tables in Keras' files, by name: neither fusion nor placement shows in a file."""
+"""Tables in Keras' files, by name, independent of fusion and placement."""
 
 import warnings
 from collections.abc import Mapping, MutableMapping, Set
@@ -13,14 +13,15 @@ from tf_dlrm.runtime.errors import UserError
 
 
 class TableFiles:
-    """Writes tables and their optimizer state to Keras' files, and loads them.
+    """Writer and reader of tables and their optimizer state in Keras' files.
 
     Args:
         store: The tables.
-        trainer: Their optimizers.
+        trainer: The optimizers of the tables.
 
     Attributes:
-        skips_mismatches: Whether a file may lack tables, or have others of the name.
+        skips_mismatches: Whether to skip tables that are missing in a file or have
+            another shape there.
     """
 
     def __init__(self, store: TableStore, trainer: RowTrainer) -> None:
@@ -29,7 +30,7 @@ class TableFiles:
         self.skips_mismatches = False
 
     def save(self, file: MutableMapping[str, Any]) -> None:
-        """Write all to a mapping of names to arrays."""
+        """Write tables and optimizer state to a mapping of names to arrays."""
         for name in self._store.by_name:
             file[f"table:{name}"] = self._store.read(name)
             for slot in self._store.slot_widths(name):
@@ -41,18 +42,23 @@ class TableFiles:
                 file[f"learning_rate:{name}"] = np.asarray(optimizer.learning_rate)
 
     def _slot_key(self, name, slot):
-        """With the width: slots of Adagrad and row-wise Adagrad differ in it alone."""
+        """Return the key of a slot in a file.
+
+        It includes the width, because slots of Adagrad and row-wise Adagrad differ only
+        in that.
+        """
         return f"slot:{name}:{slot}:{self._store.shape(name, slot)[1]}"
 
     def load(self, file: Mapping[str, Any]) -> None:
-        """Load what `save` wrote.
+        """Load tables and optimizer state that `save` wrote.
 
         Raises:
-            ValueError: If the tables are others; nothing is loaded then.
+            ValueError: If the file has other tables. Nothing is loaded.
         """
         keys = set(file.keys())
         if not keys and self._load_error is not None:
-            # Keras tries a second, empty place in the file and would report that one.
+            # After an error, Keras tries a second, empty location in the file and would
+            # report only that.
             error, self._load_error = self._load_error, None
             raise error
         try:
@@ -89,8 +95,8 @@ class TableFiles:
         held = {key for key in keys if key.startswith("slot:")}
         if not expected <= held or (expected != held and complete):
             warnings.warn(
-                "The file holds the state of another optimizer of the tables: their "
-                "optimizer restarts from its initial state.",
+                "The file holds the state of another optimizer for the tables. The "
+                "tables' optimizer restarts from its initial state.",
                 stacklevel=2,
             )
             return
@@ -104,10 +110,10 @@ class TableFiles:
 
     def _report(self, mismatches, keys):
         held = sorted(key.partition(":")[2] for key in keys if key.startswith("table:"))
-        text = f"{'; '.join(mismatches.values())}. Tables of the file: {held}"
+        text = f"{'; '.join(mismatches.values())}. Tables in the file: {held}"
         if not self.skips_mismatches:
-            raise UserError(f"The file does not fit the tables: {text}")
-        warnings.warn(f"Tables that keep the rows that they have: {text}", stacklevel=2)
+            raise UserError(f"The file does not match the tables: {text}")
+        warnings.warn(f"Skipped tables keep their current rows: {text}", stacklevel=2)
 
 
 def write(store: TableStore, name: str, slot: str | None, values: Any) -> None:
@@ -123,7 +129,7 @@ def write(store: TableStore, name: str, slot: str | None, values: Any) -> None:
 
 
 def check_shape(store: TableStore, name: str, slot: str | None, values: Any) -> None:
-    """Raise unless values are shaped as a table or slot.
+    """Check that values have the shape of a table or slot.
 
     Raises:
         ValueError: If there is no such table or slot, or the shape differs.
@@ -135,8 +141,8 @@ def check_shape(store: TableStore, name: str, slot: str | None, values: Any) -> 
         )
     shape = store.shape(name, slot)
     if tuple(values.shape) != shape:
-        what = name if slot is None else f"{name}/{slot}"
+        label = name if slot is None else f"{name}/{slot}"
         raise UserError(
-            f"'{what}' has shape {shape}. Received values of shape "
+            f"'{label}' has shape {shape}. Received values of shape "
             f"{tuple(values.shape)}"
         )

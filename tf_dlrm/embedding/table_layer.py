@@ -27,11 +27,12 @@ from tf_dlrm.runtime.types import Ids, Shape
 
 
 class TableLayer(EmbeddingLayer):
-    """An embedding layer whose tables lie in a store and are trained by rows.
+    """Embedding layer whose tables are in a `TableStore` and are trained by rows.
 
     Args:
-        tables: The `EmbeddingTable`s; the features are theirs in this order.
-        seed: Integer for the initial values; `None` draws one from Python's
+        tables: The `EmbeddingTable`s. Their features, in this order, are the columns of
+            the ids.
+        seed: Integer seed of the initial values; `None` draws one from Python's
             `random`, which `keras.utils.set_random_seed` seeds.
         make_store: Function of the tables that returns their `TableStore`.
         **kwargs: Arguments of `EmbeddingLayer`.
@@ -49,9 +50,9 @@ class TableLayer(EmbeddingLayer):
         make_store: Callable[[tuple[EmbeddingTable, ...]], TableStore],
         **kwargs: Any,
     ) -> None:
-        kwargs.setdefault("autocast", False)  # ids and weights arrive as they are
+        kwargs.setdefault("autocast", False)  # ids and weights keep their dtypes
         super().__init__(**kwargs)
-        self.supports_jit = False  # range checks vanish under XLA
+        self.supports_jit = False  # XLA removes range checks
         self.tables = tuple(
             EmbeddingTable.from_config(table) if isinstance(table, dict) else table
             for table in tables
@@ -65,14 +66,14 @@ class TableLayer(EmbeddingLayer):
         self.devices = self._store.devices
         self._trainer = RowTrainer(self._store)
         self._files = TableFiles(self._store, self._trainer)
-        # Now, not at the first call: Keras makes that call in a scratch graph, where
-        # no variable of this size should be born, and every size is known already.
+        # Build now: every size is known, and Keras makes the first call in a scratch
+        # graph, where such large variables should not be created.
         self.build()
 
     # Weights
 
     def build(self, input_shape: Shape | None = None) -> None:
-        """Make the tables and set their initial values."""
+        """Create the tables and set their initial values."""
         if self.built:
             return
         self._store.build(self)
@@ -103,12 +104,16 @@ class TableLayer(EmbeddingLayer):
     # Forward
 
     def call(self, ids: Ids, weights: Any = None) -> Any:
-        """Look up and pool the features of a batch; raise for an id out of range."""
+        """Look up and pool the features of a batch.
+
+        Raises:
+            tf.errors.InvalidArgumentError: If an id is out of range.
+        """
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
         pooled, bad = self._store.pool(ids, weights)
-        # The range check is done beside the lookup, which reads nothing wrong; what
-        # uses the result waits for it, so that nothing is updated from a bad batch.
+        # The range check runs in parallel to the lookup, which is safe with any id. The
+        # result waits for the check, so that a bad batch updates nothing.
         check = id_ranges.refuse_if(bad, ids, self.features)
         with tf.control_dependencies([check]):
             return tf.nest.map_structure(tf.identity, pooled)
@@ -128,13 +133,13 @@ class TableLayer(EmbeddingLayer):
 
     @property
     def lookup_variables(self) -> list[tf.Variable]:
-        """The plain variables that `lookup` reads, each once."""
+        """The `tf.Variable`s that `lookup` reads, without repetitions."""
         return self._store.variables
 
     def compute_output_spec(
         self, ids: Ids, weights: Any = None, training: bool | None = None
     ) -> Any:
-        """Return Keras' placeholders for the result of a call."""
+        """Return `keras.KerasTensor`s with the shapes of the result of a call."""
         shapes = [(ids.shape[0], table.embedding_dim) for _, table in self.features]
         if not self._store.has_one_width:
             return [keras.KerasTensor(shape, "float32") for shape in shapes]
@@ -150,7 +155,7 @@ class TableLayer(EmbeddingLayer):
 
     @property
     def iterations(self) -> tf.Variable | None:
-        """Number of updates applied so far, int64; `None` before `build_optimizer`."""
+        """Number of updates so far, int64; `None` before `build_optimizer`."""
         return self._trainer.iterations
 
     def apply_gradients(
@@ -172,9 +177,16 @@ class TableLayer(EmbeddingLayer):
         learning_rate: tf.Tensor | None,
         applies: tf.Tensor | None,
     ) -> None:
-        """Update the rows of all lookups of a step; rows they share are summed first.
+        """Update the rows of all lookups of a training step, in one optimizer step.
 
-        The arguments are those of `EmbeddingLayer.apply_lookups`.
+        Gradients of rows that several lookups share are summed first.
+
+        Args:
+            lookups: The `Lookup`s, at least one.
+            gradients: Gradients of the pooled vectors, one structure for each lookup.
+            learning_rate: Float scalar for optimizers that follow the learning rate of
+                the model, or `None`.
+            applies: Bool scalar tensor: if `False`, nothing changes. `None` is `True`.
 
         Raises:
             ValueError: If the ids of several lookups have different forms.
@@ -192,7 +204,7 @@ class TableLayer(EmbeddingLayer):
         rows = np.asarray(rows, np.int64)
         if rows.size and not 0 <= rows.min() <= rows.max() < num_rows:
             raise UserError(
-                f"Table '{name}' has rows 0 to {num_rows - 1:,}. Received rows from "
+                f"Table '{name}' has rows 0 to {num_rows - 1:,}. Received: rows from "
                 f"{rows.min():,} to {rows.max():,}"
             )
         return self._store.read_rows(name, rows)
@@ -210,10 +222,10 @@ class TableLayer(EmbeddingLayer):
         return {"iterations": iterations, "slots": slots}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Set what `get_state` returned, of the same optimizers.
+        """Set the optimizer state that `get_state` returned for the same optimizers.
 
         Raises:
-            ValueError: If a table, slot or shape is not one of this layer's.
+            ValueError: If this layer does not have such a table, slot or shape.
         """
         if self.iterations is None:
             raise UserError("Call `build_optimizer` before `set_state`.")
@@ -229,19 +241,23 @@ class TableLayer(EmbeddingLayer):
             for slot in self._store.slot_widths(table.name)
         )
 
-    # Keras calls these for `.keras` and `.weights.h5`.
+    # Keras calls these methods for `.keras` and `.weights.h5` files.
 
     def save_own_variables(self, store: MutableMapping[str, Any]) -> None:
-        """Write tables and optimizer state by logical table."""
+        """Write tables and optimizer state by logical table to a mapping of arrays."""
         self._files.save(store)
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Load what `save_own_variables` wrote."""
+        """Load tables and optimizer state that `save_own_variables` wrote."""
         self._files.load(store)
 
     @contextlib.contextmanager
     def skipping_mismatches(self, skips: bool) -> Iterator[None]:
-        """Let files that are loaded inside lack tables, or have others of the name."""
+        """Return a context in which loading a file skips tables that do not match it.
+
+        Args:
+            skips: Whether to skip such tables instead of raising an error.
+        """
         self._files.skips_mismatches = skips
         try:
             yield
@@ -258,7 +274,7 @@ class TableLayer(EmbeddingLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make a layer from `get_config()`."""
+        """Create a layer from the result of `get_config()`."""
         config = dict(config)
         tables = [EmbeddingTable.from_config(table) for table in config.pop("tables")]
         return cls(tables, **config)

@@ -1,4 +1,4 @@
-"""`TableStore`: where the rows of tables lie, and the optimizer state of the rows."""
+"""`TableStore`: storage of the rows of tables and of their optimizer state."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -16,12 +16,13 @@ from tf_dlrm.runtime.types import Ids
 
 
 class TableStore(abc.ABC):
-    """The tables of a layer on their devices, and access to them by name.
+    """The tables of a layer on their devices, with access by name.
 
-    The slot `None` is the table itself.
+    The slot `None` stands for the table itself.
 
     Args:
-        tables: The `EmbeddingTable`s; the features are theirs in this order.
+        tables: The `EmbeddingTable`s. Their features, in this order, are the columns of
+            the ids.
         devices: Names of the devices; replica i is on device i.
     """
 
@@ -38,12 +39,12 @@ class TableStore(abc.ABC):
 
     @abc.abstractmethod
     def build(self, layer: keras.layers.Layer) -> None:
-        """Make the variables, of zeros, and give them to `layer` for checkpoints."""
+        """Create the variables, filled with zeros, and attach them to `layer`."""
 
     @property
     @abc.abstractmethod
     def variables(self) -> list[tf.Variable]:
-        """The plain variables that hold rows, each once."""
+        """The `tf.Variable`s that hold rows, without repetitions."""
 
     @abc.abstractmethod
     def build_slots(
@@ -52,17 +53,17 @@ class TableStore(abc.ABC):
         optimizers: dict[str, SparseOptimizer],
         held: tf.Module,
     ) -> None:
-        """Make slots for each table that is trained.
+        """Create the slots of each trainable table.
 
         Args:
-            layer: The layer, to which `held` is given for checkpoints.
-            optimizers: Name of each table that is trained to its optimizer.
-            held: Gets the slots as attributes.
+            layer: The layer, which gets `held` as an attribute for checkpoints.
+            optimizers: Names of the trainable tables to their optimizers.
+            held: Module that gets the slots as attributes.
         """
 
     @abc.abstractmethod
     def choose_engines(self) -> None:
-        """Choose the engines anew: XLA may have been disabled, or no longer be."""
+        """Choose the engines again, after XLA was enabled or disabled."""
 
     # Lookups and updates
 
@@ -71,8 +72,8 @@ class TableStore(abc.ABC):
         """Look up and pool this replica's standardized ids.
 
         Returns:
-            `(B, F, D)`, or a list of F `(B, width)` where widths differ; and whether an
-            id is out of range, bool scalar tensor.
+            The pooled vectors, `(B, F, D)`, or a list of F tensors `(B, width)` if
+            widths differ; and whether any id is out of range, a bool scalar tensor.
         """
 
     @abc.abstractmethod
@@ -83,20 +84,27 @@ class TableStore(abc.ABC):
         columns: Sequence[int],
         read: Callable[[tf.Variable, tf.Tensor], tf.Tensor],
     ) -> Any:
-        """Look up and pool the features at `columns`, on one device; see the layer."""
+        """Look up and pool the features at `columns` on one device.
+
+        Args:
+            ids: Standardized ids.
+            weights: Standardized weights of the ids, or `None`.
+            columns: Positions of features in ascending order.
+            read: Function `(variable, rows)` that returns the rows.
+        """
 
     @abc.abstractmethod
     def gradient_tensors(self, gradients: Any) -> list[tf.Tensor]:
-        """Return the tensors of gradients of pooled vectors that cross to replicas."""
+        """Return the gradients of pooled vectors as tensors to send to replicas."""
 
     @abc.abstractmethod
     def update(self, batches: Sequence[dict[str, tf.Tensor]], step: Step) -> None:
         """Apply one step for all replicas at once.
 
         Args:
-            batches: What `global_batch.pack` made of each replica's batch, with
-                `gradient_0`, ... of `gradient_tensors`.
-            step: The step.
+            batches: The result of `global_batch.pack` for each replica's batch, with
+                the `gradient_tensors` as `gradient_0`, `gradient_1`, ...
+            step: The optimizer step.
         """
 
     # Access by table
@@ -113,7 +121,7 @@ class TableStore(abc.ABC):
         return table.vocabulary_size, self.slot_widths(name)[slot]
 
     def find(self, name: str) -> EmbeddingTable:
-        """Return the table of a name.
+        """Return the table with this name.
 
         Raises:
             ValueError: If there is no such table.
@@ -126,7 +134,7 @@ class TableStore(abc.ABC):
 
     @abc.abstractmethod
     def slot_widths(self, name: str) -> dict[str, int]:
-        """Return the slots of a table and their widths; none without an optimizer."""
+        """Return the widths of a table's slots by name; empty without an optimizer."""
 
     @abc.abstractmethod
     def read(self, name: str, slot: str | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Models of other libraries, brought in with their weights."""
+"""Import of models from other libraries, with their weights."""
 
 from tf_dlrm.interop.facebookresearch import from_facebookresearch_dlrm
 from tf_dlrm.interop.tfrs import from_tfrs

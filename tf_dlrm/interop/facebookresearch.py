@@ -1,4 +1,4 @@
-"""Checkpoints of facebookresearch/dlrm (`dlrm_s_pytorch.py --save-model`)."""
+"""Import of checkpoints of facebookresearch/dlrm (`dlrm_s_pytorch.py`)."""
 
 import collections
 import os
@@ -16,11 +16,11 @@ from tf_dlrm.layers import CatInteraction, DotInteraction
 from tf_dlrm.model import DLRM
 from tf_dlrm.runtime.errors import UserError
 
-Weights = dict[str, dict[int, dict[str, np.ndarray]]]  # by stack, place and kind
+Weights = dict[str, dict[int, dict[str, np.ndarray]]]  # by stack, position and kind
 
 _MLP_KEY = re.compile(r"(bot_l|top_l)\.(\d+)\.(weight|bias)")
 _TABLE_KEY = re.compile(r"emb_l\.(\d+)\.(weight|embs\.weight|proj\.weight)")
-# What the state_dict of a model holds that has no counterpart here.
+# Parts of a state_dict that have no counterpart in this package.
 _NO_COUNTERPART = (
     (r"emb_l\.\d+\.weight_[qr]", "quotient-remainder tables (--qr-flag)"),
     (r"v_W_l\.\d+", "learned weights of rows (--weighted-pooling=learned)"),
@@ -34,35 +34,37 @@ def from_facebookresearch_dlrm(
     self_interaction: bool = False,
     embedding: Callable | None = None,
 ) -> DLRM:
-    """Make a `DLRM` from a checkpoint of facebookresearch/dlrm.
+    """Create a `DLRM` from a checkpoint of facebookresearch/dlrm.
 
-    The predictions are those of the PyTorch model. The file is read without torch and
-    without unpickling code; tables are copied block by block from the file, so that
-    memory holds them once. Tables of mixed dimensions (`--md-flag`) keep their widths
-    and projections. Ids mean what they meant there: the same preprocessing has to
-    number the values. The state of the optimizer is not taken over.
+    The predictions equal those of the PyTorch model. The file is read without torch and
+    without running pickled code. Tables are copied from the file block by block, so
+    that memory holds them only once. Tables of mixed dimensions keep their widths and
+    projections. The ids of values must come from the same preprocessing as in the
+    original training. The optimizer state is not imported.
 
     Args:
-        checkpoint: A file that `--save-model` wrote, or of `torch.save` of the
-            state_dict; or the state_dict itself (of torch tensors or arrays).
-        spec: Names of features and tables, a table for each sparse feature in the
-            order of the checkpoint. By default they are named as Criteo's: I1,
-            I2, ... and C1, C2, ...
-        interaction: `"dot"` or `"cat"` (`--arch-interaction-op`); by default the one
-            that the widths allow.
-        self_interaction: `--arch-interaction-itself`. Not guessed: a model with it
-            has the widths of one without it and one table more.
-        embedding: Function of the tables that makes the embedding layer, for example
+        checkpoint: A checkpoint that `dlrm_s_pytorch.py` saved, a file with a
+            state_dict from `torch.save`, or the state_dict itself (with torch tensors
+            or arrays).
+        spec: Names of features and tables, with one table for each sparse feature in
+            the order of the checkpoint. Default: Criteo's names I1, I2, ... and C1, C2,
+            ...
+        interaction: The interaction of the original model, `"dot"` or `"cat"`. Default:
+            the one that matches the widths.
+        self_interaction: Whether the original model includes the products of vectors
+            with themselves. This cannot be inferred, because a model without them and
+            with one more table has the same widths.
+        embedding: Function of the tables that returns the embedding layer, such as
             `tf_dlrm.sharding.ShardedEmbeddingCollection`. Default:
             `EmbeddingCollection`.
 
     Returns:
-        The model, not compiled. It has no sigmoid in its top MLP: `DLRM` adds it.
+        The model, not compiled. Its top MLP ends in the logit; `DLRM` adds the sigmoid.
 
     Raises:
-        ValueError: If the file asks for anything but tensors and plain containers,
-            or is damaged; if weights are missing, do not fit together, or have no
-            counterpart here; if `spec` is of other sizes.
+        ValueError: If the file is damaged or contains anything but tensors and plain
+            containers; if weights are missing, do not match each other, or have no
+            counterpart; or if `spec` has other sizes.
 
     Example:
 
@@ -99,7 +101,7 @@ def from_facebookresearch_dlrm(
 
 
 def _state_dict(checkpoint: str | os.PathLike | Mapping) -> dict[str, np.ndarray]:
-    """The weights by name, without the prefixes of wrappers."""
+    """Return the weights by name, without the prefixes of wrappers."""
     if not isinstance(checkpoint, Mapping):
         checkpoint = read_torch_file(checkpoint)
     state = checkpoint
@@ -107,10 +109,10 @@ def _state_dict(checkpoint: str | os.PathLike | Mapping) -> dict[str, np.ndarray
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(k, str) for k in state):
         raise UserError(
-            "`checkpoint` must hold a state_dict: weights by name, alone or as the "
+            "`checkpoint` must be a state_dict (weights by name), or have one as the "
             f"entry 'state_dict'. Received: {_describe(checkpoint)}"
         )
-    # DataParallel and DistributedDataParallel put a module of that name in between.
+    # DataParallel and DistributedDataParallel insert a module of this name.
     return {
         ".".join(part for part in key.split(".") if part != "module"): _array(
             key, value
@@ -120,19 +122,19 @@ def _state_dict(checkpoint: str | os.PathLike | Mapping) -> dict[str, np.ndarray
 
 
 def _array(key: str, value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):  # a torch tensor, of a process that has torch
+    if hasattr(value, "detach"):  # a torch tensor, if torch is installed
         value = value.detach().cpu()
         value = value.float() if str(value.dtype) == "torch.bfloat16" else value
         value = value.numpy()
     if not isinstance(value, np.ndarray):
         raise UserError(
-            f"{short(key)} of the state_dict must be a tensor. Received: {short(value)}"
+            f"{short(key)} in the state_dict must be a tensor. Received: {short(value)}"
         )
     return value
 
 
 def _sort_weights(state: dict[str, np.ndarray]) -> Weights:
-    """Weights as `{"bot_l": {layer: {"weight", "bias"}}, "top_l", "emb_l"}`."""
+    """Return weights as `{"bot_l": {layer: {"weight", "bias"}}, "top_l", "emb_l"}`."""
     weights: Weights = {
         name: collections.defaultdict(dict) for name in ("bot_l", "top_l", "emb_l")
     }
@@ -145,29 +147,30 @@ def _sort_weights(state: dict[str, np.ndarray]) -> Weights:
             weights["emb_l"][int(match[1])][match[2].removeprefix("embs.")] = value
         else:
             unknown.append(key)
-    for pattern, what in _NO_COUNTERPART:
-        found = [key for key in unknown if re.fullmatch(pattern, key)]
-        if found:
+    for pattern, part in _NO_COUNTERPART:
+        keys = [key for key in unknown if re.fullmatch(pattern, key)]
+        if keys:
             raise UserError(
-                f"The checkpoint has {what}: no counterpart. Found: {short(found[0])}"
+                f"The checkpoint has {part}, which have no counterpart. Received: "
+                f"{short(keys[0])}"
             )
-    absent = [name for name, found in weights.items() if not found]
+    absent = [name for name, layers in weights.items() if not layers]
     if unknown or absent:
         raise UserError(
-            "The state_dict is not that of facebookresearch/dlrm (bot_l.0.weight, "
+            "The state_dict is not one of facebookresearch/dlrm (bot_l.0.weight, "
             f"bot_l.0.bias, emb_l.0.weight, top_l.0.weight, ...). Missing: {absent}, "
-            f"not known: {short(unknown)}"
+            f"unknown: {short(unknown)}"
         )
     return weights
 
 
 def _dense_stack(layers: dict[int, dict[str, np.ndarray]], name: str) -> DenseStack:
-    """Linear layers by their place, where activations have the places between."""
+    """Return linear layers in order; activations have the positions between them."""
     kernels: list[np.ndarray] = []
     biases: list[np.ndarray] = []
     for place in sorted(layers):
-        found = layers[place]
-        shapes = {kind: values.shape for kind, values in found.items()}
+        layer = layers[place]
+        shapes = {kind: values.shape for kind, values in layer.items()}
         weight = shapes.get("weight", ())
         width = kernels[-1].shape[1] if kernels else weight[-1:] and weight[-1]
         if len(weight) != 2 or shapes.get("bias") != weight[:1] or weight[1] != width:
@@ -175,24 +178,24 @@ def _dense_stack(layers: dict[int, dict[str, np.ndarray]], name: str) -> DenseSt
                 f"'{name}.{place}' must have a weight (outputs, {width or 'inputs'}) "
                 f"and a bias (outputs,). Received: {shapes}"
             )
-        kernels.append(found["weight"].T)
-        biases.append(found["bias"])
+        kernels.append(layer["weight"].T)
+        biases.append(layer["bias"])
     return DenseStack(
         kernels, biases, final_activation="relu" if name == "bot_l" else None
     )
 
 
 def _tables(weights: Weights) -> tuple[list[np.ndarray], dict[int, np.ndarray]]:
-    """Rows of each table, and the projections of those that have one."""
+    """Return the rows of each table, and the projections of those that have one."""
     rows, projections = [], {}
-    found = weights["emb_l"]
-    if sorted(found) != list(range(len(found))):
+    tables = weights["emb_l"]
+    if sorted(tables) != list(range(len(tables))):
         raise UserError(
-            "Tables are missing: a process of a distributed run saves its own ones "
-            f"only. Found emb_l: {sorted(found)}"
+            "Tables are missing: each process of a distributed run saves only its own "
+            f"tables. Received: emb_l {sorted(tables)}"
         )
-    for number in range(len(found)):
-        table = found[number]
+    for number in range(len(tables)):
+        table = tables[number]
         shapes = {kind: values.shape for kind, values in table.items()}
         shape = shapes.get("weight", ())
         if len(shape) != 2 or 0 in shape:
@@ -218,7 +221,7 @@ def _interaction(
     interaction: str | None,
     self_interaction: bool,
 ) -> keras.layers.Layer:
-    """The layer whose output has the width of the top MLP's input."""
+    """Return the interaction whose output has the width of the top MLP's input."""
     dense_width, num_vectors = bottom.kernels[-1].shape[1], len(widths) + 1
     choices = {} if self_interaction else {"cat": dense_width + sum(widths)}
     if set(widths) == {dense_width}:
@@ -226,19 +229,19 @@ def _interaction(
         num_pairs = num_vectors * (num_vectors + extra) // 2
         choices["dot"] = dense_width + num_pairs
     width = top.kernels[0].shape[0]
-    fitting = [
+    matches = [
         name
         for name, expected in choices.items()
         if expected == width and interaction in (None, name)
     ]
-    if len(fitting) != 1:
+    if len(matches) != 1:
+        problem = "both interactions" if matches else "no interaction"
         raise UserError(
-            f"The top MLP takes {width} inputs, which "
-            f"{'both' if fitting else 'no'} interactions of {len(widths)} tables give: "
-            f"{choices}. Received: interaction={interaction!r}, "
+            f"The top MLP takes {width} inputs, which matches {problem} of "
+            f"{len(widths)} tables: {choices}. Received: interaction={interaction!r}, "
             f"self_interaction={self_interaction!r}"
         )
-    if fitting == ["cat"]:
+    if matches == ["cat"]:
         return CatInteraction(name="interaction")
     return DotInteraction(self_interaction, name="interaction")
 
@@ -254,20 +257,20 @@ def _criteo_names(bottom: DenseStack, rows: list[np.ndarray]) -> FeatureSpec:
 
 def _check_spec(spec: FeatureSpec, bottom: DenseStack, rows: list[np.ndarray]) -> None:
     sizes = [table.vocabulary_size for table in spec.tables]
-    got = (spec.num_dense, spec.num_sparse, sizes)
+    received = (spec.num_dense, spec.num_sparse, sizes)
     expected = (bottom.kernels[0].shape[0], len(rows), [len(values) for values in rows])
     widths = [table.embedding_dim for table in spec.tables]
     combiners = {table.combiner for table in spec.tables}
-    if got != expected or widths != [values.shape[1] for values in rows]:
+    if received != expected or widths != [values.shape[1] for values in rows]:
         raise UserError(
-            "`spec` must have a table for each of the checkpoint, in its order. (Dense "
-            f"features, sparse features, rows) are {expected} there. Received: {got}, "
-            f"with embedding_dim {widths}"
+            "`spec` must have the tables of the checkpoint in the same order. Expected "
+            f"(dense features, sparse features, rows): {expected}. Received: "
+            f"{received}, with embedding_dim {widths}"
         )
     if combiners != {"sum"}:
         raise UserError(
-            "facebookresearch/dlrm sums bags: tables of `spec` must have "
-            f"combiner='sum'. Received: {sorted(combiners)}"
+            "All tables of `spec` must have combiner='sum', because "
+            f"facebookresearch/dlrm sums bags. Received: {sorted(combiners)}"
         )
 
 

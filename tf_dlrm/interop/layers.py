@@ -13,16 +13,18 @@ from tf_dlrm.runtime.types import Shape
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class CrossBesideDense(CrossInteraction):
-    """The bottom MLP's output beside the cross network's: TFRS' `concat_dense`.
+    """Cross network whose output is concatenated with the bottom MLP's output z_0.
+
+    TFRS calls this `concat_dense`.
 
     Args:
         num_layers: Number of cross layers.
-        rank: Rank of the kernels; `None` for full matrices.
+        rank: Rank of the kernels; default: full matrices.
         use_bias: Whether the cross layers have biases.
 
     Call arguments:
-        inputs: A list whose first tensor is z_0 `(batch, D)`; the others as for
-            `CatInteraction`.
+        inputs: A list of z_0 `(batch, D)` and other `(batch, D)` or `(batch, n, D)`
+            float tensors (widths may differ).
 
     Returns:
         `(batch, D + sum of all widths)` float tensor.

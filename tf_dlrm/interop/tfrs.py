@@ -1,4 +1,4 @@
-"""Models of TensorFlow Recommenders: `tfrs.experimental.models.Ranking`."""
+"""Import of `tfrs.experimental.models.Ranking` models of TensorFlow Recommenders."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,46 +18,46 @@ from tf_dlrm.runtime.errors import UserError
 def from_tfrs(
     model: Any, dense: Sequence[str] | None = None, embedding: Callable | None = None
 ) -> DLRM:
-    """Make a `DLRM` from a trained `Ranking` model of TensorFlow Recommenders.
+    """Create a `DLRM` from a trained `Ranking` model of TensorFlow Recommenders (TFRS).
 
-    The predictions are equal. Features keep their names, tables those of their
-    `TableConfig` (without a name, of their first feature). TFRS puts features in
-    alphabetical order, the dense vector behind them; a `DLRM` has the dense vector
-    first. The weights are reordered, which shows only if you compare kernels. An
-    interaction with `concat_dense=False` gets weights of zero for the dense vector;
-    the zeros of `skip_gather` are left out. Compile options, regularizers and the
-    state of optimizers are not taken over.
+    The predictions are equal. Features keep their names. Tables have the names of their
+    `TableConfig`, or of their first feature if these have none. TFRS sorts features
+    alphabetically and puts the dense vector last, whereas a `DLRM` has the dense vector
+    first; the weights are reordered accordingly, which only matters if you compare
+    kernels. For an interaction with `concat_dense=False`, the weights of the dense
+    vector are zero. The zeros of `skip_gather` are dropped. Compile options,
+    regularizers and optimizer state are not imported.
 
-    The process needs `TF_USE_LEGACY_KERAS=1` in its environment from the start, which
-    TFRS asks for; Keras 3 works beside it.
+    TFRS requires the environment variable `TF_USE_LEGACY_KERAS=1` from the start of the
+    process. You can use Keras 3 in the same process.
 
     Args:
-        model: A `tfrs.experimental.models.Ranking` that has its weights, with
+        model: A built `tfrs.experimental.models.Ranking` with
             `TPUEmbedding` (not on a TPU) or `PartialTPUEmbedding`; stacks that are
-            tfrs `MLP` or `Sequential` of `Dense`; `DotInteraction`, a `Concatenate`,
-            or a `Sequential` of `Concatenate()` and one `Cross` or `MultiLayerDCN`.
-        dense: Names of the columns of the dense tensor; `None` for dense_0, dense_1,
-            ...
-        embedding: Function of the tables that makes the embedding layer, for example
+            TFRS' `MLP` or a `Sequential` of `Dense`; and as its interaction
+            `DotInteraction`, `Concatenate`, or a `Sequential` of `Concatenate()` and
+            one `Cross` or `MultiLayerDCN`.
+        dense: Names of the columns of the dense tensor. Default: dense_0, dense_1, ...
+        embedding: Function of the tables that returns the embedding layer, such as
             `tf_dlrm.sharding.ShardedEmbeddingCollection`. Default:
             `EmbeddingCollection`.
 
     Returns:
-        The model, not compiled; its predictions are `(batch, 1)`, those of TFRS
-        `(batch,)`.
+        The model, not compiled. Its predictions have the shape `(batch, 1)`, whereas
+        those of TFRS have the shape `(batch,)`.
 
     Raises:
         ImportError: If TFRS cannot be imported in this process.
         TypeError: If `model` is not a `Ranking`.
-        ValueError: If a part has no weights yet or no counterpart; the message names
-            it.
+        ValueError: If a part has no weights yet, or has no counterpart; the message
+            names it.
 
     Reference:
         tensorflow-recommenders 0.7.7, experimental/models/ranking.py.
     """
     parts = read_ranking(model)
     spec = _make_spec(parts, dense)
-    # Of each vector of ours (the dense one, then the features): its place in TFRS.
+    # The position in TFRS of each vector of the DLRM (the dense one, then features).
     names = sorted(spec.sparse_features)
     order = [len(names), *(names.index(name) for name in spec.sparse_features)]
     widths = [parts.bottom.kernels[-1].shape[1]]
@@ -96,27 +96,27 @@ def _make_spec(parts: Ranking, dense: Sequence[str] | None) -> FeatureSpec:
 def _interaction(
     parts: Ranking, order: list[int], widths: list[int]
 ) -> tuple[keras.layers.Layer, np.ndarray]:
-    """The interaction, and the top MLP's first kernel for what it returns."""
+    """Return the interaction, and the top MLP's first kernel for its output."""
     theirs, kernel = parts.interaction, parts.top.kernels[0]
-    width = widths[0] if parts.concat_dense else 0  # of the dense vector put in front
-    of_dense, of_interaction = kernel[:width], kernel[width:]
+    width = widths[0] if parts.concat_dense else 0  # width of a leading dense vector
+    dense_rows, interaction_rows = kernel[:width], kernel[width:]
     num_inputs = _num_outputs(theirs, widths)
-    if len(of_interaction) != num_inputs:
+    if len(interaction_rows) != num_inputs:
         raise UserError(
-            f"`top_stack` takes {len(kernel)} inputs, and the interaction of "
-            f"{len(order) - 1} features gives {width + num_inputs}: the model was "
+            f"`top_stack` takes {len(kernel)} inputs, but the interaction of "
+            f"{len(order) - 1} features returns {width + num_inputs}. The model was "
             "built with other features than those of `embedding_layer`."
         )
     if isinstance(theirs, Dot):
-        of_pairs = of_interaction[_pairs(theirs, order)]
+        pair_rows = interaction_rows[_pairs(theirs, order)]
         if not parts.concat_dense:
-            of_dense = np.zeros((widths[0], kernel.shape[1]), kernel.dtype)
+            dense_rows = np.zeros((widths[0], kernel.shape[1]), kernel.dtype)
         layer = DotInteraction(theirs.self_interaction, name="interaction")
-        return layer, np.concatenate([of_dense, of_pairs])
-    of_vectors = of_interaction[_flat_places(order, widths)]
+        return layer, np.concatenate([dense_rows, pair_rows])
+    vector_rows = interaction_rows[_flat_places(order, widths)]
     if isinstance(theirs, Cat):
-        of_vectors[:width] += of_dense  # the dense vector was there twice
-        return CatInteraction(name="interaction"), of_vectors
+        vector_rows[:width] += dense_rows  # TFRS has the dense vector twice
+        return CatInteraction(name="interaction"), vector_rows
     kind = CrossBesideDense if parts.concat_dense else CrossInteraction
     layer = kind(
         num_layers=len(theirs.kernels),
@@ -124,7 +124,7 @@ def _interaction(
         use_bias=theirs.biases is not None,
         name="interaction",
     )
-    return layer, np.concatenate([of_dense, of_vectors])
+    return layer, np.concatenate([dense_rows, vector_rows])
 
 
 def _num_outputs(theirs: Dot | Cat | Cross, widths: list[int]) -> int:
@@ -137,7 +137,7 @@ def _num_outputs(theirs: Dot | Cat | Cross, widths: list[int]) -> int:
 
 
 def _pairs(theirs: Dot, order: list[int]) -> np.ndarray:
-    """Of each pair of ours, in our order: its place in TFRS' output."""
+    """Return the position in TFRS' output of each pair of a DLRM, in order."""
     n, places = len(order), np.asarray(order)
     i, j = np.tril_indices(n, 0 if theirs.self_interaction else -1)
     row, column = np.maximum(places[i], places[j]), np.minimum(places[i], places[j])
@@ -149,7 +149,7 @@ def _pairs(theirs: Dot, order: list[int]) -> np.ndarray:
 
 
 def _flat_places(order: list[int], widths: list[int]) -> np.ndarray:
-    """Of each value of our vectors side by side: its place in TFRS' concatenation."""
+    """Return the position in TFRS' concatenation of each value of a DLRM's vectors."""
     width_of = dict(zip(order, widths))
     first = np.cumsum([0, *(width_of[place] for place in range(len(order)))])
     return np.concatenate([first[p] + np.arange(width_of[p]) for p in order])

@@ -1,8 +1,8 @@
-"""The parts of a TFRS `Ranking` model: the one place that knows its attributes.
+"""Reading of the parts of a TFRS `Ranking` model, the only module with its attributes.
 
-They are private, as most of TFRS' are; checked against tensorflow-recommenders 0.7.7.
-A part with code of its own (a subclass with another `call`) is refused: what it
-computes is not known.
+The attributes are private, like most of TFRS', and were checked against
+tensorflow-recommenders 0.7.7. Subclasses of its parts that override `call` are refused,
+because their computation is unknown.
 """
 
 import os
@@ -19,7 +19,7 @@ from tf_dlrm.runtime.errors import UserError
 
 
 class Table(NamedTuple):
-    """A table and the features that read it, in TFRS' order of features."""
+    """A table and the features that read it, in the order of TFRS."""
 
     name: str | None
     rows: Any
@@ -35,11 +35,14 @@ class Dot(NamedTuple):
 
 
 class Cat(NamedTuple):
-    """A concatenation."""
+    """A concatenation, which has no options."""
 
 
 class Cross(NamedTuple):
-    """A cross network: by layer its kernel, projection and bias; `None` for neither."""
+    """The kernels, projections and biases of the layers of a cross network.
+
+    `projections` or `biases` is `None` if the layers have none.
+    """
 
     kernels: list[np.ndarray]
     projections: list[np.ndarray] | None
@@ -47,7 +50,10 @@ class Cross(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """The parts. Vectors meet in the order of sorted features, the dense one last."""
+    """The parts of a `Ranking` model.
+
+    The interaction gets the vectors of the sorted features, then the dense vector.
+    """
 
     tables: list[Table]
     bottom: DenseStack
@@ -57,7 +63,7 @@ class Ranking(NamedTuple):
 
 
 class VariableRows:
-    """Rows of a variable, read in slices: never the whole table at once."""
+    """Rows of a variable that are read in slices, never the whole table at once."""
 
     def __init__(self, variable: tf.Variable) -> None:
         self._variable = variable
@@ -75,7 +81,7 @@ def read_ranking(model: Any) -> Ranking:
 
     Raises:
         ImportError: If TFRS cannot be imported in this process.
-        TypeError: If this is not a `Ranking`.
+        TypeError: If `model` is not a `Ranking`.
         ValueError: If a part has no counterpart, or has no weights yet.
     """
     tfrs = _import_tfrs()
@@ -88,9 +94,9 @@ def read_ranking(model: Any) -> Ranking:
     top = _read_stack(tfrs, model._top_stack, "top_stack")
     if top.final_activation != "sigmoid" or top.kernels[-1].shape[1] != 1:
         raise UserError(
-            "`top_stack` must end in one unit with activation 'sigmoid': a DLRM gives "
-            f"click probabilities. Received: {top.kernels[-1].shape[1]} units, "
-            f"activation {top.final_activation!r}"
+            "`top_stack` must end in one unit with activation 'sigmoid', because a "
+            "DLRM predicts click probabilities. Received: "
+            f"{top.kernels[-1].shape[1]} units, activation {top.final_activation!r}"
         )
     return Ranking(
         tables=_read_tables(tfrs, model._embedding_layer),
@@ -107,9 +113,10 @@ def _import_tfrs() -> Any:
     except ImportError as error:
         value = os.environ.get("TF_USE_LEGACY_KERAS")
         raise ImportError(
-            "Reading a TFRS model needs tensorflow-recommenders, in a process that was "
-            "started with TF_USE_LEGACY_KERAS=1: TFRS runs on Keras 2 only. (Keras 3 "
-            f"and tf_dlrm work beside it.) Received: TF_USE_LEGACY_KERAS={value!r}"
+            "To import a TFRS model, install tensorflow-recommenders and start the "
+            "process with TF_USE_LEGACY_KERAS=1, because TFRS requires Keras 2. (Keras "
+            "3 and tf_dlrm work in the same process.) Received: "
+            f"TF_USE_LEGACY_KERAS={value!r}"
         ) from error
     return tensorflow_recommenders
 
@@ -136,16 +143,16 @@ def _read_stack(tfrs: Any, stack: Any, part: str) -> DenseStack:
         _refuse(part, stack, "must be a tfrs MLP or a Sequential of Dense layers")
     for layer in layers:
         if not _is(layer, tf.keras.layers.Dense):
-            _refuse(part, layer, "must hold Dense layers only")
+            _refuse(part, layer, "must contain only Dense layers")
         _check_ready(layer, part)
     activations = [_activation(layer, part) for layer in layers]
     between = set(activations[:-1]) or {"relu"}
     with_bias = {layer.use_bias for layer in layers}
     if len(between) > 1 or len(with_bias) > 1:
         raise UserError(
-            f"All layers of `{part}` but the last must have one activation, and all or "
-            f"none a bias. Received: activations {activations}, use_bias "
-            f"{[layer.use_bias for layer in layers]}"
+            f"All layers of `{part}` but the last must have the same activation, and "
+            f"either all layers or none a bias. Received: activations {activations}, "
+            f"use_bias {[layer.use_bias for layer in layers]}"
         )
     return DenseStack(
         kernels=[layer.kernel.numpy() for layer in layers],
@@ -160,18 +167,18 @@ def _read_stack(tfrs: Any, stack: Any, part: str) -> DenseStack:
 def _check_ready(layer: Any, part: str) -> None:
     if not layer.built:
         raise UserError(
-            f"`{part}` has no weights yet: call the model on a batch, or load a "
-            "checkpoint into it after that."
+            f"`{part}` has no weights yet. Call the model on a batch first, and then "
+            "load its checkpoint if it has one."
         )
     if layer.compute_dtype != "float32":
         raise UserError(
-            f"`{part}` computes in {layer.compute_dtype}, so that predictions could "
-            "not be equal. Load the weights into a Ranking of dtype policy float32."
+            f"`{part}` computes in {layer.compute_dtype}, so predictions would differ. "
+            "Load the weights into a Ranking with dtype policy float32."
         )
 
 
 def _activation(layer: Any, part: str) -> str:
-    """The name of an activation that is the same function in Keras 2 and 3."""
+    """Return the name of an activation, which must be equal in Keras 2 and 3."""
     name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
     x = tf.constant(np.linspace(-6, 6, 121, dtype=np.float32)[None])
     try:
@@ -182,8 +189,8 @@ def _activation(layer: Any, part: str) -> str:
         same = False
     if not same:
         raise UserError(
-            f"`{part}` has an activation that Keras 3 does not have by this name, or "
-            f"computes differently: {name!r}"
+            f"`{part}` has the activation {name!r}, which Keras 3 does not have or "
+            "computes differently."
         )
     return name
 
@@ -211,7 +218,7 @@ def _read_tables(tfrs: Any, layer: Any) -> list[Table]:
         _refuse(
             "embedding_layer",
             layer,
-            "must be tfrs' TPUEmbedding or PartialTPUEmbedding, which say which "
+            "must be TFRS' TPUEmbedding or PartialTPUEmbedding, which define which "
             "feature reads which table",
         )
     for table in tables.values():
@@ -222,8 +229,9 @@ def _read_tables(tfrs: Any, layer: Any) -> list[Table]:
 def _add_tpu_tables(tables: dict[Any, Table], layer: Any) -> None:
     if layer._using_tpu:
         raise UserError(
-            "`embedding_layer` was made under a TPUStrategy, where its variables are "
-            "placeholders. Make the model without one and restore a checkpoint."
+            "`embedding_layer` was created under a TPUStrategy, where its variables "
+            "are placeholders. Create the model without a TPUStrategy and restore a "
+            "checkpoint."
         )
     configs = layer._feature_config
     if not isinstance(configs, Mapping) or not all(
@@ -231,15 +239,15 @@ def _add_tpu_tables(tables: dict[Any, Table], layer: Any) -> None:
         for config in configs.values()
     ):
         raise UserError(
-            "The feature_config of `embedding_layer` must be a dict of name to "
-            f"FeatureConfig. Received: {type(configs).__name__} {configs!r}"
+            "The feature_config of `embedding_layer` must be a dict of names to "
+            f"FeatureConfigs. Received: {type(configs).__name__} {configs!r}"
         )
     originals = {id(own): original for original, own in layer._table_config_map}
     for feature, config in configs.items():
         if config.max_sequence_length or config.output_shape:
             raise UserError(
-                f"Feature '{feature}' keeps a sequence (max_sequence_length, "
-                "output_shape); tables of a DLRM pool a bag to one vector."
+                f"Feature '{feature}' returns a sequence (max_sequence_length, "
+                "output_shape), but a DLRM pools each bag to one vector."
             )
         original = originals[id(config.table)]
         rows = VariableRows(layer.embedding_tables[original])
@@ -268,28 +276,27 @@ def _read_interaction(tfrs: Any, layer: Any) -> Dot | Cat | Cross:
             return _read_multi_layer(layers[1])
     raise UserError(
         "`feature_interaction` must be a DotInteraction, a Concatenate, or a "
-        "Sequential of Concatenate() and one Cross or MultiLayerDCN. (Cross layers in "
-        "a row each take their own input for x_0: no cross network of DCN-v2.) "
-        "Received: "
-        f"{[type(each).__name__ for each in layers]}"
+        "Sequential of Concatenate() and one Cross or MultiLayerDCN. (Several Cross "
+        "layers in a row are not a DCN-v2 cross network, because each uses its own "
+        f"input as x_0.) Received: {[type(own).__name__ for own in layers]}"
     )
 
 
 def _read_cross(layer: Any) -> Cross:
     if layer._preactivation is not tf.keras.activations.linear:
-        _refuse("feature_interaction", layer, "must have no `preactivation`")
+        _refuse("feature_interaction", layer, "must not have a `preactivation`")
     if layer._projection_dim is None:
         dense = [layer._dense] if layer.built else []
     elif layer._diag_scale:
         _refuse(
             "feature_interaction",
             layer,
-            "must not have `diag_scale` with `projection_dim`: the sum is of full rank",
+            "must not combine `diag_scale` and `projection_dim`: the sum has full rank",
         )
     else:
         dense = [layer._dense_u, layer._dense_v] if layer.built else []
-    for each in dense or [layer]:
-        _check_ready(each, "feature_interaction")
+    for part in dense or [layer]:
+        _check_ready(part, "feature_interaction")
     kernel = dense[-1].kernel.numpy()
     if layer._diag_scale:
         kernel = kernel + layer._diag_scale * np.eye(len(kernel), dtype=np.float32)
@@ -303,12 +310,12 @@ def _read_cross(layer: Any) -> Cross:
 def _read_multi_layer(layer: Any) -> Cross:
     if not layer.built:
         _check_ready(layer, "feature_interaction")
-    for each in [*layer._dense_u_kernels, *layer._dense_v_kernels]:
-        _check_ready(each, "feature_interaction")
+    for dense in [*layer._dense_u_kernels, *layer._dense_v_kernels]:
+        _check_ready(dense, "feature_interaction")
     return Cross(
-        kernels=[each.kernel.numpy() for each in layer._dense_v_kernels],
-        projections=[each.kernel.numpy() for each in layer._dense_u_kernels],
-        biases=[each.bias.numpy() for each in layer._dense_v_kernels]
+        kernels=[dense.kernel.numpy() for dense in layer._dense_v_kernels],
+        projections=[dense.kernel.numpy() for dense in layer._dense_u_kernels],
+        biases=[dense.bias.numpy() for dense in layer._dense_v_kernels]
         if layer._use_bias
         else None,
     )

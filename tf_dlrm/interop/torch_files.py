@@ -1,9 +1,9 @@
-"""Files of `torch.save`, read without torch and without running what is in them.
+"""Reader of `torch.save` files that needs no torch and runs none of their code.
 
-The zip form, torch's since 1.6, is a pickle beside one raw file for each storage. A
-pickle names the functions that it wants called. The few names that stand for tensors
-and plain containers are answered here by our own code; every other name is refused.
-Storages are memory maps: a tensor costs memory when it is read, and only then.
+The zip format, which torch has used since 1.6, contains a pickle and one raw file for
+each storage. A pickle names functions to call. This module implements the few functions
+that create tensors and plain containers, and refuses all other names. Storages are
+memory-mapped, so a tensor takes memory only when it is read.
 """
 
 import collections
@@ -34,8 +34,8 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# In training checkpoints beside the weights (losses as NumPy scalars, devices): named
-# and counted as read, never made.
+# Other objects in training checkpoints (losses as NumPy scalars, devices), which are
+# replaced by placeholders.
 _SKIPPED = {
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
@@ -48,22 +48,22 @@ _SKIPPED = {
     "torch.Size",
 }
 _MOST_IN_A_TUPLE, _DEEPEST_TUPLE = 100_000, 50
-_LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip entry: the lengths of two fields
+_LOCAL_HEADER = struct.Struct("<26x2H")  # header of a zip entry: two field lengths
 
 
 def read_torch_file(path: str | os.PathLike) -> Any:
-    """Read a file of `torch.save`.
+    """Read a file that `torch.save` wrote.
 
     Args:
-        path: A file in torch's zip form.
+        path: A file in torch's zip format.
 
     Returns:
-        The saved object. Tensors are read-only NumPy arrays that map the file;
-        objects of no use here (NumPy scalars, devices) are placeholders.
+        The saved object. Tensors are read-only NumPy arrays that are memory-mapped from
+        the file. Objects that are not needed (NumPy scalars, devices) are placeholders.
 
     Raises:
-        ValueError: If it is not such a file, is damaged, or names anything but
-            tensors and plain containers. Nothing that it names was run.
+        ValueError: If the file has another format, is damaged, or contains anything
+            but tensors and plain containers. No code from the file is run.
     """
     path = os.fspath(path)
     try:
@@ -72,19 +72,19 @@ def read_torch_file(path: str | os.PathLike) -> Any:
     except FileNotFoundError:
         raise
     except _Refused as error:
-        raise UserError(f"{path} is not read: {error}") from None
+        raise UserError(f"{path} cannot be imported: {error}") from None
     except zipfile.BadZipFile as error:
         raise UserError(_not_a_zip(path)) from error
     except Exception as error:  # a hostile pickle can raise anything
         raise UserError(
-            f"{path} is damaged, or no file of torch.save: {_describe(error)}"
-        ) from None  # it may hold what cannot be printed
+            f"{path} is damaged or not a file of torch.save: {_describe(error)}"
+        ) from None  # the error may contain objects that cannot be printed
 
 
 class _Short(reprlib.Repr):
-    """Text of whatever a file holds, of bounded length and in bounded time.
+    """`repr` of any object with bounded length and time.
 
-    A few bytes can stand for a structure of gigabytes, or one that is 100,000 deep.
+    A few bytes of a pickle can create a structure of gigabytes or of depth 100,000.
     """
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class _Short(reprlib.Repr):
 
 
 def short(value: Any) -> str:
-    """Return a `repr` of bounded length, for values that may be anything."""
+    """Return a `repr` of bounded length of any object."""
     return _Short().repr(value)
 
 
@@ -111,16 +111,16 @@ def _describe(error: BaseException) -> str:
 def _not_a_zip(path: str) -> str:
     with open(path, "rb") as file:
         if file.read(4) == b"PK\x03\x04":
-            return f"{path} is damaged: a zip file without its end. Copy it again."
+            return f"{path} is a truncated zip file. Copy it again."
     return (
-        f"{path} is not in the zip form of torch.save. A file of torch before 1.6 is "
-        "brought into it with torch: torch.save(torch.load(old, map_location='cpu', "
+        f"{path} is not in the zip format of torch.save. To convert a file of torch "
+        "before 1.6, run torch.save(torch.load(old, map_location='cpu', "
         "weights_only=True), new)"
     )
 
 
 class _Refused(Exception):
-    """The file asks for something that is refused."""
+    """The file contains something that is refused."""
 
 
 class _StorageType(NamedTuple):
@@ -128,13 +128,13 @@ class _StorageType(NamedTuple):
 
 
 class _Storage(NamedTuple):
-    """A whole storage. No name in a file stands for this: only the reader makes it."""
+    """A whole storage, which only the reader can create: files cannot name it."""
 
     values: np.ndarray
 
 
 class _Skipped:
-    """Stands for an object that is not made, and for what would make it."""
+    """Placeholder for an object that is not created, and for its constructor."""
 
     __slots__ = ()
 
@@ -149,29 +149,28 @@ class _Skipped:
 
 
 class _Rebuild:
-    """Answers torch's function that makes a tensor of a storage."""
+    """Replacement for torch's function that creates a tensor from a storage."""
 
     __slots__ = ()
 
     def __call__(self, storage, offset, size, stride, *_):
-        is_whole = isinstance(size, tuple | list) and isinstance(stride, tuple | list)
-        counts = (offset, *size, *stride) if is_whole else ()
-        is_whole &= all(type(count) is int and count >= 0 for count in counts)
-        if not is_whole or len(size) != len(stride):
+        is_valid = isinstance(size, tuple | list) and isinstance(stride, tuple | list)
+        counts = (offset, *size, *stride) if is_valid else ()
+        is_valid &= all(type(count) is int and count >= 0 for count in counts)
+        if not is_valid or len(size) != len(stride):
             sizes = f"size {short(size)} and stride {short(stride)}"
-            raise _Refused(f"a tensor of {sizes}")
+            raise _Refused(f"it has a tensor with {sizes}")
         if not isinstance(storage, _Storage):
-            raise _Refused("a tensor that is made of something other than a storage")
+            raise _Refused("it has a tensor without a storage")
         (values,) = storage
         if 0 in size:
             return np.zeros(size, values.dtype)
         last = offset + sum((n - 1) * step for n, step in zip(size, stride))
-        # More values than the storage has would come of a stride of 0, which stands
-        # for any number of them.
+        # With a stride of 0, a tensor could have more values than its storage.
         if last >= len(values) or math.prod(size) > len(values):
             raise _Refused(
                 f"a tensor of size {short(size)}, stride {short(stride)} and offset "
-                f"{short(offset)} reaches beyond its storage of {len(values)} values"
+                f"{short(offset)} exceeds its storage of {len(values)} values"
             )
         strides = [step * values.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(
@@ -180,7 +179,7 @@ class _Rebuild:
 
 
 class _RebuildParameter:
-    """Answers torch's function that makes a parameter of a tensor."""
+    """Replacement for torch's function that creates a parameter from a tensor."""
 
     __slots__ = ()
 
@@ -189,19 +188,20 @@ class _RebuildParameter:
 
 
 class _Unpickler(pickle._Unpickler):
-    """Answers the names that a file of tensors needs, and no other.
+    """Unpickler that knows only the names that a file of tensors needs.
 
-    In Python, not in C, to look at each tuple as it is made: hashing and printing take
-    a shared one as often as it is used, and a deep one on the stack of C.
+    It is based on the Python implementation, not on the one in C, to check each tuple
+    when it is created: hashing or printing visits a shared tuple every time it is used,
+    and a deeply nested one overflows the C stack.
     """
 
     dispatch = dict(pickle._Unpickler.dispatch)
-    stack: list[Any]  # the base's
+    stack: list[Any]  # of the base class
     _path: str
     _archive: zipfile.ZipFile
     _folder: str
     _storages: dict[str, _Storage]
-    _tuples: dict[int, tuple[Any, int, int]]  # by id: itself, its size, its depth
+    _tuples: dict[int, tuple[Any, int, int]]  # tuple, size and depth by id
 
     @classmethod
     def of(cls, path: str, archive: zipfile.ZipFile) -> Self:
@@ -213,7 +213,7 @@ class _Unpickler(pickle._Unpickler):
         if order in archive.namelist():
             _check_stored(archive.getinfo(order))
         if order in archive.namelist() and archive.read(order) != b"little":
-            raise _Refused("it was written on a machine of the other byte order")
+            raise _Refused("it was written on a machine with another byte order")
         _check_stored(archive.getinfo(pickles[0]))
         unpickler = cls(io.BytesIO(archive.read(pickles[0])))
         unpickler._path, unpickler._archive = path, archive
@@ -222,13 +222,13 @@ class _Unpickler(pickle._Unpickler):
         return unpickler
 
     def _check_tuple(self) -> None:
-        made = self.stack[-1]
-        parts = [self._tuples[id(x)] for x in made if id(x) in self._tuples]
-        size = len(made) + sum(size for _, size, _ in parts)
+        new_tuple = self.stack[-1]
+        parts = [self._tuples[id(x)] for x in new_tuple if id(x) in self._tuples]
+        size = len(new_tuple) + sum(size for _, size, _ in parts)
         depth = 1 + max((depth for *_, depth in parts), default=0)
         if size > _MOST_IN_A_TUPLE or depth > _DEEPEST_TUPLE:
-            raise _Refused("it holds a tuple of tuples that is too large")
-        self._tuples[id(made)] = made, size, depth
+            raise _Refused("it contains nested tuples that are too large")
+        self._tuples[id(new_tuple)] = new_tuple, size, depth
 
     def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
@@ -243,17 +243,17 @@ class _Unpickler(pickle._Unpickler):
         if full_name in _SKIPPED:
             return _Skipped()
         raise _Refused(
-            f"it asks for {full_name[:200]}, and only tensors and plain containers are "
-            "read. Save the state_dict by itself: torch.save(model.state_dict(), path)"
+            f"it contains {full_name[:200]}, but only tensors and plain containers are "
+            "allowed. Save only the state_dict: torch.save(model.state_dict(), path)"
         )
 
     def persistent_load(self, pid: Any) -> "_Storage":
         kind, storage_type, key, _, num_values = pid
-        known = isinstance(key, str) and isinstance(storage_type, _StorageType)
-        if not known or not isinstance(kind, str) or kind != "storage":
-            raise _Refused(f"it holds something other than storages: {short(kind)}")
+        is_known = isinstance(key, str) and isinstance(storage_type, _StorageType)
+        if not is_known or not isinstance(kind, str) or kind != "storage":
+            raise _Refused(f"it contains an unknown kind of storage: {short(kind)}")
         if type(num_values) is not int:
-            raise _Refused(f"a storage of {short(num_values)} values")
+            raise _Refused(f"it has a storage of {short(num_values)} values")
         if key not in self._storages:
             values = self._map(storage_type.dtype, key, num_values)
             self._storages[key] = _Storage(values)
@@ -263,13 +263,13 @@ class _Unpickler(pickle._Unpickler):
         return storage
 
     def _map(self, dtype: Any, key: str, num_values: int) -> np.ndarray:
-        """A storage as a memory map of its bytes in the zip file."""
+        """Return a storage as a memory map of its bytes in the zip file."""
         entry = self._archive.getinfo(f"{self._folder}/data/{key}")
         _check_stored(entry)
         if not 0 <= num_values * np.dtype(dtype).itemsize <= entry.file_size:
             raise _Refused(
-                f"storage {short(key)} should hold {short(num_values)} values of "
-                f"{np.dtype(dtype)} and has {entry.file_size} bytes"
+                f"storage {short(key)} should have {short(num_values)} values of "
+                f"{np.dtype(dtype)}, but has {entry.file_size} bytes"
             )
         if num_values == 0:
             return np.zeros(0, dtype)
@@ -289,9 +289,9 @@ def _checking(load: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 def _build(self: Any) -> None:
-    """Give an object attributes: `state_dict`s have some, nothing else needs any."""
+    """Set attributes of an object, which only a `state_dict` needs."""
     if not isinstance(self.stack[-2], collections.OrderedDict | _Skipped):
-        raise _Refused(f"it gives attributes to {short(self.stack[-2])}")
+        raise _Refused(f"it sets attributes of {short(self.stack[-2])}")
     pickle._Unpickler.load_build(self)  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""Weights of other models, copied into the layers of a `DLRM`."""
+"""Copying of the weights of other models into the layers of a `DLRM`."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,10 +15,10 @@ class DenseStack(NamedTuple):
     """The dense layers of an MLP, in order.
 
     Attributes:
-        kernels: `(inputs, outputs)` of each layer.
-        biases: `(outputs,)` of each layer; `None` where the layers have none.
-        activation: After each layer but the last.
-        final_activation: After the last.
+        kernels: Kernel of each layer, `(inputs, outputs)`.
+        biases: Bias of each layer, `(outputs,)`; `None` if the layers have no biases.
+        activation: Activation after each layer but the last.
+        final_activation: Activation after the last layer.
     """
 
     kernels: list[np.ndarray]
@@ -27,7 +27,7 @@ class DenseStack(NamedTuple):
     final_activation: str | None = None
 
     def make_mlp(self, name: str) -> MLP:
-        """Make an `MLP` of this form, with its own initial values."""
+        """Create an `MLP` with these layers; `copy_to` copies the weights."""
         return MLP(
             [kernel.shape[1] for kernel in self.kernels],
             activation=self.activation,
@@ -37,7 +37,7 @@ class DenseStack(NamedTuple):
         )
 
     def copy_to(self, mlp: MLP) -> None:
-        """Overwrite the weights of a built MLP of this form."""
+        """Copy the weights to a built MLP from `make_mlp`."""
         for i, layer in enumerate(mlp.dense_layers):
             layer.kernel.assign(self.kernels[i])
             if self.biases is not None:
@@ -53,17 +53,18 @@ def make_model(
     embedding: Callable | None = None,
     projections: dict[str, DenseStack] | None = None,
 ) -> DLRM:
-    """Make a `DLRM` with these weights; tables are copied block by block.
+    """Create a `DLRM` with these weights, copying tables block by block.
 
     Args:
-        spec: Names and sizes.
+        spec: The `FeatureSpec`.
         bottom: The bottom MLP.
         top: The top MLP, up to the logit.
         interaction: `"dot"`, `"cat"`, `"cross"`, or a layer.
         rows: The rows of each table, `(vocabulary_size, embedding_dim)`.
-        embedding: Function of the tables that makes the embedding layer. Default:
+        embedding: Function of the tables that returns the embedding layer. Default:
             `EmbeddingCollection`.
-        projections: Layers between the embedding of a feature and the interaction.
+        projections: Layers between the embedding of a feature and the interaction, by
+            feature name.
     """
     projections = projections or {}
     model = DLRM(

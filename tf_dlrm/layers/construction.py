@@ -1,4 +1,4 @@
-"""The parts of a `DLRM`, made of what its constructor takes, or refused by name."""
+"""Construction of the parts of a `DLRM` from the arguments of its constructor."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ def make_mlp(
     policy: keras.DTypePolicy,
     final_activation: str | None,
 ) -> MLP:
-    """Return an `MLP` of `dims`, or the one that was given.
+    """Return an `MLP` with layers of `dims`, or `dims` itself if it is an `MLP`.
 
     Args:
         dims: Sequence of integers, or an `MLP`.
@@ -43,7 +43,7 @@ def make_mlp(
 
 
 def _scope_name(feature: str) -> str:
-    """Name of a feature's MLP; TensorFlow allows few characters in scopes."""
+    """Return the name of a feature's MLP; scope names allow only some characters."""
     return "mlp_" + re.sub(r"[^A-Za-z0-9_.-]", "_", feature)
 
 
@@ -56,13 +56,13 @@ def make_bottom_mlp(
     """Return the bottom MLP; `None` for a spec without dense features.
 
     Raises:
-        ValueError: If the dims are wrong, or have no dense features to act on.
+        ValueError: If the dims are wrong, or are set without dense features.
     """
     if spec.num_dense:
         return make_mlp(dims, "bottom_mlp_dims", "bottom_mlp", policy, "relu")
     if dims is not None and dims != DEFAULT_BOTTOM_MLP_DIMS:
         raise UserError(
-            "`bottom_mlp_dims` must be left out, or None, for a spec without dense "
+            "`bottom_mlp_dims` must be omitted or None for a spec without dense "
             f"features. Received: bottom_mlp_dims={dims}"
         )
     return None
@@ -72,7 +72,7 @@ def make_top_mlp(dims: Sequence[int] | MLP, policy: keras.DTypePolicy) -> MLP:
     """Return the top MLP, which ends in the click logit.
 
     Raises:
-        ValueError: If it ends in anything else.
+        ValueError: If the last dim is not 1, or the last layer is not linear.
     """
     mlp = make_mlp(dims, "top_mlp_dims", "top_mlp", policy, None)
     if mlp.dims[-1] != 1 or mlp.final_activation is not keras.activations.linear:
@@ -86,11 +86,11 @@ def make_top_mlp(dims: Sequence[int] | MLP, policy: keras.DTypePolicy) -> MLP:
 def make_embedding(
     embedding: EmbeddingLayer | None, spec: FeatureSpec
 ) -> EmbeddingLayer:
-    """Return the layer that holds the tables of `spec`: the given one, or a new one.
+    """Return the layer for the tables of `spec`: `embedding` itself, or a new one.
 
     Raises:
-        TypeError: If it is not an `EmbeddingLayer`.
-        ValueError: If it holds other tables, or was made for other devices.
+        TypeError: If `embedding` is not an `EmbeddingLayer`.
+        ValueError: If it holds other tables, or was created for other devices.
     """
     if embedding is None:
         return EmbeddingCollection(spec.tables, name="embedding")
@@ -103,7 +103,7 @@ def make_embedding(
     tables, expected = _describe(embedding.tables), _describe(spec.tables)
     if tables and tables != expected:
         raise UserError(
-            "`embedding` must hold the tables of `spec`, in that order. Received "
+            "`embedding` must hold the tables of `spec` in the same order. Received "
             f"(feature, table, rows): {tables[:3]} ..., expected {expected[:3]} ..."
         )
     return embedding
@@ -118,18 +118,19 @@ def make_feature_mlps(
     spec: FeatureSpec,
     policy: keras.DTypePolicy,
 ) -> dict[str, MLP]:
-    """Return the MLPs between pooled vectors and interaction, by feature.
+    """Return the MLPs between the pooled vectors and the interaction, by feature.
 
     Raises:
-        TypeError: If one `MLP` is given for all features.
+        TypeError: If `dims` is a single `MLP`.
         ValueError: If a feature does not exist, or dims are wrong.
     """
     if not dims:
         return {}
     if isinstance(dims, MLP):
         raise TypeError(
-            "`feature_mlp_dims` takes dims for every feature, or a dict of feature "
-            "name to dims or MLP; one MLP for all features would share its weights."
+            "`feature_mlp_dims` must be dims for all features, or a dict of feature "
+            "names to dims or MLPs. With a single MLP, all features would share its "
+            "weights."
         )
     if not isinstance(dims, Mapping):
         dims = dict.fromkeys(spec.sparse_features, dims)
@@ -140,8 +141,8 @@ def make_feature_mlps(
             f"{', '.join(unknown)}"
         )
     return {
-        name: make_mlp(each, "feature_mlp_dims", _scope_name(name), policy, "relu")
-        for name, each in dims.items()
+        name: make_mlp(own_dims, "feature_mlp_dims", _scope_name(name), policy, "relu")
+        for name, own_dims in dims.items()
     }
 
 
@@ -152,24 +153,24 @@ def make_interaction(
     num_vectors: int,
     policy: keras.DTypePolicy,
 ) -> keras.layers.Layer:
-    """Return the interaction layer of a name, or the one that was given.
+    """Return the interaction layer for a name, or `interaction` itself if it is one.
 
     Raises:
-        ValueError: If there is no interaction of that name, or it is not `"dot"` and
-            `self_interaction` is set, or it is and has a single vector.
+        ValueError: If the name is unknown, if `self_interaction` is set for anything
+            but `"dot"`, or if `"dot"` has only one vector.
     """
     if isinstance(interaction, keras.layers.Layer):
         return interaction
     if self_interaction and interaction != "dot":
         raise UserError(
-            "`self_interaction` goes with interaction='dot'. Received: "
+            "`self_interaction` requires interaction='dot'. Received: "
             f"interaction={interaction!r}"
         )
     if interaction == "dot":
         if num_vectors == 1 and not self_interaction:
             raise UserError(
-                "interaction='dot' multiplies pairs of vectors, and the spec has one "
-                "sparse feature and no dense ones: use interaction='cat'."
+                "interaction='dot' multiplies pairs of vectors, but the spec has only "
+                "one sparse feature and no dense ones. Use interaction='cat'."
             )
         return DotInteraction(
             self_interaction, append_first=has_dense, name="interaction", dtype=policy

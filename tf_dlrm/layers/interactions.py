@@ -1,4 +1,4 @@
-"""Interactions of dense vector and embeddings: dot products, concatenation, DCN-v2."""
+"""Interactions of dense and embedding vectors: dot products, concatenation, DCN-v2."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -21,22 +21,26 @@ Shapes = Shape | Sequence[Shape]
 class DotInteraction(keras.layers.Layer):
     """Second-order interaction: dot products of all pairs of vectors.
 
-    With z_0 the bottom MLP's output and z_1 .. z_F the pooled embeddings, the output
-    is z_0 followed by z_i · z_j for the strict lower triangle in row-major order:
+    Let z_0 be the bottom MLP's output and z_1 .. z_F the pooled embeddings. The output
+    is z_0, followed by z_i · z_j for the strict lower triangle in row-major order:
     (1,0), (2,0), (2,1), (3,0), ...
 
     Args:
-        self_interaction: Whether the diagonal z_i · z_i is in the triangle too.
-        append_first: Whether z_0 precedes the dot products. A `DLRM` without
-            dense features has no z_0 to pass on, and turns this off.
+        self_interaction: Whether to include the diagonal z_i · z_i.
+        append_first: Whether z_0 precedes the dot products. A `DLRM` without dense
+            features has no dense vector to pass on and sets this to `False`.
 
     Call arguments:
         inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors, in the
             order z_0, z_1, ...; or one `(batch, F + 1, D)` tensor.
 
     Returns:
-        `(batch, D + (F + 1) F / 2)` float tensor; with self interaction
-        `(batch, D + (F + 2)(F + 1) / 2)`; D columns less without `append_first`.
+        `(batch, D + (F + 1) F / 2)` float tensor, or
+        `(batch, D + (F + 2)(F + 1) / 2)` with self interaction. Without
+        `append_first`, the D columns of z_0 are absent.
+
+    Raises:
+        ValueError: If the vectors have different widths.
 
     Example:
 
@@ -46,8 +50,8 @@ class DotInteraction(keras.layers.Layer):
     TensorShape([2, 10])
 
     Reference:
-        Naumov et al. 2019, arXiv 1906.00091, section 2.3. TFRS' and keras-rs' layers
-        of this name leave z_0 out of the output.
+        Naumov et al. 2019, arXiv 1906.00091, section 2.3. The layers of this name in
+        TFRS and keras-rs do not include z_0 in the output.
     """
 
     def __init__(
@@ -82,7 +86,7 @@ class DotInteraction(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class CatInteraction(keras.layers.Layer):
-    """No interaction: all vectors side by side, for the top MLP to combine.
+    """Concatenation of all vectors, which leaves their interaction to the top MLP.
 
     Call arguments:
         inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors (widths may
@@ -107,16 +111,16 @@ class CatInteraction(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class CrossInteraction(keras.layers.Layer):
-    """Cross network of DCN-v2 over all vectors side by side.
+    """Cross network of DCN-v2 over the concatenation of all vectors.
 
-    With x_0 the concatenation, layer l computes
-    `x_{l+1} = x_0 * (W_l x_l + b_l) + x_l`; with `rank`, `W_l = U_l V_l` of that
-    rank.
+    Let x_0 be the concatenation. Layer l computes
+    `x_{l+1} = x_0 * (W_l x_l + b_l) + x_l`; with `rank`, W_l is a product `U_l V_l` of
+    that rank.
 
     Args:
         num_layers: Number of cross layers.
-        rank: Rank of the kernels; `None` for full matrices.
-        use_bias: Whether there is a `b_l`.
+        rank: Rank of the kernels; default: full matrices.
+        use_bias: Whether each layer has a bias b_l.
 
     Call arguments:
         inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors (widths may
@@ -130,8 +134,8 @@ class CrossInteraction(keras.layers.Layer):
 
     Reference:
         Wang et al. 2021, arXiv 2008.13535, equations 1 and 2 (the low-rank form
-        without experts), as used by MLPerf DLRM-v2: torchrec's `LowRankCrossNet`, whose
-        `V` and `W` are the transposes of `projections` and `kernels`.
+        without experts). MLPerf's DLRM-v2 uses it as torchrec's `LowRankCrossNet`,
+        whose `V` and `W` are the transposes of `projections` and `kernels`.
     """
 
     def __init__(
@@ -175,7 +179,7 @@ class CrossInteraction(keras.layers.Layer):
                         shape=(width,), initializer="zeros", name=f"bias_{i}"
                     )
                 )
-        # tf.train.Checkpoint does not see into Keras' lists.
+        # tf.train.Checkpoint does not track the contents of Keras' lists.
         self._checkpointed = tf.Module()
         self._checkpointed.weights = [*self.projections, *self.kernels, *self.biases]
         self.built = True
@@ -204,22 +208,22 @@ class CrossInteraction(keras.layers.Layer):
 
 
 def stack_vectors(inputs: Vectors) -> tf.Tensor:
-    """Stack `(B, D)` and `(B, n, D)` tensors to one `(B, N, D)` tensor."""
+    """Stack `(B, D)` and `(B, n, D)` tensors into one `(B, N, D)` tensor."""
     if not isinstance(inputs, (list, tuple)):
         return inputs
     parts = [x if len(x.shape) == 3 else ops.expand_dims(x, 1) for x in inputs]
     widths = {int(x.shape[-1]) for x in parts}
     if len(widths) > 1:
         raise UserError(
-            "Dot interaction needs vectors of one width; give features of other "
-            "widths an MLP (`feature_mlp_dims`), or use interaction='cat'. Received "
+            "Dot interaction needs vectors of equal width. Use `feature_mlp_dims` to "
+            "give features of other widths an MLP, or use interaction='cat'. Received "
             f"widths: {[int(x.shape[-1]) for x in parts]}"
         )
     return ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
 def _first_and_others(inputs: Vectors) -> tuple[tf.Tensor, tf.Tensor]:
-    """z_0 as `(B, D)` and z_1 .. z_F as `(B, F, D)`."""
+    """Return z_0 as `(B, D)` and z_1 .. z_F as `(B, F, D)`."""
     two = isinstance(inputs, (list, tuple)) and len(inputs) == 2
     if two and (len(inputs[0].shape), len(inputs[1].shape)) == (2, 3):
         if inputs[0].shape[-1] == inputs[1].shape[-1]:
@@ -229,7 +233,7 @@ def _first_and_others(inputs: Vectors) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def flatten_vectors(inputs: Vectors) -> tf.Tensor:
-    """Put `(B, D)` and `(B, n, D)` tensors side by side: `(B, sum of widths)`."""
+    """Concatenate `(B, D)` and `(B, n, D)` tensors to `(B, sum of widths)`."""
     inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     parts = [
         x
@@ -241,7 +245,7 @@ def flatten_vectors(inputs: Vectors) -> tf.Tensor:
 
 
 def _shapes(input_shape: Any) -> list[Any]:
-    """A list of shapes, whether one shape or a list of them was given."""
+    """Return a list of shapes from one shape or a list of shapes."""
     one = isinstance(input_shape[0], int) or input_shape[0] is None
     return [tuple(input_shape)] if one else [tuple(s) for s in input_shape]
 

@@ -1,4 +1,4 @@
-"""The MLP of DLRM: dense layers with the initial values of the paper's code."""
+"""`MLP`: dense layers with the initial values of the DLRM paper's code."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -9,34 +9,34 @@ import tensorflow as tf
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Shape
 
-# What torch and Paddle have, in which these networks were published; Keras' 0.99 and
-# 1e-3 take ten times as many steps until statistics are those of the data.
+# The defaults of torch and Paddle, in which these networks were published. With Keras'
+# 0.99 and 1e-3 the statistics need ten times as many steps to match the data.
 MOMENTUM, EPSILON = 0.9, 1e-5
 PLACES = (False, True, "after_activation")
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class MLP(keras.layers.Layer):
-    """A stack of dense layers: DLRM's bottom and top networks.
+    """Stack of dense layers, for DLRM's bottom and top networks.
 
-    With `n` inputs and `m` outputs a kernel starts normal with variance
-    `2 / (m + n)` and its bias normal with variance `1 / m`, as in the paper's code.
+    Initial values are normal, as in the paper's code: a layer with `n` inputs and `m`
+    outputs has a kernel with variance `2 / (m + n)` and a bias with variance `1 / m`.
 
     Args:
         dims: Width of each layer, for example `(512, 256, 64, 16)`.
         activation: Activation between layers.
-        final_activation: Activation after the last layer; `None` for a linear
-            output such as a logit.
-        dropout: Share of values set to zero after each activation but the last,
-            in training.
-        batch_normalization: Whether each layer but the last is followed by batch
-            normalization (momentum 0.9, epsilon 1e-5), before its activation; or
-            `"after_activation"`. Under several replicas its statistics are those of
-            the global batch.
+        final_activation: Activation after the last layer; default: linear, as for a
+            logit.
+        dropout: Share of values set to zero during training, after each activation but
+            the last.
+        batch_normalization: Whether each layer but the last has batch normalization
+            (momentum 0.9, epsilon 1e-5): `True` puts it before the activation,
+            `"after_activation"` after it. With several replicas, the statistics are
+            computed over the global batch.
         use_bias: Whether the layers have biases.
         kernel_regularizer: Keras regularizer of every kernel, such as `"l2"`.
         frozen: Names of inner layers that are not trained, such as `"dense_0"` or
-            `"norm_1"`; the same as setting `trainable` of these layers.
+            `"norm_1"`. Setting `trainable = False` on these layers has the same effect.
 
     Call arguments:
         inputs: `(batch, n)` float tensor.
@@ -46,9 +46,9 @@ class MLP(keras.layers.Layer):
         `(batch, dims[-1])` float tensor of the layer's compute dtype.
 
     Raises:
-        ValueError: If `dims` is empty or holds something other than positive
-            integers, `dropout` is outside `[0, 1)`, `batch_normalization` is
-            none of these, or `frozen` names a layer that does not exist.
+        ValueError: If `dims` is empty or holds anything but positive integers, if
+            `dropout` is outside `[0, 1)`, if `batch_normalization` has another value,
+            or if `frozen` names a layer that does not exist.
 
     Example:
 
@@ -90,7 +90,7 @@ class MLP(keras.layers.Layer):
         self.batch_normalization = batch_normalization
         self.use_bias = bool(use_bias)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        # The dense layers by themselves, in order: what interop and people read.
+        # Public: interop and users read the dense layers from here, in order.
         self.dense_layers = [
             keras.layers.Dense(
                 dim,
@@ -122,14 +122,15 @@ class MLP(keras.layers.Layer):
             for i in range(len(self.dims) - 1)
             if self.dropout
         ]
-        by_name = {each.name: each for each in self._inner_layers()}
+        by_name = {layer.name: layer for layer in self._inner_layers()}
         for name in frozen:
             if name not in by_name:
                 raise UserError(
-                    f"`frozen` must name layers of {list(by_name)}. Received: {name!r}"
+                    f"`frozen` may only name these layers: {list(by_name)}. Received: "
+                    f"{name!r}"
                 )
             by_name[name].trainable = False
-        # tf.train.Checkpoint does not see into Keras' lists.
+        # tf.train.Checkpoint does not track the contents of Keras' lists.
         self._checkpointed = tf.Module()
         self._checkpointed.dense_layers = list(self.dense_layers)
         self._checkpointed.normalizations = list(self.normalizations)
@@ -184,13 +185,13 @@ class MLP(keras.layers.Layer):
 def build(
     layer: keras.layers.Layer, input_shape: Shape | Sequence[Shape] | None
 ) -> None:
-    """Build a layer, unless it is, so that a frozen one has frozen variables."""
-    if not layer.built:  # layers from a config, or a user's, may be
+    """Build a layer unless it is built already; freeze a frozen layer's variables."""
+    if not layer.built:  # layers from a config or from the user may be built already
         layer.build(input_shape)
         layer.built = True
     if not layer.trainable:
-        # Keras makes variables trainable all the same, and lets an assignment of the
-        # value that is there pass without effect.
+        # Keras creates trainable variables even in a frozen layer, and assigning the
+        # value that `trainable` already has does nothing.
         layer.trainable = True
         layer.trainable = False
 

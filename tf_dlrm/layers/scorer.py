@@ -1,4 +1,4 @@
-"""`Scorer`: bottom MLP, interaction and top MLP: vectors to a click probability."""
+"""`Scorer`: bottom MLP, interaction and top MLP, the dense part of a DLRM."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,31 +16,33 @@ from tf_dlrm.runtime.types import Shape
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class Scorer(keras.layers.Layer):
-    """The dense part of a DLRM: all but the embedding tables.
+    """The dense part of a DLRM: everything but the embedding tables.
 
     `p = sigmoid(top(interaction(bottom(dense), pooled embeddings)))`
 
     Args:
-        bottom_mlp: `MLP` of the dense features; `None` where there are none.
+        bottom_mlp: `MLP` of the dense features, or `None` if there are none.
         interaction: Layer that is called with the list
-            `[dense vector (B, D), pooled (B, F, D)]` and returns `(B, n)`; it gets the
-            F vectors one by one where they went through MLPs of their own, or where
-            their widths differ.
+            `[dense vector (B, D), pooled (B, F, D)]` and returns `(B, n)`. If features
+            have MLPs or different widths, the list holds F separate vectors
+            `(B, width)` instead of `pooled`.
         top_mlp: `MLP` that ends in one logit.
         num_dense: Number of dense features.
-        widths: Width of the pooled vectors of each sparse feature, by its name.
-        feature_mlps: `MLP`s between pooled vectors and interaction, by feature.
+        widths: Width of the pooled vectors by sparse feature name.
+        feature_mlps: `MLP`s between the pooled vectors and the interaction, by feature
+            name.
 
     Call arguments:
         dense: float32 `(B, num_dense)`.
-        pooled: `(B, F, D)`, or a list of F `(B, width)`.
+        pooled: `(B, F, D)`, or a list of F tensors `(B, width)`.
         training: Whether dropout and batch statistics are active.
 
     Returns:
         float32 `(B, 1)` click probabilities.
 
     Raises:
-        ValueError: If the widths do not fit a dot interaction.
+        ValueError: If the widths of the vectors differ and the interaction is a
+            `DotInteraction`.
 
     Reference:
         Naumov et al. 2019, arXiv 1906.00091, section 2 and figure 1.
@@ -78,8 +80,8 @@ class Scorer(keras.layers.Layer):
             vectors = [self.bottom_mlp(dense, training=training), *vectors]
         vectors = [ops.cast(v, self.compute_dtype) for v in vectors]
         logit = self.top_mlp(self.interaction(vectors), training=training)
-        # The sigmoid is the last operation and float32: Keras finds the logit behind
-        # it, and a saturated row keeps its gradient.
+        # The sigmoid is the last operation and in float32, so that Keras recovers the
+        # logit and a saturated row keeps its gradient.
         return ops.sigmoid(ops.cast(logit, "float32"))
 
     def _embedding_vectors(self, pooled, training):
@@ -97,12 +99,12 @@ class Scorer(keras.layers.Layer):
     # Construction
 
     def build(self, *input_shapes: Any) -> None:
-        """Make all weights; every shape is known already."""
+        """Create all weights; no input shapes are needed."""
         if not self.built:
             self.build_parts()
 
     def build_parts(self) -> None:
-        """Make all weights, named after the parts alone: Keras prefixes in `build`."""
+        """Create all weights, without the name prefix that Keras adds in `build`."""
         shapes: list[Shape] = []
         if self.bottom_mlp is not None:
             build_layer(self.bottom_mlp, (None, self.num_dense))
@@ -120,7 +122,7 @@ class Scorer(keras.layers.Layer):
         self.built = True
 
     def _vector_widths(self):
-        """Return the widths of the embeddings as they reach the interaction."""
+        """Return the widths of the embedding vectors that enter the interaction."""
         return {
             name: self.feature_mlps[name].dims[-1]
             if name in self.feature_mlps
@@ -139,8 +141,8 @@ class Scorer(keras.layers.Layer):
         wrong = {name: w for name, w in widths.items() if w != width}
         if wrong:
             raise UserError(
-                "With dot interaction `bottom_mlp_dims` must end in the embedding_dim "
-                "of all features (`feature_mlp_dims` can bring others to it). "
+                "With dot interaction, `bottom_mlp_dims` must end in the embedding_dim "
+                "of all features (use `feature_mlp_dims` to change other widths). "
                 f"Received: {origin}, but widths of features {wrong}"
             )
 
@@ -165,7 +167,7 @@ class Scorer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Scorer":
-        """Make a scorer from `get_config()`."""
+        """Create a scorer from the result of `get_config()`."""
         config = dict(config)
         make = keras.saving.deserialize_keras_object
         for name in ("bottom_mlp", "interaction", "top_mlp"):

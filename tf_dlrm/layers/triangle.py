@@ -1,8 +1,8 @@
-"""The dot products of all pairs of vectors, and their gradient.
+"""Dot products of all pairs of vectors, and their gradient.
 
-By the rules the gradient of picking a triangle out of z zᵀ is a scatter and two
-products. It is S z with S symmetric, which takes a gather and one product. The
-products are oneDNN's; picking and spreading are XLA kernels.
+Automatic differentiation of picking a triangle out of z zᵀ yields a scatter and two
+matrix products. The gradient equals S z with a symmetric S, which needs only a gather
+and one product. oneDNN computes the products; XLA kernels pick and spread the entries.
 """
 
 import numpy as np
@@ -17,8 +17,8 @@ class Triangle:
     """z_0 followed by the lower triangle of the Gram matrix, in row-major order.
 
     Args:
-        num_vectors: N.
-        with_diagonal: Whether each vector's product with itself is in it.
+        num_vectors: Number of vectors, N.
+        with_diagonal: Whether to include each vector's product with itself.
     """
 
     def __init__(self, num_vectors: int, with_diagonal: bool) -> None:
@@ -26,7 +26,7 @@ class Triangle:
         self._with_diagonal = with_diagonal
         i, j = np.tril_indices(n, 0 if with_diagonal else -1)
         self._pairs = (i * n + j).astype(np.int32)
-        # Where each entry of the symmetric (N, N) gradient finds its pair.
+        # The pair that each entry of the symmetric (N, N) gradient comes from.
         places = np.zeros((n, n), np.int32)
         places[i, j] = places[j, i] = np.arange(len(i))
         self._places = places.reshape(-1)
@@ -42,7 +42,7 @@ class Triangle:
         if xla.is_for_servers():
             z = tf.concat([first[:, None, :], others], 1)
             return self._slice_pairs(first, tf.matmul(z, z, transpose_b=True))
-        # Decided once: the gradient may be taken elsewhere.
+        # Decided once, because the gradient may be computed in another context.
         compiled = xla.enabled()
 
         @gradients.custom_gradient
@@ -53,12 +53,14 @@ class Triangle:
             gram = tf.matmul(z, z, transpose_b=True)
 
             def gradient(upstream):
-                upstream = pairs = tf.convert_to_tensor(upstream)  # may be slices
+                # It may arrive as tf.IndexedSlices.
+                upstream = pairs = tf.convert_to_tensor(upstream)
                 if compiled:
                     pairs = xla.pad_rows(upstream)
                 spread = self._spread(pairs, width, compiled=compiled)
-                of_z = tf.matmul(spread, z)[:num_rows]
-                return of_z[:, 0, :] + upstream[:, :width], of_z[:, 1:, :]
+                z_gradient = tf.matmul(spread, z)[:num_rows]
+                first_gradient = z_gradient[:, 0, :] + upstream[:, :width]
+                return first_gradient, z_gradient[:, 1:, :]
 
             padded = xla.pad_rows(first) if compiled else first
             picked = self._pick(padded, gram, compiled=compiled)
@@ -73,7 +75,7 @@ class Triangle:
         return _floats(tf.concat([_bits(first), pairs], 1), gram.dtype)
 
     def _slice_pairs(self, first: tf.Tensor, gram: tf.Tensor) -> tf.Tensor:
-        """Pick the pairs row by row of the triangle: twice as fast without XLA."""
+        """Pick the pairs row by row, which is twice as fast without XLA."""
         n = self._num_vectors
         flat = tf.reshape(gram, (-1, n * n))
         last = int(self._with_diagonal)
@@ -93,7 +95,7 @@ class Triangle:
 
 
 def _bits(x: tf.Tensor) -> tf.Tensor:
-    """bfloat16 as integers: XLA would convert it to float32 and back to move it."""
+    """View bfloat16 as integers, because XLA would move it as float32."""
     return tf.bitcast(x, tf.uint16) if x.dtype == tf.bfloat16 else x
 
 

@@ -1,4 +1,4 @@
-"""Click metrics for `compile`, and metrics of slices and groups of rows."""
+"""Click metrics for `compile`, and metrics by slice or group of rows."""
 
 from tf_dlrm.metrics.click import (
     Calibration,

@@ -1,4 +1,4 @@
-"""Metrics for clicks: exact enough to rank models, cheap enough for every step."""
+"""Metrics for clicks, exact enough to rank models and cheap enough for every step."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from keras import ops
 from tf_dlrm.runtime import accelerators, xla
 
 _NUM_BUCKETS = 1 << 16
-_LARGEST_LOGIT = 17.0  # beyond it float32 probabilities are 0 or 1
-_EPSILON = 1e-7  # as keras.backend.epsilon(): probabilities are clipped to it
+_LARGEST_LOGIT = 17.0  # beyond it, float32 probabilities are 0 or 1
+_EPSILON = 1e-7  # probabilities are clipped to it, as in Keras' losses
 
 
 def _flat(
     y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: tf.Tensor | None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Labels, predictions and weights as `(B,)`; the weights are 1 by default."""
+    """Return labels, predictions and weights as `(B,)`; default weights are 1."""
     y_true = tf.reshape(tf.cast(y_true, tf.float32), (-1,))
     y_pred = tf.reshape(tf.cast(y_pred, tf.float32), (-1,))
     if sample_weight is None:
@@ -27,10 +27,10 @@ def _flat(
 
 
 class _RowMetric(keras.metrics.Metric):
-    """A metric that adds something of each row, in one small XLA kernel.
+    """Base class of metrics that sum over rows, in one small XLA kernel.
 
-    A subclass writes `add_rows(y_true, y_pred, weight)`, for `(B,)` float32 tensors
-    among which there may be rows of weight 0.
+    A subclass defines `add_rows(y_true, y_pred, weight)` for float32 tensors `(B,)`, in
+    which padding has weight 0.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
@@ -57,11 +57,11 @@ class _RowMetric(keras.metrics.Metric):
 class ClickAUC(_RowMetric):
     """Area under the ROC curve, from a histogram of the predictions' logits.
 
-    The probability that a click is ranked above a non-click, ties counting half.
-    Buckets are 0.0005 wide in the logit, at any click rate: Keras' AUC spaces its
-    thresholds evenly in the probability and is off by 0.017 at 0.75 % clicks.
-    Predictions in one bucket count as ties, which matters where a model's logits
-    spread over less than 0.01, or lie beyond ±17.
+    This is the probability that a click ranks above a non-click, where ties count half.
+    Buckets are 0.0005 wide in the logit, so the metric is exact at any click rate.
+    (Keras' AUC spaces its thresholds evenly in the probability; with 0.75 % clicks its
+    error is 0.017.) Predictions in the same bucket count as ties, which only matters
+    for models whose logits spread over less than 0.01 or lie beyond ±17.
 
     Args:
         name: Name of the metric.
@@ -72,7 +72,7 @@ class ClickAUC(_RowMetric):
 
     def __init__(self, name: str = "auc", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
-        # float64: a count stays exact beyond 2^24 rows.
+        # float64 counts are exact beyond 2^24 rows.
         self.counts = self.add_variable(
             shape=(2 * _NUM_BUCKETS,),
             initializer="zeros",
@@ -87,7 +87,7 @@ class ClickAUC(_RowMetric):
         scale = (_NUM_BUCKETS - 1) / (2.0 * _LARGEST_LOGIT)
         dtype = accelerators.index_dtype()
         bucket = tf.cast(tf.round((logit + _LARGEST_LOGIT) * scale), dtype)
-        # Not a number: no place in a ranking. Counted nowhere, seen in the loss.
+        # NaN has no rank: do not count such predictions. The loss shows them.
         weight = tf.where(tf.math.is_nan(y_pred), 0.0, weight)
         bucket = tf.where(tf.math.is_nan(y_pred), tf.zeros_like(bucket), bucket)
         place = bucket + _NUM_BUCKETS * tf.cast(y_true > 0.5, dtype)
@@ -99,8 +99,8 @@ class ClickAUC(_RowMetric):
         """Return the histogram: logits of the buckets, and the rows in each.
 
         Returns:
-            Logits of the middles of the buckets, rows without and rows with a click:
-            three float64 arrays `(65536,)`.
+            Three float64 arrays `(65536,)`: logits of the centers of the buckets,
+            number of rows without a click, number of rows with a click.
         """
         logits = np.linspace(-_LARGEST_LOGIT, _LARGEST_LOGIT, _NUM_BUCKETS)
         counts = ops.convert_to_numpy(self.counts).reshape(2, _NUM_BUCKETS)
@@ -122,7 +122,7 @@ class ClickAUC(_RowMetric):
 
 
 class _WeightedSums(_RowMetric):
-    """Sums over all rows, in float64, of what a subclass computes for each row."""
+    """Base class of metrics from weighted float64 sums over rows, named in `sums`."""
 
     sums: tuple[str, ...] = ()
 
@@ -154,9 +154,9 @@ def _log_loss(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class LogLoss(_WeightedSums):
-    """Mean of `-(y log p + (1 - y) log(1 - p))`, natural logarithm.
+    """Mean of `-(y log p + (1 - y) log(1 - p))`, with the natural logarithm.
 
-    Probabilities are clipped to `[1e-7, 1 - 1e-7]`. Sums are kept in float64.
+    Probabilities are clipped to `[1e-7, 1 - 1e-7]`. Sums are float64.
 
     Args:
         name: Name of the metric.
@@ -174,10 +174,10 @@ class LogLoss(_WeightedSums):
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class NormalizedEntropy(_WeightedSums):
-    """Log loss over the entropy of the click rate: 1 for predicting the mean.
+    """Log loss divided by the entropy of the click rate.
 
-    `log loss / -(r log r + (1 - r) log(1 - r))` with r the mean label; 0 while all
-    labels are equal.
+    `log loss / -(r log r + (1 - r) log(1 - r))`, where r is the mean label. A model
+    that always predicts r has the value 1. The value is 0 while all labels are equal.
 
     Args:
         name: Name of the metric.
@@ -202,9 +202,9 @@ class NormalizedEntropy(_WeightedSums):
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class Calibration(_WeightedSums):
-    """Mean prediction over mean label: 1 for a calibrated model.
+    """Mean prediction divided by mean label, which is 1 for a calibrated model.
 
-    0 while there are no clicks.
+    The value is 0 while there are no clicks.
 
     Args:
         name: Name of the metric.
@@ -225,7 +225,7 @@ class Calibration(_WeightedSums):
 
 
 def click_metrics() -> list[keras.metrics.Metric]:
-    """Return all click metrics and accuracy, to pass to `compile`."""
+    """Return new objects of all click metrics and accuracy, for `compile`."""
     return [
         ClickAUC(),
         LogLoss(),
@@ -239,10 +239,10 @@ def find_click_auc(model: keras.Model) -> ClickAUC:
     """Return the `ClickAUC` that a model was compiled with.
 
     Raises:
-        ValueError: If it was compiled without one.
+        ValueError: If the model was compiled without one.
     """
     for metric in model.metrics:
-        for each in getattr(metric, "metrics", [metric]):
-            if isinstance(each, ClickAUC):
-                return each
+        for inner in getattr(metric, "metrics", [metric]):
+            if isinstance(inner, ClickAUC):
+                return inner
     raise ValueError("The model must be compiled with tf_dlrm.metrics.ClickAUC.")

@@ -1,8 +1,8 @@
-"""Metrics of groups of rows, and GAUC: exact, from eight bytes a row.
+"""Exact metrics of groups of rows, and GAUC, from eight bytes per row.
 
-A row is one 64-bit number: its group, its prediction in an order-preserving form, its
-label. Sorted, the rows of a group lie together by rising prediction, and all that is
-asked of them is a matter of runs of equal numbers.
+A row is stored as one 64-bit number: its group, its prediction in an order-preserving
+form, and its label. After sorting, the rows of a group are adjacent and ordered by
+prediction, and all metrics follow from runs of equal numbers.
 
 # n rows, G groups, R runs of rows of one group and one prediction
 """
@@ -22,19 +22,19 @@ _EPSILON = 1e-7  # as in the metric LogLoss
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-    """Metrics of the groups of some rows.
+    """Metrics of groups of rows.
 
     Attributes:
-        groups: `(G,)` names of the groups.
-        num_rows: int64 `(G,)`.
-        num_clicks: int64 `(G,)`.
-        auc: float64 `(G,)`: probability that a click is ranked above a non-click, ties
-            counting half; NaN where a group lacks one of them.
-        log_loss: float64 `(G,)`, natural logarithm, of probabilities that are clipped
-            to `[1e-7, 1 - 1e-7]`. NaN for a group without rows.
-        mean_prediction: float64 `(G,)`; NaN for a group without rows.
-        calibration: float64 `(G,)`: mean prediction over click rate; NaN without a
-            click.
+        groups: Names of the groups, `(G,)`.
+        num_rows: Number of rows, int64 `(G,)`.
+        num_clicks: Number of clicks, int64 `(G,)`.
+        auc: Probability that a click ranks above a non-click, where ties count half,
+            float64 `(G,)`; NaN for a group without clicks or without non-clicks.
+        log_loss: Mean log loss (natural logarithm) with probabilities clipped to
+            `[1e-7, 1 - 1e-7]`, float64 `(G,)`; NaN for a group without rows.
+        mean_prediction: Mean prediction, float64 `(G,)`; NaN for a group without rows.
+        calibration: Mean prediction divided by click rate, float64 `(G,)`; NaN for a
+            group without clicks.
     """
 
     groups: np.ndarray
@@ -50,19 +50,19 @@ class Slices:
 
     def take(self, places: npt.ArrayLike) -> "Slices":
         """Return some of the groups, in the order of `places`."""
-        columns = (getattr(self, each.name) for each in dataclasses.fields(self))
+        columns = (getattr(self, field.name) for field in dataclasses.fields(self))
         return Slices(*(column[places] for column in columns))
 
 
 class GroupAUC(NamedTuple):
-    """GAUC, and the rows that it is computed from.
+    """GAUC, and the share of the rows that it covers.
 
     Attributes:
-        value: Mean AUC of the groups that have both classes, by their rows; NaN where
-            there is none.
-        share_of_rows: Share of all rows that lie in such groups.
+        value: Mean AUC of the groups with clicks and non-clicks, weighted by rows; NaN
+            if there is no such group.
+        share_of_rows: Share of all rows that belong to such groups.
         num_groups: Number of such groups.
-        num_groups_left_out: Number of groups without a click, or with clicks alone.
+        num_groups_left_out: Number of groups without clicks or without non-clicks.
     """
 
     value: float
@@ -72,10 +72,10 @@ class GroupAUC(NamedTuple):
 
 
 class GroupedRows:
-    """Rows, collected batch by batch, for metrics by group.
+    """Collection of rows, added batch by batch, for metrics by group.
 
-    Takes 8 bytes a row (10 while it grows) and, at the end, 40 a group; rows are
-    sorted in place.
+    It takes 8 bytes per row (10 while it grows) and, for the results, 40 bytes per
+    group. Rows are sorted in place.
 
     Example:
 
@@ -97,10 +97,10 @@ class GroupedRows:
         """Add rows.
 
         Args:
-            labels: `(n,)`, 0 or 1.
-            predictions: `(n,)` finite numbers, taken as float32.
-            groups: `(n,)` numbers of their groups: integers from 0, few of them
-                unused.
+            labels: Labels, 0 or 1, `(n,)`.
+            predictions: Finite numbers, `(n,)`, converted to float32.
+            groups: Group numbers, integers from 0, `(n,)`. Memory grows with the
+                largest number.
 
         Raises:
             ValueError: If an array breaks these rules.
@@ -113,7 +113,7 @@ class GroupedRows:
         lowest, highest = int(groups.min()), int(groups.max())
         if lowest < 0 or highest >= _MAX_GROUPS:
             raise ValueError(
-                "`groups` must be numbers from 0 to 2^31 - 1. Received: numbers from "
+                "`groups` must be integers from 0 to 2^31 - 1. Received: values from "
                 f"{lowest} to {highest}"
             )
         self._num_groups = max(self._num_groups, highest + 1)
@@ -130,10 +130,10 @@ class GroupedRows:
         """Return the metrics of the groups; predictions must be probabilities.
 
         Args:
-            names: `(G,)` names of the groups. Default: their numbers.
+            names: Names of the groups, `(G,)`. Default: the group numbers.
 
         Raises:
-            ValueError: If a prediction is outside of [0, 1].
+            ValueError: If a prediction is outside [0, 1].
         """
         totals = self._totals()
         num_groups = self._num_groups
@@ -153,7 +153,7 @@ class GroupedRows:
             )
 
     def gauc(self) -> GroupAUC:
-        """Return the mean AUC of the groups."""
+        """Return the mean AUC of the groups, weighted by rows."""
         totals = self._totals(are_probabilities=False)
         return _mean_auc(totals.num_rows, totals.auc())
 
@@ -171,15 +171,15 @@ class GroupedRows:
 def sliced_metrics(
     labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
 ) -> Slices:
-    """Return the metrics of each group of rows: where a model is good and where not.
+    """Return the metrics of each group of rows, to find where a model is weak.
 
     Args:
-        labels: `(n,)`, 0 or 1.
-        predictions: `(n,)` probabilities, taken as float32.
-        groups: `(n,)` names or numbers of any kind that can be sorted.
+        labels: Labels, 0 or 1, `(n,)`.
+        predictions: Probabilities, `(n,)`, converted to float32.
+        groups: Names or numbers of the groups, `(n,)`, of any sortable type.
 
     Returns:
-        The `Slices`, with the groups in rising order.
+        The `Slices`, with the groups in ascending order.
 
     Raises:
         ValueError: If the lengths differ, a label is not 0 or 1, or a prediction is not
@@ -188,10 +188,12 @@ def sliced_metrics(
     Example:
 
     >>> import tf_dlrm
-    >>> found = tf_dlrm.metrics.sliced_metrics(
+    >>> slices = tf_dlrm.metrics.sliced_metrics(
     ...     [1, 0, 1, 0], [0.9, 0.2, 0.4, 0.6], ["de", "de", "fr", "fr"])
-    >>> found.groups.tolist(), found.auc.tolist(), found.calibration.round(2).tolist()
-    (['de', 'fr'], [1.0, 0.0], [1.1, 1.0])
+    >>> slices.groups.tolist(), slices.auc.tolist()
+    (['de', 'fr'], [1.0, 0.0])
+    >>> slices.calibration.round(2).tolist()
+    [1.1, 1.0]
     """
     names, rows = _collect(labels, predictions, groups)
     return rows.slices(names)
@@ -200,18 +202,19 @@ def sliced_metrics(
 def gauc(
     labels: npt.ArrayLike, predictions: npt.ArrayLike, groups: npt.ArrayLike
 ) -> GroupAUC:
-    """Return the mean AUC within groups, weighted by rows: how well users' items rank.
+    """Return GAUC, the mean AUC within groups such as users, weighted by rows.
 
-    `sum(n_g AUC_g) / sum(n_g)` over the groups g of n_g rows that have both clicks and
-    non-clicks.
+    `sum(n_g AUC_g) / sum(n_g)` over all groups g that have both clicks and non-clicks,
+    where n_g is the number of rows of group g.
 
     Args:
-        labels: `(n,)`, 0 or 1.
-        predictions: `(n,)` finite numbers, taken as float32; only their order matters.
-        groups: `(n,)` the user, session or query of each row.
+        labels: Labels, 0 or 1, `(n,)`.
+        predictions: Finite numbers, `(n,)`, converted to float32; only their order
+            matters.
+        groups: The user, session or query of each row, `(n,)`.
 
     Returns:
-        The value, and the share of the rows that it is computed from.
+        The value, and the share of the rows that it covers.
 
     Raises:
         ValueError: If the lengths differ, a label is not 0 or 1, or a prediction is
@@ -261,7 +264,7 @@ def _check(labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> N
 
 
 def _check_probabilities(keys: np.ndarray) -> None:
-    """Raise unless all predictions of sorted keys are in [0, 1]."""
+    """Raise an error unless all predictions of sorted keys are in [0, 1]."""
     for first in range(0, len(keys), _BLOCK_ROWS):
         predictions = _predictions(keys[first : first + _BLOCK_ROWS] >> np.uint64(1))
         wrong = (predictions < 0) | (predictions > 1)
@@ -273,25 +276,27 @@ def _check_probabilities(keys: np.ndarray) -> None:
 
 
 def _ordered(predictions: np.ndarray) -> np.ndarray:
-    """float32 -> uint32 in the same order."""
+    """Convert float32 to uint32 values with the same order."""
     bits = (predictions + np.float32(0.0)).view(np.uint32)  # -0.0 becomes 0.0
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
 def _predictions(run_keys: np.ndarray) -> np.ndarray:
-    """The predictions of runs, back from what `_ordered` made of them: float32."""
+    """Return the float32 predictions of runs, the inverse of `_ordered`."""
     ordered = run_keys.astype(np.uint32)  # the lower half
     bits = np.where(ordered & _SIGN, ordered ^ _SIGN, ~ordered)
     return bits.astype(np.uint32).view(np.float32)
 
 
 def _runs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield the runs of sorted keys, some at a time.
+    """Yield the runs of sorted keys in blocks.
 
-    A run is cut where a block of rows ends; its last part waits for the next block.
+    The last run of a block may continue in the next block, so it is yielded with that
+    one.
 
-    Returns:
-        uint64 `(R,)` group and prediction, int64 `(R,)` rows without and with a click.
+    Yields:
+        Group and prediction of the runs, uint64 `(R,)`, and their numbers of rows
+        without and with a click, int64 `(R,)`.
     """
     waiting = None
     for first in range(0, len(keys), _BLOCK_ROWS):
@@ -300,22 +305,22 @@ def _runs(keys: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
         starts = np.flatnonzero(np.append(True, runs[1:] != runs[:-1]))
         runs, sizes = runs[starts], np.diff(np.append(starts, len(block)))
         clicks = np.add.reduceat((block & np.uint64(1)).astype(np.int64), starts)
-        found = [runs, sizes - clicks, clicks]
+        columns = [runs, sizes - clicks, clicks]
         if waiting is not None:
             if waiting[0] == runs[0]:
-                for of_block, count in zip(found[1:], waiting[1:], strict=True):
-                    of_block[0] += count
+                for column, count in zip(columns[1:], waiting[1:], strict=True):
+                    column[0] += count
             else:
-                columns = zip(waiting, found, strict=True)
-                found = [np.append(each, column) for each, column in columns]
-        waiting = [column[-1] for column in found]
-        yield tuple(column[:-1] for column in found)
+                pairs = zip(waiting, columns, strict=True)
+                columns = [np.append(value, column) for value, column in pairs]
+        waiting = [column[-1] for column in columns]
+        yield tuple(column[:-1] for column in columns)
     if waiting is not None:
-        yield tuple(np.array([each]) for each in waiting)
+        yield tuple(np.array([value]) for value in waiting)
 
 
 class _Totals:
-    """Sums by group of runs that come by rising group and prediction."""
+    """Sums by group over runs in ascending order of group and prediction."""
 
     def __init__(self, num_groups: int) -> None:
         self.num_rows = np.zeros(num_groups, np.int64)
@@ -333,19 +338,19 @@ class _Totals:
     ) -> None:
         if not len(runs):
             return
-        of_runs = (runs >> np.uint64(32)).astype(np.int64)
-        starts = np.flatnonzero(np.append(True, of_runs[1:] != of_runs[:-1]))
-        groups = of_runs[starts]
+        run_groups = (runs >> np.uint64(32)).astype(np.int64)
+        starts = np.flatnonzero(np.append(True, run_groups[1:] != run_groups[:-1]))
+        groups = run_groups[starts]
 
         def add_up(total: np.ndarray, values: np.ndarray) -> None:
             total[groups] += np.add.reduceat(values, starts)
 
-        # Negatives of the group below each run: in this block, and in those before.
+        # Negatives of the group below each run, in this block and in earlier blocks.
         before = np.cumsum(negatives) - negatives
         counts = np.diff(np.append(starts, len(runs)))
         below = before - np.repeat(before[starts], counts)
-        seen = self.num_rows[groups[0]] - self.num_clicks[groups[0]]
-        below[: counts[0]] += seen
+        num_earlier = self.num_rows[groups[0]] - self.num_clicks[groups[0]]
+        below[: counts[0]] += num_earlier
         add_up(self._twice_wins, positives * (2 * below + negatives))
         add_up(self.num_rows, negatives + positives)
         add_up(self.num_clicks, positives)
@@ -358,18 +363,18 @@ class _Totals:
         add_up(self.loss, -losses)
 
     def auc(self) -> np.ndarray:
-        """float64 `(G,)`, from sums of integers."""
+        """Return the AUC of each group, float64 `(G,)`, from sums of integers."""
         pairs = self.num_clicks * (self.num_rows - self.num_clicks)
         with np.errstate(invalid="ignore"):
             return np.where(pairs > 0, self._twice_wins / (2.0 * pairs), np.nan)
 
 
 def _mean_auc(num_rows: np.ndarray, auc: np.ndarray) -> GroupAUC:
-    used = ~np.isnan(auc)
-    rows_used, num_all = int(num_rows[used].sum()), int(num_rows.sum())
+    has_auc = ~np.isnan(auc)
+    num_used, num_all = int(num_rows[has_auc].sum()), int(num_rows.sum())
     value, share = float("nan"), 0.0
-    if rows_used:
-        value = float(np.average(auc[used], weights=num_rows[used]))
-        share = rows_used / num_all
-    left_out = int(((num_rows > 0) & ~used).sum())
-    return GroupAUC(value, share, int(used.sum()), left_out)
+    if num_used:
+        value = float(np.average(auc[has_auc], weights=num_rows[has_auc]))
+        share = num_used / num_all
+    num_left_out = int(((num_rows > 0) & ~has_auc).sum())
+    return GroupAUC(value, share, int(has_auc.sum()), num_left_out)

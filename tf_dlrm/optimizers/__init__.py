@@ -1,4 +1,4 @@
-"""Exact row-sparse optimizers: a step costs what the rows of the batch cost."""
+"""Exact row-sparse optimizers: the cost of a step depends only on the batch's rows."""
 
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.optimizers.factory import (

@@ -1,4 +1,4 @@
-"""Base of all row-sparse optimizers: learning rate, slots, serialization."""
+"""Base class of all row-sparse optimizers: learning rate, slots, serialization."""
 
 from typing import Any, Self, TypeAlias
 
@@ -11,36 +11,37 @@ LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedul
 
 
 class SparseOptimizer:
-    """Base class of optimizers that update only the rows a batch touched.
+    """Base class of optimizers that update only the rows that a batch touches.
 
-    A subclass names its slots and writes one method, `apply`: pure mathematics on
-    some rows. The engine gathers these rows and their state, sums the gradients of
-    rows that occur several times in the batch, and writes the result back.
+    A subclass names its slots and defines one method, `apply`, which is pure
+    mathematics on some rows. The engine gathers these rows and their state, sums the
+    gradients of rows that occur several times in the batch, and writes the result back.
 
     Args:
         learning_rate: Float, `keras.optimizers.schedules.LearningRateSchedule`, or
-            `None` to follow the learning rate of the model's optimizer. Read live
-            at every step: assigning `optimizer.learning_rate = 0.01` acts at once.
-            While `fit` runs, a float keeps its ratio to the rate of the model's
-            optimizer when a callback assigns that one.
+            `None` to follow the learning rate of the model's optimizer. Each step reads
+            it, so assigning `optimizer.learning_rate = 0.01` takes effect immediately.
+            If a callback changes the learning rate of the model's optimizer during
+            `fit`, a float changes by the same factor.
 
     Raises:
-        ValueError: If `learning_rate` is neither.
+        ValueError: If `learning_rate` is none of these, or is negative or not finite.
     """
 
     is_linear = False
-    """Whether the change is linear in the gradient and needs no state, so that
-    repeated rows need not be summed first."""
+    """Set to `True` if the change is linear in the gradient and needs no state, so that
+    the gradients of repeated rows need not be summed first."""
     writes_rows = False
-    """Whether `apply` gets the rows and returns their new values, not a change."""
+    """Set to `True` if `apply` receives the rows and returns their new values, not a
+    change."""
     uses_mean_squares = False
-    """Whether `apply` wants the mean of squares of each row's gradient, which the
-    engine knows without going over the gradients where values share a bag's."""
+    """Set to `True` if `apply` needs the mean square of each row's gradient. The engine
+    can compute it from the gradients of the bags, which are fewer than the rows."""
 
     def __init__(self, learning_rate: LearningRate = None) -> None:
         self._variable = None
         self._value = None
-        self._follows = False  # decided when the steps are made
+        self._follows = False  # `build` decides
         if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
             self._value = learning_rate
         elif learning_rate is not None:
@@ -48,7 +49,7 @@ class SparseOptimizer:
 
     @property
     def learning_rate(self) -> LearningRate:
-        """The learning rate now: a float, a schedule, or `None` if it follows."""
+        """Current learning rate: a float, a schedule, or `None` if it follows."""
         if self._variable is not None:
             return float(self._variable.numpy())
         return self._value
@@ -71,15 +72,15 @@ class SparseOptimizer:
             )
         if self._follows:
             raise UserError(
-                "This optimizer follows the learning rate of the model: set that one, "
-                "or compile with a rate of its own."
+                "This optimizer follows the learning rate of the model's optimizer. "
+                "Set that one, or compile with an optimizer with its own learning rate."
             )
         self._value = float(value)
         if self._variable is not None:
             self._variable.assign(self._value)
 
     def build(self) -> None:
-        """Create the learning rate's variable, so that compiled steps read it live."""
+        """Create the learning rate's variable, so that compiled steps can read it."""
         self._follows = self._value is None
         if isinstance(self._value, float) and self._variable is None:
             self._variable = tf.Variable(
@@ -88,20 +89,20 @@ class SparseOptimizer:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """Variables of its own after `build`: the learning rate, if it is a float."""
+        """Own variables after `build`: the learning rate, if it is a float."""
         return [] if self._variable is None else [self._variable]
 
     def current_learning_rate(
         self, iterations: tf.Tensor, followed: tf.Tensor | None
     ) -> tf.Tensor:
-        """Return the learning rate of step `iterations`: a float32 scalar tensor.
+        """Return the learning rate of the next step, a float32 scalar tensor.
 
         Args:
-            iterations: Steps done so far, int64 scalar.
-            followed: The learning rate of the model's optimizer, or `None`.
+            iterations: Number of steps so far, int64 scalar.
+            followed: Learning rate of the model's optimizer, or `None`.
 
         Raises:
-            ValueError: If this optimizer has none and there is none to follow.
+            ValueError: If this optimizer has no learning rate and `followed` is `None`.
         """
         if isinstance(self._value, keras.optimizers.schedules.LearningRateSchedule):
             return tf.cast(self._value(iterations), tf.float32)
@@ -109,13 +110,13 @@ class SparseOptimizer:
             return self._variable.read_value()
         if followed is None:
             raise UserError(
-                f"{type(self).__name__} has no learning rate: give it one, or train "
-                "it beside a Keras optimizer whose rate it can follow."
+                f"{type(self).__name__} has no learning rate. Set one, or train with a "
+                "Keras optimizer whose learning rate it can follow."
             )
         return tf.cast(followed, tf.float32)
 
     def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
-        """Return slots for rows of this width: name to (width, initial value)."""
+        """Return the slots for rows of this width, by name: (width, initial value)."""
         return {}
 
     def apply(
@@ -127,25 +128,25 @@ class SparseOptimizer:
         rows: tf.Tensor | None = None,
         mean_squares: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Compute one step of U rows.
+        """Compute one step for U rows.
 
-        Each row on its own, without sums over rows: engines may add rows whose result
-        they drop. Gradients are summed by row, unless the optimizer `is_linear`. D may
-        be fewer columns than `embedding_dim`, where a table is split by columns: use
-        `mean_squares` for what needs the whole row.
+        Treat each row independently, because engines may add rows and discard their
+        results. The gradients are summed by row, unless the optimizer `is_linear`. If a
+        table is split by columns, D is less than `embedding_dim`: use `mean_squares`
+        where you need the whole row.
 
         Args:
             gradients: `(U, D)` float32.
-            slots: Name to state of these rows, `(U, width)` float32.
+            slots: State of these rows by slot name, `(U, width)` float32.
             learning_rate: float32 scalar tensor.
             step: Number of this step, from 1; int64 scalar tensor.
-            rows: `(U, D)` the rows, where `writes_rows`.
-            mean_squares: `(U, 1)` means of the squared gradients, where
+            rows: The rows, `(U, D)`, if the class sets `writes_rows`.
+            mean_squares: Means of the squared gradients, `(U, 1)`, if the class sets
                 `uses_mean_squares`.
 
         Returns:
-            `(U, D)` what to subtract from the rows (or with `writes_rows` their new
-            values), and the new state of each slot, by name.
+            The change to subtract from the rows, `(U, D)` (with `writes_rows`, the new
+            rows), and the new state by slot name.
         """
         raise TypeError(f"{type(self).__name__} must define `apply`.")
 
@@ -158,7 +159,7 @@ class SparseOptimizer:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make an optimizer from `get_config()`."""
+        """Create an optimizer from the result of `get_config()`."""
         config = dict(config)
         if isinstance(config.get("learning_rate"), dict):
             config["learning_rate"] = keras.optimizers.schedules.deserialize(

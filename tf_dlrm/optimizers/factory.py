@@ -1,4 +1,4 @@
-"""Optimizers by name or config, and the row-sparse counterpart of a Keras optimizer."""
+"""Optimizers by name or config, and row-sparse counterparts of Keras optimizers."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +24,7 @@ _BY_NAME: dict[str, type[SparseOptimizer]] = {
     "ftrl": SparseFtrl,
     "sparse_ftrl": SparseFtrl,
 }
-# Options that would act on rows without a gradient, or on all variables at once.
+# Options that would affect rows without a gradient, or all variables at once.
 _NEVER = ("use_ema", "gradient_accumulation_steps", "loss_scale_factor")
 CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 _DENSE_ONLY = (
@@ -34,8 +34,8 @@ _DENSE_ONLY = (
     "amsgrad",
     "l2_shrinkage_regularization_strength",
 )
-# Optimizers that scale the loss, keep other weights for evaluation, or ask which
-# variable goes to which of several.
+# Optimizers that scale the loss, evaluate with different weights, or assign variables
+# to several optimizers.
 _REFUSED = (
     keras.optimizers.LossScaleOptimizer,
     keras.optimizers.ScheduleFreeAdamW,
@@ -44,17 +44,21 @@ _REFUSED = (
 
 
 def get(identifier: Any) -> SparseOptimizer:
-    """Return the row-sparse optimizer of an object, name, config or Keras optimizer.
+    """Return the row-sparse optimizer for an object, name, config or Keras optimizer.
 
     Args:
-        identifier: A `SparseOptimizer`; a name (`"sgd"`, `"adagrad"`,
-            `"row_wise_adagrad"`, `"adam"`, `"ftrl"`; or with `sparse_` in front),
-            which follows the learning rate of the model's optimizer; a config made by
-            `keras.saving.serialize_keras_object`; or a Keras `SGD`, `Adagrad`, `Adam`
-            or `Ftrl` object, whose counterpart keeps its learning rate.
+        identifier: One of:
+            a `SparseOptimizer`, which is returned unchanged;
+            a name, `"sgd"`, `"adagrad"`, `"row_wise_adagrad"`, `"adam"` or `"ftrl"`,
+            for an optimizer that follows the learning rate of the model's optimizer
+            (`"sparse_sgd"` and so on and the class names are accepted too);
+            a config from `keras.saving.serialize_keras_object`;
+            a Keras `SGD`, `Adagrad`, `Adam` or `Ftrl` object, whose counterpart has the
+            same learning rate.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, or if a Keras optimizer sets an option that
+            has no row-sparse counterpart.
     """
     if isinstance(identifier, SparseOptimizer):
         return identifier
@@ -81,50 +85,52 @@ def get(identifier: Any) -> SparseOptimizer:
 def for_tables(
     identifier: Any, optimizer: keras.optimizers.Optimizer, tables: Iterable[str]
 ) -> SparseOptimizer | dict[str, SparseOptimizer]:
-    """Return the optimizer of all tables, or one for each.
+    """Return one optimizer for all tables, or a dict with one for each table.
 
     Args:
-        identifier: The `embedding_optimizer` of a model's `compile`.
-        optimizer: The Keras optimizer of the model, whose counterpart is the default.
+        identifier: The `embedding_optimizer` argument of a model's `compile`.
+        optimizer: The Keras optimizer of the model; tables without an optimizer of
+            their own use its counterpart.
         tables: Names of the tables.
 
     Returns:
-        A `SparseOptimizer`, or a dict of table name to one.
+        A `SparseOptimizer`, or a dict that maps table names to optimizers.
     """
     if identifier is None:
         return from_keras(optimizer)
     if not isinstance(identifier, dict) or "class_name" in identifier:
         return get(identifier)
-    # One object for all tables of a name: what has one optimizer is one update.
+    # Tables with the same name share one object, so that one update serves them all.
     by_name = {name: get(name) for name in identifier.values() if isinstance(name, str)}
-    chosen = {
-        table: by_name[each] if isinstance(each, str) else get(each)
-        for table, each in identifier.items()
+    optimizers = {
+        table: by_name[own] if isinstance(own, str) else get(own)
+        for table, own in identifier.items()
     }
-    unnamed = [name for name in tables if name not in chosen]
+    unnamed = [name for name in tables if name not in optimizers]
     if unnamed:
-        chosen |= dict.fromkeys(unnamed, from_keras(optimizer))
-    return chosen
+        optimizers |= dict.fromkeys(unnamed, from_keras(optimizer))
+    return optimizers
 
 
 def from_keras(
     optimizer: keras.optimizers.Optimizer, learning_rate: LearningRate = None
 ) -> SparseOptimizer:
-    """Return the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam`, `Ftrl`.
+    """Return the row-sparse counterpart of a Keras `SGD`, `Adagrad`, `Adam` or `Ftrl`.
 
     Args:
         optimizer: The Keras optimizer.
-        learning_rate: A float or a Keras schedule. By default it follows `optimizer`.
+        learning_rate: A float or a Keras schedule. Default: follow the learning rate of
+            `optimizer`.
 
     Raises:
-        ValueError: If the optimizer, or an option that it sets, has no counterpart
-            that is exact on rows.
+        ValueError: If the optimizer, or an option that it sets, has no exact row-sparse
+            counterpart.
     """
     kind = type(optimizer)
     fix = (
         "Give the tables an optimizer of their own with "
         "compile(..., embedding_optimizer=tf_dlrm.optimizers...); the Keras optimizer "
-        "then trains the MLPs only."
+        "then trains only the MLPs."
     )
     if kind not in (
         keras.optimizers.SGD,
@@ -134,14 +140,14 @@ def from_keras(
     ):
         raise UserError(
             f"{kind.__name__} has no row-sparse counterpart (SGD, Adagrad, Adam and "
-            f"Ftrl have). {fix}"
+            f"Ftrl have one). {fix}"
         )
     for option in (*_NEVER, *_DENSE_ONLY):
         value = getattr(optimizer, option, None)
         if not _is_off(option, value):
             raise UserError(
-                f"`{option}={value}` of {kind.__name__} acts on rows that are not in "
-                f"the batch, or on all variables at once. {fix}"
+                f"`{option}={value}` of {kind.__name__} affects rows that are not in "
+                f"the batch, or all variables at once. {fix}"
             )
     if kind is keras.optimizers.SGD:
         return SparseSGD(learning_rate)
@@ -154,8 +160,8 @@ def from_keras(
     if kind is keras.optimizers.Ftrl:
         if optimizer.learning_rate_power != -0.5:
             raise UserError(
-                "`learning_rate_power` of Ftrl must be -0.5 to have a row-sparse "
-                f"counterpart. Received: {optimizer.learning_rate_power}. {fix}"
+                "Ftrl has a row-sparse counterpart only with `learning_rate_power` "
+                f"-0.5. Received: {optimizer.learning_rate_power}. {fix}"
             )
         return SparseFtrl(
             learning_rate,
@@ -175,15 +181,16 @@ def from_keras(
 def check_dense_optimizer(
     optimizer: keras.optimizers.Optimizer, num_replicas: int = 1
 ) -> None:
-    """Refuse options that dense and row-sparse updates cannot both honour.
+    """Refuse options that dense and row-sparse updates cannot both honor.
 
     Args:
         optimizer: A Keras optimizer.
-        num_replicas: Number of replicas that train.
+        num_replicas: Number of replicas that train the model.
 
     Raises:
-        ValueError: For loss scaling, moving averages, gradient accumulation, several
-            optimizers in one; with several replicas for clipping; by name.
+        ValueError: For loss scaling, moving averages, gradient accumulation or a
+            combination of optimizers, and with several replicas for clipping; the
+            message names the option.
     """
     name = type(optimizer).__name__
     if isinstance(optimizer, _REFUSED):
@@ -202,9 +209,9 @@ def check_dense_optimizer(
         value = getattr(optimizer, option, None)
         if value is not None:
             raise UserError(
-                f"`{option}={value}` of {name} is not supported under {num_replicas} "
-                "replicas: Keras clips the gradients of each before it sums them, "
-                "which trains other weights than one device does."
+                f"`{option}={value}` of {name} is not supported with {num_replicas} "
+                "replicas: Keras clips the gradients of each replica before it sums "
+                "them, so the weights would differ from training on one device."
             )
 
 

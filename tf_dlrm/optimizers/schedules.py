@@ -1,4 +1,4 @@
-"""Learning-rate schedules of the DLRM world."""
+"""Learning rate schedules for DLRM."""
 
 from typing import Any
 
@@ -10,30 +10,31 @@ from tf_dlrm.runtime.errors import UserError
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, constant, then polynomial decay: the schedule of MLPerf's DLRM.
+    """Linear warm-up, constant rate, then polynomial decay, as in MLPerf's DLRM.
 
-    With s the number of the step, from 1: `learning_rate * s / warmup_steps` up to
-    `warmup_steps`; constant before `decay_start_step`; then
-    `learning_rate * (1 - (s - decay_start_step) / decay_steps) ** power`, down to
-    `end_learning_rate`, where it stays. Use one object for the MLPs' optimizer
-    and another, with its own rate, for the tables'.
+    Let s be the number of the step, counted from 1. The rate is
+    `learning_rate * s / warmup_steps` up to step `warmup_steps`, then `learning_rate`
+    until step `decay_start_step`, and then
+    `learning_rate * (1 - (s - decay_start_step) / decay_steps) ** power`, but at least
+    `end_learning_rate`. Use one object for the MLPs' optimizer and another, with its
+    own rate, for the tables' optimizer.
 
     Args:
-        learning_rate: The rate of the constant part.
-        warmup_steps: Steps of the warm-up; 0 for none.
-        decay_start_step: Step at which the decay begins; not inside the warm-up.
-        decay_steps: Steps of the decay; 0 for none.
-        power: Power of the decay.
-        end_learning_rate: Smallest rate of the decay.
+        learning_rate: Rate of the constant part.
+        warmup_steps: Number of warm-up steps; 0 for none.
+        decay_start_step: Step at which the decay begins, after the warm-up.
+        decay_steps: Number of decay steps; 0 for none.
+        power: Exponent of the decay.
+        end_learning_rate: Lowest rate of the decay.
 
     Call arguments:
-        step: Steps done so far (0 at the first one), integer scalar.
+        step: Number of steps so far (0 at the first step), integer scalar.
 
     Returns:
-        float32 scalar: the rate of the step to come.
+        Learning rate of the next step, float32 scalar.
 
     Raises:
-        ValueError: If a number of steps is negative, or the decay begins in the
+        ValueError: If a number of steps is negative, or the decay begins during the
             warm-up.
 
     Example:
@@ -44,8 +45,9 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
     [0.0087, 24.0, 24.0, 9.084]
 
     Reference:
-        `LRPolicyScheduler` of facebookresearch/dlrm (`dlrm_s_pytorch.py`), with the
-        rate after the end at `end_learning_rate` rather than at its last value.
+        `LRPolicyScheduler` of facebookresearch/dlrm (`dlrm_s_pytorch.py`). Unlike
+        there, the rate after the decay is `end_learning_rate`, not the last rate of the
+        decay.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
                 raise UserError(f"`{name}` must not be negative. Received: {value}")
         if decay_steps and decay_start_step < warmup_steps:
             raise UserError(
-                "`decay_start_step` must not lie inside the warm-up. Received: "
+                "`decay_start_step` must not be inside the warm-up. Received: "
                 f"decay_start_step={decay_start_step}, warmup_steps={warmup_steps}"
             )
         self.learning_rate = float(learning_rate)
@@ -78,17 +80,17 @@ class WarmupPolynomialDecay(keras.optimizers.schedules.LearningRateSchedule):
         self.end_learning_rate = float(end_learning_rate)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        # float64: step numbers beyond 2^24 stay apart.
+        # float64 keeps step numbers beyond 2^24 distinct.
         number = tf.cast(step, tf.float64) + 1.0
         scale = tf.ones_like(number)
         if self.warmup_steps:
             scale = tf.minimum(scale, number / self.warmup_steps)
         rate = self.learning_rate * scale
         if self.decay_steps:
-            done = (number - self.decay_start_step) / self.decay_steps
-            left = tf.maximum(1.0 - done, 0.0) ** self.power
-            decayed = tf.maximum(self.learning_rate * left, self.end_learning_rate)
-            rate = tf.where(number >= self.decay_start_step, decayed, rate)
+            progress = (number - self.decay_start_step) / self.decay_steps
+            factor = tf.maximum(1.0 - progress, 0.0) ** self.power
+            decay = tf.maximum(self.learning_rate * factor, self.end_learning_rate)
+            rate = tf.where(number >= self.decay_start_step, decay, rate)
         return tf.cast(rate, tf.float32)
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Adagrad on the touched rows, with one accumulator for each value or each row."""
+"""Adagrad for the rows of a batch, with an accumulator for each value or each row."""
 
 from typing import Any
 
@@ -11,17 +11,20 @@ from tf_dlrm.runtime.errors import UserError
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class SparseAdagrad(SparseOptimizer):
-    """Adagrad. Equals dense Keras Adagrad: a row without gradient does not move.
+    """Adagrad, equal to dense Keras Adagrad, which does not move rows without gradient.
 
     `accumulator += g²`, then `row -= learning_rate * g / sqrt(accumulator + epsilon)`,
-    where g is the sum over the row's occurrences in the batch.
+    where g is the sum of the gradients over the row's occurrences in the batch.
 
     Args:
         learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
         initial_accumulator_value: Initial value of the accumulators.
-        epsilon: Small number against division by zero.
-        epsilon_outside_root: `True` for the form of torch and FBGEMM,
-            `sqrt(accumulator) + epsilon`; they also start at 0.
+        epsilon: Small number that prevents division by zero.
+        epsilon_outside_root: Whether to divide by `sqrt(accumulator) + epsilon`, as
+            torch and FBGEMM do. Their initial accumulator value is 0.
+
+    Raises:
+        ValueError: If `initial_accumulator_value` or `epsilon` is negative.
 
     Reference:
         Duchi et al. 2011, Adaptive Subgradient Methods, algorithm 1.
@@ -72,16 +75,19 @@ class SparseAdagrad(SparseOptimizer):
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class RowWiseAdagrad(SparseOptimizer):
-    """Adagrad with one accumulator for a whole row: 1 / embedding_dim of the state.
+    """Adagrad with one accumulator for each row, which needs little memory.
 
     `accumulator += mean(g²)`, then
-    `row -= learning_rate * g / (sqrt(accumulator) + epsilon)`, as FBGEMM's
-    `EXACT_ROWWISE_ADAGRAD`.
+    `row -= learning_rate * g / (sqrt(accumulator) + epsilon)`, like FBGEMM's
+    `EXACT_ROWWISE_ADAGRAD`. The state is `1 / embedding_dim` of the size of the table.
 
     Args:
         learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
         initial_accumulator_value: Initial value of the accumulators.
-        epsilon: Small number against division by zero.
+        epsilon: Small number that prevents division by zero.
+
+    Raises:
+        ValueError: If `initial_accumulator_value` or `epsilon` is negative.
 
     Reference:
         Mudigere et al. 2021, arXiv 2104.05158, section 4.1.1.

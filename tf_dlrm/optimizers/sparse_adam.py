@@ -1,4 +1,4 @@
-"""Adam on the touched rows (lazy Adam)."""
+"""Lazy Adam, for the rows of a batch."""
 
 from typing import Any
 
@@ -11,18 +11,21 @@ from tf_dlrm.runtime.errors import UserError
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class SparseAdam(SparseOptimizer):
-    """Lazy Adam: moments decay only when their row is touched.
+    """Lazy Adam, which updates rows and their moments only when a batch touches them.
 
-    Equals `torch.optim.SparseAdam`: the bias correction counts all steps, untouched
-    rows keep their values and moments. It equals dense Adam where every row is
-    touched at every step; elsewhere dense Adam moves all rows of all tables at
-    every step, which no table of this size can afford.
+    It equals `torch.optim.SparseAdam`: the bias correction counts all steps, and rows
+    that are not in the batch keep their values and moments. If every step touches every
+    row, it equals dense Adam. Otherwise it differs: dense Adam moves all rows of all
+    tables at every step, which is too slow for large tables.
 
     Args:
         learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
         beta_1: Decay of the first moment.
         beta_2: Decay of the second moment.
         epsilon: Small number added to the root of the second moment.
+
+    Raises:
+        ValueError: If `beta_1` or `beta_2` is outside `[0, 1)`.
 
     Reference:
         Kingma and Ba 2014, arXiv 1412.6980, section 2 (last paragraph).
@@ -57,7 +60,7 @@ class SparseAdam(SparseOptimizer):
         momentum, velocity = slots["momentum"], slots["velocity"]
         momentum += (1.0 - self.beta_1) * (gradients - momentum)
         velocity += (1.0 - self.beta_2) * (tf.square(gradients) - velocity)
-        # float64: 1 - 0.999 loses four digits in float32.
+        # In float32, 1 - 0.999 would lose four digits.
         step = tf.cast(step, tf.float64)
         correction = tf.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
         correction = tf.cast(correction, tf.float32)

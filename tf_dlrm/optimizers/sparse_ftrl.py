@@ -1,4 +1,4 @@
-"""Follow the regularized leader on the touched rows: sparse weights for ads models."""
+"""FTRL (follow the regularized leader) for the rows of a batch."""
 
 from typing import Any
 
@@ -11,25 +11,26 @@ from tf_dlrm.runtime.errors import UserError
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class SparseFtrl(SparseOptimizer):
-    """FTRL-proximal: Adagrad-like steps with L1 that drives values to exact zeros.
+    """FTRL-proximal: Adagrad-like steps with an L1 penalty that gives exact zeros.
 
-    With g the sum over the row's occurrences in the batch, for each value w:
-    `n' = n + g²`, `z += g - (sqrt(n') - sqrt(n)) / learning_rate * w`,
+    For each value w, with g the sum of its gradients over the row's occurrences in the
+    batch: `n' = n + g²`, `z += g - (sqrt(n') - sqrt(n)) / learning_rate * w`,
     `w = (clip(z, -l1, l1) - z) / ((beta + sqrt(n')) / learning_rate + 2 l2)`.
 
-    Equals Keras' `Ftrl` on the rows of the batch. A row that is not in the batch keeps
-    its value (Keras' dense form sets rows that were never touched to zero). A step at
-    learning rate 0 changes nothing, the state included, which would become infinite.
+    It equals Keras' `Ftrl` on the rows of the batch. Rows that are not in the batch
+    keep their values, whereas Keras' `Ftrl` sets rows that no batch has touched to
+    zero. A step with learning rate 0 changes neither rows nor state, because the state
+    would become infinite.
 
     Args:
         learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
         initial_accumulator_value: Initial value of n.
         l1_regularization_strength: L1 penalty, at least 0.
         l2_regularization_strength: L2 penalty, at least 0.
-        beta: Smoothing added to the root of n, at least 0.
+        beta: Smoothing term added to the root of n, at least 0.
 
     Raises:
-        ValueError: If one of them is negative.
+        ValueError: If one of these numbers is negative.
 
     Reference:
         McMahan et al. 2013, Ad click prediction: a view from the trenches, algorithm 1.

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent on the touched rows."""
+"""Stochastic gradient descent for the rows of a batch."""
 
 import keras
 import tensorflow as tf
@@ -8,7 +8,7 @@ from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class SparseSGD(SparseOptimizer):
-    """SGD without momentum: `row -= learning_rate * gradient`. Equals dense SGD.
+    """SGD without momentum, equal to dense SGD: `row -= learning_rate * gradient`.
 
     Args:
         learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.

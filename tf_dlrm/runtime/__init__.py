@@ -1,4 +1,4 @@
-"""The layer below the model: XLA, devices, row operations, files, locks."""
+"""Infrastructure below the model: XLA, devices, row operations, files, locks."""
 
 from tf_dlrm.runtime import disk, huge_pages, locks, remote_files
 from tf_dlrm.runtime.errors import UserError

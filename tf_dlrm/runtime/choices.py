@@ -1,6 +1,6 @@
-"""Choices that were made by measuring, kept in a small file for later processes.
+"""Measurements behind choices, stored in a small file for later processes.
 
-The file is a help, never a condition: one that cannot be read or written is as none.
+The file is optional: if it cannot be read or written, it is ignored.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from tf_dlrm.runtime import disk
 from tf_dlrm.version import __version__
 
 _FORMAT = 1
-_MAX_CHOICES = 200  # of the newest; a few hundred bytes each
+_MAX_CHOICES = 200  # number of newest entries to keep, a few hundred bytes each
 _LOG = logging.getLogger("tf_dlrm")
 
 
 def tell(text: str) -> None:
-    """Log a line to the logger `tf_dlrm`, and with TF_DLRM_LOG=1 to standard error."""
+    """Log a line to the logger `tf_dlrm`, and to standard error if TF_DLRM_LOG=1."""
     _LOG.info(text)
     if os.environ.get("TF_DLRM_LOG", "0") not in ("", "0"):
         print(f"tf_dlrm: {text}", file=sys.stderr, flush=True)
 
 
 def file_path() -> Path | None:
-    """Return the file of choices; `None` with TF_DLRM_CACHE=off.
+    """Return the path of the file, or `None` if TF_DLRM_CACHE=off.
 
-    It lies in the folder that TF_DLRM_CACHE names; by default `tf_dlrm` in
-    XDG_CACHE_HOME or `~/.cache`.
+    The file is in the folder TF_DLRM_CACHE, by default `tf_dlrm` in XDG_CACHE_HOME or
+    `~/.cache`.
     """
     folder = os.environ.get("TF_DLRM_CACHE")
     if folder == "off":
@@ -48,7 +48,7 @@ def file_path() -> Path | None:
 
 
 def find(key: dict[str, Any]) -> dict[str, float] | None:
-    """Return the figures that `keep` kept for a key, or `None`.
+    """Return the figures that `keep` stored for a key, or `None`.
 
     Args:
         key: JSON-safe values.
@@ -60,7 +60,7 @@ def find(key: dict[str, Any]) -> dict[str, float] | None:
 
 
 def keep(key: dict[str, Any], figures: dict[str, float]) -> None:
-    """Keep figures for a key, in place of earlier ones.
+    """Store figures for a key, replacing earlier ones.
 
     Args:
         key: JSON-safe values.
@@ -79,7 +79,7 @@ def keep(key: dict[str, Any], figures: dict[str, float]) -> None:
 
 
 def _read(path: Path | None) -> list[dict[str, Any]]:
-    """Return the valid entries of a file; none where it is damaged or absent."""
+    """Return the valid entries of a file, or none if it is damaged or missing."""
     if path is None:
         return []
     try:
@@ -103,7 +103,7 @@ def _is_valid(entry) -> bool:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the speed of a step depends on beside the model: JSON-safe."""
+    """Return the properties of the machine that affect a step's speed, JSON-safe."""
     return {
         "processor": _processor(),
         "cores": _num_cores(),
@@ -120,9 +120,9 @@ def _num_cores() -> int:
 
 
 def _processor() -> str:
-    """Return the processor's model, and a digest of what it can do.
+    """Return the processor's model with a digest of its features.
 
-    Virtual machines give processors of several generations one name.
+    Virtual machines may report the same name for several generations of processors.
     """
     values: dict[str, str] = {}
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -136,7 +136,7 @@ def _processor() -> str:
 
 
 def is_deterministic() -> bool:
-    """Return whether op determinism is enabled: TensorFlow then tells no time."""
+    """Return whether op determinism is enabled, which forbids tf.timestamp."""
     try:
         tf.timestamp()
     except tf.errors.FailedPreconditionError:

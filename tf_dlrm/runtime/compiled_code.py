@@ -1,14 +1,15 @@
-"""The memory of XLA's compiled code: how much a process has, and giving it back.
+"""The memory of code that XLA compiled: measuring and releasing it.
 
-TensorFlow keeps whatever XLA compiled until the process ends: a dozen memory mappings
-for each shape of a kernel. Linux allows a process 65,530 of them (`vm.max_map_count`)
-and one that reaches the limit crashes, as one would that trains hundreds of models. So
-the code of models that no longer exist is given back before more is compiled, and near
-the limit nothing more is compiled.
+TensorFlow keeps everything that XLA compiled until the process ends, which takes a
+dozen memory mappings for each shape of a kernel. Linux allows a process 65,530 of them
+(`vm.max_map_count`); a process that trains hundreds of models would reach the limit and
+crash. Therefore, the code of models that no longer exist is released before more code
+is compiled, and near the limit nothing more is compiled.
 
-TensorFlow has no call for that. It holds the code of a device in one of the device's
-resources, which `release` destroys by name and type, as one destroys a variable. What
-is still in use is compiled again at its next call. Checked against TensorFlow 2.21.
+TensorFlow has no function for this. It stores the code of a device in one of the
+device's resources, which `release` destroys by name and type, like a variable. Code
+that is still in use is compiled again at its next call. Checked against TensorFlow
+2.21.
 """
 
 import gc
@@ -28,23 +29,23 @@ _LIBRARIES = ("tensorflow", "keras", "tf_keras", "tf_dlrm")
 
 
 class CompiledCode:
-    """A count of the kernels that this process compiled, and those that are dead.
+    """Numbers of kernels that this process has compiled, and of those that are unused.
 
     Attributes:
-        is_full: Whether the process is so near its limit of memory mappings that
+        is_full: Whether the process is so close to its limit of memory mappings that
             nothing more may be compiled.
     """
 
     is_full = False
-    _kernels_per_check = 64  # some 1,700 mappings, and a check takes up to 50 ms
-    _dead_kernels = 64  # as many; fewer are not worth compiling others again
+    _kernels_per_check = 64  # about 1,700 mappings; a check takes up to 50 ms
+    _dead_kernels = 64  # fewer are not worth compiling other kernels again
 
     def __init__(self) -> None:
         self._num_compiled = self._num_dead = self._num_unchecked = 0
         self._is_crowded = False
 
     def add(self, owner: object) -> None:
-        """Count a kernel that is about to be compiled, and dies with `owner`."""
+        """Count a kernel that will be compiled and is unused once `owner` dies."""
         self._num_compiled += 1
         weakref.finalize(owner, self._count_dead).atexit = False
         self._num_unchecked += 1
@@ -59,23 +60,23 @@ class CompiledCode:
         used, allowed = memory_mappings()
         self._is_crowded = used > 0.5 * allowed
         if self._is_crowded:
-            gc.collect()  # models are full of cycles
+            gc.collect()  # models contain many reference cycles
         self.is_full = used > 0.85 * allowed
         if self.is_full:
             warnings.warn(
-                f"This process has {used:,} of the {allowed:,} memory mappings that "
-                "Linux allows it (vm.max_map_count), most of them of code that XLA "
-                "compiled. What is traced from now on runs without XLA: the same "
-                "results, more slowly. Delete models that you no longer need, start "
-                "a new process, or raise the limit.",
+                f"This process uses {used:,} of the {allowed:,} memory mappings that "
+                "Linux allows (vm.max_map_count), most of them for code that XLA "
+                "compiled. Functions that are traced from now on run without XLA: "
+                "results are the same, but slower. Delete models that you no longer "
+                "need, start a new process, or raise the limit.",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
     def release_dead(self) -> None:
-        """Give the code of dead kernels back, once there is enough of it.
+        """Release the code of unused kernels, once there are enough of them.
 
-        Nothing is done while a graph is traced or run, by this thread or another.
+        Nothing happens while any thread traces or runs a graph.
         """
         num_live = self._num_compiled - self._num_dead
         enough = 1 if self._is_crowded else max(self._dead_kernels, num_live)
@@ -85,7 +86,7 @@ class CompiledCode:
 
 
 def memory_mappings() -> tuple[int, float]:
-    """Return how many memory mappings this process has, and how many it may have."""
+    """Return the number of memory mappings of this process, and its limit."""
     try:
         allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
         with open("/proc/self/maps", "rb") as mappings:
@@ -95,7 +96,7 @@ def memory_mappings() -> tuple[int, float]:
 
 
 def _is_idle() -> bool:
-    """Return whether no graph is traced or run, as far as Python's stacks show."""
+    """Return whether no thread traces or runs a graph, judging by Python's stacks."""
     if not tf.executing_eagerly():
         return False
     if not tf.config.experimental.get_synchronous_execution():
@@ -116,13 +117,13 @@ def _is_inside(frame: types.FrameType | None, packages: tuple[str, ...]) -> bool
 
 
 def release() -> bool:
-    """Free all code that XLA compiled for the CPUs of this process.
+    """Release all code that XLA compiled for the CPUs of this process.
 
-    Functions that are called again are compiled again. No such code may be running, in
-    any thread.
+    Functions are compiled again at their next call. No thread may run such code
+    meanwhile.
 
     Returns:
-        Whether there was any.
+        Whether there was any code to release.
     """
     released = [
         _destroy_resource(device.name) for device in tf.config.list_logical_devices()
@@ -137,9 +138,9 @@ def _destroy_resource(device: str) -> bool:
     tensor = handle.attr["value"].tensor
     tensor.dtype = tf.resource.as_datatype_enum
     with tf.device(device):
-        name_of_device = tf.constant(0).device
+        full_name = tf.constant(0).device
         tensor.resource_handle_val.add(
-            device=name_of_device,
+            device=full_name,
             container=_CONTAINER,
             name=_NAME,
             hash_code=_hash64(_TYPE),
@@ -158,9 +159,10 @@ def _destroy_resource(device: str) -> bool:
 
 
 def _hash64(text: str) -> int:
-    """TensorFlow's 64-bit hash, which also numbers the types of resources.
+    """Return TensorFlow's 64-bit hash, which also identifies the types of resources.
 
-    `to_hash_bucket` gives it modulo a number of buckets: two of them tell it.
+    `to_hash_bucket` returns the hash modulo a number of buckets; its values for two
+    numbers determine the hash.
     """
     first, second = (1 << 63) - 1, (1 << 63) - 25
     by_first, by_second = (

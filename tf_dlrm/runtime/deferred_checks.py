@@ -1,8 +1,8 @@
-"""Checks that a step makes on an accelerator and the host reads later.
+"""Checks that a step makes on an accelerator and that the host reads later.
 
-An assertion, or a condition, would make the device wait for the host at each step. A
-failed check is noted on the device instead, the step leaves its batch out, and whoever
-runs the steps raises at the next read.
+An assertion or a condition would make the device wait for the host at each step.
+Instead, a failed check is recorded on the device, the step skips its batch, and the
+caller of the steps raises an error at the next read.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ _thread = threading.local()
 
 
 class _Check(NamedTuple):
-    """The first failure of a check: `(1, *details)`, zeros before."""
+    """The first failure of a check, `(1, *details)`; zeros if there was none."""
 
-    noted: tf.Variable
+    record: tf.Variable
     describe: Callable[[np.ndarray], Exception]
 
 
@@ -37,9 +37,9 @@ class DeferredChecks:
 
     @contextlib.contextmanager
     def read_at_end(self) -> Iterator[None]:
-        """Let the steps that run inside defer their checks; raise for them at the end.
+        """Return a context in which steps defer checks; raise errors when it ends.
 
-        Steps that nobody reads, such as those of a loop of the user's, raise at once.
+        Steps outside such a context, as in a user's own loop, raise immediately.
 
         Raises:
             tf.errors.InvalidArgumentError: For the first check that failed.
@@ -53,9 +53,9 @@ class DeferredChecks:
 
     @contextlib.contextmanager
     def collecting(self) -> Iterator[None]:
-        """Defer the checks of the step that is traced inside, on accelerators.
+        """Return a context that defers the checks of the step that is traced in it.
 
-        In eager mode, and under several replicas, they raise at once.
+        On CPUs, in eager mode and with several replicas, checks raise immediately.
         """
         is_read = self._num_readers > 0 and accelerators.are_visible()
         if not is_read or tf.executing_eagerly() or replicas.count() > 1:
@@ -75,39 +75,39 @@ class DeferredChecks:
         details: tf.Tensor,
         describe: Callable[[np.ndarray], Exception],
     ) -> None:
-        """Note the result of a check.
+        """Record the result of a check.
 
         Args:
-            name: Of the check: checks of one name have one `describe`.
-            failed: Bool scalar tensor.
-            details: Vector of the numbers that the message needs.
-            describe: Makes the exception of them.
+            name: Name of the check; checks with the same name share `describe`.
+            failed: Whether the check failed, bool scalar tensor.
+            details: Vector of the numbers for the message.
+            describe: Function that returns an exception for such numbers.
         """
         details = tf.concat([tf.ones((1,), details.dtype), details], 0)
         if name not in self._checks:
             self._checks[name] = _Check(_make_variable(details), describe)
-        noted = self._checks[name].noted
-        is_first = tf.logical_and(failed, tf.equal(noted[0], 0))
-        accelerators.assign_unless(tf.logical_not(is_first), noted, details)
+        record = self._checks[name].record
+        is_first = tf.logical_and(failed, tf.equal(record[0], 0))
+        accelerators.assign_unless(tf.logical_not(is_first), record, details)
         self._failed.append(failed)
 
     def passed(self) -> tf.Tensor | None:
-        """Return whether all checks of the step so far passed; `None` without any."""
+        """Return whether all checks of the step passed so far; `None` without any."""
         if not self._failed:
             return None
         return tf.logical_not(tf.reduce_any(tf.stack(self._failed)))
 
     def raise_first(self) -> None:
-        """Raise for the first failure that was noted, if there is one."""
-        for noted, describe in self._checks.values():
-            values = noted.numpy()
+        """Raise the error of the first recorded failure, if there is one."""
+        for record, describe in self._checks.values():
+            values = record.numpy()
             if values[0]:
-                noted.assign(tf.zeros_like(noted))
+                record.assign(tf.zeros_like(record))
                 raise describe(values[1:])
 
 
 def _make_variable(like: tf.Tensor) -> tf.Variable:
-    """Make a variable of zeros, outside of the graph and of any strategy."""
+    """Create a variable of zeros, outside of the graph and of any strategy."""
     shape, dtype = like.shape, like.dtype
     device = replicas.device_names()[0]
     return replicas.on_device(
@@ -116,5 +116,5 @@ def _make_variable(like: tf.Tensor) -> tf.Variable:
 
 
 def current() -> DeferredChecks | None:
-    """Return what collects the checks of the step that this thread traces, if any."""
+    """Return the checks of the step that this thread traces, or `None`."""
     return getattr(_thread, "current", None)

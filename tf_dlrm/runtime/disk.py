@@ -1,7 +1,7 @@
-"""Files and folders: flushed to the disk, with errors that explain a failed write.
+"""Files and folders: flushing to the disk, and errors that explain a failed write.
 
-Needs `tf_dlrm.runtime.remote_files` and the standard library alone, so that commands
-without TensorFlow can use it (see `pipelines.whole_files`).
+This module needs only `tf_dlrm.runtime.remote_files` and the standard library, so that
+commands can use it without TensorFlow (see `pipelines.whole_files`).
 """
 
 import contextlib
@@ -34,11 +34,11 @@ _FIXES = {
     errno.EPERM: "Make it writable, or choose another place",
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
-_OF_WRITING = {*_FIXES, errno.EIO}
+_WRITE_ERRORS = {*_FIXES, errno.EIO}
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Flush a file's content, or the names in a folder, to the disk."""
+    """Flush the content of a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -54,7 +54,7 @@ def sync_tree(folder: str | os.PathLike) -> None:
         sync(root)
 
 
-# What was read
+# Reading
 
 
 def fingerprints(
@@ -62,27 +62,27 @@ def fingerprints(
 ) -> list[list[str]]:
     """Identify files by their content, at a bounded cost.
 
-    Of up to `most_bytes` in all, whole files are digested. Of more, each file has an
-    equal part of that, at least 1 MiB: a larger file is told by its size and by 64
-    blocks of that part, the first and the last and others evenly between, so that a
-    change between two blocks that keeps the size is not seen.
+    If the files have up to `most_bytes` in total, they are digested completely.
+    Otherwise, each file gets an equal share of that, but at least 1 MiB. A larger file
+    is identified by its size and 64 evenly spaced blocks, including the first and the
+    last. A change between blocks that keeps the size is not detected.
 
     Args:
         paths: The files, or their addresses.
-        most_bytes: Bytes to read, about.
+        most_bytes: Approximate number of bytes to read.
 
     Returns:
-        For each its name without folders, and its size with a BLAKE2 digest:
-        `"1234:whole:1f..."` or `"1234:blocks of 65536:1f..."`.
+        For each file, its name without folders, and its size with a BLAKE2 digest, such
+        as `"1234:whole:1f..."` or `"1234:blocks of 65536:1f..."`.
     """
     share = max(most_bytes // max(len(paths), 1), 1 << 20)
     total = sum(map(size_of, paths))
-    found = []
+    fingerprints = []
     for path in paths:
-        whole = total <= most_bytes or size_of(path) <= share
-        digest = _fingerprint(path, None if whole else share // _NUM_BLOCKS)
-        found.append([name_of(path), digest])
-    return found
+        is_whole = total <= most_bytes or size_of(path) <= share
+        digest = _fingerprint(path, None if is_whole else share // _NUM_BLOCKS)
+        fingerprints.append([name_of(path), digest])
+    return fingerprints
 
 
 def _fingerprint(path: str | os.PathLike, block_bytes: int | None) -> str:
@@ -99,16 +99,16 @@ def _fingerprint(path: str | os.PathLike, block_bytes: int | None) -> str:
 
 
 def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
-    """Read a JSON file that may hold anything.
+    """Read a JSON file, which may be damaged or hostile.
 
     Args:
         path: The file.
-        kind: What it must hold at the top.
+        kind: Type of the top-level value.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not JSON text, nested too deeply, or holds something else;
-            the message names the file.
+        ValueError: If the file is not JSON, is nested too deeply, or has another
+            top-level type; the message names the file.
     """
     with open(path, "rb") as file:
         text = file.read()
@@ -117,45 +117,45 @@ def read_json(path: str | os.PathLike, kind: type = dict) -> Any:
     except UnicodeDecodeError:
         raise UserError(f"{path} is damaged: it is not UTF-8.") from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged: no JSON text ({error}).") from None
+        raise UserError(f"{path} is damaged: it is not JSON ({error}).") from None
     except RecursionError:
         content = _TOO_DEEP
     if content is _TOO_DEEP or not _is_shallow(content):
         raise UserError(f"{path} is damaged: it is nested too deeply.")
     if not isinstance(content, kind):
         raise UserError(
-            f"{path} is damaged: it holds a {type(content).__name__}, not a "
+            f"{path} is damaged: it contains a {type(content).__name__}, not a "
             f"{kind.__name__}."
         )
     return content
 
 
 def _is_shallow(content: Any) -> bool:
-    """Return whether recursion can handle it, wherever that begins."""
+    """Return whether content is nested so little that recursion can handle it."""
     level = [content]
     for _ in range(_DEEPEST):
-        inner = (each for each in level if isinstance(each, dict | list))
+        containers = (value for value in level if isinstance(value, dict | list))
         level = [
             part
-            for each in inner
-            for part in (each.values() if isinstance(each, dict) else each)
+            for value in containers
+            for part in (value.values() if isinstance(value, dict) else value)
         ]
         if not level:
             return True
     return False
 
 
-# What could not be written
+# Failed writes
 
 
 class WriteError(OSError):
-    """A failed write: what, where, why, and how to continue, in one line.
+    """A failed write, explained in one line with the way to continue.
 
     Args:
-        number: The `errno` of what failed.
-        problem: What cannot be written, where and why, as a sentence.
-        kept: What is still there, as a sentence, or "".
-        then: How to continue once the cause is removed, as the end of a sentence.
+        number: The `errno` of the failure.
+        problem: Sentence that says what cannot be written, where and why.
+        kept: Sentence that says what remains unchanged, or "".
+        then: How to continue after the cause is removed, as the end of a sentence.
     """
 
     def __init__(self, number: int, problem: str, kept: str, then: str) -> None:
@@ -169,15 +169,15 @@ class WriteError(OSError):
 
 
 def find_reason(error: BaseException) -> tuple[int, str] | None:
-    """Return the `errno` and the words of a failed write; `None` for other failures.
+    """Return the `errno` and text of a failed write, or `None` for other errors.
 
-    HDF5 and TensorFlow raise errors of their own, with the system's words inside.
+    HDF5 and TensorFlow raise their own errors, which contain the system's text.
     """
     number = getattr(error, "errno", None)
     if isinstance(error, OSError) and number:
         return number, os.strerror(number)
     text = str(error)
-    for number in _OF_WRITING:
+    for number in _WRITE_ERRORS:
         if os.strerror(number) in text or f"errno = {number}," in text:
             return number, os.strerror(number)
     return None
@@ -191,16 +191,16 @@ def explaining(
     then: str = "start again",
     also: tuple[type[BaseException], ...] = (),
 ) -> Iterator[None]:
-    """Raise failed writes inside as a `WriteError`, in one line.
+    """Return a context that raises failed writes as a `WriteError`, in one line.
 
-    A `WriteError` from inside stays as it is; `advising` gives it other words.
+    A `WriteError` in the context is raised unchanged; `advising` can change its advice.
 
     Args:
-        what: What is written, such as "the vocabulary".
-        path: Where.
-        kept: What is still there if it fails, as a sentence.
+        what: Name of the thing that is written, such as "the vocabulary".
+        path: File or folder that is written to.
+        kept: Sentence that says what remains unchanged after a failure.
         then: How to continue, as the end of a sentence.
-        also: Other exceptions that may tell of a failed write.
+        also: Other types of exceptions that failed writes may raise.
     """
     kinds: tuple[type[BaseException], ...] = (OSError, *also)
     try:
@@ -209,10 +209,10 @@ def explaining(
         raise
     except kinds as error:
         reason = find_reason(error)
-        # One with a name is of that file: perhaps it was read.
-        named = getattr(error, "filename", None)
-        is_ours = _is_at(named, path) if named else reason and reason[0] in _OF_WRITING
-        if reason is None or not is_ours:
+        # An error with a file name may come from reading another file.
+        file = getattr(error, "filename", None)
+        is_write = _is_at(file, path) if file else reason and reason[0] in _WRITE_ERRORS
+        if reason is None or not is_write:
             raise
         number, words = reason
         problem = f"{path}: {what} cannot be written: {words}."
@@ -221,25 +221,28 @@ def explaining(
 
 @contextlib.contextmanager
 def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yield a path to write to; the file takes its place, complete, at the end.
+    """Yield a temporary path; at the end, the complete file replaces `path`.
 
     Args:
-        what: What is written, such as "the model".
-        path: The file.
+        what: Name of the thing that is written, such as "the model".
+        path: The file to write or replace.
 
     Raises:
-        WriteError: If it cannot be written; a file that was there stays.
+        ValueError: If the folder does not exist.
+        WriteError: If the file cannot be written. An existing file is unchanged.
     """
     path = pathlib.Path(path)
     if not path.parent.is_dir():
         raise UserError(
-            f"{path}: there is no folder {path.parent} to write {what} to. Create it."
+            f"{path}: {what} cannot be written, because the folder {path.parent} does "
+            "not exist. Create it."
         )
     with explaining(what, path):
         remove_abandoned(path.parent)
         if path.is_symlink():
             path = path.resolve()
-        name = temporary_name(path.name) + uuid.uuid4().hex[:8]  # threads, restarts
+        # Unique for threads and restarts too.
+        name = temporary_name(path.name) + uuid.uuid4().hex[:8]
         folder = path.with_name(name)
         folder.mkdir()
         try:
@@ -252,7 +255,12 @@ def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]
 
 @contextlib.contextmanager
 def advising(kept: str, then: str) -> Iterator[None]:
-    """Give each `WriteError` raised inside this advice; see `explaining`."""
+    """Return a context that gives each `WriteError` raised in it this advice.
+
+    Args:
+        kept: Sentence that says what remains unchanged after a failure.
+        then: How to continue, as the end of a sentence.
+    """
     try:
         yield
     except WriteError as error:
@@ -261,12 +269,12 @@ def advising(kept: str, then: str) -> Iterator[None]:
         ) from error.__cause__
 
 
-def _is_at(named: Any, path: str | os.PathLike) -> bool:
-    """Return whether a file is at a path, beside it, within it, or a parent."""
-    if not isinstance(named, str | bytes | os.PathLike):
+def _is_at(file: Any, path: str | os.PathLike) -> bool:
+    """Return whether a file is at a path, beside it, inside it, or above it."""
+    if not isinstance(file, str | bytes | os.PathLike):
         return True
-    named, path = pathlib.Path(os.fsdecode(named)), pathlib.Path(path)
-    return named.parent == path.parent or path in named.parents or named in path.parents
+    file, path = pathlib.Path(os.fsdecode(file)), pathlib.Path(path)
+    return file.parent == path.parent or path in file.parents or file in path.parents
 
 
 # Temporary names
@@ -278,12 +286,12 @@ def _host_tag() -> str:
 
 
 def temporary_name(name: str) -> str:
-    """Return a hidden name for an incomplete file, with host and process."""
+    """Return a hidden name for an incomplete file, which contains host and process."""
     return f".{name}.{_host_tag()}.{os.getpid()}.tmp"
 
 
 def remove_abandoned(folder: str | os.PathLike) -> None:
-    """Remove temporary files that dead processes of this host left."""
+    """Remove temporary files of processes on this host that no longer run."""
     try:
         names = os.listdir(folder)
     except OSError:
@@ -297,18 +305,18 @@ def remove_abandoned(folder: str | os.PathLike) -> None:
 
 
 def is_alive(pid: int, start: str | None = None) -> bool:
-    """Return whether a process of this machine runs, the one with that `start`."""
+    """Return whether a process runs on this machine, with this start time if given."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # it is another user's
+        pass  # it belongs to another user
     return start is None or start_of(pid) in (start, None)
 
 
 def start_of(pid: int) -> str | None:
-    """Return the start time of a process in the kernel's ticks, if it runs."""
+    """Return the start time of a process in kernel ticks, or `None` if unknown."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[19]

@@ -1,14 +1,14 @@
-"""`UserError`, which a command reports as one line instead of a traceback.
+"""`UserError`, which commands report as one line instead of a traceback.
 
-Nothing is imported here, so that commands have it without TensorFlow.
+This module imports nothing, so that commands can use it without TensorFlow.
 """
 
 
 class UserError(ValueError):
-    """A mistake of the user: an option, a file, or something that a file contains.
+    """A mistake of the user, in an option, a file, or the content of a file.
 
-    The message names the mistake, what was received and how to mend it. An exception
-    of any other class, but for `OSError`, is a bug: `tf-dlrm` shows its traceback.
+    The message names the mistake, the received value and the fix. An exception of any
+    other class, except `OSError`, is a bug, and `tf-dlrm` shows its traceback.
 
     Example:
 

@@ -1,8 +1,8 @@
-"""The one adapter to TensorFlow's registry of gradients. Checked against 2.21.0.
+"""The only adapter to TensorFlow's gradient registry, checked against 2.21.0.
 
-In a graph `tf.custom_gradient` registers its gradient under a fresh name, for as long
-as the process lives, and with the gradient the graph and whatever that captured: the
-tables of a model that was traced once would never be freed.
+In a graph, `tf.custom_gradient` registers its gradient under a new name until the
+process ends. The gradient keeps the graph alive, with everything that it captured, so
+the tables of a model would never be freed once a function was traced.
 """
 
 import contextlib
@@ -16,11 +16,12 @@ from tensorflow.python.framework import ops
 
 
 def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Do as `tf.custom_gradient`, with a gradient that is freed with its graph.
+    """Decorate like `tf.custom_gradient`, but free the gradient with its graph.
 
     Args:
-        function: Takes tensors; returns a tensor, or several, and the gradient
-            function. It uses no variable but those whose handles it is given.
+        function: Function that takes tensors, and returns one or more tensors and the
+            gradient function. It may only use variables through handles that are
+            arguments.
     """
     decorated = tf.custom_gradient(function)
 
@@ -34,28 +35,28 @@ def custom_gradient(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def freed_with_graph() -> Iterator[None]:
-    """Free what `tf.custom_gradient` registers inside along with the current graph.
+    """Free gradients that `tf.custom_gradient` registers in the context with the graph.
 
-    Keras' optimizers use it too, for sums over replicas.
+    Keras' optimizers register gradients too, for sums over replicas.
     """
     if tf.executing_eagerly():
         yield
         return
     graph = tf.compat.v1.get_default_graph()
-    known = len(graph.get_operations())
+    num_before = len(graph.get_operations())
     yield
-    for operation in graph.get_operations()[known:]:
+    for operation in graph.get_operations()[num_before:]:
         if operation.type != "IdentityN":
             continue
         try:
             name = operation.get_attr("_gradient_op_type").decode()
-        except ValueError:  # an ordinary one
+        except ValueError:  # an ordinary operation
             continue
         _give_to_graph(name, graph)
 
 
 def _give_to_graph(name: str, graph: tf.Graph) -> None:
-    """The graph keeps the gradient of this name; the registry only refers to it."""
+    """Move a gradient from the registry, which keeps a weak reference, to the graph."""
     entry = registered().get(name)
     if entry is None or isinstance(entry["type"], _Reference):
         return
@@ -65,7 +66,7 @@ def _give_to_graph(name: str, graph: tf.Graph) -> None:
 
 
 class _Reference:
-    """A gradient function while somebody else holds it."""
+    """A weak reference to a gradient function."""
 
     def __init__(self, gradient: Callable[..., Any]) -> None:
         self._gradient: Callable[[], Any] = weakref.ref(gradient)
@@ -75,5 +76,5 @@ class _Reference:
 
 
 def registered() -> dict:
-    """Return the registry: name to `{"type": gradient function, ...}`."""
+    """Return the registry, a dict of names to `{"type": gradient function, ...}`."""
     return ops.gradient_registry._registry

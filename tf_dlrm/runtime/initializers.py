@@ -1,4 +1,4 @@
-"""Initial rows of tables: Keras' initializers, and rows that are given."""
+"""Initial rows of tables: Keras' initializers, or arrays of rows."""
 
 import base64
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ import tensorflow as tf
 
 from tf_dlrm.runtime.errors import UserError
 
-_MAX_BYTES = 16 << 20  # the rows are text in the model's config
+_MAX_BYTES = 16 << 20  # the model's config contains the rows as text
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class GivenRows(keras.initializers.Initializer):
-    """Rows that are known, such as pretrained vectors.
+    """Initializer that returns given rows, such as pretrained vectors.
 
     Args:
-        rows: float32 `(vocabulary_size, embedding_dim)`.
+        rows: The rows, float32 `(vocabulary_size, embedding_dim)`.
     """
 
     def __init__(self, rows: Any) -> None:
@@ -26,32 +26,34 @@ class GivenRows(keras.initializers.Initializer):
 
     def __call__(self, shape: Sequence[int], dtype: Any = None) -> tf.Tensor:
         if tuple(shape) != self.rows.shape:
-            raise UserError(f"The rows are {self.rows.shape}. Asked for: {shape}")
+            raise UserError(
+                f"The rows have shape {self.rows.shape}. Received: shape={shape}"
+            )
         return tf.cast(self.rows, dtype or "float32")
 
     def get_config(self) -> dict[str, Any]:
-        """Return the rows as text: base64 of little-endian float32."""
+        """Return the rows as text, base64 of little-endian float32."""
         data = base64.b64encode(self.rows.astype("<f4").tobytes()).decode()
         return {"rows": data, "shape": list(self.rows.shape)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "GivenRows":
-        """Make an initializer from `get_config()`."""
+        """Create an initializer from the result of `get_config()`."""
         data = np.frombuffer(base64.b64decode(config["rows"]), "<f4")
         return cls(data.reshape(config["shape"]))
 
 
 def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
-    """Return the initializer of a table, which a file can hold.
+    """Return the initializer of a table in a form that a file can store.
 
     Args:
-        identifier: As the `initializer` of `EmbeddingTable`.
-        table: The table's name, for messages.
-        shape: The table's shape.
+        identifier: The argument `initializer` of `EmbeddingTable`.
+        table: Name of the table, for messages.
+        shape: Shape of the table.
 
     Raises:
-        ValueError: For rows of another shape, or too many.
-        TypeError: For a function that no file can hold.
+        ValueError: If rows have another shape, are not finite, or take too many bytes.
+        TypeError: If the initializer is a function that a file cannot store.
     """
     if identifier is None:
         return None
@@ -72,14 +74,16 @@ def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
             )
         if not np.isfinite(initializer.rows).all():
             raise UserError(
-                f"`initializer` of table '{table}' must hold finite numbers. Received "
-                f"{int((~np.isfinite(initializer.rows)).sum()):,} that are not"
+                f"`initializer` of table '{table}' must contain only finite numbers. "
+                f"Received: {int((~np.isfinite(initializer.rows)).sum()):,} numbers "
+                "that are not finite"
             )
         if initializer.rows.nbytes > _MAX_BYTES:
             raise UserError(
-                f"`initializer` of table '{table}' may hold at most {_MAX_BYTES >> 20} "
-                f"MiB of rows. Received: {initializer.rows.nbytes:,} bytes. Set them "
-                f"once the model is made: model.embedding.set_table('{table}', rows)"
+                f"`initializer` of table '{table}' may have at most {_MAX_BYTES >> 20} "
+                f"MiB of rows. Received: {initializer.rows.nbytes:,} bytes. Set the "
+                "rows after creating the model: "
+                f"model.embedding.set_table('{table}', rows)"
             )
         return initializer
     initializer = keras.initializers.get(identifier)
@@ -87,8 +91,8 @@ def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
     has_config = isinstance(initializer, type) or hasattr(initializer, "get_config")
     if "<" in name or not (has_config or name):
         raise TypeError(
-            f"`initializer` of table '{table}' is a function that a saved model cannot "
-            "hold. Give the rows as an array, or a subclass of "
+            f"`initializer` of table '{table}' is a function that cannot be saved with "
+            "a model. Pass an array of rows, or a subclass of "
             "keras.initializers.Initializer with `get_config`. Received: "
             f"{identifier!r}"
         )

@@ -1,6 +1,6 @@
-"""One writer at a time: locks of folders and files that end with their process.
+"""Locks of folders and files, which allow one writer and end with its process.
 
-Needs `tf_dlrm.runtime.disk` and the standard library alone, as that does.
+This module needs only `tf_dlrm.runtime.disk` and the standard library.
 """
 
 import contextlib
@@ -26,17 +26,17 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
 
 
 class InUseError(UserError):
-    """Another process writes to a folder or a file; nothing in it was touched."""
+    """Another process is writing to a folder or file. Nothing was changed."""
 
 
-_open_locks: dict[str, int] = {}  # descriptors by path, of this process
+_open_locks: dict[str, int] = {}  # descriptors of this process's locks by path
 _held: contextvars.ContextVar[frozenset[tuple[int, str]]] = contextvars.ContextVar(
     "held", default=frozenset()
 )
 
 
 def _forget_locks() -> None:
-    """A forked child holds no lock, and keeps none alive."""
+    """Close all descriptors in a forked child, which holds no lock."""
     for descriptor in _open_locks.values():
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -48,45 +48,51 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Lock a folder against other writers; it is created if necessary.
+    """Lock a folder against other writers, and create it if necessary.
 
-    The system's lock (`flock`) of the file `.lock` in it counts: it ends with the
-    process, however that ends, so a killed one never blocks the next. The file tells
-    others who holds it. It is safe on local file systems, and on network ones that
-    pass `flock` on (NFS, CephFS, Lustre mounted with `flock`). Where there is no such
-    lock at all, the file's text counts: a process of this host is looked for by its
-    number and start. On network file systems that keep locks to one host, two hosts
-    that begin within the same moment are not told apart.
+    The lock is the system's lock (`flock`) of the file `.lock` in the folder. It ends
+    with the process, however that ends, so a killed process never blocks others. The
+    file says which process holds the lock. The lock is safe on local file systems, and
+    on network file systems that forward `flock` (NFS, CephFS, Lustre mounted with
+    `flock`). If the file system has no locks, the text of the file counts, and a
+    process on this host is identified by its id and start time. On network file systems
+    whose locks are local to a host, two hosts that start at the same moment can both
+    get the lock.
 
-    A lock that a process of another host left cannot be judged from here: it is
-    refused, with what to remove.
+    If a process of another host left the file behind, this host cannot tell whether the
+    process still runs. The lock is then refused, and the message says what to remove.
 
-    A function that is called inside may lock the same folder again; another thread,
-    and a forked child, may not.
+    Functions called in the context may lock the same folder again. Other threads and
+    forked children may not.
 
     Args:
         folder: The folder.
 
     Raises:
-        InUseError: If another process writes to it.
-        WriteError: If it cannot be written to.
+        InUseError: If another process is writing to the folder.
+        WriteError: If the folder is not writable.
     """
     folder = pathlib.Path(folder)
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     with explaining("the folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder / _LOCK, folder):
             yield
     finally:
-        for each in made:  # if nothing came of it
+        for path in new_folders:  # remove those that are still empty
             with contextlib.suppress(OSError):
-                each.rmdir()
+                path.rmdir()
 
 
 @contextlib.contextmanager
 def locked_file(path: str | os.PathLike) -> Iterator[None]:
-    """Lock a single file, and what belongs to it, by `.<name>.lock` beside it."""
+    """Lock a single file, and files that belong to it, by `.<name>.lock` next to it.
+
+    Raises:
+        InUseError: If another process is writing to the file.
+        WriteError: If the folder is not writable.
+    """
     path = pathlib.Path(path)
     with explaining("the folder", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,15 +117,15 @@ def _locked(path: str | os.PathLike, what: str | os.PathLike) -> Iterator[None]:
 
 
 def take(path: str | os.PathLike, what: str | os.PathLike) -> None:
-    """Take a lock, until `release` or the end of the process.
+    """Take a lock, which is held until `release` or the end of the process.
 
     Args:
-        path: The lock's file.
+        path: File of the lock.
         what: The locked folder or file, for the message.
 
     Raises:
-        InUseError: If it is taken, by this process too.
-        WriteError: If the file cannot be made.
+        InUseError: If another process, or this one, already holds the lock.
+        WriteError: If the file cannot be created.
     """
     while True:
         with explaining("the lock", path):
@@ -130,7 +136,7 @@ def take(path: str | os.PathLike, what: str | os.PathLike) -> None:
                 raise InUseError(_describe(path, what, _read_note(descriptor)))
             if not _is_still(descriptor, path):
                 os.close(descriptor)
-                continue  # it was given back, and its file removed, meanwhile
+                continue  # it was released, and its file removed, in the meantime
             note = _read_note(descriptor)
             if note and (_is_elsewhere(note) or not (has_locks or _is_over(note))):
                 raise InUseError(_describe(path, what, note))
@@ -145,7 +151,7 @@ def take(path: str | os.PathLike, what: str | os.PathLike) -> None:
 
 
 def release(path: str | os.PathLike) -> None:
-    """Give a lock back; without effect if this process does not hold it."""
+    """Release a lock; do nothing if this process does not hold it."""
     descriptor = _open_locks.pop(os.path.realpath(path), None)
     if descriptor is None:
         return
@@ -161,7 +167,12 @@ def holds(path: str | os.PathLike) -> bool:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Take a lock; return whether the file system has locks, `None` if it is taken."""
+    """Try to take a lock.
+
+    Returns:
+        `True` if it was taken, `None` if another process holds it, `False` if the file
+        system has no locks.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -182,7 +193,7 @@ def _is_still(descriptor: int, path: str | os.PathLike) -> bool:
 
 @functools.cache
 def _boot() -> str:
-    """Return an id of this boot of this machine, the same in its containers."""
+    """Return the id of this machine's current boot, the same in all its containers."""
     try:
         return pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -199,18 +210,18 @@ def _write_note(descriptor: int) -> None:
         "since": datetime.datetime.now().astimezone().isoformat(" ", "seconds"),
         "command": shlex.join(command)[:300],
     }
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+    with contextlib.suppress(OSError):  # the lock works even if the disk is full
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(note).encode() + b"\n", 0)
 
 
 def _read_note(descriptor: int) -> dict:
-    """Return the holder's note about itself; empty if there is none."""
+    """Return the note of the lock's holder, or `{}` if there is none."""
     try:
         note = json.loads(os.pread(descriptor, _MAX_NOTE_BYTES, 0))
         kinds = {"pid": int, "host": str, "boot": str, "since": str, "command": str}
-        is_whole = all(isinstance(note[name], kind) for name, kind in kinds.items())
-        return note if is_whole else {}
+        is_complete = all(isinstance(note[name], kind) for name, kind in kinds.items())
+        return note if is_complete else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
@@ -221,13 +232,16 @@ def _is_elsewhere(note: dict) -> bool:
 
 
 def _is_over(note: dict) -> bool:
-    """Return whether a holder on this machine is gone."""
+    """Return whether a holder on this machine no longer runs."""
     return note["boot"] != _boot() or not is_alive(note["pid"], note.get("start"))
 
 
 def _describe(path: str | os.PathLike, what: str | os.PathLike, note: dict) -> str:
     if not note:
-        return f"{what} is being written by another process. Wait, or name another."
+        return (
+            f"{what} is being written by another process. Wait for it, or choose "
+            "another place."
+        )
     host, command = (_printable(note[name]) for name in ("host", "command"))
     who = (
         f"{what} is being written by process {note['pid']} on {host} ({command}), "
@@ -235,10 +249,10 @@ def _describe(path: str | os.PathLike, what: str | os.PathLike, note: dict) -> s
     )
     if _is_elsewhere(note):
         return (
-            f"{who}. Whether that still runs cannot be told from this host: if it does "
+            f"{who}. This host cannot tell whether that process still runs. If it does "
             f"not, remove {path} and start again."
         )
-    return f"{who}. Wait for it, or name another place; nothing was changed."
+    return f"{who}. Wait for it, or choose another place; nothing was changed."
 
 
 def _printable(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Input files at an address, such as `s3://bucket/day_0.gz`, read as local ones are.
+"""Input files at remote addresses, such as `s3://bucket/day_0.gz`.
 
-Needs the standard library and `errors`, and Arrow once an address is read. Arrow finds
-keys, regions and endpoints where the file systems' own settings are: the variables and
+This module needs the standard library and `errors`, and Arrow to read an address. Arrow
+takes keys, regions and endpoints from the usual settings: environment variables and
 files of AWS, Google Cloud, Azure and Hadoop, or options of the address.
 """
 
@@ -27,14 +27,14 @@ _SCHEMES = {
     "abfss": "abfss",
 }
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+)://?(?P<rest>.*)", re.DOTALL)
-_PATTERN = re.compile(r"[*\[]")  # a "?" begins the options of an address
-_BUFFER_BYTES = 4 << 20  # one request
+_PATTERN = re.compile(r"[*\[]")  # "?" begins the options of an address
+_BUFFER_BYTES = 4 << 20  # bytes per request
 _LONGEST_REASON = 300
-_GOOGLE_SECONDS = "10"  # to try again for; the client's own limit is 15 minutes
+_GOOGLE_SECONDS = "10"  # time limit for retries; the client's default is 15 minutes
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Return whether a path is an address; a local file of that name goes first."""
+    """Return whether a path is an address and not an existing local file."""
     path = os.fspath(path)
     if not isinstance(path, str) or not _ADDRESS.fullmatch(path):
         return False
@@ -42,7 +42,11 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def to_local(path: str) -> str:
-    """The path that a `file:` address names; other paths as they are."""
+    """Return the path of a `file:` address; return other paths unchanged.
+
+    Raises:
+        ValueError: If the address names another host.
+    """
     if not path.lower().startswith("file:/") or os.path.exists(path):
         return path
     address = urllib.parse.urlsplit(path)
@@ -55,24 +59,24 @@ def to_local(path: str) -> str:
 
 
 def absolute(path: str | os.PathLike) -> str:
-    """An absolute path; an address as it is."""
+    """Return an absolute path; return an address unchanged."""
     return os.fspath(path) if is_remote(path) else os.path.abspath(path)
 
 
 def name_of(path: str | os.PathLike) -> str:
-    """The name without folders, and without the options of an address."""
+    """Return the file name without folders and without the options of an address."""
     if is_remote(path):
         path = _split(os.fspath(path))[0]
     return os.path.basename(path)
 
 
 def open_file(path: str | os.PathLike, buffer_bytes: int = _BUFFER_BYTES) -> BinaryIO:
-    """Opens a file to read its bytes.
+    """Open a file to read its bytes.
 
     Args:
         path: A local path, or an address.
-        buffer_bytes: Bytes that one request fetches, of an address; 0 for none that
-            are not asked for.
+        buffer_bytes: For an address, the number of bytes per request; 0 fetches only
+            the requested bytes.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -87,12 +91,12 @@ def open_file(path: str | os.PathLike, buffer_bytes: int = _BUFFER_BYTES) -> Bin
 
 
 def size_of(path: str | os.PathLike) -> int:
-    """Bytes of a file."""
+    """Return the size of a file in bytes."""
     return _find(os.fspath(path)).size if is_remote(path) else os.path.getsize(path)
 
 
 def stamp(path: str | os.PathLike) -> tuple[int, int, int]:
-    """Return size, time and, of a local file, its inode: they change with the file."""
+    """Return size, modification time and inode (0 if remote), to detect changes."""
     if is_remote(path):
         file = _find(os.fspath(path))
         return file.size, file.mtime_ns or 0, 0
@@ -101,16 +105,16 @@ def stamp(path: str | os.PathLike) -> tuple[int, int, int]:
 
 
 def expand(address: str) -> tuple[list[str], bool]:
-    """The files that an address stands for.
+    """Return the files that an address stands for.
 
     Args:
-        address: Of a file, of a folder, or with `*` and `[...]` in its names.
+        address: Address of a file or a folder, or with `*` and `[...]` in its names.
 
     Returns:
-        The addresses, sorted, and whether they are those of a folder.
+        The sorted addresses of the files, and whether `address` is a folder.
 
     Raises:
-        FileNotFoundError: If nothing is there, or nothing matches.
+        FileNotFoundError: If the address does not exist, or no file matches.
         ValueError: If the address cannot be read; the message says why.
     """
     path, options = _split(address)
@@ -166,21 +170,21 @@ def _find(address):
 
 
 def _open_system(address):
-    """Arrow's file system of an address, and the path in it."""
+    """Return Arrow's file system for an address, and the path in it."""
     match = _ADDRESS.fullmatch(address)
     scheme = match["scheme"].lower() if match else ""
     if match is None or scheme not in _SCHEMES or "://" not in address:
         raise UserError(
-            f"{address!r} is a remote address that cannot be read. Those that can "
-            f"begin with {', '.join(f'{name}://' for name in _SCHEMES)}. Copy the "
-            "file to a local folder, or mount it as one."
+            f"{address!r} is a remote address that cannot be read. Supported "
+            f"addresses begin with {', '.join(f'{name}://' for name in _SCHEMES)}. "
+            "Copy the file to a local folder, or mount the remote folder."
         )
     path, options = _split(f"{_SCHEMES[scheme]}://{match['rest']}")
     if ":" in path[: path.find("@") + 1].partition("://")[2]:
         raise UserError(
-            "An address with a password is refused, since it would be written into "
-            "logs and runs. Set the password in the environment, such as "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            "An address must not contain a password, because it would be written to "
+            "logs and run folders. Set the password in the environment, for example "
+            "with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         )
     if _SCHEMES[scheme] == "gs" and "retry_limit_seconds" not in options:
         options += f"{'&' if options else '?'}retry_limit_seconds={_GOOGLE_SECONDS}"
@@ -188,7 +192,7 @@ def _open_system(address):
         return _from_uri(path + options)
 
 
-@functools.lru_cache(4096)  # which region a bucket lies in is asked once
+@functools.lru_cache(4096)  # requests the region of a bucket only once
 def _from_uri(uri):
     from pyarrow import fs
 
@@ -220,7 +224,7 @@ class _Explaining:
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file at an address, as a stream whose errors are one sentence."""
+    """A stream of a file at an address, with errors in one sentence."""
 
     def __init__(self, address):
         self._address = address

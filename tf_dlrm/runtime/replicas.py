@@ -1,4 +1,4 @@
-"""The replicas of the current strategy: their devices, and functions of all of them."""
+"""The replicas of the current strategy: devices, and functions of all replicas."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ def count() -> int:
 
 
 def number() -> int:
-    """Return the number of the current replica; 0 outside of replicas."""
+    """Return the number of the current replica, or 0 outside of replicas."""
     context = tf.distribute.get_replica_context()
     if context is None:
         return 0
@@ -28,14 +28,14 @@ def number() -> int:
 
 
 def device_names() -> tuple[str, ...]:
-    """Return the names of the devices, by replica; `""` without a strategy.
+    """Return the device name of each replica; `("",)` without a strategy.
 
     Raises:
-        ValueError: Under a strategy whose replicas are not all in this process, where
-            the tables of its workers would come to differ.
+        ValueError: If the strategy has replicas in other processes, because the tables
+            of its workers would diverge.
     """
     if not tf.distribute.has_strategy():
-        return ("",)  # wherever TensorFlow puts it
+        return ("",)  # TensorFlow's default device
     strategy = tf.distribute.get_strategy()
     devices = tuple(strategy.extended.worker_devices)
     elsewhere = (
@@ -44,37 +44,37 @@ def device_names() -> tuple[str, ...]:
     )
     if len(devices) != count() or isinstance(strategy, elsewhere):
         raise UserError(
-            "Embedding tables can be trained under tf.distribute.MirroredStrategy, on "
-            f"the devices of one process. Received: {type(strategy).__name__} with "
+            "Embedding tables can only be trained on the devices of one process, under "
+            f"tf.distribute.MirroredStrategy. Received: {type(strategy).__name__} with "
             f"{count()} replicas, {len(devices)} of them in this process"
         )
     return devices
 
 
 def check_devices(layer: keras.layers.Layer, what: str) -> None:
-    """Raise unless an embedding layer was made under the current strategy.
+    """Check that an embedding layer was created under the current strategy.
 
     Args:
-        layer: The layer; one whose `devices` is `None` fits any.
-        what: What was called, for the message.
+        layer: The layer. If its `devices` is `None`, it fits any strategy.
+        what: Subject of the message, such as "`fit`".
 
     Raises:
-        ValueError: If its tables are for other devices.
+        ValueError: If the layer's tables are on other devices.
     """
     devices = layer.devices
     if devices is not None and devices != device_names():
         raise UserError(
-            f"{what} needs an embedding layer that was made under the same strategy: "
-            "make the layer, the model and its optimizer, and compile, inside of one "
-            f"`with strategy.scope():`. The layer's devices: {devices}, the current "
-            f"strategy's: {device_names()}"
+            f"{what} needs an embedding layer created under the same strategy. "
+            "Create the layer, the model and its optimizer, and compile, in the same "
+            f"`with strategy.scope():`. Received: devices {devices} of the layer, "
+            f"{device_names()} of the strategy"
         )
 
 
 def on_device(device: str, make: Callable[[], Result]) -> Result:
     """Call `make` on a device, outside of the strategy, which would mirror variables.
 
-    The scope of a strategy is its thread's own, so another thread is out of it.
+    A strategy's scope is local to its thread, so `make` is called in another thread.
     """
 
     def call():
@@ -91,11 +91,12 @@ def run_for_all(
 ) -> Any:
     """Call `function` once, with the arguments of all replicas.
 
-    To be called by each replica. Outside of replicas there is one set of arguments.
+    Each replica must call `run_for_all`. Outside of replicas, there is one set of
+    arguments.
 
     Args:
-        function: Takes a list with the arguments of each replica, and returns a list
-            with a result for each.
+        function: Function that takes a list with the arguments of each replica, and
+            returns a list with a result for each replica.
         arguments: Dict of tensors of this replica.
 
     Returns:
@@ -105,17 +106,15 @@ def run_for_all(
     if context is None or count() == 1:
         return function([arguments])[0]
     names = list(arguments)
-    settings = xla.settings()  # a thread's own, and what is merged has another
+    settings = xla.settings()  # local to the thread; `merged` runs in another one
 
     def merged(strategy, *values):
         num_replicas = strategy.num_replicas_in_sync
-        found = [strategy.experimental_local_results(value) for value in values]
-        # One tensor that all replicas were given comes once.
-        found = [each * num_replicas if len(each) == 1 else each for each in found]
-        of_replicas = zip(*found, strict=True)
+        columns = [strategy.experimental_local_results(value) for value in values]
+        # A tensor that all replicas share appears only once.
+        columns = [c * num_replicas if len(c) == 1 else c for c in columns]
+        rows = zip(*columns, strict=True)
         with settings:
-            return tuple(
-                function([dict(zip(names, each, strict=True)) for each in of_replicas])
-            )
+            return tuple(function([dict(zip(names, r, strict=True)) for r in rows]))
 
     return context.merge_call(merged, args=tuple(arguments.values()))[number()]

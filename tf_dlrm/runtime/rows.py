@@ -1,9 +1,9 @@
-"""Operations on some rows of a table: in place, and only on those rows.
+"""In-place operations on some rows of a table.
 
-They take the plain `tf.Variable` of one device, or its handle, never a tensor made from
-it: a dense read anywhere (an `identity`, a cast, Keras' `ops.take`) would make the next
-update copy the whole table. Of a variable that a strategy made, `local_variables` gives
-the plain ones.
+They take the `tf.Variable` of one device, or its handle, never a tensor made from it: a
+dense read anywhere (an `identity`, a cast, Keras' `ops.take`) would make the next
+update copy the whole table. For a variable that a strategy created, `local_variables`
+returns the variables of the devices.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,24 +14,24 @@ import tensorflow as tf
 
 from tf_dlrm.runtime import accelerators, gradients
 
-INT32_ROWS = (1 << 31) - 1  # tables of more rows, and ids of them, are int64
-_BLOCK_VALUES = 1 << 20  # 4 MiB of float32 in flight when a table is read or written
+INT32_ROWS = (1 << 31) - 1  # row numbers of larger tables are int64
+_BLOCK_VALUES = 1 << 20  # values (4 MiB) in a block when tables are read or written
 
 # Shapes: V values in the batch, U unique rows, D width.
 
 
 def row_dtype(num_rows: int) -> tf.DType:
-    """Return the dtype for rows of a table and their number: int32 or int64."""
+    """Return the dtype for row numbers of a table: int32 or int64."""
     return accelerators.index_dtype() if num_rows <= INT32_ROWS else tf.int64
 
 
 def gather(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
-    """Read rows: `(...,)` to `(..., D)`."""
+    """Return rows `(...,)` of a table as `(..., D)`."""
     return tf.gather(table, rows)
 
 
 def subtract(table: tf.Variable, rows: tf.Tensor, values: tf.Tensor) -> None:
-    """Subtract from rows; repeated rows add up."""
+    """Subtract values from rows; values of repeated rows add up."""
     tf.raw_ops.ResourceScatterSub(
         resource=table.handle, indices=rows, updates=tf.cast(values, table.dtype)
     )
@@ -48,23 +48,23 @@ def sum_repeated(rows: tf.Tensor, gradients: tf.Tensor) -> tuple[tf.Tensor, tf.T
     """Sum the gradients of rows that occur more than once.
 
     Args:
-        rows: `(V,)` int32 or int64.
-        gradients: `(V, D)` float.
+        rows: Rows, int32 or int64 `(V,)`.
+        gradients: Gradients of the rows, float `(V, D)`.
 
     Returns:
-        `(U,)` unique rows in the order of first occurrence, `(U, D)` sums.
+        Unique rows `(U,)` in the order of first occurrence, and their sums `(U, D)`.
     """
     unique, places = tf.unique(rows)
     return unique, tf.math.unsorted_segment_sum(gradients, places, tf.size(unique))
 
 
 def mean_squares(gradients: tf.Tensor) -> tf.Tensor:
-    """Return means of the squares of rows: `(n, D)` to `(n, 1)`."""
+    """Return the mean of the squares of each row of `(n, D)`, as `(n, 1)`."""
     return tf.reduce_mean(tf.square(gradients), axis=1, keepdims=True)
 
 
 def gather_from(handle: tf.Tensor, rows: tf.Tensor, width: int) -> tf.Tensor:
-    """Read rows of a float32 variable by its handle: `(...,)` to `(..., width)`."""
+    """Return rows `(...,)` of a float32 variable, by its handle, as `(..., width)`."""
     values = tf.raw_ops.ResourceGather(resource=handle, indices=rows, dtype=tf.float32)
     return tf.ensure_shape(values, [*rows.shape, width])
 
@@ -75,37 +75,37 @@ def read_for_any_optimizer(
     weights: tf.Tensor | None,
     rows_and_gradients: Callable[[tf.Tensor], tuple[Any, tf.Tensor | None]],
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Read a table by some rows, with a gradient for stock Keras optimizers.
+    """Read some rows of a table, with a gradient for stock Keras optimizers.
 
-    They do not sum repeated rows of `tf.IndexedSlices` (one Adagrad step with a
-    doubled row ends elsewhere), so the gradient holds each row once, and never the
-    null row.
+    These optimizers do not sum repeated rows of `tf.IndexedSlices`, so an Adagrad step
+    with a repeated row would be wrong. The gradient therefore contains each row once,
+    and never the null row.
 
     Args:
-        read: Function of the table's handle and `weights` that returns the values and
-            a second tensor, which has no gradient.
+        read: Function of the table's handle and `weights` that returns the values, and
+            a second tensor without a gradient.
         table: The variable.
-        weights: A tensor whose gradient is wanted, or `None`.
+        weights: A tensor that needs a gradient, or `None`.
         rows_and_gradients: Function of the gradient of the values that returns the
             gradient of the table, and that of `weights` (or `None`).
 
     Returns:
-        What `read` returned.
+        The result of `read`.
     """
 
-    # The variable goes in as its handle: a variable that `tf.custom_gradient` finds
-    # for itself is read, and so copied, whole at every call.
+    # Pass the variable as a handle: if `tf.custom_gradient` captured the variable, each
+    # call would read, and thus copy, the whole table.
     @gradients.custom_gradient
     def custom(handle, *weights):
         result = read(handle, *weights)
 
         def gradient(upstream, _):
-            of_table, of_weights = rows_and_gradients(upstream)
-            return of_table, *([of_weights] if weights else [])
+            table_gradient, weights_gradient = rows_and_gradients(upstream)
+            return table_gradient, *([weights_gradient] if weights else [])
 
         return result, gradient
 
-    # A gather of nothing: tapes take notice of the variable.
+    # Gather no rows, so that tapes watch the variable.
     tf.gather(table, tf.zeros((0,), row_dtype(table.shape[0])))
     return custom(table.handle, *(() if weights is None else (weights,)))
 
@@ -117,18 +117,18 @@ def unique_slices(
     null_row: int,
     sparse: bool = True,
 ) -> tf.IndexedSlices | tf.Tensor:
-    """Return a table's gradient from those of its rows: each row once, no null row.
+    """Return a table's gradient from those of rows: each row once, without null row.
 
     Args:
         table: The variable.
-        rows: `(V,)`, repeated as they come.
-        gradients: `(V, D)`.
-        null_row: Row that is left out.
-        sparse: With `False` the result is dense, of the table's shape.
+        rows: Rows, `(V,)`, possibly with repetitions.
+        gradients: Gradients of the rows, `(V, D)`.
+        null_row: Row to omit.
+        sparse: Whether to return `tf.IndexedSlices` instead of a dense tensor.
     """
-    kept = tf.not_equal(rows, null_row)
+    is_row = tf.not_equal(rows, null_row)
     rows, sums = sum_repeated(
-        tf.boolean_mask(rows, kept), tf.boolean_mask(gradients, kept)
+        tf.boolean_mask(rows, is_row), tf.boolean_mask(gradients, is_row)
     )
     if not sparse:
         return tf.math.unsorted_segment_sum(sums, rows, table.shape[0])
@@ -136,14 +136,14 @@ def unique_slices(
 
 
 def block_ranges(num_rows: int, width: int) -> Iterator[tuple[int, int]]:
-    """Yield `(first, last + 1)` of row blocks small enough to copy at once."""
+    """Yield the ranges `(first, last + 1)` of blocks small enough to copy at once."""
     step = max(1, _BLOCK_VALUES // width)
     for first in range(0, num_rows, step):
         yield first, min(first + step, num_rows)
 
 
 def read_range(table: tf.Variable, first: int, num_rows: int) -> np.ndarray:
-    """Copy consecutive rows to NumPy, block by block."""
+    """Return a NumPy copy of consecutive rows, made block by block."""
     width = int(table.shape[1])
     result = np.empty((num_rows, width), table.dtype.as_numpy_dtype)
     for a, b in block_ranges(num_rows, width):
@@ -167,7 +167,7 @@ def write_range(
 
 
 def is_finite(table: tf.Variable) -> bool:
-    """Return whether all values are finite; they are read block by block."""
+    """Return whether all values are finite, reading block by block."""
     return all(
         bool(tf.reduce_all(tf.math.is_finite(gather(table, _range(table, a, b)))))
         for a, b in block_ranges(*table.shape)
@@ -175,10 +175,10 @@ def is_finite(table: tf.Variable) -> bool:
 
 
 def _range(table: tf.Variable, first: int, end: int) -> tf.Tensor:
-    """The rows first .. end - 1 of a table, of which there may be 2^31 and more."""
+    """Return the rows first .. end - 1, also for tables with more than 2^31 rows."""
     return tf.range(first, end, dtype=row_dtype(table.shape[0]))
 
 
 def local_variables(variable: tf.Variable) -> tuple[tf.Variable, ...]:
-    """Return this process' plain variables behind a (possibly mirrored) variable."""
+    """Return this process's device variables of a (possibly mirrored) variable."""
     return tf.distribute.get_strategy().experimental_local_results(variable)

@@ -1,12 +1,12 @@
-"""Small parts of a step as XLA kernels, beside TensorFlow's own operations.
+"""XLA kernels for small parts of a step.
 
-XLA wins where rows are gathered, summed and scattered: its loops are in place, fused
-and several times faster than TensorFlow's kernels on a CPU. It loses on matrix
-products, which oneDNN does better. So only these parts are compiled, and the MLPs are
-not. `jit_compile=False` in `compile` turns all of it off, as `disabled()` does.
+XLA is best at gathering, summing and scattering rows: on a CPU its loops are in place,
+fused and several times faster than TensorFlow's kernels. It is worse at matrix
+products, for which oneDNN is faster. Therefore only these small parts are compiled, not
+the MLPs. `compile(jit_compile=False)` or `disabled()` turns all of this off.
 
-Whoever has one way of computing with XLA and another without asks `enabled()` once per
-call and tells the kernels: the answer may change from one moment to the next, since
+Code that computes in different ways with and without XLA must call `enabled()` once per
+call and pass the answer to its kernels. The answer may change at any time, because
 `compiled_code` stops compiling near the limit of memory mappings.
 """
 
@@ -28,7 +28,7 @@ _state = threading.local()
 def enabled() -> bool:
     """Return whether kernels are compiled: on CPUs, outside of `disabled()`.
 
-    Accelerators have fast kernels of their own for what is compiled here.
+    Accelerators have fast kernels of their own for these parts.
     """
     return is_enabled_on_cpus() and can_compile()
 
@@ -39,16 +39,16 @@ def is_enabled_on_cpus() -> bool:
 
 
 def is_disabled() -> bool:
-    """Return whether this thread is inside of `disabled()`."""
+    """Return whether this thread is in a context of `disabled()`."""
     return bool(getattr(_state, "disabled", 0))
 
 
 def can_compile() -> bool:
     """Return whether the process can compile kernels now.
 
-    It cannot near the limit of memory mappings. And
-    `tf.config.run_functions_eagerly(True)` would run kernels line by line, which lean
-    on XLA's scatters.
+    It cannot near the limit of memory mappings, nor with
+    `tf.config.run_functions_eagerly(True)`: kernels would then run eagerly, but they
+    depend on XLA's scatters.
     """
     return not (tf.config.functions_run_eagerly() or code.is_full)
 
@@ -58,11 +58,13 @@ code = CompiledCode()
 
 @contextlib.contextmanager
 def disabled(really: bool | None = True) -> Iterator[None]:
-    """Use TensorFlow's operations only in what is made, traced or run inside.
+    """Return a context in which XLA is not used.
+
+    It applies to objects that are created and functions that are traced or run in it.
 
     Args:
-        really: With `False` nothing changes; `None` enables XLA inside of a
-            `disabled()` around it.
+        really: If `False`, the context changes nothing. If `None`, it enables XLA in
+            spite of an outer `disabled()`.
     """
     before = getattr(_state, "disabled", 0)
     _state.disabled = 0 if really is None else before + int(really)
@@ -73,7 +75,7 @@ def disabled(really: bool | None = True) -> Iterator[None]:
 
 
 def settings() -> contextlib.AbstractContextManager[None]:
-    """Return this thread's settings, as a context for another thread to enter."""
+    """Return a context that applies this thread's settings to another thread."""
     names = ("disabled", "serving")
     captured = [getattr(_state, name, 0) for name in names]
 
@@ -91,7 +93,7 @@ def settings() -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def for_servers() -> Iterator[None]:
-    """Trace for servers inside: without XLA and without gradients."""
+    """Return a context that traces graphs for servers, without XLA and gradients."""
     _state.serving = getattr(_state, "serving", 0) + 1
     try:
         with disabled():
@@ -101,27 +103,27 @@ def for_servers() -> Iterator[None]:
 
 
 def is_for_servers() -> bool:
-    """Return whether a graph is traced inside of `for_servers()`, without gradients."""
+    """Return whether this thread is in a context of `for_servers()`."""
     return bool(getattr(_state, "serving", 0))
 
 
 class Kernel:
-    """A function of tensors, compiled by XLA where that is enabled.
+    """A function of tensors that XLA compiles if it is enabled.
 
-    Compiled once for each combination of input shapes: give it shapes rounded up by
-    `capacity` where they vary. Make one for each object whose variables it uses; a
-    kernel at module level would die with the variables that it saw first.
+    It is compiled for each combination of input shapes, so round varying shapes up with
+    `capacity`. Create a kernel for each object whose variables it uses: a kernel at
+    module level would stop working when the first variables it has used are deleted.
 
     Args:
-        function: Takes and returns tensors (`None` where one is absent).
-        name: Scope of its operations, as profiles show it.
+        function: Function that takes and returns tensors (or `None`).
+        name: Name scope of its operations, which profiles show.
     """
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
-        code.release_dead()  # before there is more of it
+        code.release_dead()  # before more code is compiled
         self._function, self._name = function, name
 
-        @functools.wraps(function)  # TensorFlow counts retracing by the function
+        @functools.wraps(function)  # TensorFlow counts retracing per function
         def traced(*arguments, **defaults):
             code.add(self)
             return function(*arguments, **defaults)
@@ -134,10 +136,9 @@ class Kernel:
         """Call the function.
 
         Args:
-            *arguments: Its arguments.
-            compiled: Whether XLA compiles it; the caller's answer from `enabled()`
-                where it has prepared the arguments for one way or the other. `None`
-                asks now.
+            *arguments: Arguments of the function.
+            compiled: Whether to compile the function: the result of `enabled()` for
+                which the caller prepared the arguments. Default: `enabled()` now.
         """
         with tf.name_scope(self._name):
             if enabled() if compiled is None else compiled:
@@ -146,7 +147,7 @@ class Kernel:
 
 
 def _classes() -> list[int]:
-    """8, 16, ..., 64, and from there on eight sizes to each doubling, up to 2^31."""
+    """Return the sizes 8, 16, ..., 64, and then eight sizes per doubling up to 2^31."""
     sizes = list(range(8, 65, 8))
     while sizes[-1] < 1 << 30:
         step = sizes[-1] // 8
@@ -158,15 +159,15 @@ _CLASSES = _classes()
 
 
 def capacity(size: int | tf.Tensor) -> Any:
-    """Round a number of rows up to one of few sizes, at most an eighth more.
+    """Round a number of rows up to one of a few sizes, by at most an eighth.
 
-    Powers of two, and their multiples by up to 15, come out as they are from 8 up.
+    From 8 on, powers of two and their multiples by up to 15 remain unchanged.
 
     Args:
-        size: int, or int32 scalar tensor.
+        size: Number of rows, int or int32 scalar tensor.
 
     Returns:
-        int or int32 scalar tensor.
+        The rounded size, int or int32 scalar tensor.
     """
     if isinstance(size, int):
         return _CLASSES[bisect.bisect_left(_CLASSES, size)]
@@ -178,7 +179,7 @@ def capacity(size: int | tf.Tensor) -> Any:
 
 
 def pad_rows(x: tf.Tensor, value: float = 0) -> tf.Tensor:
-    """Pad the first dimension of `x` up to `capacity`, with `value`."""
+    """Pad the first dimension of `x` with `value`, up to its `capacity`."""
     num_rows = x.shape[0]
     if num_rows is not None:
         missing = capacity(num_rows) - num_rows

@@ -1,4 +1,4 @@
-"""Serving: export to a versioned SavedModel, signatures, verification."""
+"""Serving: export to versioned SavedModels, their signatures, and verification."""
 
 from tf_dlrm.serving.export import export_saved_model
 from tf_dlrm.serving.preprocessor import Preprocessor

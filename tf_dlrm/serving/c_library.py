@@ -1,7 +1,7 @@
-"""Recorded requests, run with TensorFlow's C library as a server does, without Python.
+"""Replay of recorded requests with TensorFlow's C library, as a server runs models.
 
-`python c_library.py SAVED_MODEL [LIBRARY_FOLDER]`, in a process of its own: this file
-imports nothing of TensorFlow or of this package. It prints one line of JSON.
+Run `python c_library.py SAVED_MODEL [LIBRARY_FOLDER]` in a separate process; it prints
+one line of JSON. This file imports neither TensorFlow nor this package.
 """
 
 import base64
@@ -20,16 +20,16 @@ import numpy as np
 Signature = tuple[dict[str, str], dict[str, str]]  # inputs, outputs
 RECORDED = "assets.extra/tf_dlrm_requests.json"
 _DTYPES = {"float32": 1, "int64": 9, "string": 7}
-_STRING_BYTES = 24  # of a TF_TString
+_STRING_BYTES = 24  # size of a TF_TString
 
 
 class Request(NamedTuple):
-    """A request to a signature.
+    """A request to a signature, and the model's answer.
 
     Attributes:
         signature: Name of the signature.
-        inputs: NumPy array by name; strings as objects.
-        probabilities: The model's answers, float32 `(B, 1)`.
+        inputs: NumPy arrays by name; strings have dtype object.
+        probabilities: The model's answer, float32 `(B, 1)`.
     """
 
     signature: str
@@ -38,25 +38,25 @@ class Request(NamedTuple):
 
 
 def read_recorded(folder: str | os.PathLike[str]) -> list[Request]:
-    """Read the requests that an export holds, with the model's answers.
+    """Read the requests and answers that are recorded in an export.
 
     Args:
-        folder: The version's directory.
+        folder: Directory of the exported version.
 
     Raises:
-        ValueError: If there are none, or they are damaged.
+        ValueError: If the export has no recorded requests, or they are damaged.
     """
     path = pathlib.Path(folder) / RECORDED
     if not path.is_file():
-        raise ValueError(f"{folder} holds no recorded requests ({RECORDED}).")
+        raise ValueError(f"{folder} has no recorded requests ({RECORDED}).")
     try:
         return [
             Request(
-                each["signature"],
-                {name: _from_json(value) for name, value in each["inputs"].items()},
-                _from_json(each["outputs"]["probabilities"]),
+                entry["signature"],
+                {name: _from_json(value) for name, value in entry["inputs"].items()},
+                _from_json(entry["outputs"]["probabilities"]),
             )
-            for each in json.loads(path.read_text(encoding="utf-8"))
+            for entry in json.loads(path.read_text(encoding="utf-8"))
         ]
     except (KeyError, TypeError, RecursionError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
@@ -74,15 +74,16 @@ class SavedModel:
     """A SavedModel in a session of the C library.
 
     Args:
-        folder: The version's directory.
-        library_folder: Folder of `libtensorflow_cc.so.2`. Default: the installed
-            TensorFlow's.
+        folder: Directory of the exported version.
+        library_folder: Folder of `libtensorflow_cc.so.2`. Default: that of the
+            installed TensorFlow.
 
     Attributes:
-        signatures: `{name: (inputs, outputs)}`, each `{name: name of the tensor}`.
+        signatures: `{name: (inputs, outputs)}`, where inputs and outputs are dicts
+            `{name: name of the tensor}`.
 
     Raises:
-        ValueError: If the library is not there, or cannot load the model.
+        ValueError: If the library is missing, or cannot load the model.
     """
 
     def __init__(
@@ -113,12 +114,12 @@ class SavedModel:
         """Run a signature.
 
         Args:
-            signature: Its name.
-            inputs: float32, int64 or object array by name.
-            output: Name of the output, float32.
+            signature: Name of the signature.
+            inputs: Arrays of dtype float32, int64 or object, by name.
+            output: Name of the float32 output to return.
 
         Raises:
-            ValueError: With the library's message, if it refuses the request.
+            ValueError: If the library refuses the request; with the library's message.
         """
         if signature not in self.signatures:
             raise ValueError(f"There is no signature '{signature}'.")
@@ -141,17 +142,17 @@ class SavedModel:
     def _call(self, name: str) -> Any:
         return getattr(self._library, f"TF_{name}")()
 
-    def _check(self, what: str) -> None:
+    def _check(self, problem: str) -> None:
         if self._library.TF_GetCode(self._status):
             message = self._library.TF_Message(self._status).decode(errors="replace")
-            raise ValueError(f"{what}: {message}")
+            raise ValueError(f"{problem}: {message}")
 
     def _place(self, tensor: str) -> "_Output":
-        operation, _, index = tensor.rpartition(":")
-        found = self._library.TF_GraphOperationByName(self._graph, operation.encode())
-        if not found:
-            raise ValueError(f"The graph has no operation {operation}.")
-        return _Output(found, int(index))
+        name, _, index = tensor.rpartition(":")
+        operation = self._library.TF_GraphOperationByName(self._graph, name.encode())
+        if not operation:
+            raise ValueError(f"The graph has no operation {name}.")
+        return _Output(operation, int(index))
 
     def _to_tensor(self, array: np.ndarray) -> Any:
         is_text = array.dtype == object
@@ -194,16 +195,18 @@ class _Buffer(ctypes.Structure):
 
 def _load_library(folder: str | os.PathLike[str] | None) -> ctypes.CDLL:
     if folder is None:
-        spec = importlib.util.find_spec("tensorflow")  # finds it, imports nothing
+        spec = importlib.util.find_spec("tensorflow")  # does not import it
         if spec is None or not spec.submodule_search_locations:
-            raise ValueError("TensorFlow's wheel is not installed.")
+            raise ValueError("TensorFlow is not installed.")
         folder = spec.submodule_search_locations[0]
     folder = pathlib.Path(folder)
     try:
         ctypes.CDLL(str(folder / "libtensorflow_framework.so.2"))
         library = ctypes.CDLL(str(folder / "libtensorflow_cc.so.2"))
     except OSError as error:
-        raise ValueError(f"No C library of TensorFlow in {folder}: {error}") from None
+        raise ValueError(
+            f"TensorFlow's C library cannot be loaded from {folder}: {error}"
+        ) from None
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int
     types = {  # result, arguments
         "Version": (text, []),
@@ -241,11 +244,14 @@ def _load_library(folder: str | os.PathLike[str] | None) -> ctypes.CDLL:
     return library
 
 
-# The little of protocol buffers that a MetaGraphDef's signatures take.
+# The subset of protocol buffers that is needed to read a MetaGraphDef's signatures.
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield `(number, value)`: an int, or bytes for what has a length."""
+    """Yield the fields of a message as `(number, value)`, with values int or bytes.
+
+    Fields of fixed size are skipped.
+    """
     position = 0
 
     def varint() -> int:
@@ -273,7 +279,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _map(message: bytes, number: int) -> dict[str, bytes]:
-    """A map<string, message> at a field, as a dict of bytes."""
+    """Return a field of type map<string, message> as a dict of serialized messages."""
     entries = [dict(_fields(value)) for n, value in _fields(message) if n == number]
     return {entry[1].decode(): entry.get(2, b"") for entry in entries}
 
@@ -296,20 +302,21 @@ def verify(
     library_folder: str | os.PathLike[str] | None = None,
     tolerance: float = 1e-6,
 ) -> dict[str, Any]:
-    """Run the recorded requests of an export and compares the answers.
+    """Run the recorded requests of an export and compare the answers.
 
     Args:
-        folder: The version's directory.
-        library_folder: Folder of `libtensorflow_cc.so.2`. Default: the installed
-            TensorFlow's.
-        tolerance: Largest difference of a probability.
+        folder: Directory of the exported version.
+        library_folder: Folder of `libtensorflow_cc.so.2`. Default: that of the
+            installed TensorFlow.
+        tolerance: Largest allowed difference of a probability.
 
     Returns:
-        Version of the library, seconds to load, and the largest difference of each
-        signature.
+        `library` (its version), `seconds_to_load`, and `largest_difference` of a
+        probability by signature.
 
     Raises:
-        ValueError: If a request fails or differs by more, or a signature has none.
+        ValueError: If a request fails, an answer differs by more than `tolerance`, or a
+            signature has no recorded request.
     """
     requests = read_recorded(folder)
     start = time.perf_counter()
@@ -320,13 +327,13 @@ def verify(
         raise ValueError(f"No request is recorded for {', '.join(sorted(without))}.")
     differences = {}
     for request in requests:
-        got = model.run(request.signature, request.inputs)
-        if got.shape != request.probabilities.shape:
+        answer = model.run(request.signature, request.inputs)
+        if answer.shape != request.probabilities.shape:
             raise ValueError(
-                f"{request.signature} gives {got.shape}, not "
+                f"{request.signature} returns shape {answer.shape}, not "
                 f"{request.probabilities.shape}."
             )
-        difference = float(np.abs(got - request.probabilities).max(initial=0.0))
+        difference = float(np.abs(answer - request.probabilities).max(initial=0.0))
         if not difference <= tolerance:
             raise ValueError(
                 f"{request.signature} differs from the recorded answers by "
@@ -341,13 +348,13 @@ def verify(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Verify the directory that is the first argument."""
+    """Verify the export in the directory `arguments[0]`; return an exit code."""
     try:
-        found = verify(arguments[0], arguments[1] if arguments[1:] else None)
+        report = verify(arguments[0], arguments[1] if arguments[1:] else None)
     except ValueError as error:
-        found = {"failed": str(error)}
-    print(json.dumps(found), flush=True)
-    return 1 if "failed" in found else 0
+        report = {"failed": str(error)}
+    print(json.dumps(report), flush=True)
+    return 1 if "failed" in report else 0
 
 
 if __name__ == "__main__":

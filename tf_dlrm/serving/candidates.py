@@ -1,4 +1,4 @@
-"""One user and context, many items: shared features and those of each item.
+"""Features of one user and context that many candidate items share.
 
 # N candidates, D width
 """
@@ -11,23 +11,24 @@ import tensorflow as tf
 from tf_dlrm.features import FeatureSpec
 from tf_dlrm.runtime.errors import UserError
 
-Pooled: TypeAlias = tf.Tensor | list[tf.Tensor]  # a list where widths differ
+Pooled: TypeAlias = tf.Tensor | list[tf.Tensor]  # a list if widths differ
 
 
 class Split:
-    """A model's features, divided into shared ones and those of each candidate.
+    """Split of a model's features into shared ones and those of each candidate.
 
     Args:
         spec: The model's `FeatureSpec`.
-        candidate_features: Names of the features in which candidates differ.
+        candidate_features: Names of the features that differ between candidates.
 
     Attributes:
-        shared_dense, own_dense: Columns of the dense features, in order.
-        shared_sparse, own_sparse: Columns of the sparse features, in order.
+        shared_dense, own_dense: Columns of the shared dense features, and of those of
+            each candidate, in order.
+        shared_sparse, own_sparse: The same for sparse features.
 
     Raises:
-        ValueError: If a name is not a feature, comes twice, or no sparse feature is
-            among them.
+        ValueError: If a name is not a feature or is repeated, or if no name is that of
+            a sparse feature.
     """
 
     def __init__(self, spec: FeatureSpec, candidate_features: Sequence[str]) -> None:
@@ -46,8 +47,8 @@ class Split:
         self.own_sparse = [i for i, name in enumerate(sparse) if name in names]
         if not self.own_sparse:
             raise UserError(
-                "`candidate_features` must hold at least one sparse feature, or all "
-                f"candidates would be one item. Received: {names}"
+                "`candidate_features` must contain at least one sparse feature, or "
+                f"all candidates would be the same item. Received: {names}"
             )
 
     def join_dense(
@@ -59,16 +60,17 @@ class Split:
         return tf.gather(joined, _places(self.shared_dense + self.own_dense), axis=1)
 
     def join_pooled(self, shared: Pooled, own: Pooled, num_items: tf.Tensor) -> Pooled:
-        """Return the pooled vectors of all candidates, from one row of shared ones.
+        """Return the pooled vectors of all candidates.
 
         Args:
-            shared: `(1, features, D)`, or a list of `(1, D)` where widths differ.
-            own: The same with N rows.
-            num_items: N.
+            shared: Pooled vectors of the shared features, `(1, features, D)`, or a list
+                of tensors `(1, D)` if widths differ.
+            own: Pooled vectors of the candidates' features, the same with N rows.
+            num_items: Number of candidates, N.
         """
         order = _places(self.shared_sparse + self.own_sparse)
         if isinstance(shared, list) or isinstance(own, list):
-            vectors = [tf.repeat(each, num_items, axis=0) for each in _as_list(shared)]
+            vectors = [tf.repeat(v, num_items, axis=0) for v in _as_list(shared)]
             vectors += _as_list(own)
             return [vectors[place] for place in order]
         joined = tf.concat([tf.repeat(shared, num_items, axis=0), own], axis=1)
@@ -80,5 +82,5 @@ def _as_list(vectors: Pooled) -> list[tf.Tensor]:
 
 
 def _places(columns: list[int]) -> list[int]:
-    """Return the place of each column, after columns were put in another order."""
+    """Return the position of each column in a reordered list of columns."""
     return [columns.index(column) for column in range(len(columns))]

@@ -1,4 +1,4 @@
-"""`export_saved_model`: a DLRM as a SavedModel that TensorFlow Serving can load."""
+"""`export_saved_model`: export of a DLRM as a SavedModel for TensorFlow Serving."""
 
 import contextlib
 import gc
@@ -28,7 +28,7 @@ from tf_dlrm.serving.signatures import (
 )
 from tf_dlrm.version import __version__
 
-# Bounds of what a reloaded model may differ by: the same graph, other kernels.
+# Largest difference of a reloaded model: it has the same graph, but other kernels.
 _TOLERANCE = 1e-6
 _NUM_RECORDED = 16
 
@@ -42,60 +42,64 @@ def export_saved_model(
     candidate_features: Sequence[str] = (),
     table_dtype: str = "float32",
 ) -> str:
-    r"""Write the model to `base_dir/<version>` for TensorFlow Serving.
+    r"""Export a model to `base_dir/<version>` for TensorFlow Serving.
 
-    The model is written to a temporary directory, loaded again, compared with the
-    original on generated requests to every signature, and only then renamed: a version
-    is complete or absent. Its `assets.extra` holds requests with the model's answers,
-    to verify the export elsewhere, warm-up requests of 1, 8 and 64 rows for
-    TensorFlow Serving, and a `README.md` with an example request that this model
-    answers, by curl and in Python.
+    The function writes the model to a temporary directory, loads it again, compares it
+    with the original on generated requests to every signature, and only then renames
+    the directory, so that a version is complete or absent. Its `assets.extra` contains
+    requests with the model's answers, to verify the export on other machines; warm-up
+    requests of 1, 8 and 64 rows for TensorFlow Serving; and a `README.md` with example
+    requests, as a curl command and in Python, and the answers of this model.
 
     Args:
         model: A `DLRM`.
         base_dir: Directory of the model's versions, such as `"saved_models/ctr"`.
-        version: Positive integer. Default: the one after the largest version, decided
-            when the directory is renamed, so concurrent exports do not collide.
+        version: Positive integer. Default: the largest existing version plus one,
+            determined when the directory is renamed, so that concurrent exports do not
+            collide.
         preprocessor: A `pipelines.Parser`, to serve raw lines and messages with the
-            vocabulary of the training; or `None`. See
-            `tf_dlrm.serving.Preprocessor` for your own.
+            vocabulary of the training data, or your own
+            `tf_dlrm.serving.Preprocessor`. Default: none.
         max_hotness: Length L of the bags of `serving_default`, padded with -1. It is
-            static so that the server can batch requests.
+            static, so that the server can batch requests.
         candidate_features: Names of the features that differ between the items that
-            `serving_candidates` scores for one user and context, at least one of them
-            sparse. Default: no such signature.
-        table_dtype: How tables are stored: `"float32"`; `"float16"` or `"bfloat16"`
-            in half of the bytes; `"int8"` or `"int4"` in 0.27 or 0.14 of them at width
-            64, integers with a float16 scale and offset for each row. Lookups give
-            float32 in all of them.
+            `serving_candidates` scores for one user and context. At least one of them
+            must be sparse. Default: no such signature.
+        table_dtype: Storage format of the tables: `"float32"`; `"float16"` or
+            `"bfloat16"`, which take half the bytes; or `"int8"` or `"int4"`, integers
+            with a float16 scale and offset for each row, which take 0.27 or 0.14 times
+            the bytes at width 64. Lookups return float32 in any case.
 
     Returns:
-        The path of the version directory. Signatures in it, all with the output
-        `probabilities` float32 `(B, 1)`, corrected for the model's
-        `negative_sampling_rate`:
+        The path of the version directory. All signatures return `probabilities`,
+        float32 `(B, 1)`, corrected for the model's `negative_sampling_rate`:
 
-        - `serving_default`: `dense_features` float32 `(B, num_dense)`, transformed;
-          `sparse_features` int64 `(B, num_sparse, max_hotness)`. An id of -1, or
-          outside of its table, is ignored. A dense value that is not finite counts as
-          missing, which is 0.
-        - `serving_ragged`: `dense_features`; `sparse_values` int64 `(V,)`, all ids by
-          row, then feature; `sparse_row_lengths` int64 `(B, num_sparse)` or flat, how
-          many each has. It cannot be batched by the server.
-        - `serving_tsv` (with a preprocessor of Criteo's logs; `serving_lines` of other
-          text): `lines` string `(B,)`, raw lines with or without the label.
-        - `serving_examples` (with a preprocessor): `examples` string `(B,)`,
-          serialized `tf.Example` messages of raw fields; their names and types are
-          in `assets.extra/tf_dlrm.json`.
-        - `serving_candidates`: `dense_features` and `sparse_features` of one row with
-          the features that are shared, `candidate_dense_features` and
-          `candidate_sparse_features` of N rows with the others, each in the model's
-          order. Shared rows are looked up once. Probabilities `(N, 1)`.
+        - `serving_default` takes `dense_features`, transformed, float32
+          `(B, num_dense)`; and `sparse_features`, int64
+          `(B, num_sparse, max_hotness)`. Ids that are -1 or out of range are ignored. A
+          dense value that is not finite counts as missing, which is 0.
+        - `serving_ragged` takes `dense_features`; `sparse_values`, all ids in the order
+          of rows and features, int64 `(V,)`; and `sparse_row_lengths`, the number of
+          ids of each feature of each row, int64 `(B, num_sparse)` or flat. The server
+          cannot batch these requests.
+        - `serving_tsv` (with a preprocessor for Criteo's logs; `serving_lines` for
+          other text formats) takes `lines`, raw lines with or without the label, string
+          `(B,)`.
+        - `serving_examples` (with a preprocessor) takes `examples`, serialized
+          `tf.Example` messages of raw fields, string `(B,)`. Names and types of the
+          fields are in `assets.extra/tf_dlrm.json`.
+        - `serving_candidates` takes one row of the shared features in `dense_features`
+          and `sparse_features`, and N rows of the candidates' features in
+          `candidate_dense_features` and `candidate_sparse_features`, each in the order
+          of the model. It looks up the shared row once and returns probabilities
+          `(N, 1)`.
 
     Raises:
         ValueError: If a weight is not finite, an argument is out of range, or the
-            preprocessor's vocabulary is not the model's.
+            preprocessor's vocabulary does not match the model.
+        TypeError: If the preprocessor or the embedding layer lacks a required method.
         FileExistsError: If the version exists.
-        RuntimeError: If the written model does not repeat the model's predictions.
+        RuntimeError: If the exported model does not reproduce the model's predictions.
 
     Example:
 
@@ -112,32 +116,32 @@ def export_saved_model(
         )
     if type(model.embedding).lookup is EmbeddingLayer.lookup:
         raise TypeError(
-            "The embedding layer must define `lookup(ids, weights=None)`, its forward "
-            "pass without range checks, to be exported (see EmbeddingCollection). "
-            f"Received: {type(model.embedding).__name__}"
+            "To export a model, its embedding layer must define `lookup(ids, "
+            "weights=None)`, the forward pass without range checks (see "
+            f"EmbeddingCollection). Received: {type(model.embedding).__name__}"
         )
-    versions.choose_version(base_dir, version)  # fails now, not after all the work
+    versions.choose_version(base_dir, version)  # fail early
     _check_finite(model)
     original = preprocessor
-    wanted = ("spec", "features", "for_serving")
+    methods = ("spec", "features", "for_serving")
     if preprocessor is not None:
-        if not all(hasattr(preprocessor, name) for name in wanted):
+        if not all(hasattr(preprocessor, name) for name in methods):
             raise TypeError(
-                "`preprocessor` must be a pipelines.Parser, or have its "
-                f"{', '.join(wanted)}. Received: {type(preprocessor).__name__}"
+                "`preprocessor` must be a pipelines.Parser, or have the methods "
+                f"{', '.join(methods)}. Received: {type(preprocessor).__name__}"
             )
         _check_vocabulary(model.spec, preprocessor)
     with contextlib.ExitStack() as stack:
         if preprocessor is not None:
             preprocessor = preprocessor.for_serving()
-            # Its files are copied, and large: they go at once, also on an error.
+            # Its files are large copies: remove them immediately, also after an error.
             stack.callback(getattr(preprocessor, "close", lambda: None))
         module = ServingModule(
             model, int(max_hotness), preprocessor, candidate_features, table_dtype
         )
         staged = stack.enter_context(versions.staged_directory(base_dir, version))
         staging = staged.path
-        with _quiet():  # it would name the temporary directory
+        with _quiet():  # TensorFlow would log the temporary directory
             tf.saved_model.save(module, str(staging), signatures=module.functions)
         _write_description(model, staging, module, int(max_hotness))
         recorded, for_warm_up = make_requests(
@@ -165,41 +169,41 @@ def _check_finite(model: DLRM) -> None:
     for variable in weights_for_inference(model):
         if variable.dtype.is_floating and not _is_finite(variable):
             raise UserError(
-                f"Weight '{variable.name}' is not finite (NaN or infinity); a model "
-                "like this is not exported."
+                f"Weight '{variable.name}' is not finite (NaN or infinity), so the "
+                "model cannot be exported. Restore an earlier checkpoint."
             )
 
 
 def _is_finite(variable: tf.Variable) -> bool:
     if variable.shape.rank != 2:
         return bool(tf.reduce_all(tf.math.is_finite(variable)))
-    # Block by block: a table may be most of the memory.
+    # Block by block, because a table may take most of the memory.
     return row_ops.is_finite(variable)
 
 
 def _check_vocabulary(spec: FeatureSpec, preprocessor: Any) -> None:
     widths = {table.embedding_dim for table in spec.tables}
-    made = preprocessor.spec(embedding_dim=max(widths))
+    own_spec = preprocessor.spec(embedding_dim=max(widths))
 
-    def sizes(of: FeatureSpec) -> dict[str, int]:
-        return {f: t.vocabulary_size for t in of.tables for f in t.features}
+    def sizes(spec: FeatureSpec) -> dict[str, int]:
+        return {f: t.vocabulary_size for t in spec.tables for f in t.features}
 
-    got, expected = sizes(made), sizes(spec)
-    wrong = [name for name in expected if got.get(name) != expected[name]]
-    if wrong or made.num_dense != spec.num_dense:
+    received, expected = sizes(own_spec), sizes(spec)
+    wrong = [name for name in expected if received.get(name) != expected[name]]
+    if wrong or own_spec.num_dense != spec.num_dense:
         name = (wrong or ["dense"])[0]
         raise UserError(
             "The preprocessor's vocabulary does not match the model: feature "
             f"'{name}' has {expected.get(name, spec.num_dense)} ids in the model and "
-            f"{got.get(name, made.num_dense)} in the vocabulary ({len(wrong)} of "
-            f"{len(expected)} features differ)."
+            f"{received.get(name, own_spec.num_dense)} in the vocabulary ({len(wrong)} "
+            f"of {len(expected)} features differ)."
         )
 
 
 def _write_description(
     model: DLRM, staging: pathlib.Path, module: ServingModule, max_hotness: int
 ) -> None:
-    """`assets.extra/tf_dlrm.json`: what a person or a client needs to know."""
+    """Write `assets.extra/tf_dlrm.json`, a description for people and clients."""
     folder = staging / "assets.extra"
     folder.mkdir()
     tables = module.weights[: len(model.embedding.lookup_variables)]
@@ -225,7 +229,7 @@ def _write_description(
 def _write_texts(
     requests: list[Request], name: str, preprocessor: Any, staging: pathlib.Path
 ) -> None:
-    """`assets.extra/README.md`, and the files of the preprocessor beside it."""
+    """Write `assets.extra/README.md` and the files of the preprocessor."""
     texts = dict(getattr(preprocessor, "export_files", dict)())
     texts["README.md"] = write_readme(name, requests, preprocessor)
     for file, text in texts.items():
@@ -233,21 +237,21 @@ def _write_texts(
 
 
 def _replay(requests: list[Request], staging: pathlib.Path) -> None:
-    """Load what was written and compares it with the model on generated requests."""
+    """Load the exported model and compare it with the original on requests."""
     signatures = tf.saved_model.load(str(staging)).signatures
     for request in requests:
         inputs = {name: tf.constant(value) for name, value in request.inputs.items()}
-        got = signatures[request.signature](**inputs)
-        _compare(request.signature, got, request.probabilities)
-    del signatures, got
-    gc.collect()  # the loaded tables hang in a circle of references
+        answer = signatures[request.signature](**inputs)
+        _compare(request.signature, answer, request.probabilities)
+    del signatures, answer
+    gc.collect()  # the loaded tables are part of a reference cycle
 
 
-def _compare(name: str, got: dict[str, tf.Tensor], expected: np.ndarray) -> None:
-    difference = float(np.abs(got[PROBABILITIES].numpy() - expected).max())
+def _compare(name: str, answer: dict[str, tf.Tensor], expected: np.ndarray) -> None:
+    difference = float(np.abs(answer[PROBABILITIES].numpy() - expected).max())
     if not difference <= _TOLERANCE:
         raise RuntimeError(
             f"Signature {name} of the exported model differs from the model by "
-            f"{difference:.2g} on generated rows (allowed: {_TOLERANCE}); it was not "
-            "put in place."
+            f"{difference:.2g} on generated rows (allowed: {_TOLERANCE}). The version "
+            "was not created."
         )

@@ -1,4 +1,4 @@
-"""`Preprocessor`: the methods of an object that turns raw fields into features."""
+"""`Preprocessor`: the interface of objects that convert raw fields to features."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -7,23 +7,23 @@ import tensorflow as tf
 
 from tf_dlrm.features import FeatureSpec
 
-# Name of the signature of lines where a preprocessor does not say.
+# Default name of the signature for lines.
 DEFAULT_LINES = "serving_tsv"
 
 
 class Preprocessor(Protocol):
-    """The methods by which an export asks for raw fields, such as `pipelines.Parser`.
+    """Interface of objects, such as `pipelines.Parser`, that convert raw fields.
 
-    Only `spec`, `features` and `for_serving` are needed. An object without
-    `features_of_examples` and `example_features` has no `serving_examples`; one without
-    `sample_lines` and `to_examples` has no recorded requests of raw fields and no
-    example of them.
+    An export requires only `spec`, `features` and `for_serving`. Without
+    `features_of_examples` and `example_features`, it has no `serving_examples`. Without
+    `sample_lines` and `to_examples`, it has no recorded requests and no example
+    requests with raw fields.
 
     Attributes:
-        lines_signature: Name of the signature of `features`, `None` for none; without
-            the attribute `"serving_tsv"`.
-        line_columns: Names of the columns of a line, without the label, to read.
-        delimiter: What stands between them.
+        lines_signature: Name of the signature that calls `features`, or `None` for no
+            such signature. If the attribute is missing: `"serving_tsv"`.
+        line_columns: Names of the columns of a line, without the label, for people.
+        delimiter: Separator of the columns.
     """
 
     lines_signature: str | None
@@ -31,43 +31,43 @@ class Preprocessor(Protocol):
     delimiter: str
 
     def spec(self, embedding_dim: int = 16) -> FeatureSpec:
-        """Return the columns of a model for these features."""
+        """Return the `FeatureSpec` of a model for these features."""
         ...
 
     def features(self, lines: tf.Tensor) -> dict[str, Any]:
-        """Turn lines `(B,)`, strings, into features in packed form."""
+        """Convert lines, string `(B,)`, to features in packed form."""
         ...
 
     def features_of_examples(self, examples: tf.Tensor) -> dict[str, Any]:
-        """Turn serialized `tf.Example` messages `(B,)` into features."""
+        """Convert serialized `tf.Example` messages, string `(B,)`, to features."""
         ...
 
     def example_features(self) -> dict[str, str]:
-        """Return the type of each feature of a message, by name, for a person."""
+        """Return the types of a message's features by name, as text for people."""
         ...
 
     def sample_lines(self, num_lines: int = 16) -> list[bytes]:
-        """Make lines to compare two ways of serving them."""
+        """Return example lines for recorded requests."""
         ...
 
     def to_examples(self, lines: list[bytes]) -> list[bytes]:
-        """Make serialized messages of the same fields."""
+        """Return serialized `tf.Example` messages with the fields of lines."""
         ...
 
     def export_files(self) -> Mapping[str, str]:
-        """Return texts for `assets.extra`, by file name."""
+        """Return the contents of further files for `assets.extra`, by file name."""
         ...
 
     def for_serving(self) -> "Preprocessor":
-        """Return an equal object to store in a SavedModel."""
+        """Return an equivalent object to store in a SavedModel."""
         ...
 
     def close(self) -> None:
-        """Remove temporary files of an object from `for_serving`, once it is stored."""
+        """Remove the temporary files of an object that `for_serving` returned."""
         ...
 
 
 def lines_signature(preprocessor: Any) -> str | None:
-    """Return the name of the signature of lines; `None` if there is none."""
+    """Return the name of the signature for lines, or `None` if there is none."""
     name: str | None = getattr(preprocessor, "lines_signature", DEFAULT_LINES)
     return name

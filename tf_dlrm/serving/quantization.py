@@ -1,9 +1,10 @@
-"""Tables in fewer bytes for serving: integers with a scale for each row, or halves.
+"""Quantized tables for serving: integers with a scale per row, or half precision.
 
-As FBGEMM's fused row-wise tables (Guan et al. 2019, arXiv 1911.02079): a row of uint8
-holds its integers and, behind them, scale and offset as float16. So a lookup reads one
-place in memory, and of a row of width 64 it reads 68 bytes or 36 where float32 takes
-256. What is read is float32 again before it is pooled.
+The format is that of FBGEMM's fused row-wise tables (Guan et al. 2019, arXiv
+1911.02079): a uint8 row holds its integers, followed by scale and offset as float16. A
+lookup therefore reads one contiguous block of memory: 68 (int8) or 36 (int4) bytes for
+a row of width 64, instead of 256 for float32. Rows are converted to float32 before
+pooling.
 
 # N rows, D width
 """
@@ -20,23 +21,23 @@ from tf_dlrm.runtime.errors import UserError
 
 TABLE_DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
 _BITS = {"int8": 8, "int4": 4}
-_TAIL = 4  # bytes of a row's scale and offset
+_TAIL = 4  # bytes for the scale and offset of a row
 _HALF = np.float16
 
 
 class QuantizedTables:
-    """Copie of tables in fewer bytes.
+    """Quantized copies of tables.
 
     Args:
-        variables: Plain float32 variables `(N, D)`, as `lookup_variables` of an
-            embedding layer gives them.
+        variables: float32 `tf.Variable`s `(N, D)`, such as the `lookup_variables` of an
+            embedding layer.
         dtype: `"float16"`, `"bfloat16"`, `"int8"` or `"int4"`.
 
     Attributes:
         variables_of_tables: The copies, in the order of `variables`.
 
     Raises:
-        ValueError: For another dtype, or a value that float16 cannot hold.
+        ValueError: For any other dtype, or if float16 cannot represent a value.
     """
 
     def __init__(self, variables: Iterable[tf.Variable], dtype: str) -> None:
@@ -46,18 +47,23 @@ class QuantizedTables:
                 f"Received: {dtype!r}"
             )
         self.dtype = dtype
-        self._of = {}  # the copy and the width by the id of the original
+        self._copies = {}  # copy and width, by the id of the original
         self.variables_of_tables = []
         for variable in variables:
             copy = replicas.on_device(
                 variable.device, functools.partial(self._copy, variable)
             )
             self.variables_of_tables.append(copy)
-            self._of[id(variable)] = (copy, int(variable.shape[1]))
+            self._copies[id(variable)] = (copy, int(variable.shape[1]))
 
     def read(self, variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
-        """Return rows of the original, as stored: float32 `(..., D)`."""
-        copy, width = self._of[id(variable)]
+        """Return the stored values of rows of an original variable: float32 `(..., D)`.
+
+        Args:
+            variable: One of the original variables.
+            rows: Row numbers, `(...,)`.
+        """
+        copy, width = self._copies[id(variable)]
         stored = row_ops.gather(copy, rows)
         if self.dtype not in _BITS:
             return tf.cast(stored, tf.float32)
@@ -86,9 +92,9 @@ class QuantizedTables:
         largest = float(np.abs(block).max(initial=0))
         if self.dtype != "bfloat16" and largest > float(np.finfo(_HALF).max):
             raise UserError(
-                f"Weight '{variable.name}' holds {largest:.4g}, which float16 (of "
-                f"{self.dtype} tables the scales and offsets) cannot hold. Export with "
-                "table_dtype='bfloat16' or 'float32'."
+                f"Weight '{variable.name}' contains {largest:.4g}, which exceeds "
+                f"float16 ({self.dtype} tables store values or scales as float16). "
+                "Export with table_dtype='bfloat16' or 'float32'."
             )
 
 
@@ -97,7 +103,7 @@ def _reader(block: np.ndarray) -> Callable[[int, int], np.ndarray]:
 
 
 def row_bytes(width: int, bits: int) -> int:
-    """Return the bytes of a quantized row: its integers, scale and offset."""
+    """Return the size in bytes of a quantized row: integers, scale and offset."""
     return -(-width * bits // 8) + _TAIL
 
 
@@ -105,19 +111,19 @@ def quantize(rows: np.ndarray, bits: int) -> np.ndarray:
     """Quantize each row between its smallest and largest value.
 
     Args:
-        rows: float32 `(N, D)`, finite.
-        bits: 8 or 4. Of 4 bits, a byte's low half is of the first half of the columns,
-            its high half of the second.
+        rows: Finite values, float32 `(N, D)`.
+        bits: 8 or 4. With 4 bits, the low halves of bytes hold the first half of the
+            columns, the high halves the second.
 
     Returns:
-        uint8 `(N, row_bytes(D, bits))`: `value = integer * scale + offset`, with scale
-        and offset float16 in the machine's (little-endian) order. A row of zeros is
-        zeros exactly.
+        uint8 `(N, row_bytes(D, bits))`, for `value = integer * scale + offset`, where
+        scale and offset are little-endian float16. A row of zeros is represented
+        exactly.
     """
     num_rows, width = rows.shape
     levels = (1 << bits) - 1
     low, high = rows.min(axis=1), rows.max(axis=1)
-    # Offset down and scale up, or values at the ends would be cut off.
+    # Round the offset down and the scale up, so that the range covers all values.
     offset = low.astype(_HALF)
     above = offset.astype(np.float32) > low
     offset = np.where(above, np.nextafter(offset, _HALF(-np.inf)), offset)
@@ -138,11 +144,11 @@ def quantize(rows: np.ndarray, bits: int) -> np.ndarray:
 
 
 def dequantize(stored: tf.Tensor, width: int, bits: int) -> tf.Tensor:
-    """Return rows of `quantize`, uint8 `(..., bytes)`, as float32 `(..., D)`."""
+    """Convert rows from `quantize`, uint8 `(..., bytes)`, to float32 `(..., D)`."""
     integers, tail = tf.split(stored, [-1, _TAIL], axis=-1)
     shape = tf.concat([tf.shape(tail)[:-1], [2, 2]], 0)
-    of_row = tf.cast(tf.bitcast(tf.reshape(tail, shape), tf.float16), tf.float32)
-    scale, offset = of_row[..., :1], of_row[..., 1:]
+    factors = tf.cast(tf.bitcast(tf.reshape(tail, shape), tf.float16), tf.float32)
+    scale, offset = factors[..., :1], factors[..., 1:]
     if bits == 4:
         low = tf.bitwise.bitwise_and(integers, tf.constant(15, tf.uint8))
         high = tf.bitwise.right_shift(integers, tf.constant(4, tf.uint8))

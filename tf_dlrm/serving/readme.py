@@ -1,4 +1,4 @@
-"""`assets.extra/README.md`: example requests that this very model answers."""
+"""`assets.extra/README.md` of an export: example requests with the model's answers."""
 
 import base64
 import json
@@ -16,20 +16,20 @@ _MOST_NAMES = 60
 def write_readme(
     model_name: str, requests: list[Request], preprocessor: Any = None
 ) -> str:
-    """Return a page, in Markdown, with a request to each signature of raw fields.
+    """Return a Markdown page with a request to each signature that takes raw fields.
 
     Args:
         model_name: Name of the model on the server.
-        requests: Requests to its signatures, with the model's answers.
-        preprocessor: The preprocessor, or `None`; then the page shows the request to
-            `serving_default`.
+        requests: Requests to the model's signatures, with answers.
+        preprocessor: The preprocessor. With `None`, the page has a request to
+            `serving_default` instead.
     """
     by_name = {request.signature: request for request in requests}
     parts = [
         f"# Requests to the model `{model_name}`\n\n"
-        "TensorFlow Serving answers them on its REST port, 8501 by default. Each "
-        "request has several instances, if you like, and the answer one probability "
-        "for each."
+        "TensorFlow Serving answers these requests on its REST port, 8501 by default. "
+        "A request may contain several instances; the answer has one probability for "
+        "each of them."
     ]
     others = ("serving_default", "serving_ragged", "serving_candidates")
     raw = [by_name[name] for name in by_name if name not in others]
@@ -48,11 +48,11 @@ def _lines(request: Request, model_name: str, preprocessor: Any) -> list[str]:
     delimiter = getattr(preprocessor, "delimiter", "\t")
     names = f" {_listed(columns)}, separated by `{delimiter!r}`" if columns else ""
     return [
-        f"## `{request.signature}`: lines of the log\n\n"
+        f"## `{request.signature}`: lines of a log\n\n"
         f"A line has the columns{names or ' of the training files'}.",
         _curl(request.signature, [_text(line)], model_name),
         "The probability of this line is "
-        f"{_probability(request)}. The same in Python, without a server:",
+        f"{_probability(request)}. The same request in Python, without a server:",
         _python(
             "import tensorflow as tf",
             "",
@@ -76,11 +76,11 @@ def _examples(request: Request, model_name: str, preprocessor: Any) -> list[str]
     values = pprint.pformat(_values(example), sort_dicts=False, width=80)
     return [
         f"## `{request.signature}`: `tf.Example` messages\n\n"
-        "A message holds raw fields by name; leave out what is missing.",
+        "A message contains raw fields by name. Omit missing fields.",
         table,
         _curl(request.signature, [_base64(example)], model_name),
         "The probability of this message is "
-        f"{_probability(request)}. Python that makes such a message:",
+        f"{_probability(request)}. The same request in Python, without a server:",
         _python(
             "import tensorflow as tf",
             "",
@@ -101,7 +101,8 @@ def _examples(request: Request, model_name: str, preprocessor: Any) -> list[str]
 def _default(request: Request, model_name: str) -> list[str]:
     instance = {name: value[0].tolist() for name, value in request.inputs.items()}
     return [
-        "## `serving_default`: transformed numbers and ids\n\nAn id of -1 is no id.",
+        "## `serving_default`: transformed numbers and ids\n\n"
+        "An id of -1 stands for a missing id.",
         _curl(request.signature, [instance], model_name),
         f"The probability of this row is {_probability(request)}.",
     ]
@@ -139,7 +140,7 @@ def _base64(content: bytes) -> dict[str, str]:
 
 
 def _values(example: bytes) -> dict[str, list[Any]]:
-    """The fields of a serialized message."""
+    """Return the fields of a serialized `tf.Example` message."""
     features = tf.train.Example.FromString(example).features.feature
     kinds = ("int64_list", "float_list", "bytes_list")
     return {

@@ -1,7 +1,7 @@
 """Requests to an exported model, with the answers of the original model.
 
-They verify an export before it is put in place, are recorded in it for whoever loads it
-elsewhere, and warm up servers.
+They verify an export before it gets its name, are recorded in it for verification on
+other machines, and warm up servers.
 
 # B rows, F sparse features, L padded length
 """
@@ -36,33 +36,34 @@ def make_requests(
 
     Args:
         model: The `DLRM`.
-        module: Its `ServingModule`.
-        preprocessor: The preprocessor of the training, or `None`.
-        num_rows: Number of rows, or of candidates, of the requests to record.
-        batch_sizes: Numbers of rows of the requests for warm-up.
+        module: The model's `ServingModule`.
+        preprocessor: The preprocessor, or `None`.
+        num_rows: Number of rows, or of candidates, of the recorded requests.
+        batch_sizes: Numbers of rows of the warm-up requests.
 
     Returns:
-        A request to each signature; and such for warm-up, one of each size, which a
-        server takes with batching and without: all inputs have equally many rows.
-        Ragged rows have one id each, and there is one candidate.
+        The requests to record, one for each signature; and warm-up requests of each
+        size, which a server accepts with and without batching, because all inputs of a
+        request have the same number of rows: ragged rows have one id each, and there is
+        one candidate.
     """
-    # The graph of the model, as `predict` runs it: eager kernels round differently.
-    # Of quantized tables the answers are those before the model is written.
-    of_model = functools.partial(model, training=False)
-    predict = of_model if module.quantized is None else module.predict
-    # One of each form, whatever the number of rows.
+    # Use a graph of the model, as `predict` does, because eager kernels round
+    # differently. With quantized tables, use the module before it is saved.
+    model_predict = functools.partial(model, training=False)
+    predict = model_predict if module.quantized is None else module.predict
+    # One graph for each form of the ids, for any number of rows.
     dense = tf.TensorSpec((None, model.spec.num_dense), tf.float32)
     num_sparse = model.spec.num_sparse
     padded = tf.TensorSpec((None, num_sparse, module.max_hotness), tf.int64)
     ragged = tf.RaggedTensorSpec((None, num_sparse, None), tf.int64, ragged_rank=2)
     weights = tf.RaggedTensorSpec((None, num_sparse, None), tf.float32, ragged_rank=2)
-    of_ids = {"dense_features": dense, "sparse_features": ragged}
+    ragged_columns = {"dense_features": dense, "sparse_features": ragged}
     predict_padded, predict_ragged, predict_weighted = (
         tf.function(predict, input_signature=[columns], autograph=False)
         for columns in (
             {"dense_features": dense, "sparse_features": padded},
-            of_ids,
-            {**of_ids, "sparse_weights": weights},
+            ragged_columns,
+            {**ragged_columns, "sparse_weights": weights},
         )
     )
 
@@ -74,7 +75,7 @@ def make_requests(
             predict = predict_weighted
         if "dense_features" not in features:  # a model without dense features
             features = {"dense_features": tf.zeros((ids.shape[0], 0)), **features}
-        with xla.disabled():  # not worth compiling for some rows
+        with xla.disabled():  # compiling does not pay off for a few rows
             probabilities: np.ndarray = predict(features).numpy()
         return probabilities
 
@@ -107,11 +108,11 @@ def _make(
         [rng.integers(-1, size, (num_rows, length)) for size in sizes], axis=1
     )
 
-    def of_ids(dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def answer(dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
         constants = {"dense_features": dense, "sparse_features": ids}
         return answers({name: tf.constant(value) for name, value in constants.items()})
 
-    expected = of_ids(dense, ids)
+    expected = answer(dense, ids)
     requests = [
         Request(
             "serving_default",
@@ -123,7 +124,7 @@ def _make(
     if one_id_a_row:
         bags = np.full_like(ids, -1)
         bags[:, 0, 0] = np.maximum(ids[:, 0, 0], 0)
-        expected = of_ids(dense, bags)
+        expected = answer(dense, bags)
     requests.append(
         Request(
             "serving_ragged",
@@ -158,14 +159,14 @@ def _make(
         dense, ids = dense.copy(), ids.copy()
         dense[:, split.shared_dense] = inputs["dense_features"]
         ids[:, split.shared_sparse] = inputs["sparse_features"]
-        requests.append(Request("serving_candidates", inputs, of_ids(dense, ids)))
+        requests.append(Request("serving_candidates", inputs, answer(dense, ids)))
     return requests
 
 
 def record(requests: list[Request], folder: PathLike) -> None:
     """Write requests and answers to `assets.extra/tf_dlrm_requests.json`.
 
-    Bytes are in base64; the numbers of the rest read back as they were.
+    Strings are base64; numbers are read back exactly.
     """
     content = [
         {

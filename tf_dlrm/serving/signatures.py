@@ -1,4 +1,4 @@
-"""The signatures of an exported model, over the plain variables of a DLRM.
+"""The signatures of an exported model, which use the variables of a DLRM.
 
 # B rows, F sparse features, L padded length, N candidates
 """
@@ -22,24 +22,26 @@ _SPARSE_KEYS = ("sparse_features", "sparse_weights")
 
 
 class ServingModule(tf.Module):
-    """The module that is saved: the model's plain variables, each once, and signatures.
+    """The module that an export saves: the model's variables and the signatures.
 
-    A Keras model saved as it is would hold every weight twice, and lose raggedness.
+    A SavedModel of the Keras model itself would contain each weight twice and lose
+    raggedness.
 
     Args:
-        model: A built `DLRM` whose embedding layer has a `lookup` that takes ids out
-            of range for no id.
+        model: A built `DLRM` whose embedding layer has a `lookup` that ignores ids out
+            of range.
         max_hotness: Length L of the padded bags of `serving_default`.
-        preprocessor: A `Preprocessor`, with `features(lines)` for the signature that it
-            names, and perhaps `features_of_examples(examples)`, for
-            `serving_examples`; or `None`.
-        candidate_features: Names of the features in which the items of
-            `serving_candidates` differ; none for no such signature.
-        table_dtype: How tables are stored, one of `tf_dlrm.serving.TABLE_DTYPES`.
+        preprocessor: A `Preprocessor`, or `None`. Its `features(lines)` is called by
+            the signature that it names, and its `features_of_examples(examples)`, if
+            present, by `serving_examples`.
+        candidate_features: Names of the features that differ between the items of
+            `serving_candidates`; empty for no such signature.
+        table_dtype: Storage format of the tables, one of
+            `tf_dlrm.serving.TABLE_DTYPES`.
 
     Attributes:
-        functions: `tf.function` by name of the signature.
-        quantized: The `QuantizedTables`, `None` for float32 tables.
+        functions: A `tf.function` for each signature, by name.
+        quantized: The `QuantizedTables`, or `None` for float32 tables.
     """
 
     def __init__(
@@ -96,7 +98,8 @@ class ServingModule(tf.Module):
             dense_features: tf.Tensor, sparse_features: tf.Tensor
         ) -> Outputs:
             dense, ids = _with_equal_rows(
-                "`dense_features` and `sparse_features` must have equally many rows.",
+                "`dense_features` and `sparse_features` must have the same number of "
+                "rows.",
                 dense_features,
                 sparse_features,
             )
@@ -108,7 +111,7 @@ class ServingModule(tf.Module):
         @_signature(
             self._dense_spec(self._num_dense),
             tf.TensorSpec((None,), tf.int64, "sparse_values"),
-            # Flat, or (B, F).
+            # Flat or (B, F)
             tf.TensorSpec(None, tf.int64, "sparse_row_lengths"),
         )
         def serving_ragged(
@@ -124,7 +127,7 @@ class ServingModule(tf.Module):
             is_matrix = tf.equal(tf.size(shape), 2) & tf.equal(
                 tf.reduce_prod(shape[1:]), self._num_sparse
             )
-            # Each is held to the number: a sum can overflow, and come out right.
+            # Check each length too, because an overflowing sum could look right.
             fits = tf.reduce_all((lengths >= 0) & (lengths <= num_values))
             with tf.control_dependencies(
                 [
@@ -133,15 +136,15 @@ class ServingModule(tf.Module):
                         & (tf.size(lengths) == num_rows * self._num_sparse),
                         "`sparse_row_lengths` must have an entry for each of the "
                         f"{self._num_sparse} sparse features of each row, flat or as "
-                        "(rows, features). Received shape, rows:",
+                        "(rows, features). Received shape, number of rows:",
                         shape,
                         num_rows,
                     ),
                     _require(
                         fits & (tf.reduce_sum(lengths) == num_values),
-                        "`sparse_row_lengths` must not be negative, and must add up to "
-                        "the number of `sparse_values`. Received smallest, sum, "
-                        "number:",
+                        "`sparse_row_lengths` must not be negative and must add up to "
+                        "the number of `sparse_values`. Received smallest length, sum, "
+                        "number of values:",
                         tf.reduce_min(lengths),
                         tf.reduce_sum(lengths),
                         num_values,
@@ -159,10 +162,10 @@ class ServingModule(tf.Module):
         return serving_ragged
 
     def _make_raw(self, name: str, method: str) -> Callable[..., Any]:
-        # A preprocessor of the user's may lean on AutoGraph.
+        # A user's preprocessor may depend on AutoGraph.
         @_signature(tf.TensorSpec((None,), tf.string, name), autograph=True)
         def serving_raw(raw: tf.Tensor) -> Outputs:
-            return self._of_features(getattr(self.preprocessor, method)(raw))
+            return self._score_features(getattr(self.preprocessor, method)(raw))
 
         return serving_raw
 
@@ -223,9 +226,9 @@ class ServingModule(tf.Module):
 
     def predict(self, features: dict[str, Any]) -> tf.Tensor:
         """Return the probabilities `(B, 1)` of a batch, as the signatures do."""
-        return self._of_features(features)[PROBABILITIES]
+        return self._score_features(features)[PROBABILITIES]
 
-    def _of_features(self, features: dict[str, Any]) -> Outputs:
+    def _score_features(self, features: dict[str, Any]) -> Outputs:
         def score() -> Outputs:
             ids, weights = (features.get(k) for k in _SPARSE_KEYS)
             dense = features.get("dense_features")
@@ -237,7 +240,7 @@ class ServingModule(tf.Module):
         return outputs
 
     def _probabilities(self, dense: tf.Tensor, pooled: Pooled) -> Outputs:
-        # As the parser takes a missing integer: 0 after the logarithm.
+        # Treat values that are not finite like missing ones, which the parser makes 0.
         dense = tf.where(tf.math.is_finite(dense), dense, tf.zeros_like(dense))
         with xla.for_servers():
             probabilities = self._score(dense, pooled, training=False)
@@ -250,7 +253,7 @@ def _num_rows(ids: Any) -> tf.Tensor:
 
 
 def weights_for_inference(model: DLRM) -> list[tf.Variable]:
-    """Return the plain variables of a prediction: no seeds, no optimizer state."""
+    """Return the `tf.Variable`s that predictions use, without seeds and slots."""
     return [
         *model.embedding.lookup_variables,
         *(
@@ -265,9 +268,10 @@ def weights_for_inference(model: DLRM) -> list[tf.Variable]:
 def _signature(
     *specs: tf.TensorSpec, autograph: bool = False
 ) -> Callable[[Callable[..., Outputs]], Callable[..., Any]]:
-    """A `tf.function` that holds requests to its specs: servers do not check shapes.
+    """Return a decorator for a `tf.function` that checks the shapes of its inputs.
 
-    A feature too few would be read for all of them, and one too many be dropped.
+    Servers do not check shapes: a single feature would be broadcast to all features,
+    and extra features would be dropped.
     """
 
     def decorate(function: Callable[..., Outputs]) -> Callable[..., Any]:
@@ -298,7 +302,8 @@ def _require_numbers(probabilities: tf.Tensor) -> tf.Tensor:
     num_nans = tf.math.count_nonzero(tf.math.is_nan(probabilities), dtype=tf.int32)
     check = _require(
         tf.equal(num_nans, 0),
-        "A dense value is so large that the model's sums overflow. Number of rows:",
+        "The dense features are so large that the model's sums overflow. Number of "
+        "such rows:",
         num_nans,
     )
     with tf.control_dependencies([check]):
@@ -306,5 +311,5 @@ def _require_numbers(probabilities: tf.Tensor) -> tf.Tensor:
 
 
 def _require(condition: tf.Tensor, message: str, *values: tf.Tensor) -> Any:
-    """Fail with INVALID_ARGUMENT and the values, unless the condition holds."""
+    """Return an assertion that fails with INVALID_ARGUMENT and the values."""
     return tf.debugging.Assert(condition, [message, *values])

@@ -1,4 +1,4 @@
-"""Verification of an export, without the Python that made it."""
+"""Verification of an export without TensorFlow's Python code."""
 
 import json
 import os
@@ -18,21 +18,22 @@ def verify_saved_model(
 ) -> dict[str, Any]:
     """Load an export with TensorFlow's C library and replay its recorded requests.
 
-    It runs in a process of its own that never imports TensorFlow's Python, as a server
-    does. The answers must equal those that the model gave when it was exported.
+    This happens in a separate process that does not import TensorFlow's Python code,
+    like a server. The answers must equal those of the model when it was exported.
 
     Args:
-        path: Directory of a version, or of all versions for the newest.
-        library_folder: Folder of another TensorFlow's `libtensorflow_cc.so.2`, to see
-            whether an older server can run the model. Default: that of the installed
-            TensorFlow.
+        path: Directory of a version, or of all versions to verify the newest.
+        library_folder: Folder of the `libtensorflow_cc.so.2` of another TensorFlow, to
+            check whether an older server can run the model. Default: that of the
+            installed TensorFlow.
 
     Returns:
         `library` (its version), `seconds_to_load`, and `largest_difference` of a
         probability by signature.
 
     Raises:
-        ValueError: If it does not load, a request fails, or an answer differs.
+        ValueError: If the export cannot be loaded, a request fails, or an answer
+            differs.
 
     Example:
 
@@ -45,20 +46,22 @@ def verify_saved_model(
     if not (path / "saved_model.pb").is_file():
         versions = existing_versions(path)
         if not versions:
-            raise UserError(f"{path} is no SavedModel, and holds no version of one.")
+            raise UserError(
+                f"{path} is not a SavedModel and contains no versions of one."
+            )
         path = path / str(versions[-1])
     command = [sys.executable, c_library.__file__, str(path)]
     if library_folder is not None:
         command.append(str(library_folder))
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    lines = [line for line in process.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(
-            f"{path}: the process ended with code {done.returncode}: {reason}"
+            f"{path}: the process ended with code {process.returncode}: {reason}"
         )
-    found: dict[str, Any] = json.loads(lines[-1])
-    if "failed" in found:
-        raise UserError(f"{path}: {found['failed']}")
-    return found
+    report: dict[str, Any] = json.loads(lines[-1])
+    if "failed" in report:
+        raise UserError(f"{path}: {report['failed']}")
+    return report

@@ -1,4 +1,4 @@
-"""Version directories `base/1`, `base/2`, ...: staged, then renamed into place."""
+"""Version directories `base/1`, `base/2`, ..., which are staged and then renamed."""
 
 import contextlib
 import errno
@@ -18,11 +18,11 @@ from tf_dlrm.runtime.types import PathLike
 _PREFIX = ".tmp-"
 _ABANDONED_SECONDS = 24 * 3600
 _TAKEN = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR}
-_OF_WRITING = (tf.errors.OpError, RuntimeError)  # TensorFlow's, of a full disk
+_WRITE_ERRORS = (tf.errors.OpError, RuntimeError)  # TensorFlow's, for a full disk
 
 
 def existing_versions(base_dir: PathLike) -> list[int]:
-    """Return the version numbers under `base_dir`, ascending."""
+    """Return the version numbers in `base_dir`, in ascending order."""
     base_dir = pathlib.Path(base_dir)
     if not base_dir.is_dir():
         return []
@@ -30,11 +30,11 @@ def existing_versions(base_dir: PathLike) -> list[int]:
 
 
 def choose_version(base_dir: PathLike, version: int | None) -> int:
-    """Return `version`, or the next one if it is `None`.
+    """Return `version`, or the next version if it is `None`.
 
     Raises:
-        ValueError: If it is not a positive integer.
-        FileExistsError: If it exists; a version is never overwritten.
+        ValueError: If `version` is not a positive integer.
+        FileExistsError: If the version exists; a version is never overwritten.
     """
     versions = existing_versions(base_dir)
     if version is None:
@@ -47,8 +47,8 @@ def choose_version(base_dir: PathLike, version: int | None) -> int:
     version = int(version)
     if version in versions:
         raise FileExistsError(
-            f"Version {version} of {base_dir} exists; a version is never overwritten. "
-            "Choose another, or None for the next."
+            f"Version {version} in {base_dir} exists, and versions are never "
+            "overwritten. Choose another version, or None for the next one."
         )
     return version
 
@@ -57,8 +57,8 @@ class Staged:
     """A version that is being written.
 
     Attributes:
-        path: Where to write it.
-        version: Its number, which is final only when it is in place.
+        path: Temporary directory to write the version to.
+        version: Number of the version, which is final after the context ends.
     """
 
     def __init__(self, path: pathlib.Path, version: int) -> None:
@@ -69,21 +69,22 @@ class Staged:
 def staged_directory(base_dir: PathLike, version: int | None) -> Iterator[Staged]:
     """Yield a `Staged`, whose directory becomes `base_dir/<version>` on success.
 
-    Its name is not an integer, so TensorFlow Serving ignores it. It is removed after
-    an error; leftovers of killed exports of this host are removed first.
+    The temporary name is not an integer, so TensorFlow Serving ignores the directory.
+    After an error it is removed. First, the function removes what killed exports on
+    this host left behind.
 
     Args:
         base_dir: Directory of the versions.
-        version: The number; `None` for the one after the largest at the end, so
-            concurrent exports do not collide.
+        version: Number of the version. With `None`, it is the largest version at the
+            end plus one, so that concurrent exports do not collide.
 
     Raises:
-        FileExistsError: If another export has taken the version in the meantime.
-        OSError: If it cannot be written.
+        FileExistsError: If another export has created the version in the meantime.
+        OSError: If the version cannot be written.
     """
     base_dir = pathlib.Path(base_dir)
-    kept = "Versions that are there are as they were."
-    with disk.explaining("the exported model", base_dir, kept, also=_OF_WRITING):
+    kept = "Existing versions are unchanged."
+    with disk.explaining("the exported model", base_dir, kept, also=_WRITE_ERRORS):
         base_dir.mkdir(parents=True, exist_ok=True)
         disk.remove_abandoned(base_dir)
         _remove_abandoned(base_dir)
@@ -92,7 +93,7 @@ def staged_directory(base_dir: PathLike, version: int | None) -> Iterator[Staged
         try:
             staged = Staged(staging, choose_version(base_dir, version))
             yield staged
-            staging.chmod(0o755)  # mkdtemp's 0o700 would hide it from a server's user
+            staging.chmod(0o755)  # mkdtemp's 0o700 would hide it from other users
             disk.sync_tree(staging)
             staged.version = _put_in_place(staging, base_dir, version)
             disk.sync(base_dir)
@@ -104,11 +105,11 @@ def staged_directory(base_dir: PathLike, version: int | None) -> Iterator[Staged
 def _put_in_place(
     staging: pathlib.Path, base_dir: pathlib.Path, version: int | None
 ) -> int:
-    """Give a directory its name; another that appears meanwhile is never replaced."""
+    """Rename a directory to its version, without ever replacing an existing one."""
     while True:
         number = choose_version(base_dir, version)
         try:
-            os.rename(staging, base_dir / str(number))  # fails where it is not empty
+            os.rename(staging, base_dir / str(number))  # fails if it exists
             return number
         except OSError as error:
             if error.errno not in _TAKEN:
@@ -116,13 +117,13 @@ def _put_in_place(
 
 
 def _remove_abandoned(base_dir: pathlib.Path) -> None:
-    """Remove what killed exports of earlier releases left, after a day.
+    """Remove directories that killed exports of earlier releases left, after a day.
 
-    Their names do not tell the process, which may still be running.
+    Their names do not contain the process, so it may still be running.
     """
     for path in base_dir.glob(f"{_PREFIX}*"):
         try:
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
         except FileNotFoundError:
-            continue  # another export did, or put it in place
+            continue  # another export removed or renamed it

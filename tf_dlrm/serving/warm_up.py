@@ -1,7 +1,7 @@
-"""Requests that TensorFlow Serving sends itself before it takes others.
+"""Warm-up requests, which TensorFlow Serving runs before it accepts other requests.
 
-The file holds messages of TensorFlow Serving. The few fields of them that a request
-needs are described here, so that writing it takes no package but TensorFlow.
+The file contains messages of TensorFlow Serving. This module describes the few fields
+that a request needs, so that writing the file requires no package but TensorFlow.
 """
 
 import pathlib
@@ -19,9 +19,9 @@ WARM_UP = "assets.extra/tf_serving_warmup_requests"
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "tf_dlrm.serving"
-# Names and numbers of model.proto, predict.proto and prediction_log.proto of
-# tensorflow_serving/apis 2.19. A tensor is the bytes of its `TensorProto`, as
-# a message in a message is on the wire, and a map is a list of its entries.
+# Names and numbers of fields in model.proto, predict.proto and prediction_log.proto of
+# tensorflow_serving/apis 2.19. On the wire, a nested `TensorProto` equals its bytes,
+# and a map equals a list of its entries.
 _MESSAGES = {
     "ModelSpec": [("name", 1, "string"), ("signature_name", 3, "string")],
     "Input": [("key", 1, "string"), ("value", 2, "bytes")],
@@ -32,7 +32,7 @@ _MESSAGES = {
 
 
 def _make_classes() -> dict[str, Any]:
-    """The classes of `_MESSAGES` by name."""
+    """Create the classes of `_MESSAGES`, by name."""
     file = descriptor_pb2.FileDescriptorProto(
         name="tf_dlrm/serving/warm_up.proto", package=_PACKAGE, syntax="proto3"
     )
@@ -61,9 +61,9 @@ def write(requests: Sequence[Request], model_name: str, folder: PathLike) -> Non
     """Write requests as TFRecords of `PredictionLog`.
 
     Args:
-        requests: The requests. A server refuses a model that fails on one of them.
+        requests: The requests. A server refuses a model that fails on any of them.
         model_name: Name of the model on the server.
-        folder: The version's directory.
+        folder: Directory of the exported version.
     """
     make_log = _make_classes()["PredictionLog"]
     with tf.io.TFRecordWriter(str(pathlib.Path(folder) / WARM_UP)) as writer:

@@ -1,4 +1,4 @@
-"""Hybrid parallel: tables spread over devices, by a plan."""
+"""Hybrid parallelism: tables spread over devices according to a plan."""
 
 from tf_dlrm.sharding import planning
 from tf_dlrm.sharding.collection import ShardedEmbeddingCollection

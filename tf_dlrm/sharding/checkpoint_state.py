@@ -1,4 +1,4 @@
-"""State of a sharded collection for `tf.train.Checkpoint`."""
+"""The state of a sharded collection for `tf.train.Checkpoint`."""
 
 import dataclasses
 import json
@@ -12,10 +12,11 @@ _KEY = "shards"
 
 
 class CheckpointState(tf.Module):
-    """The variables of all shards as attributes, and what the shards are.
+    """The variables of all shards as attributes, and a description of the shards.
 
-    Each shard is saved as it is, so nothing is copied. Only a collection of the same
-    shards can restore them. (Keras' files hold logical tables, which fit any.)
+    Shards are saved unchanged, so nothing is copied. Only a collection with the same
+    shards can restore them. (Keras' files contain logical tables, which any collection
+    can load.)
 
     Args:
         plan: The `Plan`.
@@ -23,11 +24,12 @@ class CheckpointState(tf.Module):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.layout = _Layout(json.dumps([dataclasses.astuple(each) for each in plan]))
+        layout = json.dumps([dataclasses.astuple(shard) for shard in plan])
+        self.layout = _Layout(layout)
 
 
 class _Layout(tf.Module):
-    """A line of text, compared when a checkpoint is restored."""
+    """A line of text that is compared when a checkpoint is restored."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -39,10 +41,10 @@ class _Layout(tf.Module):
     def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> None:
         if not tf.executing_eagerly():
             return
-        found = restored_tensors[_KEY].numpy().decode()
-        if found != self._text:
+        text = restored_tensors[_KEY].numpy().decode()
+        if text != self._text:
             raise UserError(
-                "The checkpoint holds other shards than this collection has: it was "
-                "written with another plan or number of devices. Files of "
-                "`model.save_weights` or `model.save` load on any."
+                "The checkpoint has other shards than this collection: it was written "
+                "with another plan or number of devices. Use `model.save_weights` or "
+                "`model.save`, whose files load with any plan."
             )

@@ -18,42 +18,45 @@ from tf_dlrm.sharding.spread_store import SpreadStore
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class ShardedEmbeddingCollection(TableLayer):
-    """Embedding tables spread over devices: model-parallel, beside mirrored MLPs.
+    """Embedding tables spread over devices: model parallelism for tables.
 
-    To be made, and used in a `DLRM`, under `tf.distribute.MirroredStrategy().scope()`.
-    Each table lies on one device, or in ranges of rows or columns on several, or as a
-    copy on each, as the plan says. In the forward pass ids go to the devices that own
-    their rows; these look up and pool them for the whole global batch, and pooled
-    vectors come back. In the backward pass gradients of pooled vectors take the same
-    way, and each owner updates its own rows: no gradient of rows is ever reduced over
-    devices. On the same global batches the weights are those of one device.
+    Create the layer, and the `DLRM` that uses it, under
+    `tf.distribute.MirroredStrategy().scope()`; the MLPs are mirrored. The plan puts
+    each table on one device, or ranges of its rows or columns on several devices, or a
+    copy on each device. In the forward pass, ids go to the devices that own their rows.
+    The owners look up and pool them for the whole global batch and return pooled
+    vectors. In the backward pass, the gradients of pooled vectors go to the owners,
+    which update their own rows, so that no gradient of rows is reduced over devices. On
+    the same global batches, the weights equal those of training on one device.
 
-    The rest is as in `EmbeddingCollection`: forms of ids, combiners, optimizers,
-    state by logical table. So files written with one number of devices, or without
-    this layer, load on another. Without a strategy all shards lie on one device.
+    Forms of ids, combiners, optimizers and the state by logical table are the same as
+    in `EmbeddingCollection`. Files therefore load on any number of devices, and with or
+    without this layer. Without a strategy, all shards are on one device.
 
     Args:
-        tables: The `EmbeddingTable`s; the features are theirs in this order.
-        plan: `"auto"`, `"table_wise"`, `"row_wise"`, `"column_wise"` or
-            `"data_parallel"`, or a dict of table name to one of these, for
-            `tf_dlrm.sharding.plan`; or a `Plan` for as many devices as there are.
-        seed: Integer for the initial values, the same as an `EmbeddingCollection`
-            makes of it; `None` draws one.
-        plan_options: Further arguments of `tf_dlrm.sharding.plan`, such as
-            `batch_size` and `device_memory_bytes`.
+        tables: The `EmbeddingTable`s. Their features, in this order, are the columns of
+            the ids.
+        plan: A strategy of `tf_dlrm.sharding.plan`: `"auto"`, `"table_wise"`,
+            `"row_wise"`, `"column_wise"` or `"data_parallel"`, or a dict of table names
+            to strategies; or a `Plan` for the number of devices.
+        seed: Integer seed of the initial values, which equal those of an
+            `EmbeddingCollection` with the same seed. Default: drawn at random.
+        plan_options: Other arguments of `tf_dlrm.sharding.plan`, such as `batch_size`
+            and `device_memory_bytes`.
 
     Call arguments:
-        ids: Those of this replica's part of the batch, in one of the forms that
-            `EmbeddingCollection` takes.
-        weights: float32 factors shaped as the ids, or `None`.
+        ids: Ids of this replica's part of the batch: int32/int64 `(batch, F)`, with -1
+            for no id; `(batch, F, L)` padded with -1; or a `tf.RaggedTensor`
+            `(batch, F, None)`.
+        weights: float32 factors with the shape of the ids, or `None`.
 
     Returns:
-        float32 `(batch, F, embedding_dim)` of this replica's part; where widths
-        differ, a list of F tensors `(batch, width of the feature)`.
+        float32 `(batch, F, embedding_dim)` for this replica's part of the batch, or, if
+        widths differ, a list of F tensors `(batch, width of the feature)`.
 
     Raises:
         ValueError: If a `Plan` is for other tables or another number of devices.
-        tf.errors.InvalidArgumentError: For an id outside its table.
+        tf.errors.InvalidArgumentError: If an id is outside its table.
 
     Example:
 
@@ -65,10 +68,10 @@ class ShardedEmbeddingCollection(TableLayer):
 
     Reference:
         Naumov et al. 2019, arXiv 1906.00091, section 3: model-parallel embeddings
-        with a butterfly shuffle. Placements as in torchrec.
+        with a butterfly shuffle. The placements are those of torchrec.
     """
 
-    _store: SpreadStore  # what `_make_store` returns
+    _store: SpreadStore  # the result of `_make_store`
 
     def __init__(
         self,
@@ -90,15 +93,15 @@ class ShardedEmbeddingCollection(TableLayer):
         plan.validate(tables)
         if plan.num_devices != len(devices):
             raise UserError(
-                f"The plan is for {plan.num_devices} devices, the strategy has "
-                f"{len(devices)}. Give the strategy's name, such as 'auto', to "
-                "have a plan made for the devices there are."
+                f"The plan is for {plan.num_devices} devices, but the strategy has "
+                f"{len(devices)}. Pass plan='auto', or another planning strategy, to "
+                "create a plan for these devices."
             )
         return SpreadStore(tables, devices, plan)
 
     @property
     def plan(self) -> Plan:
-        """The plan by which the tables lie."""
+        """The plan that places the tables on devices."""
         return self._store.plan
 
     def call(self, ids: Ids, weights: Any = None, training: bool | None = None) -> Any:
@@ -109,8 +112,8 @@ class ShardedEmbeddingCollection(TableLayer):
         """
         if training and find_recording(self) is None:
             raise RuntimeError(
-                "No gradient reaches sharded tables through a tape: train them in a "
-                "DLRM, whose step hands their gradients over, or call "
+                "A tape cannot compute the gradients of sharded tables. Train them in "
+                "a DLRM, whose step passes the gradients to the layer, or call "
                 "`apply_gradients` yourself."
             )
         return TableLayer.call(self, ids, weights)
@@ -118,7 +121,7 @@ class ShardedEmbeddingCollection(TableLayer):
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-safe values."""
         plan = self._requested_plan
-        if isinstance(plan, Plan):  # it names devices, which differ elsewhere
+        if isinstance(plan, Plan):  # it depends on the devices of this machine
             plan = {table.name: plan.placement(table.name) for table in self.tables}
         return {
             **super().get_config(),

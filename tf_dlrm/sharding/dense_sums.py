@@ -1,4 +1,4 @@
-"""Dense sums over devices, for gradients of small tables that every device holds.
+"""Dense sums over devices, for gradients of small tables with a copy on each device.
 
 # V rows of the copies, D width
 """
@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 def share_rows(num_rows: int, num_devices: int) -> list[int]:
-    """Return how many rows each device sums: equal shares, the first ones one more.
+    """Return the number of rows that each device sums: nearly equal shares.
 
     >>> share_rows(10, 4)
     [3, 3, 2, 2]
@@ -19,18 +19,18 @@ def share_rows(num_rows: int, num_devices: int) -> list[int]:
 
 
 def all_reduce(values: Sequence[tf.Tensor], devices: Sequence[str]) -> list[tf.Tensor]:
-    """Sum a tensor of each device, and give each device the sum.
+    """Sum a tensor over all devices, and return the sum on each device.
 
-    As in a ring, but without its turns: each device sums a range of rows that all
-    others send it, and sends the sums to all others. Each sends and receives
-    2 (N - 1) / N of the tensor.
+    Each device receives one range of rows from all others, sums it, and sends the sums
+    to all others. As in a ring all-reduce, each device sends and receives 2 (N - 1) / N
+    of the tensor, but without the ring's sequence of steps.
 
     Args:
-        values: For each device, float32 `(V, D)`, V static.
+        values: A tensor on each device, float32 `(V, D)` with static V.
         devices: Names of the devices.
 
     Returns:
-        For each device, the sum `(V, D)`.
+        The sum on each device, `(V, D)`.
     """
     if len(values) == 1:
         return list(values)

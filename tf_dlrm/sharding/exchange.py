@@ -1,4 +1,4 @@
-"""Exchange between devices: ids to the owners of rows, vectors back, then gradients.
+"""Exchange between devices: ids to owners of rows, vectors back, then gradients.
 
 # B rows of a replica's batch, F features, D width
 """
@@ -18,12 +18,12 @@ from tf_dlrm.sharding.planning.plans import Shard
 
 
 class Exchange:
-    """Lookups and updates of the groups of all devices, for all replicas at once.
+    """Lookups and updates in the groups of all devices, for all replicas at once.
 
     Args:
         groups: The `Group`s.
         devices: Names of the devices; replica i is on device i.
-        num_features: F.
+        num_features: Number of features, F.
     """
 
     def __init__(
@@ -36,89 +36,91 @@ class Exchange:
         """Look up and pool the global batch.
 
         Args:
-            replicas: What `pack` gave of each replica.
+            replicas: The result of `pack` for each replica.
 
         Returns:
-            For each replica, a list of the features' vectors `(B, D)`.
+            A list with the vectors `(B, D)` of each feature, for each replica.
         """
-        sent = [unpack(replica) for replica in replicas]
-        num_rows = [bags.num_examples(ids, self._num_features) for ids, _ in sent]
-        # By replica and feature, the parts that its shards return.
+        batches = [unpack(replica) for replica in replicas]
+        num_rows = [bags.num_examples(ids, self._num_features) for ids, _ in batches]
+        # The parts that shards return, by replica and feature.
         parts: list[dict[int, list[tuple[Shard, tf.Tensor]]]]
         parts = [collections.defaultdict(list) for _ in replicas]
         for group in self._groups:
             if group.is_copy and len(replicas) > 1:
-                chosen: Sequence[int] = [group.device]
+                served: Sequence[int] = [group.device]
             else:
-                chosen = range(len(replicas))
+                served = range(len(replicas))
             if group.is_copy and len(replicas) == 1 and group.device:
                 continue
-            selected = []
-            for replica in chosen:
+            selections = []
+            for replica in served:
                 with tf.device(self._devices[replica]):
-                    selected.append(group.select(*sent[replica], self._num_features))
+                    batch = batches[replica]
+                    selections.append(group.select(*batch, self._num_features))
             with tf.device(self._devices[group.device]):
-                ids, weights = join(selected)
-                # No tape sees these lookups.
+                ids, weights = join(selections)
+                # No tape records these lookups.
                 pooled, _ = group.fused.pool(ids, weights, Call())
-                of_replicas = [pooled]
-                if len(chosen) > 1:
-                    of_replicas = tf.split(pooled, [num_rows[r] for r in chosen])
-                # Taken apart here: what crosses is what the other side needs.
-                vectors = [tf.unstack(each, axis=1) for each in of_replicas]
-            for replica, of_features in zip(chosen, vectors, strict=True):
+                replica_vectors = [pooled]
+                if len(served) > 1:
+                    replica_vectors = tf.split(pooled, [num_rows[r] for r in served])
+                # Split on this device, so that only what a replica needs is sent.
+                vectors = [tf.unstack(own, axis=1) for own in replica_vectors]
+            for replica, feature_vectors in zip(served, vectors, strict=True):
                 for column, shard, vector in zip(
-                    group.columns, group.of_feature, of_features, strict=True
+                    group.columns, group.feature_shards, feature_vectors, strict=True
                 ):
                     parts[replica][column].append((shard, vector))
         results = []
-        for replica, of_features in enumerate(parts):
+        for replica, feature_parts in enumerate(parts):
             with tf.device(self._devices[replica]):
                 results.append(
-                    [assemble(of_features[c]) for c in range(self._num_features)]
+                    [assemble(feature_parts[c]) for c in range(self._num_features)]
                 )
         return results
 
     def update(self, replicas: Sequence[dict[str, tf.Tensor]], step: Step) -> None:
-        """Update the rows that the global batch looked up, each where it lies.
+        """Update the rows that the global batch looked up, on their devices.
 
         Args:
-            replicas: What `pack` gave of each replica, with `gradient_0`, ... of the
-                features' vectors.
-            step: The step.
+            replicas: The result of `pack` for each replica, with the gradients of the
+                features' vectors as `gradient_0`, `gradient_1`, ...
+            step: The optimizer step.
         """
-        sent = [unpack(replica) for replica in replicas]
-        of_features = [
-            [each[f"gradient_{i}"] for i in range(self._num_features)]
-            for each in replicas
+        batches = [unpack(replica) for replica in replicas]
+        feature_gradients = [
+            [replica[f"gradient_{i}"] for i in range(self._num_features)]
+            for replica in replicas
         ]
         dense_copies = collections.defaultdict(list)
         for group in self._groups:
             if group.is_summed_densely:
                 dense_copies[group.key].append(group)
                 continue
-            selected, gradients = [], []
+            selections, gradients = [], []
             for replica in range(len(replicas)):
                 with tf.device(self._devices[replica]):
-                    selected.append(group.select(*sent[replica], self._num_features))
-                    gradients.append(group.gradients(of_features[replica]))
+                    batch = batches[replica]
+                    selections.append(group.select(*batch, self._num_features))
+                    gradients.append(group.gradients(feature_gradients[replica]))
             with tf.device(self._devices[group.device]):
-                ids, weights = join(selected)
+                ids, weights = join(selections)
                 joined = (
                     gradients[0] if len(gradients) == 1 else tf.concat(gradients, 0)
                 )
                 group.fused.update(PooledGradients(ids, weights, joined), step)
         for copies in dense_copies.values():
-            self._update_densely(copies, sent, of_features, step)
+            self._update_densely(copies, batches, feature_gradients, step)
 
-    def _update_densely(self, copies, sent, of_features, step):
-        """Each device sums its own batch's gradients; the sums are summed."""
+    def _update_densely(self, copies, batches, feature_gradients, step):
+        """Update copies of tables from dense sums of gradients over all devices."""
         sums = []
-        for group, batch, gradients in zip(copies, sent, of_features):
+        for group, batch, gradients in zip(copies, batches, feature_gradients):
             with tf.device(self._devices[group.device]):
-                selected = group.select(*batch, self._num_features)
-                sums.append(group.dense_sums(*selected, group.gradients(gradients)))
-        if len(sums) == 1:  # one batch for all, outside of replicas
+                selection = group.select(*batch, self._num_features)
+                sums.append(group.dense_sums(*selection, group.gradients(gradients)))
+        if len(sums) == 1:  # outside of replicas, there is one batch for all devices
             sums *= len(copies)
         else:
             sums = all_reduce(sums, self._devices)
@@ -128,13 +130,13 @@ class Exchange:
 
 
 def assemble(parts: Sequence[tuple[Shard, tf.Tensor]]) -> tf.Tensor:
-    """Return a feature's vectors from those of its shards: sums, or side by side."""
+    """Return a feature's vectors: the sum or concatenation of those of its shards."""
     (shard, vectors), *others = parts
     if not others:
         return vectors
     if shard.kind == "row_wise":
         return tf.add_n([vectors for _, vectors in parts])
     if shard.kind != "column_wise":
-        raise NotImplementedError(f"No way to assemble shards of {shard.kind!r}.")
+        raise NotImplementedError(f"Cannot assemble shards of kind {shard.kind!r}.")
     ordered = sorted(parts, key=lambda part: part[0].first_column)
     return tf.concat([vectors for _, vectors in ordered], axis=1)

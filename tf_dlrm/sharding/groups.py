@@ -1,4 +1,4 @@
-"""The part of a sharded collection that lies on one device, fused by width.
+"""`Group`: the shards of equal width on one device, fused.
 
 # B rows of a batch, F features of a group, V values
 """
@@ -21,13 +21,17 @@ from tf_dlrm.sharding.planning.plans import Shard
 def key_of(
     shard: Shard, table_width: int, summed_densely: Set[str] = frozenset()
 ) -> tuple[int, str, str]:
-    """Return what a group's shards share: width, columns, and the kind of copy.
+    """Return the properties that all shards of a group have in common.
 
     Args:
         shard: A `Shard`.
-        table_width: Number of columns of its table. Gradients of whole rows, which
-            row-wise statistics take, are as wide.
-        summed_densely: Names of the tables whose copies' gradients are.
+        table_width: Number of columns of its table, which is the width of gradients of
+            whole rows (row-wise optimizers need these).
+        summed_densely: Names of the data-parallel tables whose gradients are summed
+            densely over devices.
+
+    Returns:
+        The width, the columns, and the kind of copy.
     """
     columns, copy = "all", ""
     if shard.kind == "column_wise":
@@ -38,13 +42,13 @@ def key_of(
 
 
 class Group:
-    """Shards of equal width on one device: one variable, one lookup, one update.
+    """Shards of equal width on one device, with one variable, lookup and update.
 
     Args:
         device: Number of the device.
-        key: Their `key_of`.
+        key: The `key_of` all shards.
         shards: The `Shard`s.
-        features: `(feature, EmbeddingTable)` of the collection, in order.
+        features: All `(feature, EmbeddingTable)` pairs of the collection, in order.
     """
 
     def __init__(
@@ -56,7 +60,7 @@ class Group:
     ) -> None:
         self.device, self.shards = device, tuple(shards)
         self.key = key
-        self.name = "_".join(str(each) for each in (device, *key) if each != "")
+        self.name = "_".join(str(part) for part in (device, *key) if part != "")
         self.needs_whole_rows = False
         width = self.shards[0].num_columns
         self.is_copy = self.shards[0].kind == "data_parallel"
@@ -64,19 +68,19 @@ class Group:
         places = collections.defaultdict(list)
         for column, (_, table) in enumerate(features):
             places[table.name].append((column, table))
-        # Of each feature of the group: its column in the model, its shard.
-        self.columns, self.of_feature, parts = [], [], []
+        # Column in the model, and shard, of each feature of the group.
+        self.columns, self.feature_shards, parts = [], [], []
         for number, shard in enumerate(self.shards):
             (_, table), *_ = places[shard.table]
             self.columns += [column for column, _ in places[shard.table]]
-            self.of_feature += [shard] * len(places[shard.table])
+            self.feature_shards += [shard] * len(places[shard.table])
             split = shard.num_rows < table.vocabulary_size
             parts.append(
                 EmbeddingTable(
                     f"{shard.table}_{number}",
                     shard.num_rows,
                     width,
-                    # Parts of a bag are only summed; factors come with the ids.
+                    # Parts of a bag are summed; combiners' factors come as weights.
                     combiner="sum" if split else table.combiner,
                     features=[f"{number}_{c}" for c, _ in places[shard.table]],
                 )
@@ -84,54 +88,58 @@ class Group:
         self.fused = FusedTable(width, parts, parts)
         self._optimizers: dict[str, SparseOptimizer] = {}
         self.names = [part.name for part in parts]
-        self._first_rows = np.array([shard.first_row for shard in self.of_feature])
-        self._num_rows = np.array([shard.num_rows for shard in self.of_feature])
+        self._first_rows = np.array([shard.first_row for shard in self.feature_shards])
+        self._num_rows = np.array([shard.num_rows for shard in self.feature_shards])
         combiners = {t.name: t.combiner for _, t in features}
         sizes = {t.name: t.vocabulary_size for _, t in features}
-        self._is_split = [s.num_rows < sizes[s.table] for s in self.of_feature]
+        self._is_split = [s.num_rows < sizes[s.table] for s in self.feature_shards]
         self._needs_factors = any(
             split and combiners[s.table] != "sum"
-            for split, s in zip(self._is_split, self.of_feature)
+            for split, s in zip(self._is_split, self.feature_shards)
         )
-        self._sizes = [sizes[s.table] for s in self.of_feature]
-        self._combiners = [combiners[s.table] for s in self.of_feature]
+        self._sizes = [sizes[s.table] for s in self.feature_shards]
+        self._combiners = [combiners[s.table] for s in self.feature_shards]
 
     def build_optimizer(self, optimizers: dict[str, SparseOptimizer]) -> None:
-        """Create slots: `optimizers` maps each logical table to its optimizer."""
+        """Create the slots.
+
+        Args:
+            optimizers: Names of the trainable logical tables to their optimizers.
+        """
         self._optimizers = optimizers
-        of_parts = {
+        part_optimizers = {
             name: optimizers[shard.table]
             for name, shard in zip(self.names, self.shards, strict=True)
-            if shard.table in optimizers  # others are not trained
+            if shard.table in optimizers  # other tables are not trained
         }
         shard = self.shards[0]
-        by_rows = any(each.uses_mean_squares for each in of_parts.values())
+        by_rows = any(o.uses_mean_squares for o in part_optimizers.values())
         self.needs_whole_rows = shard.kind == "column_wise" and by_rows
         self.fused.gradient_columns = (
             shard.columns if self.needs_whole_rows else slice(None)
         )
-        self.fused.build_optimizer(of_parts)
+        self.fused.build_optimizer(part_optimizers)
 
     def optimizer_of(self, name: str) -> SparseOptimizer:
-        """Return the optimizer of a logical table that is trained."""
+        """Return the optimizer of a trainable logical table."""
         return self._optimizers[name]
 
     def name_of(self, shard: Shard) -> str:
-        """Return the name of a shard among the tables of the fused variable."""
+        """Return the name of a shard in the fused table."""
         return self.names[self.shards.index(shard)]
 
-    def gradients(self, of_features: Sequence[tf.Tensor]) -> tf.Tensor:
+    def gradients(self, feature_gradients: Sequence[tf.Tensor]) -> tf.Tensor:
         """Return the group's part of the gradients `(B, width)` of all features.
 
         Returns:
-            `(B, F, D)`: the group's columns, or whole rows where an optimizer needs
-            their mean squares.
+            `(B, F, D)`, the group's columns, or whole rows if an optimizer needs their
+            mean squares.
         """
-        needed = [
-            of_features[column][:, slice(None) if self.needs_whole_rows else s.columns]
-            for column, s in zip(self.columns, self.of_feature, strict=True)
-        ]
-        return tf.stack(needed, axis=1)
+        gradients = []
+        for column, shard in zip(self.columns, self.feature_shards, strict=True):
+            columns = slice(None) if self.needs_whole_rows else shard.columns
+            gradients.append(feature_gradients[column][:, columns])
+        return tf.stack(gradients, axis=1)
 
     def dense_sums(
         self, ids: Ids, weights: tf.Tensor | None, gradients: tf.Tensor
@@ -139,23 +147,22 @@ class Group:
         """Sum the gradients of each row, and count its ids.
 
         Args:
-            ids: What `select` gave of a batch.
-            weights: As the ids.
-            gradients: Of its features, `(B, F, D)`.
+            ids: Ids from `select`.
+            weights: Weights from `select`.
+            gradients: Gradients of the group's features, `(B, F, D)`.
 
         Returns:
-            `(V, D + 1)`, the last column the number of ids.
+            `(V, D + 1)`, with the number of ids in the last column.
         """
         rows, values = self.fused.lookup(ids, weights).unpool(gradients)
         values = tf.concat([values, tf.ones_like(values[:, :1])], axis=1)
         num_rows = self.fused.num_rows
-        # The row of missing ids is the one after all others.
+        # The last row is the null row, which missing ids read.
         return tf.math.unsorted_segment_sum(values, rows, num_rows + 1)[:num_rows]
 
     def apply_dense_sums(self, sums: tf.Tensor, step: Step) -> None:
-        """Update the rows that `sums` counts ids of."""
-        touched = tf.where(sums[:, -1] > 0)[:, 0]
-        rows = tf.cast(touched, self.fused.row_dtype)
+        """Update the rows that have ids, according to the counts in `dense_sums`."""
+        rows = tf.cast(tf.where(sums[:, -1] > 0)[:, 0], self.fused.row_dtype)
         gradients = tf.gather(sums[:, :-1], rows)
         self.fused.update_rows(rows, gradients, step)
 
@@ -166,16 +173,16 @@ class Group:
     def select(
         self, ids: Ids, weights: tf.Tensor | None, num_features: int
     ) -> tuple[Ids, tf.Tensor | None]:
-        """Select what the group needs of a batch: its features' ids, as its own rows.
+        """Select the ids of the group's features and convert them to its own rows.
 
         Args:
             ids: Standardized ids of all features of the collection.
-            weights: Their standardized weights, or `None`.
+            weights: Standardized weights of the ids, or `None`.
             num_features: Number of all features.
 
         Returns:
-            Standardized ids and weights of the group's features; ids of other
-            rows are left out (ragged) or -1.
+            Standardized ids and weights of the group's features. Ids of other rows are
+            omitted (ragged) or -1.
         """
         ids, weights = bags.select_features(ids, weights, self.columns, num_features)
         if self._needs_factors:
@@ -185,10 +192,9 @@ class Group:
         return self._to_own_rows(ids, weights)
 
     def _factors(self, ids, weights):
-        """Weights with the factors of the combiners of tables that are split.
+        """Return the weights times the factors of the combiners of split tables.
 
-        The other tables of the group apply their combiners themselves, where a
-        factor that all weights of a bag have cancels out.
+        The other tables of the group apply their combiners themselves.
         """
         places = bags.Places(
             np.array(self._sizes),
@@ -203,8 +209,7 @@ class Group:
         factors = bags.make_lookup(ids, weights, places).coefficients
         if factors is not None:
             return factors
-        # One-hot without weights: every factor is 1.
-        return None
+        return None  # one-hot ids without weights: every factor is 1
 
     def _to_own_rows(self, ids, weights):
         if not isinstance(ids, tf.RaggedTensor):
@@ -219,10 +224,10 @@ class Group:
         own -= tf.gather(tf.constant(self._first_rows, tf.int64), feature)
         inside = own >= 0
         inside &= own < tf.gather(tf.constant(self._num_rows, tf.int64), feature)
-        kept = tf.ragged.boolean_mask(
+        own_ids = tf.ragged.boolean_mask(
             tf.RaggedTensor.from_row_splits(own, ids.row_splits, validate=False),
             tf.RaggedTensor.from_row_splits(inside, ids.row_splits, validate=False),
         )
         if weights is not None:
             weights = tf.boolean_mask(weights, inside)
-        return kept, weights
+        return own_ids, weights

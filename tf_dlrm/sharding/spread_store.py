@@ -1,4 +1,4 @@
-"""`SpreadStore`: tables in shards on several devices, as a plan says."""
+"""`SpreadStore`: tables in shards on several devices, according to a plan."""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -26,12 +26,13 @@ from tf_dlrm.sharding.planning.plans import Plan
 
 
 class SpreadStore(TableStore):
-    """Shards of tables, grouped by device and width, each a plain variable.
+    """Shards of tables, grouped by device and width, with one variable per group.
 
     Args:
-        tables: The `EmbeddingTable`s; the features are theirs in this order.
+        tables: The `EmbeddingTable`s. Their features, in this order, are the columns of
+            the ids.
         devices: Names of the devices; replica i is on device i.
-        plan: Which device holds which shards.
+        plan: The `Plan`, which assigns shards to devices.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class SpreadStore(TableStore):
         self.groups = self._make_groups()
         self._exchange = Exchange(self.groups, devices, self.num_features)
         self._state = CheckpointState(plan)
-        # Where each table lies: `(shard, group)` of all its shards.
+        # The shards of each table: pairs `(shard, group)`.
         self._places = collections.defaultdict(list)
         for group in self.groups:
             for shard in group.shards:
@@ -87,7 +88,7 @@ class SpreadStore(TableStore):
 
     @property
     def _distinct_groups(self):
-        """The groups without copies of others."""
+        """All groups but those that are copies of others."""
         return [g for g in self.groups if not (g.is_copy and g.device)]
 
     @property
@@ -131,7 +132,8 @@ class SpreadStore(TableStore):
         if len(columns) < self.num_features:
             if isinstance(ids, tf.RaggedTensor):
                 raise UserError(
-                    "Some features of sharded tables alone are looked up by padded ids."
+                    "To look up only some features of sharded tables, pass padded ids, "
+                    "not ragged ones."
                 )
             missing = -tf.ones_like(ids[:, :1])
             number = {column: i for i, column in enumerate(columns)}
@@ -145,7 +147,7 @@ class SpreadStore(TableStore):
             lookup = group.fused.lookup(*group.select(ids, weights, self.num_features))
             pooled = lookup.pool(read(group.fused.variable, lookup.rows))
             for i, (column, shard) in enumerate(
-                zip(group.columns, group.of_feature, strict=True)
+                zip(group.columns, group.feature_shards, strict=True)
             ):
                 parts[column].append((shard, pooled[:, i, :]))
         return self._in_feature_order([assemble(parts[c]) for c in columns])
@@ -161,7 +163,7 @@ class SpreadStore(TableStore):
     # Access by table
 
     def _place(self, group, shard, slot):
-        """Return the variable of a shard or of its slot, and its first row there."""
+        """Return the variable of a shard or its slot, and the shard's first row."""
         if slot is None:
             return group.fused.variable, group.place(shard)
         return group.fused.find_slot(group.name_of(shard), slot)

@@ -11,13 +11,13 @@ from tf_dlrm.training.guard import Restorable
 
 
 class DenseUpdate:
-    """Updates the dense variables of a model, also as one XLA kernel.
+    """Update of the dense variables of a model, as one XLA kernel where possible.
 
-    XLA fuses the several passes of an optimizer with state over each variable.
+    XLA fuses the passes over each variable that an optimizer with state makes.
 
     Args:
-        model: The compiled model: its `optimizer` and `dense_variables`.
-        is_in_program: Whether XLA compiles what is around this anyway.
+        model: The compiled model, with `optimizer` and `dense_variables`.
+        is_in_program: Whether the update is part of a larger XLA program.
     """
 
     def __init__(self, model: keras.Model, is_in_program: bool) -> None:
@@ -27,11 +27,17 @@ class DenseUpdate:
     def apply(
         self, dense_gradients: Sequence[tf.Tensor], applies: tf.Tensor | None
     ) -> None:
-        """Apply the gradients, if `applies` (a bool tensor, or `None`)."""
+        """Apply the gradients.
+
+        Args:
+            dense_gradients: Gradients of the dense variables.
+            applies: Bool scalar tensor: if `False`, nothing changes. `None` is `True`.
+        """
         if applies is None:
             self._apply(dense_gradients)
         elif tf.distribute.has_strategy() or accelerators.are_visible():
-            # Sums over replicas cannot be in a branch; for an accelerator it is a wait.
+            # Sums over replicas are impossible in a branch, and an accelerator would
+            # have to wait for its condition.
             model = self._model
             state = Restorable([*model.dense_variables, *model.optimizer.variables])
             self._apply(dense_gradients)
@@ -61,7 +67,7 @@ class DenseUpdate:
 
     def _step(self, *dense_gradients):
         optimizer = self._model.optimizer
-        if not dense_gradients:  # all MLPs are frozen; the tables' steps count
+        if not dense_gradients:  # all MLPs are frozen: only count the step
             optimizer.iterations.assign_add(1)
             return
         with gradients.freed_with_graph():

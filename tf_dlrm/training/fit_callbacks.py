@@ -1,4 +1,4 @@
-"""The callbacks that `fit` of a `RowSparseModel` adds to the user's."""
+"""Callbacks that `fit` of a `RowSparseModel` adds to those of the user."""
 
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DeferredReader(keras.callbacks.Callback):
-    """Raises in `fit` what an accelerator noted of its steps."""
+    """Callback that raises the errors of deferred checks during `fit`."""
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._batches_read = 0
@@ -37,21 +37,22 @@ def add(
     guard: GuardCallback | None,
     stack: ExitStack,
 ) -> Any:
-    """Return the callbacks of `fit` with those that the model needs.
+    """Return the callbacks of `fit`, including those that the model needs.
 
-    The tables' own rates follow after each of the user's callbacks; the guard, and
-    what reads an accelerator's notes, come before all of them.
+    Tables' own learning rates are updated after each of the user's callbacks. The guard
+    and the reader of deferred checks run before all of them.
 
     Args:
         model: The model.
         callbacks: A list, one callback, Keras' `CallbackList`, or `None`.
         guard: The guard's callback, or `None`.
-        stack: Puts a `CallbackList` back as it was, and calls `on_fit_exit` of the
-            user's callbacks: Keras calls no callback when something fails.
+        stack: Stack that, when it closes, restores a `CallbackList` and calls
+            `on_fit_exit` of the user's callbacks. (Keras calls no callback after an
+            error.)
     """
     callbacks = callbacks or ()
-    for each in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
-        stack.callback(getattr(each, "on_fit_exit", lambda: None))
+    for callback in tf.nest.flatten(getattr(callbacks, "callbacks", callbacks)):
+        stack.callback(getattr(callback, "on_fit_exit", lambda: None))
     rates = TableRates(model)
     if callbacks and rates.is_needed:
         callbacks = keras_hooks.with_each(callbacks, rates, stack)

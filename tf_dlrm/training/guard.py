@@ -1,7 +1,7 @@
-"""The guard of the train step: a batch that would spoil the weights is left out.
+"""The guard of the train step, which skips batches that would spoil the weights.
 
-`TerminateOnNaN` and its like see a loss after the weights were updated with it. Here
-the step looks before it updates anything.
+`TerminateOnNaN` and similar callbacks see a loss only after the weights were updated.
+The guard checks loss and gradients before the step updates anything.
 """
 
 import warnings
@@ -17,37 +17,37 @@ from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs
 
-# What is looked at where something is not finite, in the order of the computation.
+# The values to check when something is not finite, in the order of the computation.
 SOURCES = ("dense features", "labels", "sample weights", "embeddings", "the loss")
 
 
 class NotFiniteError(UserError):
-    """Batch after batch had a loss or gradients that were not finite."""
+    """Too many batches in a row had a loss or gradients that were not finite."""
 
 
 class StepGuard:
-    """Tells batches that may be applied from others, and counts these.
+    """Decision whether a batch may be applied, and a count of those that may not.
 
-    All replicas apply a batch, or none does.
+    Either all replicas apply a batch, or none does.
 
     Args:
-        device: Where the counts lie.
+        device: Device of the counts.
 
     Attributes:
-        reads_seldom: Whether the host reads the counts every so many steps only, not
-            to make an accelerator wait.
+        reads_seldom: Whether the host reads the counts only every few steps, so that an
+            accelerator does not have to wait.
     """
 
     def __init__(self, device: str) -> None:
         def make():
             return tf.Variable(tf.zeros(1 + len(SOURCES), tf.int64), trainable=False)
 
-        # How many were skipped, and what was not finite in the last of them. A batch
-        # that is applied writes nothing.
+        # Number of skipped batches, and what was not finite in the last of them. A
+        # batch that is applied writes nothing.
         self._counts = replicas.on_device(device, make)
         self._has_just_skipped = False
         self.reads_seldom = accelerators.are_visible()
-        # How many in a row were skipped, now and at most.
+        # Number of batches skipped in a row: the current row, and the longest one.
         self._in_a_row = None
         if self.reads_seldom:
             self._in_a_row = replicas.on_device(
@@ -57,44 +57,48 @@ class StepGuard:
     def admit(self, sources: Sequence[Any], gradients: Any) -> tf.Tensor:
         """Decide whether a batch may be applied, and count it if not.
 
-        To be called by each replica, once a step.
+        Each replica must call this method once per step.
 
         Args:
-            sources: Tensors in any structure for each of `SOURCES`; `None` for what
-                is not there.
+            sources: Tensors in any structure, one structure for each of `SOURCES`;
+                `None` for absent values.
             gradients: Tensors in any structure.
 
         Returns:
-            Bool scalar tensor: whether loss and gradients are finite in all replicas.
+            Whether loss and gradients are finite in all replicas, a bool scalar tensor.
         """
         finite = is_finite((sources[-1], gradients))
 
-        def look():
+        def check_sources():
             return tf.stack([is_finite(source) for source in sources])
 
         if replicas.count() == 1:
-            self._count_unless(finite, look)
+            self._count_unless(finite, check_sources)
             return finite
-        found = tf.cond(finite, lambda: tf.ones(len(SOURCES), tf.bool), look)
-        return replicas.run_for_all(self._agree, {"finite": finite, "found": found})
+        are_finite = tf.cond(
+            finite, lambda: tf.ones(len(SOURCES), tf.bool), check_sources
+        )
+        arguments = {"finite": finite, "sources": are_finite}
+        return replicas.run_for_all(self._agree, arguments)
 
-    def _agree(self, of_replicas):
-        finite = tf.reduce_all([each["finite"] for each in of_replicas])
-        found = [each["found"] for each in of_replicas]
-        self._count_unless(finite, lambda: tf.reduce_all(found, axis=0))
-        return [finite] * len(of_replicas)
+    def _agree(self, replica_results):
+        finite = tf.reduce_all([result["finite"] for result in replica_results])
+        sources = [result["sources"] for result in replica_results]
+        self._count_unless(finite, lambda: tf.reduce_all(sources, axis=0))
+        return [finite] * len(replica_results)
 
-    def _count_unless(self, finite, look):
+    def _count_unless(self, finite, check_sources):
         if self._in_a_row is not None:
-            counted = tf.concat([self._counts[:1] + 1, tf.cast(~look(), tf.int64)], 0)
-            accelerators.assign_unless(finite, self._counts, counted)
+            spoiled = tf.cast(~check_sources(), tf.int64)
+            counts = tf.concat([self._counts[:1] + 1, spoiled], 0)
+            accelerators.assign_unless(finite, self._counts, counts)
             now = tf.where(finite, tf.zeros((), tf.int64), self._in_a_row[0] + 1)
             most = tf.maximum(self._in_a_row[1], now)
             self._in_a_row.assign(tf.stack([now, most]))
             return
 
         def count():
-            spoiled = tf.cast(~look(), tf.int64)
+            spoiled = tf.cast(~check_sources(), tf.int64)
             self._counts.assign(tf.concat([self._counts[:1] + 1, spoiled], 0))
             return True
 
@@ -102,7 +106,7 @@ class StepGuard:
 
     @property
     def has_just_skipped(self) -> bool:
-        """True if the last call of the train function in `fit` left a batch out."""
+        """True if the last call of the train function in `fit` skipped a batch."""
         if self._in_a_row is not None:
             return bool(self._in_a_row.numpy()[0])
         return self._has_just_skipped
@@ -112,61 +116,63 @@ class StepGuard:
         self._has_just_skipped = value
 
     def take_most_in_a_row(self) -> int:
-        """Return the longest row of skipped batches since the last call of this.
+        """Return the most batches skipped in a row since the last call of this method.
 
-        Zero where the host reads the counts at each step, and can tell.
+        The result is 0 if the host reads the counts at each step anyway.
         """
         if self._in_a_row is None:
             return 0
-        now, most = (int(each) for each in self._in_a_row.numpy())
+        now, most = (int(count) for count in self._in_a_row.numpy())
         self._in_a_row.assign([now, 0])
         return most
 
     def forget_row(self) -> None:
-        """Let the next skipped batch be the first in a row."""
+        """Make the next skipped batch count as the first in a row."""
         self._has_just_skipped = False
         if self._in_a_row is not None:
             self._in_a_row.assign(tf.zeros(2, tf.int64))
 
     @property
     def num_skipped(self) -> int:
-        """Batches that were not applied so far."""
+        """Number of batches skipped so far."""
         return int(self._counts.numpy()[0])
 
     def describe(self) -> str:
-        """Name what was not finite in the last batch that was not applied."""
+        """Return a text that names what was not finite in the last skipped batch."""
         spoiled = self._counts.numpy()[1:]
         names = [name for name, bad in zip(SOURCES, spoiled, strict=True) if bad]
         return ", ".join(names) or "a gradient"
 
     def get_state(self) -> np.ndarray:
-        """Return the counts, int64, to resume with."""
+        """Return the counts as int64, for `set_state`."""
         return self._counts.numpy()
 
     def set_state(self, state: np.ndarray) -> None:
-        """Set what `get_state` returned."""
+        """Set the counts that `get_state` returned."""
         self._counts.assign(state)
 
 
 def is_finite(x: Any) -> tf.Tensor:
-    """Return whether all values are finite; `False` too where their sum overflows.
+    """Return whether all values, and their sum, are finite.
+
+    The check makes one pass over the values and no copy.
 
     Args:
         x: Tensors in any structure.
 
     Returns:
-        Bool scalar tensor. One pass over the values, and no copy.
+        Bool scalar tensor.
     """
     sums = [
-        tf.reduce_sum(tf.cast(each, tf.float32))
-        for each in tf.nest.flatten(x, expand_composites=True)
-        if each is not None
+        tf.reduce_sum(tf.cast(tensor, tf.float32))
+        for tensor in tf.nest.flatten(x, expand_composites=True)
+        if tensor is not None
     ]
     return tf.math.is_finite(tf.add_n(sums)) if sums else tf.constant(True)
 
 
 class Restorable:
-    """Variables of this replica, as they were when this object was made.
+    """Variables of this replica, with the values they had when this was created.
 
     Args:
         variables: Keras variables.
@@ -181,7 +187,7 @@ class Restorable:
         self._before = [tf.identity(variable) for variable in self._variables]
 
     def restore_unless(self, keep: tf.Tensor) -> None:
-        """Set the variables back, unless `keep`, a bool scalar tensor."""
+        """Restore the variables unless `keep`, a bool scalar tensor, is true."""
         if not self._variables:
             return
         if accelerators.are_visible():
@@ -198,11 +204,11 @@ class Restorable:
 
 
 class GuardCallback(keras.callbacks.Callback):
-    """Stops `fit` where too many batches in a row were skipped.
+    """Callback that stops `fit` after too many skipped batches in a row.
 
     Args:
         guard: The model's `StepGuard`.
-        max_in_a_row: How many in a row are too many.
+        max_in_a_row: Number of skipped batches in a row after which to stop.
     """
 
     def __init__(self, guard: StepGuard, max_in_a_row: int) -> None:
@@ -212,7 +218,7 @@ class GuardCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         self._num_skipped = self._at_begin = self._guard.num_skipped
         self._in_a_row = 0
-        self._first: tuple[int, int, int] | None = None  # epoch, batches from and to
+        self._first: tuple[int, int, int] | None = None  # epoch, first and last batch
         self._guard.forget_row()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -221,7 +227,7 @@ class GuardCallback(keras.callbacks.Callback):
         self._has_read = True
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
-        if self._has_read:  # the first of those that the next read is about
+        if self._has_read:  # the first batch that the next read covers
             self._batch, self._next, self._has_read = batch, batch, False
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
@@ -238,7 +244,7 @@ class GuardCallback(keras.callbacks.Callback):
         self._guard.has_just_skipped = new > 0
         if self._guard.reads_seldom:
             self._in_a_row = self._guard.take_most_in_a_row()
-        else:  # of several steps run at once one cannot say which they were
+        else:  # with several steps per call, it is unknown which of them were skipped
             self._in_a_row = self._in_a_row + new if new == num_batches else 0
         if new and self._first is None:
             self._first = (self._epoch, self._batch + 1, batch + 1)
@@ -255,12 +261,12 @@ class GuardCallback(keras.callbacks.Callback):
 
     def _stop(self, batch):
         raise NotFiniteError(
-            f"The training diverged, or its data are damaged: {self._in_a_row:,} "
-            "batches in a row had a loss or gradients that are not finite, the last of "
-            f"them batch {batch:,} of epoch {self._epoch + 1} (not finite: "
-            f"{self._guard.describe()}). None of them was applied: the weights are as "
-            f"before the first, {self._where()}. Try a smaller learning rate, or look "
-            "at the data."
+            f"The training diverged or the data are damaged: {self._in_a_row:,} "
+            "batches in a row had a loss or gradients that are not finite. The last is "
+            f"batch {batch:,} of epoch {self._epoch + 1} (not finite: "
+            f"{self._guard.describe()}). None of them was applied, so the weights have "
+            f"not changed since the first one, {self._where()}. Use a smaller learning "
+            "rate, or check the data."
         )
 
     def _where(self):
@@ -273,13 +279,13 @@ class GuardCallback(keras.callbacks.Callback):
         return f"{batches} of epoch {epoch + 1}"
 
     def report(self) -> None:
-        """Warn of batches that were skipped in this `fit`."""
+        """Warn if batches were skipped in this `fit`."""
         num_skipped = self._guard.num_skipped - self._at_begin
         if num_skipped:
             warnings.warn(
                 f"{num_skipped:,} batches had a loss or gradients that are not finite "
-                f"and were not applied, the first of them {self._where()} (not "
-                f"finite in the last: {self._guard.describe()}).",
+                f"and were skipped. The first was {self._where()}; not finite in the "
+                f"last one: {self._guard.describe()}.",
                 RuntimeWarning,
                 stacklevel=3,
             )

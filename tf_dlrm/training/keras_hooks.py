@@ -1,4 +1,4 @@
-"""The one adapter to what Keras keeps private. Checked against Keras 3.15.1."""
+"""The only adapter to private parts of Keras, checked against Keras 3.15.1."""
 
 import contextlib
 import functools
@@ -19,26 +19,26 @@ from keras.src.losses import loss as losses
 from tf_dlrm.runtime import accelerators
 
 _thread = threading.local()
-# What a layer may have been given that computes.
+# Types of constructor arguments of layers that take part in the computation.
 _PARTS = (types.FunctionType, keras.Regularizer, keras.constraints.Constraint)
 
 
 def loss_tracker(model: keras.Model) -> keras.metrics.Mean:
-    """Return the `Mean` metric behind the loss that `fit` reports.
+    """Return the `Mean` metric of the loss that `fit` reports.
 
-    Keras' own `train_step` updates it; `Model.metrics` lists it, but cannot tell it
-    from a user's metric.
+    Keras' own `train_step` updates it. `Model.metrics` includes it, but does not tell
+    it apart from the user's metrics.
     """
     return model._loss_tracker
 
 
 def is_writing_legacy_h5() -> bool:
-    """Return whether Keras asks for configs for a whole model in the `.h5` form."""
+    """Return whether Keras is saving a whole model in the legacy `.h5` format."""
     return bool(global_state.get_global_attribute("use_legacy_config"))
 
 
 def count_rows(model: keras.Model) -> float:
-    """Return the rows behind the loss that `fit` or `evaluate` reports, or 0."""
+    """Return the number of rows in the loss that `fit` or `evaluate` reports."""
     return float(keras.ops.convert_to_numpy(loss_tracker(model).count))
 
 
@@ -50,11 +50,12 @@ def compute_loss(
     sample_weight: tf.Tensor | None,
     training: bool = True,
 ) -> tf.Tensor:
-    """Return the mean loss of this replica's rows, by the model's `compute_loss`.
+    """Return the mean loss of this replica's rows, from the model's `compute_loss`.
 
-    Under a strategy Keras' losses divide means by the number of replicas, and a
-    `compute_loss` of the user's may or may not be made of them: here they do not. And
-    of a batch that is seen to have no rows Keras returns no mean, but the empty values.
+    Under a strategy, Keras' losses divide means by the number of replicas, but a
+    `compute_loss` of the user may compute losses in other ways. This function therefore
+    prevents the division. It also sums the empty result that Keras returns for a batch
+    without rows.
     """
     parameters = inspect.signature(model.compute_loss).parameters.values()
     names = {parameter.name for parameter in parameters}
@@ -66,7 +67,7 @@ def compute_loss(
     try:
         if takes_any or names.issuperset(options):
             loss = model.compute_loss(**options)
-        else:  # of other names: in Keras' order
+        else:  # the parameters have other names: pass them in Keras' order
             loss = model.compute_loss(*options.values())
     finally:
         _thread.keeps_means = False
@@ -88,8 +89,8 @@ for _name in ("scale_loss_for_distribution", "unscale_loss_for_distribution"):
 def is_compilable(optimizer: keras.optimizers.Optimizer) -> bool:
     """Return whether XLA can compile the update of an optimizer.
 
-    Of Keras' own it can; a user's optimizer or schedule may print, call NumPy or use
-    strings.
+    It can compile Keras' own optimizers. An optimizer or schedule of the user may
+    print, call NumPy or use strings.
     """
     schedule = getattr(optimizer, "_learning_rate", None)
     parts = [optimizer]
@@ -104,19 +105,19 @@ def is_compilable(optimizer: keras.optimizers.Optimizer) -> bool:
 def is_equal_under_xla(model: keras.Model) -> bool:
     """Return whether XLA can compile a model and its loss, with equal results.
 
-    Of Keras' layers and losses it can; a user's may print, call NumPy or use strings.
-    And TensorFlow draws other random numbers under XLA, for dropout.
+    It can compile Keras' layers and losses. Layers or losses of the user may print,
+    call NumPy or use strings. Dropout draws other random numbers under XLA.
     """
     layers = list(model._flatten_layers(include_self=False))
     parts = [*layers, *tf.nest.flatten(model.loss)]
     for layer in layers:
         parts += [value for value in vars(layer).values() if isinstance(value, _PARTS)]
-    known = ("keras", "tensorflow", "tf_dlrm")
+    packages = ("keras", "tensorflow", "tf_dlrm")
     if any(getattr(part, "_seed_generators", None) for part in layers):
         return False
     return all(
         isinstance(part, str)
-        or (getattr(part, "__module__", None) or "").partition(".")[0] in known
+        or (getattr(part, "__module__", None) or "").partition(".")[0] in packages
         for part in parts
     )
 
@@ -131,9 +132,10 @@ def build_metrics(model: keras.Model) -> None:
 
 
 def expect_end_of_data(epoch_iterator: Any) -> None:
-    """Keep Keras from warning at the end of a dataset of unknown length.
+    """Suppress Keras' warning at the end of a dataset of unknown length.
 
-    The warning says that the dataset is too short; with `steps_per_epoch` it may be.
+    The warning says that the dataset is too short, which is only possible with
+    `steps_per_epoch`.
     """
     if not epoch_iterator.steps_per_epoch:
         epoch_iterator._interrupted_warning = lambda: None
@@ -141,10 +143,11 @@ def expect_end_of_data(epoch_iterator: Any) -> None:
 
 @contextlib.contextmanager
 def without_end_of_data_warnings(steps: int | None) -> Iterator[None]:
-    """Keep Keras quiet at the end of a dataset of unknown length.
+    """Suppress Keras' warning at the end of a dataset of unknown length.
 
     Args:
-        steps: The number of steps that was asked for; with one Keras is right.
+        steps: The requested number of steps, or `None`. With a number, the warning is
+            justified and is not suppressed.
     """
     with warnings.catch_warnings():
         if steps is None:
@@ -153,13 +156,14 @@ def without_end_of_data_warnings(steps: int | None) -> Iterator[None]:
 
 
 def begin_at_position(epoch_iterator: Any) -> None:
-    """Make the epochs of a dataset with a `position` begin at its batch.
+    """Make the epochs of a dataset with a `position` begin at the batch it names.
 
-    `fit` numbers the batches of each epoch from 0. Here those that were trained on
-    before a resume count as seen: callbacks get the numbers they would have had.
+    `fit` numbers the batches of each epoch from 0. After a resume, batches that were
+    trained on before count as seen, so that callbacks get the numbers of an
+    uninterrupted run.
 
     Raises:
-        ValueError: If `steps_per_epoch` cuts a dataset that ends.
+        ValueError: If `steps_per_epoch` is set for a dataset that ends.
     """
     adapter = epoch_iterator.data_adapter
     position = getattr(getattr(adapter, "_dataset", None), "position", None)
@@ -170,7 +174,7 @@ def begin_at_position(epoch_iterator: Any) -> None:
     from_zero = epoch_iterator._enumerate_iterator
 
     def enumerate_iterator():
-        if position.epochs_differ:  # what Keras learned of the epoch before
+        if position.epochs_differ:  # forget the size of the previous epoch
             epoch_iterator._num_batches = None
         if not position.batch:
             yield from from_zero()
@@ -190,16 +194,16 @@ def begin_at_position(epoch_iterator: Any) -> None:
 
 
 def prefetch_to_device(epoch_iterator: Any, device: str) -> None:
-    """Copy the batches of a dataset to a device while it computes with others.
+    """Copy the batches of a dataset to a device while the device computes.
 
-    Left as they are: a dataset that a strategy distributes, which the strategy
-    prefetches; strings, which a device cannot hold; and ragged tensors, which would
-    come back to the host to be taken apart.
+    Datasets that a strategy distributes are left unchanged, because the strategy
+    prefetches them. So are datasets with strings, which a device cannot hold, and with
+    ragged tensors, which the host would have to read back to split them.
     """
     dataset = epoch_iterator._distributed_dataset
     if not isinstance(dataset, tf.data.Dataset):
         return
-    # Keras keeps the iterator of a validation for the next one.
+    # Keras reuses the iterator of a validation for the next one.
     if getattr(epoch_iterator, "_is_prefetched", False):
         return
     epoch_iterator._is_prefetched = True
@@ -212,12 +216,12 @@ def prefetch_to_device(epoch_iterator: Any, device: str) -> None:
 def with_callback(
     callbacks: Any, own: keras.callbacks.Callback, stack: ExitStack
 ) -> Any:
-    """Return what `fit` takes to call `own` before the user's callbacks.
+    """Return callbacks for `fit` that call `own` before the user's callbacks.
 
     Args:
         callbacks: A list, one callback, or Keras' `CallbackList`.
-        own: The callback.
-        stack: Puts a `CallbackList` back as it was.
+        own: The callback to add.
+        stack: Stack that restores a `CallbackList` when it closes.
     """
     listed = getattr(callbacks, "callbacks", None)
     if listed is None:
@@ -229,17 +233,18 @@ def with_callback(
 
 
 def with_each(callbacks: Any, own: keras.callbacks.Callback, stack: ExitStack) -> Any:
-    """Return what `fit` takes to call `own` after each of the user's callbacks.
+    """Return callbacks for `fit` that call `own` after each of the user's callbacks.
 
     Args:
-        callbacks: A list, one callback, or Keras' `CallbackList`.
-        own: The callback.
-        stack: Puts a `CallbackList` back as it was.
+        callbacks: A list, one callback, or Keras' `CallbackList`. In a `CallbackList`,
+            `own` is called once, after all others.
+        own: The callback to add.
+        stack: Stack that restores a `CallbackList` when it closes.
     """
     listed = getattr(callbacks, "callbacks", None)
     if listed is None:
         callbacks = tf.nest.flatten(callbacks)
-        return [each for callback in callbacks for each in (callback, own)]
+        return [c for callback in callbacks for c in (callback, own)]
     listed.append(own)
     stack.callback(listed.remove, own)
     own.set_model(callbacks._model)
@@ -247,22 +252,22 @@ def with_each(callbacks: Any, own: keras.callbacks.Callback, stack: ExitStack) -
 
 
 def forget_validation_size(model: keras.Model) -> None:
-    """Let the next validation of `fit` have another number of batches than the last.
+    """Allow the next validation of `fit` to have a different number of batches.
 
-    Keras keeps the iterator of the first one, and ends where that ended.
+    Keras reuses the iterator of the first validation and stops after as many batches.
     """
     model._eval_epoch_iterator = None
 
 
 class KerasModelAdapter(keras.Model):
-    """A `keras.Model` that is built, of one output `(B, 1)`, for `fit` as it is.
+    """A built `keras.Model` with one output `(B, 1)`, adapted to Keras' `fit`.
 
-    Under a strategy `fit` builds model, metrics and loss from a first batch, which it
-    averages over the replicas. That fails for ragged tensors, and for a first batch
-    that is uneven. There is nothing to build here that needs data.
+    Under a strategy, `fit` builds model, metrics and loss from a first batch, which it
+    averages over the replicas. That fails for ragged tensors and for an uneven first
+    batch. This class builds them without data.
 
-    And the loop that Keras makes of `steps_per_execution` cannot be compiled with
-    several replicas, whatever the model: here it is a loop in Python.
+    Keras cannot compile its loop for `steps_per_execution` with several replicas. This
+    class replaces it by a loop in Python.
     """
 
     train_function: Any
@@ -280,27 +285,27 @@ class KerasModelAdapter(keras.Model):
             build_metrics(self)
 
     def _get_metrics_result_or_logs(self, logs):
-        # No step may be left of an epoch that was resumed: its results are there.
+        # A resumed epoch may have no steps left, but it has results.
         if not logs and self._loss_tracker.count > 0:
             return self.get_metrics_result()
         return super()._get_metrics_result_or_logs(logs)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Make what `fit` calls for `steps_per_execution` steps, as Keras does."""
+        """Create the function that `fit` calls for `steps_per_execution` steps."""
         before = self.train_function
         super().make_train_function(force)
         if self.train_function is not before:
             self.train_function = self._one_by_one(self.train_function)
 
     def make_test_function(self, force: bool = False) -> None:
-        """Make what `evaluate` calls, as Keras does."""
+        """Create the function that `evaluate` calls for `steps_per_execution` steps."""
         before = self.test_function
         super().make_test_function(force)
         if self.test_function is not before:
             self.test_function = self._one_by_one(self.test_function)
 
     def function_of(self, step: Any) -> Any:
-        """Return what `fit` would call if `step` were the model's `train_step`."""
+        """Return the function that `fit` would call if `train_step` were `step`."""
         return self._make_function(step)
 
     def _one_by_one(self, function):
@@ -316,7 +321,7 @@ class KerasModelAdapter(keras.Model):
                 for _ in range(num_steps):
                     outputs = function(iterator)
             except (StopIteration, tf.errors.OutOfRangeError):
-                if outputs is None:  # else the next call says so
+                if outputs is None:  # otherwise the next call raises it
                     raise
             finally:
                 self.steps_per_execution = num_steps

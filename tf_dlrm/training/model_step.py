@@ -1,4 +1,4 @@
-"""`ModelStep`: the training step of a compiled model, and what XLA compiles of it."""
+"""`ModelStep`: the training step of a compiled model and its parts under XLA."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ class StepOptions(NamedTuple):
     Attributes:
         jit_compile: `"auto"`, `True` or `False`.
         is_eager: Whether Keras runs steps eagerly.
-        guard: Decides which batches are applied; `None`: all.
-        labels_are_probabilities: Whether labels must be in [0, 1].
+        guard: The guard that decides which batches to apply, or `None` to apply all.
+        labels_are_probabilities: Whether labels must lie in [0, 1].
     """
 
     jit_compile: bool | str
@@ -33,13 +33,15 @@ class StepOptions(NamedTuple):
 
 
 class ModelStep:
-    """The step of a model: made again where probes or XLA change, chosen by a trial.
+    """The training step of a model, whose kind may be chosen by a trial.
+
+    The step is created again when probes or the use of XLA change.
 
     Args:
         model: The compiled `RowSparseModel`.
         options: The options of `compile`.
-        probes: What looks into the step.
-        checks: The checks of the step that are read later.
+        probes: The probes that observe the step.
+        checks: The deferred checks of the step.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class ModelStep:
 
     @property
     def choice(self) -> str:
-        """Parts of a step that XLA compiles now: `"none"`, `"parts"` or `"program"`."""
+        """Extent to which XLA compiles the step: `"none"`, `"parts"` or `"program"`."""
         if self._is_xla_off or self._options.jit_compile is False:
             return "none"
         if self._wants_program:
@@ -76,13 +78,13 @@ class ModelStep:
         return self._trial.kind
 
     def use_xla(self, enabled: bool) -> None:
-        """Choose whether XLA compiles what `jit_compile` says."""
+        """Set whether XLA may compile what `jit_compile` allows."""
         self._is_xla_off = not enabled
         self._begin_trial()
         self.make()
 
     def make(self) -> None:
-        """Make the step again, with the probes that are traced now."""
+        """Create the step again, with the current probes."""
         self._step = self._new(self._wants_program and not self._is_xla_off)
 
     def __call__(self, data: Any) -> dict[str, Any]:
@@ -109,10 +111,10 @@ class ModelStep:
             **arguments,
         )
 
-    # The choice by measuring
+    # Choice of the step by measurement
 
     def _begin_trial(self):
-        """Begin again to choose, if two kinds of step are possible."""
+        """Start a new trial if two kinds of step are possible."""
         options = self._options
         possible = (
             options.jit_compile == "auto"
@@ -134,10 +136,10 @@ class ModelStep:
         return is_own and keras_hooks.is_compilable(model.optimizer)
 
     def chosen(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the train function that takes the faster kind of step.
+        """Return a train function that uses the faster kind of step.
 
         Args:
-            function: Keras' train function of this step.
+            function: Keras' train function for this step.
         """
         precision.warn_if_slow(self._model)
         if self._trial is None or self._has_fixed_rule():
@@ -158,26 +160,26 @@ class ModelStep:
         return run
 
     def _has_fixed_rule(self):
-        """Return whether nothing may depend on the time."""
+        """Return whether the choice must not depend on measured times."""
         if self._model.run_eagerly or not xla.enabled():
             return True
         return choices.is_deterministic()
 
     def _program_function(self):
-        """Return Keras' train function of a step whose dense part is a program.
+        """Return Keras' train function for a step whose dense part is one program.
 
-        Batches of other sizes than the full one are not worth compiling it again.
+        The program is compiled only for batches of full size.
         """
         step = self._new(True, self._largest.num_rows)
         return self._model.function_of(lambda data: self._run(step, data))
 
     def _describe(self):
-        """Return what the times of both kinds depend on, JSON-safe."""
+        """Return all that the times of both kinds of step depend on, JSON-safe."""
         model = self._model
         optimizers = model.embedding_optimizer
         if not isinstance(optimizers, dict):
             optimizers = {"": optimizers}
-        names = {type(each).__name__ for each in optimizers.values()}
+        names = {type(optimizer).__name__ for optimizer in optimizers.values()}
         return {
             "rows": self._largest.num_rows,
             "dense": [list(v.shape) for v in model.dense_variables],
@@ -190,7 +192,7 @@ class ModelStep:
 
 
 def _is_distributed(model: keras.Model) -> bool:
-    """Return whether a strategy runs the steps, if only on one device."""
+    """Return whether a strategy runs the steps, even on a single device."""
     if tf.distribute.has_strategy():
         return True
     return model.distribute_strategy is not tf.distribute.get_strategy()

@@ -1,4 +1,4 @@
-"""A warning where bfloat16 is slower than float32, which depends on the processor."""
+"""A warning for processors on which bfloat16 is slower than float32."""
 
 import time
 import warnings
@@ -10,12 +10,12 @@ from tf_dlrm.runtime import accelerators
 
 _NUM_ROWS = 128
 _NUM_TRIES = 3
-_SLOWER = 1.2  # what is below may be chance
+_SLOWER = 1.2  # smaller ratios may be noise
 _state = {"is_measured": False}
 
 
 def warn_if_slow(model: keras.Model) -> None:
-    """Warn if a product of the model's shape takes longer in bfloat16, once a process.
+    """Warn, once per process, if the model's largest product is slow in bfloat16.
 
     Args:
         model: A built model.
@@ -30,19 +30,19 @@ def warn_if_slow(model: keras.Model) -> None:
     ratio = measure("bfloat16", inner, outer) / measure("float32", inner, outer)
     if ratio > _SLOWER:
         warnings.warn(
-            f"`mixed_bfloat16` is slower than float32 on this processor: a product of "
-            f"{_NUM_ROWS} x {inner} by {inner} x {outer} takes {ratio:.1f} times as "
-            "long. It lacks instructions that multiply bfloat16 (AVX512-BF16, AMX). "
-            "Use dtype='float32'.",
+            f"`mixed_bfloat16` is slower than float32 on this processor: the product "
+            f"of a {_NUM_ROWS} x {inner} and a {inner} x {outer} matrix takes "
+            f"{ratio:.1f} times as long. The processor has no instructions that "
+            "multiply bfloat16 (AVX512-BF16, AMX). Use dtype='float32'.",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
 def measure(dtype: str, inner: int, outer: int) -> float:
-    """Return the seconds of a product of matrices, in the fastest of three tries."""
+    """Return the seconds that a matrix product takes, the fastest of three tries."""
     left, right = tf.ones((_NUM_ROWS, inner), dtype), tf.ones((inner, outer), dtype)
-    tf.linalg.matmul(left, right)  # memory and threads are there
+    tf.linalg.matmul(left, right)  # warm-up: allocates memory and starts threads
     seconds = []
     for _ in range(_NUM_TRIES):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Probes: what looks into a step while it runs, for those who watch a training.
+"""Probes, which observe the steps of a training run.
 
-A probe is traced into the step for as long as a `fit` wants it. Without any, a step is
-what it was; and none changes what is trained.
+A probe is traced into the step only while a `fit` uses it, and never changes the
+training.
 """
 
 import time
@@ -19,7 +19,7 @@ from tf_dlrm.runtime.types import Ids
 
 
 class Probe:
-    """Something that looks into the steps of one model.
+    """Base class of observers of the steps of one model.
 
     Args:
         model: The model.
@@ -29,34 +29,35 @@ class Probe:
         pass
 
     def on_batch(self, data: Any) -> None:
-        """Look at a batch, in the step of each replica, as it is traced.
+        """Observe a batch; called in each replica while the step is traced.
 
         Args:
-            data: The batch, as the dataset gave it.
+            data: The batch, as the dataset yields it.
         """
 
     def on_ids(self, ids: Ids) -> None:
-        """Look at the ids of a lookup, in the step of each replica, as it is traced.
+        """Observe the ids of a lookup; called in each replica while the step is traced.
 
         Args:
-            ids: The ids, in one of the forms of the batch contract.
+            ids: The ids, in any form that `tf_dlrm.embedding.standardize_ids` accepts.
         """
 
     def on_gradients(self, dense: Sequence[tf.Tensor | None], pooled: Any) -> None:
-        """Look at the gradients, in the step of each replica, as it is traced.
+        """Observe the gradients; called in each replica while the step is traced.
+
+        The gradients are those of this replica's share of the loss.
 
         Args:
-            dense: List of the gradients of the dense variables, of this replica's
-                share of the loss; `None` where there is none.
-            pooled: Structure of the gradients of the pooled vectors, likewise.
+            dense: Gradients of the dense variables; `None` for a variable without one.
+            pooled: Gradients of the pooled vectors, in the structure of the vectors.
         """
 
     def release(self) -> None:
-        """Free what the probe holds: nobody wants it any more."""
+        """Free the memory of the probe when nothing uses it anymore."""
 
 
 class Probes:
-    """The probes of a model: those that were made, are wanted, and are traced."""
+    """The probes of a model: all that exist, those in use, and those traced."""
 
     def __init__(self) -> None:
         self._made: dict[type[Probe], Any] = {}
@@ -64,7 +65,7 @@ class Probes:
         self._traced: tuple[type[Probe], ...] = ()
 
     def use(self, model: keras.Model, kind: type[Probe]) -> Any:
-        """Return the probe of a kind; the next `fit` has it in its steps."""
+        """Return the probe of a kind, and trace it into the steps of the next `fit`."""
         if kind not in self._made:
             self._made[kind] = kind(model)
         if kind not in self._wanted:
@@ -72,39 +73,40 @@ class Probes:
         return self._made[kind]
 
     def drop(self, kind: type[Probe]) -> None:
-        """Leave the probe of a kind out of the steps of the next `fit`."""
+        """Remove the probe of a kind from the steps of the next `fit`."""
         if kind in self._wanted:
-            self._wanted = tuple(each for each in self._wanted if each is not kind)
+            self._wanted = tuple(other for other in self._wanted if other is not kind)
             self._made[kind].release()
 
     def take_change(self) -> bool:
-        """Trace the probes that are wanted; return whether they have changed."""
+        """Make the probes in use the traced ones; return whether they have changed."""
         changed = set(self._wanted) != set(self._traced)
         self._traced = self._wanted
         return changed
 
     def see_batch(self, data: Any) -> None:
-        """Show a batch to all; see `Probe.on_batch`."""
+        """Call `on_batch` of all traced probes."""
         for kind in self._traced:
             self._made[kind].on_batch(data)
 
     def see_lookups(self, lookups: Sequence[Lookup]) -> None:
-        """Show the ids of a step's lookups to all; see `Probe.on_ids`."""
+        """Call `on_ids` of all traced probes for each lookup of a step."""
         for kind in self._traced:
             for lookup in lookups:
                 self._made[kind].on_ids(lookup.ids)
 
     def see_gradients(self, dense: Sequence[tf.Tensor | None], pooled: Any) -> None:
-        """Show gradients to all; see `Probe.on_gradients`."""
+        """Call `on_gradients` of all traced probes."""
         for kind in self._traced:
             self._made[kind].on_gradients(dense, pooled)
 
 
 class InputClock(Probe):
-    """Arrival of the last step's batch: when the last replica had its part.
+    """Arrival time of the last step's batch at the last replica.
 
     Attributes:
-        num_traces: How often a step was traced, which takes seconds before it begins.
+        num_traces: Number of times a step was traced, which takes seconds before the
+            step begins.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -116,26 +118,26 @@ class InputClock(Probe):
             self.num_traces += 1
         replica = replicas.number()
 
-        def note():  # not tf.timestamp, which op determinism forbids
+        def note():  # op determinism forbids tf.timestamp
             self._arrived[replica] = time.time()
 
         with tf.control_dependencies(tf.nest.flatten(data, expand_composites=True)):
             tf.numpy_function(note, [], [])
 
     def seconds_since(self, begin: float) -> float:
-        """Return the seconds from `begin`, of `time.time()`, to the batch's arrival."""
+        """Return the seconds from `begin`, a `time.time()`, to the batch's arrival."""
         return min(max(max(self._arrived) - begin, 0.0), time.time() - begin)
 
 
 class LargestBatch(Probe):
-    """Number of rows of the largest batch so far, of a model without a strategy."""
+    """Number of rows of the largest batch so far, for a model without a strategy."""
 
     def __init__(self, model: keras.Model) -> None:
         self._num_rows = tf.Variable(0, trainable=False, dtype=tf.int32)
 
     @property
     def num_rows(self) -> int:
-        """The number of rows."""
+        """Number of rows of the largest batch so far."""
         return int(self._num_rows.numpy())
 
     def on_batch(self, data: Any) -> None:
@@ -146,7 +148,7 @@ class LargestBatch(Probe):
 class GradientNorms(Probe):
     """Global norms of the gradients of the dense variables and of the pooled vectors.
 
-    Those of the mean loss of the global batch, before any clipping.
+    The gradients are those of the mean loss of the global batch, before any clipping.
     """
 
     _STEPS, _SUMS, _LARGEST = range(3)
@@ -159,7 +161,7 @@ class GradientNorms(Probe):
         )
 
     def on_gradients(self, dense: Sequence[tf.Tensor | None], pooled: Any) -> None:
-        dense = [tf.convert_to_tensor(each) for each in dense if each is not None]
+        dense = [tf.convert_to_tensor(g) for g in dense if g is not None]
         pooled = _sum_of_squares(tf.nest.flatten(pooled))
         if replicas.count() > 1:
             total = tf.distribute.ReduceOp.SUM
@@ -167,7 +169,7 @@ class GradientNorms(Probe):
             dense, pooled = context.all_reduce(total, [dense, pooled])
         norms = tf.sqrt(tf.stack([_sum_of_squares(dense), pooled]))
         if replicas.number():
-            return  # all have the same
+            return  # all replicas have the same norms
         state = self._state.read_value()
         self._state.assign(
             tf.stack(
@@ -180,7 +182,11 @@ class GradientNorms(Probe):
         )
 
     def take(self) -> dict[str, float]:
-        """Return mean and largest norm over the steps since the last call, if any."""
+        """Return the mean and largest norms of the steps since the last call.
+
+        Returns:
+            Norms by name, or an empty dict if there were no steps.
+        """
         state = self._state.numpy()
         self._state.assign(tf.zeros((3, 2)))
         if not state[self._STEPS, 0]:
@@ -197,18 +203,18 @@ class GradientNorms(Probe):
 
 
 def _sum_of_squares(tensors):
-    # l2_loss: half of the sum, without the squares in memory.
+    # l2_loss is half of the sum, and does not keep the squares in memory.
     return 2.0 * tf.add_n([tf.nn.l2_loss(tf.cast(x, tf.float32)) for x in tensors])
 
 
 class RowMarks(Probe):
-    """Marks of the rows that were looked up: a byte for each row, in host memory.
+    """Marks of the rows that were looked up, one byte per row in host memory.
 
-    The byte is the number of the epoch that looked it up last. A batch's ids are
-    written by NumPy beside the rest of the step: O(values in the batch).
+    The byte is the number of the epoch that last looked up the row. NumPy marks the
+    rows of a batch in O(values in the batch), in parallel to the rest of the step.
     """
 
-    _LAST_EPOCH = 255  # what a byte holds
+    _LAST_EPOCH = 255  # the largest value of a byte
 
     def __init__(self, model: keras.Model) -> None:
         self._tables = model.spec.tables
@@ -222,8 +228,8 @@ class RowMarks(Probe):
         self._epoch = 0
 
     def begin_epoch(self) -> None:
-        """Mark rows as those of a new epoch from now on."""
-        if self._marks is None:  # a row more, for missing ids
+        """Start a new epoch, with whose number rows are marked from now on."""
+        if self._marks is None:  # one more row, for missing ids
             self._marks = np.zeros(int(self._ends[-1]) + 1, np.uint8)
             self._epoch = 0
         if self._epoch == self._LAST_EPOCH:
@@ -235,22 +241,26 @@ class RowMarks(Probe):
         self._marks = None
 
     def count(self) -> dict[str, tuple[int, int, int]]:
-        """Count by table: rows, those looked up in this epoch, those never looked up.
+        """Count the rows of each table that were looked up.
+
+        Returns:
+            For each table name, the number of rows, of rows looked up in this epoch,
+            and of rows never looked up.
 
         Raises:
             RuntimeError: Before `begin_epoch`.
         """
         if self._marks is None:
-            raise RuntimeError("No rows are marked: call `begin_epoch` first.")
-        found, first = {}, 0
+            raise RuntimeError("No rows are marked. Call `begin_epoch` first.")
+        counts, first = {}, 0
         for table, end in zip(self._tables, map(int, self._ends)):
             touched = never = 0
-            for a in range(first, end, 1 << 20):  # comparisons take memory, too
+            for a in range(first, end, 1 << 20):  # in blocks: comparisons take memory
                 marks = self._marks[a : min(a + (1 << 20), end)]
                 touched += int(np.count_nonzero(marks == self._epoch))
                 never += len(marks) - int(np.count_nonzero(marks))
-            found[table.name], first = (end - first, touched, never), end
-        return found
+            counts[table.name], first = (end - first, touched, never), end
+        return counts
 
     def on_ids(self, ids: Ids) -> None:
         ids = bags.standardize_ids(ids, len(self._first))
@@ -261,7 +271,7 @@ class RowMarks(Probe):
 
     def _mark(self, ids):
         if self._marks is None:
-            return  # nobody looks any more
+            return  # the probe was released
         shape = (1, -1) + (1,) * (ids.ndim - 2)
         rows = ids + self._first.reshape(shape)
         in_range = (ids >= 0) & (ids < self._sizes.reshape(shape))
@@ -272,6 +282,6 @@ class RowMarks(Probe):
             return
         lengths = np.diff(splits)
         first = np.tile(self._first, len(lengths) // len(self._first))
-        # All are in range: others are refused elsewhere, in words.
+        # Ids out of range raise an error elsewhere, so all ids are in range here.
         rows = values + np.repeat(first, lengths)
         np.put(self._marks, rows, self._epoch, mode="clip")

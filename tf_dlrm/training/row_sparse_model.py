@@ -20,21 +20,22 @@ from tf_dlrm.training.losses import check_reduction, is_cross_entropy
 from tf_dlrm.training.model_step import ModelStep, StepOptions
 from tf_dlrm.training.probes import Probe, Probes
 
-# What comes in an order of its own.
+# Inputs that have their own order of rows.
 _Distributed = tf.distribute.DistributedDataset
 _IN_ORDER = (tf.data.Dataset, _Distributed, types.GeneratorType)
 
 
 class RowSparseModel(keras_hooks.KerasModelAdapter):
-    """A `keras.Model` that trains an embedding layer by row-sparse steps.
+    """A `keras.Model` that trains an embedding layer with row-sparse steps.
 
-    The model has `spec`, `embedding` (an `EmbeddingLayer`) and `standardize(features)`,
-    and is built. The step itself is `tf_dlrm.training.step.TrainStep`.
+    A subclass is built by its constructor and has `spec`, `embedding` (an
+    `EmbeddingLayer`) and `standardize(features)`. `tf_dlrm.training.step.TrainStep` is
+    the step itself.
     """
 
     _guard: StepGuard | None = None
     _max_skipped_batches: int | None = None
-    _num_in_a_row = 0  # of `train_on_batch`
+    _num_in_a_row = 0  # batches that `train_on_batch` skipped in a row
     _labels_are_probabilities = False
     _jit_compile_argument: bool | str = "auto"
     _is_xla_off = False
@@ -52,38 +53,42 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """Configure training, as `keras.Model.compile` does.
 
         Args:
-            optimizer: Optimizer of the dense layers: name or Keras optimizer.
+            optimizer: Optimizer of the dense layers: a name or a Keras optimizer.
             loss: Loss of `(batch, 1)` probabilities.
             metrics: Keras metrics, such as `tf_dlrm.metrics.ClickAUC()`.
-            embedding_optimizer: Optimizer of the tables: a `tf_dlrm.optimizers`
-                object or name, or a dict of table name to such (tables not named
-                get the default). `None` is the row-sparse counterpart of
-                `optimizer`, which must then be a plain SGD, Adagrad, Adam or Ftrl, and
-                follows its learning rate; but where `optimizer` is the object that
-                the model was compiled with before, the tables too keep the optimizer
-                and the state that they have. A float rate of an object keeps its
-                ratio to that of `optimizer` when a callback of `fit` assigns that one,
-                as `ReduceLROnPlateau` does. SGD and Adagrad equal their dense
-                originals; `"adam"` is lazy on the tables
-                (`tf_dlrm.optimizers.SparseAdam` says how it differs).
-            jit_compile: What XLA compiles. `"auto"`: on CPUs small parts (lookup and
-                update of rows, the interaction's triangle, the update of the dense
-                variables), while oneDNN computes the MLPs; after a minute of steps
-                it times all between lookup and update as one program against that,
-                on steps of the training, and keeps the faster (`docs/model.md`).
-                Where there is a GPU, all between lookup and update as one program,
-                unless a `call` or `compute_loss` of your own is in it. `True`: that
-                program, and the small parts, from the first step (a `compute_loss` of
-                your own is in it, and where it reads ragged `x` each new number of
-                ids is compiled anew: use `"auto"`). `False`: nothing. The results
-                agree to rounding (with dropout the program draws other numbers), and
-                range checks of ids hold, in all three.
-            max_skipped_batches: A batch whose loss or gradients are not finite is
-                not applied: weights, optimizers and metrics stay as they are. After
-                so many in a row `fit` raises `tf_dlrm.training.NotFiniteError`, which
-                says where; with fewer, it ends with a warning that counts them.
-                `None`: batches are not looked at, as in Keras.
-            **kwargs: Arguments of `keras.Model.compile`.
+            embedding_optimizer: Optimizer of the tables: a `tf_dlrm.optimizers` object
+                or name, or a dict of table names to such values (other tables get the
+                default). Default: the row-sparse counterpart of `optimizer`, which
+                follows its learning rate; `optimizer` must then be a plain SGD,
+                Adagrad, Adam or Ftrl. If `optimizer` is the object that the model was
+                already compiled with, the default keeps the tables' optimizer and its
+                state. If a callback of `fit`, such as `ReduceLROnPlateau`, changes the
+                learning rate of `optimizer`, a float rate of the tables' optimizer
+                changes by the same factor. SGD and Adagrad equal their dense
+                originals; `"adam"` is lazy on the tables, see
+                `tf_dlrm.optimizers.SparseAdam`.
+            jit_compile: Extent to which XLA compiles a step. Results agree up to
+                rounding (a program draws other numbers for dropout), and ids are always
+                checked.
+                `"auto"` on CPUs: small parts (lookup and update of rows, the triangle
+                of the dot interaction, the update of the dense variables), while oneDNN
+                computes the MLPs. After a minute of training, some steps time an
+                alternative, in which everything between lookup and update is one
+                program, and the rest of the training uses the faster one (see
+                `docs/model.md`).
+                `"auto"` with a GPU: everything between lookup and update as one
+                program, unless the model overrides `call` or `compute_loss`.
+                `True`: this program and the small parts, from the first step. An
+                overridden `compute_loss` becomes part of the program; if it reads
+                ragged `x`, each new number of ids compiles the program again, so use
+                `"auto"`.
+                `False`: nothing.
+            max_skipped_batches: Number of skipped batches in a row after which `fit`
+                raises `tf_dlrm.training.NotFiniteError`. A batch is skipped if its loss
+                or gradients are not finite: weights, optimizers and metrics do not
+                change. If there are fewer, `fit` ends with a warning that counts them.
+                `None`: do not check batches, as in Keras.
+            **kwargs: Other arguments of `keras.Model.compile`.
 
         Raises:
             ValueError: If an optimizer, or one of its options, cannot train tables
@@ -91,8 +96,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """
         if self.compute_dtype == "float16":
             raise UserError(
-                "`mixed_float16` needs loss scaling, which the tables' row-sparse "
-                "updates do not support. Use `mixed_bfloat16`, which needs none."
+                "`mixed_float16` requires loss scaling, which the tables' row-sparse "
+                "updates do not support. Use `mixed_bfloat16`, which does not need it."
             )
         num_replicas = self.distribute_strategy.num_replicas_in_sync
         if num_replicas > 1:
@@ -108,11 +113,11 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         optimizers.check_dense_optimizer(optimizer, num_replicas)
         if jit_compile is True and type(self).call is not type(self)._own_call:
             raise UserError(
-                "`jit_compile=True` compiles the step of the model's own `call`, and "
-                f"{type(self).__name__} overrides it. Use jit_compile='auto', or "
-                "override `score(dense, pooled, training)` instead."
+                "`jit_compile=True` compiles a step with the `call` of DLRM, which "
+                f"{type(self).__name__} overrides. Use jit_compile='auto', or override "
+                "`score(dense, pooled, training)` instead."
             )
-        # Compiled again with the optimizer that it has: training goes on, as in Keras.
+        # Compiling again with the same optimizer continues training, as in Keras.
         continues = optimizer is getattr(self, "optimizer", None) and (
             embedding_optimizer is None
             or embedding_optimizer is getattr(self, "embedding_optimizer", None)
@@ -137,12 +142,12 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 embedding_optimizer, optimizer, names
             )
             self.embedding.build_optimizer(self.embedding_optimizer)
-        # Now, not at the first step: Keras would build it for the tables as well.
+        # Build it now: at the first step, Keras would include the tables.
         self.optimizer.build(self.dense_variables)
         options = StepOptions(
             jit_compile, self.run_eagerly, self._guard, self._labels_are_probabilities
         )
-        # Not an attribute that Keras or tf.train.Checkpoint would track.
+        # Hidden from the tracking by Keras and tf.train.Checkpoint.
         self.__dict__["_step"] = ModelStep(self, options, self._probes, self._checks)
 
     @property
@@ -155,7 +160,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         return self.__dict__.setdefault("_deferred", new)
 
     def raise_deferred(self) -> None:
-        """Raise what an accelerator noted of the steps of this `fit` so far.
+        """Raise the first error that deferred checks have found in this `fit`.
 
         Raises:
             tf.errors.InvalidArgumentError: If an id or a label was out of range.
@@ -164,21 +169,21 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     @property
     def xla_choice(self) -> str:
-        """Parts of a step that XLA compiles now: `"none"`, `"parts"` or `"program"`.
+        """Extent to which XLA compiles a step: `"none"`, `"parts"` or `"program"`.
 
-        With `jit_compile="auto"` a long `fit` may choose anew, see `compile`.
+        With `jit_compile="auto"`, it may change during a long `fit`.
         """
         return self._step.choice if self.compiled else "none"
 
     def xla_settings(self) -> contextlib.AbstractContextManager:
-        """Return the context in which XLA compiles what `jit_compile` says."""
+        """Return a context in which XLA compiles what `jit_compile` allows."""
         return xla.disabled(self._jit_compile_argument is False or self._is_xla_off)
 
     def use_xla(self, enabled: bool) -> None:
-        """Choose whether XLA compiles what `jit_compile` says, until `compile`.
+        """Set whether XLA may compile what `jit_compile` allows, until `compile`.
 
-        A job of few rows ends sooner without: compiling takes seconds. The results
-        agree to rounding.
+        Without XLA, a job with few rows ends sooner, because compiling takes seconds.
+        Results agree up to rounding.
         """
         self._is_xla_off = not enabled
         self.embedding.use_xla(enabled and self._jit_compile_argument is not False)
@@ -190,7 +195,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     @property
     def dense_variables(self) -> list[keras.Variable]:
-        """The trainable variables that `optimizer` updates: all but the tables."""
+        """Trainable variables that `optimizer` updates: all but the tables."""
         return [v for v in self.trainable_variables if not self.embedding.owns(v)]
 
     @property
@@ -198,13 +203,13 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         """Weights that a forward pass changes, such as batch statistics."""
         return [v for v in self.non_trainable_weights if not self.embedding.owns(v)]
 
-    # What Keras calls for each batch
+    # Methods that Keras calls for each batch
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """Train on `(features, label[, sample_weight])`; return loss and metrics."""
         return self._step(data)
 
-    _own_train_step = train_step  # what that of a subclass is compared with
+    _own_train_step = train_step  # to see whether a subclass overrides it
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Return loss and metrics of `(features, label[, sample_weight])`."""
@@ -232,18 +237,18 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     @property
     def has_own_loss(self) -> bool:
-        """True if a subclass computes the loss, perhaps from the features."""
+        """True if a subclass overrides `compute_loss`, which may read the features."""
         return type(self).compute_loss is not keras.Model.compute_loss
 
     @property
     def has_own_metrics(self) -> bool:
-        """True if a subclass computes the metrics."""
+        """True if a subclass overrides `compute_metrics`."""
         return type(self).compute_metrics is not RowSparseModel.compute_metrics
 
     def get_metrics_result(self) -> dict[str, Any]:
-        """Return the metrics so far; the loss of no row is not a number.
+        """Return the metrics so far.
 
-        So it is where every batch so far had a loss that is not finite.
+        The loss is NaN if there were no rows, or if all batches so far were skipped.
         """
         with self.xla_settings():
             results = super().get_metrics_result()
@@ -255,22 +260,22 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def track_loss(self, loss: tf.Tensor, y: tf.Tensor) -> None:
         """Add the mean loss of a batch to the loss that `fit` reports."""
         num_rows = tf.shape(y)[0]
-        if replicas.count() > 1:  # one may have no row, and so no mean
+        if replicas.count() > 1:  # a replica without rows has no mean
             loss = tf.where(num_rows > 0, loss, tf.zeros_like(loss))
         keras_hooks.loss_tracker(self).update_state(loss, sample_weight=num_rows)
 
-    # Probes, and batches that are not applied
+    # Probes and skipped batches
 
     def use_probe(self, kind: type[Probe]) -> Any:
-        """Return the probe of a kind; the next `fit` has it in its steps."""
+        """Return the probe of a kind, and trace it into the steps of the next `fit`."""
         return self._probes.use(self, kind)
 
     def drop_probe(self, kind: type[Probe]) -> None:
-        """Leave a probe out of the steps of the next `fit`."""
+        """Remove the probe of a kind from the steps of the next `fit`."""
         self._probes.drop(kind)
 
     def make_train_function(self, force: bool = False) -> None:
-        """Make what `fit` calls; trace again where other probes look into the step."""
+        """Create the function that `fit` calls; trace it again if probes changed."""
         changed, before = self._probes.take_change(), self.train_function
         if changed:
             self._step.make()
@@ -280,17 +285,17 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     @property
     def num_skipped_batches(self) -> int:
-        """Batches that were not applied since `compile`, see there."""
+        """Number of batches since `compile` that were skipped as not finite."""
         return 0 if self._guard is None else self._guard.num_skipped
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """Train on one batch, as `keras.Model.train_on_batch` does.
 
-        The loss of a batch that is not applied is not a number.
+        The loss of a skipped batch is NaN.
 
         Raises:
-            tf_dlrm.training.NotFiniteError: After `max_skipped_batches` of `compile`
-                in a row.
+            tf_dlrm.training.NotFiniteError: After `max_skipped_batches` (an argument of
+                `compile`) skipped batches in a row.
         """
         before = self.num_skipped_batches
         with self._checks.read_at_end():
@@ -303,8 +308,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         if self._num_in_a_row >= limit:
             raise NotFiniteError(
                 f"{self._num_in_a_row:,} batches in a row had a loss or gradients that "
-                f"are not finite (not finite in the last: {guard.describe()}). "
-                "None of them was applied. Try a smaller learning rate, or look at the "
+                f"are not finite (not finite in the last one: {guard.describe()}). "
+                "None of them was applied. Use a smaller learning rate, or check the "
                 "data."
             )
         return result
@@ -319,19 +324,20 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         with self._checks.read_at_end():
             return super().predict_on_batch(x)
 
-    # What people call
+    # Methods that users call
 
     def fit(
         self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
     ) -> keras.callbacks.History:
-        """Train, as `keras.Model.fit` does; refuse a DataFrame, naming the way to go.
+        """Train the model, as `keras.Model.fit` does.
 
-        The guard's callback runs before the others, and tables' own learning rates
-        follow the model's.
+        The callback that counts skipped batches runs before yours. Float learning rates
+        of the tables' optimizers change in proportion to that of the model's optimizer.
 
         Raises:
-            tf_dlrm.training.NotFiniteError: After `max_skipped_batches` (of `compile`)
-                in a row; they were not applied.
+            TypeError: If `x` is a DataFrame; the message says what to pass instead.
+            tf_dlrm.training.NotFiniteError: After `max_skipped_batches` (an argument of
+                `compile`) skipped batches in a row.
         """
         if tf.distribute.has_strategy():
             replicas.check_devices(self.embedding, "`fit`")
@@ -360,20 +366,28 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate, as `keras.Model.evaluate` does; refuse a DataFrame."""
+        """Evaluate the model, as `keras.Model.evaluate` does.
+
+        Raises:
+            TypeError: If `x` is a DataFrame; the message says what to pass instead.
+        """
         check_arrays(x, y)
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
             return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Predict, as `keras.Model.predict` does; refuse a DataFrame."""
+        """Predict click probabilities, as `keras.Model.predict` does.
+
+        Raises:
+            TypeError: If `x` is a DataFrame; the message says what to pass instead.
+        """
         check_arrays(x)
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
             return super().predict(x, *args, **kwargs)
 
-    # The compile arguments are saved with the model, the tables' optimizer too.
+    # Arguments of `compile` are saved with the model, including the tables' optimizer.
 
     def get_compile_config(self) -> dict[str, Any]:
         """Return the arguments of `compile` as JSON-safe values."""
@@ -388,5 +402,5 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         return config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile with what `get_compile_config` returned."""
+        """Compile the model with the arguments that `get_compile_config` returned."""
         self.compile(**keras.saving.deserialize_keras_object(config))

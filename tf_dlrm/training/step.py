@@ -1,9 +1,9 @@
 """The training step: look up, score, differentiate, update, report.
 
 The step calls the model, which looks rows up and scores them, as in `predict`. The
-lookups are recorded outside of the tape, which watches the pooled vectors; their
-gradients go to the embedding layer. So no gradient of a table's shape ever exists, and
-a layer whose tables lie elsewhere works in the same way.
+lookups are recorded outside of the tape, which watches only the pooled vectors, and the
+embedding layer receives their gradients. No gradient ever has the shape of a table, and
+layers that store their tables elsewhere work in the same way.
 """
 
 import functools
@@ -27,10 +27,10 @@ class Batch(NamedTuple):
 
     Attributes:
         features: The features that the model is called with.
-        x: The features as they came, for a `compute_loss` of the user's and metrics.
+        x: The unchanged features, for metrics and a user's `compute_loss`.
         y: Labels `(B, 1)`.
         sample_weight: Weights of the rows, or `None`.
-        share: This replica's part of the rows of the global batch; `None` for all.
+        share: This replica's share of the rows of the global batch; `None` for all.
     """
 
     features: Any
@@ -47,8 +47,8 @@ class Forward(NamedTuple):
         loss: Mean over this replica's rows.
         y_pred: Click probabilities `(B, 1)`.
         lookups: The lookups, in the order of the calls.
-        tape: The tape that saw all but them.
-        statistics: What the pass changed of the model's state.
+        tape: The tape, which recorded everything but the lookups.
+        statistics: The model's statistics, which the forward pass changed.
     """
 
     loss: tf.Tensor
@@ -59,7 +59,7 @@ class Forward(NamedTuple):
 
     @property
     def pooled(self) -> list[Any]:
-        """The pooled vectors of each lookup."""
+        """Pooled vectors of each lookup."""
         return [lookup.pooled for lookup in self.lookups]
 
 
@@ -67,9 +67,9 @@ class Gradients(NamedTuple):
     """Gradients of the loss of the global batch, from this replica's rows.
 
     Attributes:
-        dense: Of the dense variables.
-        pooled: Of the pooled vectors of each lookup.
-        applies: Whether the batch is applied, bool scalar tensor; `None`: it is.
+        dense: Gradients of the dense variables.
+        pooled: Gradients of the pooled vectors of each lookup.
+        applies: Whether to apply the batch, bool scalar tensor; `None` is `True`.
     """
 
     dense: list[tf.Tensor]
@@ -78,15 +78,15 @@ class Gradients(NamedTuple):
 
 
 class TrainStep:
-    """One step of a model that looks rows up in an `EmbeddingLayer`.
+    """Training step of a model with an `EmbeddingLayer`.
 
     Args:
         model: The compiled `RowSparseModel`.
-        guard: Decides which batches are applied; `None`: all.
-        probes: What looks into the step.
-        dense_update: Updates the dense variables.
-        checks: The checks of the step that are read later.
-        labels_are_probabilities: Whether labels must be in [0, 1].
+        guard: The guard that decides which batches to apply, or `None` to apply all.
+        probes: The probes that observe the step.
+        dense_update: The update of the dense variables.
+        checks: The deferred checks of the step.
+        labels_are_probabilities: Whether labels must lie in [0, 1].
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class TrainStep:
 
         Args:
             batch: The batch.
-            pooled: What the lookup returns, if it was made before.
+            pooled: The pooled vectors, if the lookup was made before.
         """
         may_undo = self._guard is not None or accelerators.are_visible()
         statistics = Restorable(self._model.statistics if may_undo else [])
@@ -137,15 +137,15 @@ class TrainStep:
         return Forward(loss, y_pred, recording.lookups, tape, statistics)
 
     def _check_reads(self, tape):
-        """Raise where a step read tables otherwise than by calling their layer."""
+        """Raise an error if the step read tables without calling their layer."""
         if not self._trains_tables:
             return
         tables = self._embedding.lookup_variables
         if any(read is table for read in tape.watched_variables() for table in tables):
             raise ValueError(
-                "The training step read the embedding tables' variables directly: no "
-                "gradient would reach the rows. Look them up by calling the layer, "
-                "`self.embedding(ids)`, as often as you like."
+                "The training step read the embedding tables' variables directly, so "
+                "no gradient would reach the rows. Call the layer to look rows up, "
+                "`self.embedding(ids)`, as often as you need."
             )
 
     @property
@@ -155,22 +155,22 @@ class TrainStep:
     def _differentiate(
         self, batch: Batch, forward: Forward, passed: tf.Tensor | None
     ) -> Gradients:
-        """Return the gradients, and whether they are applied.
+        """Return the gradients, and whether to apply them.
 
         Args:
             batch: The batch.
-            forward: Its forward pass.
-            passed: Whether it passed the deferred checks; `None` where there are none.
+            forward: The results of its forward pass.
+            passed: Whether the batch passed the deferred checks; `None` without checks.
         """
         if forward.tape is None:
             raise RuntimeError("The forward pass was not recorded on a tape.")
         variables = [variable.value for variable in self._model.dense_variables]
-        # Weighted by the share: gradients are summed over replicas, to those of the
-        # global batch's mean.
+        # Weighted by the share, so that the sum over replicas is the gradient of the
+        # mean over the global batch.
         pooled, dense = forward.tape.gradient(
             forward.loss, (forward.pooled, variables), output_gradients=batch.share
         )
-        # A model of the user's may leave features out.
+        # A user's model may ignore some features.
         pooled = tf.nest.map_structure(
             lambda vectors, gradient: (
                 tf.zeros_like(vectors) if gradient is None else gradient
@@ -191,19 +191,19 @@ class TrainStep:
         if self._guard is None:
             return None
         observed = forward.loss
-        if batch.share is not None:  # without a row there is no mean
+        if batch.share is not None:  # a replica without rows has no mean
             observed = tf.where(batch.share > 0, observed, tf.zeros_like(observed))
         inputs = [_floats(batch.features), batch.y, batch.sample_weight, forward.pooled]
-        # What changes variables waits for a batch whose ids are in range. At the end
-        # of a dataset of unknown length there is none, and a step begun all the same
-        # would count.
+        # Everything that changes variables waits for a batch with valid ids. At the end
+        # of a dataset of unknown length, a step starts but gets no batch; it must not
+        # count.
         with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
             return self._guard.admit((*inputs, observed), (pooled, dense))
 
     def _update(self, forward: Forward, gradients: Gradients) -> None:
-        """Update the dense variables, and the rows that were looked up."""
+        """Update the dense variables and the rows that were looked up."""
         with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
-            # As it is before the dense update moves the schedule on.
+            # Read it before the dense update advances the schedule.
             rate = tf.convert_to_tensor(self._model.optimizer.learning_rate)
             self._dense_update.apply(gradients.dense, gradients.applies)
             self._update_rows(forward, gradients, rate)
@@ -215,7 +215,7 @@ class TrainStep:
             )
 
     def _report(self, batch: Batch, forward: Forward, gradients: Gradients):
-        """Return loss and metrics so far; they see no row that is not applied."""
+        """Return loss and metrics so far, which do not include skipped batches."""
         model, applies, loss = self._model, gradients.applies, forward.loss
 
         def update(x, y, y_pred, sample_weight):
@@ -229,19 +229,19 @@ class TrainStep:
         if is_plain and accelerators.are_visible():
             return self._report_masked(update, rows, applies)
         if is_plain:
-            keras_hooks.build_metrics(model)  # not in a branch
+            keras_hooks.build_metrics(model)  # a branch cannot create variables
             return tf.cond(applies, lambda: update(*rows), model.get_metrics_result)
-        # Sums over replicas, and what a user wrote, cannot be in a branch.
+        # Sums over replicas and user code may fail in a branch.
         loss = tf.where(applies, loss, tf.zeros_like(loss))
         num_rows = tf.where(applies, tf.shape(batch.y)[0], 0)
         return update(
             *tf.nest.map_structure(
-                lambda each: None if each is None else each[:num_rows], rows
+                lambda tensor: None if tensor is None else tensor[:num_rows], rows
             )
         )
 
     def _report_masked(self, update, rows, applies):
-        """Update the metrics, and set them back unless the batch is applied."""
+        """Update the metrics, and restore them unless the batch is applied."""
         keras_hooks.build_metrics(self._model)
         state = Restorable(self._model.metrics_variables)
         update(*rows)
@@ -250,15 +250,15 @@ class TrainStep:
 
 
 class CompiledTrainStep(TrainStep):
-    """A step whose part between lookup and update of the rows is one XLA program.
+    """Training step with one XLA program between the lookup and update of the rows.
 
-    The lookup comes first: its range check would vanish in there. Under several
-    replicas, whose sums XLA cannot compile, it is the plain step.
+    The lookup stays outside, because XLA would remove its range check. With several
+    replicas, whose sums XLA cannot compile, this is a plain `TrainStep`.
 
     Args:
-        *arguments: Those of `TrainStep`.
-        num_rows: Rows of the batches for which the program is compiled; `None`: all.
-        update: The update of the dense variables for the other batches.
+        *arguments: Arguments of `TrainStep`.
+        num_rows: Number of rows of the batches that use the program; default: any.
+        update: The update of the dense variables for all other batches.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ class CompiledTrainStep(TrainStep):
         return self._report(batch, forward, gradients)
 
     def _compute(self, features, y, *others):
-        """Run the program; for a batch of another size do the same without it."""
+        """Run the program, or the same computation uncompiled for other batch sizes."""
         if self._num_rows is None or y.shape[0] == self._num_rows:
             return self._program(features, y, *others)
         other = functools.partial(self._run_program, self._other_update)
@@ -325,10 +325,10 @@ class CompiledTrainStep(TrainStep):
 
 
 def _share_of_rows(y) -> tf.Tensor | None:
-    """Return this replica's part of the global batch's rows; `None` without others.
+    """Return this replica's share of the global batch's rows; `None` without replicas.
 
-    Replicas may have different numbers of rows, also none: the mean of their means
-    is not the mean of all rows.
+    Replicas may have different numbers of rows, or none, so that the mean of their
+    means is not the mean of all rows.
     """
     if replicas.count() == 1:
         return None
@@ -338,6 +338,6 @@ def _share_of_rows(y) -> tf.Tensor | None:
 
 
 def _floats(features):
-    """Return what of the features is real numbers, for the guard to look at."""
+    """Return the floating-point tensors of the features, which the guard checks."""
     tensors = tf.nest.flatten(features, expand_composites=True)
     return [x for x in map(tf.convert_to_tensor, tensors) if x.dtype.is_floating]

@@ -1,8 +1,8 @@
-"""`StepTrial`: which of two kinds of step a training takes, by the time they take.
+"""`StepTrial`: the choice between two kinds of training step by their measured times.
 
-Compiling the dense part as one program takes seconds, and saves a tenth of a step at
-best. So a training begins with small parts compiled, and tries the program once it has
-run for long enough; a training that ends before has paid nothing.
+Compiling the dense part as one program takes seconds and saves at most a tenth of a
+step. A training run therefore begins with small compiled parts and tries the program
+only after it has run for long enough. Shorter runs pay nothing.
 """
 
 import statistics
@@ -17,27 +17,27 @@ _WORDS = {
     PARTS: "XLA compiles small parts of the step",
     PROGRAM: "XLA compiles the dense part of the step as one program",
 }
-_SECONDS_BEFORE = 60.0  # of steps, before the program is tried
+_SECONDS_BEFORE = 60.0  # seconds of steps before the program is tried
 _TRIAL_SECONDS = 1.0
 _FEWEST_CALLS = 5
-_WARM_UP_CALLS = 2  # of a kind, not timed: they trace and compile
+_WARM_UP_CALLS = 2  # first calls of a kind, not timed: they trace and compile
 _MARGIN = 0.97  # the program must take at most this share of the time
 
 
 class StepTrial:
-    """Tells which kind of step comes next, from the seconds that those before took.
+    """Choice of the kind of the next step from the times of earlier steps.
 
-    Each step is a step of the training: the trial costs only what the slower kind
-    takes longer, and what compiling takes.
+    All steps train the model, so a trial costs only the compile time and the extra time
+    of the slower kind.
 
     Args:
-        describe: Returns what the choice depends on, JSON-safe; called after the first
-            steps.
-        clock: Returns seconds.
+        describe: Function that returns all that the choice depends on, JSON-safe. It is
+            called after the first steps.
+        clock: Function that returns a time in seconds.
 
     Attributes:
         kind: Kind of the next step, `"parts"` or `"program"`.
-        is_over: Whether `kind` stays as it is.
+        is_over: Whether `kind` is final.
     """
 
     def __init__(
@@ -52,13 +52,16 @@ class StepTrial:
         self._first_program = 0.0
         self._spent = 0.0
         self._key: dict[str, Any] = {}
-        self._known: dict[str, float] | None = None
+        self._earlier: dict[str, float] | None = None
 
     def run(self, call: Callable[[], Any]) -> Any:
-        """Call a train function, which takes steps of `kind`, and time it.
+        """Call a train function, which runs steps of `kind`, and time it.
 
         Args:
-            call: Function without arguments.
+            call: Function without arguments that calls the train function.
+
+        Returns:
+            The result of `call`.
         """
         if self.is_over:
             return call()
@@ -68,7 +71,7 @@ class StepTrial:
         return result
 
     def stop(self) -> None:
-        """Stay with small parts: nothing more is timed."""
+        """Choose small parts without further measurement."""
         self.kind, self.is_over = PARTS, True
 
     def _record(self, seconds):
@@ -77,7 +80,7 @@ class StepTrial:
         num_calls = self._num_calls[kind]
         if kind == PROGRAM and num_calls == 1:
             self._first_program = seconds
-        if self._num_calls[PROGRAM]:  # the trial is on
+        if self._num_calls[PROGRAM]:  # the trial has begun
             if num_calls > _WARM_UP_CALLS or kind == PARTS:
                 self._seconds[kind].append(seconds)
             self._continue()
@@ -88,32 +91,32 @@ class StepTrial:
             self._begin_if_worth_it()
 
     def _look_up(self):
-        """Read what an earlier process measured."""
+        """Read the measurements of an earlier process."""
         self._key = {**choices.machine(), **self._describe()}
-        known = choices.find(self._key)
-        if known is not None and {PARTS, PROGRAM, "compile"} <= set(known):
-            self._known = known
-            if not _is_faster(known[PROGRAM], known[PARTS]):
-                self._choose(PARTS, known, "earlier")
+        figures = choices.find(self._key)
+        if figures is not None and {PARTS, PROGRAM, "compile"} <= set(figures):
+            self._earlier = figures
+            if not _is_faster(figures[PROGRAM], figures[PARTS]):
+                self._choose(PARTS, figures, "earlier")
 
     def _begin_if_worth_it(self):
-        known = self._known
-        if known is None:
+        figures = self._earlier
+        if figures is None:
             if self._spent >= _SECONDS_BEFORE:
                 self.kind = PROGRAM
             return
-        # By now the program would have saved what compiling it takes.
-        saving = 1 - known[PROGRAM] / known[PARTS]
-        if self._spent * saving >= known["compile"]:
-            self._choose(PROGRAM, known, "earlier")
+        # Switch once the program would have saved its compile time.
+        saving = 1 - figures[PROGRAM] / figures[PARTS]
+        if self._spent * saving >= figures["compile"]:
+            self._choose(PROGRAM, figures, "earlier")
 
     def _continue(self):
-        """Take both kinds in turn, until they were timed for a second."""
+        """Alternate between both kinds until they have been timed for a second."""
         self.kind = PARTS if self.kind == PROGRAM else PROGRAM
         num_calls = min(map(len, self._seconds.values()))
         if num_calls < _FEWEST_CALLS:
             return
-        # Medians: now and then a step waits for data, or compiles another size.
+        # Medians, because some steps wait for data or compile for another size.
         figures = {kind: statistics.median(s) for kind, s in self._seconds.items()}
         if num_calls * sum(figures.values()) < _TRIAL_SECONDS:
             return

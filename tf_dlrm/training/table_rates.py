@@ -1,4 +1,4 @@
-"""Callbacks that move the model's learning rate move the tables' own rates with it."""
+"""Scaling of tables' own learning rates when callbacks change the model's."""
 
 import warnings
 
@@ -9,13 +9,14 @@ from tf_dlrm.runtime.types import Logs
 
 
 class TableRates(keras.callbacks.Callback):
-    """Scales own learning rates of tables as callbacks scale that of the model.
+    """Callback that scales tables' own learning rates along with the model's.
 
     `ReduceLROnPlateau` and `LearningRateScheduler` assign
-    `model.optimizer.learning_rate`. Tables that follow the model have that rate at
-    once. A rate of their own keeps its ratio to it: for the rest of `fit` it is the
-    rate at the begin of `fit`, times the model's rate now, over the model's rate then.
-    A rate that is assigned to the tables' optimizer itself counts from there on.
+    `model.optimizer.learning_rate`. Tables that follow the model use that rate
+    immediately. A table optimizer's own float rate keeps its ratio to it: it is the
+    rate at the start of `fit`, times the model's current rate, divided by the model's
+    rate at the start. If you assign a rate to the tables' optimizer itself, the ratio
+    is that at the time of the assignment.
 
     Args:
         model: The compiled model, before `fit` calls any callback.
@@ -26,7 +27,7 @@ class TableRates(keras.callbacks.Callback):
         self._optimizers = [o for o in _table_optimizers(model) if _has_rate(o)]
         self._are_fixed = any(map(_has_schedule, _table_optimizers(model)))
         self._optimizer = model.optimizer
-        # A schedule cannot be assigned to: nothing will move.
+        # Nothing can assign to a schedule, so the rate never moves.
         self._moves = not isinstance(
             model.optimizer.get_config()["learning_rate"], dict
         )
@@ -36,7 +37,7 @@ class TableRates(keras.callbacks.Callback):
 
     @property
     def is_needed(self) -> bool:
-        """True if there are rates that a callback could leave behind."""
+        """True if there are rates that must follow when a callback sets the model's."""
         return self._moves and bool(self._optimizers or self._are_fixed)
 
     def _read(self):
@@ -47,19 +48,19 @@ class TableRates(keras.callbacks.Callback):
         if rate == self._rate:
             return
         for i, optimizer in enumerate(self._optimizers):
-            if optimizer.learning_rate != self._set[i]:  # by the user, before this
+            if optimizer.learning_rate != self._set[i]:  # the user changed it
                 self._starts[i] = optimizer.learning_rate, self._rate
-            own, of_model = self._starts[i]
-            if of_model:
-                optimizer.learning_rate = own * rate / of_model
+            own_start, model_start = self._starts[i]
+            if model_start:
+                optimizer.learning_rate = own_start * rate / model_start
             self._set[i] = optimizer.learning_rate
         self._rate = rate
         if self._are_fixed:
             self._are_fixed = False
             warnings.warn(
                 "A callback changed the model's learning rate. Tables whose optimizer "
-                "has a schedule keep to that schedule: give them a float, or no "
-                "learning rate, to have them follow.",
+                "has a schedule do not follow it. To make them follow, give their "
+                "optimizer a float or no learning rate.",
                 stacklevel=2,
             )
 
@@ -74,10 +75,10 @@ class TableRates(keras.callbacks.Callback):
 
 
 def _table_optimizers(model):
-    """Each optimizer of tables once."""
-    found = getattr(model, "embedding_optimizer", None)
-    found = found.values() if isinstance(found, dict) else tf.nest.flatten(found)
-    return list({id(each): each for each in found if each is not None}.values())
+    """Return the optimizers of the tables, without repetitions."""
+    own = getattr(model, "embedding_optimizer", None)
+    optimizers = own.values() if isinstance(own, dict) else tf.nest.flatten(own)
+    return list({id(o): o for o in optimizers if o is not None}.values())
 
 
 def _has_rate(optimizer):

@@ -16,20 +16,20 @@ _WITHOUT_MEANING = (
     "trainable",
     "frozen",
     "dropout",
-)  # may be others now
-_SCALARS = ("iteration", "learning_rate")  # of an optimizer, beside its slots
+)  # options that may differ between the models
+_SCALARS = ("iteration", "learning_rate")  # variables of an optimizer, besides slots
 
 
 @dataclasses.dataclass(frozen=True)
 class WarmTable:
-    """The rows of a table after a warm start.
+    """Numbers of rows of a table after a warm start.
 
     Attributes:
         name: Name of the table.
-        num_kept: Rows in both models, whose values and state were copied.
-        num_new: Rows with initial values.
-        num_dropped: Rows of the older model that the new one does not have.
-        num_bytes: Bytes of rows and state that were copied.
+        num_kept: Number of rows copied from the older model, with their state.
+        num_new: Number of rows with initial values.
+        num_dropped: Number of rows of the older model that the new one does not have.
+        num_bytes: Copied bytes of rows and state.
     """
 
     name: str
@@ -41,12 +41,12 @@ class WarmTable:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStartResult:
-    """The result of a warm start; `str` of it is a table.
+    """Result of a warm start, which prints as a table.
 
     Attributes:
         tables: A `WarmTable` for each table.
-        iterations: Steps that the older model was trained for; the optimizers continue
-            from that count.
+        iterations: Number of steps that the older model was trained for. The optimizers
+            continue from this number.
     """
 
     tables: tuple[WarmTable, ...]
@@ -67,10 +67,10 @@ class WarmStartResult:
 
     def __str__(self) -> str:
         lines = [f"{'table':<16}{'kept':>14}{'new':>14}{'dropped':>14}{'MB kept':>12}"]
-        for each in (*self.tables, self.total):
+        for table in (*self.tables, self.total):
             lines.append(
-                f"{each.name:<16}{each.num_kept:>14,}{each.num_new:>14,}"
-                f"{each.num_dropped:>14,}{each.num_bytes / 1e6:>12,.1f}"
+                f"{table.name:<16}{table.num_kept:>14,}{table.num_new:>14,}"
+                f"{table.num_dropped:>14,}{table.num_bytes / 1e6:>12,.1f}"
             )
         return "\n".join(lines)
 
@@ -80,31 +80,31 @@ def warm_start(
     old_model: keras.Model,
     row_maps: Mapping[str, np.ndarray] | None = None,
 ) -> WarmStartResult:
-    """Initialize a new model with what an older one of the same architecture learned.
+    """Copy weights and optimizer state from an older model with the same architecture.
 
-    Rows of tables move to their new places together with their optimizer state. Rows
+    Rows of tables move to their new positions together with their optimizer state. Rows
     that the older model does not have keep their initial values and state. All other
-    weights (MLPs, interaction) are copied with their optimizer state, and optimizers
-    continue counting iterations: Adam needs that, and a learning-rate schedule sees it.
-    The learning rate and the seeds of dropout remain those of the new model.
+    weights (MLPs, interaction) are copied with their optimizer state. The optimizers
+    continue to count iterations, which Adam and learning rate schedules need. The new
+    model keeps its own learning rate and dropout seeds.
 
-    Tables may be sharded in one model and not in the other. Memory holds the two models
-    and copies of one table at a time.
+    Tables may be sharded in one model and not in the other. Memory must hold both
+    models and copies of one table at a time.
 
     Args:
         model: The new `DLRM`, compiled.
-        old_model: The older one, compiled with the same kinds of optimizers, such as
-            `keras.saving.load_model` returns. It is not changed.
-        row_maps: For each table an integer array `(rows of the older model,)`: the row
-            in the new model, or -1 for none. Tables without a map keep their rows, so
-            both models must have equally many.
+        old_model: The older `DLRM`, compiled with the same kinds of optimizers, for
+            example from `keras.saving.load_model`. It is not changed.
+        row_maps: Dict of table names to integer arrays `(rows of the older model,)`
+            with the row in the new model, or -1 for none. Tables without a map keep
+            their rows, so their size must be the same in both models.
 
     Returns:
         The numbers of copied, new and dropped rows, by table.
 
     Raises:
         ValueError: If the models differ in more than the rows of tables (the message
-            names each difference), or a map does not fit. Nothing was changed.
+            names each difference), or if a map is invalid. Nothing was changed.
 
     Example:
 
@@ -115,9 +115,9 @@ def warm_start(
     ...     model.compile("adagrad")
     ...     return model
     >>> yesterday, today = make_model(rows=3), make_model(rows=4)
-    >>> found = tf_dlrm.training.warm_start(today, yesterday, {"a": [0, 3, -1]})
+    >>> result = tf_dlrm.training.warm_start(today, yesterday, {"a": [0, 3, -1]})
     >>> before, after = (m.embedding.get_table("a") for m in (yesterday, today))
-    >>> bool((after[[0, 3]] == before[[0, 1]]).all()), found.total.num_new
+    >>> bool((after[[0, 3]] == before[[0, 1]]).all()), result.total.num_new
     (True, 2)
     """
     _check_same(model, old_model)
@@ -145,7 +145,7 @@ def _move_table(
     rows = new.get_table(name)
     num_rows, num_bytes = len(rows), _move(old.get_table(name), rows, row_map)
     new.set_table(name, rows)
-    del rows  # before there is state
+    del rows  # free the memory before the state is copied
     slots = new.get_state([name])["slots"][name]
     old_slots = old.get_state([name])["slots"][name]
     for slot, values in slots.items():
@@ -158,23 +158,23 @@ def _move_table(
 
 
 def _move(source: np.ndarray, target: np.ndarray, row_map: np.ndarray) -> int:
-    """Copie rows to their new places; returns their bytes."""
+    """Copy rows to their new positions; return their number of bytes."""
     num_bytes = 0
     for a, b in row_ops.block_ranges(*source.shape):
-        kept = row_map[a:b] >= 0
-        rows = source[a:b][kept]
-        target[row_map[a:b][kept]] = rows
+        is_kept = row_map[a:b] >= 0
+        rows = source[a:b][is_kept]
+        target[row_map[a:b][is_kept]] = rows
         num_bytes += rows.nbytes
     return num_bytes
 
 
 def _dense_weights(model: keras.Model) -> list[keras.Variable]:
-    """Weights that are in no table; seeds are not among them."""
-    return [each for each in model.weights if not model.embedding.owns(each)]
+    """Return the weights that do not belong to tables, without seeds."""
+    return [w for w in model.weights if not model.embedding.owns(w)]
 
 
 def _slots(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    return [each for each in optimizer.variables if each.name not in _SCALARS]
+    return [v for v in optimizer.variables if v.name not in _SCALARS]
 
 
 def _copy(sources: list[keras.Variable], targets: list[keras.Variable]) -> None:
@@ -185,7 +185,7 @@ def _copy(sources: list[keras.Variable], targets: list[keras.Variable]) -> None:
 def _check_maps(
     model: keras.Model, old_model: keras.Model, row_maps: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The maps of all tables, in the order of the tables: int64 arrays."""
+    """Return a valid int64 map for each table, in the order of the tables."""
     old_sizes = {t.name: t.vocabulary_size for t in old_model.spec.tables}
     unknown = sorted(set(row_maps) - set(old_sizes))
     if unknown:
@@ -199,39 +199,40 @@ def _check_maps(
         if name not in row_maps:
             if size != old_sizes[name]:
                 raise UserError(
-                    f"Table '{name}' had {old_sizes[name]:,} rows and has {size:,}: "
-                    "`row_maps` must say where they go."
+                    f"Table '{name}' has {old_sizes[name]:,} rows in the older model "
+                    f"and {size:,} in the new one, so `row_maps` must contain it."
                 )
             checked[name] = np.arange(size)
             continue
         row_map = np.asarray(row_maps[name])
         if row_map.shape != (old_sizes[name],) or row_map.dtype.kind not in "iu":
             raise UserError(
-                f"`row_maps` of '{name}' must be {old_sizes[name]:,} integers, one for "
-                "each row of the older model. Received: "
+                f"`row_maps` of '{name}' must have {old_sizes[name]:,} integers, one "
+                "for each row of the older model. Received: "
                 f"{row_map.dtype} of shape {row_map.shape}"
             )
         checked[name] = row_map = row_map.astype(np.int64)
         targets = np.sort(row_map[row_map != -1])
         if len(targets) and not 0 <= targets[0] <= targets[-1] < size:
             raise UserError(
-                f"`row_maps` of '{name}' must be -1 or rows from 0 to {size - 1:,}. "
-                f"Received: values from {targets[0]:,} to {targets[-1]:,}"
+                f"Values in `row_maps` of '{name}' must be -1 or rows from 0 to "
+                f"{size - 1:,}. Received: values from {targets[0]:,} to "
+                f"{targets[-1]:,}"
             )
         if (targets[1:] == targets[:-1]).any():
             repeated = targets[1:][targets[1:] == targets[:-1]][0]
             raise UserError(
-                f"`row_maps` of '{name}' names a new row twice: {repeated:,}"
+                f"`row_maps` of '{name}' contains row {repeated:,} more than once."
             )
     return checked
 
 
 def _check_same(model: keras.Model, old_model: keras.Model) -> None:
-    for name, each in (("model", model), ("old_model", old_model)):
-        if getattr(each, "optimizer", None) is None:
+    for name, own in (("model", model), ("old_model", old_model)):
+        if getattr(own, "optimizer", None) is None:
             raise UserError(
-                f"`{name}` must be compiled: a warm start takes the state of its "
-                "optimizers along."
+                f"`{name}` must be compiled, because a warm start copies the state of "
+                "optimizers."
             )
     for describe in (_architecture, _shapes):
         old, new = describe(old_model), describe(model)
@@ -242,45 +243,46 @@ def _check_same(model: keras.Model, old_model: keras.Model) -> None:
         ]
         if differing:
             raise UserError(
-                "A warm start needs two models that differ in nothing but the rows of "
-                f"their tables: {'; '.join(differing)}."
+                "A warm start needs two models that differ only in the rows of their "
+                f"tables: {'; '.join(differing)}."
             )
 
 
 def _architecture(model: keras.Model) -> dict:
     """Return everything that two models must have in common, by name."""
     spec = model.spec
-    found = {
+    properties = {
         "negative_sampling_rate": model.negative_sampling_rate,
         "the list of dense features": list(spec.dense),
         "the list of tables": [table.name for table in spec.tables],
     }
     for table in spec.tables:
         for name in ("embedding_dim", "combiner", "features"):
-            found[f"{name} of table {table.name}"] = getattr(table, name)
+            properties[f"{name} of table {table.name}"] = getattr(table, name)
     layers = {"top_mlp": model.top_mlp}
     if model.bottom_mlp is not None:
         layers["bottom_mlp"] = model.bottom_mlp
     layers |= {f"the MLP of {name}": mlp for name, mlp in model.feature_mlps.items()}
     for name, mlp in layers.items():
         for key, value in _config(mlp).items():
-            found[f"{key} of {name}"] = value
+            properties[f"{key} of {name}"] = value
     kind = type(model.interaction).__name__
-    found["the interaction"] = " ".join([kind, *_words(_config(model.interaction))])
-    found["the optimizer"] = type(model.optimizer).__name__
-    of_tables = model.embedding_optimizer
+    words = [kind, *_words(_config(model.interaction))]
+    properties["the interaction"] = " ".join(words)
+    properties["the optimizer"] = type(model.optimizer).__name__
+    optimizers = model.embedding_optimizer
     for table in spec.tables:
-        each = of_tables[table.name] if isinstance(of_tables, dict) else of_tables
-        found[f"the optimizer of table {table.name}"] = type(each).__name__
-    return found
+        own = optimizers[table.name] if isinstance(optimizers, dict) else optimizers
+        properties[f"the optimizer of table {table.name}"] = type(own).__name__
+    return properties
 
 
 def _shapes(model: keras.Model) -> dict:
-    """Return shapes that a user's layer may hide from `_architecture`."""
+    """Return shapes that `_architecture` may not see, as in a user's layer."""
     weights, slots = _dense_weights(model), _slots(model.optimizer)
     return {
-        "the shapes of the weights": [tuple(each.shape) for each in weights],
-        "the shapes of the optimizer's state": [tuple(each.shape) for each in slots],
+        "the shapes of the weights": [tuple(w.shape) for w in weights],
+        "the shapes of the optimizer's state": [tuple(s.shape) for s in slots],
     }
 
 

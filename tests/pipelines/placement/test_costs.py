@@ -168,9 +168,9 @@ def test_auto_moves_fewer_bytes_than_any_one_placement_on_criteo():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"batch_size": -1}, "`batch_size` must be an integer and not negative"),
+        ({"batch_size": -1}, "`batch_size` must be an integer that is not negative"),
         ({"id_bytes": 2.5}, "`id_bytes` must be an integer"),
-        ({"hotness": {"x": 1}}, "`hotness` names what is not there"),
+        ({"hotness": {"x": 1}}, "`hotness` has unknown names"),
         ({"hotness": -1}, "`hotness` must be a positive number"),
         ({"data_parallel": "ring"}, "`data_parallel` must be one of"),
     ],

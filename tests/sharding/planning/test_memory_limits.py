@@ -93,14 +93,15 @@ def test_copies_give_way_where_memory_is_short():
         # 1000 rows x 16 with state are 128,000 bytes.
         ([1000], "table_wise", 100_000,
          r"Device 0 would hold 128,000 bytes.*28,000 more than.*table 'C1' .1,000 rows"
-         r" x 16, table_wise.*This table alone is larger"),
+         r" x 16, table_wise.*This table alone exceeds"),
         ([1000], "auto", 60_000,
          r"Device \d would hold 64,000.*4,000 more.*'C1'.*together would hold 128,000 "
          r"bytes, 8,000 more than 2 x 60,000"),
         ([1000, 9], "data_parallel", 129_000,
-         r"Device 0 would hold 129,152.*152 more.*'C1'.*128,000 bytes here"),
+         r"Device 0 would hold 129,152.*152 more.*'C1'.*128,000 of the table's "),
         ([1000, 1000, 1000], "table_wise", 200_000,
-         r"would hold 256,000 bytes.*56,000 more.*128,000 bytes here.*'auto' splits"),
+         r"would hold 256,000 bytes.*56,000 more.*128,000 of the table's "
+         r".*strategy 'auto'"),
     ],
     ids=["one_table", "all_tables", "copies", "packing"],
 )  # fmt: skip

@@ -72,7 +72,7 @@ def test_json_round_trip(mixed):
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "3", '{"shard_fields": 1}'])
 def test_json_that_is_no_plan_is_refused(text):
-    with pytest.raises(ValueError, match="not the JSON text of a Plan"):
+    with pytest.raises(ValueError, match="not a Plan in the JSON form"):
         Plan.from_json(text)
 
 
@@ -96,22 +96,22 @@ def columns(device, first, number):
     [
         ([], "no shard of table 'a'"),
         ([rows(0, 0, 4), rows(1, 5, 5)], "'a': rows from 4 are on no device"),
-        ([rows(0, 0, 6), rows(1, 5, 5)], "'a': rows from 5 are twice"),
-        ([rows(0, 0, 6), rows(1, 6, 3)], "'a' has 10 rows; its shards have 9"),
+        ([rows(0, 0, 6), rows(1, 5, 5)], "'a': rows from 5 are in two shards"),
+        ([rows(0, 0, 6), rows(1, 6, 3)], "'a' has 10 rows, but its shards have 9"),
         ([rows(0, 0, 10), rows(1, 10, 0)], "'a': rows from 10 are in an empty shard"),
-        ([columns(0, 0, 4), columns(1, 4, 3)], "'a' has 8 columns; .* have 7"),
-        ([columns(0, 0, 4), columns(1, 3, 5)], "'a': columns from 3 are twice"),
-        ([rows(0, 0, 5), rows(0, 5, 5)], "may hold one shard of table 'a'"),
-        ([rows(0, 0, 5), rows(2, 5, 5)], r"on devices \[0, 2\]; there are 0 .. 1"),
-        ([rows(-1, 0, 10)], r"on devices \[-1\]"),
-        ([rows(0, 0, 5), columns(1, 0, 8)], "must all be of one kind"),
-        ([rows(0, 0, 10, "whole")], "must all be of one kind"),
+        ([columns(0, 0, 4), columns(1, 4, 3)], "'a' has 8 columns, but .* have 7"),
+        ([columns(0, 0, 4), columns(1, 3, 5)], "'a': columns from 3 are in two shards"),
+        ([rows(0, 0, 5), rows(0, 5, 5)], "may hold at most one shard of table 'a'"),
+        ([rows(0, 0, 5), rows(2, 5, 5)], r"on devices 0 .. 1. Received: \[0, 2\]"),
+        ([rows(-1, 0, 10)], r"on devices 0 .. 1. Received: \[-1\]"),
+        ([rows(0, 0, 5), columns(1, 0, 8)], "must have the same kind"),
+        ([rows(0, 0, 10, "whole")], "must have the same kind"),
         ([rows(0, 0, 9, "table_wise")], "must have all rows"),
         ([rows(0, 0, 10, "table_wise"), rows(1, 0, 10, "table_wise")],
          "must be on one device"),
         ([rows(0, 0, 10, "data_parallel")], "must be on all 2 devices"),
         ([rows(0, 0, 10, "table_wise"), Shard("b", "table_wise", 0, 0, 1, 0, 8)],
-         r"shards of tables that it lacks: \['b'\]"),
+         r"shards of unknown tables: \['b'\]"),
     ],
 )  # fmt: skip
 def test_shards_that_do_not_cover_are_refused(shards, message):
@@ -128,8 +128,8 @@ def test_plans_made_by_hand_are_plans():
 @pytest.mark.parametrize(
     "others, message",
     [
-        (tables(a=10, b=5), r"does not cover tables \['b'\]"),
-        (tables(b=10), r"does not cover tables \['b'\]"),
+        (tables(a=10, b=5), r"lacks the tables \['b'\]"),
+        (tables(b=10), r"lacks the tables \['b'\]"),
         (tables(a=11), r"another table 'a'.*\(10, 8, \('a',\)\).*\(11, 8"),
         ([tf_dlrm.EmbeddingTable("a", 10, 8, features=("x",))], "another table 'a'"),
     ],
@@ -142,7 +142,7 @@ def test_validate_refuses_other_tables(others, message):
 
 
 def test_validate_refuses_a_plan_for_more_tables(mixed):
-    with pytest.raises(ValueError, match=r"tables that are not there: \['c', 'd'\]"):
+    with pytest.raises(ValueError, match=r"tables that the layer lacks: \['c', 'd'\]"):
         mixed.validate(tables(a=4000, b=7001))
 
 

@@ -1,4 +1,4 @@
-"""Engines: ways of computing lookups and updates; one is chosen for each table."""
+"""Engines, which compute lookups and updates in different ways."""
 
 from tf_dlrm.embedding.engines.engine import Engine, PooledGradients, Step, TrainedPart
 from tf_dlrm.embedding.engines.plain import PlainEngine
@@ -17,9 +17,9 @@ __all__ = [
 
 
 def choose() -> type[Engine]:
-    """Return the engine for tables of this process's devices.
+    """Return the engine for tables on this process's devices.
 
-    XLA compiles on CPUs alone; accelerators have fast kernels of their own, and where
-    there is one, a call may come from any device.
+    XLA is used only on CPUs. Accelerators have fast kernels of their own, and in a
+    process with an accelerator a call may come from any device.
     """
     return XlaCpuEngine if xla.is_enabled_on_cpus() else PlainEngine

@@ -1,4 +1,4 @@
-"""`Engine`: what a way of computing lookups and updates has to offer."""
+"""`Engine`: the interface of the ways to compute lookups and updates."""
 
 import abc
 import dataclasses
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 class TrainedPart:
     """The tables of a fused variable that one optimizer trains, and its slots.
 
-    Slot variables hold the part's tables one under the other and then a null row, as
-    the fused variable does with all tables.
+    A slot variable holds the rows of the part's tables and, as its last row, a null
+    row, just as the fused variable does for all tables.
 
     Attributes:
         optimizer: The optimizer.
         variable: The fused variable, `(total rows, D)`.
-        slots: Name to variable `(slot rows, width)`.
-        first_slot_row: Name of each table of the part to its first row in the slots.
-        columns: Those of the gradients that the variable has: a table may be split by
-            columns, and the mean square of a row is that of all its columns.
+        slots: Slot names to variables `(slot rows, width)`.
+        first_slot_row: Names of the part's tables to their first rows in the slots.
+        columns: The columns of the gradients that belong to the variable. A table may
+            be split by columns, but the mean square of a row covers all columns.
     """
 
     optimizer: SparseOptimizer
@@ -37,13 +37,14 @@ class TrainedPart:
 
 
 class PooledGradients(NamedTuple):
-    """A batch on its way back.
+    """Ids of a batch and the gradients of their pooled bags.
 
     Attributes:
         ids: Standardized ids of the features of a fused table.
-        weights: Their standardized weights, or `None`.
-        gradients: float32 `(B, F, D)`, of the pooled bags; wider than the table where
-            it is split by columns and an optimizer needs whole rows.
+        weights: Standardized weights of the ids, or `None`.
+        gradients: Gradients of the pooled bags, float32 `(B, F, D)`. They are wider
+            than the table if the table is split by columns and an optimizer needs
+            whole rows.
     """
 
     ids: Ids
@@ -52,11 +53,11 @@ class PooledGradients(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of the optimizers.
+    """Number and learning rates of one step of the optimizers.
 
     Attributes:
-        number: From 1; int64 scalar tensor.
-        rates: Learning rate, float32 scalar tensor, by `id` of the optimizer.
+        number: Number of the step, from 1; int64 scalar tensor.
+        rates: Learning rates, float32 scalar tensors, by `id` of the optimizer.
     """
 
     number: tf.Tensor
@@ -79,7 +80,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def build_optimizer(self) -> None:
-        """Prepare updates of the table's parts, which were made anew."""
+        """Prepare updates of the table's parts, after new parts were created."""
 
     @abc.abstractmethod
     def pool(
@@ -88,15 +89,15 @@ class Engine(abc.ABC):
         """Look rows up and pool them.
 
         Args:
-            handle: The fused variable's.
+            handle: Resource handle of the fused variable.
             ids: Standardized ids.
-            weights: Their standardized weights, or `None`.
+            weights: Standardized weights of the ids, or `None`.
 
         Returns:
-            `(B, F, D)`, and whether an id is out of range (bool scalar tensor), which
-            then counts as no id.
+            The pooled vectors, `(B, F, D)`, and whether any id is out of range, a bool
+            scalar tensor. Ids out of range are ignored.
         """
 
     @abc.abstractmethod
     def update(self, batch: PooledGradients, step: Step) -> None:
-        """Apply the gradients of pooled bags by each part's optimizer."""
+        """Update each part with its optimizer from the gradients of pooled bags."""

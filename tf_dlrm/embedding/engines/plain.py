@@ -1,4 +1,4 @@
-"""Lookups and updates by TensorFlow's own operations, on any device."""
+"""Lookups and updates with TensorFlow's own operations, on any device."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from tf_dlrm.runtime.types import Ids
 
 
 class PlainEngine(Engine):
-    """TensorFlow's operations: gather, segment sum, unique, scatter."""
+    """Engine that uses TensorFlow's gather, segment sum, unique and scatter."""
 
     def pool(
         self, handle: tf.Tensor, ids: Ids, weights: tf.Tensor | None
@@ -33,7 +33,7 @@ class PlainEngine(Engine):
     def update_parts(
         self, parts: Sequence[TrainedPart], batch: PooledGradients, step: Step
     ) -> None:
-        """Apply the gradients of pooled bags to some of the parts."""
+        """Update some of the parts from the gradients of pooled bags."""
         if parts:
             lookup = self._table.lookup(batch.ids, batch.weights)
             rows, gradients = lookup.unpool(batch.gradients)
@@ -46,13 +46,13 @@ class PlainEngine(Engine):
         gradients: tf.Tensor,
         step: Step,
     ) -> None:
-        """Apply gradients of rows.
+        """Update parts from the gradients of rows.
 
         Args:
-            parts: The parts that are updated.
-            rows: `(V,)` rows of the variable, repeated as they come.
-            gradients: `(V, D)` float32.
-            step: The step.
+            parts: The parts to update.
+            rows: Rows of the variable, `(V,)`, possibly with repetitions.
+            gradients: Gradients of the rows, float32 `(V, D)`.
+            step: The optimizer step.
         """
         table = self._table
         for part in parts:
@@ -68,7 +68,7 @@ class PlainEngine(Engine):
                 step,
                 functools.partial(table.slot_rows, part),
             )
-        # Missing ids sent their gradients here, which is cheaper than masking them.
+        # The gradients of missing ids go to the null row: cheaper than masking them.
         null = tf.constant([table.null_row], table.row_dtype)
         row_ops.replace(table.variable, null, tf.zeros((1, table.width)))
 
@@ -80,7 +80,7 @@ def _update(
     step: Step,
     to_slot_rows: Callable[[tf.Tensor], tf.Tensor],
 ) -> None:
-    """Step rows `(V,)` by their gradients `(V, D)`; rows that repeat are summed."""
+    """Update rows `(V,)` from gradients `(V, D)`, summed over repeated rows."""
     optimizer, table, rate = part.optimizer, part.variable, step.rate(part.optimizer)
     if optimizer.is_linear:
         own = gradients[:, part.columns]

@@ -1,9 +1,8 @@
-"""Bags of ids under XLA: find rows, sum bags, and the flat form for updates.
+"""Bags of ids under XLA: row lookup, bag sums, and a flat form for updates.
 
-The same as `bags.Lookup` computes with TensorFlow's kernels, several times faster.
-Ids come padded to one of few shapes (`xla.capacity`), in one of two forms: one-hot
-`(B, F)`, or values `(V,)` with splits `(B * F + 1,)`. Padding is -1 and belongs to no
-bag.
+The results equal those of `bags.Lookup`, several times faster. Ids are padded to one of
+a few shapes (`xla.capacity`) and have one of two forms: one-hot `(B, F)`, or values
+`(V,)` with splits `(B * F + 1,)`. The padding is -1 and belongs to no bag.
 """
 
 from collections.abc import Callable
@@ -20,12 +19,12 @@ from tf_dlrm.runtime.types import Ids
 
 
 class PackedIds(NamedTuple):
-    """The ids of a batch in a form with few different shapes.
+    """The ids of a batch, padded so that few different shapes occur.
 
     Attributes:
         ids: int32/int64 `(B, F)`, or values `(V,)`.
         splits: int32 `(N + 1,)` for values; `None` for the one-hot form.
-        weights: float32 shaped as `ids`, or `None`.
+        weights: float32 with the shape of `ids`, or `None`.
     """
 
     ids: tf.Tensor
@@ -40,7 +39,7 @@ def pack(ids: Ids, weights: tf.Tensor | None, num_features: int) -> PackedIds:
         splits = _pad_splits(tf.cast(ids.row_splits, tf.int32), num_features)
         ids = ids.values
     elif ids.shape.rank == 3:
-        # Flat first: padded examples would cost as much as those of the batch.
+        # Flatten before padding: padded examples would cost as much as real ones.
         shape = tf.shape(ids)
         num_bags = xla.capacity(shape[0]) * num_features + 1
         splits = tf.minimum(tf.range(num_bags), shape[0] * num_features) * shape[2]
@@ -51,7 +50,7 @@ def pack(ids: Ids, weights: tf.Tensor | None, num_features: int) -> PackedIds:
 
 
 def _pad_splits(splits, num_features):
-    """Pad with empty bags at the end, up to `xla.capacity` of examples."""
+    """Append empty bags, so that the number of examples becomes its `xla.capacity`."""
     num_examples = (tf.shape(splits)[0] - 1) // num_features
     missing = (xla.capacity(num_examples) - num_examples) * num_features
     return tf.concat([splits, tf.repeat(splits[-1:], missing)], 0)
@@ -60,15 +59,15 @@ def _pad_splits(splits, num_features):
 def pool_one_hot(
     read: Callable[[tf.Tensor], tf.Tensor], packed: PackedIds, places: Places
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Look up `(B, F)` ids.
+    """Look up one-hot ids `(B, F)`.
 
     Args:
-        read: Function from rows to their embeddings.
+        read: Function that returns the embeddings of rows.
         packed: Ids without splits.
-        places: Where the features lie.
+        places: Places of the features in the fused table.
 
     Returns:
-        `(B, F, D)` embeddings, and whether an id is out of range.
+        The embeddings, `(B, F, D)`, and whether any id is out of range.
     """
     ids, weights = values_of(packed.ids, places.sizes), packed.weights
     sizes = tf.constant(places.sizes, ids.dtype)
@@ -90,20 +89,20 @@ def pool_bags(
     lowest: int,
     part: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sum bags of ids. Costs O(values + bags), however long the longest bag is.
+    """Look up and pool bags of ids, in O(values + bags) even if one bag is long.
 
-    Each bag is cut into parts of `part` values. The values at one place of all parts
-    are gathered at once, and the sums of the parts go to their bags.
+    Each bag is split into parts of `part` values. The k-th values of all parts are
+    gathered at once, and the sums of the parts are added to their bags.
 
     Args:
-        read: Function from rows to their embeddings.
+        read: Function that returns the embeddings of rows.
         packed: Ids with splits.
-        places: Where the features lie.
-        lowest: Smallest id that is in order: 0, or -1 where padding may come.
-        part: Values in a part.
+        places: Places of the features in the fused table.
+        lowest: Smallest valid id: 0, or -1 if the ids may contain padding.
+        part: Number of values in a part.
 
     Returns:
-        `(N / F, F, D)` pooled embeddings, and whether an id is out of range.
+        The pooled embeddings, `(N / F, F, D)`, and whether any id is out of range.
     """
     values, splits, weights = packed
     values = values_of(values, places.sizes)
@@ -119,10 +118,10 @@ def pool_bags(
         inside = position < cut.end
         position = tf.minimum(position, tf.shape(values)[0] - 1)
         ids = tf.gather(values, position)
-        known = tf.logical_and(ids >= 0, ids < sizes)
-        valid = tf.logical_and(inside, known)
+        in_range = tf.logical_and(ids >= 0, ids < sizes)
+        valid = tf.logical_and(inside, in_range)
         wrong = tf.logical_and(
-            inside, tf.logical_not(tf.logical_or(known, ids == lowest))
+            inside, tf.logical_not(tf.logical_or(in_range, ids == lowest))
         )
         bad = wrong if bad is None else tf.logical_or(bad, wrong)
         rows = read(_rows(ids, valid, offsets, places.null_row))
@@ -147,13 +146,14 @@ def pool_bags(
 
 
 class FlatIds(NamedTuple):
-    """A batch's values one by one, for updates.
+    """The values of a batch in one flat list, for updates.
 
     Attributes:
-        rows: `(V,)` rows of the table, -1 where there is none.
-        slot_rows: `(V,)` rows of the optimizer's slots, -1 likewise.
-        bags: `(V,)` int32, the bag of each value; `None`: each is its own.
-        weights: `(V,)` factors with those of the combiner, or `None`.
+        rows: Rows of the table, `(V,)`, -1 for none.
+        slot_rows: Rows of the optimizer's slots, `(V,)`, -1 for none.
+        bags: The bag of each value, int32 `(V,)`; `None` if each value is a bag.
+        weights: Factors of the values, `(V,)`, including those of the combiner; `None`
+            if all are 1.
     """
 
     rows: tf.Tensor
@@ -164,11 +164,11 @@ class FlatIds(NamedTuple):
     def spread(
         self, gradients: tf.Tensor, positions: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Return gradients `(n, D)` of values from those of bags, `(N, D)`.
+        """Return the gradients of values, `(n, D)`, from those of bags, `(N, D)`.
 
         Args:
-            gradients: Of the pooled bags.
-            positions: `(n,)` of the values; `None` for all.
+            gradients: Gradients of the pooled bags.
+            positions: Positions of the values, `(n,)`; default: all.
         """
         bags, weights = self.bags, self.weights
         if positions is not None:
@@ -180,12 +180,13 @@ class FlatIds(NamedTuple):
 
 
 def flatten(packed: PackedIds, places: Places, slot_offsets: np.ndarray) -> FlatIds:
-    """Find row, bag and factor of each value.
+    """Find the row, bag and factor of each value.
 
     Args:
         packed: The ids.
-        places: Where the features lie.
-        slot_offsets: F first rows in the slots, -1 for features of other optimizers.
+        places: Places of the features in the fused table.
+        slot_offsets: First slot row of each feature, `(F,)`, or -1 for features that
+            another optimizer trains.
     """
     ids, splits, weights = packed
     ids = values_of(ids, places.sizes)
@@ -197,10 +198,9 @@ def flatten(packed: PackedIds, places: Places, slot_offsets: np.ndarray) -> Flat
         bags = _bag_of_values(splits, tf.shape(ids)[0])
         feature = tf.math.floormod(bags, len(places.sizes))
         sizes, offsets, slot_offsets = (
-            tf.gather(of_feature, feature)
-            for of_feature in (sizes, offsets, slot_offsets)
+            tf.gather(values, feature) for values in (sizes, offsets, slot_offsets)
         )
-    # Values after the last bag are padding, and so -1.
+    # Values after the last bag are padding, which is -1.
     valid = tf.logical_and(ids >= 0, ids < sizes)
     if splits is None:
         weights = _one_hot_factors(valid, weights, places.combiners)
@@ -233,13 +233,13 @@ def _bag_weights(valid, weights, bags, splits, combiners):
 
 
 class _CutBags(NamedTuple):
-    bag: tf.Tensor  # (S,) the bag of each part
-    begin: tf.Tensor  # (S,) position of its first value
-    end: tf.Tensor  # (S,) end of its bag
+    bag: tf.Tensor  # (S,) bag of each part
+    begin: tf.Tensor  # (S,) position of the part's first value
+    end: tf.Tensor  # (S,) end of the part's bag
 
 
 def _cut_bags(splits, num_values, part):
-    """Cut bags into parts: as many as could be needed; those left over are empty."""
+    """Split bags into as many parts as may be needed; unused parts are empty."""
     num_bags = tf.shape(splits)[0] - 1
     num_parts = num_values // part + num_bags
     counts = (splits[1:] - splits[:-1] + part - 1) // part
@@ -251,7 +251,7 @@ def _cut_bags(splits, num_values, part):
 
 
 def _bag_of_values(splits, num_values):
-    """`(V,)` int32: the bag of each value; values after the last bag belong to it."""
+    """Return the bag of each value, int32 `(V,)`; padding gets the last bag."""
     inner = splits[1:-1]
     ends = tf.zeros((num_values,), tf.int32)
     ends = tf.tensor_scatter_nd_add(ends, inner[:, None], tf.ones_like(inner))
@@ -259,13 +259,13 @@ def _bag_of_values(splits, num_values):
 
 
 def _rows(ids, valid, offsets, default: int):
-    """Rows in the dtype of `offsets`; `default` for ids that have none."""
+    """Return the rows of ids in the dtype of `offsets`; `default` for invalid ids."""
     rows = tf.cast(ids, offsets.dtype) + offsets
     return tf.where(valid, rows, tf.cast(default, offsets.dtype))
 
 
 def _one_hot_factors(valid, weights, combiners):
-    """Factors `(B, F)` of bags of at most one id; `None` where all are 1."""
+    """Return the factors `(B, F)` of one-hot bags, or `None` if all are 1."""
     if weights is None:
         return None
     w = tf.where(valid, weights, 0.0)
@@ -273,7 +273,7 @@ def _one_hot_factors(valid, weights, combiners):
 
 
 def _factors_of_bags(weight_sums, square_sums, combiners):
-    """`bag_factors` of bags one after the other: `(N,)`."""
+    """Return the `bag_factors` of a flat list of bags, `(N,)`."""
     shape = (-1, len(combiners))
     sums, squares = tf.reshape(weight_sums, shape), tf.reshape(square_sums, shape)
     return tf.reshape(bag_factors(sums, squares, combiners), (-1,))

@@ -1,4 +1,4 @@
-"""Lookups and updates as XLA kernels: several times faster on CPUs."""
+"""Lookups and updates as XLA kernels, several times faster on CPUs."""
 
 import functools
 from typing import TYPE_CHECKING
@@ -17,14 +17,14 @@ from tf_dlrm.runtime.types import Ids
 if TYPE_CHECKING:
     from tf_dlrm.embedding.fused_table import FusedTable
 
-_LONG_PART, _SHORT_PART = 8, 2  # values summed at a time: bags of many ids, of few
+_LONG_PART, _SHORT_PART = 8, 2  # values in a part, for long and for short bags
 
 
 class XlaCpuEngine(Engine):
-    """XLA's loops: in place, fused, and without sorting.
+    """Engine that compiles fused, in-place loops with XLA and does not sort.
 
-    Near the limit of memory mappings nothing is compiled any more; each call asks once
-    and is then computed by TensorFlow's operations throughout.
+    Near the process's limit of memory mappings, nothing more is compiled: each call
+    then uses TensorFlow's operations.
     """
 
     def __init__(self, table: "FusedTable") -> None:
@@ -63,7 +63,7 @@ class XlaCpuEngine(Engine):
         return pooled[: bags.num_examples(ids, num_features)], bad
 
     def _pool_packed_bags(self, handle, packed, lowest):
-        """Pool with the kernel for long bags or for short ones, whichever they are."""
+        """Pool bags with the kernel for long or short bags, by their mean length."""
         num_values, num_bags = tf.shape(packed.ids)[0], tf.shape(packed.splits)[0] - 1
         long, short = (
             self._bag_kernels[lowest, part] for part in (_LONG_PART, _SHORT_PART)
@@ -115,7 +115,7 @@ class XlaCpuEngine(Engine):
             check = None if kernels.is_linear else _check_count(batch.ids)
             with tf.control_dependencies([] if check is None else [check]):
                 kernels.update(packed, gradients, step)
-        # The others have no state to mark repeated rows in.
+        # The other parts have no state in which to mark repeated rows.
         others = [part for part in parts if id(part) not in self._updates]
         self._plain.update_parts(others, batch, step)
 
@@ -126,7 +126,7 @@ class _PartKernels:
     def __init__(self, part: TrainedPart, table: "FusedTable") -> None:
         self._part = part
         self.is_linear = part.optimizer.is_linear
-        # Of each feature; -1 for those of other parts.
+        # First slot row of each feature; -1 for features of other parts.
         slot_offsets = np.array(
             [part.first_slot_row.get(owner.name, -1) for owner in table.owners]
         )
@@ -155,7 +155,7 @@ class _PartKernels:
     def update(
         self, packed: xla_bags.PackedIds, gradients: tf.Tensor, step: Step
     ) -> None:
-        """Apply gradients `(N, D)` of the pooled bags."""
+        """Update the part from the gradients of pooled bags, `(N, D)`."""
         num_values = packed.ids.shape.num_elements()
         if num_values is None:
             num_values = tf.size(packed.ids)
@@ -180,14 +180,15 @@ class _PartKernels:
 
 
 def _check_count(ids):
-    """Raise where positions of values would not be exact in float32 state.
+    """Refuse more values than float32 state can number exactly.
 
     Returns:
-        What the update waits for; `None` where the number was known and in order.
+        The assertion that the update must wait for, or `None` if the number of values
+        is static and valid.
     """
     values = ids.values if isinstance(ids, tf.RaggedTensor) else ids
     limit = xla_updates.MAX_VALUES
-    message = f"A batch may have at most {limit:,} ids of tables of one width."
+    message = f"A batch may have at most {limit:,} ids for tables of equal width."
     num_values = values.shape.num_elements()
     if num_values is None:
         num_values = tf.size(values, tf.int64)

@@ -1,10 +1,11 @@
-"""Updates under XLA of the rows that a batch touched.
+"""Updates, under XLA, of the rows that a batch touches.
 
-A linear optimizer subtracts value by value. For the others, which have slots, the
-gradients of values that share a row are summed first. These values are found without
-sorting and without memory of their own: each value writes its position into the first
-column of its row's state, and reads back which was written last. That value acts for
-all of the row; writing the row's new state also puts the column right.
+A linear optimizer subtracts the gradients value by value. The other optimizers have
+slots and need the sum of the gradients of values that share a row. Such values are
+found without sorting and without extra memory: each value writes its position into the
+first column of its row's state and reads back which position was written last. The
+value at that position acts for the row. Writing the row's new state then restores the
+column.
 """
 
 from typing import Any, NamedTuple
@@ -18,22 +19,22 @@ from tf_dlrm.runtime import rows as row_ops
 # Shapes: V values, U unique rows, D width, C chunk.
 
 MAX_VALUES = 1 << 24  # positions are written into float32 state, exact up to here
-_SMALL_BYTES = 64 << 20  # gradients of all values up to here are written out at once
-_TURN_BYTES = 64 << 20  # sums of the repeated rows of one turn, where there are more
-_CHUNK = 1 << 16  # values in flight there
-_SMALL_CHUNK = 1 << 14  # where they are likely to be few
+_SMALL_BYTES = 64 << 20  # batches with at most so many bytes of gradients are small
+_TURN_BYTES = 64 << 20  # large batches: bytes for the sums of the rows of one turn
+_CHUNK = 1 << 16  # large batches: values in a chunk
+_SMALL_CHUNK = 1 << 14  # the same for repeated rows, which are probably few
 
 
 def is_small(num_values: int | tf.Tensor, width: int) -> Any:
-    """Return whether a batch is updated in one piece: a tensor, if given one."""
+    """Return whether to update a batch in one piece (a tensor for a tensor)."""
     return num_values <= _SMALL_BYTES // (4 * width)
 
 
 def first_column(slots: dict[str, tf.Variable], flat: FlatIds) -> tf.Tensor:
     """Return the first column of the first slot for each value, `(V,)`.
 
-    `update` overwrites it, so this must be read in a kernel of its own: in
-    one kernel XLA would copy the slot to have it before and after.
+    `update` overwrites this column, so a separate kernel must read it: in a single
+    kernel XLA would copy the whole slot.
     """
     first = next(iter(slots.values()))
     places = tf.stack([flat.slot_rows, tf.zeros_like(flat.slot_rows)], 1)
@@ -41,12 +42,12 @@ def first_column(slots: dict[str, tf.Variable], flat: FlatIds) -> tf.Tensor:
 
 
 class FlatBatch(NamedTuple):
-    """A batch on its way back, its values one by one.
+    """The values of a batch and the gradients of its pooled bags.
 
     Attributes:
-        flat: Its values.
-        gradients: `(N, D)` float32, of the pooled bags.
-        saved: `(V,)` what `first_column` returned; `None` for a linear optimizer.
+        flat: The values.
+        gradients: Gradients of the pooled bags, float32 `(N, D)`.
+        saved: The result of `first_column`, `(V,)`; `None` for a linear optimizer.
     """
 
     flat: FlatIds
@@ -55,13 +56,13 @@ class FlatBatch(NamedTuple):
 
 
 def update(part: TrainedPart, batch: FlatBatch, step: Step, small: bool) -> None:
-    """Apply one step under XLA, whose scatters drop rows of -1 and are in place.
+    """Apply one step under XLA, whose scatters ignore rows of -1 and work in place.
 
     Args:
-        part: What is updated.
+        part: The part to update.
         batch: The batch.
-        step: The step.
-        small: What `is_small` says of the batch.
+        step: The optimizer step.
+        small: The result of `is_small` for the batch.
     """
     flat = batch.flat
     state = _State(part, step)
@@ -80,7 +81,7 @@ def update(part: TrainedPart, batch: FlatBatch, step: Step, small: bool) -> None
 
 
 class _State:
-    """The values of table and slots on their way through a kernel."""
+    """The current values of table and slots inside a kernel."""
 
     def __init__(self, part: TrainedPart, step: Step) -> None:
         self._optimizer, self._columns = part.optimizer, part.columns
@@ -94,10 +95,13 @@ class _State:
             variable.assign(value, read_value=False)
 
     def find_repeated(self, slot_rows):
-        """`(V,)` positions: of each value the one that acts for its row.
+        """Return, for each value, the position of the value that acts for its row.
 
-        Values without a row get their own. The first column of the state holds marks
-        from here on, until its rows are written.
+        Values without a row get their own position. From here on, until the rows are
+        written, the first column of the state holds marks.
+
+        Returns:
+            Positions, int32 `(V,)`.
         """
         position = tf.range(tf.shape(slot_rows)[0])
         places = tf.stack([slot_rows, tf.zeros_like(slot_rows)], 1)
@@ -106,18 +110,18 @@ class _State:
             first, places, tf.cast(position, first.dtype)
         )
         self.values = (table, first, *others)
-        found = tf.cast(tf.gather_nd(first, tf.maximum(places, 0)), tf.int32)
-        return tf.where(slot_rows >= 0, found, position)
+        acting = tf.cast(tf.gather_nd(first, tf.maximum(places, 0)), tf.int32)
+        return tf.where(slot_rows >= 0, acting, position)
 
     def write(self, rows, slot_rows, gradients, saved=None, squares=None):
-        """Step rows.
+        """Update rows.
 
         Args:
-            rows: `(n,)` rows of the table, -1 for none.
-            slot_rows: `(n,)` rows of the slots, -1 for none.
-            gradients: `(n, D)`.
-            saved: `(n,)` the first column of their state, `None` without state.
-            squares: `(n, 1)` what `mean_squares` would compute, if it is known.
+            rows: Rows of the table, `(n,)`, -1 for none.
+            slot_rows: Rows of the slots, `(n,)`, -1 for none.
+            gradients: Gradients of the rows, `(n, D)`.
+            saved: First column of the rows' state, `(n,)`; `None` without state.
+            squares: Mean squares of the gradients, `(n, 1)`; default: computed here.
         """
         if squares is None and self._optimizer.uses_mean_squares:
             squares = row_ops.mean_squares(gradients)
@@ -148,7 +152,7 @@ class _State:
 
 
 def _update_small(state, batch, acting):
-    """Write all sums at once: `(V, D)` of memory."""
+    """Update all rows at once, with `(V, D)` of memory."""
     flat, gradients, saved = batch
     num_values = tf.shape(flat.rows)[0]
     sums = tf.math.unsorted_segment_sum(flat.spread(gradients), acting, num_values)
@@ -158,16 +162,16 @@ def _update_small(state, batch, acting):
 
 
 def _update_large(state, batch, acting):
-    """Write rows that occur once in chunks; the others are summed in turns.
+    """Update rows that occur once in chunks, and repeated rows in turns.
 
-    A turn takes the rows whose sums fit into `_TURN_BYTES`, so that memory is bounded,
-    and goes over all repeated values: with many of them, few rows occur often.
+    To limit memory, a turn takes as many rows as fit into `_TURN_BYTES` and loops over
+    all repeated values. That is cheap: if many values repeat, they share few rows.
     """
     flat, gradients, saved = batch
     num_values = tf.shape(flat.rows)[0]
     position = tf.range(num_values)
     is_other = acting != position
-    # The positions that act for others: written to by each of those.
+    # Mark the positions that act for others; each of the others writes its mark.
     marks = tf.where(is_other, acting, -1)
     acts_for_others = tf.tensor_scatter_nd_update(
         tf.zeros((num_values,), tf.bool), marks[:, None], tf.ones_like(is_other)
@@ -180,10 +184,10 @@ def _update_large(state, batch, acting):
     )
     _write_in_chunks(state, batch._replace(flat=once))
 
-    # Side by side: the positions of repeated values, and those that act.
+    # Pack the positions of repeated values, and those of the acting values.
     values, num_repeated = _pack(position, repeated)
     actors, num_rows = _pack(position, acts_for_others)
-    number = tf.cumsum(tf.cast(acts_for_others, tf.int32)) - 1  # of the acting ones
+    number = tf.cumsum(tf.cast(acts_for_others, tf.int32)) - 1  # of acting values
     place = tf.gather(number, acting)
     turn_rows = max(1, _TURN_BYTES // (4 * gradients.shape[1]))
     turn_rows = tf.minimum(num_values, turn_rows)
@@ -208,7 +212,7 @@ def _update_large(state, batch, acting):
         )
 
         def write(i):
-            # A last chunk reaches back over rows of the one before: they are left out.
+            # The last chunk overlaps the one before; skip the rows they share.
             i, fresh = tf.minimum(i, turn_rows - chunk), i
             at = first + i + tf.range(chunk)
             inside = tf.logical_and(at >= first + fresh, at < num_rows)
@@ -224,14 +228,14 @@ def _update_large(state, batch, acting):
 
 
 def _write_in_chunks(state, batch):
-    """Step rows that do not repeat, or need not be summed, `_CHUNK` at a time."""
+    """Update rows that are unique or need no sums, `_CHUNK` values at a time."""
     flat, gradients, saved = batch
     num_values = tf.shape(flat.rows)[0]
     chunk = tf.minimum(num_values, _CHUNK)
     bag_squares = row_ops.mean_squares(gradients)
 
     def body(first):
-        # A last chunk reaches back over values of the one before: they are left out.
+        # The last chunk overlaps the one before; skip the values they share.
         start = tf.minimum(first, num_values - chunk)
         fresh = start + tf.range(chunk) >= first
         part = FlatIds(
@@ -248,10 +252,10 @@ def _write_in_chunks(state, batch):
     _loop(state, num_values, chunk, body)
 
 
-def _pack(position, chosen):
-    """The chosen positions at the front of a vector, and how many they are."""
-    number = tf.cumsum(tf.cast(chosen, tf.int32))
-    target = tf.where(chosen, number - 1, -1)
+def _pack(position, is_selected):
+    """Return the selected positions at the front of a vector, and their number."""
+    number = tf.cumsum(tf.cast(is_selected, tf.int32))
+    target = tf.where(is_selected, number - 1, -1)
     packed = tf.tensor_scatter_nd_update(
         tf.zeros_like(position), target[:, None], position
     )

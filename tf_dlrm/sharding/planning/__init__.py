@@ -1,4 +1,4 @@
-"""Planning: which device holds which part of which table. Pure Python."""
+"""Planning of which device holds which part of which table, in pure Python."""
 
 from tf_dlrm.sharding.planning import traffic
 from tf_dlrm.sharding.planning.loads import DEFAULT_OPTIMIZER, FLOAT_BYTES

@@ -1,6 +1,6 @@
-"""The load of a table: bytes of rows and optimizer state, ids that a batch looks up.
+"""`TableLoad`: bytes of a table's rows and optimizer state, and ids per example.
 
-Numbers only, so that a plan needs no model and no tensors.
+It holds only numbers, so that planning needs no model and no tensors.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ DEFAULT_OPTIMIZER = "adagrad"
 
 @dataclasses.dataclass(frozen=True)
 class TableLoad:
-    """A table as the planner sees it.
+    """Size and use of a table, the input of the planner.
 
     Args:
         name: Name of the table.
-        num_rows: Its `vocabulary_size`.
+        num_rows: Number of rows, its `vocabulary_size`.
         embedding_dim: Width of a row.
-        features: Names of the features that read it.
-        hotness: Ids that an example has on average, for each feature.
-        state_per_value: Floats of optimizer state for each value of a row.
-        state_per_row: Floats of optimizer state for a row as a whole.
+        features: Names of the features that read the table.
+        hotness: Average number of ids per example, for each feature.
+        state_per_value: Number of floats of optimizer state per value of a row.
+        state_per_row: Number of floats of optimizer state per row.
 
     Example:
 
@@ -54,11 +54,11 @@ class TableLoad:
 
     @property
     def num_ids(self) -> float:
-        """Ids that one example looks up in the table, over all its features."""
+        """Number of ids that one example looks up, over all features of the table."""
         return sum(self.hotness)
 
     def row_bytes(self, num_columns: int | None = None) -> int:
-        """Return the bytes of (a part of) a row and its optimizer state."""
+        """Return the bytes of a row, or of some columns of it, with optimizer state."""
         width = self.embedding_dim if num_columns is None else num_columns
         state = width * self.state_per_value + self.state_per_row
         return FLOAT_BYTES * (width + state)
@@ -66,20 +66,20 @@ class TableLoad:
     def memory_bytes(
         self, num_rows: int | None = None, num_columns: int | None = None
     ) -> int:
-        """Return the bytes of a part of the table with its state; by default all."""
+        """Return the bytes of the table, or of a part of it, with optimizer state."""
         rows = self.num_rows if num_rows is None else num_rows
         return rows * self.row_bytes(num_columns)
 
     def ids_to(self, num_rows: int) -> float:
-        """Return an example's ids that fall on `num_rows` rows, if all are alike."""
+        """Return the expected ids per example in `num_rows` equally frequent rows."""
         return self.num_ids * num_rows / self.num_rows
 
     def lookup_bytes(self, num_rows: int, num_columns: int) -> float:
-        """Return the bytes of embeddings that an example reads from a part."""
+        """Return the expected bytes that an example reads from a part of the table."""
         return self.ids_to(num_rows) * num_columns * FLOAT_BYTES
 
     def with_hotness(self, hotness: Hotness) -> "TableLoad":
-        """Return this load with another hotness, a number or a dict."""
+        """Return a copy with another hotness, a number or a dict."""
         return dataclasses.replace(self, hotness=_hotness_of(self, hotness))
 
 
@@ -92,18 +92,17 @@ def make_loads(
 
     Args:
         tables: `EmbeddingTable`s.
-        hotness: Ids that an example has on average: one number for all features, or
-            a dict of table or feature name to number (a feature goes before its
-            table; names that are not in it count 1).
-        optimizer: What trains the tables: anything that
-            `tf_dlrm.optimizers.get` takes, or the floats of state a row as an
-            integer, or a dict of table name to one of these (tables not in it have
-            `"adagrad"`).
+        hotness: Average number of ids per example: one number for all features, or a
+            dict of table or feature names to numbers. The name of a feature takes
+            precedence over that of its table; the default is 1.
+        optimizer: Optimizer of the tables: anything that `tf_dlrm.optimizers.get`
+            accepts, or an integer number of floats of state per row, or a dict of table
+            names to such values (default: `"adagrad"`).
 
     Raises:
-        ValueError: If tables share a name, a name in a dict is unknown, or a value
-            breaks a rule above.
-        TypeError: If `tables` does not hold `EmbeddingTable`s.
+        ValueError: If two tables have the same name, a name in a dict is unknown, or a
+            value breaks a rule above.
+        TypeError: If `tables` holds anything but `EmbeddingTable`s.
     """
     tables = check_tables(tables)
     names = {table.name for table in tables}
@@ -129,10 +128,10 @@ def make_loads(
 
 
 def check_tables(tables: Sequence[EmbeddingTable]) -> tuple[EmbeddingTable, ...]:
-    """Return the tables as a tuple if there are any, each named once.
+    """Return the tables as a tuple, after checking their types and names.
 
     Raises:
-        ValueError: If there are none, or two share a name.
+        ValueError: If there are no tables, or two have the same name.
         TypeError: If one is not an `EmbeddingTable`.
     """
     if isinstance(tables, EmbeddingTable) or not tables:
@@ -149,42 +148,44 @@ def check_tables(tables: Sequence[EmbeddingTable]) -> tuple[EmbeddingTable, ...]
             )
     names = [table.name for table in tables]
     if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise UserError(f"Each table must be named once. Received twice: {twice}")
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise UserError(
+            f"Table names must be unique. Received more than once: {repeated}"
+        )
     return tables
 
 
-def check_names(argument: str, values: Any, known: Collection[str]) -> None:
-    """Raise if `values` is a dict with names that are not `known`."""
+def check_names(argument: str, values: Any, names: Collection[str]) -> None:
+    """Raise an error if `values` is a dict with keys that are not in `names`."""
     if isinstance(values, Mapping):
-        unknown = [name for name in values if name not in known]
+        unknown = [name for name in values if name not in names]
         if unknown:
             raise UserError(
-                f"`{argument}` names what is not there: {unknown}. Known: "
-                f"{', '.join(sorted(known))}"
+                f"`{argument}` has unknown names: {unknown}. Known: "
+                f"{', '.join(sorted(names))}"
             )
 
 
 def check_hotness_names(
     hotness: Hotness, tables: Sequence[EmbeddingTable | TableLoad]
 ) -> None:
-    """Raise if `hotness` is a dict with unknown names of tables or features."""
-    known = {table.name for table in tables}
-    known.update(feature for table in tables for feature in table.features)
-    check_names("hotness", hotness, known)
+    """Raise an error if `hotness` is a dict with unknown table or feature names."""
+    names = {table.name for table in tables}
+    names.update(feature for table in tables for feature in table.features)
+    check_names("hotness", hotness, names)
 
 
 def state_floats(optimizer: Any, embedding_dim: int) -> tuple[int, int]:
-    """Return floats of optimizer state `(for each value of a row, for a whole row)`.
+    """Return the floats of optimizer state `(per value of a row, per whole row)`.
 
     Args:
-        optimizer: Anything that `tf_dlrm.optimizers.get` takes; or the number of
-            floats a row, which is shared out over the columns where it is a multiple
-            of `embedding_dim`, and belongs to the row as a whole elsewhere.
+        optimizer: Anything that `tf_dlrm.optimizers.get` accepts, or the number of
+            floats per row. A multiple of `embedding_dim` counts as state per value, any
+            other number as state per row.
         embedding_dim: Width of a row.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If `optimizer` is neither.
 
     Example:
 
@@ -197,8 +198,8 @@ def state_floats(optimizer: Any, embedding_dim: int) -> tuple[int, int]:
         floats = int(optimizer)
         if floats < 0:
             raise UserError(
-                "`optimizer` as a number is floats of state a row, not negative. "
-                f"Received: optimizer={optimizer!r}"
+                "`optimizer` as a number, the floats of state per row, must not be "
+                f"negative. Received: optimizer={optimizer!r}"
             )
         whole = floats % embedding_dim == 0
         return (floats // embedding_dim, 0) if whole else (0, floats)
@@ -206,8 +207,8 @@ def state_floats(optimizer: Any, embedding_dim: int) -> tuple[int, int]:
         sparse = optimizers.get(optimizer)
     except ValueError as error:
         raise UserError(
-            "`optimizer` must be an optimizer of the tables or an integer, the floats "
-            f"of state a row. Received: optimizer={optimizer!r} ({error})"
+            "`optimizer` must be an optimizer of the tables or an integer number of "
+            f"floats of state per row. Received: optimizer={optimizer!r} ({error})"
         ) from None
     one, two = (
         sum(floats for floats, _ in sparse.slots(width).values()) for width in (1, 2)
@@ -226,8 +227,8 @@ def _hotness_of(load: TableLoad, hotness: Hotness) -> tuple[float, ...]:
         if not number or not 0 < float(value) < math.inf:
             raise UserError(
                 "`hotness` must be a positive number, or a dict of table or feature "
-                f"name to such. Received for feature '{feature}' of table "
-                f"'{load.name}': {value!r}"
+                f"names to positive numbers. Received for feature '{feature}' of "
+                f"table '{load.name}': {value!r}"
             )
         values.append(float(value))
     return tuple(values)

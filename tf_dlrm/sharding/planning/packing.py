@@ -1,6 +1,6 @@
-"""`Packing`: pieces of tables on devices while a plan is being made.
+"""`Packing`: pieces of tables on devices during planning.
 
-Three moves balance them: place greedily, exchange pieces, cut rows off.
+Three operations balance the devices: greedy placement, exchanges, and cuts of rows.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,25 +12,24 @@ from tf_dlrm.sharding.planning.loads import TableLoad
 
 Numbers = float | np.ndarray
 
-FINE = 1e-3  # an exchange must better the score by this part of it
+FINE = 1e-3  # smallest relative improvement of the score by an exchange
 MAX_EXCHANGES = 300
-MAX_TRIED = 8  # devices, from the one of the highest score
-MAX_TRIED_PIECES = 64  # of a device, from the heaviest
-HARMLESS = 1.1  # lookups over the mean, up to which a cut need not mind them
+MAX_TRIED = 8  # number of devices to try, those with the highest scores
+MAX_TRIED_PIECES = 64  # number of pieces of a device to try, the heaviest ones
+HARMLESS = 1.1  # a cut may raise lookups to this multiple of the mean
 
 
 class Packing:
-    """Pieces `(rows, columns)` of tables on devices, and what they add up to.
+    """Pieces `(rows, columns)` of tables on devices, with their memory and lookups.
 
-    The score of a device is the greater of its memory and its lookups, each over
-    the mean of all devices; what is minimized is the highest score.
+    The score of a device is the larger of its memory and its lookups, each divided by
+    the mean over all devices. Planning minimizes the highest score.
 
     Args:
         loads: The tables.
         num_devices: Number of devices.
-        means: Mean bytes of memory, and of lookups an example, that a device will
-            have in the end.
-        limit: Most bytes that a device may hold.
+        means: Mean bytes of memory, and of lookups per example, of a device at the end.
+        limit: Maximum number of bytes on a device.
         by_memory: Whether to ignore lookups.
     """
 
@@ -46,17 +45,17 @@ class Packing:
         self.memory, self.lookups = np.zeros(num_devices), np.zeros(num_devices)
         self.mean_memory = max(means[0], 1.0)
         self.mean_lookups = np.inf if by_memory else max(means[1], 1e-9)
-        # Table number -> (rows, width).
+        # Table number to (rows, width), for each device.
         self.pieces: list[dict[int, tuple[int, int]]] = [{} for _ in range(num_devices)]
         self.present = np.zeros((num_devices, len(loads) + 1), bool)
 
     def weigh(self, table: int, rows: int, width: int) -> tuple[float, float]:
-        """Return the bytes of memory, and of lookups an example, of a piece."""
+        """Return the bytes of memory, and of lookups per example, of a piece."""
         load = self.loads[table]
         return load.memory_bytes(rows, width), load.lookup_bytes(rows, width)
 
     def add(self, table: int, rows: int, width: int, device: int) -> None:
-        """Put rows on a device, below those of the table that it has."""
+        """Add rows of a table to a device, to those that it already has."""
         memory, lookups = self.weigh(table, rows, width)
         self.memory[device] += memory
         self.lookups[device] += lookups
@@ -65,7 +64,7 @@ class Packing:
         self.present[device, table] = True
 
     def add_everywhere(self, table: int) -> None:
-        """Put a whole table on each device, which looks up its part of a batch."""
+        """Add a whole table to each device, which looks up its own part of a batch."""
         load = self.loads[table]
         memory, lookups = self.weigh(table, load.num_rows, load.embedding_dim)
         self.memory += memory
@@ -75,14 +74,14 @@ class Packing:
         self.present[:, table] = True
 
     def add_rows_everywhere(self, table: int, sizes: list[int]) -> None:
-        """Put rows of a table on each device, the larger parts where room is."""
+        """Add rows of a table to each device, larger parts to emptier devices."""
         width = self.loads[table].embedding_dim
         emptiest_first = np.argsort(self.memory, kind="stable").tolist()
         for device, rows in zip(emptiest_first, sorted(sizes, reverse=True)):
             self.add(table, rows, width, device)
 
     def remove(self, table: int, rows: int, device: int) -> None:
-        """Take rows of a table off a device."""
+        """Remove rows of a table from a device."""
         before, width = self.pieces[device][table]
         memory, lookups = self.weigh(table, rows, width)
         self.memory[device] -= memory
@@ -93,21 +92,24 @@ class Packing:
             self.present[device, table] = False
 
     def scores(self, memory: Numbers, lookups: Numbers) -> np.ndarray:
-        """Return the scores of devices with so much memory and lookups."""
+        """Return the scores of devices with this memory and these lookups."""
         return np.maximum(memory / self.mean_memory, lookups / self.mean_lookups)
 
     def place(self, table: int, rows: int, width: int) -> None:
-        """Put a piece where it raises the score least, on a device without one."""
+        """Add a piece to the device whose score is then lowest.
+
+        Devices that have no piece of the table yet, and enough memory, come first.
+        """
         own_memory, own_lookups = self.weigh(table, rows, width)
         memory, lookups = self.memory + own_memory, self.lookups + own_lookups
         total = memory / self.mean_memory + lookups / self.mean_lookups
         full = memory > self.limit
-        taken = self.present[:, table]
-        order = np.lexsort((total, self.scores(memory, lookups), full, taken))
+        has_piece = self.present[:, table]
+        order = np.lexsort((total, self.scores(memory, lookups), full, has_piece))
         self.add(table, rows, width, int(order[0]))
 
     def place_all(self, pieces: Iterable[tuple[int, int, int]]) -> None:
-        """Place pieces `(table, rows, width)`, the heaviest first."""
+        """Place pieces `(table, rows, width)`, heaviest first."""
 
         def weight(piece: tuple[int, int, int]) -> tuple[Any, int]:
             memory, lookups = self.weigh(*piece)
@@ -119,19 +121,19 @@ class Packing:
     # Exchanges
 
     def exchange(self, movable: set[int], cap: float) -> None:
-        """Move pieces, or swaps two, while that lowers the higher of two scores.
+        """Move or swap pieces while that lowers the higher score of two devices.
 
         Args:
             movable: Numbers of the tables whose pieces may move.
-            cap: Most bytes that a device may get to hold by it.
+            cap: Maximum number of bytes on a device after an exchange.
         """
-        found = [(t, d) for d, own in enumerate(self.pieces) for t in own]
-        found = [(t, d) for t, d in found if t in movable]
-        pairs = [self.weigh(t, *self.pieces[d][t]) for t, d in found]
-        # To swap with nothing is to move: each device has a piece of no table too.
-        found += [(-1, device) for device in range(self.num_devices)]
+        pieces = [(t, d) for d, own in enumerate(self.pieces) for t in own]
+        pieces = [(t, d) for t, d in pieces if t in movable]
+        pairs = [self.weigh(t, *self.pieces[d][t]) for t, d in pieces]
+        # A move is a swap with nothing: add an empty piece, of table -1, per device.
+        pieces += [(-1, device) for device in range(self.num_devices)]
         pairs += [(0.0, 0.0)] * self.num_devices
-        tables, devices = np.array(found).T
+        tables, devices = np.array(pieces).T
         weights = np.array(pairs)
         for _ in range(MAX_EXCHANGES):
             scores = self.scores(self.memory, self.lookups)
@@ -159,7 +161,7 @@ class Packing:
         weights: np.ndarray,
         cap: float,
     ) -> tuple[int, int] | None:
-        """The best pair of a piece on `device` and one elsewhere to swap, or `None`."""
+        """Return the best swap of a piece on `device` with one elsewhere, or `None`."""
         mine = np.flatnonzero((devices == device) & (tables >= 0))
         others = np.flatnonzero(devices != device)
         if not len(mine) or not len(others):
@@ -192,14 +194,14 @@ class Packing:
     # Cuts
 
     def level(self, divisible: set[int], target: float) -> None:
-        """Cut rows off tables until no device holds more than `target` bytes.
+        """Move rows between devices until none holds more than `target` bytes.
 
-        Each cut fills the emptiest device to the mean or empties the fullest one to
-        it, so that N - 1 of them do, up to whole rows.
+        Each cut brings the emptiest or the fullest device to the mean, so that, up to
+        whole rows, N - 1 cuts are enough.
 
         Args:
-            divisible: Numbers of the tables that may be cut by rows.
-            target: Bytes, at least the mean.
+            divisible: Numbers of the tables that may be split by rows.
+            target: Number of bytes, at least the mean.
         """
         mean = self.memory.mean()
         stuck = np.zeros(self.num_devices, bool)
@@ -233,7 +235,7 @@ class Packing:
         rows, width = self.pieces[source][table]
         row_bytes = self.loads[table].row_bytes(width)
         cut = min(rows, int(amount // row_bytes))
-        # A last row, where it leaves the fuller of the two less full.
+        # Move a single row if the fuller of the two devices is then less full.
         if cut == 0 and self.memory[target] + row_bytes < self.memory[source]:
             cut = 1
         if cut == 0:

@@ -1,4 +1,4 @@
-"""`plan`: where tables go, so that memory and lookups are shared evenly."""
+"""`plan`: placement of tables that balances memory and lookups over devices."""
 
 import dataclasses
 import math
@@ -23,8 +23,8 @@ from tf_dlrm.sharding.planning.plans import Plan, Shard
 
 STRATEGIES = ("auto", *KINDS)
 DEFAULT_BATCH_SIZE = 8192
-TOLERANCE = 1.03  # of memory over the mean, before rows are cut off to level it
-ACCEPTED = 1.05  # above this, columns are given up for rows
+TOLERANCE = 1.03  # memory over the mean, above which rows are moved
+ACCEPTED = 1.05  # memory over the mean, above which columns are given up for rows
 
 
 def plan(
@@ -36,53 +36,55 @@ def plan(
     strategy: str | Mapping[str, str] = "auto",
     optimizer: Any = DEFAULT_OPTIMIZER,
 ) -> Plan:
-    """Place tables on devices.
+    """Plan the placement of tables on devices.
 
-    Each table goes one of four ways:
+    A table can be placed in one of four ways:
 
-    - `"table_wise"`: whole, on one device.
+    - `"table_wise"`: the whole table on one device.
     - `"row_wise"`: ranges of its rows on several devices, which return partial sums.
-    - `"column_wise"`: ranges of its columns, multiples of 4 wide where the width is
-      one, which return parts of vectors.
-    - `"data_parallel"`: whole, on all devices, which add up its gradients.
+    - `"column_wise"`: ranges of its columns on several devices, which return parts of
+      vectors. Widths are multiples of 4 if the table's width is one.
+    - `"data_parallel"`: a copy on each device; gradients are summed over devices.
 
-    `"auto"` chooses. A table is data-parallel where copies cost no more traffic than
-    exchanging its vectors, about `rows <= batch_size / num_devices`. One that exceeds
-    a device's fair share of memory, or 1.25 times that of lookups, is split. By
-    columns, where each part keeps 16 of them (64 bytes, which memory delivers at
-    once), ids cost less than partial sums and no optimizer state belongs to whole
-    rows. By rows elsewhere, into as few parts as memory allows; for the sake of
-    lookups only where bags hold 8 ids or more, since each part returns a vector. The
-    heaviest pieces are then placed first, each on the device whose greater share of
-    memory or lookups it raises least; rows are cut off full devices until none holds
-    1.03 times the mean; and pieces change places where that evens out the lookups.
+    `"auto"` chooses for each table. A table becomes data-parallel if copies need no
+    more traffic than the exchange of its vectors, roughly if
+    `rows <= batch_size / num_devices`. A table that exceeds a device's fair share of
+    memory, or 1.25 times the fair share of lookups, is split. It is split by columns if
+    each part keeps at least 16 columns (64 bytes, which memory delivers at once), if
+    ids need less traffic than partial sums, and if no optimizer state belongs to whole
+    rows. Otherwise it is split by rows into as few parts as memory allows; because each
+    part returns a vector, lookups alone cause such a split only if bags have 8 ids or
+    more. The pieces are then placed in descending order of weight, each on the device
+    whose share of memory or lookups, whichever is larger, rises least. Finally, rows
+    move from full devices until none holds more than 1.03 times the mean, and pieces
+    are exchanged if that balances the lookups.
 
-    The same arguments give the same plan. Ids are taken to fall on all rows alike.
-    Where they are numbered by frequency, first rows are looked up most: the first
-    ranges of row-wise tables are therefore spread over the devices.
+    The same arguments give the same plan. The plan assumes that all rows are equally
+    frequent. If ids are sorted by frequency, the first rows are looked up most, so the
+    first ranges of row-wise tables are spread over the devices.
 
     Args:
         tables: `EmbeddingTable`s.
         num_devices: Number of devices.
-        device_memory_bytes: Largest number of bytes of rows and optimizer state on a
+        device_memory_bytes: Maximum number of bytes of rows and optimizer state on a
             device. Default: no limit.
-        batch_size: Global batch size, for the costs.
-        hotness: Ids that an example has on average: a number for all features, or a
-            dict of table or feature name to number (others: 1).
-        strategy: `"auto"`, or one of the four ways for all tables, or a dict of table
-            name to one of these (others: `"auto"`). `"row_wise"` uses all devices,
-            `"column_wise"` as many as there are parts of 4 columns.
-        optimizer: What trains the tables, for its state: anything that
-            `tf_dlrm.optimizers.get` takes, or floats of state a row, or a dict of
-            table name to one of these (others: `"adagrad"`).
+        batch_size: Global batch size, used to compute costs.
+        hotness: Average number of ids per example: one number for all features, or a
+            dict of table or feature names to numbers (default: 1).
+        strategy: `"auto"` or one of the four placements for all tables, or a dict of
+            table names to these (default: `"auto"`). `"row_wise"` uses all devices,
+            `"column_wise"` at most one device for every 4 columns.
+        optimizer: Optimizer of the tables, which determines the size of their state:
+            anything that `tf_dlrm.optimizers.get` accepts, or the number of floats of
+            state per row, or a dict of table names to these (default: `"adagrad"`).
 
     Returns:
         A `Plan`.
 
     Raises:
-        ValueError: If an argument breaks a rule above, or the tables do not fit in
-            `device_memory_bytes`: with device, table and missing bytes.
-        TypeError: If `tables` does not hold `EmbeddingTable`s.
+        ValueError: If an argument breaks a rule above, or if the tables exceed
+            `device_memory_bytes`; the message names device, table and excess bytes.
+        TypeError: If `tables` holds anything but `EmbeddingTable`s.
 
     Example:
 
@@ -100,8 +102,8 @@ def plan(
     tf_dlrm.runtime.errors.UserError: Device 0 would hold ...
 
     Reference:
-        Naumov et al. 2019, arXiv 1906.00091, section 3: tables model-parallel, MLPs
-        data-parallel. The greedy order is Graham's longest processing time first.
+        Naumov et al. 2019, arXiv 1906.00091, section 3: model-parallel tables and
+        data-parallel MLPs. The greedy order is Graham's longest processing time first.
     """
     for name, value in (("num_devices", num_devices), ("batch_size", batch_size)):
         _check_positive(name, value)
@@ -118,10 +120,10 @@ def plan(
     )
     packing, kinds = job.run()
     shards = splitting.to_shards(packing, kinds)
-    found = Plan(tuple(shards), loads, job.num_devices, job.batch_size)
+    new_plan = Plan(tuple(shards), loads, job.num_devices, job.batch_size)
     if device_memory_bytes is not None:
-        _check_fit(found, int(device_memory_bytes))
-    return found
+        _check_fit(new_plan, int(device_memory_bytes))
+    return new_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +139,9 @@ class _Job:
     def run(self) -> tuple[Packing, list[str]]:
         """Return the first attempt that is good enough, or else the best one.
 
-        Columns are coarse. Where they leave memory uneven, tables are split by rows
-        instead: one, two, four, ... of those whose memory counts, from the smallest.
+        Columns are coarse. If they leave memory uneven, further attempts split tables
+        by rows instead: one, two, four, ... of those with significant memory, smallest
+        first.
         """
         packing, kinds = self.attempt()
         best = self._rank(packing), packing, kinds
@@ -154,7 +157,7 @@ class _Job:
             {"by_rows": set(by_size[:count])} for count in counts
         ]
         attempts.append({"by_rows": set(range(len(self.loads)))})
-        # Without a limit, lookups are never given up for memory.
+        # Balance memory at the expense of lookups only if there is a limit.
         attempts += [{"by_memory": True}] if self.limit < math.inf else []
         for arguments in attempts:
             if best[0][:2] == (False, False):
@@ -166,7 +169,7 @@ class _Job:
         return best[1], best[2]
 
     def _rank(self, packing: Packing) -> tuple[bool, bool, float]:
-        """Smaller is better: too large, too uneven, how uneven."""
+        """Return `(exceeds the limit, is too uneven, imbalance)`; smaller is better."""
         fullest = packing.memory.max()
         imbalance = float(fullest / packing.memory.mean())
         uneven = "auto" in self.strategies and imbalance > ACCEPTED
@@ -178,8 +181,8 @@ class _Job:
         """Pack the tables once.
 
         Args:
-            by_rows: Tables that auto must not split by columns.
-            by_memory: Whether lookups are left out of account.
+            by_rows: Numbers of the tables that `"auto"` must not split by columns.
+            by_memory: Whether to ignore lookups.
         """
         everywhere = self._data_parallel()
         kinds = [
@@ -211,7 +214,7 @@ class _Job:
                 pieces.append(whole)
                 movable.add(i)
             elif kind != "auto":
-                raise NotImplementedError(f"No way to cut tables for {kind!r}.")
+                raise NotImplementedError(f"Cannot split tables of kind {kind!r}.")
             else:
                 kinds[i], parts = splitting.split(
                     load, fair, self.num_devices, TOLERANCE, i not in by_rows
@@ -233,18 +236,18 @@ class _Job:
         return packing, kinds
 
     def _data_parallel(self) -> set[int]:
-        """Return the tables that all devices hold.
+        """Return the numbers of the data-parallel tables.
 
-        They are those that must be, and those of auto that cost no more traffic as
-        copies, as far as memory allows.
+        These are the tables with strategy `"data_parallel"`, and those with `"auto"`
+        that need no more traffic as copies, if memory allows.
         """
         if self.num_devices == 1:
             return {i for i, s in enumerate(self.strategies) if s == "data_parallel"}
-        chosen, rest, room = set(), [], self.limit * self.num_devices
+        replicated, rest, room = set(), [], self.limit * self.num_devices
         for i, (load, strategy) in enumerate(zip(self.loads, self.strategies)):
             memory = load.memory_bytes()
             if strategy == "data_parallel":
-                chosen.add(i)
+                replicated.add(i)
                 memory *= self.num_devices
             elif strategy == "auto" and traffic.replicates_cheaply(
                 load, self.num_devices, self.batch_size
@@ -255,11 +258,11 @@ class _Job:
             room -= memory * (self.num_devices - 1)
             if room < 0:
                 break
-            chosen.add(i)
-        return chosen
+            replicated.add(i)
+        return replicated
 
     def _fair(self, everywhere: Collection[int]) -> tuple[float, float]:
-        """A device's share of memory and lookups of the tables that are shared out."""
+        """Return a device's fair share of memory and lookups of the other tables."""
         shared = [load for i, load in enumerate(self.loads) if i not in everywhere]
         memory = sum(load.memory_bytes() for load in shared)
         lookups = sum(_lookup_bytes(load) for load in shared)
@@ -275,16 +278,16 @@ def _strategies(
 ) -> tuple[str, ...]:
     names = {load.name for load in loads}
     check_names("strategy", strategy, names)
-    given = (
+    by_table = (
         strategy if isinstance(strategy, Mapping) else dict.fromkeys(names, strategy)
     )
-    for name, each in given.items():
-        if not isinstance(each, str) or each not in STRATEGIES:
+    for name, own in by_table.items():
+        if not isinstance(own, str) or own not in STRATEGIES:
             raise UserError(
-                f"`strategy` must be one of {STRATEGIES}, or a dict of table name to "
-                f"such. Received for table '{name}': {each!r}"
+                f"`strategy` must be one of {STRATEGIES}, or a dict of table names to "
+                f"these. Received for table '{name}': {own!r}"
             )
-    return tuple(given.get(load.name, "auto") for load in loads)
+    return tuple(by_table.get(load.name, "auto") for load in loads)
 
 
 def _check_positive(name: str, value: Any) -> None:
@@ -295,36 +298,37 @@ def _check_positive(name: str, value: Any) -> None:
         )
 
 
-def _check_fit(found: Plan, limit: int) -> None:
-    """Raise where a device holds more than `limit` bytes."""
-    memory = found.memory_bytes
+def _check_fit(new_plan: Plan, limit: int) -> None:
+    """Raise an error if a device holds more than `limit` bytes."""
+    memory = new_plan.memory_bytes
     device = int(np.argmax(memory))
     if memory[device] <= limit:
         return
 
     def size(shard: Shard) -> int:
-        return found.load(shard.table).memory_bytes(shard.num_rows, shard.num_columns)
+        load = new_plan.load(shard.table)
+        return load.memory_bytes(shard.num_rows, shard.num_columns)
 
-    largest = max(found.shards_on(device), key=size)
-    load = found.load(largest.table)
-    missing = sum(memory) - limit * found.num_devices
-    if missing > 0:
+    largest = max(new_plan.shards_on(device), key=size)
+    load = new_plan.load(largest.table)
+    excess = sum(memory) - limit * new_plan.num_devices
+    if excess > 0:
         reason = (
-            f"All devices together would hold {sum(memory):,} bytes, {missing:,} more "
-            f"than {found.num_devices} x {limit:,}: more or larger devices are "
-            "needed, or an optimizer with less state."
+            f"All devices together would hold {sum(memory):,} bytes, {excess:,} more "
+            f"than {new_plan.num_devices} x {limit:,}. Use more or larger devices, or "
+            "an optimizer with less state."
         )
     elif largest.kind == "table_wise" and size(largest) > limit:
         reason = (
-            "This table alone is larger than a device: place it 'row_wise', "
+            "This table alone exceeds the memory of a device. Place it 'row_wise', "
             "'column_wise' or 'auto'."
         )
     else:
-        reason = "Strategy 'auto' splits tables to fit, where it may choose for all."
+        reason = "Use strategy 'auto' for all tables: it splits tables to fit."
     raise UserError(
         f"Device {device} would hold {memory[device]:,} bytes of rows and optimizer "
         f"state, {memory[device] - limit:,} more than device_memory_bytes={limit:,}. "
-        f"Its largest part is of table '{load.name}' ({load.num_rows:,} rows x "
-        f"{load.embedding_dim}, {largest.kind}): {size(largest):,} bytes here, "
-        f"{load.memory_bytes():,} in all. {reason}"
+        f"Its largest shard is from table '{load.name}' ({load.num_rows:,} rows x "
+        f"{load.embedding_dim}, {largest.kind}): {size(largest):,} of the table's "
+        f"{load.memory_bytes():,} bytes. {reason}"
     )

@@ -1,4 +1,4 @@
-"""`Plan`: which device holds which part of which table, checked to cover them all."""
+"""`Plan`: which device holds which part of which table, checked for completeness."""
 
 import dataclasses
 import functools
@@ -22,8 +22,8 @@ class Shard:
 
     Args:
         table: Name of the table.
-        kind: `"table_wise"`, `"row_wise"`, `"column_wise"` or `"data_parallel"`;
-            all shards of a table are of one kind.
+        kind: `"table_wise"`, `"row_wise"`, `"column_wise"` or `"data_parallel"`, the
+            same for all shards of a table.
         device: Number of the device, from 0.
         first_row: First row of the shard.
         num_rows: Number of rows.
@@ -41,30 +41,31 @@ class Shard:
 
     @property
     def rows(self) -> slice:
-        """The shard's rows, to slice a table with."""
+        """The shard's rows, as a slice of the table."""
         return slice(self.first_row, self.first_row + self.num_rows)
 
     @property
     def columns(self) -> slice:
-        """The shard's columns, to slice a table with."""
+        """The shard's columns, as a slice of the table."""
         return slice(self.first_column, self.first_column + self.num_columns)
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan(Sequence[Shard]):
-    """An immutable sequence of `Shard`s that holds each value of each table once.
+    """An immutable sequence of `Shard`s that contains each value of each table once.
 
-    Data-parallel tables are the exception: each device has all of them. Made by
-    `tf_dlrm.sharding.plan`; printing it shows a table by device.
+    Data-parallel tables are the exception: each device has a copy. Create plans with
+    `tf_dlrm.sharding.plan`, and print them to see memory and lookups by device.
 
     Args:
         shards: The `Shard`s.
-        tables: The tables' `TableLoad`s: sizes, ids looked up, optimizer state.
+        tables: The `TableLoad`s of the tables: sizes, ids per example, optimizer state.
         num_devices: Number of devices.
-        batch_size: Global batch size that the costs are for.
+        batch_size: Global batch size for the costs.
 
     Raises:
-        ValueError: If the shards do not cover the tables: the message says where.
+        ValueError: If the shards do not cover the tables exactly; the message says
+            where.
 
     Example:
 
@@ -104,7 +105,7 @@ class Plan(Sequence[Shard]):
     def _loads(self) -> dict[str, TableLoad]:
         return {load.name: load for load in self.tables}
 
-    # A sequence
+    # The methods of a sequence
 
     def __getitem__(self, index: Any) -> Any:
         return self.shards[index]
@@ -112,7 +113,7 @@ class Plan(Sequence[Shard]):
     def __len__(self) -> int:
         return len(self.shards)
 
-    # What is where
+    # Placement
 
     def shards_on(self, device: int) -> tuple[Shard, ...]:
         """Return the shards that a device holds, in the order of the tables.
@@ -128,7 +129,7 @@ class Plan(Sequence[Shard]):
         return self._shards_by_device.get(int(device), ())
 
     def of_table(self, name: str) -> tuple[Shard, ...]:
-        """Return the shards of a table, from its first row and column on.
+        """Return the shards of a table, in the order of rows and columns.
 
         Raises:
             ValueError: If the plan has no such table.
@@ -137,18 +138,26 @@ class Plan(Sequence[Shard]):
         return self._shards_by_table[name]
 
     def placement(self, name: str) -> str:
-        """Return the placement of a table: the kind of its shards."""
+        """Return the placement of a table, which is the kind of its shards.
+
+        Raises:
+            ValueError: If the plan has no such table.
+        """
         return self.of_table(name)[0].kind
 
     def load(self, name: str) -> TableLoad:
-        """Return the load of a table: its size, ids looked up, optimizer state."""
+        """Return the load of a table: its size, ids per example, optimizer state.
+
+        Raises:
+            ValueError: If the plan has no such table.
+        """
         if name not in self._loads:
             raise UserError(
                 f"The plan has no table '{name}'. Tables: {', '.join(self._loads)}"
             )
         return self._loads[name]
 
-    # What it costs
+    # Costs
 
     @property
     def memory_bytes(self) -> tuple[int, ...]:
@@ -161,10 +170,10 @@ class Plan(Sequence[Shard]):
 
     @property
     def num_lookups(self) -> tuple[float, ...]:
-        """Ids that each device is expected to look up in a batch.
+        """Expected number of ids that each device looks up in a batch.
 
-        Ids are taken to fall on all rows alike. A data-parallel table is looked up
-        on each device by that device's part of the batch.
+        All rows count as equally frequent. For a data-parallel table, each device looks
+        up its own part of the batch.
         """
         total = np.zeros(self.num_devices)
         for shard in self.shards:
@@ -174,9 +183,9 @@ class Plan(Sequence[Shard]):
 
     @property
     def lookup_bytes(self) -> tuple[int, ...]:
-        """Bytes of embeddings that each device is expected to read for a batch.
+        """Expected bytes of embeddings that each device reads for a batch.
 
-        `num_lookups`, each times 4 bytes times the columns that the device has.
+        This is `num_lookups` times 4 bytes times the number of columns on the device.
         """
         total = np.zeros(self.num_devices)
         for shard in self.shards:
@@ -186,7 +195,11 @@ class Plan(Sequence[Shard]):
         return tuple(int(round(value)) for value in total)
 
     def examples_of(self, shard: Shard, batch_size: int | None = None) -> float:
-        """Return how many examples a shard serves: all, or the device's own."""
+        """Return the number of examples that look ids up in a shard.
+
+        These are all examples of the batch, or those of the device for a data-parallel
+        table.
+        """
         batch_size = self.batch_size if batch_size is None else batch_size
         if shard.kind == "data_parallel":
             return batch_size / self.num_devices
@@ -194,12 +207,12 @@ class Plan(Sequence[Shard]):
 
     @property
     def imbalance(self) -> float:
-        """The fullest device's bytes over the devices' mean; 1.0 is perfect."""
+        """Bytes of the fullest device divided by the mean; 1.0 is perfect."""
         return max(self.memory_bytes) / (sum(self.memory_bytes) / self.num_devices)
 
     @property
     def lookup_imbalance(self) -> float:
-        """The busiest device's `lookup_bytes` over the devices' mean."""
+        """The largest `lookup_bytes` of a device divided by the mean."""
         return max(self.lookup_bytes) / max(
             sum(self.lookup_bytes) / self.num_devices, 1
         )
@@ -214,53 +227,53 @@ class Plan(Sequence[Shard]):
         routed: bool = True,
         data_parallel: str = "cheapest",
     ) -> dict[str, int]:
-        """Return the bytes that one training step sends from device to device.
+        """Return the bytes that one training step sends between devices.
 
-        With N devices, a batch of B examples, b_d of them on device d (B/N, the
-        first `B % N` devices one more), and for each shard s of a table with F
-        features, h ids an example, D columns and V rows: its device d, rows v_s and
-        columns w_s. What stays on a device is not counted, so each sum has the
-        examples of the *other* devices, B - b_d:
+        N is the number of devices and B the number of examples in a batch, of which
+        device d has b_d (B/N, and one more on each of the first `B % N` devices). A
+        table has F features, h ids per example, D columns and V rows. A shard s of it
+        is on device d and has v_s rows and w_s columns. Data that stay on a device do
+        not count, so the sums contain the examples of the *other* devices, B - b_d:
 
-        - `ids`: Σ_s (B - b_d) (h v_s/V `id_bytes` + F `bag_bytes`), ids on their way
-          to the owners of their rows; in table- and column-wise shards v_s = V. Not
-          `routed`, each row-wise owner gets all ids: v_s/V becomes 1.
-        - `pooled`: Σ_s (B - b_d) F w_s 4, float32 vectors on their way back: whole
-          vectors, parts of them by column, or a partial sum from each owner of rows.
-        - `gradients`: the same again, of the pooled vectors, to the owners.
-        - `all_reduce`: Σ over data-parallel tables of 2 (N - 1) V (D + 1) 4, an
-          all-reduce of the table's dense gradient and of its rows' numbers of ids; or
-        - `all_gather`: (N - 1) B (h `id_bytes` + F `bag_bytes` + 4 F D), ids and
-          gradients of the bags to all devices; for each table what is less.
+        - `ids`: Σ_s (B - b_d) (h v_s/V `id_bytes` + F `bag_bytes`), the ids that go to
+          the owners of their rows. For table-wise and column-wise shards, v_s = V.
+          Unless `routed`, each row-wise owner gets all ids, and v_s/V becomes 1.
+        - `pooled`: Σ_s (B - b_d) F w_s 4, the float32 vectors that come back: whole
+          vectors, some of their columns, or a partial sum from each owner of rows.
+        - `gradients`: the same number again, for the gradients of the pooled vectors.
+        - `all_reduce`: Σ over data-parallel tables of 2 (N - 1) V (D + 1) 4, for an
+          all-reduce of the table's dense gradient and of the number of ids per row.
+        - `all_gather`: (N - 1) B (h `id_bytes` + F `bag_bytes` + 4 F D), the ids and
+          gradients of bags that go to all devices. Each data-parallel table uses
+          all-reduce or all-gather, whichever needs fewer bytes.
 
         Args:
-            batch_size: Global batch size B; by default the plan's.
-            hotness: Ids that an example has on average: a number for all features, or a
-                dict of table or feature name to number (others: 1). By default what
-                the plan was made for.
-            id_bytes: Bytes of an id: 8 for int64, as batches have them; 4 for int32.
-                Weights, where there are some, add 4.
-            bag_bytes: Bytes that each bag adds, such as the 4 or 8 of a length where
-                bags are ragged.
-            routed: Whether an id goes to the one device that has its row, or to all
-                that have rows of the table.
+            batch_size: Global batch size B. Default: that of the plan.
+            hotness: Average number of ids per example: one number for all features, or
+                a dict of table or feature names to numbers (default: 1). By default,
+                the hotness of the plan.
+            id_bytes: Bytes per id: 8 for int64, 4 for int32, and 4 more with weights.
+            bag_bytes: Additional bytes per bag, such as 4 or 8 for the lengths of
+                ragged bags.
+            routed: Whether an id goes only to the device that has its row, or to all
+                devices that have rows of the table.
             data_parallel: `"cheapest"`, `"all_reduce"` or `"all_gather"`.
 
         Returns:
             Dict of bytes, summed over all devices: `ids`, `pooled`, `gradients`,
-            `all_reduce`, `all_gather`, and `total`. `ids` is an expectation where
-            tables are row-wise; all else is exact.
+            `all_reduce`, `all_gather`, and `total`. For row-wise tables, `ids` is an
+            expected value. All other values are exact.
 
         Example:
 
         >>> import tf_dlrm
         >>> tables = [tf_dlrm.EmbeddingTable("item", 1000, 16)]
         >>> plan = tf_dlrm.sharding.plan(tables, 2, strategy="table_wise")
-        >>> found = plan.exchange_bytes(batch_size=100)
-        >>> found["ids"], found["pooled"], found["total"]  # 50 ids, 50 vectors
+        >>> num_bytes = plan.exchange_bytes(batch_size=100)  # 50 ids, 50 vectors
+        >>> num_bytes["ids"], num_bytes["pooled"], num_bytes["total"]
         (400, 3200, 6800)
         """
-        found = traffic.of_plan(
+        flows = traffic.of_plan(
             self,
             batch_size,
             hotness,
@@ -269,27 +282,26 @@ class Plan(Sequence[Shard]):
             routed=routed,
             data_parallel=data_parallel,
         )
-        sent = {name: int(round(each.sent.sum())) for name, each in found.items()}
+        sent = {name: int(round(flow.sent.sum())) for name, flow in flows.items()}
         return {**sent, "total": sum(sent.values())}
 
-    # Checks, text, pictures
+    # Checks and text
 
     def validate(self, tables: Sequence[EmbeddingTable]) -> None:
-        """Check that this is a plan for these tables.
+        """Check that this plan was made for these tables.
 
         Args:
             tables: `EmbeddingTable`s.
 
         Raises:
-            ValueError: If a table is missing, is not known, or has another size; or
-                other features read it.
+            ValueError: If a table is missing, unknown, or differs in size or features.
         """
         coverage.check_same(self.tables, check_tables(tables))
 
     def summary(self) -> str:
-        """Return a readable table: bytes, rows, lookups, cost by device; then tables.
+        """Return a text with bytes, rows, lookups and cost by device, and all tables.
 
-        `print(plan)` shows the same.
+        `print(plan)` prints the same text.
         """
         return summaries.describe(self)
 
@@ -304,7 +316,7 @@ class Plan(Sequence[Shard]):
             "batch_size": self.batch_size,
             "shard_fields": [field.name for field in dataclasses.fields(Shard)],
         }
-        # One table or shard a line: small, and readable in a diff.
+        # One table or shard per line, which is compact and readable in a diff.
         parts = [json.dumps(head)[:-1]]
         for key, values in (("tables", tables), ("shards", shards)):
             lines = ",\n  ".join(json.dumps(value) for value in values)
@@ -313,17 +325,18 @@ class Plan(Sequence[Shard]):
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Make a plan from `to_json()`.
+        """Create a plan from the text that `to_json()` returned.
 
         Raises:
-            ValueError: If the text is not a plan, or does not cover its tables.
+            ValueError: If the text is not a plan, or its shards do not cover its
+                tables.
         """
         try:
-            found = json.loads(text)
-            fields = found["shard_fields"]
-            shards = [Shard(**dict(zip(fields, each))) for each in found["shards"]]
-            loads = [TableLoad(**_as_tuples(each)) for each in found["tables"]]
-            numbers = found["num_devices"], found["batch_size"]
+            content = json.loads(text)
+            fields = content["shard_fields"]
+            shards = [Shard(**dict(zip(fields, row))) for row in content["shards"]]
+            loads = [TableLoad(**_as_tuples(load)) for load in content["tables"]]
+            numbers = content["num_devices"], content["batch_size"]
         except (
             KeyError,
             TypeError,
@@ -332,7 +345,7 @@ class Plan(Sequence[Shard]):
             AttributeError,
         ) as error:
             raise UserError(
-                "This is not the JSON text of a Plan, as `to_json()` writes it: "
+                "The text is not a Plan in the JSON form of `to_json()`: "
                 f"{type(error).__name__}: {error}"
             ) from None
         return cls(tuple(shards), tuple(loads), *numbers)

@@ -1,4 +1,4 @@
-"""The number of parts of a table, by rows or columns, and the parts as `Shard`s."""
+"""Splitting of tables by rows or columns, and conversion of the parts to `Shard`s."""
 
 import math
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ from tf_dlrm.sharding.planning.loads import TableLoad
 from tf_dlrm.sharding.planning.packing import Packing
 from tf_dlrm.sharding.planning.plans import Shard
 
-COLUMN_UNIT = 4  # columns; 16 bytes, what vector instructions load at once
-MIN_COLUMNS = 16  # auto keeps so many in a part: 64 bytes, what memory delivers at once
-LOOKUP_TOLERANCE = 1.25  # of a device's fair share of lookups, before auto splits
-ROWS_HOTNESS = 8  # ids a bag, from which a split by rows saves more than it sends
+COLUMN_UNIT = 4  # 16 bytes, which vector instructions load at once
+MIN_COLUMNS = 16  # smallest part for "auto": 64 bytes, which memory delivers at once
+LOOKUP_TOLERANCE = 1.25  # "auto" splits above this multiple of the fair lookups
+ROWS_HOTNESS = 8  # ids per bag from which a split by rows saves more than it sends
 ID_BYTES = 8
 
 
 def even_rows(load: TableLoad, num_parts: int) -> list[int]:
-    """Return rows of parts that differ by at most one; no more parts than rows."""
+    """Return the numbers of rows of nearly equal parts, at most one part per row."""
     parts = min(num_parts, load.num_rows)
     share, rest = divmod(load.num_rows, parts)
     return [share + (i < rest) for i in range(parts)]
 
 
 def even_widths(embedding_dim: int, num_parts: int) -> list[int]:
-    """Return columns of at most `num_parts` parts: multiples of 4 except in the last.
+    """Return the widths of at most `num_parts` parts, multiples of 4 but for the last.
 
     >>> even_widths(16, 3), even_widths(10, 8), even_widths(3, 2)
     ([8, 4, 4], [4, 4, 2], [3])
@@ -48,13 +48,13 @@ def split(
 
     Args:
         load: The table's `TableLoad`.
-        fair: A device's fair share: bytes of memory, bytes of lookups an example.
+        fair: A device's fair share of bytes of memory, and of lookups per example.
         num_devices: Number of devices.
-        tolerance: Most memory of a part over the fair share.
-        columns: Whether columns may be split.
+        tolerance: Maximum memory of a part, as a multiple of the fair share.
+        columns: Whether the table may be split by columns.
 
     Returns:
-        Kind, and parts `(rows, columns)`.
+        The kind, and the parts `(rows, columns)`.
     """
     memory = load.memory_bytes() / fair[0]
     lookups = load.lookup_bytes(load.num_rows, load.embedding_dim) / fair[1]
@@ -74,13 +74,13 @@ def split(
 
 
 def _column_parts(load: TableLoad, least: int, num_devices: int) -> int | None:
-    """The least number of equal column ranges that is worth it, if there is one."""
+    """Return the smallest useful number of equal column ranges, or `None`."""
     most = min(num_devices, load.embedding_dim // MIN_COLUMNS)
     for parts in range(least, most + 1):
         if load.embedding_dim % (COLUMN_UNIT * parts) or load.state_per_row:
             continue
-        # Forward and backward, for one example: ids to all parts and one vector, or
-        # ids to one part and a partial sum from each.
+        # Compare the traffic of one example, forward and backward: ids to all parts and
+        # one vector (columns), or ids to one part and a partial sum from each (rows).
         ids = load.num_ids * ID_BYTES
         vectors = 2 * load.num_features * load.embedding_dim * 4
         if parts * ids + vectors <= ids + parts * vectors:
@@ -89,7 +89,7 @@ def _column_parts(load: TableLoad, least: int, num_devices: int) -> int | None:
 
 
 def _filling_rows(load: TableLoad, fair_bytes: float, num_parts: int) -> list[int]:
-    """Parts that fill a device each, and a last one with what remains."""
+    """Return the rows of parts that each fill a device, and of a part with the rest."""
     fill = int(fair_bytes // load.row_bytes())
     fill = max(fill, math.ceil(load.num_rows / num_parts))
     full, rest = divmod(load.num_rows, fill)
@@ -97,10 +97,10 @@ def _filling_rows(load: TableLoad, fair_bytes: float, num_parts: int) -> list[in
 
 
 def to_shards(packing: Packing, kinds: Sequence[str]) -> list[Shard]:
-    """Return the pieces of a `Packing` as shards, table by table, ranges in order.
+    """Return the pieces of a `Packing` as shards, by table and with ranges in order.
 
-    The first range of each row-wise table, where ids numbered by frequency fall most
-    often, goes to the device that has the fewest first ranges so far.
+    If ids are sorted by frequency, the first range of a row-wise table is looked up
+    most. It therefore goes to the device with the fewest first ranges so far.
 
     Args:
         packing: The `Packing`.

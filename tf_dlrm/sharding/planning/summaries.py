@@ -1,4 +1,4 @@
-"""The text that printing a plan shows."""
+"""The text of a printed plan."""
 
 import textwrap
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ WIDTH = 80
 
 
 def describe(plan: "Plan") -> str:
-    """Return the text of a plan: bytes, rows, lookups, cost by device; then tables."""
+    """Return a text with bytes, rows, lookups and cost by device, and all tables."""
     return "\n".join([*_device_lines(plan), "", *_table_lines(plan)])
 
 
@@ -67,10 +67,10 @@ def _device_lines(plan: "Plan") -> Iterator[str]:
 
 
 def _table_lines(plan: "Plan") -> Iterator[str]:
-    of_kind: dict[str, list[TableLoad]] = {kind: [] for kind in KINDS}
+    by_kind: dict[str, list[TableLoad]] = {kind: [] for kind in KINDS}
     for load in plan.tables:
-        of_kind[plan.placement(load.name)].append(load)
-    for kind, loads in of_kind.items():
+        by_kind[plan.placement(load.name)].append(load)
+    for kind, loads in by_kind.items():
         if not loads:
             continue
         loads.sort(key=lambda load: -load.memory_bytes())
@@ -97,8 +97,8 @@ def _split_lines(plan: "Plan", load: TableLoad, kind: str) -> list[str]:
         f"{shard.device}: {shard.num_rows if by_rows else shard.num_columns:,}"
         for shard in plan.of_table(load.name)
     ]
-    what = "rows" if by_rows else "columns"
-    text = f"  {load.name}, {load.num_rows:,} x {load.embedding_dim}, {what} on device "
+    unit = "rows" if by_rows else "columns"
+    text = f"  {load.name}, {load.num_rows:,} x {load.embedding_dim}, {unit} on device "
     return _wrap(text + ", ".join(parts), indent="      ")
 
 

@@ -1,6 +1,6 @@
-"""Bytes between devices in a step, by device and kind.
+"""Bytes that devices exchange in a step, by device and kind.
 
-`Plan.exchange_bytes` has the formulas.
+The docstring of `Plan.exchange_bytes` has the formulas.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,14 +23,14 @@ PHASES = ("ids", "pooled", "gradients", "all_reduce", "all_gather")
 
 
 class Flow(NamedTuple):
-    """Bytes that each device sends to others and receives from them, `(N,)`."""
+    """Bytes that each of N devices sends to and receives from others, `(N,)`."""
 
     sent: np.ndarray
     received: np.ndarray
 
 
 def local_batches(batch_size: int, num_devices: int) -> np.ndarray:
-    """Return the examples on each device: equal shares, the first ones one more.
+    """Return the number of examples on each device: nearly equal shares.
 
     >>> local_batches(10, 4)
     array([3, 3, 2, 2])
@@ -40,16 +40,16 @@ def local_batches(batch_size: int, num_devices: int) -> np.ndarray:
 
 
 def all_reduce_bytes(load: TableLoad, num_devices: int) -> float:
-    """Return the bytes sent by all devices to sum a table's dense gradient.
+    """Return the bytes that all devices send to sum a table's dense gradient.
 
-    With each row goes the number of its ids: optimizers leave others alone.
+    Each row includes its number of ids, because optimizers update only rows with ids.
     """
     width = load.embedding_dim + 1
     return 2 * (num_devices - 1) * load.num_rows * width * FLOAT_BYTES
 
 
 def bag_gradient_bytes(load: TableLoad, id_bytes: int, bag_bytes: int = 0) -> float:
-    """Return the bytes of an example's ids in a table and of its bags' gradients."""
+    """Return the bytes of an example's ids for a table and of its bags' gradients."""
     vector = load.embedding_dim * FLOAT_BYTES
     return load.num_ids * id_bytes + load.num_features * (bag_bytes + vector)
 
@@ -57,7 +57,7 @@ def bag_gradient_bytes(load: TableLoad, id_bytes: int, bag_bytes: int = 0) -> fl
 def reduces_cheaply(
     load: TableLoad, num_devices: int, batch_size: int, id_bytes: int = 8
 ) -> bool:
-    """Return whether a dense sum moves no more bytes than ids and bags' gradients."""
+    """Return whether a dense sum sends no more bytes than ids and bags' gradients."""
     gathered = bag_gradient_bytes(load, id_bytes) * batch_size * (num_devices - 1)
     return all_reduce_bytes(load, num_devices) <= gathered
 
@@ -65,10 +65,10 @@ def reduces_cheaply(
 def replicates_cheaply(
     load: TableLoad, num_devices: int, batch_size: int, id_bytes: int = 8
 ) -> bool:
-    """Return whether copies of a table move no more bytes than exchanging it.
+    """Return whether copies of a table need no more traffic than a table-wise shard.
 
-    Data-parallel: the lesser of all-reduce and all-gather. Table-wise: ids, pooled
-    vectors and gradients of the other devices' examples.
+    Copies need the smaller of all-reduce and all-gather. A table-wise shard needs ids,
+    pooled vectors and gradients of the other devices' examples.
     """
     gathered = bag_gradient_bytes(load, id_bytes) * batch_size * (num_devices - 1)
     replicated = min(all_reduce_bytes(load, num_devices), gathered)
@@ -89,8 +89,10 @@ def of_plan(
 ) -> dict[str, Flow]:
     """Return the `Flow` of each of `PHASES`, by the formulas of `Plan.exchange_bytes`.
 
+    The arguments are those of `Plan.exchange_bytes`.
+
     Raises:
-        ValueError: For arguments outside of their range.
+        ValueError: If an argument is out of range.
     """
     batch_size = plan.batch_size if batch_size is None else batch_size
     if data_parallel not in SYNCHRONIZATIONS:
@@ -102,7 +104,7 @@ def of_plan(
     for name, value in numbers.items():
         if value < 0 or value != int(value):
             raise UserError(
-                f"`{name}` must be an integer and not negative. Received: "
+                f"`{name}` must be an integer that is not negative. Received: "
                 f"{name}={value!r}"
             )
     loads = {load.name: load for load in plan.tables}
@@ -110,7 +112,7 @@ def of_plan(
         check_hotness_names(hotness, plan.tables)
         loads = {name: load.with_hotness(hotness) for name, load in loads.items()}
     num_devices = plan.num_devices
-    # For one example, the bytes that each device has to do with as an owner.
+    # Bytes per example that each device receives or returns as an owner.
     ids, vectors = np.zeros(num_devices), np.zeros(num_devices)
     reduced, gathered = 0.0, 0.0
     for shard in plan:
@@ -133,7 +135,7 @@ def of_plan(
         width = shard.num_columns * FLOAT_BYTES
         vectors[shard.device] += load.num_features * width
     local = local_batches(batch_size, num_devices)
-    ids_flow, gradient_flow = (_to_owners(each, local) for each in (ids, vectors))
+    ids_flow, gradient_flow = (_to_owners(b, local) for b in (ids, vectors))
     ring = np.full(num_devices, reduced / num_devices)
     return {
         "ids": ids_flow,
@@ -147,6 +149,6 @@ def of_plan(
 
 
 def _to_owners(per_example: np.ndarray, local: np.ndarray) -> Flow:
-    """From the devices that have the examples to those that own the shards."""
+    """Return the flow from devices with examples to the devices that own the shards."""
     received = (local.sum() - local) * per_example
     return Flow(sent=local * (per_example.sum() - per_example), received=received)

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: its files, the state of a model, positions in data."""
+"""Checkpoints of a training run: files, the state of a model, positions in data."""
 
 from tf_dlrm.training.checkpoints.files import CheckpointFolder
 from tf_dlrm.training.checkpoints.positions import (

@@ -1,7 +1,7 @@
-"""A folder of checkpoints: each is complete and checksummed, or absent.
+"""A folder of checkpoints, each of which is complete and checksummed, or absent.
 
-A checkpoint is a folder `step-000001234` with its files and a `manifest.json`, which
-holds their sizes and SHA-256 sums, its own sum, and what else is to be known.
+A checkpoint is a folder such as `step-000001234` with its files and a `manifest.json`,
+which contains their sizes and SHA-256 checksums, its own checksum, and further facts.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ MANIFEST = "manifest.json"
 _FORMAT = 1
 _TEMPORARY, _DAMAGED = ".tmp-", "damaged-"
 _NAME = re.compile(r"step-(\d{9,})(?:\.(\d+))?")
-_KEPT = "Checkpoints that are there are as they were."
-_THEN = "start the training again to go on from the newest"
-_SPARE_BYTES = 1 << 20  # for the file system's own needs
+_KEPT = "Existing checkpoints are unchanged."
+_THEN = "start the training again to resume from the newest checkpoint"
+_SPARE_BYTES = 1 << 20  # for the file system's own data
 
 
 class CheckpointFolder:
-    """Checkpoints under a folder, by step.
+    """Checkpoints in a folder, named by step.
 
     Args:
         path: The folder; it is created with the first checkpoint.
@@ -44,36 +44,43 @@ class CheckpointFolder:
         """Return the names of the checkpoints, oldest first, without reading them."""
         if not self.path.is_dir():
             return []
-        found = [_NAME.fullmatch(each.name) for each in self.path.iterdir()]
-        keys = [(int(m[1]), int(m[2] or 0), m[0]) for m in found if m]
+        matches = [_NAME.fullmatch(entry.name) for entry in self.path.iterdir()]
+        keys = [(int(m[1]), int(m[2] or 0), m[0]) for m in matches if m]
         return [name for _, _, name in sorted(keys)]
 
     def step(self, name: str) -> int:
-        """Return the step of a checkpoint, by its name."""
+        """Return the step of a checkpoint from its name.
+
+        Raises:
+            ValueError: If it is not the name of a checkpoint.
+        """
         match = _NAME.fullmatch(name)
         if match is None:
-            raise UserError(f"`name` must be that of a checkpoint. Received: {name!r}")
+            raise UserError(
+                "`name` must be the name of a checkpoint, such as 'step-000000100'. "
+                f"Received: {name!r}"
+            )
         return int(match[1])
 
     def check_writable(self, num_bytes: int) -> None:
         """Lock the folder for this process, and check that it is writable.
 
-        Leftovers of killed saves are removed.
+        The method also removes what interrupted saves left behind.
 
         Args:
-            num_bytes: Approximate size of a checkpoint.
+            num_bytes: Approximate size of a checkpoint in bytes.
 
         Raises:
-            InUseError: If another process writes checkpoints there, until it calls
-                `release` or ends. Nothing was changed.
-            WriteError: If the folder cannot be written to, or the disk is full.
+            InUseError: If another process holds the lock, that is, it has neither
+                called `release` nor ended. Nothing was changed.
+            WriteError: If the folder is not writable, or the disk is full.
         """
         with self._explaining():
             self.path.mkdir(parents=True, exist_ok=True)
             if not locks.holds(self._lock):
                 locks.take(self._lock, self.path)
-            for left in self.path.glob(f"{_TEMPORARY}*"):
-                shutil.rmtree(left, ignore_errors=True)
+            for leftover in self.path.glob(f"{_TEMPORARY}*"):
+                shutil.rmtree(leftover, ignore_errors=True)
             with tempfile.TemporaryFile(dir=self.path):
                 pass
             self._check_space(num_bytes)
@@ -92,7 +99,7 @@ class CheckpointFolder:
         if free < num_bytes + _SPARE_BYTES:
             raise disk.WriteError(
                 errno.ENOSPC,
-                f"A checkpoint needs {_megabytes(num_bytes)} in {self.path}, but "
+                f"A checkpoint needs {_megabytes(num_bytes)} in {self.path}, but only "
                 f"{_megabytes(free)} are free.",
                 _KEPT,
                 _THEN,
@@ -108,16 +115,16 @@ class CheckpointFolder:
         """Write a checkpoint, completely or not at all.
 
         Args:
-            step: Its step.
-            facts: What `read_facts` will return, JSON-safe.
-            write_files: Called with a folder to write into.
-            num_bytes: Approximate size of the files.
+            step: Step of the checkpoint.
+            facts: JSON-safe values, which `read_facts` returns.
+            write_files: Function that writes files into the folder it is called with.
+            num_bytes: Approximate size of the files in bytes.
 
         Returns:
             The checkpoint's folder.
 
         Raises:
-            WriteError: If it cannot be written. Other checkpoints are unchanged.
+            WriteError: If the checkpoint cannot be written. Others are unchanged.
         """
         with self._explaining():
             return self._write(step, facts, write_files, num_bytes)
@@ -135,16 +142,16 @@ class CheckpointFolder:
             self._check_space(num_bytes)
             staging = pathlib.Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self.path))
             write_files(staging)
-            facts = json.loads(json.dumps(facts))  # as it will be read
+            facts = json.loads(json.dumps(facts))  # as `read_facts` will read them
             content = {"format": _FORMAT, "step": step, "facts": facts}
             content["files"] = {
-                each.name: {"bytes": each.stat().st_size, "sha256": _sum_file(each)}
-                for each in sorted(staging.iterdir())
+                file.name: {"bytes": file.stat().st_size, "sha256": _sum_file(file)}
+                for file in sorted(staging.iterdir())
             }
             content["sha256"] = _sum_content(content)
             text = json.dumps(content, indent=1) + "\n"
             (staging / MANIFEST).write_text(text, encoding="utf-8")
-            staging.chmod(0o755)  # not mkdtemp's 0o700
+            staging.chmod(0o755)  # mkdtemp's default is 0o700
             disk.sync_tree(staging)
             final = self._free_path(step)
             os.rename(staging, final)
@@ -155,24 +162,24 @@ class CheckpointFolder:
         return final
 
     def _free_path(self, step: int) -> pathlib.Path:
-        """Another name where the step has one: nothing is ever replaced."""
-        path, again = self.path / f"step-{step:09d}", 0
+        """Return an unused path for a step, so that no checkpoint is ever replaced."""
+        path, number = self.path / f"step-{step:09d}", 0
         while path.exists():
-            again += 1
-            path = self.path / f"step-{step:09d}.{again}"
+            number += 1
+            path = self.path / f"step-{step:09d}.{number}"
         return path
 
     def read_facts(self, name: str) -> dict[str, Any]:
-        """Return the facts of a checkpoint after verifying every byte of it.
+        """Return the facts of a checkpoint after verifying all of its files.
 
         Raises:
-            ValueError: If it is damaged; the message says what is wrong.
+            ValueError: If the checkpoint is damaged; the message says what is wrong.
         """
         folder = self.path / name
         try:
             content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            told = content.pop("sha256")
-            files, facts, written_as = (
+            checksum = content.pop("sha256")
+            files, facts, file_format = (
                 content[k] for k in ("files", "facts", "format")
             )
         except (
@@ -184,22 +191,22 @@ class CheckpointFolder:
             RecursionError,
         ):
             raise UserError(f"{folder}: {MANIFEST} cannot be read") from None
-        if told != _sum_content(content):
-            raise UserError(f"{folder}: {MANIFEST} is not what was written")
-        if written_as != _FORMAT:
-            raise UserError(f"{folder}: format {written_as} is not known")
+        if checksum != _sum_content(content):
+            raise UserError(f"{folder}: {MANIFEST} does not match its checksum")
+        if file_format != _FORMAT:
+            raise UserError(f"{folder}: format {file_format} is unknown")
         for file, expected in files.items():
             path = folder / file
             if not path.is_file():
                 raise UserError(f"{folder}: {file} is missing")
             if path.stat().st_size != expected["bytes"]:
-                raise UserError(f"{folder}: {file} is of another size")
+                raise UserError(f"{folder}: {file} has the wrong size")
             if _sum_file(path) != expected["sha256"]:
-                raise UserError(f"{folder}: the checksum of {file} is another")
+                raise UserError(f"{folder}: {file} does not match its checksum")
         return facts
 
     def peek(self, name: str) -> dict[str, Any]:
-        """Return the facts of a checkpoint, unverified; empty if unreadable."""
+        """Return the facts of a checkpoint unverified, or `{}` if it is unreadable."""
         try:
             text = (self.path / name / MANIFEST).read_text(encoding="utf-8")
             return json.loads(text)["facts"]
@@ -207,24 +214,24 @@ class CheckpointFolder:
             return {}
 
     def find_newest(self, say: Callable[[str], None]) -> tuple[str, dict] | None:
-        """Return the newest intact checkpoint and its facts, if there is one.
+        """Return the name and facts of the newest intact checkpoint, or `None`.
 
-        Damaged ones are renamed to `damaged-...`.
+        Damaged checkpoints are renamed to `damaged-...`.
 
         Args:
-            say: Called with a line about each damaged one.
+            say: Function that is called with a line about each damaged checkpoint.
         """
         for name in reversed(self.names()):
             try:
                 return name, self.read_facts(name)
             except ValueError as error:
-                say(f"Damaged checkpoint: {error}. Taking the one before it.")
+                say(f"Damaged checkpoint: {error}. Trying the one before it.")
                 with contextlib.suppress(OSError):
                     os.rename(self.path / name, self.path / f"{_DAMAGED}{name}")
         return None
 
     def prune(self, keep: int, also: str | None) -> None:
-        """Remove all but the newest `keep` and the one named `also`."""
+        """Remove all checkpoints but the newest `keep` and the one named `also`."""
         names = self.names()
         for name in names[: max(len(names) - keep, 0)]:
             if name != also:
@@ -233,8 +240,8 @@ class CheckpointFolder:
     def clear(self, but: str | None = None) -> None:
         """Remove all checkpoints except `but`, and the folder if it is then empty."""
         self.prune(0, but)
-        for left in (*self._matching(_TEMPORARY), *self._matching(_DAMAGED)):
-            shutil.rmtree(left, ignore_errors=True)
+        for leftover in (*self._matching(_TEMPORARY), *self._matching(_DAMAGED)):
+            shutil.rmtree(leftover, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
@@ -242,7 +249,7 @@ class CheckpointFolder:
         return self.path.glob(f"{prefix}*")
 
     def _remove(self, folder: pathlib.Path) -> None:
-        # Under another name first: a kill leaves no half of a checkpoint.
+        # Rename it first, so that an interruption never leaves half a checkpoint.
         doomed = self.path / f"{_TEMPORARY}{folder.name}"
         with contextlib.suppress(OSError):
             os.rename(folder, doomed)

@@ -1,4 +1,4 @@
-"""Datasets that can begin at any batch of any epoch, as an exact resume needs."""
+"""Datasets that can begin at any batch of any epoch, for exact resumption."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,14 +14,19 @@ from tf_dlrm.runtime.errors import UserError
 class Position:
     """The position at which the next iteration of a dataset begins.
 
-    `ResumableTraining` moves it at the start of each epoch; a dataset made with it
-    reads it when it is iterated.
+    `ResumableTraining` sets it at the start of each epoch, and its dataset reads it
+    when the dataset is iterated.
+
+    Args:
+        is_endless: Whether the dataset has no end.
+        epochs_differ: Whether epochs have different numbers of batches.
 
     Attributes:
-        epoch: Number of the epoch.
-        batch: Number of the batch in the epoch.
-        is_followed: Whether `fit` follows it.
-        epochs_differ: Whether an epoch may have more batches than the one before.
+        epoch: Number of the epoch, from 0.
+        batch: Number of the batch in the epoch, from 0.
+        is_followed: Whether a `fit` uses this position.
+        epochs_differ: Whether epochs have different numbers of batches.
+        steps_per_epoch: Number of steps in an epoch of an endless dataset, or `None`.
     """
 
     def __init__(self, is_endless: bool = False, epochs_differ: bool = False) -> None:
@@ -32,28 +37,32 @@ class Position:
         self._is_endless = is_endless
 
     def follow(self, steps_per_epoch: int | None, steps_per_execution: int) -> None:
-        """Follow a `fit`, which calls this before it begins, with its own arguments.
+        """Take over the arguments of a `fit`, which calls this method before it begins.
+
+        Args:
+            steps_per_epoch: The argument of `fit`.
+            steps_per_execution: The argument of `compile`.
 
         Raises:
-            ValueError: If `steps_per_epoch` cuts a dataset that ends.
+            ValueError: If `steps_per_epoch` is set for a dataset that ends.
         """
         self.is_followed = True
         if steps_per_epoch is None:
             return
         if not self._is_endless:
             raise UserError(
-                "`steps_per_epoch` with a resumable dataset needs one without end "
-                "(repeat=True). Received: "
-                f"steps_per_epoch={steps_per_epoch}"
+                "`steps_per_epoch` with a resumable dataset requires an endless one "
+                f"(repeat=True). Received: steps_per_epoch={steps_per_epoch}"
             )
         executions = -(-steps_per_epoch // steps_per_execution)
         self.steps_per_epoch = executions * steps_per_execution
 
     def begins(self) -> tf.data.Dataset:
-        """Return a dataset of one `(epoch, first batch)`, read when it is iterated.
+        """Return a dataset with one element, the current `(epoch, first batch)`.
 
-        For an endless dataset, which `steps_per_epoch` divides into epochs, the epoch
-        is 0 and batches are counted from the start.
+        The position is read when the dataset is iterated. In an endless dataset, which
+        `steps_per_epoch` divides into epochs, the epoch is 0 and batches are counted
+        from the start.
         """
 
         def read():
@@ -63,30 +72,32 @@ class Position:
                 )
             return np.int64(self.epoch), np.int64(self.batch)
 
-        def look(_):
-            found = tf.numpy_function(read, [], (tf.int64, tf.int64))
-            for each in found:
-                each.set_shape(())
-            return tuple(found)
+        def read_in_graph(_):
+            position = tf.numpy_function(read, [], (tf.int64, tf.int64))
+            for tensor in position:
+                tensor.set_shape(())
+            return tuple(position)
 
-        return tf.data.Dataset.from_tensors(0).map(look)
+        return tf.data.Dataset.from_tensors(0).map(read_in_graph)
 
 
 @dataclasses.dataclass(frozen=True)
 class ResumableInput:
-    """The attribute `resumable_input` of a dataset that can begin at any batch.
+    """Description of a dataset that can begin at any batch.
+
+    A dataset has it as the attribute `resumable_input`.
 
     Args:
-        description: Everything that decides the batches, JSON-safe: a checkpoint with
+        description: All JSON-safe values that determine the batches. A checkpoint with
             another description is refused.
-        seed: The seed of its order, drawn if none was given.
-        make: Function of `(position, seed)` that returns a dataset which begins at the
-            position each time it is iterated. The content of a batch must be a
-            function of the seed, its epoch and its number.
-        num_batches: Batches in an epoch, `None` if that is not known.
+        seed: Seed of the order of rows.
+        make: Function `(position, seed)` that returns a dataset, which begins at the
+            position each time it is iterated. The content of a batch must depend only
+            on the seed, the epoch and the number of the batch.
+        num_batches: Number of batches in an epoch, or `None` if it is unknown.
         is_endless: Whether the dataset continues with the next epoch by itself.
         epochs_differ: Whether epochs have different numbers of batches.
-        files: Files whose content decides the batches: a checkpoint that was written
+        files: Files whose content determines the batches. A checkpoint that was written
             with other content is refused.
     """
 
@@ -99,36 +110,36 @@ class ResumableInput:
     files: tuple[str, ...] = ()
 
     def describe(self) -> dict[str, Any]:
-        """Return the description, with fingerprints of the files."""
+        """Return the description together with fingerprints of the files."""
         if not self.files:
             return self.description
         return {**self.description, "content": disk.fingerprints(self.files)}
 
     def attach(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """Return the dataset, with this as its attribute."""
+        """Set this object as the dataset's `resumable_input`; return the dataset."""
         dataset.resumable_input = self
         return dataset
 
     def begin(self, seed: int | None) -> tuple[tf.data.Dataset, Position]:
-        """Return a dataset and the position that it follows.
+        """Create a dataset, and return it with the position at which it begins.
 
         Args:
-            seed: Seed of its order; `None` for its own.
+            seed: Seed of the order of rows; default: `self.seed`.
         """
         position = Position(self.is_endless, self.epochs_differ)
         dataset = self.make(position, self.seed if seed is None else seed)
         dataset.position = position
         if self.num_batches is not None:
-            # That of an epoch, for Keras. (`assert_cardinality` would be wrong in the
-            # epoch that begins in the middle.)
+            # Keras needs the size of a full epoch. (`assert_cardinality` would be wrong
+            # in an epoch that begins in the middle.)
             dataset.cardinality = lambda: tf.constant(self.num_batches, tf.int64)
         return dataset, position
 
 
 def find_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return the differences of two descriptions, each as a phrase.
+    """Return the differences between two descriptions, each as a phrase.
 
-    Checkpoints of earlier versions do not know the content of files.
+    Checkpoints of earlier versions do not describe the content of files.
     """
     contents: tuple[Any, Any] = before.get("content"), now.get("content")
     differing = [
@@ -138,7 +149,7 @@ def find_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     if differing or None in contents or contents[0] == contents[1]:
         return differing
-    return [f"{name} has another content" for name in changed_files(*contents)]
+    return [f"{name} has different content" for name in changed_files(*contents)]
 
 
 def changed_files(before: list[list[str]], now: list[list[str]]) -> list[str]:
@@ -149,9 +160,9 @@ def changed_files(before: list[list[str]], now: list[list[str]]) -> list[str]:
 
 
 def resumable_input(dataset: tf.data.Dataset) -> ResumableInput | None:
-    """Return the `ResumableInput` of a dataset, or `None` if it has none.
+    """Return the `ResumableInput` of a dataset, or `None`.
 
-    Methods such as `map` return another dataset, which has none.
+    Datasets that methods such as `map` return have none.
     """
     return getattr(dataset, "resumable_input", None)
 
@@ -159,22 +170,22 @@ def resumable_input(dataset: tf.data.Dataset) -> ResumableInput | None:
 def weigh_classes(
     dataset: tf.data.Dataset, class_weight: dict[int, float]
 ) -> tf.data.Dataset:
-    """Give the rows of a dataset with a position the weights of their labels.
+    """Weight the rows of a dataset by their labels and keep its position.
 
-    As Keras' `fit` does with `class_weight`, whose dataset would have no position.
+    Keras' `fit` weights rows by `class_weight` too, but its dataset has no position.
 
     Args:
-        dataset: Of `(features, label)`, with a `position`.
-        class_weight: Label, 0 or 1, to weight; 1.0 where there is none.
+        dataset: Dataset of `(features, label)` with the attribute `position`.
+        class_weight: Weights of the labels 0 and 1; default: 1.0.
 
     Raises:
-        ValueError: If the rows have weights already.
+        ValueError: If the rows already have weights.
     """
     weights = [float(class_weight.get(label, 1.0)) for label in (0, 1)]
 
     def weigh(features, label, sample_weight=None):
         if sample_weight is not None:
-            raise UserError("Give either `class_weight` or sample weights, not both.")
+            raise UserError("Use either `class_weight` or sample weights, not both.")
         return features, label, tf.gather(weights, tf.cast(tf.round(label), tf.int32))
 
     weighted = dataset.map(weigh, tf.data.AUTOTUNE, deterministic=True)

@@ -1,7 +1,7 @@
-"""The state of a training run: what Keras' weights files hold, and what they lack.
+"""The state of a training run: a Keras weights file, and the state that it lacks.
 
-They hold weights, tables and the state of optimizers, but not the seeds of dropout, nor
-metrics in the middle of an epoch.
+The weights file holds weights, tables and the state of optimizers, but not the seeds of
+dropout, nor metrics in the middle of an epoch.
 """
 
 import io
@@ -23,11 +23,11 @@ WEIGHTS, STATE = "model.weights.h5", "state.npz"
 def write(
     model: keras.Model, metrics: dict[str, np.ndarray], folder: pathlib.Path
 ) -> None:
-    """Write the state of a model into a folder.
+    """Write the state of a model to a folder.
 
     Args:
         model: The model.
-        metrics: What `get_metrics` returned, or an empty dict.
+        metrics: The result of `get_metrics`, or an empty dict.
         folder: The folder.
     """
     with _WeightsFile(folder / WEIGHTS) as file:
@@ -38,15 +38,15 @@ def write(
 
 
 class _WeightsFile(io.BytesIO):
-    """A file on disk that HDF5 writes to, where a full disk is an ordinary error.
+    """A file that HDF5 writes to, for which a full disk is an ordinary error.
 
-    HDF5 cannot close a file of its own once a write has failed: it prints a traceback
-    for each object in it, and crashes at the end of the process. So it is told that all
-    went well, and `check` raises the first failure. (Keras takes a path or a `BytesIO`
-    of which nothing but these methods is used.)
+    After a failed write, HDF5 cannot close its own file: it prints a traceback for each
+    object in the file and crashes at the end of the process. This class therefore hides
+    failures from HDF5, and `check` raises the first one. (Keras accepts a path or a
+    `BytesIO`, of which only the methods below are used.)
 
     Args:
-        path: The file, named as Keras wants it.
+        path: The file, with a name that Keras accepts.
     """
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -61,10 +61,10 @@ class _WeightsFile(io.BytesIO):
 
     def write(self, data: Any) -> int:
         data = memoryview(data).cast("B")
-        start, done = self._file.tell(), 0
+        start, num_written = self._file.tell(), 0
         try:
-            while done < len(data) and self._error is None:
-                done += self._file.write(data[done:])
+            while num_written < len(data) and self._error is None:
+                num_written += self._file.write(data[num_written:])
         except OSError as error:
             self._error = error
         self._end = max(self._end, start + len(data))
@@ -75,7 +75,7 @@ class _WeightsFile(io.BytesIO):
         return self._file.readinto(buffer)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence == io.SEEK_END:  # of all that it believes to have written
+        if whence == io.SEEK_END:  # the end of what HDF5 believes it has written
             offset, whence = offset + self._end, io.SEEK_SET
         return self._file.seek(offset, whence)
 
@@ -91,7 +91,7 @@ class _WeightsFile(io.BytesIO):
         return self._end
 
     def check(self) -> None:
-        """Raise the first failure of a write."""
+        """Raise the first error of a write, if there was one."""
         if self._error is not None:
             raise self._error
 
@@ -101,31 +101,35 @@ class _WeightsFile(io.BytesIO):
 
 
 def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """Restore the state of a model that `write` has written.
+    """Restore the state of a model from a folder that `write` wrote.
+
+    Args:
+        model: A compiled model with the same architecture and optimizers.
+        folder: The folder.
 
     Returns:
-        Everything else that was written: the state of metrics.
+        The other arrays in the folder, including the state of metrics.
 
     Raises:
-        ValueError: If it is of another model or optimizer.
+        ValueError: If the folder belongs to another model or optimizer.
     """
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     try:
         with warnings.catch_warnings():
-            # Keras skips the state of another optimizer with no more than a warning.
+            # Keras only warns when it skips the state of another optimizer.
             warnings.simplefilter("error", UserWarning)
             model.load_weights(folder / WEIGHTS)
     except (UserWarning, ValueError) as error:
         raise UserError(
-            f"{folder} is a checkpoint of another model or optimizer: {error}"
+            f"{folder} belongs to another model or optimizer: {error}"
         ) from error
     with np.load(folder / STATE, allow_pickle=False) as file:
         state = dict(file)
     variables = model.non_trainable_variables
     keys = [key for key in state if key.startswith("variable:")]
     if len(keys) != len(variables):
-        raise UserError(f"{folder} is a checkpoint of another model.")
+        raise UserError(f"{folder} belongs to another model.")
     for i, variable in enumerate(variables):
         variable.assign(state[f"variable:{i}"])
     guard = getattr(model, "_guard", None)
@@ -135,7 +139,7 @@ def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def count_bytes(model: keras.Model) -> int:
-    """Return the approximate size of what `write` writes."""
+    """Return the approximate size in bytes of the files that `write` writes."""
     variables = [*model.variables, *model.optimizer.variables]
     total = sum(
         math.prod(v.shape) * np.dtype(_plain(v.dtype)).itemsize for v in variables
@@ -160,11 +164,11 @@ def _get_guard(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def has_just_skipped(model: keras.Model) -> bool:
-    """Return whether the last batch of `fit` was skipped, not applied.
+    """Return whether `fit` skipped its last batch.
 
     Raises:
-        tf.errors.InvalidArgumentError: If an accelerator noted of a step before that
-            an id or a label was out of range.
+        tf.errors.InvalidArgumentError: If a deferred check of an earlier step found an
+            id or a label out of range.
     """
     getattr(model, "raise_deferred", lambda: None)()
     guard = getattr(model, "_guard", None)
@@ -172,7 +176,7 @@ def has_just_skipped(model: keras.Model) -> bool:
 
 
 def _metric_variables(model: keras.Model) -> Iterator[list[tf.Variable]]:
-    """Variables of all metrics: lists of tf.Variables, one for each replica."""
+    """Yield the variables of all metrics, each as a list with one for each replica."""
     for metric in model.metrics:
         for variable in metric.variables:
             variable = variable.value
@@ -180,16 +184,16 @@ def _metric_variables(model: keras.Model) -> Iterator[list[tf.Variable]]:
 
 
 def get_metrics(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return the state of all metrics, of each replica."""
+    """Return the state of all metrics in each replica."""
     return {
-        f"metric:{i}:{j}": each.numpy()
+        f"metric:{i}:{j}": variable.numpy()
         for i, replicas in enumerate(_metric_variables(model))
-        for j, each in enumerate(replicas)
+        for j, variable in enumerate(replicas)
     }
 
 
 def set_metrics(model: keras.Model, state: dict[str, np.ndarray]) -> None:
-    """Set what `get_metrics` returned; the metrics must be built.
+    """Set the state of metrics that `get_metrics` returned; they must be built.
 
     Raises:
         ValueError: If the model has other metrics.
@@ -199,10 +203,10 @@ def set_metrics(model: keras.Model, state: dict[str, np.ndarray]) -> None:
         if not count:
             raise UserError("The checkpoint was written with other metrics.")
         values = [state[f"metric:{i}:{j}"] for j in range(count)]
-        if count != len(replicas):  # of another number of devices: what matters
-            total = np.sum(values, axis=0)  # is the sum
+        if count != len(replicas):  # the number of devices changed: keep the sum
+            total = np.sum(values, axis=0)
             values = [total] + [np.zeros_like(total)] * (len(replicas) - 1)
-        for each, value in zip(replicas, values, strict=True):
-            if each.shape != value.shape:
+        for variable, value in zip(replicas, values, strict=True):
+            if variable.shape != value.shape:
                 raise UserError("The checkpoint was written with other metrics.")
-            each.assign(value)
+            variable.assign(value)

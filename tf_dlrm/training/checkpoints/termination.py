@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers announce that they will stop a process."""
+"""Handling of SIGTERM, with which schedulers announce that they will stop a process."""
 
 import signal
 import threading
@@ -9,10 +9,12 @@ SIGTERM_EXIT_CODE = 128 + int(signal.SIGTERM)  # as shells report it
 
 
 class Termination:
-    """A record of SIGTERM, which does not end the process between `begin` and `end`.
+    """A handler that records SIGTERM instead of ending the process.
+
+    It is active between `begin` and `end`.
 
     Attributes:
-        requested: Whether there was one.
+        requested: Whether SIGTERM was received.
     """
 
     def __init__(self) -> None:
@@ -20,7 +22,7 @@ class Termination:
         self._before: Any = None
 
     def begin(self) -> None:
-        """Catch SIGTERM from now on, in the main thread."""
+        """Start to catch SIGTERM, if this is the main thread."""
         self.requested = False
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, self._note)
