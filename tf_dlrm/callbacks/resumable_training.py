@@ -26,10 +26,9 @@ from tf_dlrm.version import __version__
 class ResumableTraining(keras.callbacks.Callback):
     """Save checkpoints and resume an interrupted run as if it had never stopped.
 
-    A checkpoint contains weights, tables and optimizer state (by logical table, so that
-    it can be restored on any number of devices), dropout seeds, running metrics, the
-    results of past epochs and the position in the dataset. It is written completely or
-    not at all. With op determinism (`tf.config.experimental.enable_op_determinism()`),
+    A checkpoint contains weights, tables and optimizer state (by logical table, for any
+    number of devices), dropout seeds, running metrics, the results of past epochs and
+    the position in the dataset. It is written completely or not at all. With op determinism (`tf.config.experimental.enable_op_determinism()`),
     the resumed run is bit-equal to an uninterrupted one.
 
     To resume in the middle of an epoch, you need a `DLRM` and a dataset exactly as
@@ -51,8 +50,8 @@ class ResumableTraining(keras.callbacks.Callback):
             the best evaluation so far within an epoch. The largest value is best if
             the name ends in auc, accuracy, precision or recall, otherwise the smallest.
             With `None`, no checkpoint counts as best.
-        log_dir: Folder for TensorBoard, which shows how long each save delayed training
-            as `speed/checkpoint_seconds`. Default: not logged.
+        log_dir: Folder for TensorBoard, which shows `speed/checkpoint_seconds`, how
+            long each save delayed training. Default: not logged.
         verbose: 1 prints a line for each save, 0 prints none.
 
     Attributes:
@@ -98,9 +97,8 @@ class ResumableTraining(keras.callbacks.Callback):
             if value is not None and (not hasattr(value, "__index__") or value < 1):
                 raise UserError(f"`{name}` must be at least 1. Received: {value!r}")
         if every_minutes is not None and not every_minutes > 0:
-            raise UserError(
-                f"`every_minutes` must be positive. Received: {every_minutes!r}"
-            )
+            rule = "`every_minutes` must be positive."
+            raise UserError(f"{rule} Received: {every_minutes!r}")
         self._folder = CheckpointFolder(directory)
         self._every_steps, self._every_minutes = every_steps, every_minutes
         self._keep, self._monitor, self._verbose = keep, monitor, verbose

@@ -28,9 +28,8 @@ _IN_ORDER = (tf.data.Dataset, _Distributed, types.GeneratorType)
 class RowSparseModel(keras_hooks.KerasModelAdapter):
     """A `keras.Model` that trains an embedding layer with row-sparse steps.
 
-    A subclass is built by its constructor and has `spec`, `embedding` (an
-    `EmbeddingLayer`) and `standardize(features)`. `tf_dlrm.training.step.TrainStep` is
-    the step itself.
+    A subclass, built by its constructor, has `spec`, `embedding` (an `EmbeddingLayer`)
+    and `standardize(features)`. `tf_dlrm.training.step.TrainStep` is the step itself.
     """
 
     _guard: StepGuard | None = None
@@ -68,8 +67,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 originals; `"adam"` is lazy on the tables, see
                 `tf_dlrm.optimizers.SparseAdam`.
             jit_compile: Extent to which XLA compiles a step. Results agree up to
-                rounding (a program draws other numbers for dropout), and ids are always
-                checked.
+                rounding, except for dropout, and ids are always checked.
                 `"auto"` on CPUs: small parts (lookup and update of rows, the triangle
                 of the dot interaction, the update of the dense variables), while oneDNN
                 computes the MLPs. After a minute of training, some steps time an
@@ -78,16 +76,14 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 `docs/model.md`).
                 `"auto"` with a GPU: everything between lookup and update as one
                 program, unless the model overrides `call` or `compute_loss`.
-                `True`: this program and the small parts, from the first step. An
-                overridden `compute_loss` becomes part of the program; if it reads
-                ragged `x`, each new number of ids compiles the program again, so use
-                `"auto"`.
+                `True`: this program and the small parts, from the first step. It
+                includes an overridden `compute_loss`; if that reads ragged `x`, use
+                `"auto"`, since each new number of ids compiles the program again.
                 `False`: nothing.
             max_skipped_batches: Number of skipped batches in a row after which `fit`
-                raises `tf_dlrm.training.NotFiniteError`. A batch is skipped if its loss
-                or gradients are not finite: weights, optimizers and metrics do not
-                change. If there are fewer, `fit` ends with a warning that counts them.
-                `None`: do not check batches, as in Keras.
+                raises `tf_dlrm.training.NotFiniteError`. A batch is skipped, changing
+                nothing, if its loss or gradients are not finite; if there are fewer,
+                `fit` ends with a warning that counts them. `None`: do not check.
             **kwargs: Other arguments of `keras.Model.compile`.
 
         Raises:
@@ -103,10 +99,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         if num_replicas > 1:
             check_reduction(loss)
         if max_skipped_batches is not None and max_skipped_batches < 1:
-            raise UserError(
-                "`max_skipped_batches` must be at least 1, or None. Received: "
-                f"max_skipped_batches={max_skipped_batches!r}"
-            )
+            rule = "`max_skipped_batches` must be at least 1, or None."
+            raise UserError(f"{rule} Received: {max_skipped_batches!r}")
         if tf.distribute.has_strategy():
             replicas.check_devices(self.embedding, "`compile`")
         optimizer = keras.optimizers.get(optimizer)
