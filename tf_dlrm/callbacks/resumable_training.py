@@ -28,8 +28,9 @@ class ResumableTraining(keras.callbacks.Callback):
 
     A checkpoint contains weights, tables and optimizer state (by logical table, for any
     number of devices), dropout seeds, running metrics, the results of past epochs and
-    the position in the dataset. It is written completely or not at all. With op determinism (`tf.config.experimental.enable_op_determinism()`),
-    the resumed run is bit-equal to an uninterrupted one.
+    the position in the dataset. It is written completely or not at all. With op
+    determinism (`tf.config.experimental.enable_op_determinism()`), the resumed run is
+    bit-equal to an uninterrupted one.
 
     To resume in the middle of an epoch, you need a `DLRM` and a dataset exactly as
     `pipelines.records.read`, `read_npy` or `pipelines.criteo.read` returned it. With
