@@ -1,6 +1,6 @@
 """Options that suit the optimizer and the number of rows, where they are not given.
 
-Chosen by measurement: see "Defaults" in docs/training.md.
+Chosen by measurement: see docs/results/defaults.md.
 """
 
 import dataclasses
