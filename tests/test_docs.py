@@ -163,7 +163,7 @@ def _anchors(path):
 def test_the_home_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    for name in ("clicks.csv", "clicks_later.csv"):
+    for name in ("clicks.csv", "later.csv"):
         columns = {
             "click": rng.integers(0, 2, 2_000),
             "country": rng.choice(["DE", "FR", "US"], 2_000),

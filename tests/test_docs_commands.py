@@ -113,6 +113,6 @@ def test_commands_that_take_minutes_are_understood(place, monkeypatch):
     """On the pages of results: what they would do is planned, not done."""
     monkeypatch.chdir(place)
     commands = guide.all_commands("results/speed.md")
-    assert [command[0] for command in commands] == ["benchmark"] * 3
+    assert [command[0] for command in commands] == ["benchmark"] * 2
     for command in commands:
         assert cli.main([*command, "--dry-run"]) == 0, shlex.join(command)

@@ -70,7 +70,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 update of rows, the interaction's triangle, the update of the dense
                 variables), while oneDNN computes the MLPs; after a minute of steps
                 it times all between lookup and update as one program against that,
-                on steps of the training, and keeps the faster (`docs/how_to/speed_up.md`).
+                on steps of the training, and keeps the faster
+                (`docs/how_to/speed_up.md`).
                 Where there is a GPU, all between lookup and update as one program,
                 unless a `call` or `compute_loss` of your own is in it. `True`: that
                 program, and the small parts, from the first step (a `compute_loss` of
