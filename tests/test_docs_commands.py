@@ -61,18 +61,19 @@ def mine(place):
     """The run that several pages go on with."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        (command, *_) = guide.all_commands("training.md")
+        (command, *_) = guide.all_commands("how_to/resume.md")
         assert cli.main(command) == 0
     return RunFolder(place / "runs/mine")
 
 
 def test_evaluation(mine, run):
-    (printed,) = run("evaluation.md", "evaluate")
+    (printed,) = run("how_to/evaluate.md", "evaluate")
     assert "gauc" in printed and "C3" in printed
 
 
 def test_serving(mine, place, run):
-    exported, predicted, _ = run("serving.md", "export", "predict", "export")
+    exported, _ = run("how_to/export.md", "export", "export")
+    run("how_to/score_files.md", "predict")
     assert "saved_models/ctr/1" in exported
     assert cli.main(["verify", "saved_models/ctr"]) == 0
     header, *rows = (place / "scores.csv").read_text().splitlines()
@@ -82,14 +83,16 @@ def test_serving(mine, place, run):
 def test_watching(mine, run):
     for name in ("cross", "dot_adagrad", "dot_adam"):
         shutil.copytree(mine.path, f"runs/{name}")
-    (printed,) = run("watching.md", "report")
+    (printed,) = run("how_to/compare_runs.md", "report")
     assert "dot_adagrad" in printed
     assert pathlib.Path("runs/report/report.md").exists()
 
 
 def test_training(mine, place, run):
     """From here on `runs/mine` is another."""
-    _, resumed, progressive, warm = run("training.md", *["train"] * 4)
+    _, resumed = run("how_to/resume.md", "train", "train")
+    (progressive,) = run("how_to/progressive_validation.md", "train")
+    (warm,) = run("how_to/warm_start.md", "train")
     assert "this run is already finished" in resumed
     assert "day_2.gz                            2,500" in progressive
     assert "kept" in warm
@@ -98,8 +101,18 @@ def test_training(mine, place, run):
 
 
 def test_data(place, run):
-    names = ("prepare", "train", "evaluate", "prepare", "train")
-    run("data.md", *names, "profile-trace", "generate")
+    run("how_to/prepare.md", "prepare", "train", "evaluate")
+    run("how_to/sample_negatives.md", "prepare", "train")
+    run("how_to/generate_logs.md", "profile-trace", "generate")
     written = json.loads((place / "runs/mine/metrics.json").read_text())
     assert written["num_negatives_left_out"] > 0
     assert len((place / "data/like_day_0.tsv").read_text().splitlines()) == 2_500
+
+
+def test_commands_that_take_minutes_are_understood(place, monkeypatch):
+    """On the pages of results: what they would do is planned, not done."""
+    monkeypatch.chdir(place)
+    commands = guide.all_commands("results/speed.md")
+    assert [command[0] for command in commands] == ["benchmark"] * 2
+    for command in commands:
+        assert cli.main([*command, "--dry-run"]) == 0, shlex.join(command)

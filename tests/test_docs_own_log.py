@@ -1,4 +1,4 @@
-"""docs/own_log.md: its commands, edits and Python run, and what it shows is said."""
+"""docs/tutorials/own_log.md: commands, edits and Python run and print what it shows."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from pipelines import cli
 
 pytestmark = pytest.mark.integration
 
-PAGE = "own_log.md"
+PAGE = "tutorials/own_log.md"
 TEXT = (guide.DOCS / PAGE).read_text()
 SECTIONS = guide.sections(PAGE)
 NUM_ROWS = 10_000

@@ -1,11 +1,10 @@
-"""What docs/migration.md shows as ours runs, and what it names is there.
+"""What docs/how_to/migrate/ shows of tf_dlrm runs, and what it names exists.
 
-Its section on TFRS runs in tests/interop/tfrs_cases.py, where TFRS is.
+The page on TFRS runs in tests/interop/tfrs_cases.py, where TFRS is.
 """
 
 import inspect
 import re
-import shlex
 import subprocess
 import sys
 
@@ -20,9 +19,12 @@ from pipelines.synthetic import Planted
 
 pytestmark = pytest.mark.integration
 
+FOLDER = "how_to/migrate"
+FACEBOOKRESEARCH = "how_to/migrate/facebookresearch.md"
+
 
 def test_keras_rs():
-    model = guide.run("keras-rs", {})["model"]
+    model = guide.run_page("how_to/migrate/keras_rs.md", {})["model"]
     assert model.spec.sparse_features == ("seen", "shown", "user")
     seen = tf.ragged.constant([[1, 2, 3], []], dtype=tf.int64)
     batch = {"age": [20.0, 30.0], "hour": [1.0, 2.0], "seen": seen}
@@ -50,7 +52,7 @@ def test_facebookresearch_dlrm(tmp_path, monkeypatch):
         X_cat=np.stack([rng.integers(0, n, 50) for n in sizes], 1).astype("int32"),
         y=np.zeros(50),
     )
-    names = guide.run("facebookresearch/dlrm", {})
+    names = guide.run_page(FACEBOOKRESEARCH, {})
     assert names["probabilities"].shape == (50, 1)
     assert names["probabilities"].std() > 0.01
 
@@ -59,15 +61,13 @@ def test_the_command_of_facebookresearch_dlrm(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Planted().write("train.txt", 1500)
     Planted().write("valid.txt", 300, first_row=1500)
-    (command,) = re.findall(
-        r"```bash\ntf-dlrm (.*?)\n```", guide.sections()["facebookresearch/dlrm"], re.S
-    )
-    assert cli.main(shlex.split(command)) in (0, None)
+    (command,) = guide.all_commands(FACEBOOKRESEARCH)
+    assert cli.main(command) in (0, None)
     assert list((tmp_path / "runs" / "kaggle").glob("*.keras"))
 
 
 def test_torchrec(capsys):
-    names = guide.run("torchrec", {})
+    names = guide.run_page("how_to/migrate/torchrec.md", {})
     assert "row_wise" in capsys.readouterr().out
     # Bags of "shown", then of "seen", then of "user", of three rows each.
     lengths = np.array([1, 0, 2, 0, 3, 0, 1, 1, 1])
@@ -83,7 +83,7 @@ def test_torchrec(capsys):
 
 def test_flags_and_names_of_ours_exist():
     """Of the second column: options of tf-dlrm, and what is in tf_dlrm."""
-    text = guide.sections()["facebookresearch/dlrm"]
+    text = guide.read(FACEBOOKRESEARCH)
     rows = re.findall(r"^\| `--.*?\| (.*) \|$", text, re.M)
     assert len(rows) > 30
     theirs = {"--num-indices-per-lookup", "--num-indices-per-lookup-fixed"}
@@ -98,7 +98,8 @@ def test_flags_and_names_of_ours_exist():
         ).stdout
         known |= set(re.findall(r"--[a-z][a-z-]+", shown))
     assert named - theirs <= known
-    for name in re.findall(r"`(tf_dlrm(?:\.\w+)+)", guide.PATH.read_text()):
+    pages = [path.read_text() for path in (guide.DOCS / FOLDER).glob("*.md")]
+    for name in re.findall(r"`(tf_dlrm(?:\.\w+)+)", "".join(pages)):
         found = tf_dlrm
         for part in name.split(".")[1:]:
             found = getattr(found, part)

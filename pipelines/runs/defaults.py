@@ -1,6 +1,6 @@
 """Defaults of options, chosen by the optimizer and the number of rows.
 
-The choices rest on measurements: see "Defaults" in docs/training.md.
+The choices rest on measurements: see docs/results/defaults.md.
 """
 
 import dataclasses

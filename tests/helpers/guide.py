@@ -1,6 +1,6 @@
 """The examples of the pages in docs/, by page and section.
 
-Blocks marked `python` are ours and run; those of other libraries are marked `py`.
+Blocks marked `python` run; those of other libraries are marked `py`.
 """
 
 import pathlib
@@ -8,49 +8,54 @@ import re
 import shlex
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
-PATH = DOCS / "migration.md"
 
 
-def sections(page=PATH.name):
-    """Title of each section -> its text."""
-    _, *parts = re.split(r"^## (.+)$", (DOCS / page).read_text(), flags=re.M)
+def read(page):
+    """Return the text of a page."""
+    return (DOCS / page).read_text()
+
+
+def sections(page):
+    """Return the text of each section by its title."""
+    _, *parts = re.split(r"^## (.+)$", read(page), flags=re.M)
     return dict(zip(parts[::2], parts[1::2]))
 
 
 def blocks(page):
-    """Our Python on a page."""
-    return _blocks((DOCS / page).read_text())
+    """Return the Python blocks of a page."""
+    return _blocks(read(page))
 
 
 def _blocks(text):
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
-def run(title, names, page=PATH.name):
-    """Runs the blocks of a section, one after the other, in one namespace."""
-    found = _blocks(sections(page)[title])
-    assert found, title
-    for block in found:
-        exec(compile(block, f"{page}: {title}", "exec"), names)
-    return names
+def run(title, names, page):
+    """Run the blocks of a section, one after the other, in one namespace."""
+    return _run(sections(page)[title], names, f"{page}: {title}")
 
 
 def run_page(page, names):
-    """Runs the blocks of all sections that have some."""
-    for title, text in sections(page).items():
-        if "```python\n" in text:
-            run(title, names, page)
+    """Run all blocks of a page in one namespace."""
+    return _run(read(page), names, page)
+
+
+def _run(text, names, place):
+    found = _blocks(text)
+    assert found, place
+    for block in found:
+        exec(compile(block, place, "exec"), names)
     return names
 
 
 def commands(title, page):
-    """The `tf-dlrm` command lines of a section, as lists of arguments."""
+    """Return the `tf-dlrm` command lines of a section, as lists of arguments."""
     return _commands(sections(page)[title])
 
 
 def all_commands(page):
-    """The `tf-dlrm` command lines of a page."""
-    return _commands((DOCS / page).read_text())
+    """Return the `tf-dlrm` command lines of a page."""
+    return _commands(read(page))
 
 
 def _commands(text):

@@ -348,13 +348,13 @@ def small_dlrm():
 
 @case
 def the_guide():
-    """What docs/migration.md shows for TFRS."""
+    """What docs/how_to/migrate/tfrs.md shows."""
     ranking = make_ranking(feature_interaction=concatenated(lib_cross()))
     label = np.random.default_rng(3).integers(0, 2, NUM_ROWS).astype("float32")
     dataset = tf.data.Dataset.from_tensors((make_batch("ragged"), label)).repeat(3)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         names = {"ranking": ranking, "dataset": dataset}
-        guide.run("TensorFlow Recommenders", names)
+        guide.run_page("how_to/migrate/tfrs.md", names)
         model = keras.saving.load_model("ctr.keras")
     check_equal(ranking, "ragged", model)
     assert names["model"].optimizer.iterations == 3

@@ -133,9 +133,9 @@ def test_the_command_lists_all(capsys):
         assert run.describe() in printed
 
 
-def test_the_docs_have_the_table():
+def test_the_docs_have_the_runs():
     assert to_markdown(runs.EXPERIMENTS.values()) in (
-        ROOT / "docs" / "experiments.md"
+        ROOT / "docs/results/experiments.md"
     ).read_text(encoding="utf-8")
 
 

@@ -1,8 +1,7 @@
-"""Each block of docs/serving.md, as it stands there, does what it says."""
+"""Each block of the pages on TensorFlow Serving does what it says."""
 
 import concurrent.futures
 import json
-import pathlib
 import re
 import shlex
 
@@ -17,7 +16,7 @@ from google.protobuf import (
     text_format,
     wrappers_pb2,
 )
-from helpers import rest_rules
+from helpers import guide, rest_rules
 from tensorflow.core.protobuf import saved_model_pb2
 
 pytest.importorskip("tensorflow_serving", reason="takes tensorflow-serving-api")
@@ -31,7 +30,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 pytestmark = pytest.mark.integration
 
-DOCS = (pathlib.Path(__file__).parents[2] / "docs/serving.md").read_text()
+PAGES = ("tutorials/serve.md", "how_to/query_a_server.md", "how_to/run_a_server.md")
+DOCS = "\n".join(guide.read(page) for page in PAGES)
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", DOCS, re.S)
 URL = r"http://localhost:8501/v1/models/(\w+)"
 

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers import guide
 from helpers.devices import on_devices
 
 import tf_dlrm
@@ -55,33 +54,6 @@ def test_a_model_that_would_leave_the_tables_frozen_is_refused():
     assert model.predict(np.zeros((2, 3), int), verbose=0).shape == (2, 1)
     with pytest.raises(RuntimeError, match="Train them in a DLRM"):
         model.fit(np.zeros((4, 3), int), np.zeros((4, 1)), verbose=0)
-
-
-@pytest.mark.integration
-@on_devices(2)
-def test_the_program_of_the_page():
-    """docs/hybrid_parallel.md, in words and in numbers."""
-
-    def make_data(num_rows):
-        rng = np.random.default_rng(num_rows)
-        ids = np.stack([rng.integers(0, n, num_rows) for n in sizes], 1)
-        dense = rng.random((num_rows, 2)).astype("float32")
-        features = {"dense_features": dense, "sparse_features": ids}
-        label = rng.integers(0, 2, num_rows).astype("float32")
-        return tf.data.Dataset.from_tensor_slices((features, label)).batch(20)
-
-    sizes = (11, 50, 7, 101, 3)
-    tables = [tf_dlrm.EmbeddingTable(f"C{i}", n, 16) for i, n in enumerate(sizes)]
-    spec = tf_dlrm.FeatureSpec(("a", "b"), tables)
-    train, valid = make_data(90), make_data(45)
-    (block,) = guide.blocks("hybrid_parallel.md")
-    names = {"tf": tf, "tf_dlrm": tf_dlrm, "spec": spec, "train": train, "valid": valid}
-    exec(compile(block, "hybrid_parallel.md", "exec"), names)
-    model = names["model"]
-    assert names["strategy"].num_replicas_in_sync == 2
-    assert names["embedding"].plan.num_devices == 2
-    assert model.optimizer.iterations.numpy() == 5
-    assert np.isfinite(model.history.history["val_auc"]).all()
 
 
 @on_devices(2)

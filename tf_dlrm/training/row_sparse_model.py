@@ -73,7 +73,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 computes the MLPs. After a minute of training, some steps time an
                 alternative, in which everything between lookup and update is one
                 program, and the rest of the training uses the faster one (see
-                `docs/model.md`).
+                `docs/how_to/speed_up.md`).
                 `"auto"` with a GPU: everything between lookup and update as one
                 program, unless the model overrides `call` or `compute_loss`.
                 `True`: this program and the small parts, from the first step. It

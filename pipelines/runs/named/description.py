@@ -4,7 +4,6 @@ import dataclasses
 import textwrap
 from collections.abc import Callable, Sequence
 
-from pipelines import text_tables
 from pipelines.runs.config import RunConfig
 
 WIDTH = 88
@@ -96,19 +95,22 @@ class NamedRun:
 
 
 def to_markdown(runs: Sequence[NamedRun]) -> str:
-    """Return a Markdown table of runs: command, data, published and own results."""
-    rows = []
-    for run in runs:
-        published = [f"{result.result} ({result.source})" for result in run.published]
-        measured = [f"{m.data}: {m.result} ({m.date})" for m in run.measured]
-        rows.append(
-            [
-                f"`{run.name}`: {run.summary}",
-                "<br>".join(f"`{line}`" for line in run.command),
-                run.data,
-                "<br>".join(published) or "none",
-                "<br>".join(measured) or "not run here",
-            ]
-        )
-    headings = ("run", "command", "data", "published", "tf_dlrm")
-    return text_tables.to_markdown(headings, rows, "---")
+    """Return a section for each run: commands, data, published and measured results."""
+    return "\n\n".join(_section(run) for run in runs)
+
+
+def _section(run: NamedRun) -> str:
+    published = [f"{result.result} ({result.source})" for result in run.published]
+    measured = [f"{m.data}: {m.result} ({m.date})" for m in run.measured]
+    lines = [f"- **Data:** {run.data}"]
+    lines += [f"- **Published:** {text}" for text in published or ["none"]]
+    lines += [f"- **Measured:** {text}" for text in measured or ["not run here"]]
+    commands = "\n".join(run.command)
+    return "\n\n".join(
+        [
+            f"### {run.name}",
+            run.summary,
+            f"```bash\n{commands}\n```",
+            "\n".join(lines),
+        ]
+    )

@@ -1,4 +1,4 @@
-"""docs/schema.md: its examples run, and what it shows is what is printed."""
+"""The pages on schemas: their examples run, and what they show is printed."""
 
 import re
 import shlex
@@ -8,13 +8,14 @@ from helpers import guide
 from pipelines import cli
 from pipelines.schema import Schema
 
-PAGE = "schema.md"
+PAGE = "how_to/write_a_schema.md"
+REFERENCE = "reference/schema.md"
 
 
 def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = (guide.DOCS / PAGE).read_text()
-    names = guide.run_page(PAGE, {})
+    names = guide.run_page(REFERENCE, guide.run_page(PAGE, {}))
     capsys.readouterr()
     (command,) = guide.all_commands(PAGE)
     assert cli.main([*command, "--overwrite"]) == 0, shlex.join(command)

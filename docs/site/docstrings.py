@@ -1,0 +1,56 @@
+"""A griffe extension: docstrings in Keras' form, and names imported when first used.
+
+The API pages are made from the source without importing it. griffe knows Google's
+sections; this turns Keras' "Call arguments:", "Example:" and "Reference:" into those,
+and finds the names that a package lists in `_MEMBERS`.
+"""
+
+import ast
+import re
+import textwrap
+
+import griffe
+
+_SECTION = re.compile(r"^(Call arguments|Examples?|References?):\n+", re.M)
+_NEXT = re.compile(r"^[A-Z][A-Za-z ]+:$", re.M)
+
+
+def to_google(docstring: str) -> str:
+    """Return a docstring with the sections that Google's style knows."""
+    parts = []
+    while found := _SECTION.search(docstring):
+        parts.append(docstring[: found.start()])
+        rest = docstring[found.end() :]
+        following = _NEXT.search(rest)
+        end = following.start() if following else len(rest)
+        body, docstring = textwrap.dedent(rest[:end]).strip("\n"), rest[end:]
+        parts.append(_section(found[1].rstrip("s"), body) + "\n\n")
+    return "".join([*parts, docstring]).rstrip()
+
+
+def _section(title: str, body: str) -> str:
+    if title == "Reference":
+        return f"**Reference:** {body}"
+    heading = {
+        "Call argument": "Other Parameters: Call arguments:",
+        "Example": "Examples: Example:",
+    }[title]
+    return f"{heading}\n{textwrap.indent(body, '    ')}"
+
+
+class KerasDocstrings(griffe.Extension):
+    """Rewrites docstrings as they are read; resolves lazy names of packages."""
+
+    def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
+        if obj.docstring:
+            obj.docstring.value = to_google(obj.docstring.value)
+
+    def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
+        modules = [pkg]
+        for module in modules:
+            modules += [m for m in module.modules.values() if not m.is_alias]
+            if "_MEMBERS" in module.members:
+                targets = ast.literal_eval(str(module.members["_MEMBERS"].value))
+                for name, target in targets.items():
+                    path = f"{target}.{name}"
+                    module.set_member(name, griffe.Alias(name, path))

@@ -1,0 +1,43 @@
+"""A hook of MkDocs: pages may link to files outside of docs/, as they do on GitHub.
+
+A link such as `../../benchmarks/results/kaggle_sgd/chart.png` works in the repository
+and in the site, which gets a copy of the file.
+"""
+
+import os
+import pathlib
+import posixpath
+import re
+
+from mkdocs.structure.files import File
+
+_LINK = re.compile(r"(?<=\]\()(\.\./[^)\s#]+)")
+
+
+def _target(page: str, link: str) -> str | None:
+    """Return the path of a linked file from the root, if it lies outside of docs/."""
+    path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), link))
+    return None if path.startswith(("docs/", "..")) else path
+
+
+def on_files(files, config):
+    root = pathlib.Path(config.config_file_path).parent
+    for page in files.documentation_pages():
+        for link in _LINK.findall(page.content_string):
+            path = _target(page.src_uri, link)
+            if path and (root / path).is_file() and not path.endswith(".md"):
+                if not files.get_file_from_path(path):
+                    files.append(
+                        File.generated(config, path, abs_src_path=str(root / path))
+                    )
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    def rewrite(found):
+        path = _target(page.file.src_uri, found[0])
+        if path is None or not files.get_file_from_path(path):
+            return found[0]
+        return os.path.relpath(path, posixpath.dirname(page.file.src_uri) or ".")
+
+    return _LINK.sub(rewrite, markdown)
