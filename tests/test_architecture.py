@@ -209,11 +209,12 @@ def users(*patterns):
             for path in users(
                 "pipelines/**/*.py",
                 "benchmarks/**/*.py",
+                "examples/*.py",
                 "**/*.md",
                 "notebooks/*.ipynb",
             )
         ),
-        *(("pipelines", path) for path in users("notebooks/*.ipynb")),
+        *(("pipelines", path) for path in users("examples/*.py", "notebooks/*.ipynb")),
     ],
     ids=lambda value: str(value).removeprefix(f"{ROOT}/"),
 )
