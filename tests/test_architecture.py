@@ -187,7 +187,7 @@ def code_of(path):
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         codes = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-        codes = [re.sub(r"(?m)^[%!].*$", "", code) for code in codes]
+        codes = [re.sub(r"(?m)^( *)[%!].*$", r"\1pass", code) for code in codes]
     elif path.suffix == ".md":
         codes = re.findall(r"```python\n(.*?)```", text, re.S)
         codes = [re.sub(r"(?m)^(>>>|\.\.\.) ?", "", code) for code in codes]
