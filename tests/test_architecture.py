@@ -166,7 +166,7 @@ def code_of(path):
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
         codes = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
-        codes = [re.sub(r"(?m)^[%!].*$", "", code) for code in codes]
+        codes = [re.sub(r"(?m)^( *)[%!].*$", r"\1pass", code) for code in codes]
     elif path.suffix == ".md":
         codes = re.findall(r"```python\n(.*?)```", text, re.S)
         codes = [re.sub(r"(?m)^(>>>|\.\.\.) ?", "", code) for code in codes]
@@ -188,11 +188,12 @@ def users(*patterns):
             for path in users(
                 "pipelines/**/*.py",
                 "benchmarks/**/*.py",
+                "examples/*.py",
                 "**/*.md",
                 "notebooks/*.ipynb",
             )
         ),
-        *(("pipelines", path) for path in users("notebooks/*.ipynb")),
+        *(("pipelines", path) for path in users("examples/*.py", "notebooks/*.ipynb")),
     ],
     ids=lambda value: str(value).removeprefix(f"{ROOT}/"),
 )

@@ -37,8 +37,7 @@ class ResumableTraining(keras.callbacks.Callback):
     any other model or dataset, a run resumes at the start of an epoch, checkpoints are
     written only after epochs, and a printed line says so.
 
-    On SIGTERM, a `DLRM` saves after the current step, prints a line and exits with
-    code 143.
+    On SIGTERM, a `DLRM` saves after the current step and exits with code 143.
 
     Args:
         directory: Folder of the checkpoints of one training run.
