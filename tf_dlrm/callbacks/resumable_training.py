@@ -37,13 +37,11 @@ class ResumableTraining(keras.callbacks.Callback):
     any other model or dataset, a run resumes at the start of an epoch, checkpoints are
     written only after epochs, and a printed line says so.
 
-    On SIGTERM, a `DLRM` saves after the current step, prints a line and exits with
-    code 143.
+    On SIGTERM, a `DLRM` saves after the current step and exits with code 143.
 
     Args:
         directory: Folder of the checkpoints of one training run.
-        every_steps: Number of steps between two checkpoints. Default: save only by time
-            and after epochs.
+        every_steps: Steps between two checkpoints. Default: by time and epoch only.
         every_minutes: Minutes between two checkpoints; `None` to ignore the time.
         keep: Number of newest checkpoints to keep.
         monitor: Name of a validation result. The checkpoint with the best value is kept
