@@ -212,7 +212,7 @@ def test_sizes_that_are_structures(tmp_path):
     for size in ((doubled(1), doubled(2)), doubled(), (1 << 40,)):
         save(path, {"t": Tensor(storage, 0, size, (0,) * len(size))})
         with pytest.raises(
-            ValueError, match="cannot be imported: it has a tensor with size"
+            ValueError, match="cannot be imported: .*a tensor (of|with) size"
         ) as e:
             read_torch_file(path)
         assert len(str(e.value)) < 1000

@@ -41,8 +41,7 @@ class ResumableTraining(keras.callbacks.Callback):
 
     Args:
         directory: Folder of the checkpoints of one training run.
-        every_steps: Number of steps between two checkpoints. Default: save only by time
-            and after epochs.
+        every_steps: Steps between two checkpoints. Default: by time and epoch only.
         every_minutes: Minutes between two checkpoints; `None` to ignore the time.
         keep: Number of newest checkpoints to keep.
         monitor: Name of a validation result. The checkpoint with the best value is kept

@@ -360,22 +360,14 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         return history
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the model, as `keras.Model.evaluate` does.
-
-        Raises:
-            TypeError: If `x` is a DataFrame; the message says what to pass instead.
-        """
+        """Evaluate the model, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y)
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
             return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
-        """Predict click probabilities, as `keras.Model.predict` does.
-
-        Raises:
-            TypeError: If `x` is a DataFrame; the message says what to pass instead.
-        """
+        """Return predictions, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x)
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
