@@ -87,7 +87,7 @@ REFUSED = {
     "cut xz": (READ["xz"][:-5], "is truncated or damaged"),
     "cut lz4": (READ["lz4"][:-5], "is truncated or damaged"),
     "cut zip": (READ["zip"][:-30], "is truncated or damaged"),
-    "text.bz2": (CONTENT, "named .bz2, but does not hold bzip2 data"),
+    "text.bz2": (CONTENT, "named .bz2, but does not contain bzip2 data"),
 }
 
 
@@ -126,7 +126,7 @@ def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("nowhere")
     for path, match in (
-        (tmp_path / "pipe", "is a pipe, and files are read more than once"),
+        (tmp_path / "pipe", "is a pipe, but input is read more than once"),
         ("/dev/zero", "is a device"),
         ("https://host/day_0.gz", "is a remote address that cannot be read"),
         ("file://host/day_0", "names the host 'host'"),

@@ -248,8 +248,8 @@ def test_profiles_are_found_and_bad_ones_named(tmp_path, capsys):
     (runs[2] / place / "host.xplane.pb").write_bytes(b"\xff no trace")
     report(*runs, "--output", tmp_path / "out")
     printed = capsys.readouterr().out
-    assert "short: its profile is left out. The trace holds 2 steps" in printed
-    assert "bad: its profile is left out. The trace is damaged." in printed
+    assert "short: its profile cannot be read. The trace must contain" in printed
+    assert "bad: its profile cannot be read. The trace is damaged." in printed
     assert "--profile-steps" not in printed
     content = json.loads((tmp_path / "out" / "report.json").read_text())
     found = content["runs"][0]["ms_per_step"]
