@@ -1,6 +1,5 @@
 """Map distinct values of a feature to ids and back, in sorted arrays.
 
-
 # K values of up to eight bytes, T longer ones, N = K + T
 """
 
