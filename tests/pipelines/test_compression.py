@@ -68,7 +68,7 @@ REFUSED = {
     "zstd in xz": (lzma.compress(READ["zstd"]), "is zstd data within xz"),
     "tar": (tar("w"), "is a tar archive, not lines"),
     "tar.gz": (tar("w:gz"), "is a tar archive within gzip"),
-    "two files in a zip": (zipped("a", "b"), "a zip archive .* holds 2 files"),
+    "two files in a zip": (zipped("a", "b"), "a zip archive .* contains 2 files"),
     "Parquet in gzip": (gzip.compress(b"PAR1\x15\0"), "is a Parquet file within gzip"),
     "ORC": (b"ORC\x08\0\1", "is an ORC file"),
     "Avro": (b"Obj\x01\x04\x14", "is an Avro file"),
@@ -110,7 +110,7 @@ def test_compressed_files_are_read_from_any_offset(tmp_path, name):
 def test_other_files_are_named(tmp_path, name):
     content, match = REFUSED[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}: .*{match}") as error:
+    with pytest.raises(ValueError, match=f"{name}.*{match}") as error:
         list(files.BlockReader().blocks(str(tmp_path / name)))
     assert "\n" not in str(error.value)
 
