@@ -141,7 +141,10 @@ def _parse(name, kind, options):
         print(describe_common(name, kind))
         raise SystemExit(0)
     default = None
-    if "--help-all" in options:
+    if {"-h", "--help", "--help-all"} & set(options):
+        from pipelines.commands.flags import tidy_help
+
+        tidy_help(kind)
         options = ["--help"]
     elif name == "train":
         default = _train_default(kind, options)

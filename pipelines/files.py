@@ -272,9 +272,7 @@ class BlockReader:
         if len(rest) == MAX_LINE_BYTES:
             what = "It may not be a text file."
             if b"\r" in rest:
-                what = (
-                    r"Lines seem to end in '\r' only: convert them with tr '\r' '\n'."
-                )
+                what = r"If lines end in a carriage return only, run tr '\r' '\n'."
             raise UserError(
                 f"{path}: a line is longer than {MAX_LINE_BYTES:,} bytes, near byte "
                 f"{offset + len(block):,}. {what}"

@@ -1,6 +1,5 @@
 """`MultiHot`: expand one-hot Criteo rows to the multi-hot rows of MLPerf's DLRM-v2.
 
-
 # B rows of a batch, F features, C ids of a row: the sum of the hotness, V ids in all
 """
 

@@ -11,6 +11,8 @@ import re
 import textwrap
 import typing
 
+import tyro
+
 _NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
 
 
@@ -68,6 +70,32 @@ def describe_common(name: str, command: type) -> str:
             )
     lines.append(f"\ntf-dlrm {name} --help-all shows all options, with their values.")
     return "\n".join(lines)
+
+
+def tidy_help(command: type) -> None:
+    """Set the help texts of a command: without line breaks or a default of `None`.
+
+    The text of an option whose default is `None` names the effective default.
+
+    Args:
+        command: The class of the command, which is changed.
+    """
+    texts = _docstrings(command)
+    hints = typing.get_type_hints(command, include_extras=True)
+    for field in dataclasses.fields(command):
+        hint = hints[field.name]
+        kind = (typing.get_args(hint) or (hint,))[0]
+        if dataclasses.is_dataclass(kind):
+            tidy_help(kind)
+            continue
+        option = tyro.conf.arg(
+            help=texts.get(field.name), help_behavior_hint=_describe_default
+        )
+        command.__annotations__[field.name] = typing.Annotated[hint, option]
+
+
+def _describe_default(default: str) -> str:
+    return "" if default in ("", "None") else f"(default: {default})"
 
 
 def _docstrings(command) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Columns to slice rows by: codes for their values, and values for codes.
 
-
 # n rows, V values of a column, K distinct ones
 """
 

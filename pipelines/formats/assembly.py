@@ -156,7 +156,7 @@ def _splits(lengths):
 
 
 def _places(starts, lengths):
-    """Places of a group's values among the values of all groups: int64 `(V,)`."""
+    """Return the positions of a group's values among all values: int64 `(V,)`."""
     starts, lengths = tf.reshape(starts, [-1]), tf.reshape(lengths, [-1])
     splits = _splits(lengths)
     own = tf.range(splits[-1]) - tf.repeat(splits[:-1], lengths)

@@ -130,7 +130,6 @@ class ArrowCells(Cells):
 
         Args:
             separator: Text between the values of a list.
-
         """
         return self._read(separator)[0]
 

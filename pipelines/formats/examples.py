@@ -271,8 +271,10 @@ def _join_weights(name, values, weights, feature):
 
 
 def _join(values, separator, num_rows):
-    """Join values with separators. The kernel's own separator would be lost around
-    empty values."""
+    """Join values with separators.
+
+    The kernel would drop its own separator around empty values.
+    """
     joined = tf.strings.unsorted_segment_join(
         tf.strings.join([separator, values.values]), values.value_rowids(), num_rows
     )

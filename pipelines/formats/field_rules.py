@@ -371,7 +371,7 @@ def _read_times(values: Values):
     seconds = np.full(len(texts), np.nan)
     is_plain = pc.match_substring_regex(texts, _PLAIN_TIME)
     rows = np.flatnonzero(is_plain.to_numpy(zero_copy_only=False))
-    with contextlib.suppress(pa.ArrowInvalid):  # for instance month 13
+    with contextlib.suppress(pa.ArrowInvalid):  # for example month 13
         times = texts.take(pa.array(rows)).cast(pa.string()).cast(pa.timestamp("s"))
         seconds[rows] = times.cast(pa.int64()).to_numpy()
     for row in np.flatnonzero(np.isnan(seconds)).tolist():

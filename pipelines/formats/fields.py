@@ -225,8 +225,10 @@ def _read_decimals(texts):
 
 
 def _read_digits(text, ends, num_digits):
-    """Return the `num_digits` (at most 8) bytes before `ends` as uint64 numbers, and
-    whether all of them are digits."""
+    """Return the `num_digits` (at most 8) bytes before `ends` as uint64 numbers.
+
+    Also return a mask of those that consist of digits only.
+    """
     words = text.words[ends - WORD]
     unused = _MASKS[WORD - num_digits]
     words = (words & ~unused) | (_ZEROS & unused)

@@ -3,7 +3,6 @@
 Files without header and quotes already contain such lines. Rows of other files are
 rewritten without the label, in the order of the schema's columns and its text format.
 
-
 # n rows
 """
 

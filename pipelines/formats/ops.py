@@ -3,7 +3,6 @@
 The rules are those of `line_rules.py`. Every row goes through here, so the common case
 is fast: *plain* lines need a single pass of a regular expression.
 
-
 # B lines, C columns, D dense features, F sparse features
 """
 

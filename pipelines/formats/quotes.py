@@ -5,7 +5,6 @@ not doubled. A block with only such quotes is split as a whole, by the parity of
 number of quotes before each byte. Other blocks are read line by line, and a line with a
 stray quote is a bad row.
 
-
 # S separators
 """
 

@@ -1,6 +1,5 @@
 """Read the rows of a schema from Parquet files, as from lines with the same cells.
 
-
 # n rows
 """
 

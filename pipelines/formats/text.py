@@ -4,7 +4,6 @@ The rules are those of `line_rules`; tests check that the results equal those of
 parser bit for bit. It needs no TensorFlow. A block is split as a whole, by the
 positions of its separators; `fields` interprets the fields.
 
-
 # n rows, S separators
 """
 

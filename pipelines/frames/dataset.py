@@ -2,7 +2,6 @@
 
 The columns are raw and read by a parser, or they are the inputs of the model.
 
-
 # N rows, F sparse features, B rows of a batch
 """
 

@@ -3,7 +3,6 @@
 A segment is a file of some blocks and a JSON file that describes it, written after it.
 A segment without its JSON file is ignored, so a resumed run uses only complete ones.
 
-
 # n rows
 """
 

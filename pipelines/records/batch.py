@@ -1,6 +1,5 @@
 """`Batch`: rows as NumPy arrays, and functions to join, cut and pick them.
 
-
 # n rows, F sparse features, V ids
 """
 

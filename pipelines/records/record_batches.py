@@ -140,9 +140,9 @@ def make_dataset(
         num_features: Numbers of dense and of sparse features.
     """
     minimum = {"batch_size": 1, "window_rows": 1, "first_batch": 0, "num_workers": 1}
-    given = locals()
+    arguments = locals()
     for name, least in minimum.items():
-        value = given[name]
+        value = arguments[name]
         if not hasattr(value, "__index__") or value < least:
             raise UserError(f"`{name}` must be at least {least}. Received: {value!r}")
     if not 0 <= worker < num_workers:
@@ -200,7 +200,7 @@ def make_dataset(
         tf.data.experimental.assert_cardinality(cardinality)
     )
     description = {
-        name: given[name]
+        name: arguments[name]
         for name in ("batch_size", "shuffle", "repeat", "first_batch", "drop_remainder")
     }
     description |= {"rows": store.num_rows, "seed": given_seed}

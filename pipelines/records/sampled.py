@@ -1,6 +1,5 @@
 """The rows of a store after negative sampling, renumbered.
 
-
 # n rows
 """
 

@@ -1,6 +1,5 @@
 """Read rows of records by number, from files that stay on disk.
 
-
 # n rows, F sparse features, V ids
 """
 

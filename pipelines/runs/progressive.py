@@ -4,7 +4,6 @@ Each file is a day, and each day is an epoch of `fit`: the model is trained on d
 then evaluated on day d + 1. The epoch and batch of a checkpoint are thus its full
 position.
 
-
 Reference:
     Blum et al. 1999, Beating the hold-out: bounds for k-fold and progressive
     cross-validation; McMahan et al. 2013, Ad click prediction: a view from the

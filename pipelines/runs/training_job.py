@@ -48,7 +48,6 @@ def train(
     The folder is locked against other processes during the run; see
     `tf_dlrm.runtime.locks.locked` for the file systems on which that is safe.
 
-
     Args:
         config: Config of the run.
         train_paths: Labelled files to train on, or one folder of records that

@@ -128,7 +128,7 @@ class ColumnFacts:
         """The values as float64."""
         try:
             return self.values.cast(pa.large_string()).cast(pa.float64()).to_numpy()
-        except pa.ArrowException:  # for instance because of "+1"
+        except pa.ArrowException:  # for example because of "+1"
             return np.array(self.values.to_pylist(), "S").astype(np.float64)
 
     def quantiles(self, shares: list[float]) -> np.ndarray:

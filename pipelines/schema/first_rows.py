@@ -108,11 +108,11 @@ def _read_text(path: str, num_rows: int) -> FirstRows:
         if len(bad) > num_good:
             raise UserError(
                 f"{path}: most lines do not have {len(columns)} columns separated by "
-                f"{delimiter.decode()!r}, for instance {_show(bad[0])}."
+                f"{delimiter.decode()!r}, for example {_show(bad[0])}."
             )
         notes.append(
             f"{len(bad):,} of {num_good + len(bad):,} rows do not have "
-            f"{len(columns)} columns and would be bad rows, for instance "
+            f"{len(columns)} columns and would be bad rows, for example "
             f"{_show(bad[0])}."
         )
     num_empty = sum(not line.strip(b"\r") for line in _masked(data, delimiter, quoted))

@@ -55,7 +55,7 @@ class Guess:
         columns: A `ColumnGuess` for each column of the file.
         path: The file that was read.
         num_rows: Number of its rows that were read.
-        notes: Sentences about the files, for instance about rows that would be bad.
+        notes: Sentences about the files, for example about rows that would be bad.
     """
 
     schema: Schema

@@ -1,6 +1,5 @@
 """Turn scored lines into lines of CSV with Arrow, one for each line of input.
 
-
 # n lines
 """
 

@@ -225,11 +225,11 @@ class _TextMeter(_Meter):
 
 
 def _finish(meters, names, vocabulary_sizes) -> Profile:
-    for option, given in (("names", names), ("vocabulary_sizes", vocabulary_sizes)):
-        if given is not None and len(given) != len(meters):
+    for option, entries in (("names", names), ("vocabulary_sizes", vocabulary_sizes)):
+        if entries is not None and len(entries) != len(meters):
             raise ValueError(
                 f"`{option}` must have an entry for each of the {len(meters)} "
-                f"features. Received: {len(given)}."
+                f"features. Received: {len(entries)}."
             )
     if vocabulary_sizes is None:
         vocabulary_sizes = [None] * len(meters)

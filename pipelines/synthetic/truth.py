@@ -29,7 +29,6 @@ class Truth:
 
     With t = log(max(x, 0) + 1) of an integer, standardized, and id r of a column c,
 
-
         logit = bias + sum_j f_j(t_j) + sum_c e_c[r_c]
                      + sum_{(a, b) in PAIRS} w_ab (l_a[r_a] . l_b[r_b])
 

@@ -4,7 +4,6 @@ Counts are stored as sorted runs that are merged when they have doubled, so each
 moves a logarithmic number of times. Counts that exceed the memory are written to files
 and merged range by range at the end. There are no sketches and no sampling.
 
-
 # K distinct values
 """
 

@@ -3,7 +3,6 @@
 Means and standard deviations are computed from sums that are merged block by block,
 quantiles from exact counts of the distinct numbers.
 
-
 # K distinct numbers
 """
 

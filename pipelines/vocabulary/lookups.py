@@ -1,6 +1,5 @@
 """Look up the ids of categorical values with TensorFlow operations.
 
-
 # N values of one feature, F features
 """
 

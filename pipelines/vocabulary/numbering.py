@@ -1,6 +1,5 @@
 """Map distinct values of a feature to ids and back, in sorted arrays.
 
-
 # K values of up to eight bytes, T longer ones, N = K + T
 """
 
@@ -77,11 +76,11 @@ class Numbering:
         return sum(array.nbytes for array in arrays)
 
     def load(self) -> "Numbering":
-        """Itself; see `StoredNumbering`."""
+        """Return itself, as it is already in memory."""
         return self
 
     def find(self, values: Values) -> np.ndarray:
-        """Ids of distinct values: int32, of `values.keys` and then `values.texts`."""
+        """Return int32 ids of distinct values, of `values.keys` and `values.texts`."""
         num_keys = len(values.keys)
         ids = np.zeros(num_keys + len(values.texts), np.int32)
         if len(self.keys):
@@ -186,7 +185,7 @@ class StoredNumbering:
         return self.load().find(values)
 
     def values(self) -> list[bytes]:
-        """The values in the order of ids."""
+        """Return the values in the order of ids."""
         return self.load().values()
 
     @property

@@ -2,7 +2,6 @@
 
 The hashes equal those of `tf.strings.to_hash_bucket_strong`, which the parser uses.
 
-
 Reference:
     Aumasson and Bernstein 2012, "SipHash: a fast short-input PRF".
 """

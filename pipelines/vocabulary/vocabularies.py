@@ -82,8 +82,8 @@ class Vocabulary:
         if len(lengths) != len(schema.tables) or lengths != list(map(len, counts)):
             raise UserError(
                 f"`values` must have one list for each of the {len(schema.tables)} "
-                "tables, and `counts` one count for each value. Received: values for "
-                f"{len(lengths)} tables"
+                "tables, and `counts` one count for each value. Received: "
+                f"{len(lengths)} lists of values"
             )
         numberings: list[Any] = []
         for number, table in enumerate(schema.tables):

@@ -207,7 +207,7 @@ def test_scaling_leaves_out_what_does_not_fit():
     names = [name for name, _ in jobs]
     assert "tf_dlrm sgd 100M" in names and "tf_dlrm adam 10M" in names
     assert "tf_dlrm adam 100M" not in names and len(jobs) + len(skipped) == 15
-    assert any("tf_dlrm adam 100M: skipped, it needs 19,3" in text for text in skipped)
+    assert any("tf_dlrm adam 100M: skipped, as it needs 19,3" in text for text in skipped)
 
 
 def test_time_is_split_among_what_runs():
@@ -385,7 +385,7 @@ def test_a_number_of_steps_takes_a_time_in_all(steps_per_execution):
     # All executions but one take at least the tenth percentile: two of three here.
     least = 12 * result["ms_per_step_p10"] / 1e3 * 0.6
     assert least - 0.01 <= result["total_seconds"] < 60
-    assert f"{result['total_seconds']:,.1f} s in all" in runner.describe(result)
+    assert f"{result['total_seconds']:,.1f} s in total" in runner.describe(result)
 
 
 def test_steps_that_do_not_fit_are_refused(capsys):

@@ -320,7 +320,7 @@ def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
         ([*train, "--train", good, "--colour", "red"], "options: --colour"),
         ([*train, "--train", good, "--epochs", "many"], "--epochs"),
         (train, "--train"),
-        ([*train, "--train", good, "--run", "nope"], "No named run is called 'nope'"),
+        ([*train, "--train", good, "--run", "nope"], "There is no named run 'nope'"),
         ([*train, "--train", "/no/such.tsv"], "no file '/no/such.tsv'"),
         ([*train, "--train", "/no/such*"], "No file matches"),
         ([*train, "--train", data], "is a directory"),

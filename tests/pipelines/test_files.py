@@ -37,7 +37,7 @@ def test_expand_paths_refuses_what_cannot_be_read(tmp_path):
         files.expand_paths(tmp_path)
     with pytest.raises(ValueError, match="at least one file"):
         files.expand_paths([])
-    with pytest.raises(ValueError, match="nothing in .*empty"):
+    with pytest.raises(ValueError, match="files are empty: .*empty"):
         files.expand_paths(tmp_path / "empty")
     with pytest.raises(TypeError, match="must be text"):
         files.expand_paths([b"path"])
@@ -92,7 +92,7 @@ def test_line_without_end_is_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="binary: a line is longer than 100 bytes"):
         files.BlockReader(10).read(str(tmp_path / "binary"), 0)
     (tmp_path / "returns").write_bytes(b"1\t2\r" * 100)
-    with pytest.raises(ValueError, match="end in a carriage return alone"):
+    with pytest.raises(ValueError, match="end in a carriage return only"):
         files.BlockReader(10).read(str(tmp_path / "returns"), 0)
 
 

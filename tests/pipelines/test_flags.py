@@ -52,6 +52,14 @@ def test_help_shows_the_common_flags_in_groups(capsys):
     assert help_of(capsys, "train", "-h") == text
 
 
+def test_help_names_each_default_once_and_has_no_broken_lines(capsys):
+    text = " ".join(help_of(capsys, "train", "--help-all").replace("│", " ").split())
+    assert "Maximum number of rows in a table; default: no limit. --hash" in text
+    assert "(default: None)" not in text and "(default: )" not in text
+    text = help_of(capsys, "generate", "--help").replace("│", " ")
+    assert re.search(r"for --format binary, a folder\. \(required\)", text)
+
+
 def test_underscores_are_read_as_hyphens(tmp_path, capsys):
     output = f"--output={tmp_path / 'a.tsv'}"
     words = [

@@ -78,7 +78,7 @@ def test_features_are_checked(features, error, text):
 def test_only_one_hot_rows_can_be_expanded(wrap):
     expander = MultiHot([5, 6], [3, 2])
     ids = tf.ragged.constant([[[1], [2]], [[], [1, 3]]])
-    text = r"must have at most one id in a bag (?s:.*)many ids:\D*\b2\b"
+    text = r"must have at most one id in a bag (?s:.*)number of ids:\D*\b2\b"
     with pytest.raises(tf.errors.InvalidArgumentError, match=text):
         wrap(
             lambda ids: (

@@ -44,7 +44,7 @@ def test_share_is_judged_from_10000_rows_and_when_asked():
     with pytest.raises(BadRowsError) as error:
         quarantine.record("day_0", 5000, 5000, [])
     text = str(error.value)
-    assert "7 of 10,000 rows read are bad (0.070%); at most 0.010% may be" in text
+    assert "7 of 10,000 rows read are bad (0.070%); at most 0.010% are allowed" in text
     assert "day_0:1: empty line" in text and "day_0:5: empty line" in text
     assert "and 2 more" in text
     assert 'Quarantine("bad_rows.tsv")' in text
@@ -68,7 +68,7 @@ def test_share_is_a_share(share):
 def test_other_files_are_not_overwritten(tmp_path):
     path = tmp_path / "bad.tsv"
     path.write_text("1\t2\t3\n")
-    with pytest.raises(ValueError, match="bad.tsv: not a file of bad rows"):
+    with pytest.raises(ValueError, match="bad.tsv is not a file of bad rows"):
         Quarantine(path)
     assert path.read_text() == "1\t2\t3\n"
     path.unlink()

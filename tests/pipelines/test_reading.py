@@ -167,7 +167,7 @@ def test_bad_rows_leave_batches_full_and_the_default_is_strict(tmp_path):
         numbers(criteo.read(path, PARSER))
     text = str(error.value)
     assert BadRowsError.__name__ in text
-    assert "10 of 100 rows read are bad (10.000%); at most 0.010% may be" in text
+    assert "10 of 100 rows read are bad (10.000%); at most 0.010% are allowed" in text
     assert f"{path}:10: expected 40 tab-separated columns, found 1" in text
     assert "max_bad_share=0.2" in text
 

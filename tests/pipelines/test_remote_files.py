@@ -133,9 +133,9 @@ def test_what_cannot_be_read_is_one_line(store, capsys, tmp_path):
     for address, match in (
         ("s3://bucket/none", "There is no file 's3://bucket/none'"),
         ("s3://bucket/x*", "No file matches the pattern 's3://bucket/x*'"),
-        ("s3://bucket/empty", "There is nothing in 's3://bucket/empty'"),
-        ("s3://bucket/day.gz", "s3://bucket/day.gz: the compressed file was cut sh"),
-        ("s3://bucket/text.gz" + OPTIONS, "named .gz, but does not hold gzip data"),
+        ("s3://bucket/empty", "The files are empty: 's3://bucket/empty'"),
+        ("s3://bucket/day.gz", "s3://bucket/day.gz: the compressed file is truncated"),
+        ("s3://bucket/text.gz" + OPTIONS, "named .gz, but does not contain gzip data"),
         ("s3://bucket/day.parquet", "s3://bucket/day.parquet: damaged Parquet file"),
         ("s3://bucket/a b", "s3://bucket/a b: cannot be read: Cannot parse URI"),
         (password, "An address must not contain a password"),

@@ -294,7 +294,10 @@ def test_mistakes_are_named(data, tmp_path, capsys):
     command = ["evaluate", "--model", data / "run", "--input", data / "a.tsv"]
     cases = [
         (["--slices", "C27"], "--slices must name a column: C1 .. C26"),
-        (["--slices", "C1", "C1"], "--slices names a column twice: C1 C1"),
+        (
+            ["--slices", "C1", "C1"],
+            "--slices must name each column once. Received: C1 C1",
+        ),
         (["--group", "user"], "--group must name a column"),
         (["--slices", "C1", "--min-slice-rows", "0"], "--min-slice-rows must be at"),
     ]

@@ -173,7 +173,7 @@ def test_mistakes_are_named(folder, tmp_path, capsys):
             run(*command, *dry, code=2)
             assert message in capsys.readouterr().err, command
     run(*warm, "--hash-buckets", "50", code=2)
-    assert "--hash-buckets must be given in both" in capsys.readouterr().err
+    assert "set --hash-buckets in both" in capsys.readouterr().err
     shutil.copytree(folder / "warm", tmp_path / "cut")
     (tmp_path / "cut" / "model.keras").unlink()
     other = ["--warm-start", folder / "cold"]

@@ -29,7 +29,7 @@ RUNS = (
     NamedRun(
         name="paper_dcn",
         summary="The Deep & Cross network that the paper compares DLRM with.",
-        data="as of dlrm_kaggle",
+        data="same as dlrm_kaggle",
         command=(
             "tf-dlrm train --run paper_dcn --train data/kaggle --out runs/dcn",
             "tf-dlrm train --run paper_dcn --optimizer adagrad --learning-rate 0.01 "

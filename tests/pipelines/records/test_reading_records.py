@@ -212,7 +212,7 @@ def test_damage_is_noticed(tmp_path, damage):
         content = bytearray(path.read_bytes())
         content[-1] ^= 1
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="part-00001_sparse.npy: damaged"):
+        with pytest.raises(ValueError, match="part-00001_sparse.npy is damaged"):
             Manifest.load(tmp_path).verify(tmp_path)
         return
     with pytest.raises(ValueError, match=match):
@@ -224,7 +224,7 @@ def test_unfinished_records_are_none(tmp_path):
         with records.Writer(tmp_path, SCHEMA, 2) as writer:
             writer.append([0] * 5, np.zeros((5, 2)), np.zeros((5, 3), int))
             raise RuntimeError("oops")
-    with pytest.raises(FileNotFoundError, match="no records"):
+    with pytest.raises(FileNotFoundError, match="no finished records"):
         records.read(tmp_path)
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -148,7 +148,7 @@ def test_changed_files_start_afresh(
     scoring.score_files(model, log, output, **options())
     shown = capsys.readouterr().out
     name = "log.gz" if changed == "input" else "saved_model.pb"
-    assert "started over. Changed since it was started: " in shown and name in shown
+    assert "restarting. " in shown and " has changed since " in shown and name in shown
     assert "Going on" not in shown
     again = tmp_path / "again.csv"
     scoring.score_files(model, log, again, **options())
