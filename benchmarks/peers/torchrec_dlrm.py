@@ -23,7 +23,7 @@ DENSE_OPTIMIZERS = {"sgd": torch.optim.SGD}  # Adagrad for the others
 
 @dataclasses.dataclass
 class Batch:
-    """What `DLRMTrain` takes."""
+    """The batch that `DLRMTrain` takes."""
 
     dense_features: torch.Tensor
     sparse_features: KeyedJaggedTensor

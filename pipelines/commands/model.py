@@ -279,7 +279,7 @@ class Train:
 
 
 def _advise(losses, config) -> str:
-    """Return a warning that training ended too early, with options to change."""
+    """Return a warning that the model has not converged, with options to change."""
     return (
         f"Warning: the model has not converged. Its training loss was "
         f"{losses['before']:.4f} in the third quarter and {losses['after']:.4f} in the "

@@ -207,7 +207,9 @@ def test_scaling_leaves_out_what_does_not_fit():
     names = [name for name, _ in jobs]
     assert "tf_dlrm sgd 100M" in names and "tf_dlrm adam 10M" in names
     assert "tf_dlrm adam 100M" not in names and len(jobs) + len(skipped) == 15
-    assert any("tf_dlrm adam 100M: skipped, as it needs 19,3" in text for text in skipped)
+    assert any(
+        "tf_dlrm adam 100M: skipped, as it needs 19,3" in text for text in skipped
+    )
 
 
 def test_time_is_split_among_what_runs():
