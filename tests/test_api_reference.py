@@ -84,6 +84,9 @@ Args:
 Call arguments:
     x: `(B, 1)`.
 
+Returns:
+    A shape: `(B, 2)`.
+
 Example:
 
 >>> 1 + 1
@@ -101,6 +104,8 @@ Reference:
         "",
         "Other Parameters: Call arguments:",
         "    x: `(B, 1)`.",
+        "",
+        "**Returns:** A shape: `(B, 2)`.",
         "",
         "Examples: Example:",
         "    >>> 1 + 1",

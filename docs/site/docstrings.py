@@ -11,12 +11,18 @@ import textwrap
 
 import griffe
 
-_SECTION = re.compile(r"^(Call arguments|Examples?|References?):\n+", re.M)
+_SECTION = re.compile(r"^(Call arguments|Examples?|References?|Returns):\n+", re.M)
 _NEXT = re.compile(r"^[A-Z][A-Za-z ]+:$", re.M)
 
 
-def to_google(docstring: str) -> str:
-    """Return a docstring with the sections that Google's style knows."""
+def to_google(docstring: str, is_typed: bool = False) -> str:
+    """Return a docstring with the sections that Google's style knows.
+
+    Args:
+        docstring: The docstring, in Keras' form.
+        is_typed: Whether a type hint says what is returned. A layer's docstring tells
+            what its call returns, and has none.
+    """
     parts = []
     while found := _SECTION.search(docstring):
         parts.append(docstring[: found.start()])
@@ -24,18 +30,26 @@ def to_google(docstring: str) -> str:
         following = _NEXT.search(rest)
         end = following.start() if following else len(rest)
         body, docstring = textwrap.dedent(rest[:end]).strip("\n"), rest[end:]
-        parts.append(_section(found[1].rstrip("s"), body) + "\n\n")
+        if found[1] == "Returns" and is_typed:
+            parts.append(f"Returns:\n{_indent(body)}\n\n")
+        else:
+            parts.append(_section(found[1].rstrip("s"), body) + "\n\n")
     return "".join([*parts, docstring]).rstrip()
 
 
 def _section(title: str, body: str) -> str:
-    if title == "Reference":
-        return f"**Reference:** {body}"
+    if title in ("Reference", "Return"):
+        name = "Returns" if title == "Return" else title
+        return f"**{name}:** {body}"
     heading = {
         "Call argument": "Other Parameters: Call arguments:",
         "Example": "Examples: Example:",
     }[title]
-    return f"{heading}\n{textwrap.indent(body, '    ')}"
+    return f"{heading}\n{_indent(body)}"
+
+
+def _indent(body: str) -> str:
+    return textwrap.indent(body, "    ")
 
 
 class KerasDocstrings(griffe.Extension):
@@ -43,7 +57,10 @@ class KerasDocstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs) -> None:
         if obj.docstring:
-            obj.docstring.value = to_google(obj.docstring.value)
+            is_typed = bool(
+                getattr(obj, "returns", None) or getattr(obj, "annotation", None)
+            )
+            obj.docstring.value = to_google(obj.docstring.value, is_typed)
 
     def on_package(self, *, pkg: griffe.Module, **kwargs) -> None:
         modules = [pkg]

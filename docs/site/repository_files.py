@@ -34,6 +34,9 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
+    if not re.search(r"^## ", markdown, re.M) and ":::" not in markdown:
+        page.meta.setdefault("hide", ["toc"])  # room for a wide table
+
     def rewrite(found):
         path = _target(page.file.src_uri, found[0])
         if path is None or not files.get_file_from_path(path):
