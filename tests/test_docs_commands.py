@@ -10,6 +10,7 @@ import sys
 import pytest
 from helpers import guide
 
+import pipelines
 from pipelines import cli
 from pipelines.runs.folder import RunFolder
 from pipelines.synthetic import Planted
@@ -105,7 +106,9 @@ def test_training(mine, place, run):
 def test_data(place, run):
     run("how_to/prepare.md", "prepare", "train", "evaluate")
     run("how_to/sample_negatives.md", "prepare", "train")
-    run("how_to/generate_logs.md", "profile-trace", "generate")
+    pipelines.Schema("click", ["price"], ["country"]).save("clicks.json")
+    run("how_to/generate_logs.md", "generate", "profile-trace", "generate")
+    assert json.loads((place / "data/clicks.csv.gz.json").read_text())["best_auc"] > 0.6
     written = json.loads((place / "runs/mine/metrics.json").read_text())
     assert written["num_negatives_left_out"] > 0
     assert len((place / "data/like_day_0.tsv").read_text().splitlines()) == 2_500
