@@ -92,7 +92,7 @@ def test_flags_and_names_of_ours_exist():
     known = set()
     for command in ("train", "generate", "prepare", "benchmark", "export"):
         shown = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli", command, "--help"],
+            [sys.executable, "-m", "pipelines.cli", command, "--help-all"],
             capture_output=True,
             text=True,
         ).stdout
