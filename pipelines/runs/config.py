@@ -56,10 +56,13 @@ class RunConfig:
     otherwise one that suits the optimizer."""
     initial_accumulator_value: float = 1e-6
     """Initial value of Adagrad's accumulators."""
-    learning_rate_decay: Literal["none", "linear", "square", "epochs"] = "none"
+    learning_rate_decay: Literal["none", "linear", "square", "epochs", "plateau"] = (
+        "none"
+    )
     """Decay of the learning rates; linear: to 0 over the run; square: with the square
     of the remaining steps, after a warm-up and a constant phase, as in MLPerf; epochs:
-    to a tenth after each of `reduce_after_epochs`."""
+    to a tenth after each of `reduce_after_epochs`; plateau: to a tenth whenever a
+    validation does not improve the monitored metric."""
     batch_size: int | None = None
     """Rows in a batch; default: 128 to 1,024, depending on the number of rows."""
     epochs: int | None = None

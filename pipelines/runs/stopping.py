@@ -2,7 +2,7 @@
 
 from pipelines.runs.config import RunConfig
 from pipelines.runtime import UserError
-from tf_dlrm.callbacks import EarlyStopping, EvaluateWithinEpochs
+from tf_dlrm.callbacks import EarlyStopping, EvaluateWithinEpochs, ReduceLROnPlateau
 
 
 def check(config: RunConfig, has_validation: bool) -> None:
@@ -19,6 +19,11 @@ def check(config: RunConfig, has_validation: bool) -> None:
                 f"`{name}` needs validation rows: name their files in "
                 "`valid_paths`, or prepare records with a validation split."
             )
+    if config.learning_rate_decay == "plateau":
+        raise UserError(
+            "`learning_rate_decay` = 'plateau' needs validation rows: name their files "
+            "in `valid_paths`, or prepare records with a validation split."
+        )
 
 
 class Stopping:
@@ -41,12 +46,16 @@ class Stopping:
             patience=config.patience,
             max_minutes=config.max_minutes,
         )
+        self._plateau = None
+        if config.learning_rate_decay == "plateau":
+            self._plateau = ReduceLROnPlateau(f"val_{config.monitor}")
         self._within = None
+        listeners = [c for c in (self._plateau, self.stop) if c]
         if config.evaluate_every_steps is not None:
             self._within = EvaluateWithinEpochs(
-                valid_dataset, config.evaluate_every_steps, [self.stop, *loggers]
+                valid_dataset, config.evaluate_every_steps, [*listeners, *loggers]
             )
-        self.callbacks = [c for c in (self._within, self.stop) if c]
+        self.callbacks = [c for c in (self._within, *listeners) if c]
 
     @property
     def seconds(self) -> float:
@@ -56,11 +65,13 @@ class Stopping:
     @property
     def states(self) -> dict:
         """Callbacks whose state a resumed run needs, for `ResumableTraining.carry`."""
-        return {"early": self.stop} | ({"within": self._within} if self._within else {})
+        states = {"early": self.stop, "within": self._within, "plateau": self._plateau}
+        return {name: callback for name, callback in states.items() if callback}
 
     def describe(self) -> dict:
         """Return facts about early stopping, for the results of the run."""
         return {
             "stopped": self.stop.reason,
+            "num_rate_reductions": self._plateau.num_reductions if self._plateau else 0,
             "evaluations_within_epochs": self._within.results if self._within else [],
         }

@@ -99,3 +99,26 @@ def test_a_run_that_diverges_ends_with_its_place_and_its_checkpoint(data, tmp_pa
     assert not (out / "model.keras").exists()
     (checkpoint,) = (out / "checkpoints").glob("step-*")
     assert checkpoint.name == "step-000000005"
+
+
+def test_the_rates_fall_on_a_plateau(data, tmp_path, capsys):
+    """With a rate that overshoots, a validation soon is worse than the one before."""
+    results = train(
+        data,
+        tmp_path / "run",
+        learning_rate_decay="plateau",
+        learning_rate=5.0,
+        embedding_learning_rate=20.0,
+        evaluate_every_steps=1,
+        epochs=4,
+    )
+    values = [e["val_auc"] for e in results["evaluations_within_epochs"]]
+    best, without = -1.0, 0
+    for value in values:
+        best, without = max(best, value), without + (value <= best)
+    printed, reductions = capsys.readouterr().out, min(without, 7)  # to 1e-6
+    assert results["num_rate_reductions"] == reductions > 0
+    assert printed.count("has not improved on") == reductions
+    assert "learning rate 5 -> 0.5." in printed
+    with pytest.raises(ValueError, match="'plateau' needs validation rows"):
+        train(data, tmp_path / "other", valid=False, learning_rate_decay="plateau")

@@ -4,6 +4,7 @@ from tf_dlrm.callbacks.early_stopping import EarlyStopping, EvaluateWithinEpochs
 from tf_dlrm.callbacks.gradient_norms import GradientNormLogger
 from tf_dlrm.callbacks.histograms import HistogramLogger
 from tf_dlrm.callbacks.hyperparameters import HyperparameterLogger
+from tf_dlrm.callbacks.plateau import ReduceLROnPlateau
 from tf_dlrm.callbacks.pr_curve import PRCurveLogger
 from tf_dlrm.callbacks.profiler import StepProfiler
 from tf_dlrm.callbacks.projector import EmbeddingProjector
@@ -20,6 +21,7 @@ __all__ = [
     "HistogramLogger",
     "HyperparameterLogger",
     "PRCurveLogger",
+    "ReduceLROnPlateau",
     "ResumableTraining",
     "RowNormLogger",
     "StepProfiler",

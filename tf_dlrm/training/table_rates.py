@@ -3,6 +3,7 @@
 import warnings
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.runtime.types import Logs
@@ -72,6 +73,20 @@ class TableRates(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._follow()
+
+
+def get_rates(model: keras.Model) -> np.ndarray:
+    """Return the tables' own float learning rates, float64, for a checkpoint."""
+    optimizers = [o for o in _table_optimizers(model) if _has_rate(o)]
+    return np.array([optimizer.learning_rate for optimizer in optimizers], np.float64)
+
+
+def set_rates(model: keras.Model, rates: np.ndarray) -> None:
+    """Set the rates that `get_rates` returned; other numbers of rates are ignored."""
+    optimizers = [o for o in _table_optimizers(model) if _has_rate(o)]
+    if len(optimizers) == len(rates):
+        for optimizer, rate in zip(optimizers, rates):
+            optimizer.learning_rate = float(rate)
 
 
 def _table_optimizers(model):

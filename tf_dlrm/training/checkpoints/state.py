@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.training import table_rates
 
 WEIGHTS, STATE = "model.weights.h5", "state.npz"
 
@@ -34,6 +35,7 @@ def write(
         model.save_weights(file)
         file.check()
     arrays: dict[str, Any] = {**_get_variables(model), **metrics, **_get_guard(model)}
+    arrays["table_rates"] = table_rates.get_rates(model)
     np.savez(folder / STATE, **arrays)
 
 
@@ -135,6 +137,8 @@ def restore(model: keras.Model, folder: pathlib.Path) -> dict[str, np.ndarray]:
     guard = getattr(model, "_guard", None)
     if guard is not None and "guard" in state:
         guard.set_state(state["guard"])
+    # Older checkpoints lack them.
+    table_rates.set_rates(model, state.pop("table_rates", np.zeros(0)))
     return state
 
 
