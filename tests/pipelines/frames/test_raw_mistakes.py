@@ -54,7 +54,7 @@ BAD = {
     ),
     "separator": (
         {"b": [["p|q"], []]},
-        "'b' has an invalid cell in row 0.*not hold its separ",
+        "'b' has an invalid cell in row 0.*not contain its separ",
     ),
     "weight": (
         {"w": [-1, 1]},
