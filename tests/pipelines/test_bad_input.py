@@ -136,7 +136,7 @@ def test_files_that_are_none(tmp_path, way):
     for name, match in (
         ("nothing", "no file"),
         ("nothing_*", "No file matches"),
-        ("empty", "nothing in"),
+        ("empty", "files are empty"),
         ("folder", "is a directory"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=match):

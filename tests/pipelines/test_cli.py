@@ -324,7 +324,7 @@ def test_mistakes_are_one_line(data, trained, tmp_path, capsys):
         ([*train, "--train", "/no/such.tsv"], "no file '/no/such.tsv'"),
         ([*train, "--train", "/no/such*"], "No file matches"),
         ([*train, "--train", data], "is a directory"),
-        ([*train, "--train", tmp_path / "empty.tsv"], "nothing in"),
+        ([*train, "--train", tmp_path / "empty.tsv"], "files are empty"),
         ([*train, "--train", tmp_path / "wide.tsv"], "wide.tsv:1"),
         ([*train, "--train", good, "--top-mlp-dims", "8", "2"], "must end in 1"),
         (["evaluate", "--model", tmp_path, "--input", good], "not the folder of a run"),

@@ -130,7 +130,7 @@ def test_several_files_and_an_empty_one(exported, lines, tmp_path):
     ]
     expected = exported.score(tf.constant(lines[:8]))
     np.testing.assert_allclose(probabilities(rows), expected, atol=1e-6)
-    with pytest.raises(ValueError, match="nothing in"):
+    with pytest.raises(ValueError, match="files are empty"):
         scoring.score_files(exported, tmp_path / "b", tmp_path / "t.csv")
 
 
