@@ -249,7 +249,7 @@ def _one_line(text: str) -> str:
     """Return the text of a box that tyro drew, as one line without the frame."""
     lines = []
     for line in text.splitlines():
-        line = re.sub(r"[╭╮╰╯│─]+", " ", line).strip()
+        line = re.sub(r"[╭╮╰╯│─]+|-{10,}", " ", line).strip()
         if line.startswith("For full helptext"):
             break
         if line:

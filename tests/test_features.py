@@ -44,7 +44,7 @@ def test_json_round_trip_keeps_everything():
         (lambda: EmbeddingTable("t", 1, 1, features=()), "`features` of table"),
         (lambda: FeatureSpec("I1", [EmbeddingTable("t", 1, 1)]), "`dense` must be"),
         (lambda: FeatureSpec(["I1"], []), "`tables` must be"),
-        (lambda: FeatureSpec(["t"], [EmbeddingTable("t", 1, 1)]), "twice: t"),
+        (lambda: FeatureSpec(["t"], [EmbeddingTable("t", 1, 1)]), "more than once: t"),
         (lambda: FeatureSpec(["d"], [EmbeddingTable("t", 1, 1)] * 2), "Each table"),
         (lambda: FeatureSpec.criteo([1] * 25), "Received: 25 sizes"),
     ],

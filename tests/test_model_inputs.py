@@ -104,7 +104,7 @@ def test_columns_of_types_that_numpy_lacks_are_named(method):
         (
             lambda f: f.update(other=np.ones(NUM_ROWS)),
             ValueError,
-            "not known: .'other'.",
+            "unknown: .'other'.",
         ),
         (
             lambda f: f.update(dense_features=np.ones((NUM_ROWS, 3))),
