@@ -166,7 +166,7 @@ def test_a_cut_run_goes_on_to_the_same_end(tmp_path, logs, monkeypatch, after):
     try:
         prepare.prepare(logs, tmp_path / "cut", OPTIONS)
     except Cut:
-        with pytest.raises(FileNotFoundError, match="no records"):
+        with pytest.raises(FileNotFoundError, match="no finished records"):
             records.read(tmp_path / "cut")
     monkeypatch.setattr(os, "replace", replace)
     if not (tmp_path / "cut" / "manifest.json").exists():
