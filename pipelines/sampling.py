@@ -85,9 +85,8 @@ def check_rate(rate: float) -> None:
     """
     if not 0 < rate <= 1:
         raise UserError(
-            "`negative_sampling_rate` is the share of rows without a click to keep and "
-            "must be above 0 and at most 1. Received: "
-            f"negative_sampling_rate={rate}"
+            "`negative_sampling_rate` must be above 0 and at most 1: it is the share "
+            f"of rows without a click to keep. Received: negative_sampling_rate={rate}"
         )
 
 

@@ -41,7 +41,7 @@ class GuessSchema:
             f"{describe_files(paths)}"
         ]
         if self.out:
-            lines.append(f"write the guessed schema to {self.out}")
+            lines.append(f"write {self.out}: the guessed schema")
         return lines
 
     def run(self) -> None:

@@ -347,7 +347,7 @@ def test_a_dry_run_prints_and_does_nothing(tmp_path, capsys):
     assert cli.main(["benchmark", "--out", str(out), "--profile", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "measure tf_dlrm, tf_dlrm_bf16" in text and "3 rounds of 8 s" in text
-    assert "trace steps of tf_dlrm, tf_dlrm_bf16" in text and not out.exists()
+    assert "profile steps of tf_dlrm, tf_dlrm_bf16" in text and not out.exists()
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):

@@ -113,7 +113,10 @@ def test_the_command_says_how_many(tmp_path, logs, capsys):
     command = ["prepare", "--input", *logs[0], "--out", str(tmp_path / "out")]
     command += ["--negative-sampling-rate", "0.5", "--max-bad-share", "0.1"]
     assert cli.main([*command, "--dry-run"]) == 0
-    assert "keep a share of 0.5 of the training rows without" in capsys.readouterr().out
+    assert (
+        "keep a share of 0.5 of the training rows without a click"
+        in capsys.readouterr().out
+    )
     assert cli.main(command) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     left_out = manifest["origin"]["num_negatives_left_out"]
