@@ -52,7 +52,7 @@ def test_a_row_is_kept_wherever_blocks_end_and_the_seed_and_file_decide():
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.5, float("nan")])
 def test_rates_out_of_range_are_refused(rate):
-    with pytest.raises(ValueError, match="`negative_sampling_rate` .* must be above 0"):
+    with pytest.raises(ValueError, match="`negative_sampling_rate` must be above 0"):
         NegativeSampling(rate)
 
 

@@ -122,4 +122,4 @@ def test_the_command_says_how_many(tmp_path, logs, capsys):
     left_out = manifest["origin"]["num_negatives_left_out"]
     assert f"Left out {left_out:,} training rows" in capsys.readouterr().out
     assert cli.main([*command[:-3], "0"]) == 2
-    assert "and must be above 0 and at most 1" in capsys.readouterr().err
+    assert "--negative-sampling-rate must be above 0" in capsys.readouterr().err
