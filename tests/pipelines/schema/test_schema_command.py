@@ -55,7 +55,7 @@ def test_dry_run(log, tmp_path, capsys):
     out = str(tmp_path / "s.json")
     assert cli.main(["schema", "--input", log, "--out", out, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    assert "read at most 100,000 rows" in printed and f"schema to {out}" in printed
+    assert "read at most 100,000 rows" in printed and f"write {out}" in printed
     assert not (tmp_path / "s.json").exists()
 
 
