@@ -221,6 +221,28 @@ class Schema:
             )
         return FeatureSpec(dense=self.dense_features, tables=tables)
 
+    def without(self, *features: str) -> "Schema":
+        """Return the schema without some features, such as those known after a click.
+
+        Args:
+            *features: Names of dense or sparse features.
+
+        Raises:
+            ValueError: If there is no such feature, or no sparse feature is left.
+        """
+        names = [*self.dense_features, *self.sparse_features]
+        unknown = [name for name in features if name not in names]
+        if unknown:
+            raise UserError(
+                f"There is no feature {unknown[0]!r}. The features: "
+                f"{', '.join(map(repr, names[:50]))}."
+            )
+        return dataclasses.replace(
+            self,
+            dense=tuple(f for f in self.dense if f.name not in features),
+            sparse=tuple(f for f in self.sparse if f.name not in features),
+        )
+
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of the whole schema."""

@@ -274,3 +274,15 @@ def test_summaries_of_all_kinds():
             assert line.startswith(name + "  ") or len(name) >= 30
     soft = dataclasses.replace(schema, label=Label(schema.label.column, soft=True))
     assert "a probability" in soft.summary()
+
+
+def test_features_can_be_left_out():
+    schema = Schema("y", ["a", "b"], ["c", Sparse("d", table="c"), "e"], time="t")
+    assert schema.without("b", "c") == Schema(
+        "y", ["a"], [Sparse("d", table="c"), "e"], time="t"
+    )
+    assert schema.without() == schema
+    with pytest.raises(ValueError, match="There is no feature 'y'. The features: 'a',"):
+        schema.without("a", "y")
+    with pytest.raises(ValueError, match="at least one category"):
+        schema.without("c", "d", "e")
