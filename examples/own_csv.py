@@ -4,7 +4,6 @@ Run it with `python examples/own_csv.py`. It writes into a temporary folder; for
 own log, set `train_path` and `valid_path`, and look at what the guess prints.
 """
 
-import dataclasses
 import pathlib
 import tempfile
 
@@ -40,8 +39,7 @@ write_log(valid_path, 5_000)
 guess = pipelines.Schema.guess(train_path)
 print(guess.summary())
 # Nobody knows the time on the page before the click: a model must not read it.
-known_before = [dense for dense in guess.dense if dense.name != "seconds_on_page"]
-schema = dataclasses.replace(guess, dense=known_before)
+schema = guess.without("seconds_on_page")
 
 # The vocabulary and all learned numbers come from the training rows alone.
 vocabulary = pipelines.Vocabulary.build(train_path, schema=schema)
