@@ -57,6 +57,15 @@ def test_data_frames():
     assert features["sparse_features"].to_list() == [[[1], [1, 2]], [[2], [0]]]
 
 
+def test_multi_hot(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    Planted().write(tmp_path / "data/train.tsv", 600)
+    monkeypatch.chdir(tmp_path)
+    names = guide.run_page("how_to/multi_hot.md", {})
+    bags = next(iter(names["train"]))[0]["sparse_features"]
+    assert bags.row_lengths(axis=2).numpy().sum() == 600 * 214
+
+
 def test_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}

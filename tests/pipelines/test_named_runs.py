@@ -158,7 +158,7 @@ def test_results_are_those_that_were_measured():
         arms = {(arm["optimizer"], arm["model"]): arm for arm in data["arms"]}
         pairs = [(o, m) for o in ("SGD", "Adagrad") for m in MODELS]
         expected = [arms[pair]["accuracy"] for pair in pairs]
-        told = [float(x) for x in re.findall(r"([\d.]+) %", found.result)]
+        told = [float(x) for x in re.findall(r"([\d.]+)%", found.result)]
         expected.append(data["accuracy_of_no_clicks"])
         np.testing.assert_allclose(told, np.array(expected) * 100, atol=0.006)
         dlrm, dcn = (arms["SGD", model]["other_parameters"] for model in MODELS)

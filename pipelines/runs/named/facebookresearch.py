@@ -51,8 +51,8 @@ RUNS = (
         settings=(f"{_REPOSITORY}, bench/dlrm_s_criteo_kaggle.sh at bd1a716, 07e421d",),
         published=(
             Published(
-                "best test accuracy about 79 %, measured every 1,024 steps; "
-                "78.1 % after the epoch; no AUC",
+                "best test accuracy about 79%, measured every 1,024 steps; "
+                "78.1% after the epoch; no AUC",
                 f"figure in the README, read by a user in {_REPOSITORY}/issues/90",
             ),
         ),

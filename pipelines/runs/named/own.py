@@ -68,7 +68,7 @@ RUNS = (
         name="demo",
         summary="A million planted rows, close to the best possible AUC.",
         data="generated click logs whose best possible AUC is known",
-        command=("tf-dlrm demo",),
+        command=("python benchmarks/planted.py --rows 1000000",),
         make=demo,
         measured=(
             Measured(

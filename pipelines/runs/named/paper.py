@@ -71,14 +71,14 @@ RUNS = (
         measured=(
             Measured(
                 "three million planted rows, 200,000 to test",
-                "accuracy 78.73 % (DLRM) and 79.31 % (DCN) with SGD, 78.33 % and "
-                "79.50 % with Adagrad; always no click: 74.92 %",
+                "accuracy 78.73% (DLRM) and 79.31% (DCN) with SGD, 78.33% and "
+                "79.50% with Adagrad; always no click: 74.92%",
                 "2026-11-22",
             ),
             Measured(
                 "8,000 real rows, 2,000 to test, three passes",
-                "accuracy 77.30 % (DLRM) and 77.70 % (DCN) with SGD, 71.40 % and "
-                "71.10 % with Adagrad; always no click: 77.30 %",
+                "accuracy 77.30% (DLRM) and 77.70% (DCN) with SGD, 71.40% and "
+                "71.10% with Adagrad; always no click: 77.30%",
                 "2026-11-22",
             ),
         ),
