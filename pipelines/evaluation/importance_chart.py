@@ -79,10 +79,13 @@ def _put_legend(figure, entries):
 
 def _caption(importance, num_shown):
     times = "once" if importance.repeats == 1 else f"{importance.repeats} times"
-    text = f"{importance.num_rows:,} rows, each feature shuffled {times}"
-    text += "; lines: ± a standard deviation" if importance.repeats > 1 else ""
+    parts = [f"{importance.num_rows:,} rows, each feature shuffled {times}"]
+    if importance.repeats > 1:
+        parts.append("lines: a standard deviation to each side")
     left_out = len(importance.features) - num_shown
-    return text + (f"; {left_out:,} less important features left out" * bool(left_out))
+    if left_out:
+        parts.append(f"{left_out:,} less important features left out")
+    return "; ".join(parts)
 
 
 def _name(text):

@@ -268,13 +268,16 @@ def _make_predict(model, schema, rows, batch_size):
         features = row_sources.make_features(schema, rows.expand, *tensors)
         return model(features, training=False)[:, 0]
 
+    # A concrete one: TensorFlow warns of functions that are made several times.
+    score_batch = step.get_concrete_function()
+
     def predict(progress, order=None, columns=()):
         predictions = np.empty(len(rows), np.float32)
         for first in range(0, len(rows), batch_size):
             batch = rows.read(first, first + batch_size, order, columns)
             tensors = row_sources.tensors(batch, 0, batch_size)
             last = first + len(batch.labels)
-            predictions[first:last] = step(*tensors[:4]).numpy()
+            predictions[first:last] = score_batch(*tensors[:4]).numpy()
             progress(last)
         return predictions
 

@@ -135,4 +135,5 @@ def _make_steps(model, schema, expand):
         p = model.recalibrate(p)  # which shifts all logits alike
         return p, dense, separate(pooled), of_dense, separate(of_pooled)
 
-    return vectors, gradients
+    # Concrete functions: TensorFlow warns of functions that are made several times.
+    return vectors.get_concrete_function(), gradients.get_concrete_function()
