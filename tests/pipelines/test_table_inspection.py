@@ -188,7 +188,8 @@ def test_tables_of_a_run(tmp_path, capsys):
     SchemaLog(SCHEMA, num_values=500).write(tmp_path / "train.csv", 4000)
     command = ["train", "--train", tmp_path / "train.csv", "--out", tmp_path / "run"]
     command += ["--schema", tmp_path / "log.json", "--min-count", "2"]
-    command += ["--top-mlp-dims", "8", "1", "--embedding-dim", "4"]
+    command += ["--bottom-mlp-dims", "8", "4", "--top-mlp-dims", "8", "1"]
+    command += ["--embedding-dim", "4"]
     command += ["--jit-compile", "off"]
     assert cli.main([str(word) for word in command]) == 0
     command = ["tables", "--model", str(tmp_path / "run")]
