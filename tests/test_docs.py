@@ -110,6 +110,7 @@ def criteo_model(tmp_path_factory):
             "adagrad", metrics=tf_dlrm.metrics.click_metrics(), jit_compile=False
         )
         names |= {f"{name}vocabulary": vocabulary, f"{name}model": model}
+    names["parser"] = parser
     for name in ("train", "valid"):
         names[name] = pipelines.criteo.read(folder / f"{name}.tsv", parser, 150)
     return names
@@ -126,6 +127,16 @@ def test_training(criteo_model, tmp_path, monkeypatch, capsys):
     rows = [names[m].embedding.get_table("C1") for m in ("old_model", "model")]
     np.testing.assert_array_equal(rows[1][moved[moved >= 0]], rows[0][moved >= 0])
     assert str(names["report"]) in capsys.readouterr().out
+
+
+def test_features_and_tables(criteo_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Planted().write("day_2.gz", 1200, 5000)
+    names = guide.run_page("how_to/find_important_features.md", {**criteo_model})
+    assert names["result"].num_rows == 1000
+    assert names["result"].groups[0].name == "user"
+    guide.run_page("how_to/shrink_tables.md", {**criteo_model})
+    assert "\nC26 " in capsys.readouterr().out
 
 
 @pytest.mark.filterwarnings("ignore:Steps 100 to 110 were not profiled")

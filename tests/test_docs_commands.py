@@ -74,6 +74,13 @@ def test_evaluation(mine, run):
     assert "gauc" in printed and "C3" in printed
 
 
+def test_features_and_tables(mine, run):
+    printed = run("how_to/find_important_features.md", "importance", "importance")
+    assert "counts" in printed[0] and "numbers" in printed[1]
+    (printed,) = run("how_to/shrink_tables.md", "tables")
+    assert "stable rank" in printed
+
+
 def test_serving(mine, place, run):
     exported, _ = run("how_to/export.md", "export", "export")
     run("how_to/score_files.md", "predict")
@@ -140,5 +147,6 @@ def test_examples_of_the_commands_are_planned(mine, place, monkeypatch):
         plan("reference/commands.md", ["generate", "schema", "prepare", "train"])
     finally:
         shutil.move("runs/not_yet", "runs/mine")
-    names = ["profile-trace", "evaluate", "report", "export", "benchmark"]
+    names = ["profile-trace", "evaluate", "importance", "tables", "report"]
+    names += ["export", "benchmark"]
     plan("reference/commands.md", names)

@@ -51,6 +51,8 @@ GROUPS = {
     "Train and measure": {
         "train": ("model", "Train"),
         "evaluate": ("evaluate", "Evaluate"),
+        "importance": ("importance", "FeatureImportance"),
+        "tables": ("importance", "InspectTables"),
         "report": ("report", "Report"),
         "runs": ("demo", "Runs"),
     },

@@ -1,4 +1,4 @@
-"""Metrics of a run's model: on all rows, by slice, and the reliability of predictions.
+"""Metrics of a run's model on rows, what its features are worth, and its tables.
 
 Names are imported at first use, so that reports can draw charts without TensorFlow.
 """
@@ -6,8 +6,13 @@ Names are imported at first use, so that reports can draw charts without TensorF
 import importlib
 
 _MEMBERS = {
+    "FeatureImportance": "pipelines.evaluation.importance_report",
+    "Importance": "pipelines.evaluation.importance_report",
     "SlicedEvaluation": "pipelines.evaluation.slices",
+    "TableReport": "pipelines.evaluation.table_report",
     "evaluate": "pipelines.evaluation.evaluation",
+    "importance": "pipelines.evaluation.permutation_importance",
+    "inspect_tables": "pipelines.evaluation.table_inspection",
 }
 
 __all__ = [*_MEMBERS]

@@ -47,7 +47,7 @@ def evaluate(
     quarantine = Quarantine() if quarantine is None else quarantine
     folder = find_records(paths)
     if folder is not None:
-        num_rows = _check_records(folder, parser, split).num_rows(split)
+        num_rows = check_records(folder, parser, split).num_rows(split)
     if slices is not None:
         results = slices.evaluate(model, parser, paths, batch_size, quarantine, split)
     else:
@@ -76,7 +76,7 @@ def evaluate(
     }
 
 
-def _check_records(folder, parser, split):
+def check_records(folder, parser, split):
     """Return the manifest of records after checking that they fit the model."""
     manifest = Manifest.load(folder)
     digest = manifest.vocabulary_digest

@@ -12,25 +12,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from pipelines.evaluation import slice_columns
+from pipelines.evaluation import row_sources, slice_columns
 from pipelines.evaluation.slice_columns import FILE, check_name
 from pipelines.evaluation.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.files import expand_paths
-from pipelines.formats.encoding import encode
-from pipelines.formats.layout import Wanted
-from pipelines.formats.scanning import scan
-from pipelines.log_data import expander_of, find_records
+from pipelines.log_data import find_records
 from pipelines.progress import bar
-from pipelines.records.batch import Batch, concatenate, cut
-from pipelines.records.layout import Manifest
-from pipelines.records.record_batches import open_rows
 from pipelines.runtime import UserError
 from pipelines.schema import Schema
 from pipelines.whole_files import write_text
 from tf_dlrm import training
 from tf_dlrm.metrics import GroupAUC, GroupedRows, Slices
-
-_BLOCK_ROWS = 1 << 15
 
 
 class SlicedEvaluation:
@@ -102,9 +94,9 @@ class SlicedEvaluation:
             asked = dict.fromkeys([*self.columns, *([self.group] * bool(self.group))])
             features = {FILE, *schema.dense_features, *schema.sparse_features}
             others = tuple(name for name in asked if name not in features)
-            source = _Lines(expand_paths(paths), parser, quarantine, others)
+            source = row_sources.Lines(expand_paths(paths), parser, quarantine, others)
         else:
-            source = _Records(folder, split, parser.vocabulary)
+            source = row_sources.Records(folder, split, parser.vocabulary)
         names = dict.fromkeys([*self.columns, *([self.group] if self.group else [])])
         columns = {name: source.column(name) for name in names}
         rows = {name: GroupedRows() for name in names}
@@ -115,7 +107,7 @@ class SlicedEvaluation:
             for block, batch in source:
                 predictions = []
                 for first in range(0, len(batch.labels), batch_size):
-                    tensors = _tensors(batch, first, first + batch_size)
+                    tensors = row_sources.tensors(batch, first, first + batch_size)
                     batch_predictions, loss = step(*tensors)
                     predictions.append(batch_predictions.numpy())
                     losses += float(loss) * len(predictions[-1])
@@ -201,122 +193,16 @@ class SlicedEvaluation:
         return text
 
 
-class _Lines:
-    """Files of lines, as blocks with their rows."""
-
-    num_rows = None
-
-    def __init__(self, paths, parser, quarantine, others):
-        self._paths, self._quarantine = paths, quarantine
-        self._vocabulary, self.expand = parser.vocabulary, parser.expand
-        self._wanted = Wanted(others=others)
-
-    def column(self, name):
-        vocabulary = self._vocabulary
-        schema = vocabulary.schema
-        if name == FILE:
-            return slice_columns.Files(self._paths)
-        if name in schema.dense_features:
-            return slice_columns.NumberBins(name, schema, is_transformed=False)
-        return slice_columns.TextValues(name, schema, vocabulary.learned)
-
-    def __iter__(self):
-        def number(rows):
-            return encode(rows, self._vocabulary)
-
-        blocks = scan(
-            self._paths,
-            self._quarantine,
-            self._vocabulary.schema,
-            self._wanted,
-            make=number,
-        )
-        for block in blocks:
-            yield block, block.made
-
-
-class _Records:
-    """A split of records, as blocks of some rows."""
-
-    def __init__(self, folder, split, vocabulary):
-        self._manifest = Manifest.load(folder)
-        self._store = open_rows(folder, self._manifest, split)
-        self._folder, self._vocabulary = folder, vocabulary
-        self.num_rows = self._store.num_rows
-
-    def expand(self, features):
-        return features  # `prepare` already expanded the rows
-
-    def column(self, name):
-        if name == FILE:
-            raise UserError(
-                f"Records do not contain the file of a row: leave {FILE} out, or "
-                f"evaluate the original files. Received: {self._folder}"
-            )
-        schema = self._vocabulary.schema
-        if name in schema.dense_features:
-            return slice_columns.NumberBins(name, schema, is_transformed=True)
-        if name not in schema.sparse_features:
-            raise UserError(
-                f"Records contain only the columns that the model reads, and {name} is "
-                "not one of them: evaluate the original files. Received: "
-                f"{self._folder}"
-            )
-        position = self._manifest.schema.sparse.index(name)
-        is_expanded = expander_of(self._manifest) is not None
-        return slice_columns.IdValues(name, position, self._vocabulary, is_expanded)
-
-    def __iter__(self):
-        for first in range(0, self.num_rows, _BLOCK_ROWS):
-            last = min(first + _BLOCK_ROWS, self.num_rows)
-            yield None, concatenate(self._store.read(first, last))
-
-
-def _tensors(batch: Batch, first, last):
-    """Return rows `first` .. `last - 1` as the tensors that the step takes."""
-    id_ends = None
-    if batch.lengths is not None:
-        counts = batch.lengths.sum(1, dtype=np.int64)
-        id_ends = np.concatenate([[0], np.cumsum(counts)])
-    part = cut(batch, id_ends, first, last)
-    ids, lengths = part.ids, part.lengths
-    if lengths is None:  # missing ids are empty bags
-        lengths = ids >= 0
-        ids = ids[lengths]
-    splits = np.concatenate([[0], np.cumsum(lengths.reshape(-1), dtype=np.int64)])
-    id_weights, weights = part.id_weights, part.weights
-    if id_weights is None:
-        id_weights = np.ones(len(ids), np.float32)
-    if weights is None:
-        weights = np.ones(len(part.labels), np.float32)
-    labels = part.labels.astype(np.float32)
-    return part.dense, ids.astype(np.int64), splits, id_weights, labels, weights
-
-
 def _make_step(model, source, schema):
     """Return a function of a batch that returns predictions and the mean loss."""
-    num_dense, num_sparse = model.spec.num_dense, len(model.spec.sparse_features)
-    numbers, ids = tf.TensorSpec((None,), tf.float32), tf.TensorSpec((None,), tf.int64)
-    dense = tf.TensorSpec((None, num_dense), tf.float32)
 
     @tf.function(
-        input_signature=[dense, ids, ids, numbers, numbers, numbers], autograph=False
+        input_signature=row_sources.signature(model.spec.num_dense), autograph=False
     )
     def step(dense, ids, splits, id_weights, label, weights):
-        num_rows = tf.shape(label, tf.int64)[0]
-
-        def bags(values):
-            bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-            return tf.RaggedTensor.from_uniform_row_length(
-                bags, num_sparse, nrows=num_rows
-            )
-
-        features = {"sparse_features": bags(ids)}
-        if num_dense:
-            features["dense_features"] = dense
-        if schema.has_id_weights:
-            features["sparse_weights"] = bags(id_weights)
-        features = source.expand(features)
+        features = row_sources.make_features(
+            schema, source.expand, dense, ids, splits, id_weights
+        )
         predictions = model(features, training=False)
         label = label[:, None]
         weights = weights if schema.weight is not None else None

@@ -8,7 +8,7 @@ the layer, which updates the rows.
 import abc
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -243,9 +243,26 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """
         return self.get_table(name)[np.asarray(rows, np.int64)]
 
-    def slot_bytes(self) -> int:
-        """Return the size of the optimizer state of all tables in bytes."""
-        slots = self.get_state().get("slots", {}).values()
+    def initial_rows(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the initial values of a table, block by block, if they are known.
+
+        Args:
+            name: Name of the table.
+
+        Returns:
+            Pairs of a first row and float32 `(n, embedding_dim)`, which cover the table
+            in order; none if the values cannot be computed again.
+        """
+        return iter(())
+
+    def slot_bytes(self, tables: Sequence[str] | None = None) -> int:
+        """Return the size of the optimizer state in bytes.
+
+        Args:
+            tables: Names of tables; default: all.
+        """
+        state = self.get_state() if tables is None else self.get_state(tables)
+        slots = state.get("slots", {}).values()
         return sum(values.nbytes for table in slots for values in table.values())
 
     def get_weights(self) -> list[np.ndarray]:

@@ -82,19 +82,24 @@ class TableLayer(EmbeddingLayer):
         self.built = True
 
     def _initialize(self, table):
-        size, width = table.vocabulary_size, table.embedding_dim
-        values = None
-        if table.initializer is not None:
+        if table.initializer is None:
+            blocks = self._uniform_blocks(table)
+        else:
+            size, width = table.vocabulary_size, table.embedding_dim
             values = table.initializer((size, width), dtype="float32")
+            ranges = row_ops.block_ranges(size, width)
+            blocks = ((a, values[a:b]) for a, b in ranges)
+        for first_row, block in blocks:
+            self._store.write_rows(table.name, None, first_row, block)
+
+    def _uniform_blocks(self, table):
+        """Yield first rows and blocks of the initial values without an initializer."""
+        size, width = table.vocabulary_size, table.embedding_dim
         limit = size**-0.5
         seed = (self.seed + zlib.crc32(table.name.encode())) % (1 << 31)
         for a, b in row_ops.block_ranges(size, width):
-            if values is None:
-                shape = (b - a, width)
-                block = tf.random.stateless_uniform(shape, (seed, a), -limit, limit)
-            else:
-                block = values[a:b]
-            self._store.write_rows(table.name, None, a, block)
+            shape = (b - a, width)
+            yield a, tf.random.stateless_uniform(shape, (seed, a), -limit, limit)
 
     def use_xla(self, enabled: bool) -> None:
         """Choose whether XLA may compile lookups and updates from now on."""
@@ -234,11 +239,25 @@ class TableLayer(EmbeddingLayer):
                 table_files.write(self._store, name, slot, values)
         self.iterations.assign(state["iterations"])
 
-    def slot_bytes(self) -> int:
+    def initial_rows(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the initial values of a table without an initializer, in blocks.
+
+        They follow from the seed and the name of the table.
+
+        Raises:
+            ValueError: If there is no such table.
+        """
+        table = self._store.find(name)
+        if table.initializer is None:
+            for first_row, block in self._uniform_blocks(table):
+                yield first_row, block.numpy()
+
+    def slot_bytes(self, tables: Sequence[str] | None = None) -> int:
+        names = [table.name for table in self.tables] if tables is None else tables
         return sum(
-            4 * math.prod(self._store.shape(table.name, slot))
-            for table in self.tables
-            for slot in self._store.slot_widths(table.name)
+            4 * math.prod(self._store.shape(name, slot))
+            for name in names
+            for slot in self._store.slot_widths(name)
         )
 
     # Keras calls these methods for `.keras` and `.weights.h5` files.
