@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from pipelines import evaluation, pictures, runs, scoring
 from pipelines.evaluation import reliability, reliability_chart
+from pipelines.log_data import are_worth_compiling_for
 from pipelines.progress import bar
 from pipelines.reports import curves
 from pipelines.reports.runs import read_runs
@@ -61,6 +62,7 @@ def _run(out, num_rows, seed):
     print("\n3. Evaluate, beside the best that any model could reach on these rows")
     parser = folder.load_parser()
     model = folder.load_model(parser)
+    model.use_xla(are_worth_compiling_for(paths["test"]))
     metrics = evaluation.evaluate(model, parser, paths["test"])
     best = {
         "best_auc": written["test"].best_auc,
