@@ -1,4 +1,4 @@
-"""A hook of MkDocs: pages may link to files outside of docs/, as they do on GitHub.
+"""Hooks of MkDocs: links to files outside docs/, as on GitHub, and marked short names.
 
 A link such as `../../benchmarks/results/kaggle_sgd/chart.png` works in the repository
 and in the site, which gets a copy of the file.
@@ -12,6 +12,7 @@ import re
 from mkdocs.structure.files import File
 
 _LINK = re.compile(r"(?<=\]\()(\.\./[^)\s#]+)")
+_NAME = re.compile(r"<code>([^\s<>&]{1,24})</code>")
 
 
 def _target(page: str, link: str) -> str | None:
@@ -44,3 +45,8 @@ def on_page_markdown(markdown, page, config, files):
         return os.path.relpath(path, posixpath.dirname(page.file.src_uri) or ".")
 
     return _LINK.sub(rewrite, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Mark short names, which the style sheet keeps on one line."""
+    return _NAME.sub(r'<code class="name">\1</code>', html)
