@@ -1,4 +1,4 @@
-"""What features are worth to a model, as a table, CSV and JSON."""
+"""The importance of features as a table, CSV and JSON."""
 
 import csv
 import dataclasses

@@ -293,6 +293,8 @@ def test_generate_says_what_is_possible(tmp_path, capsys):
         ["prepare", "--input", "{data}/train.tsv", "--out", "{tmp}/p"],
         ["train", "--train", "{data}/train.tsv", "--out", "{tmp}/r"],
         ["evaluate", "--model", "{run}", "--input", "{data}/valid.tsv"],
+        ["importance", "--model", "{run}", "--input", "{data}/valid.tsv"],
+        ["tables", "--model", "{run}"],
         ["predict", "--model", "{run}", "--input", "{data}/valid.tsv",
          "--output", "{tmp}/s"],
         ["export", "--model", "{run}", "--output", "{tmp}/m"],

@@ -24,7 +24,7 @@ gradient-norms touched-rows histograms projector-tables projector-rows profile-s
 # --out is the folder of a run or of records, or a schema; --output what is made of a
 # model.
 PLACES = {
-    "out": {"prepare", "train", "benchmark", "demo", "schema"},
+    "out": {"prepare", "train", "benchmark", "demo", "schema", "importance", "tables"},
     "output": {"generate", "profile-trace", "evaluate", "report", "predict", "export"},
 }
 

@@ -70,6 +70,25 @@ def test_training_learns_and_evaluates(log):
 
 
 @pytest.mark.integration
+def test_importance_and_tables(log):
+    folder, _, valid, schema = log
+    names = [*schema.dense_features[:2], *schema.sparse_features]
+    out = folder / "importance"
+    run(
+        *("importance", "--model", folder / "run", "--input", *valid, "--out", out),
+        *("--features", *names, "--groups", f"all={','.join(names)}", "--repeats", 1),
+    )
+    found = json.loads((out / "importance.json").read_text())
+    assert {entry["name"] for entry in found["features"]} == set(names)
+    losses = [entry["log_loss_increase"] for entry in found["features"]]
+    assert np.ptp(losses) > 0 and found["groups"][0]["log_loss_increase"] != 0
+    run("tables", "--model", folder / "run", "--out", out)
+    found = json.loads((out / "tables.json").read_text())["tables"]
+    assert {table["name"] for table in found} == set(schema.tables)
+    assert any(table["dead_rows"] < table["num_rows"] for table in found)
+
+
+@pytest.mark.integration
 def test_exports_score_as_the_run_does(log):
     folder, _, valid, _ = log
     run("export", "--model", folder / "run", "--output", folder / "saved")
