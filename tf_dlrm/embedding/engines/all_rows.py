@@ -99,8 +99,9 @@ class AllRowsKernels:
             [part.first_slot_row.get(owner.name, -1) for owner in table.owners]
         )
         self._compute = xla.Kernel(self._compute_touched, "embedding_update")
+        self._move = xla.Kernel(self._move_whole, "embedding_update")
         self._write = xla.Kernel(self._write_touched, "embedding_update")
-        self._update = xla.Kernel(self._update_densely, "embedding_update")
+        self._sum = xla.Kernel(self._sum_densely, "embedding_update")
 
     def update(
         self, packed: xla_bags.PackedIds, gradients: tf.Tensor, step: Step
@@ -111,24 +112,38 @@ class AllRowsKernels:
 
         def by_rows():
             touched = self._compute(*arguments, compiled=True)
-            self._write(touched, rate, step.number, compiled=True)
+            if self._is_whole:
+                self._move(tf.zeros(()), rate, step.number, compiled=True)
+            else:  # XLA would copy the tables
+                move_by_blocks(self._part, self._segments, step)
+            self._write(*touched, compiled=True)
             return tf.constant(True)
 
         def densely():
-            self._update(*arguments, compiled=True)
+            sums = self._sum(packed, gradients, compiled=True)
+            self._move(sums, rate, step.number, compiled=True)
             return tf.constant(True)
 
-        # Either way, temporaries are smaller than the tables.
         num_values = packed.ids.shape.num_elements()
-        if num_values is not None:
-            (by_rows if num_values < self._num_rows // 4 else densely)()
-            return
-        tf.cond(tf.size(packed.ids) < self._num_rows // 4, by_rows, densely)
+        if num_values is None:
+            num_values = tf.size(packed.ids)
+        is_short = num_values < self._num_rows // 4
+        if not self._is_whole or is_short is True:
+            by_rows()
+        elif is_short is False:
+            densely()
+        else:
+            tf.cond(is_short, by_rows, densely)
+        # Other updates may have left something in the slots of the null row.
+        table = self._part.variable
+        null = tf.constant([self._null_row], row_ops.row_dtype(table.shape[0]))
+        row_ops.replace(table, null, tf.zeros((1, table.shape[1])))
 
     def _compute_touched(self, packed, gradients, rate, number):
         """Return the new values of the rows in the batch, without writing anything.
 
-        This is a kernel of its own: in a single kernel XLA would copy the tables.
+        This is a kernel of its own, as `_move_whole` and `_write_touched` are: in a
+        single kernel XLA would copy the tables.
 
         Returns:
             Rows `(V,)` and slot rows `(V,)`, -1 for values for which another value
@@ -159,9 +174,8 @@ class AllRowsKernels:
         slot_rows = tf.where(acts, flat.slot_rows, -1)
         return rows, slot_rows, new, [state[name] for name in part.slots]
 
-    def _write_touched(self, touched, rate, number):
-        rows, slot_rows, new, state = touched
-        table, *slots = self._move_all(tf.zeros(()), rate, number)
+    def _write_touched(self, rows, slot_rows, new, state):
+        table, *slots = (variable.read_value() for variable in self._variables)
         table = tf.tensor_scatter_nd_update(table, rows[:, None], new)
         slots = [
             tf.tensor_scatter_nd_update(slot, slot_rows[:, None], values)
@@ -169,65 +183,33 @@ class AllRowsKernels:
         ]
         self._assign(table, *slots)
 
-    def _update_densely(self, packed, gradients, rate, number):
+    def _sum_densely(self, packed, gradients):
         flat = xla_bags.flatten(
             xla_bags.PackedIds(*packed), self._places, self._slot_offsets
         )
         sums = tf.math.unsorted_segment_sum(
             flat.spread(gradients), flat.slot_rows, self._num_rows + 1
         )
-        sums = sums[:, self._part.columns]
-        self._assign(*self._move_all(sums, rate, number))
+        return sums[:, self._part.columns]
 
-    def _move_all(self, gradients, rate, number):
-        """Return table and slots after a step of all rows.
+    def _move_whole(self, gradients, rate, number):
+        """Apply a step to all rows of the variables, whose null rows are at one place.
 
         Args:
-            gradients: Gradients by slot row, or a scalar 0.
+            gradients: Gradients by row, or a scalar 0.
             rate: The learning rate.
             number: The number of the step.
         """
-        part, optimizer = self._part, self._part.optimizer
-        names = list(part.slots)
+        names = list(self._part.slots)
         table, *slots = (variable.read_value() for variable in self._variables)
-        if self._is_whole:  # the null rows are at the same place, and stay 0
-            state = dict(zip(names, slots, strict=True))
-            table, state = optimizer.apply(gradients, state, rate, number, table)
-            return [table, *(state[name] for name in names)]
-        for row, slot_row, num_rows in self._segments:
-            own = slice(slot_row, slot_row + num_rows)
-            new, state = optimizer.apply(
-                gradients[own] if gradients.shape.rank else gradients,
-                {name: slot[own] for name, slot in zip(names, slots, strict=True)},
-                rate,
-                number,
-                table[row : row + num_rows],
-            )
-            table = _replace_range(table, row, new)
-            slots = [
-                _replace_range(slot, slot_row, state[name])
-                for name, slot in zip(names, slots, strict=True)
-            ]
-        return [table, *slots]
+        state = dict(zip(names, slots, strict=True))
+        table, state = self._part.optimizer.apply(gradients, state, rate, number, table)
+        self._assign(table, *(state[name] for name in names))
 
     @property
     def _variables(self):
         return (self._part.variable, *self._part.slots.values())
 
-    def _assign(self, table, *slots):
-        # Other updates may have left something in the slots of the null row.
-        null = tf.constant([[self._null_row]])
-        table = tf.tensor_scatter_nd_update(table, null, tf.zeros_like(table[:1]))
-        for variable, value in zip(self._variables, (table, *slots), strict=True):
+    def _assign(self, *values):
+        for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value, read_value=False)
-
-
-def _replace_range(values, first, new):
-    end = first + new.shape[0]
-    return tf.raw_ops.TensorStridedSliceUpdate(
-        input=values,
-        begin=tf.constant([first, 0]),
-        end=tf.constant([end, new.shape[1]]),
-        strides=tf.constant([1, 1]),
-        value=new,
-    )
