@@ -184,6 +184,23 @@ def test_steps_equal_those_of_one_device(num_devices, plan, form, name, widths):
     on_devices(num_devices)(check)(num_devices, plan, form, name, widths)
 
 
+@pytest.mark.parametrize(
+    NAMES,
+    [
+        (2, "mixed", "ragged", "dense_adam", "different"),
+        pytest.param(
+            *(2, "mixed", "padded", "dense_sgd", "equal"), marks=pytest.mark.integration
+        ),
+    ],
+    ids=["adam", "sgd"],
+)
+def test_dense_optimizers_equal_those_of_one_device(
+    num_devices, plan, form, name, widths
+):
+    """On every placement at once, whose shards are uneven."""
+    on_devices(num_devices)(check)(num_devices, plan, form, name, widths)
+
+
 @pytest.mark.integration
 def test_compiled_steps_equal_those_of_one_device():
     """In the smallest case; the others are slow."""
