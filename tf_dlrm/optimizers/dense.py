@@ -42,11 +42,7 @@ class DenseOptimizer(SparseOptimizer):
         if max_values < 1:
             raise UserError(f"`max_values` must be at least 1. Received: {max_values}")
         self.l2, self.max_values = float(l2), int(max_values)
-
-    @property
-    def moves_other_rows(self) -> bool:
-        """True if a step also changes rows or state of rows without a gradient."""
-        return self.l2 > 0.0
+        self.moves_other_rows = self.l2 > 0.0
 
     def check_tables(self, tables: Iterable[EmbeddingTable]) -> None:
         sizes = {t.name: t.vocabulary_size * t.embedding_dim for t in tables}
@@ -64,7 +60,7 @@ class DenseOptimizer(SparseOptimizer):
             f"or allow the size: max_values={total}."
         )
 
-    def _penalized(self, gradients, rows):
+    def _penalized(self, gradients: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
         """Return the gradients of the loss with its penalty."""
         return gradients + self.l2 * rows if self.l2 else gradients
 
@@ -256,10 +252,7 @@ class DenseAdam(DenseOptimizer):
         self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
         self.epsilon = float(epsilon)
         self.corrects_epsilon = bool(corrects_epsilon)
-
-    @property
-    def moves_other_rows(self) -> bool:
-        return True  # they follow their momentum
+        self.moves_other_rows = True  # they follow their momentum
 
     def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
         return {"momentum": (embedding_dim, 0.0), "velocity": (embedding_dim, 0.0)}
