@@ -62,7 +62,9 @@ class DenseOptimizer(SparseOptimizer):
 
     def _penalized(self, gradients: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
         """Return the gradients of the loss with its penalty."""
-        return gradients + self.l2 * rows if self.l2 else gradients
+        if rows is None or not self.l2:
+            return gradients
+        return gradients + self.l2 * rows
 
     @abc.abstractmethod
     def apply(
