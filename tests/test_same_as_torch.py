@@ -24,6 +24,12 @@ TORCH_OPTIONS = {
         "tables": {"lr": 0.05, "eps": 1e-8},
         "mlps": {"lr": 0.02, "eps": 1e-15, "initial_accumulator_value": 0.01},
     },
+    "adam": {
+        "name": "adam",
+        "num_steps": 20,
+        "tables": {"lr": 1e-3, "weight_decay": 1e-5, "eps": 1e-8},
+        "mlps": {"lr": 0.1},
+    },
 }
 
 
@@ -122,3 +128,32 @@ def test_losses_of_200_steps_are_those_of_torch(name, trained):
     ours = model.predict(features, batch_size=4096, verbose=0)
     expected = of_torch.predict(features, batch_size=4096, verbose=0)
     np.testing.assert_allclose(ours, expected, atol=1e-3)
+
+
+def test_tables_after_20_steps_of_dense_adam_are_those_of_torch(trained):
+    """Also the rows that no batch has read, which the penalty moves."""
+    folder, spec, rows, losses = trained
+    num_rows = len(losses["adam"]) * BATCH_SIZE
+    assert num_rows == 20 * BATCH_SIZE
+    model = make_model(spec)
+    tables = tf_dlrm.optimizers.DenseAdam(
+        1e-3, epsilon=1e-8, l2=1e-5, corrects_epsilon=True
+    )
+    model.compile(keras.optimizers.SGD(0.1), embedding_optimizer=tables)
+    before = weights_by_torch_name(model)
+    model.fit(
+        {
+            "dense_features": rows["dense"][:num_rows],
+            "sparse_features": rows["ids"][:num_rows],
+        },
+        rows["label"][:num_rows],
+        batch_size=BATCH_SIZE,
+        shuffle=False,
+        verbose=0,
+    )
+    after = weights_by_torch_name(model)
+    with np.load(folder / "trained_adam.npz") as found:
+        for name, values in after.items():
+            np.testing.assert_allclose(values, found[name], atol=1e-5, err_msg=name)
+            if name.startswith("emb_l"):
+                assert (np.abs(values - before[name]).max(1) > 1e-3).all(), name

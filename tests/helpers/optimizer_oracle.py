@@ -48,6 +48,31 @@ def ftrl(table, g, state, step):
     table[rows] = shrunk[rows]
 
 
+def dense_sgd_l2(table, g, state, step):
+    table -= 0.1 * (g + 0.3 * table)
+
+
+def dense_adagrad_l2(table, g, state, step):
+    a = state.setdefault("a", np.full_like(table, 0.1))
+    g = g + 0.3 * table
+    a += g**2
+    table -= 0.1 * g / np.sqrt(a + 1e-7)
+
+
+def dense_adam(l2, corrects):
+    def update(table, g, state, step):
+        m = state.setdefault("m", np.zeros_like(table))
+        v = state.setdefault("v", np.zeros_like(table))
+        g = g + l2 * table
+        m[:] = 0.9 * m + 0.1 * g
+        v[:] = 0.999 * v + 0.001 * g**2
+        m_hat, v_hat = m / (1 - 0.9**step), v / (1 - 0.999**step)
+        epsilon = 1e-4 if corrects else 1e-4 / np.sqrt(1 - 0.999**step)
+        table -= 0.1 * m_hat / (np.sqrt(v_hat) + epsilon)
+
+    return update
+
+
 CASES = {
     "sgd": (lambda: optimizers.SparseSGD(0.1), dense_sgd),
     "adagrad": (lambda: optimizers.SparseAdagrad(0.1), dense_adagrad(True)),
@@ -67,5 +92,24 @@ CASES = {
             beta=0.5,
         ),
         ftrl,
+    ),
+    "dense_sgd": (lambda: optimizers.DenseSGD(0.1), dense_sgd),
+    "dense_sgd_l2": (lambda: optimizers.DenseSGD(0.1, l2=0.3), dense_sgd_l2),
+    "dense_adagrad": (lambda: optimizers.DenseAdagrad(0.1), dense_adagrad(True)),
+    "dense_adagrad_l2": (
+        lambda: optimizers.DenseAdagrad(0.1, l2=0.3),
+        dense_adagrad_l2,
+    ),
+    "dense_adam": (
+        lambda: optimizers.DenseAdam(0.1, epsilon=1e-4),
+        dense_adam(0.0, corrects=False),
+    ),
+    "dense_adam_l2": (
+        lambda: optimizers.DenseAdam(0.1, epsilon=1e-4, l2=0.3),
+        dense_adam(0.3, corrects=False),
+    ),
+    "dense_adam_of_torch": (
+        lambda: optimizers.DenseAdam(0.1, epsilon=1e-4, l2=0.3, corrects_epsilon=True),
+        dense_adam(0.3, corrects=True),
     ),
 }

@@ -164,9 +164,14 @@ def save_checkpoints(folder):
 
 
 def make_optimizers(model, options):
-    """SGD for all; or Adagrad with options of its own for the tables, sparse."""
+    """SGD or sparse Adagrad for all; or dense Adam for the tables and SGD."""
     tables = list(model.emb_l.parameters())
     mlps = [*model.bot_l.parameters(), *model.top_l.parameters()]
+    if options["name"] == "adam":
+        for bag in model.emb_l:
+            bag.sparse = False
+        adam = torch.optim.Adam(tables, **options["tables"])
+        return [adam, torch.optim.SGD(mlps, **options["mlps"])]
     kind = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad}[options["name"]]
     return [kind(tables, **options["tables"]), kind(mlps, **options["mlps"])]
 
@@ -186,7 +191,8 @@ def train(folder):
         model.load_state_dict(state)
         optimizers = make_optimizers(model, options)
         losses[name] = []
-        for first in range(0, len(label), job["batch_size"]):
+        num_rows = options.get("num_steps", len(label)) * job["batch_size"]
+        for first in range(0, min(num_rows, len(label)), job["batch_size"]):
             rows = slice(first, first + job["batch_size"])
             batch = ids[rows].t().contiguous()
             offsets = [torch.arange(batch.shape[1])] * len(batch)

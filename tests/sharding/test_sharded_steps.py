@@ -24,7 +24,7 @@ PLANS = ("table_wise", "row_wise", "column_wise", "data_parallel", "auto", "mixe
 FACTORS = (
     PLANS,
     ("one_hot", "padded", "ragged"),
-    ("sgd", "adagrad", "row_wise_adagrad", "adam", "ftrl"),
+    ("sgd", "adagrad", "row_wise_adagrad", "adam", "ftrl", "dense_adam", "dense_sgd"),
     ("equal", "different"),
 )
 NUM_DEVICES = (2, 4, 8, 1)
@@ -95,6 +95,14 @@ def own_part(value):
     return value[first : tf.minimum(first + part, num_rows)]
 
 
+def optimizer_of(name):
+    if name == "dense_sgd":  # which moves all rows only with a penalty
+        return optimizers.DenseSGD(None, l2=0.5)
+    if name == "dense_adam":
+        return optimizers.DenseAdam(None, epsilon=1e-3, l2=0.5)
+    return optimizers.get(name)
+
+
 def check(num_devices, plan, form, name, widths, compiled=False, seed=7):
     """Runs where there are the devices; compiling takes most of the time."""
     tf.config.optimizer.set_experimental_options(
@@ -109,7 +117,7 @@ def check_steps(num_devices, plan, form, name, widths, compiled, seed):
     tables = make_tables(widths)
     if plan == "mixed":
         plan = dict(zip((t.name for t in tables), itertools.cycle(PLANS[:5])))
-    make = lambda: optimizers.get(name)  # noqa: E731
+    make = lambda: optimizer_of(name)  # noqa: E731
     plain = tf_dlrm.layers.EmbeddingCollection(tables, seed=1)
     plain.build_optimizer(make())
     with strategy.scope():
@@ -173,6 +181,23 @@ def ids_of(cases):
 @pytest.mark.breadth(1, 6)
 @pytest.mark.parametrize(NAMES, PAIRWISE, ids=ids_of(PAIRWISE))
 def test_steps_equal_those_of_one_device(num_devices, plan, form, name, widths):
+    on_devices(num_devices)(check)(num_devices, plan, form, name, widths)
+
+
+@pytest.mark.parametrize(
+    NAMES,
+    [
+        (2, "mixed", "ragged", "dense_adam", "different"),
+        pytest.param(
+            *(2, "mixed", "padded", "dense_sgd", "equal"), marks=pytest.mark.integration
+        ),
+    ],
+    ids=["adam", "sgd"],
+)
+def test_dense_optimizers_equal_those_of_one_device(
+    num_devices, plan, form, name, widths
+):
+    """On every placement at once, whose shards are uneven."""
     on_devices(num_devices)(check)(num_devices, plan, form, name, widths)
 
 

@@ -44,14 +44,19 @@ class RowTrainer:
             optimizer: A `SparseOptimizer` for all tables, or a dict by table name.
 
         Raises:
-            ValueError: If a dict names an unknown table or omits one.
+            ValueError: If a dict names an unknown table or omits one, or an optimizer
+                cannot train its tables.
         """
         names = [table.name for table in self._store.tables if table.trainable]
         if not isinstance(optimizer, dict):
             optimizer = dict.fromkeys(names, optimizer)
         _check_names(optimizer, names)
-        self.optimizers = optimizer = dict(optimizer)
         distinct = list({id(o): o for o in optimizer.values()}.values())
+        for own in distinct:
+            own.check_tables(
+                [t for t in self._store.tables if optimizer.get(t.name) is own]
+            )
+        self.optimizers = optimizer = dict(optimizer)
 
         def make_scalars():
             for own in distinct:
@@ -77,6 +82,8 @@ class RowTrainer:
         applies: tf.Tensor | None = None,
     ) -> None:
         """Update the rows that a batch looked up, in O(values in the batch).
+
+        Dense optimizers also update all other rows of their tables.
 
         Args:
             gradients: Gradients of the pooled vectors, in the structure of the vectors.
@@ -133,7 +140,7 @@ class RowTrainer:
         number = tf.identity(iterations.assign_add(one))
         if applies is not None:  # 0 if the very first batch is not applied
             number = tf.maximum(number, tf.ones_like(number))
-        self._store.update(batches, Step(number, rates))
+        self._store.update(batches, Step(number, rates, applies))
         return number
 
 

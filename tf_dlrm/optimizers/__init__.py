@@ -1,6 +1,10 @@
-"""Exact row-sparse optimizers: the cost of a step depends only on the batch's rows."""
+"""Exact optimizers of tables: row-sparse ones, and dense ones with weight decay.
+
+A step of a row-sparse optimizer costs only as much as the rows of the batch.
+"""
 
 from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.optimizers.dense import DenseAdagrad, DenseAdam, DenseSGD
 from tf_dlrm.optimizers.factory import (
     check_dense_optimizer,
     for_tables,
@@ -14,6 +18,9 @@ from tf_dlrm.optimizers.sparse_ftrl import SparseFtrl
 from tf_dlrm.optimizers.sparse_sgd import SparseSGD
 
 __all__ = [
+    "DenseAdagrad",
+    "DenseAdam",
+    "DenseSGD",
     "RowWiseAdagrad",
     "SparseAdagrad",
     "SparseAdam",

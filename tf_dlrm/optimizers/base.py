@@ -1,21 +1,24 @@
 """Base class of all row-sparse optimizers: learning rate, slots, serialization."""
 
+from collections.abc import Iterable
 from typing import Any, Self, TypeAlias
 
 import keras
 import tensorflow as tf
 
+from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.runtime.errors import UserError
 
 LearningRate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule | None
 
 
 class SparseOptimizer:
-    """Base class of optimizers that update only the rows that a batch touches.
+    """Base class of the tables' optimizers, which update the rows of a batch.
 
     A subclass names its slots and defines one method, `apply`, which is pure
     mathematics on some rows. The engine gathers these rows and their state, sums the
     gradients of rows that occur several times in the batch, and writes the result back.
+    The dense optimizers, such as `DenseAdam`, update all other rows too.
 
     Args:
         learning_rate: Float, `keras.optimizers.schedules.LearningRateSchedule`, or
@@ -37,6 +40,9 @@ class SparseOptimizer:
     uses_mean_squares = False
     """Set to `True` if `apply` needs the mean square of each row's gradient. The engine
     can compute it from the gradients of the bags, which are fewer than the rows."""
+    moves_other_rows = False
+    """Set to `True` if a step also changes rows that are not in the batch, or their
+    state. `apply` then gets a scalar 0 as their gradients; set `writes_rows` too."""
 
     def __init__(self, learning_rate: LearningRate = None) -> None:
         self._variable = None
@@ -86,6 +92,16 @@ class SparseOptimizer:
             self._variable = tf.Variable(
                 self._value, trainable=False, dtype=tf.float32, name="learning_rate"
             )
+
+    def check_tables(self, tables: Iterable[EmbeddingTable]) -> None:
+        """Raise an error if this optimizer cannot train the tables.
+
+        Args:
+            tables: All tables that it is to train.
+
+        Raises:
+            ValueError: If the tables are too large for an optimizer of all rows.
+        """
 
     @property
     def variables(self) -> list[tf.Variable]:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
+from tf_dlrm.optimizers.dense import DenseAdagrad, DenseAdam, DenseSGD
 from tf_dlrm.optimizers.sparse_adagrad import RowWiseAdagrad, SparseAdagrad
 from tf_dlrm.optimizers.sparse_adam import SparseAdam
 from tf_dlrm.optimizers.sparse_ftrl import SparseFtrl
@@ -23,6 +24,9 @@ _BY_NAME: dict[str, type[SparseOptimizer]] = {
     "sparse_adam": SparseAdam,
     "ftrl": SparseFtrl,
     "sparse_ftrl": SparseFtrl,
+    "dense_sgd": DenseSGD,
+    "dense_adagrad": DenseAdagrad,
+    "dense_adam": DenseAdam,
 }
 # Options that would affect rows without a gradient, or all variables at once.
 _NEVER = ("use_ema", "gradient_accumulation_steps", "loss_scale_factor")
@@ -51,7 +55,8 @@ def get(identifier: Any) -> SparseOptimizer:
             a `SparseOptimizer`, which is returned unchanged;
             a name, `"sgd"`, `"adagrad"`, `"row_wise_adagrad"`, `"adam"` or `"ftrl"`,
             for an optimizer that follows the learning rate of the model's optimizer
-            (`"sparse_sgd"` and so on and the class names are accepted too);
+            (`"sparse_sgd"` and so on and the class names are accepted too, and
+            `"dense_adam"` and so on for the dense ones);
             a config from `keras.saving.serialize_keras_object`;
             a Keras `SGD`, `Adagrad`, `Adam` or `Ftrl` object, whose counterpart has the
             same learning rate.

@@ -58,10 +58,13 @@ class Step(NamedTuple):
     Attributes:
         number: Number of the step, from 1; int64 scalar tensor.
         rates: Learning rates, float32 scalar tensors, by `id` of the optimizer.
+        applies: Whether the step changes anything, bool scalar tensor. If not, the
+            batch has no ids. `None` is `True`.
     """
 
     number: tf.Tensor
     rates: dict[int, tf.Tensor]
+    applies: tf.Tensor | None = None
 
     def rate(self, optimizer: SparseOptimizer) -> tf.Tensor:
         """Return the learning rate of an optimizer."""

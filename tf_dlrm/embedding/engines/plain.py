@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from tf_dlrm.embedding import id_ranges
+from tf_dlrm.embedding.engines import all_rows
 from tf_dlrm.embedding.engines.engine import Engine, PooledGradients, Step, TrainedPart
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime.types import Ids
@@ -67,6 +68,7 @@ class PlainEngine(Engine):
                 part_gradients,
                 step,
                 functools.partial(table.slot_rows, part),
+                all_rows.segments_of(part, table),
             )
         # The gradients of missing ids go to the null row: cheaper than masking them.
         null = tf.constant([table.null_row], table.row_dtype)
@@ -79,6 +81,7 @@ def _update(
     gradients: tf.Tensor,
     step: Step,
     to_slot_rows: Callable[[tf.Tensor], tf.Tensor],
+    segments: Sequence[all_rows.Segment],
 ) -> None:
     """Update rows `(V,)` from gradients `(V, D)`, summed over repeated rows."""
     optimizer, table, rate = part.optimizer, part.variable, step.rate(part.optimizer)
@@ -95,6 +98,8 @@ def _update(
     change, state = optimizer.apply(
         gradients[:, part.columns], state, rate, step.number, current, squares
     )
+    if optimizer.moves_other_rows:
+        all_rows.move_by_blocks(part, segments, step)
     for name, slot in part.slots.items():
         row_ops.replace(slot, slot_rows, state[name])
     if optimizer.writes_rows:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_dlrm.embedding import bags
 from tf_dlrm.embedding.engines import xla_bags, xla_updates
+from tf_dlrm.embedding.engines.all_rows import AllRowsKernels
 from tf_dlrm.embedding.engines.engine import Engine, PooledGradients, Step, TrainedPart
 from tf_dlrm.embedding.engines.plain import PlainEngine
 from tf_dlrm.runtime import rows as row_ops
@@ -30,7 +31,7 @@ class XlaCpuEngine(Engine):
     def __init__(self, table: "FusedTable") -> None:
         super().__init__(table)
         self._plain = PlainEngine(table)
-        self._updates: dict[int, _PartKernels] = {}
+        self._updates: dict[int, _PartKernels | AllRowsKernels] = {}
         self._one_hot_kernel = xla.Kernel(self._pool_one_hot, "embedding_lookup")
         self._bag_kernels = {
             (lowest, part): xla.Kernel(
@@ -95,11 +96,12 @@ class XlaCpuEngine(Engine):
     # Update
 
     def build_optimizer(self) -> None:
-        self._updates = {
-            id(part): _PartKernels(part, self._table)
-            for part in self._table.parts
-            if part.optimizer.is_linear or part.slots
-        }
+        self._updates = {}
+        for part in self._table.parts:
+            if part.optimizer.moves_other_rows:
+                self._updates[id(part)] = AllRowsKernels(part, self._table)
+            elif part.optimizer.is_linear or part.slots:
+                self._updates[id(part)] = _PartKernels(part, self._table)
 
     def update(self, batch: PooledGradients, step: Step) -> None:
         parts = self._table.parts
@@ -112,7 +114,7 @@ class XlaCpuEngine(Engine):
             width = batch.gradients.shape[-1]
             gradients = tf.reshape(xla.pad_rows(batch.gradients), (-1, width))
         for kernels in updates:
-            check = None if kernels.is_linear else _check_count(batch.ids)
+            check = _check_count(batch.ids) if kernels.marks_state else None
             with tf.control_dependencies([] if check is None else [check]):
                 kernels.update(packed, gradients, step)
         # The other parts have no state in which to mark repeated rows.
@@ -125,7 +127,7 @@ class _PartKernels:
 
     def __init__(self, part: TrainedPart, table: "FusedTable") -> None:
         self._part = part
-        self.is_linear = part.optimizer.is_linear
+        self.marks_state = not part.optimizer.is_linear
         # First slot row of each feature; -1 for features of other parts.
         slot_offsets = np.array(
             [part.first_slot_row.get(owner.name, -1) for owner in table.owners]
@@ -135,7 +137,7 @@ class _PartKernels:
             packed = xla_bags.PackedIds(*packed)
             flat = xla_bags.flatten(packed, table.places, slot_offsets)
             saved = None
-            if not self.is_linear:
+            if self.marks_state:
                 saved = xla_updates.first_column(part.slots, flat)
             return flat, saved
 
