@@ -48,6 +48,8 @@ class Train:
             "optimizer",
             "learning_rate",
             "embedding_learning_rate",
+            "learning_rate_decay",
+            "l2",
             "negative_sampling_rate",
             "patience",
             "seed",

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_dlrm
 from pipelines.runs.config import RunConfig
 from pipelines.runs.defaults import complete_rates
+from pipelines.runtime import UserError
 from pipelines.schema import Schema
 from tf_dlrm import layers
 
@@ -116,7 +117,10 @@ def compile_model(
     steps = (first_step, num_steps)
     optimizer = _optimizer(config, config.learning_rate, *steps)
     embedding_optimizer = None
-    if config.embedding_learning_rate is not None:
+    if config.l2:
+        _check_size(model.spec, config)
+        embedding_optimizer = _dense_optimizer(config, *steps)
+    elif config.embedding_learning_rate is not None:
         embedding_optimizer = tf_dlrm.optimizers.get(
             _optimizer(config, config.embedding_learning_rate, *steps)
         )
@@ -131,6 +135,33 @@ def compile_model(
     )
     if config.jit_compile == "auto" and config.batch_size is not None:
         model.use_xla(num_steps * config.batch_size >= _FEW_ROWS)
+
+
+def _check_size(spec, config):
+    """Check that the tables are small enough for a pass over all rows at each step."""
+    total = sum(table.vocabulary_size * table.embedding_dim for table in spec.tables)
+    limit = tf_dlrm.optimizers.DenseSGD().max_values
+    if total > limit:
+        raise UserError(
+            f"`l2` makes each step pass over all rows, and the tables have {total:,} "
+            f"values (rows times width), more than {limit:,}. Leave it out, or make "
+            "the tables smaller with `min_count`, `max_vocabulary_size`, "
+            f"`hash_buckets` or `embedding_dim`. Received: l2={config.l2}"
+        )
+
+
+def _dense_optimizer(config, first_step, num_steps):
+    """Return the optimizer of the tables with an L2 penalty."""
+    rate = config.embedding_learning_rate
+    if rate is not None:
+        rate = _schedule(config, rate, first_step, num_steps)
+    optimizers = tf_dlrm.optimizers
+    if config.optimizer == "adagrad":
+        return optimizers.DenseAdagrad(
+            rate, config.initial_accumulator_value, config.adagrad_epsilon, config.l2
+        )
+    kinds = {"sgd": optimizers.DenseSGD, "adam": optimizers.DenseAdam}
+    return kinds[config.optimizer](rate, l2=config.l2)
 
 
 def _optimizer(config, learning_rate, first_step, num_steps):

@@ -56,6 +56,9 @@ class RunConfig:
     otherwise one that suits the optimizer."""
     initial_accumulator_value: float = 1e-6
     """Initial value of Adagrad's accumulators."""
+    l2: float = 0.0
+    """L2 penalty on whole tables, l2/2 times the sum of all squares; above 0, a dense
+    optimizer trains the tables, which passes over all rows at each step."""
     learning_rate_decay: Literal["none", "linear", "square", "epochs", "plateau"] = (
         "none"
     )
@@ -160,6 +163,8 @@ class RunConfig:
                 self._refuse(name, "must be a finite number and not negative")
             if value == 0 and name in positive:
                 self._refuse(name, "must be positive")
+        if not 0 <= self.l2 < math.inf:
+            self._refuse("l2", "must be a finite number, at least 0")
         if self.max_minutes is not None and not self.max_minutes > 0:
             self._refuse("max_minutes", "must be positive")
         if self.target_auc is not None and not 0 < self.target_auc <= 1:

@@ -4,10 +4,12 @@ import dataclasses
 import json
 
 import keras
+import numpy as np
 import pytest
 
 from pipelines import cli, runs
 from pipelines.runs.config import RunConfig
+from pipelines.runs.folder import RunFolder
 
 pytestmark = pytest.mark.integration
 
@@ -122,3 +124,27 @@ def test_the_rates_fall_on_a_plateau(data, tmp_path, capsys):
     assert "learning rate 5 -> 0.5." in printed
     with pytest.raises(ValueError, match="'plateau' needs validation rows"):
         train(data, tmp_path / "other", valid=False, learning_rate_decay="plateau")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adam"])
+def test_an_l2_penalty_trains_the_tables_densely(data, tmp_path, optimizer):
+    """It pulls rows that no batch reads to zero."""
+    norms = {}
+    for l2 in (0.0, 0.1):
+        out = tmp_path / f"{l2}"
+        train(data, out, l2=l2, optimizer=optimizer, hash_buckets=5000)
+        folder = RunFolder(out)
+        model = folder.load_model(folder.load_parser())
+        norms[l2] = float(np.linalg.norm(model.embedding.get_table("C1")))
+        kind = type(model.embedding_optimizer).__name__
+        assert kind.startswith("Dense") == (l2 > 0), kind
+    assert norms[0.1] < 0.999 * norms[0.0]
+
+
+def test_an_l2_penalty_that_cannot_be(data, tmp_path):
+    with pytest.raises(ValueError, match="`l2` must be a finite number, at least 0"):
+        train(data, tmp_path / "a", l2=-1.0)
+    with pytest.raises(
+        ValueError, match="`l2` makes each step pass over all rows, and"
+    ):
+        train(data, tmp_path / "b", l2=1e-5, hash_buckets=1_000_000)
