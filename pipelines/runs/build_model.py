@@ -8,6 +8,7 @@ import tensorflow as tf
 import tf_dlrm
 from pipelines.runs.config import RunConfig
 from pipelines.runs.defaults import complete_rates
+from pipelines.runtime import UserError
 from pipelines.schema import Schema
 from tf_dlrm import layers
 
@@ -116,7 +117,10 @@ def compile_model(
     steps = (first_step, num_steps)
     optimizer = _optimizer(config, config.learning_rate, *steps)
     embedding_optimizer = None
-    if config.embedding_learning_rate is not None:
+    if config.l2:
+        embedding_optimizer = _dense_optimizer(config, *steps)
+        _check_size(model, embedding_optimizer)
+    elif config.embedding_learning_rate is not None:
         embedding_optimizer = tf_dlrm.optimizers.get(
             _optimizer(config, config.embedding_learning_rate, *steps)
         )
@@ -143,6 +147,34 @@ def _optimizer(config, learning_rate, first_step, num_steps):
         )
     kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     return kinds[config.optimizer](rate)
+
+
+def _dense_optimizer(config, first_step, num_steps):
+    """Return the optimizer of tables with an L2 penalty."""
+    rate = config.embedding_learning_rate  # None: that of the MLPs
+    if rate is not None:
+        rate = _schedule(config, rate, first_step, num_steps)
+    if config.optimizer == "adagrad":
+        return tf_dlrm.optimizers.DenseAdagrad(
+            rate,
+            initial_accumulator_value=config.initial_accumulator_value,
+            epsilon=config.adagrad_epsilon,
+            l2=config.l2,
+        )
+    optimizers = tf_dlrm.optimizers
+    kinds = {"sgd": optimizers.DenseSGD, "adam": optimizers.DenseAdam}
+    return kinds[config.optimizer](rate, l2=config.l2)
+
+
+def _check_size(model, optimizer):
+    sizes = [t.vocabulary_size * t.embedding_dim for t in model.spec.tables]
+    if sum(sizes) > optimizer.max_values:
+        raise UserError(
+            "`l2` moves every row at every step, so the tables may have at most "
+            f"{optimizer.max_values:,} values. They have {sum(sizes):,}. Use a larger "
+            "`min_count`, a `max_vocabulary_size` or a smaller `embedding_dim`, or no "
+            "`l2`."
+        )
 
 
 def _schedule(config, rate, first_step, num_steps):

@@ -48,7 +48,7 @@ class RunConfig:
     hash_buckets: int | None = None
     """Hash values into this many rows per table, instead of building a vocabulary."""
     optimizer: Literal["sgd", "adagrad", "adam"] = "adagrad"
-    """Optimizer of MLPs and tables (row-sparse on the tables)."""
+    """Optimizer of MLPs and tables (row-sparse on the tables, unless `l2` is set)."""
     learning_rate: float | None = None
     """Learning rate; default: one that suits the optimizer."""
     embedding_learning_rate: float | None = None
@@ -56,6 +56,9 @@ class RunConfig:
     otherwise one that suits the optimizer."""
     initial_accumulator_value: float = 1e-6
     """Initial value of Adagrad's accumulators."""
+    l2: float = 0.0
+    """L2 penalty on whole tables, whose rows then all move at every step (the dense
+    form of the optimizer), for tables with up to 64 million values."""
     learning_rate_decay: Literal["none", "linear", "square", "epochs"] = "none"
     """Decay of the learning rates; linear: to 0 over the run; square: with the square
     of the remaining steps, after a warm-up and a constant phase, as in MLPerf; epochs:
@@ -151,7 +154,7 @@ class RunConfig:
                 self._refuse(name, f"must be at least {minimum}")
         positive = ("learning_rate", "embedding_learning_rate")
         others = ("initial_embedding_limit", "initial_accumulator_value")
-        for name in (*positive, *others, "adagrad_epsilon"):
+        for name in (*positive, *others, "adagrad_epsilon", "l2"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 self._refuse(name, "must be a finite number and not negative")

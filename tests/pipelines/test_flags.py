@@ -13,7 +13,7 @@ train out valid schema progressive warm-start vocabulary run devices plan resume
 checkpoint-every-steps checkpoint-every-minutes keep-checkpoints dry-run
 embedding-dim bottom-mlp-dims top-mlp-dims interaction dropout
 initial-embedding-limit min-count max-vocabulary-size hash-buckets optimizer
-learning-rate embedding-learning-rate initial-accumulator-value learning-rate-decay
+learning-rate embedding-learning-rate initial-accumulator-value l2 learning-rate-decay
 batch-size epochs shuffle negative-sampling-rate seed dtype-policy jit-compile
 steps-per-execution deterministic max-skipped-batches monitor saved-model target-auc
 patience max-minutes evaluate-every-steps max-bad-share bottom-dropout
@@ -38,7 +38,7 @@ def help_of(capsys, *words):
 
 def test_the_flags_of_train_are_known(capsys):
     text = help_of(capsys, "train", "--help-all")
-    assert re.findall(r"(?m)^\W*?--([a-z][a-z-]*)", text) == TRAIN.split()
+    assert re.findall(r"(?m)^\W*?--([a-z][a-z0-9-]*)", text) == TRAIN.split()
 
 
 def test_help_shows_the_common_flags_in_groups(capsys):
