@@ -118,8 +118,8 @@ def compile_model(
     optimizer = _optimizer(config, config.learning_rate, *steps)
     embedding_optimizer = None
     if config.l2:
-        _check_size(model.spec, config)
         embedding_optimizer = _dense_optimizer(config, *steps)
+        _check_size(model, embedding_optimizer)
     elif config.embedding_learning_rate is not None:
         embedding_optimizer = tf_dlrm.optimizers.get(
             _optimizer(config, config.embedding_learning_rate, *steps)
@@ -137,33 +137,6 @@ def compile_model(
         model.use_xla(num_steps * config.batch_size >= _FEW_ROWS)
 
 
-def _check_size(spec, config):
-    """Check that the tables are small enough for a pass over all rows at each step."""
-    total = sum(table.vocabulary_size * table.embedding_dim for table in spec.tables)
-    limit = tf_dlrm.optimizers.DenseSGD().max_values
-    if total > limit:
-        raise UserError(
-            f"`l2` makes each step pass over all rows, and the tables have {total:,} "
-            f"values (rows times width), more than {limit:,}. Leave it out, or make "
-            "the tables smaller with `min_count`, `max_vocabulary_size`, "
-            f"`hash_buckets` or `embedding_dim`. Received: l2={config.l2}"
-        )
-
-
-def _dense_optimizer(config, first_step, num_steps):
-    """Return the optimizer of the tables with an L2 penalty."""
-    rate = config.embedding_learning_rate
-    if rate is not None:
-        rate = _schedule(config, rate, first_step, num_steps)
-    optimizers = tf_dlrm.optimizers
-    if config.optimizer == "adagrad":
-        return optimizers.DenseAdagrad(
-            rate, config.initial_accumulator_value, config.adagrad_epsilon, config.l2
-        )
-    kinds = {"sgd": optimizers.DenseSGD, "adam": optimizers.DenseAdam}
-    return kinds[config.optimizer](rate, l2=config.l2)
-
-
 def _optimizer(config, learning_rate, first_step, num_steps):
     rate = _schedule(config, learning_rate, first_step, num_steps)
     if config.optimizer == "adagrad":
@@ -174,6 +147,34 @@ def _optimizer(config, learning_rate, first_step, num_steps):
         )
     kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     return kinds[config.optimizer](rate)
+
+
+def _dense_optimizer(config, first_step, num_steps):
+    """Return the optimizer of tables with an L2 penalty."""
+    rate = config.embedding_learning_rate  # None: that of the MLPs
+    if rate is not None:
+        rate = _schedule(config, rate, first_step, num_steps)
+    if config.optimizer == "adagrad":
+        return tf_dlrm.optimizers.DenseAdagrad(
+            rate,
+            initial_accumulator_value=config.initial_accumulator_value,
+            epsilon=config.adagrad_epsilon,
+            l2=config.l2,
+        )
+    optimizers = tf_dlrm.optimizers
+    kinds = {"sgd": optimizers.DenseSGD, "adam": optimizers.DenseAdam}
+    return kinds[config.optimizer](rate, l2=config.l2)
+
+
+def _check_size(model, optimizer):
+    sizes = [t.vocabulary_size * t.embedding_dim for t in model.spec.tables]
+    if sum(sizes) > optimizer.max_values:
+        raise UserError(
+            "`l2` moves every row at every step, so the tables may have at most "
+            f"{optimizer.max_values:,} values. They have {sum(sizes):,}. Use a larger "
+            "`min_count`, a `max_vocabulary_size` or a smaller `embedding_dim`, or no "
+            "`l2`."
+        )
 
 
 def _schedule(config, rate, first_step, num_steps):

@@ -48,7 +48,7 @@ class RunConfig:
     hash_buckets: int | None = None
     """Hash values into this many rows per table, instead of building a vocabulary."""
     optimizer: Literal["sgd", "adagrad", "adam"] = "adagrad"
-    """Optimizer of MLPs and tables (row-sparse on the tables)."""
+    """Optimizer of MLPs and tables (row-sparse on the tables, unless `l2` is set)."""
     learning_rate: float | None = None
     """Learning rate; default: one that suits the optimizer."""
     embedding_learning_rate: float | None = None
@@ -57,8 +57,8 @@ class RunConfig:
     initial_accumulator_value: float = 1e-6
     """Initial value of Adagrad's accumulators."""
     l2: float = 0.0
-    """L2 penalty on whole tables, l2/2 times the sum of all squares; above 0, a dense
-    optimizer trains the tables, which passes over all rows at each step."""
+    """L2 penalty on whole tables, whose rows then all move at every step (the dense
+    form of the optimizer), for tables with up to 64 million values."""
     learning_rate_decay: Literal["none", "linear", "square", "epochs", "plateau"] = (
         "none"
     )
@@ -157,14 +157,12 @@ class RunConfig:
                 self._refuse(name, f"must be at least {minimum}")
         positive = ("learning_rate", "embedding_learning_rate")
         others = ("initial_embedding_limit", "initial_accumulator_value")
-        for name in (*positive, *others, "adagrad_epsilon"):
+        for name in (*positive, *others, "adagrad_epsilon", "l2"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 self._refuse(name, "must be a finite number and not negative")
             if value == 0 and name in positive:
                 self._refuse(name, "must be positive")
-        if not 0 <= self.l2 < math.inf:
-            self._refuse("l2", "must be a finite number, at least 0")
         if self.max_minutes is not None and not self.max_minutes > 0:
             self._refuse("max_minutes", "must be positive")
         if self.target_auc is not None and not 0 < self.target_auc <= 1:

@@ -139,12 +139,3 @@ def test_an_l2_penalty_trains_the_tables_densely(data, tmp_path, optimizer):
         kind = type(model.embedding_optimizer).__name__
         assert kind.startswith("Dense") == (l2 > 0), kind
     assert norms[0.1] < 0.999 * norms[0.0]
-
-
-def test_an_l2_penalty_that_cannot_be(data, tmp_path):
-    with pytest.raises(ValueError, match="`l2` must be a finite number, at least 0"):
-        train(data, tmp_path / "a", l2=-1.0)
-    with pytest.raises(
-        ValueError, match="`l2` makes each step pass over all rows, and"
-    ):
-        train(data, tmp_path / "b", l2=1e-5, hash_buckets=1_000_000)

@@ -1,6 +1,7 @@
 """`RunConfig`: what does not fit is refused; what is set reaches the model."""
 
 import dataclasses
+import types
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from pipelines import cli
 from pipelines.runs import build_model
 from pipelines.runs.config import RunConfig
-from tf_dlrm import FeatureSpec
+from tf_dlrm import FeatureSpec, optimizers
 
 SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5, 1))
 
@@ -23,6 +24,7 @@ SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5
         ({"shared_table": True}, "`shared_table` requires hash_buckets"),
         ({"bottom_dropout": 1.0}, "`bottom_dropout` must be at least 0 and below 1"),
         ({"adagrad_epsilon": -1.0}, "`adagrad_epsilon` must be a finite number"),
+        ({"l2": -1.0}, "`l2` must be a finite number and not negative"),
         ({"warmup_steps": 3}, "`warmup_steps` requires learning_rate_decay='square'"),
         ({"decay_steps": 3}, "`decay_steps` requires learning_rate_decay='square'"),
         (
@@ -121,6 +123,29 @@ def test_learning_rates_fall_as_said(changes, expected):
     np.testing.assert_allclose(tables, 0.25 * np.array(expected), atol=1e-6)
 
 
+def test_l2_chooses_the_dense_form_of_the_optimizer():
+    tables = make(optimizer="adam", l2=1e-4).embedding_optimizer
+    assert isinstance(tables, optimizers.DenseAdam) and tables.l2 == 1e-4
+    options = {"initial_accumulator_value": 0.5, "adagrad_epsilon": 0.25}
+    model = make(l2=1e-4, learning_rate=0.3, embedding_learning_rate=0.2, **options)
+    expected = optimizers.DenseAdagrad(0.2, 0.5, 0.25, l2=1e-4).get_config()
+    assert model.embedding_optimizer.get_config() == pytest.approx(expected)
+    tables = make(optimizer="sgd", l2=1e-4, learning_rate=0.3).embedding_optimizer
+    assert isinstance(tables, optimizers.DenseSGD) and tables.learning_rate is None
+    assert not make(optimizer="adam").embedding_optimizer.moves_other_rows
+
+
+def test_l2_is_refused_for_large_tables():
+    config = dataclasses.replace(SMALL, l2=1e-4)
+    spec = FeatureSpec.criteo([10**6] * 26, 4)
+    model = types.SimpleNamespace(spec=spec)
+    message = (
+        "at most 64,000,000 values. They have 104,000,000. Use a larger `min_count`"
+    )
+    with pytest.raises(ValueError, match=message):
+        build_model.compile_model(model, config, num_steps=12)
+
+
 def test_options_of_the_command(tmp_path, capsys):
     """Each can be given to `tf-dlrm train`, and starts from the named run."""
     (tmp_path / "a.tsv").write_text("0" + 39 * "\t" + "\n")
@@ -133,6 +158,8 @@ def test_options_of_the_command(tmp_path, capsys):
     changes = "--interaction cross --cross-layers 2 --cross-rank 8"
     assert cli.main([*command, *changes.split()]) == 0
     assert '"cross_rank": 8' in capsys.readouterr().out
+    assert cli.main([*command, "--optimizer", "adam", "--l2", "0.25"]) == 0
+    assert '"l2": 0.25' in capsys.readouterr().out
     changes = "--run paddlerec --hash-buckets 99"
     assert cli.main([*command, *changes.split()]) == 0
     assert "hashing into 99 rows of one table" in capsys.readouterr().out
