@@ -219,6 +219,25 @@ def test_the_null_row_stays_zero_after_steps_without_xla():
 
 
 @pytest.mark.engines
+def test_batches_with_more_and_fewer_ids_than_rows_equal_float64():
+    """In one graph for any batch size, which has both ways to compute a step."""
+    make, update = CASES["dense_adam_l2"]
+    layer = EmbeddingCollection([EmbeddingTable("t", 100, 2)], seed=2)
+    layer.build_optimizer(make())
+    signature = [tf.TensorSpec((None, 1, 2)), tf.TensorSpec((None, 1), tf.int64)]
+    apply = tf.function(layer.apply_gradients, input_signature=signature)
+    expected, state = layer.get_table("t").astype("float64"), {}
+    rng = np.random.default_rng(4)
+    for step, size in enumerate((3, 200, 8, 30), start=1):
+        ids, g = rng.integers(0, 60, (size, 1)), rng.normal(size=(size, 1, 2))
+        apply(tf.constant(g, tf.float32), tf.constant(ids))
+        dense = np.zeros_like(expected)
+        np.add.at(dense, ids[:, 0], g[:, 0])
+        update(expected, dense, state, step)
+    np.testing.assert_allclose(layer.get_table("t"), expected, atol=3e-6)
+
+
+@pytest.mark.engines
 def test_a_row_without_gradients_decays_by_the_closed_form():
     layer = EmbeddingCollection([EmbeddingTable("t", 50, 2)], seed=2)
     layer.build_optimizer(optimizers.DenseSGD(0.5, l2=0.1))
