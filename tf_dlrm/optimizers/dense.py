@@ -199,8 +199,9 @@ class DenseAdam(DenseOptimizer):
 
     Unlike `SparseAdam`, it moves all rows of its tables at each step, also those that
     are not in the batch: their moments decay, they follow their momentum, and the
-    penalty pulls them to zero. With `l2`, and a learning rate that falls when validation
-    no longer improves, it is the optimizer of most published results on Criteo.
+    penalty pulls them to zero. With `l2`, and a learning rate that falls when
+    validation no longer improves, it is the optimizer of most published results on
+    Criteo.
 
     At each step, for each row of each table, with `g' = g + l2 * row`:
     `m += (1 - beta_1) (g' - m)`, `v += (1 - beta_2) (g'² - v)`, and
