@@ -194,8 +194,10 @@ def test_rare_values_are_one_slice(data, tmp_path, capsys):
     (last,) = [line for line in lines if line.startswith("(other)")]
     start = next(i for i, line in enumerate(lines) if line.startswith("value   "))
     shown = lines[start + 1 : lines.index(last) + 1]
-    assert len(shown) == 13
-    assert sum(int(line[24:37].replace(",", "")) for line in shown) == NUM_ROWS
+    assert len(shown) == 13, shown
+    end = lines[start].index("rows") + len("rows")
+    counts = [line[:end].rsplit(maxsplit=1)[-1] for line in shown]
+    assert sum(int(count.replace(",", "")) for count in counts) == NUM_ROWS
 
 
 @pytest.mark.breadth(0)
@@ -293,7 +295,7 @@ def test_bins_of_integers_have_the_same_bounds_in_lines_and_records():
 def test_mistakes_are_named(data, tmp_path, capsys):
     command = ["evaluate", "--model", data / "run", "--input", data / "a.tsv"]
     cases = [
-        (["--slices", "C27"], "--slices must name a column: C1 .. C26"),
+        (["--slices", "C27"], "--slices must name a column: C1, C2, C3, "),
         (
             ["--slices", "C1", "C1"],
             "--slices must name each column once. Received: C1 C1",
