@@ -176,9 +176,10 @@ def test_mistakes_are_named(folder, tmp_path, capsys):
     assert "set --hash-buckets in both" in capsys.readouterr().err
     shutil.copytree(folder / "warm", tmp_path / "cut")
     (tmp_path / "cut" / "model.keras").unlink()
-    other = ["--warm-start", folder / "cold"]
+    shutil.copytree(folder / "old", tmp_path / "older")
+    other = ["--warm-start", tmp_path / "older"]
     run("train", "--resume", "--out", tmp_path / "cut", *other, code=2)
-    assert "--warm-start was old, now cold" in capsys.readouterr().err
+    assert "--warm-start was old, now older" in capsys.readouterr().err
     run(*warm, "--dry-run")
     assert f"start from the weights of {folder / 'old'}" in capsys.readouterr().out
     assert not (tmp_path / "r" / "model.keras").exists()

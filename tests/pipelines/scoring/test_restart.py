@@ -126,7 +126,7 @@ def test_other_settings_do_not_go_on(exported, log, tmp_path, always_noted, caps
     capsys.readouterr()
     scoring.score_files(exported, other, output, **options(overwrite=True))
     shown = capsys.readouterr().out
-    assert "started over. It was started with `paths=" in shown
+    assert "restarting. It was started with `paths=" in shown
     assert "Going on" not in shown and "other.gz,1," in output.read_text()
 
 
