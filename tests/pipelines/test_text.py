@@ -29,6 +29,9 @@ def make_ids(vocabulary):
 
 
 def assert_equal(batch, expected):
+    if not expected:
+        assert not len(batch.labels) and not batch.ids.size
+        return
     np.testing.assert_array_equal(batch.labels, [row[0] for row in expected])
     dense = np.array([row[1] for row in expected], np.float32).reshape(-1, 13)
     np.testing.assert_array_equal(batch.dense, dense)
