@@ -5,6 +5,7 @@ import time
 
 import tensorflow as tf
 
+import tf_dlrm
 from pipelines import evaluation, pictures, runs, scoring
 from pipelines.evaluation import reliability, reliability_chart
 from pipelines.log_data import are_worth_compiling_for
@@ -76,7 +77,9 @@ def _run(out, num_rows, seed):
     )
 
     print("\n4. Export, and predict one raw line with the exported model")
-    exported = runs.export(folder, out / "saved_model")
+    exported = tf_dlrm.export_saved_model(
+        model, out / "saved_model", preprocessor=parser
+    )
     with open(paths["test"], "rb") as file:
         line = file.readline().rstrip(b"\n")
     probability = scoring.load(exported).score(tf.constant([line]))[0]

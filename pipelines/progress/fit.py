@@ -76,7 +76,7 @@ class FitProgress(_Progress):
         is_one = self._rows is None or hasattr(self._rows, "__index__")
         self._num_rows = self._rows if is_one else self._rows[epoch]
         self._done = self.first_batch * self._batch_size
-        note = "" if self.num_trained else "compiling the first step"
+        note = "" if self.num_trained else "preparing the first step"
         self._open(label, self._num_rows, self._done, note)
         self._start, self._shown, self.first_batch = time.perf_counter(), 0.0, 0
 

@@ -81,9 +81,9 @@ class RunConfig:
     dtype_policy: Literal["float32", "mixed_bfloat16"] = "float32"
     """Precision of the MLPs; tables and loss are float32."""
     jit_compile: Literal["auto", "on", "off"] = "auto"
-    """Parts of a step that XLA compiles; auto: small parts (none for fewer than 50,000
-    rows), and after a minute everything between lookup and update if that measures
-    faster; on: all of this from the start; off: nothing."""
+    """Parts of a step that XLA compiles; auto: small parts (none for fewer than a
+    million rows), and after a minute everything between lookup and update if that
+    measures faster; on: all of this from the start; off: nothing."""
     steps_per_execution: int = 1
     """Steps to run in one call, between callbacks."""
     deterministic: bool = False
