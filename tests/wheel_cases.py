@@ -21,6 +21,8 @@ COMMANDS = (
     f"train --train train.tsv --valid valid.tsv --out run --epochs 1 {SMALL}",
     "evaluate --model run --input valid.tsv",
     "report run --output report",
+    "tables --model run",
+    "importance --model run --input valid.tsv",
     "export --model run --output saved_models/ctr",
     "verify saved_models/ctr",
     "predict --model saved_models/ctr --input valid.tsv --output scores.csv",

@@ -131,7 +131,7 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
         tf_dlrm.export_saved_model(model, tmp_path, table_dtype="int2")
     model.embedding.set_table("C1", np.full((7, 8), 1e5, "float32"))
     for dtype in ("int8", "float16"):
-        with pytest.raises(ValueError, match=r"holds 1e\+05, which float16"):
+        with pytest.raises(ValueError, match=r"contains 1e\+05, which exceeds float16"):
             tf_dlrm.export_saved_model(model, tmp_path, table_dtype=dtype)
     assert not list(tmp_path.glob("[0-9]*"))
     tf_dlrm.export_saved_model(model, tmp_path, table_dtype="bfloat16")
