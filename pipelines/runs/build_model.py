@@ -115,15 +115,21 @@ def compile_model(
         metrics = [metric for metric in metrics if metric.name != "accuracy"]
     kind = "metrics" if schema.weight is None else "weighted_metrics"
     config = complete_rates(config)
-    steps = (first_step, num_steps)
-    optimizer = _optimizer(config, config.learning_rate, *steps)
+
+    def rate_of(rate):
+        if rate is None:  # the tables follow the MLPs' rate
+            return None
+        return _schedule(config, rate, first_step, num_steps)
+
+    table_rate = rate_of(config.embedding_learning_rate)
+    optimizer = _optimizer(_KERAS, config, rate_of(config.learning_rate))
     embedding_optimizer = None
     if config.l2:
-        embedding_optimizer = _dense_optimizer(config, *steps)
+        embedding_optimizer = _optimizer(_DENSE, config, table_rate, l2=config.l2)
         _check_size(model, embedding_optimizer)
-    elif config.embedding_learning_rate is not None:
+    elif table_rate is not None:
         embedding_optimizer = tf_dlrm.optimizers.get(
-            _optimizer(config, config.embedding_learning_rate, *steps)
+            _optimizer(_KERAS, config, table_rate)
         )
     model.compile(
         optimizer,
@@ -138,33 +144,23 @@ def compile_model(
         model.use_xla(num_steps * config.batch_size >= _FEW_ROWS)
 
 
-def _optimizer(config, learning_rate, first_step, num_steps):
-    rate = _schedule(config, learning_rate, first_step, num_steps)
-    if config.optimizer == "adagrad":
-        return keras.optimizers.Adagrad(
-            rate,
-            initial_accumulator_value=config.initial_accumulator_value,
-            epsilon=config.adagrad_epsilon,
-        )
-    kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
-    return kinds[config.optimizer](rate)
+_KERAS = {
+    "sgd": keras.optimizers.SGD,
+    "adagrad": keras.optimizers.Adagrad,
+    "adam": keras.optimizers.Adam,
+}
+_DENSE = {
+    "sgd": tf_dlrm.optimizers.DenseSGD,
+    "adagrad": tf_dlrm.optimizers.DenseAdagrad,
+    "adam": tf_dlrm.optimizers.DenseAdam,
+}
 
 
-def _dense_optimizer(config, first_step, num_steps):
-    """Return the optimizer of tables with an L2 penalty."""
-    rate = config.embedding_learning_rate  # None: that of the MLPs
-    if rate is not None:
-        rate = _schedule(config, rate, first_step, num_steps)
+def _optimizer(classes, config, rate, **options):
     if config.optimizer == "adagrad":
-        return tf_dlrm.optimizers.DenseAdagrad(
-            rate,
-            initial_accumulator_value=config.initial_accumulator_value,
-            epsilon=config.adagrad_epsilon,
-            l2=config.l2,
-        )
-    optimizers = tf_dlrm.optimizers
-    kinds = {"sgd": optimizers.DenseSGD, "adam": optimizers.DenseAdam}
-    return kinds[config.optimizer](rate, l2=config.l2)
+        options["initial_accumulator_value"] = config.initial_accumulator_value
+        options["epsilon"] = config.adagrad_epsilon
+    return classes[config.optimizer](rate, **options)
 
 
 def _check_size(model, optimizer):

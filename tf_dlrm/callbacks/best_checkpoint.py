@@ -4,7 +4,7 @@ import dataclasses
 import math
 import pathlib
 
-from tf_dlrm.callbacks.early_stopping import sign_of
+from tf_dlrm.callbacks.monitor import Monitor
 from tf_dlrm.training.checkpoints.files import CheckpointFolder
 
 
@@ -56,9 +56,7 @@ def find(folder: CheckpointFolder, monitor: str | None) -> BestCheckpoint | None
 
 def is_better(value: float | None, best: BestCheckpoint | None, monitor: str) -> bool:
     """Return whether a value is finite and better than that of `best`."""
-    if value is None or not math.isfinite(value):
-        return False
-    return best is None or sign_of(monitor) * (value - best.value) > 0
+    return Monitor(monitor, best=best.value if best else None).improves(value)
 
 
 def facts(results: dict, monitor: str | None) -> dict:

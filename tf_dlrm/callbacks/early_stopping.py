@@ -1,22 +1,15 @@
 """Callbacks that evaluate within an epoch and stop training early."""
 
-import math
 import time
 from collections.abc import Iterable
 
 import keras
 import tensorflow as tf
 
+from tf_dlrm.callbacks.monitor import Monitor
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs
 from tf_dlrm.training.checkpoints import state as training_state
-
-_LARGER_IS_BETTER = ("auc", "accuracy", "precision", "recall")
-
-
-def sign_of(monitor: str) -> float:
-    """Return 1 if larger values of a result are better (such as `val_auc`), else -1."""
-    return 1.0 if monitor.endswith(_LARGER_IS_BETTER) else -1.0
 
 
 class EarlyStopping(keras.callbacks.Callback):
@@ -40,7 +33,6 @@ class EarlyStopping(keras.callbacks.Callback):
         verbose: 1 prints the reason, 0 nothing.
 
     Attributes:
-        best: The best value so far; `None` before the first evaluation.
         reason: Reason why training stopped, as text; `None` if it did not stop early.
         minutes: Minutes of training so far.
 
@@ -79,24 +71,25 @@ class EarlyStopping(keras.callbacks.Callback):
         super().__init__()
         if patience is not None and patience < 1:
             raise UserError(f"`patience` must be at least 1. Received: {patience!r}")
-        if not min_delta >= 0:
-            raise UserError(f"`min_delta` must be at least 0. Received: {min_delta!r}")
         if max_minutes is not None and not max_minutes > 0:
             raise UserError(
                 f"`max_minutes` must be positive. Received: {max_minutes!r}"
             )
-        self._monitor, self._sign = monitor, sign_of(monitor)
-        self._target, self._patience, self._min_delta = target, patience, min_delta
+        self._monitor = Monitor(monitor, min_delta)
+        self._target, self._patience = target, patience
         self._max_minutes, self._verbose = max_minutes, verbose
         self._begin()
 
     def _begin(self) -> None:
-        self.best: float | None = None
+        self._monitor.reset()
         self.reason: str | None = None
-        self._num_without, self._minutes_before = 0, 0.0
+        self._minutes_before, self._is_resumed = 0.0, False
         self._start: float | None = None
-        self._step: int | None = None
-        self._is_resumed = False
+
+    @property
+    def best(self) -> float | None:
+        """The best value so far; `None` before the first finite one."""
+        return self._monitor.best
 
     @property
     def minutes(self) -> float:
@@ -107,9 +100,7 @@ class EarlyStopping(keras.callbacks.Callback):
     def get_state(self) -> dict:
         """Return the state that a resumed run continues from, JSON-safe."""
         return {
-            "best": self.best,
-            "num_without": self._num_without,
-            "step": self._step,
+            **self._monitor.get_state(),
             "minutes": self.minutes,
             "reason": self.reason,
         }
@@ -117,8 +108,7 @@ class EarlyStopping(keras.callbacks.Callback):
     def set_state(self, state: dict) -> None:
         """Set the state that `get_state` returned, for the next `fit`."""
         self._begin()
-        self.best, self._num_without = state["best"], state["num_without"]
-        self._step = state.get("step")  # missing in the oldest checkpoints
+        self._monitor.set_state(state)
         self._minutes_before, self._is_resumed = state["minutes"], True
         self.reason = state["reason"]
 
@@ -132,13 +122,8 @@ class EarlyStopping(keras.callbacks.Callback):
             self._stop(f"{self._max_minutes:g} minutes have passed")
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        is_needed = self._target is not None or self._patience is not None
-        if is_needed and self.best is None and self._monitor not in (logs or {}):
-            raise UserError(
-                f"`monitor` must be one of the results {', '.join(logs or {})}. "
-                "Validation results require `validation_data` or "
-                f"`EvaluateWithinEpochs`. Received: monitor={self._monitor!r}"
-            )
+        if self._target is not None or self._patience is not None:
+            self._monitor.check_results(logs or {})
         self.on_evaluation(logs or {})
 
     def on_evaluation(self, results: dict) -> None:
@@ -147,27 +132,16 @@ class EarlyStopping(keras.callbacks.Callback):
         Args:
             results: Values by name, such as `val_auc`.
         """
-        if self._monitor not in results:
+        monitor = self._monitor
+        if monitor.name not in results:
             return
-        value = float(results[self._monitor])
-        step = int(self.model.optimizer.iterations.numpy())
-        is_better = math.isfinite(value) and (
-            self.best is None or self._sign * (value - self.best) > self._min_delta
-        )
-        if is_better:
-            self.best, self._num_without = value, 0
-        elif step != self._step:  # the last step of an epoch may be evaluated twice
-            self._num_without += 1
-        self._step = step
-        if self._target is not None and self._sign * (value - self._target) >= 0:
-            self._stop(f"{self._monitor} {value:.5f} reached {self._target:g}")
-        elif self._patience is not None and self._num_without >= self._patience:
-            problem = (
-                "was never finite"
-                if self.best is None
-                else (f"has not improved on {self.best:.5f}")
-            )
-            self._stop(f"{self._monitor} {problem} in {self._num_without} evaluations")
+        value = float(results[monitor.name])
+        monitor.update(value, int(self.model.optimizer.iterations.numpy()))
+        num_without = monitor.num_without
+        if self._target is not None and monitor.sign * (value - self._target) >= 0:
+            self._stop(f"{monitor.name} {value:.5f} reached {self._target:g}")
+        elif self._patience is not None and num_without >= self._patience:
+            self._stop(f"{monitor.describe()} in {num_without} evaluations")
 
     def _stop(self, reason: str) -> None:
         if self.reason is None:

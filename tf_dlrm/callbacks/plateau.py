@@ -1,10 +1,8 @@
 """`ReduceLROnPlateau`: reductions of the learning rate that a resumed run repeats."""
 
-import math
-
 import keras
 
-from tf_dlrm.callbacks.early_stopping import sign_of
+from tf_dlrm.callbacks.monitor import Monitor
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Logs
 
@@ -31,7 +29,6 @@ class ReduceLROnPlateau(keras.callbacks.Callback):
         verbose: 1 prints each reduction, 0 nothing.
 
     Attributes:
-        best: The best value so far; `None` before the first evaluation.
         num_reductions: Number of reductions so far.
 
     Raises:
@@ -71,34 +68,26 @@ class ReduceLROnPlateau(keras.callbacks.Callback):
             )
         if patience < 1:
             raise UserError(f"`patience` must be at least 1. Received: {patience!r}")
-        for name, value in (("min_delta", min_delta), ("min_lr", min_lr)):
-            if not value >= 0:
-                raise UserError(f"`{name}` must be at least 0. Received: {value!r}")
-        self._monitor, self._sign, self._factor = monitor, sign_of(monitor), factor
-        self._patience, self._min_delta, self._min_lr = patience, min_delta, min_lr
-        self._verbose = verbose
-        self._begin()
+        if not min_lr >= 0:
+            raise UserError(f"`min_lr` must be at least 0. Received: {min_lr!r}")
+        self._monitor = Monitor(monitor, min_delta)
+        self._factor, self._patience, self._min_lr = factor, patience, min_lr
+        self._verbose, self._is_resumed = verbose, False
+        self.num_reductions = 0
 
-    def _begin(self) -> None:
-        self.best: float | None = None
-        self.num_reductions = self._num_without = 0
-        self._step: int | None = None
-        self._is_resumed = False
+    @property
+    def best(self) -> float | None:
+        """The best value so far; `None` before the first finite one."""
+        return self._monitor.best
 
     def get_state(self) -> dict:
         """Return the state that a resumed run continues from, JSON-safe."""
-        return {
-            "best": self.best,
-            "num_without": self._num_without,
-            "num_reductions": self.num_reductions,
-            "step": self._step,
-        }
+        return {**self._monitor.get_state(), "num_reductions": self.num_reductions}
 
     def set_state(self, state: dict) -> None:
         """Set the state that `get_state` returned, for the next `fit`."""
-        self.best, self._num_without = state["best"], state["num_without"]
-        self.num_reductions, self._step = state["num_reductions"], state["step"]
-        self._is_resumed = True
+        self._monitor.set_state(state)
+        self.num_reductions, self._is_resumed = state["num_reductions"], True
 
     def on_train_begin(self, logs: Logs = None) -> None:
         rate = self.model.optimizer.get_config()["learning_rate"]
@@ -108,18 +97,13 @@ class ReduceLROnPlateau(keras.callbacks.Callback):
                 f"Received: a schedule, {rate.get('class_name')}"
             )
         if not self._is_resumed:
-            self._begin()
+            self._monitor.reset()
+            self.num_reductions = 0
         self._is_resumed = False
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        logs = logs or {}
-        if self._monitor not in logs and self._step is None:
-            raise UserError(
-                f"`monitor` must be one of the results {', '.join(logs)}. Validation "
-                "results require `validation_data` or `EvaluateWithinEpochs`. "
-                f"Received: monitor={self._monitor!r}"
-            )
-        self.on_evaluation(logs)
+        self._monitor.check_results(logs or {})
+        self.on_evaluation(logs or {})
 
     def on_evaluation(self, results: dict) -> None:
         """Check results, and reduce the learning rate on a plateau.
@@ -127,19 +111,13 @@ class ReduceLROnPlateau(keras.callbacks.Callback):
         Args:
             results: Values by name, such as `val_auc`.
         """
+        monitor = self._monitor
+        if monitor.name not in results:
+            return
         step = int(self.model.optimizer.iterations.numpy())
-        if self._monitor not in results or step == self._step:
-            return
-        self._step, value = step, float(results[self._monitor])
-        is_better = math.isfinite(value) and (
-            self.best is None or self._sign * (value - self.best) > self._min_delta
-        )
-        if is_better:
-            self.best, self._num_without = value, 0
-            return
-        self._num_without += 1
-        if self._num_without >= self._patience:
-            self._num_without = 0
+        monitor.update(float(results[monitor.name]), step)
+        if monitor.num_without >= self._patience:
+            monitor.num_without = 0
             self._reduce()
 
     def _reduce(self) -> None:
@@ -151,10 +129,5 @@ class ReduceLROnPlateau(keras.callbacks.Callback):
         optimizer.learning_rate = after
         self.num_reductions += 1
         if self._verbose:
-            problem = "was never finite"
-            if self.best is not None:
-                problem = f"has not improved on {self.best:.5f}"
-            print(
-                f"{self._monitor} {problem}: learning rate {before:g} -> {after:g}.",
-                flush=True,
-            )
+            change = f"learning rate {before:g} -> {after:g}"
+            print(f"{self._monitor.describe()}: {change}.", flush=True)

@@ -182,3 +182,10 @@ class SparseOptimizer:
                 config["learning_rate"]
             )
         return cls(**config)
+
+
+def check_not_negative(**values: float) -> None:
+    """Raise an error that names the first argument that is negative or NaN."""
+    for name, value in values.items():
+        if not value >= 0:
+            raise UserError(f"`{name}` must not be negative. Received: {value}")

@@ -4,7 +4,6 @@ They equal Keras' optimizers on the loss plus `l2 / 2` times the sum of the squa
 all values of the tables.
 """
 
-import abc
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +12,9 @@ import tensorflow as tf
 
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
+from tf_dlrm.optimizers.sparse_adagrad import SparseAdagrad
+from tf_dlrm.optimizers.sparse_adam import SparseAdam
+from tf_dlrm.optimizers.sparse_sgd import SparseSGD
 from tf_dlrm.runtime.errors import UserError
 
 MAX_VALUES = 64_000_000
@@ -20,14 +22,16 @@ MAX_VALUES = 64_000_000
 
 
 class DenseOptimizer(SparseOptimizer):
-    """Base class of optimizers that move all rows at each step.
-
-    `apply` gets the gradients of the rows of the batch, or a scalar 0 for all others.
+    """Base class of optimizers that apply a row-sparse optimizer's rule to all rows.
 
     Args:
+        rule: Row-sparse optimizer, which computes the change of a row. Its learning
+            rate is not used.
         learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
         l2: Strength of the L2 penalty, at least 0.
         max_values: Largest number of values, in all tables of this optimizer together.
+        divides_by_zero: Whether the rule may compute 0 / 0 for rows without gradient.
+        moves_other_rows: Whether rows without gradient move even if `l2` is 0.
 
     Raises:
         ValueError: If `l2` is negative or not finite, or `max_values` is not positive.
@@ -35,14 +39,23 @@ class DenseOptimizer(SparseOptimizer):
 
     writes_rows = True
 
-    def __init__(self, learning_rate: LearningRate, l2: float, max_values: int) -> None:
+    def __init__(
+        self,
+        rule: SparseOptimizer,
+        learning_rate: LearningRate,
+        l2: float,
+        max_values: int,
+        divides_by_zero: bool = False,
+        moves_other_rows: bool = False,
+    ) -> None:
         super().__init__(learning_rate)
         if not 0.0 <= l2 < float("inf"):
             raise UserError(f"`l2` must be finite and not negative. Received: {l2}")
         if max_values < 1:
             raise UserError(f"`max_values` must be at least 1. Received: {max_values}")
         self.l2, self.max_values = float(l2), int(max_values)
-        self.moves_other_rows = self.l2 > 0.0
+        self.moves_other_rows = moves_other_rows or self.l2 > 0.0
+        self._rule, self._divides_by_zero = rule, divides_by_zero
 
     def check_tables(self, tables: Iterable[EmbeddingTable]) -> None:
         sizes = {t.name: t.vocabulary_size * t.embedding_dim for t in tables}
@@ -50,7 +63,7 @@ class DenseOptimizer(SparseOptimizer):
         if not self.moves_other_rows or total <= self.max_values:
             return
         name = max(sizes, key=lambda name: sizes[name])
-        sparse = type(self).__name__.replace("Dense", "Sparse")
+        sparse = type(self._rule).__name__
         raise UserError(
             f"{type(self).__name__} moves every row of its tables at every step, which "
             f"is slow for large ones. Its tables have {total:,} values (rows times "
@@ -60,13 +73,9 @@ class DenseOptimizer(SparseOptimizer):
             f"or allow the size: max_values={total}."
         )
 
-    def _penalized(self, gradients: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
-        """Return the gradients of the loss with its penalty."""
-        if rows is None or not self.l2:
-            return gradients
-        return gradients + self.l2 * rows
+    def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
+        return self._rule.slots(embedding_dim)
 
-    @abc.abstractmethod
     def apply(
         self,
         gradients: tf.Tensor,
@@ -77,9 +86,17 @@ class DenseOptimizer(SparseOptimizer):
         mean_squares: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Compute one step; `gradients` is a scalar 0 for rows without a gradient."""
+        if self.l2 and rows is not None:
+            gradients = gradients + self.l2 * rows
+        change, state = self._rule.apply(gradients, slots, learning_rate, step)
+        if self._divides_by_zero:
+            is_undefined = tf.math.is_nan(change) & (gradients == 0.0)
+            change = tf.where(is_undefined, 0.0, change)
+        return rows - change, state
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "l2": self.l2, "max_values": self.max_values}
+        own = {"l2": self.l2, "max_values": self.max_values}
+        return {**self._rule.get_config(), **super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -113,18 +130,7 @@ class DenseSGD(DenseOptimizer):
         l2: float = 0.0,
         max_values: int = MAX_VALUES,
     ) -> None:
-        super().__init__(learning_rate, l2, max_values)
-
-    def apply(
-        self,
-        gradients: tf.Tensor,
-        slots: dict[str, tf.Tensor],
-        learning_rate: tf.Tensor,
-        step: tf.Tensor,
-        rows: tf.Tensor | None = None,
-        mean_squares: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        return rows - learning_rate * self._penalized(gradients, rows), {}
+        super().__init__(SparseSGD(None), learning_rate, l2, max_values)
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -140,6 +146,8 @@ class DenseAdagrad(DenseOptimizer):
         learning_rate: Float, Keras schedule, or `None` to follow the model's optimizer.
         initial_accumulator_value: Initial value of the accumulators.
         epsilon: Small number that prevents division by zero.
+        epsilon_outside_root: Whether to divide by `sqrt(accumulator) + epsilon`, as
+            torch does. Its initial accumulator value is 0.
         l2: Strength of the L2 penalty: the loss gets `l2 / 2` times the sum of the
             squares of all values of the tables.
         max_values: Largest number of values (rows times width) in all tables of this
@@ -157,40 +165,16 @@ class DenseAdagrad(DenseOptimizer):
         learning_rate: LearningRate = 0.001,
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-7,
+        epsilon_outside_root: bool = False,
         l2: float = 0.0,
         max_values: int = MAX_VALUES,
     ) -> None:
-        super().__init__(learning_rate, l2, max_values)
-        _check_not_negative("initial_accumulator_value", initial_accumulator_value)
-        _check_not_negative("epsilon", epsilon)
-        self.initial_accumulator_value = float(initial_accumulator_value)
-        self.epsilon = float(epsilon)
-
-    def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
-        return {"accumulator": (embedding_dim, self.initial_accumulator_value)}
-
-    def apply(
-        self,
-        gradients: tf.Tensor,
-        slots: dict[str, tf.Tensor],
-        learning_rate: tf.Tensor,
-        step: tf.Tensor,
-        rows: tf.Tensor | None = None,
-        mean_squares: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        gradients = self._penalized(gradients, rows)
-        accumulator = slots["accumulator"] + tf.square(gradients)
-        change = gradients * tf.math.rsqrt(accumulator + self.epsilon)
-        # 0 / 0 where neither a gradient nor the initial value is above 0.
-        change = tf.where(accumulator + self.epsilon > 0.0, change, 0.0)
-        return rows - learning_rate * change, {"accumulator": accumulator}
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "initial_accumulator_value": self.initial_accumulator_value,
-            "epsilon": self.epsilon,
-        }
+        rule = SparseAdagrad(
+            None, initial_accumulator_value, epsilon, epsilon_outside_root
+        )
+        super().__init__(
+            rule, learning_rate, l2, max_values, divides_by_zero=epsilon == 0
+        )
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -213,12 +197,12 @@ class DenseAdam(DenseOptimizer):
         beta_1: Decay of the first moment.
         beta_2: Decay of the second moment.
         epsilon: Small number added to the root of the second moment.
-        l2: Strength of the L2 penalty: the loss gets `l2 / 2` times the sum of the
-            squares of all values of the tables, as `weight_decay` of `torch.optim.Adam`
-            does. (AdamW's decay, which is not part of the gradient, is different.)
         corrects_epsilon: Whether to add `epsilon` to the root of the bias-corrected
             second moment, as torch does (its `eps` is 1e-8). This matters for rows that
             are rarely in a batch, whose gradients are about as small as `epsilon`.
+        l2: Strength of the L2 penalty: the loss gets `l2 / 2` times the sum of the
+            squares of all values of the tables, as `weight_decay` of `torch.optim.Adam`
+            does. (AdamW's decay, which is not part of the gradient, is different.)
         max_values: Largest number of values (rows times width) in all tables of this
             optimizer together, because each step passes over all of them.
 
@@ -243,61 +227,15 @@ class DenseAdam(DenseOptimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
-        l2: float = 0.0,
         corrects_epsilon: bool = False,
+        l2: float = 0.0,
         max_values: int = MAX_VALUES,
     ) -> None:
-        super().__init__(learning_rate, l2, max_values)
-        for name, value in (("beta_1", beta_1), ("beta_2", beta_2)):
-            if not 0.0 <= value < 1.0:
-                raise UserError(f"`{name}` must be in [0, 1). Received: {value}")
-        _check_not_negative("epsilon", epsilon)
-        self.beta_1, self.beta_2 = float(beta_1), float(beta_2)
-        self.epsilon = float(epsilon)
-        self.corrects_epsilon = bool(corrects_epsilon)
-        self.moves_other_rows = True  # they follow their momentum
-
-    def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
-        return {"momentum": (embedding_dim, 0.0), "velocity": (embedding_dim, 0.0)}
-
-    def apply(
-        self,
-        gradients: tf.Tensor,
-        slots: dict[str, tf.Tensor],
-        learning_rate: tf.Tensor,
-        step: tf.Tensor,
-        rows: tf.Tensor | None = None,
-        mean_squares: tf.Tensor | None = None,
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        gradients = self._penalized(gradients, rows)
-        momentum, velocity = slots["momentum"], slots["velocity"]
-        momentum += (1.0 - self.beta_1) * (gradients - momentum)
-        velocity += (1.0 - self.beta_2) * (tf.square(gradients) - velocity)
-        # In float32, 1 - 0.999 would lose four digits.
-        step = tf.cast(step, tf.float64)
-        root = tf.sqrt(1.0 - self.beta_2**step)
-        correction = tf.cast(root / (1.0 - self.beta_1**step), tf.float32)
-        epsilon = self.epsilon
-        if self.corrects_epsilon:
-            epsilon = epsilon * tf.cast(root, tf.float32)
-        rate = learning_rate * correction
-        # With epsilon 0, the null row and rows that never had a gradient would be 0/0.
-        divisor = tf.sqrt(velocity) + epsilon
-        if not self.epsilon:
-            divisor = tf.where(divisor > 0.0, divisor, 1.0)
-        state = {"momentum": momentum, "velocity": velocity}
-        return rows - rate * momentum / divisor, state
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "corrects_epsilon": self.corrects_epsilon,
-        }
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    if not value >= 0:
-        raise UserError(f"`{name}` must not be negative. Received: {value}")
+        super().__init__(
+            SparseAdam(None, beta_1, beta_2, epsilon, corrects_epsilon),
+            learning_rate,
+            l2,
+            max_values,
+            divides_by_zero=epsilon == 0,
+            moves_other_rows=True,  # they follow their momentum
+        )

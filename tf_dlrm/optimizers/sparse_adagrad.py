@@ -5,8 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
-from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer, check_not_negative
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -38,7 +37,7 @@ class SparseAdagrad(SparseOptimizer):
         epsilon_outside_root: bool = False,
     ) -> None:
         super().__init__(learning_rate)
-        _check_not_negative(
+        check_not_negative(
             initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
         )
         self.initial_accumulator_value = float(initial_accumulator_value)
@@ -102,7 +101,7 @@ class RowWiseAdagrad(SparseOptimizer):
         epsilon: float = 1e-8,
     ) -> None:
         super().__init__(learning_rate)
-        _check_not_negative(
+        check_not_negative(
             initial_accumulator_value=initial_accumulator_value, epsilon=epsilon
         )
         self.initial_accumulator_value = float(initial_accumulator_value)
@@ -130,9 +129,3 @@ class RowWiseAdagrad(SparseOptimizer):
             "initial_accumulator_value": self.initial_accumulator_value,
             "epsilon": self.epsilon,
         }
-
-
-def _check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if value < 0:
-            raise UserError(f"`{name}` must not be negative. Received: {value}")
