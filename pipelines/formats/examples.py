@@ -81,14 +81,13 @@ class Examples:
         # its error, where they would cause a UnicodeDecodeError in Python.
         found = tf.io.parse_sequence_example(_require_whole(examples), ragged)[0]
         num_rows = tf.size(examples, tf.int64)
-        columns = {
-            column: self._read(column, kind, found, num_rows)
-            for column, kind in self._kinds.items()
-        }
-        numbers = [
-            self._number(feature, fill, *columns[feature.column])
-            for feature, fill in zip(self._schema.dense, self._fills, strict=True)
-        ]
+        columns = {}
+        for kind in ("float", "int64", "one"):
+            own = [column for column in self._kinds if self._kinds[column] == kind]
+            columns |= self._read_single(own, kind, found) if own else {}
+        for column, kind in self._kinds.items():
+            if kind == "bytes":
+                columns[column] = self._read_bags(column, found, num_rows)
         fields, is_missing = [], []
         for feature in self._schema.sparse:
             text, absent = columns[feature.column]
@@ -104,8 +103,7 @@ class Examples:
             fields.append(text)
             is_missing.append(absent if is_own else None)
         has_bags = tf.constant(any(f.is_bag for f in self._schema.sparse))
-        numbers = cell_ops.stack_numbers(numbers, examples)
-        return Cells(numbers, fields, is_missing, has_bags)
+        return Cells(self._numbers(columns, examples), fields, is_missing, has_bags)
 
     def write(self, lines: Sequence[bytes], rules: LineRules) -> list[bytes]:
         """Return lines as serialized messages, without labels.
@@ -160,53 +158,87 @@ class Examples:
             and self._kinds[feature.column] == "bytes"
         }
 
-    def _read(self, column, kind, found, num_rows):
-        """Return a column as numbers or strings `(B,)`, and where it is absent."""
+    def _read_bags(self, column, found, num_rows):
+        """Return a column of bags as strings `(B,)`, and where it is absent."""
         name = self._keys[column]
         values = found[name]
-        if kind == "bytes":
-            weights = found.get(self._weights_key(name))
-            if weights is not None:
-                feature = self._weighted()[column]
-                values = _join_weights(name, values, weights, feature)
-            absent = tf.equal(values.row_lengths(), 0)
-            return _join(values, self._separator(column), num_rows), absent
-        too_many = tf.reduce_any(values.row_lengths() > 1)
-        message = f"Feature {name} must have no value or one."
-        with tf.control_dependencies([tf.debugging.Assert(~too_many, [message])]):
-            absent = tf.equal(values.row_lengths(), 0)
-        default = "" if kind == "one" else 0
-        cells = values.to_tensor(default, shape=(None, 1))[:, 0]
-        if kind == "one":
-            return cells, absent
-        cells = tf.cast(cells, tf.float64)
-        for number in _missing_numbers(self._schema, kind):
-            is_missing = tf.equal(cells, number)
-            absent |= is_missing
-            cells = tf.where(is_missing, tf.constant(0, tf.float64), cells)
+        weights = found.get(self._weights_key(name))
+        if weights is not None:
+            feature = self._weighted()[column]
+            values = _join_weights(name, values, weights, feature)
+        absent = tf.equal(values.row_lengths(), 0)
+        return _join(values, self._separator(column), num_rows), absent
+
+    def _read_single(self, columns, kind, found):
+        """Return columns as numbers or strings `(B,)`, and where they are absent.
+
+        Columns of a kind are read together: a log may have thousands, and operations
+        for each would take minutes to trace.
+        """
+        names = [self._keys[column] for column in columns]
+        values = [found[name] for name in names]
+        row_splits = tf.stack([own.row_splits for own in values])
+        lengths = row_splits[:, 1:] - row_splits[:, :-1]  # by column, then by row
+        rule = "must have no value or one."
+        with tf.control_dependencies([_require(lengths <= 1, names, rule)]):
+            absent = tf.equal(lengths, 0)
+        default = tf.zeros((1,), values[0].dtype)  # 0 or ""
+        flat = tf.concat([*(own.values for own in values), default], axis=0)
+        places = tf.cumsum(tf.reshape(lengths, [-1]), exclusive=True)
+        places = tf.reshape(places, tf.shape(lengths))
+        places = tf.where(absent, tf.size(flat, places.dtype) - 1, places)
+        cells = tf.gather(flat, places)
+        if kind != "one":
+            cells = tf.cast(cells, tf.float64)
+            for number in _missing_numbers(self._schema, kind):
+                is_missing = tf.equal(cells, number)
+                absent |= is_missing
+                cells = tf.where(is_missing, tf.constant(0, tf.float64), cells)
         if kind == "float":
             cells = cell_ops.without_tiny(cells)
-            is_finite = tf.reduce_all(tf.math.is_finite(cells))
-            message = f"Feature {name} must be a finite number."
-            with tf.control_dependencies([tf.debugging.Assert(is_finite, [message])]):
+            with tf.control_dependencies(
+                [_require(tf.math.is_finite(cells), names, "must be a finite number.")]
+            ):
                 cells = tf.identity(cells)
-        return cells, absent
+        parts = zip(
+            *(tf.unstack(x, len(columns)) for x in (cells, absent)), strict=True
+        )
+        return dict(zip(columns, parts, strict=True))
 
-    def _number(self, feature, fill, cells, absent):
-        numbers, absent = self._require_number(feature.column, cells, absent)
-        # `to_tensor` filled absent cells with 0.
-        return numbers if fill == 0 else tf.where(absent, fill, numbers)
+    def _numbers(self, columns, like):
+        """Return the numbers of the dense features, float64 `(B, D)`."""
+        dense = self._schema.dense
+        pairs = [self._require_number(f.column, *columns[f.column]) for f in dense]
+        numbers = cell_ops.stack_numbers([cells for cells, _ in pairs], like)
+        if self._fills.any():  # absent cells are 0
+            absent = tf.stack([absent for _, absent in pairs], axis=1)
+            numbers = tf.where(absent, tf.constant(self._fills), numbers)
+        return numbers
 
     def _require_number(self, column, cells, absent):
         """Return cells as numbers; they are strings if a category reads the column."""
         if cells.dtype != tf.string:
             return cells, absent
         absent |= cell_ops.is_missing(self._schema, cells)
-        is_good = tf.reduce_all(absent | cell_ops.is_number(cells))
-        message = f"Feature {self._keys[column]} must be a number."
-        with tf.control_dependencies([tf.debugging.Assert(is_good, [message])]):
+        is_good = absent | cell_ops.is_number(cells)
+        names = [self._keys[column]]
+        with tf.control_dependencies([_require(is_good, names, "must be a number.")]):
             numbers = cell_ops.read(cells)
         return tf.where(absent, tf.constant(0, tf.float64), numbers), absent
+
+
+def _require(is_good: tf.Tensor, names: list[str], rule: str) -> tf.Operation:
+    """Fail with the name of the first feature, of those in order, that breaks a rule.
+
+    Args:
+        is_good: bool tensor by feature, then by row; without features for one feature.
+        names: The names of the features.
+        rule: The rule, the end of the message.
+    """
+    of_feature = tf.reduce_all(tf.reshape(is_good, (len(names), -1)), axis=1)
+    first = tf.argmin(tf.cast(of_feature, tf.int32))
+    message = tf.strings.join(["Feature", tf.gather(names, first), rule], " ")
+    return tf.debugging.Assert(tf.reduce_all(of_feature), [message])
 
 
 def _find_kinds(schema: Schema) -> tuple[dict[Column, str], dict[Column, str]]:
