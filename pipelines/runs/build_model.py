@@ -146,6 +146,8 @@ def _optimizer(config, learning_rate, first_step, num_steps):
             initial_accumulator_value=config.initial_accumulator_value,
             epsilon=config.adagrad_epsilon,
         )
+    if config.optimizer == "adam" and config.adam_epsilon is not None:
+        return keras.optimizers.Adam(rate, epsilon=config.adam_epsilon)
     kinds = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     return kinds[config.optimizer](rate)
 
@@ -162,9 +164,13 @@ def _dense_optimizer(config, first_step, num_steps):
             epsilon=config.adagrad_epsilon,
             l2=config.l2,
         )
-    optimizers = tf_dlrm.optimizers
-    kinds = {"sgd": optimizers.DenseSGD, "adam": optimizers.DenseAdam}
-    return kinds[config.optimizer](rate, l2=config.l2)
+    if config.optimizer == "sgd":
+        return tf_dlrm.optimizers.DenseSGD(rate, l2=config.l2)
+    if config.adam_epsilon is None:
+        return tf_dlrm.optimizers.DenseAdam(rate, l2=config.l2)
+    return tf_dlrm.optimizers.DenseAdam(
+        rate, epsilon=config.adam_epsilon, l2=config.l2, corrects_epsilon=True
+    )
 
 
 def _check_size(model, optimizer):
