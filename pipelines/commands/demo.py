@@ -37,7 +37,7 @@ class Demo:
 
 @dataclasses.dataclass
 class Runs:
-    """List the named runs, with their commands and results.
+    """List the named runs, with their commands and sources.
 
     Start those that have a config with `tf-dlrm train --run NAME`.
     """

@@ -33,14 +33,12 @@ def sample_lines(
 
 def _line(rng, rules, pools, has_bags):
     schema = rules.schema
-    columns = dict.fromkeys(feature.column for feature in schema.dense)
+    bucketed = [feature for feature in schema.sparse if feature.buckets is not None]
+    columns = dict.fromkeys(f.column for f in (*schema.dense, *bucketed))
     numbers = [b"%d" % x for x in rng.integers(-2, 5000, len(columns))]
     cells: dict[Column, bytes] = dict(zip(columns, numbers, strict=True))
     for feature in schema.sparse:
         if feature.column in cells:
-            continue
-        if feature.buckets is not None:
-            cells[feature.column] = b"%d" % rng.integers(-2, 5000)
             continue
         pool = pools[feature.name]
         count = rng.integers(1, 3) if feature.is_bag and has_bags else 1
@@ -51,8 +49,9 @@ def _line(rng, rules, pools, has_bags):
         cells[feature.column] = (feature.separator or "").encode().join(picked)
     missing = schema.missing
     if numbers and missing:
-        position = int(rng.integers(0, len(numbers)))
-        cells[list(columns)[position]] = b"" if b"" in missing else missing[0]
+        position = int(rng.integers(0, max(len(numbers), 2)))  # a single one: in half
+        if position < len(numbers):
+            cells[list(columns)[position]] = b"" if b"" in missing else missing[0]
     if not rules.is_exact:
         text = "1" if schema.label.is_number else schema.label.positive[0]
         cells[schema.label.column] = text.encode()
@@ -62,7 +61,8 @@ def _line(rng, rules, pools, has_bags):
         for place in range(rules.num_columns)
         if place != rules.label_position or not rules.is_exact
     ]
-    return schema.text.delimiter.encode().join(row) or b"x"  # no empty line
+    # No empty line.
+    return schema.text.delimiter.encode().join(row) or (b"0" if columns else b"x")
 
 
 def _pool(rules, feature, vocabulary) -> Sequence[bytes]:

@@ -87,6 +87,17 @@ def make_model(
     )
 
 
+_KERAS = {
+    "sgd": keras.optimizers.SGD,
+    "adagrad": keras.optimizers.Adagrad,
+    "adam": keras.optimizers.Adam,
+}
+_DENSE = {
+    "sgd": tf_dlrm.optimizers.DenseSGD,
+    "adagrad": tf_dlrm.optimizers.DenseAdagrad,
+    "adam": tf_dlrm.optimizers.DenseAdam,
+}
+
 # Total rows of a training below which compiling costs more time than it saves. Seconds
 # of CPU on two AVX2 cores, with XLA and without: 250,000 rows 56, 37; a million 74, 72.
 _FEW_ROWS = 1_000_000
@@ -144,22 +155,14 @@ def compile_model(
         model.use_xla(num_steps * config.batch_size >= _FEW_ROWS)
 
 
-_KERAS = {
-    "sgd": keras.optimizers.SGD,
-    "adagrad": keras.optimizers.Adagrad,
-    "adam": keras.optimizers.Adam,
-}
-_DENSE = {
-    "sgd": tf_dlrm.optimizers.DenseSGD,
-    "adagrad": tf_dlrm.optimizers.DenseAdagrad,
-    "adam": tf_dlrm.optimizers.DenseAdam,
-}
-
-
 def _optimizer(classes, config, rate, **options):
     if config.optimizer == "adagrad":
         options["initial_accumulator_value"] = config.initial_accumulator_value
         options["epsilon"] = config.adagrad_epsilon
+    if config.optimizer == "adam" and config.adam_epsilon is not None:
+        options["epsilon"] = config.adam_epsilon
+        if classes is _DENSE:
+            options["corrects_epsilon"] = True
     return classes[config.optimizer](rate, **options)
 
 

@@ -123,6 +123,9 @@ class RunConfig:
     """Let all features share one table of `hash_buckets` rows."""
     adagrad_epsilon: float = 1e-7
     """Value added to Adagrad's accumulators under the square root."""
+    adam_epsilon: float | None = None
+    """Value that Adam adds to the square root of the second moment, in torch's form on
+    the tables if `l2` is set (torch's default is 1e-8); default: 1e-7, as in Keras."""
     warmup_steps: int = 0
     """Steps over which the learning rates rise from 0, for the square decay."""
     decay_start_step: int = 0
@@ -157,7 +160,7 @@ class RunConfig:
                 self._refuse(name, f"must be at least {minimum}")
         positive = ("learning_rate", "embedding_learning_rate")
         others = ("initial_embedding_limit", "initial_accumulator_value")
-        for name in (*positive, *others, "adagrad_epsilon", "l2"):
+        for name in (*positive, *others, "adagrad_epsilon", "adam_epsilon", "l2"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 self._refuse(name, "must be a finite number and not negative")
@@ -196,6 +199,8 @@ class RunConfig:
         """Refuse options that have no effect without another one."""
         if self.shared_table and self.hash_buckets is None:
             self._refuse("shared_table", "requires hash_buckets")
+        if self.optimizer != "adam":
+            self._refuse_unless("optimizer", "adam", "adam_epsilon")
         if self.interaction != "cross":
             self._refuse_unless("interaction", "cross", "cross_layers", "cross_rank")
         decay, square = self.learning_rate_decay, ("warmup_steps", "decay_start_step")
@@ -226,7 +231,7 @@ class RunConfig:
     def with_optimizer(self, optimizer: str) -> "RunConfig":
         """Return this config with another optimizer and its default learning rates."""
         names = ("learning_rate", "embedding_learning_rate")
-        names += ("initial_accumulator_value", "adagrad_epsilon")
+        names += ("initial_accumulator_value", "adagrad_epsilon", "adam_epsilon")
         defaults = {name: getattr(RunConfig, name) for name in names}
         return dataclasses.replace(self, optimizer=optimizer, **defaults)
 

@@ -73,7 +73,8 @@ class TrainingData(abc.ABC):
         if config.interaction is None and len(schema.dense) + len(schema.sparse) == 1:
             config = dataclasses.replace(config, interaction="cat")  # no pairs for dot
         config = defaults.complete(config, self.num_rows)
-        line = defaults.describe(self.config, config, self.num_rows)
+        min_count = getattr(self.vocabulary, "min_count", None)
+        line = defaults.describe(self.config, config, self.num_rows, min_count)
         if line:
             print(line, flush=True)
         self.config = config

@@ -78,10 +78,19 @@ def complete_rates(config: RunConfig) -> RunConfig:
     )
 
 
-def describe(config: RunConfig, completed: RunConfig, num_rows: int) -> str | None:
-    """Return a line with the options that were chosen, or `None` if there are none.
+def describe(
+    config: RunConfig, completed: RunConfig, num_rows: int, min_count: int | None = None
+) -> str | None:
+    """Return lines with the options of the run, or `None` if none was chosen.
 
-    For few rows a second line says what to expect.
+    The first line has the options that were chosen, the second one the others that
+    matter most. For few rows a third line says what to expect.
+
+    Args:
+        config: Config of the run, before `complete`.
+        completed: The config that `complete` returned.
+        num_rows: Number of training rows in an epoch.
+        min_count: The `min_count` of the vocabulary; `None`: values are hashed.
     """
     words = {
         "interaction": "interaction {}",
@@ -98,6 +107,13 @@ def describe(config: RunConfig, completed: RunConfig, num_rows: int) -> str | No
     if not chosen:
         return None
     line = f"Chosen for {num_rows:,} rows and {config.optimizer}: {', '.join(chosen)}."
+    others = [f"learning_rate_decay {completed.learning_rate_decay}"]
+    others += [f"min_count {min_count}"] if min_count is not None else []
+    for name in ("embedding_dim", "bottom_mlp_dims", "top_mlp_dims", "dropout", "l2"):
+        value = getattr(completed, name)
+        text = "-".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
+        others.append(f"{name} {text}")
+    line += f"\nOther options: {', '.join(others)}."
     if num_rows <= _MOST_ROWS_FOR_CAT:
         line += (
             "\nSo few rows say little about pairs of features: more rows would help "

@@ -1,5 +1,6 @@
 """The built-in schemas by name: layouts of public click logs."""
 
+import dataclasses
 import functools
 
 from pipelines.schema.columns import FALSE_TEXTS, Dense, Label, Sparse, Text
@@ -56,6 +57,18 @@ def _criteo_x4() -> Schema:
     )
 
 
+def _criteo_x4_001() -> Schema:
+    """Return the layout of Criteo_x4 with all numbers as categories.
+
+    The setting `001` of BARS: the rows of `criteo_x4`, whose numbers x above 2 are the
+    categories floor(ln(x)²), so that each number has its own table.
+    https://github.com/reczoo/Datasets/tree/main/Criteo/Criteo_x4
+    """
+    schema = _criteo_x4()
+    numbers = tuple(Sparse(name, buckets="log2") for name in _INTEGERS)
+    return dataclasses.replace(schema, dense=(), sparse=(*numbers, *schema.sparse))
+
+
 def _avazu() -> Schema:
     """Return the layout of `train.csv` of Avazu's contest on Kaggle in 2014.
 
@@ -68,6 +81,37 @@ def _avazu() -> Schema:
         sparse=_AVAZU,
         time="hour",
         format=Text(columns=("id", "click", "hour", *_AVAZU)),
+    )
+
+
+def _avazu_x1() -> Schema:
+    """Return the layout of Avazu_x1 of BARS and FuxiCTR.
+
+    The files of Cheng, Shen and Huang, "Adaptive Factorization Network" (AAAI 2020),
+    with 22 numbered categories.
+    https://github.com/reczoo/Datasets/tree/main/Avazu
+    """
+    features = tuple(f"feat_{number}" for number in range(1, 23))
+    return Schema(
+        label="label", sparse=features, format=Text(columns=("label", *features))
+    )
+
+
+def _frappe() -> Schema:
+    """Return the layout of Frappe_x1 of BARS and FuxiCTR.
+
+    Apps that users opened, each with two randomly drawn apps as negatives, and the
+    context, from Cheng, Shen and Huang, "Adaptive Factorization Network" (AAAI 2020).
+    A label of -1 also means no click.
+    https://github.com/reczoo/Datasets/tree/main/Frappe
+    """
+    features = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost")
+    features += ("weather", "country", "city")
+    return Schema(
+        label=Label("label", negative=(*FALSE_TEXTS, "-1", "-1.0")),
+        sparse=features,
+        group="user",
+        format=Text(columns=("label", *features)),
     )
 
 
@@ -122,7 +166,10 @@ _MAKERS = {
     "criteo": _criteo,
     "criteo_x1": _criteo_x1,
     "criteo_x4": _criteo_x4,
+    "criteo_x4_001": _criteo_x4_001,
     "avazu": _avazu,
+    "avazu_x1": _avazu_x1,
+    "frappe": _frappe,
     "movielens": _movielens,
     "movielens_ratings": _movielens_ratings,
     "kdd12": _kdd12,

@@ -84,6 +84,28 @@ def write_avazu(folder, num_rows, seed=0):
     return write(folder_of(folder) / "train.csv", columns, ",", names)
 
 
+def _write_ids(folder, num_rows, seed, name, sizes):
+    """CSV with a header: label and categories, each id in one column only."""
+    rows = Rows(num_rows, seed)
+    firsts = np.cumsum([0, *sizes])
+    columns = [texts(rows.ids(size) + first) for size, first in zip(sizes, firsts)]
+    header = layouts.get(name).text.columns
+    label = texts(rows.clicks())
+    return write(folder_of(folder) / "train.csv", [label, *columns], ",", header)
+
+
+def write_avazu_x1(folder, num_rows, seed=0):
+    """CSV with a header: label and 22 categories."""
+    sizes = np.geomspace(4, 2000, 22).astype(int).tolist()
+    return _write_ids(folder, num_rows, seed, "avazu_x1", sizes)
+
+
+def write_frappe(folder, num_rows, seed=0):
+    """CSV with a header: label, user, app and eight categories of the context."""
+    sizes = (300, 900, 7, 7, 2, 3, 2, 9, 80, 230)
+    return _write_ids(folder, num_rows, seed, "frappe", sizes)
+
+
 def write_movielens(folder, num_rows, seed=0):
     """CSV with a header: label, user, item, tag."""
     rows = Rows(num_rows, seed)

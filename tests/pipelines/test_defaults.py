@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import re
 
 import pytest
 
@@ -12,6 +14,7 @@ from pipelines.runs.folder import RunFolder
 from pipelines.runs.resuming import check_same
 
 DEMO = runs.get("demo")
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -46,6 +49,33 @@ def test_few_rows_come_with_a_hint():
         assert f"interaction {interaction}, batches of 128 rows, epochs: 2" in line
         assert ("a logistic regression may do as well" in line) == hint
     assert defaults.describe(DEMO, DEMO, 10) is None
+
+
+def test_the_other_options_are_printed():
+    config = dataclasses.replace(runs.get(None), dropout=0.25, l2=1e-5)
+    completed = defaults.complete(config, 10**5)
+    printed = defaults.describe(config, completed, 10**5, min_count=7)
+    assert printed.splitlines()[1] == (
+        "Other options: learning_rate_decay linear, min_count 7, embedding_dim 16, "
+        "bottom_mlp_dims 128-64-16, top_mlp_dims 128-64-1, dropout 0.25, l2 1e-05."
+    )
+    assert "min_count" not in defaults.describe(config, completed, 10**5)
+
+
+def test_the_page_has_the_defaults():
+    page = (ROOT / "docs/reference/defaults.md").read_text(encoding="utf-8")
+    rows = re.findall(r"(?m)^\| `--(\S+)` \| `?([^|]+?)`? \|$", page)
+    table = {name.replace("-", "_"): text for name, text in rows}
+    config = runs.get(None)
+    for name in ("optimizer", "learning_rate_decay", "dropout", "min_count", "l2"):
+        assert table.pop(name) == f"{getattr(config, name)}"
+    for name in ("bottom_mlp_dims", "top_mlp_dims"):
+        assert table.pop(name) == " ".join(map(str, getattr(config, name)))
+    assert table.pop("embedding_dim") == str(config.embedding_dim)
+    assert set(table) == {"batch_size", "epochs", "interaction"}
+    assert {n for n in table if getattr(config, n) is not None} == set()
+    for optimizer, rates in defaults.LEARNING_RATES.items():
+        assert f"| `{optimizer}` | {rates[0]:g} | {rates[1]:g} |" in page
 
 
 def test_an_interaction_to_be_chosen_is_checked_as_dot():

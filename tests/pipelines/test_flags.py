@@ -17,8 +17,8 @@ learning-rate embedding-learning-rate initial-accumulator-value l2 learning-rate
 batch-size epochs shuffle negative-sampling-rate seed dtype-policy jit-compile
 steps-per-execution deterministic max-skipped-batches monitor saved-model target-auc
 patience max-minutes evaluate-every-steps max-bad-share bottom-dropout
-batch-normalization cross-layers cross-rank shared-table adagrad-epsilon warmup-steps
-decay-start-step decay-steps reduce-after-epochs
+batch-normalization cross-layers cross-rank shared-table adagrad-epsilon adam-epsilon
+warmup-steps decay-start-step decay-steps reduce-after-epochs
 gradient-norms touched-rows histograms projector-tables projector-rows profile-steps
 """
 # --out is the folder of a run or of records, or a schema; --output what is made of a

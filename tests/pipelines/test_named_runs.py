@@ -1,5 +1,6 @@
 """Named runs: each is the published network, trains, reloads and exports."""
 
+import csv
 import dataclasses
 import json
 import pathlib
@@ -11,12 +12,16 @@ import pytest
 
 from pipelines import cli, prepare, runs
 from pipelines.commands import COMMANDS
+from pipelines.runs import build_model
 from pipelines.runs.named import NamedRun, to_markdown
-from pipelines.synthetic import Planted
+from pipelines.schema import layouts
+from pipelines.synthetic import Planted, SchemaLog
+from tf_dlrm import optimizers
 
 ROOT = pathlib.Path(__file__).parents[2]
 NUM_ROWS, VALUES = 600, 3  # values seen so often have a row
 PAIRS = 27 * 26 // 2  # of 26 embeddings and the bottom vector
+WIDE = (400, 400, 400, 1)
 
 
 def mlp(num_inputs, dims, is_normalized=False):
@@ -46,10 +51,27 @@ NETWORKS = {
     + mlp(27 * 128, (1024, 1024, 512, 256, 1)),
     "paddlerec": mlp(13, (512, 256, 64, 16), True)
     + mlp(16 + PAIRS, (512, 256, 1), True),
-    "fuxictr_criteo_x1": mlp(13, (400, 400, 400, 10), True)
-    + mlp(10 + PAIRS, (400, 400, 400, 1), True),
+    "criteo_x1_dlrm": mlp(13, (400, 400, 400, 10), True) + mlp(10 + PAIRS, WIDE, True),
+    "criteo_x4_dlrm": mlp(39 * 38 // 2, (1000, 1000, 1)),
+    "avazu_dlrm": mlp(22 * 21 // 2, WIDE, True),
+    "frappe_dlrm": mlp(10 * 10, WIDE, True),
+    "movielens_dlrm": mlp(3 * 10, WIDE, True),
     "paper_dcn": mlp(13, (16,)) + cross(27 * 16, 6, 23) + mlp(27 * 16, (512, 256, 1)),
 }
+# The settings in the logs of BARS, and the schema of the files.
+BARS = {
+    "criteo_x1_dlrm": {"schema": "criteo_x1", "penalty": 1e-5, "op": "dot"}
+    | {"dropout": 0.2, "bottom_dropout": 0, "bottom": (400, 400, 400)},
+    "criteo_x4_dlrm": {"schema": "criteo_x4_001", "penalty": 1e-5, "op": "dot"}
+    | {"dropout": 0.2, "width": 16, "batch": 10_000, "min_count": 10}
+    | {"top": (1000, 1000), "norm": False},
+    "avazu_dlrm": {"schema": "avazu_x1", "penalty": 0.01, "op": "dot", "dropout": 0.3},
+    "frappe_dlrm": {"schema": "frappe", "penalty": 0.1, "op": "cat", "dropout": 0.4},
+    "movielens_dlrm": {"schema": "movielens", "penalty": 0.01, "op": "cat"}
+    | {"dropout": 0.2},
+}
+COMMON = {"width": 10, "batch": 4096, "min_count": 1, "top": (400, 400, 400)}
+COMMON |= {"norm": True}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +100,7 @@ def test_each_run_has_a_network():
 
 
 @pytest.mark.breadth(0, 1)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in BARS])
 def test_it_trains_and_exports(name, data, tmp_path):
     config = shrink(runs.get(name))
     assert type(config).from_json(config.to_json()) == config
@@ -98,9 +120,81 @@ def test_it_trains_and_exports(name, data, tmp_path):
     assert (path / "saved_model.pb").exists()
 
 
+@pytest.mark.parametrize("name", BARS)
+def test_the_recipe_is_that_of_the_log(name):
+    log, config = {**COMMON, **BARS[name]}, runs.get(name)
+    assert (config.embedding_dim, config.batch_size) == (log["width"], log["batch"])
+    assert (config.min_count, config.interaction) == (log["min_count"], log["op"])
+    assert (config.dropout, config.l2) == (log["dropout"], log["penalty"])
+    assert config.top_mlp_dims == (*log["top"], 1)
+    norm = "before_activation" if log["norm"] else "none"
+    assert config.batch_normalization == norm
+    if "bottom" in log:
+        assert config.bottom_mlp_dims == (*log["bottom"], log["width"])
+        assert config.bottom_dropout == log["bottom_dropout"]
+    assert (config.optimizer, config.learning_rate) == ("adam", 0.001)
+    assert config.learning_rate_decay == "plateau" and config.saved_model == "best"
+    assert (config.epochs, config.monitor, config.patience) == (100, "auc", 2)
+    assert config.initial_embedding_limit / 3**0.5 == pytest.approx(1e-4, rel=1e-4)
+    (line,) = (line for line in runs.EXPERIMENTS[name].command if "--run" in line)
+    assert f"--schema {log['schema']} " in line and "--valid" in line
+    # What the model gets: torch's dense Adam on whole tables, at the rate of the MLPs.
+    schema = layouts.get(log["schema"])
+    spec = schema.spec([5] * len(schema.tables), config.embedding_dim)
+    model = build_model.make_model(config, spec)
+    assert {t.embedding_dim for t in model.spec.tables} == {log["width"]}
+    found = sum(v.shape.num_elements() for v in model.dense_variables)
+    assert found == NETWORKS[name]
+    build_model.compile_model(model, config, 9, schema=schema)
+    tables = model.embedding_optimizer
+    assert isinstance(tables, optimizers.DenseAdam) and tables.learning_rate is None
+    assert (tables.l2, tables.epsilon) == (log["penalty"], 1e-8)
+    assert tables.corrects_epsilon and model.optimizer.epsilon == 1e-8
+    assert (tables.beta_1, tables.beta_2) == (0.9, 0.999)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.001)
+
+
+@pytest.mark.integration
+def test_the_recipe_trains_in_miniature(tmp_path):
+    """All runs of BARS on generated rows of their layouts; one until it stops."""
+    for name, log in BARS.items():
+        out, schema = tmp_path / name, layouts.get(log["schema"])
+        rows = SchemaLog(schema, num_values=20)
+        rows.write(tmp_path / "train.csv", 400)
+        rows.write(tmp_path / "valid.csv", 200, 400)
+        small = {"batch_size": 100, "min_count": 2, "jit_compile": "off"}
+        small["epochs"] = 9 if name == "movielens_dlrm" else 1
+        config = dataclasses.replace(runs.get(name), **small)
+        paths = tmp_path / "train.csv", tmp_path / "valid.csv"
+        folder, results = runs.train(config, *paths, out, schema=schema)
+        assert np.isfinite(results["metrics"]["loss"])
+        assert folder.load_parser().vocabulary.schema == schema
+    # The trainer of the log, on the same validations.
+    with open(out / "metrics.csv") as file:
+        values = [float(row["val_auc"]) for row in csv.DictReader(file)]
+    best, without, reductions = -1.0, 0, 0
+    for epoch, value in enumerate(values, start=1):
+        if value > best:
+            best, best_epoch, without = value, epoch, 0
+        else:
+            without, reductions = without + 1, min(reductions + 1, 3)  # to 1e-6
+        assert without < 2 or epoch == len(values)
+    assert without == 2 and reductions >= 2
+    assert results["num_rate_reductions"] == reductions
+    assert results["best"]["epoch"] == best_epoch
+    assert results["best"]["auc"] == pytest.approx(best)
+
+
 def test_published_numbers_of_parameters():
-    # The log of FuxiCTR's run counts 21,664,241, the paper 540M in both networks.
-    assert 2_086_303 * 10 + NETWORKS["fuxictr_criteo_x1"] == 21_664_241
+    # The logs of FuxiCTR's runs count rows x 10 and these networks, the paper 540M.
+    published = {
+        "criteo_x1_dlrm": (2_086_303, 21_664_241),
+        "avazu_dlrm": (1_298_599, 13_402_391),
+        "frappe_dlrm": (5_389, 417_891),
+        "movielens_dlrm": (90_239, 1_238_391),
+    }
+    for name, (num_rows, total) in published.items():
+        assert num_rows * 10 + NETWORKS[name] == total
     dlrm, dcn = (33_762_577 * 16 + NETWORKS[n] for n in ("dlrm_kaggle", "paper_dcn"))
     assert round(dlrm / 1e6) == round(dcn / 1e6) == 541
     assert NETWORKS["paper_dcn"] == pytest.approx(NETWORKS["dlrm_kaggle"], rel=0.002)
@@ -140,26 +234,27 @@ def test_the_docs_have_the_runs():
 
 
 def test_results_are_those_that_were_measured():
-    """What the descriptions say is what the files in benchmarks/results say."""
+    """The docs have the figures of the files in benchmarks/results."""
+    page = (ROOT / "docs/results/experiments.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line[:1] == "|"]
+    rows = [[cell.strip() for cell in row] for row in rows]
     content = json.loads((ROOT / "benchmarks/results/experiments.json").read_text())
     for entry in content["results"]:
-        run = runs.EXPERIMENTS[entry["run"]]
-        texts = [m.result for m in run.measured if entry["data"] in m.data]
-        assert len(texts) == 1, entry
-        for name in ("auc", "log_loss"):
-            assert f"{entry[name]:.4f}" in texts[0], (entry, texts)
-            if entry["best_possible"]:
-                assert f"{entry['best_possible'][name]:.4f}" in texts[0]
-        assert all(m.date == content["date"] for m in run.measured)
+        best = entry["best_possible"] or {}
+        expected = [entry["data"], *(f"{entry[k]:.4f}" for k in ("auc", "log_loss"))]
+        expected += [", ".join(f"{best[k]:.4f}" for k in best), content["date"]]
+        name = f"`{entry['run']}`"
+        assert expected in [row[1:] for row in rows if row[0].startswith(name)]
     content = json.loads((ROOT / "benchmarks/results/comparison.json").read_text())
-    measured = runs.EXPERIMENTS["paper_comparison"].measured
-    for found, data in zip(measured, content["data"].values(), strict=True):
-        # DLRM and DCN with SGD, then with Adagrad.
+    for name, data in content["data"].items():
         arms = {(arm["optimizer"], arm["model"]): arm for arm in data["arms"]}
-        pairs = [(o, m) for o in ("SGD", "Adagrad") for m in MODELS]
-        expected = [arms[pair]["accuracy"] for pair in pairs]
-        told = [float(x) for x in re.findall(r"([\d.]+)%", found.result)]
-        expected.append(data["accuracy_of_no_clicks"])
-        np.testing.assert_allclose(told, np.array(expected) * 100, atol=0.006)
+        for model in MODELS:
+            (row,) = (row for row in rows if name in row[0] and row[1] == model)
+            for cells, optimizer in zip(row[2:], ("SGD", "Adagrad"), strict=True):
+                arm = arms[optimizer, model]
+                accuracy, *others = cells.replace("%", "").split(", ")
+                assert float(accuracy) == pytest.approx(100 * arm["accuracy"], abs=6e-3)
+                assert others == [f"{arm[k]:.4f}" for k in ("auc", "log_loss")]
+        assert f"{100 * data['accuracy_of_no_clicks']:.2f}%" in page
         dlrm, dcn = (arms["SGD", model]["other_parameters"] for model in MODELS)
         assert (dlrm, dcn) == (NETWORKS["dlrm_kaggle"], NETWORKS["paper_dcn"])

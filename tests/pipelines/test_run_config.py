@@ -24,6 +24,7 @@ SMALL = RunConfig(embedding_dim=4, bottom_mlp_dims=(8, 6, 4), top_mlp_dims=(8, 5
         ({"shared_table": True}, "`shared_table` requires hash_buckets"),
         ({"bottom_dropout": 1.0}, "`bottom_dropout` must be at least 0 and below 1"),
         ({"adagrad_epsilon": -1.0}, "`adagrad_epsilon` must be a finite number"),
+        ({"adam_epsilon": 1e-8}, "`adam_epsilon` requires optimizer='adam'"),
         ({"l2": -1.0}, "`l2` must be a finite number and not negative"),
         ({"warmup_steps": 3}, "`warmup_steps` requires learning_rate_decay='square'"),
         ({"decay_steps": 3}, "`decay_steps` requires learning_rate_decay='square'"),
@@ -135,6 +136,14 @@ def test_l2_chooses_the_dense_form_of_the_optimizer():
     assert not make(optimizer="adam").embedding_optimizer.moves_other_rows
 
 
+@pytest.mark.parametrize("l2", [0.0, 1e-4])
+def test_the_epsilon_of_adam(l2):
+    model = make(optimizer="adam", l2=l2, adam_epsilon=1e-8)
+    assert model.optimizer.epsilon == model.embedding_optimizer.epsilon == 1e-8
+    assert not l2 or model.embedding_optimizer.corrects_epsilon
+    assert make(optimizer="adam", l2=l2).embedding_optimizer.epsilon == 1e-7
+
+
 def test_l2_is_refused_for_large_tables():
     config = dataclasses.replace(SMALL, l2=1e-4)
     spec = FeatureSpec.criteo([10**6] * 26, 4)
@@ -150,7 +159,8 @@ def test_options_of_the_command(tmp_path, capsys):
     """Each can be given to `tf-dlrm train`, and starts from the named run."""
     (tmp_path / "a.tsv").write_text("0" + 39 * "\t" + "\n")
     command = ["train", "--train", f"{tmp_path}/a.tsv", "--out", "o", "--dry-run"]
-    changes = "--run fuxictr_criteo_x1 --epochs 5 --reduce-after-epochs 2 4"
+    changes = "--run criteo_x1_dlrm --epochs 5 --adam-epsilon 1e-3"
+    changes += " --learning-rate-decay epochs --reduce-after-epochs 2 4"
     assert cli.main([*command, *changes.split()]) == 0
     printed = capsys.readouterr().out
     assert '"batch_normalization": "before_activation"' in printed

@@ -18,6 +18,20 @@ from pipelines.schema import Dense, Parquet, Schema, Sparse
 
 SCHEMAS = {
     **row_lines.SCHEMAS,
+    "numbers as categories, too": Schema(
+        "y",
+        [Dense("x", "log1p")],
+        [
+            Sparse("n"),
+            Sparse("n", name="range", buckets="log2"),
+            Sparse("x", name="level", buckets="log2"),
+            Sparse("x", name="x4", buckets="quantile"),
+            Sparse("x", name="tens", buckets="width", width=10),
+        ],
+    ),
+    "one number": Schema(
+        "y", Dense("x", "log1p"), Sparse("x", name="level", buckets="log2")
+    ),
     "parquet": Schema(
         "y", [Dense("x", "log1p")], ["c", Sparse("d", separator="|")], format=Parquet()
     ),
@@ -31,7 +45,14 @@ LINES = {"criteo": {"serving_tsv"}}
         "quoted",
         *(
             pytest.param(name, marks=pytest.mark.integration)
-            for name in ("criteo", "weights", "positions", "parquet")
+            for name in (
+                "criteo",
+                "weights",
+                "positions",
+                "numbers as categories, too",
+                "one number",
+                "parquet",
+            )
         ),
     ],
 )

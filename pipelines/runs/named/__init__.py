@@ -13,13 +13,12 @@ from pipelines.runs.named import (
     paddlerec,
     paper,
 )
-from pipelines.runs.named.description import Measured, NamedRun, Published, to_markdown
+from pipelines.runs.named.description import NamedRun, Published, to_markdown
 from pipelines.runtime import UserError
 
 __all__ = [
     "EXPERIMENTS",
     "RUNS",
-    "Measured",
     "NamedRun",
     "Published",
     "get",

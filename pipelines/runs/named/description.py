@@ -23,23 +23,8 @@ class Published:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """A result that was measured with `tf_dlrm`.
-
-    Attributes:
-        data: The rows that it was measured on.
-        result: The result.
-        date: Date of the measurement.
-    """
-
-    data: str
-    result: str
-    date: str
-
-
-@dataclasses.dataclass(frozen=True)
 class NamedRun:
-    """An experiment: its commands, data and results.
+    """An experiment: its commands, data, settings and their sources.
 
     Attributes:
         name: Name of the run; if it has a config, a value of `tf-dlrm train --run`.
@@ -50,7 +35,6 @@ class NamedRun:
         settings: References for its settings.
         published: Published results.
         differences: Differences from the published experiment.
-        measured: Results measured with `tf_dlrm`.
     """
 
     name: str
@@ -61,7 +45,6 @@ class NamedRun:
     settings: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     differences: tuple[str, ...] = ()
-    measured: tuple[Measured, ...] = ()
 
     def describe(self) -> str:
         """Return the description as text for a terminal."""
@@ -71,10 +54,6 @@ class NamedRun:
         for result in self.published:
             parts.append(("published", f"{result.result} ({result.source})"))
         parts += [("differs", text) for text in self.differences]
-        for result in self.measured:
-            parts.append(
-                ("measured", f"{result.result} on {result.data} ({result.date})")
-            )
         lines, last = [self.name, f"  {self.summary}"], None
         for label, text in parts:
             title = label if label != last else ""
@@ -95,16 +74,14 @@ class NamedRun:
 
 
 def to_markdown(runs: Sequence[NamedRun]) -> str:
-    """Return a section for each run: commands, data, published and measured results."""
+    """Return a section for each run: commands, data and published results."""
     return "\n\n".join(_section(run) for run in runs)
 
 
 def _section(run: NamedRun) -> str:
     published = [f"{result.result} ({result.source})" for result in run.published]
-    measured = [f"{m.data}: {m.result} ({m.date})" for m in run.measured]
     lines = [f"- **Data:** {run.data}"]
     lines += [f"- **Published:** {text}" for text in published or ["none"]]
-    lines += [f"- **Measured:** {text}" for text in measured or ["not run here"]]
     commands = "\n".join(run.command)
     return "\n\n".join(
         [

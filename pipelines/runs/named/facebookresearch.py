@@ -1,7 +1,7 @@
 """The runs for which facebookresearch/dlrm has scripts."""
 
 from pipelines.runs.config import RunConfig
-from pipelines.runs.named.description import Measured, NamedRun, Published
+from pipelines.runs.named.description import NamedRun, Published
 
 _REPOSITORY = "github.com/facebookresearch/dlrm"
 
@@ -58,18 +58,6 @@ RUNS = (
         ),
         differences=(
             "The original splits off exactly the rows of day 7; shares approximate it.",
-        ),
-        measured=(
-            Measured(
-                "a million planted rows, 200,000 to test",
-                "AUC 0.7546, log loss 0.4817 (best possible 0.8032, 0.4430)",
-                "2026-11-21",
-            ),
-            Measured(
-                "8,000 real rows, 2,000 to test",
-                "AUC 0.6696, log loss 0.5079",
-                "2026-11-21",
-            ),
         ),
     ),
     NamedRun(

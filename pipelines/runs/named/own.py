@@ -3,7 +3,7 @@
 import dataclasses
 
 from pipelines.runs.config import RunConfig
-from pipelines.runs.named.description import Measured, NamedRun
+from pipelines.runs.named.description import NamedRun
 
 
 def demo() -> RunConfig:
@@ -70,13 +70,6 @@ RUNS = (
         data="generated click logs whose best possible AUC is known",
         command=("python benchmarks/planted.py --rows 1000000",),
         make=demo,
-        measured=(
-            Measured(
-                "a million planted rows, 200,000 to test",
-                "AUC 0.7992, log loss 0.4468 (best possible 0.8026, 0.4438)",
-                "2026-11-21",
-            ),
-        ),
     ),
     NamedRun(
         name="criteo_sample",
@@ -84,12 +77,5 @@ RUNS = (
         data="the first rows of Criteo Kaggle: 8,000 to train, 2,000 to test",
         command=("python benchmarks/criteo_sample.py criteo_kaggle_sample.tsv.gz",),
         make=criteo_sample,
-        measured=(
-            Measured(
-                "real rows 8,001 to 10,000, three seeds",
-                "AUC 0.7422, log loss 0.4677",
-                "2026-11-21",
-            ),
-        ),
     ),
 )

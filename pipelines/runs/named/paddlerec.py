@@ -1,7 +1,7 @@
 """PaddleRec's DLRM: one hashed table for all features."""
 
 from pipelines.runs.config import RunConfig
-from pipelines.runs.named.description import Measured, NamedRun, Published
+from pipelines.runs.named.description import NamedRun, Published
 
 
 def paddlerec() -> RunConfig:
@@ -57,18 +57,6 @@ RUNS = (
             "The original scales integers by fixed ranges; here they are log(x + 1).",
             "The rows of its test files are not documented; the last 1.84M are a "
             "guess.",
-        ),
-        measured=(
-            Measured(
-                "a million planted rows, 200,000 to test",
-                "AUC 0.6601, log loss 0.5320 (best possible 0.8032, 0.4430)",
-                "2026-11-21",
-            ),
-            Measured(
-                "8,000 real rows, 2,000 to test",
-                "AUC 0.5303, log loss 0.5619",
-                "2026-11-21",
-            ),
         ),
     ),
 )

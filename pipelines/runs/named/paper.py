@@ -1,7 +1,7 @@
 """The experiments of the paper: Naumov et al. 2019, arXiv 1906.00091."""
 
 from pipelines.runs.config import RunConfig
-from pipelines.runs.named.description import Measured, NamedRun, Published
+from pipelines.runs.named.description import NamedRun, Published
 
 _PAPER = "arXiv 1906.00091"
 
@@ -68,20 +68,6 @@ RUNS = (
                 f"{_PAPER}, section 5.1 and figure 5",
             ),
         ),
-        measured=(
-            Measured(
-                "three million planted rows, 200,000 to test",
-                "accuracy 78.73% (DLRM) and 79.31% (DCN) with SGD, 78.33% and "
-                "79.50% with Adagrad; always no click: 74.92%",
-                "2026-11-22",
-            ),
-            Measured(
-                "8,000 real rows, 2,000 to test, three passes",
-                "accuracy 77.30% (DLRM) and 77.70% (DCN) with SGD, 71.40% and "
-                "71.10% with Adagrad; always no click: 77.30%",
-                "2026-11-22",
-            ),
-        ),
     ),
     NamedRun(
         name="paper_single_socket",
@@ -101,14 +87,6 @@ RUNS = (
                 "around 256 s on the CPU (Caffe2; Big Basin has two Xeon 6138 of 20 "
                 "cores), 62 s on one V100",
                 f"{_PAPER}, section 5.2",
-            ),
-        ),
-        measured=(
-            Measured(
-                "two cores",
-                "1,000 batches in one go: 304 s in float32, 213 s with bfloat16 MLPs, "
-                "while a step of PyTorch took 1.3 times as long",
-                "2026-11-22",
             ),
         ),
     ),

@@ -51,7 +51,9 @@ def test_a_log_is_guessed_as_a_person_would(name, seed, tmp_path):
         assert "... 1,998 more" in guess.table()
 
 
-@pytest.mark.parametrize("name", ["criteo_x4", "movielens_ratings"])
+@pytest.mark.parametrize(
+    "name", ["criteo_x4", "avazu_x1", "frappe", "movielens_ratings"]
+)
 def test_layouts_that_ship_are_known(name, tmp_path):
     write = getattr(generated_logs, f"write_{name}")
     assert guesses.guess(write(tmp_path, 500, 0)).schema == layouts.get(name)

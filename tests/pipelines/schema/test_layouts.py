@@ -13,11 +13,8 @@ from pipelines.schema import Parquet, Schema, layouts
 
 NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
 MORE = {
-    "criteo_x4": (generated_logs.write_criteo_x4, layouts.get("criteo_x4")),
-    "movielens_ratings": (
-        generated_logs.write_movielens_ratings,
-        layouts.get("movielens_ratings"),
-    ),
+    name: (getattr(generated_logs, f"write_{name}"), layouts.get(name))
+    for name in ("criteo_x4", "avazu_x1", "frappe", "movielens_ratings")
 }
 ALL = {**generated_logs.LAYOUTS, **MORE}
 NUM_ROWS = 300
@@ -162,7 +159,10 @@ def test_every_layout_has_a_source_and_a_schema():
         ("criteo", 40, 13, 26),
         ("criteo_x1", 40, 13, 26),
         ("criteo_x4", 40, 13, 26),
+        ("criteo_x4_001", 40, 0, 39),
         ("avazu", 24, 0, 21),
+        ("avazu_x1", 23, 0, 22),
+        ("frappe", 11, 0, 10),
         ("movielens", 4, 0, 3),
         ("movielens_ratings", 4, 0, 2),
         ("kdd12", 12, 0, 10),
@@ -172,6 +172,14 @@ def test_numbers_of_columns(name, num_columns, num_dense, num_sparse):
     schema = layouts.get(name)
     assert len(schema.text.columns) == num_columns
     assert (len(schema.dense), len(schema.sparse)) == (num_dense, num_sparse)
+
+
+def test_numbers_are_categories_in_the_setting_001():
+    plain, schema = layouts.get("criteo_x4"), layouts.get("criteo_x4_001")
+    assert schema.format == plain.format and schema.label == plain.label
+    assert schema.sparse[13:] == plain.sparse
+    assert [f.column for f in schema.sparse[:13]] == [f.column for f in plain.dense]
+    assert {f.buckets for f in schema.sparse[:13]} == {"log2"}
 
 
 def test_avazu_has_the_columns_of_its_contest_in_their_order():
