@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_dlrm.embedding import bags
 from tf_dlrm.embedding.engines import PooledGradients, Step
 from tf_dlrm.embedding.fused_table import Call, FusedTable
-from tf_dlrm.embedding.global_batch import join, unpack
+from tf_dlrm.embedding.global_batch import gather, join, unpack
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
@@ -144,6 +144,11 @@ class FusedStore(TableStore):
             for i, column in enumerate(fused.columns)
         }
         return [vectors_of[column] for column in range(self.num_features)]
+
+    def penalty(self, ids: Ids) -> tf.Tensor:
+        groups = self._groups(self.copies[replicas.number()], gather(ids), None)
+        penalized = [(fused, own) for fused, own, _ in groups if fused.is_penalized]
+        return tf.add_n([fused.penalty(own) for fused, own in penalized])
 
     def lookup(
         self,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags, engines
+from tf_dlrm.embedding import bags, engines, penalties
 from tf_dlrm.embedding.engines import Engine, PlainEngine, PooledGradients, Step
 from tf_dlrm.embedding.engines.engine import TrainedPart
 from tf_dlrm.features import EmbeddingTable
@@ -58,6 +58,7 @@ class FusedTable:
         self.gradient_columns = slice(None)
         self.parts: list[TrainedPart] = []
         self.slots: dict[str, tf.Variable] = {}
+        self._regularizers = penalties.by_regularizer(tables)
         self.engine: Engine = engines.choose()(self)
 
     def choose_engine(self) -> None:
@@ -130,6 +131,39 @@ class FusedTable:
             return table_gradient, tape.gradient(pooled, weights, upstream)
 
         return row_ops.read_for_any_optimizer(read, self.variable, weights, gradients)
+
+    @property
+    def is_penalized(self) -> bool:
+        """True if any trainable table has a regularizer."""
+        return bool(self._regularizers)
+
+    def penalty(self, ids: Ids) -> tf.Tensor:
+        """Return the penalty on the distinct rows of standardized ids, a scalar.
+
+        Its gradient is dense: slow, but correct for any optimizer.
+        """
+        unique, _ = tf.unique(tf.reshape(self.lookup(ids, None).rows, (-1,)))
+        table = self.table_of(unique)
+        total = tf.zeros(())
+        for regularizer, names in self._regularizers:
+            is_own = tf.constant([*(t.name in names for t in self.tables), False])
+            own = tf.boolean_mask(unique, tf.gather(is_own, table))
+            total += penalties.value(regularizer, self._read_unique(own))
+        return total
+
+    def _read_unique(self, rows):
+        values, _ = row_ops.read_for_any_optimizer(
+            lambda handle: (row_ops.gather_from(handle, rows, self.width), rows),
+            self.variable,
+            None,
+            lambda upstream: (
+                row_ops.unique_slices(
+                    self.variable, rows, upstream, self.null_row, sparse=False
+                ),
+                None,
+            ),
+        )
+        return values
 
     # Training
 

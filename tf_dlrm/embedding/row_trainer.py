@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags
+from tf_dlrm.embedding import bags, penalties
 from tf_dlrm.embedding.engines.engine import Step
 from tf_dlrm.embedding.global_batch import join, pack
 from tf_dlrm.embedding.recording import Lookup
@@ -30,6 +30,7 @@ class RowTrainer:
     def __init__(self, store: TableStore) -> None:
         self._store = store
         self.optimizers: dict[str, SparseOptimizer] = {}
+        self._penalized: dict[str, SparseOptimizer] = {}  # those that change rows
         self.iterations: tf.Variable | None = None
 
     def build(
@@ -57,6 +58,7 @@ class RowTrainer:
                 [t for t in self._store.tables if optimizer.get(t.name) is own]
             )
         self.optimizers = optimizer = dict(optimizer)
+        self._penalized = penalties.penalize(optimizer, self._store.tables)
 
         def make_scalars():
             for own in distinct:
@@ -71,7 +73,7 @@ class RowTrainer:
         for i, own in enumerate(distinct):
             for variable in own.variables:
                 setattr(held, f"learning_rate_{i}", variable)
-        self._store.build_slots(layer, optimizer, held)
+        self._store.build_slots(layer, self._penalized, held)
 
     def apply(
         self,
@@ -80,6 +82,7 @@ class RowTrainer:
         weights: tf.Tensor | None,
         learning_rate: tf.Tensor | None = None,
         applies: tf.Tensor | None = None,
+        penalty_gradient: tf.Tensor | None = None,
     ) -> None:
         """Update the rows that a batch looked up, in O(values in the batch).
 
@@ -92,6 +95,8 @@ class RowTrainer:
             learning_rate: Float scalar for optimizers that follow the learning rate of
                 the model, or `None`.
             applies: Bool scalar tensor: if `False`, nothing changes. `None` is `True`.
+            penalty_gradient: Derivative of this replica's share of the loss with
+                respect to the penalty on the rows. Default: that of the loss is 1.
 
         Raises:
             RuntimeError: Before `build`.
@@ -104,6 +109,8 @@ class RowTrainer:
             arguments["learning_rate"] = tf.cast(learning_rate, tf.float32)
         if applies is not None:
             arguments["applies"] = applies
+        if penalty_gradient is not None:
+            arguments["penalty_gradient"] = penalty_gradient
         replicas.run_for_all(self._step, arguments)
 
     def _counter(self) -> tf.Variable:
@@ -131,17 +138,25 @@ class RowTrainer:
 
     def _apply_step(self, batches, applies=None):
         followed, iterations = batches[0].get("learning_rate"), self._counter()
-        distinct = {id(o): o for o in self.optimizers.values()}
-        rates = {
-            key: optimizer.current_learning_rate(iterations, followed)
-            for key, optimizer in distinct.items()
-        }
+        rates = {}
+        for optimizer in {id(o): o for o in self._penalized.values()}.values():
+            rate = optimizer.current_learning_rate(iterations, followed)
+            if isinstance(optimizer, penalties.PenalizedOptimizer):
+                rate = tf.stack([rate, _penalty_gradient(batches)])
+            rates[id(optimizer)] = rate
         one = 1 if applies is None else tf.cast(applies, tf.int64)
         number = tf.identity(iterations.assign_add(one))
         if applies is not None:  # 0 if the very first batch is not applied
             number = tf.maximum(number, tf.ones_like(number))
         self._store.update(batches, Step(number, rates, applies))
         return number
+
+
+def _penalty_gradient(batches):
+    """Return the derivative of the loss with respect to the penalty on the rows."""
+    if "penalty_gradient" not in batches[0]:
+        return 1.0
+    return tf.add_n([batch["penalty_gradient"] for batch in batches])
 
 
 def _masked(batch, applies):
@@ -166,13 +181,7 @@ def join_lookups(
     Raises:
         ValueError: If the ids are not all one-hot, all padded or all ragged.
     """
-    ids = [bags.standardize_ids(lookup.ids, num_features) for lookup in lookups]
-    forms = {(isinstance(i, tf.RaggedTensor), len(i.shape)) for i in ids}
-    if len(forms) > 1:
-        raise ValueError(
-            "The ids of all lookups of a step must have the same form: one-hot, padded "
-            f"or ragged. Received shapes: {[str(i.shape) for i in ids]}"
-        )
+    ids = same_form([lookup.ids for lookup in lookups], num_features)
     weights = [
         bags.standardize_weights(lookup.weights, i) for lookup, i in zip(lookups, ids)
     ]
@@ -181,11 +190,27 @@ def join_lookups(
             tf.ones_like(getattr(i, "values", i), tf.float32) if w is None else w
             for w, i in zip(weights, ids)
         ]
-    dtype = tf.int64 if len({i.dtype for i in ids}) > 1 else ids[0].dtype
-    joined = join([(tf.cast(i, dtype), w) for i, w in zip(ids, weights)])
+    joined = join(list(zip(ids, weights)))
     flat = [tf.nest.flatten(structure) for structure in gradients]
     vectors = [tf.concat(tensors, 0) for tensors in zip(*flat, strict=True)]
     return tf.nest.pack_sequence_as(lookups[0].pooled, vectors), *joined
+
+
+def same_form(lookups: Sequence[Ids], num_features: int) -> list[Ids]:
+    """Return the ids of lookups, standardized, with one form and dtype.
+
+    Raises:
+        ValueError: If the ids are not all one-hot, all padded or all ragged.
+    """
+    ids = [bags.standardize_ids(own, num_features) for own in lookups]
+    forms = {(isinstance(i, tf.RaggedTensor), len(i.shape)) for i in ids}
+    if len(forms) > 1:
+        raise ValueError(
+            "The ids of all lookups of a step must have the same form: one-hot, padded "
+            f"or ragged. Received shapes: {[str(i.shape) for i in ids]}"
+        )
+    dtype = tf.int64 if len({i.dtype for i in ids}) > 1 else ids[0].dtype
+    return [tf.cast(i, dtype) for i in ids]
 
 
 def _check_names(optimizers: dict, tables: Sequence[str]) -> None:

@@ -77,6 +77,14 @@ class TableStore(abc.ABC):
         """
 
     @abc.abstractmethod
+    def penalty(self, ids: Ids) -> tf.Tensor:
+        """Return the penalty on the distinct rows of the global batch, a scalar.
+
+        Args:
+            ids: This replica's standardized ids.
+        """
+
+    @abc.abstractmethod
     def lookup(
         self,
         ids: Ids,

@@ -119,6 +119,9 @@ class SpreadStore(TableStore):
         pooled = replicas.run_for_all(self._exchange.pool, pack(ids, weights))
         return self._in_feature_order(pooled), bad
 
+    def penalty(self, ids: Ids) -> tf.Tensor:
+        return replicas.run_for_all(self._exchange.penalty, pack(ids, None))
+
     def _in_feature_order(self, pooled):
         return tf.stack(pooled, axis=1) if self.has_one_width else list(pooled)
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm import optimizers
+from tf_dlrm.embedding.recording import recorded
 from tf_dlrm.inputs import check_arrays, standardize_labels
 from tf_dlrm.runtime import deferred_checks, replicas, xla
 from tf_dlrm.runtime.errors import UserError
@@ -208,18 +209,19 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Return loss and metrics of `(features, label[, sample_weight])`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with self._checks.collecting():
-            y = standardize_labels(y, self._labels_are_probabilities)
-            y_pred = self(x, training=False)
-        loss = keras_hooks.compute_loss(
-            self, x, y, y_pred, sample_weight, training=False
-        )
+        with recorded(self.embedding):  # a penalty counts the rows of all lookups once
+            with self._checks.collecting():
+                y = standardize_labels(y, self._labels_are_probabilities)
+                y_pred = self(x, training=False)
+            loss = keras_hooks.compute_loss(
+                self, x, y, y_pred, sample_weight, training=False
+            )
         self.track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def predict_step(self, data: Any) -> Any:
         """Return click probabilities `(B, 1)` of features."""
-        with self._checks.collecting():
+        with recorded(self.embedding, penalizes=False), self._checks.collecting():
             return super().predict_step(data)
 
     def compute_metrics(

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_dlrm.embedding.engines import xla_bags
 from tf_dlrm.embedding.engines.engine import Step, TrainedPart
+from tf_dlrm.embedding.penalties import PenalizedOptimizer
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime import xla
 
@@ -128,7 +129,8 @@ class AllRowsKernels:
         if num_values is None:
             num_values = tf.size(packed.ids)
         is_short = num_values < self._num_rows // 4
-        if not self._is_whole or is_short is True:
+        needs_rows = isinstance(self._part.optimizer, PenalizedOptimizer)
+        if not self._is_whole or needs_rows or is_short is True:
             by_rows()
         elif is_short is False:
             densely()
