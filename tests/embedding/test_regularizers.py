@@ -405,11 +405,8 @@ def check_replicas(plan):
 MIXED = {"a": "column_wise", "bc": "row_wise", "d": "data_parallel"}
 
 
-@pytest.mark.parametrize(
-    "plan",
-    [pytest.param("copies", marks=pytest.mark.integration), MIXED],
-    ids=["copies", "mixed"],
-)
+@pytest.mark.integration
+@pytest.mark.parametrize("plan", ["copies", MIXED], ids=["copies", "mixed"])
 def test_replicas_equal_one_device(plan):
     on_devices(2)(check_replicas)(plan)
 

@@ -146,6 +146,14 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """
         return [variable.value for variable in self.variables]
 
+    def settle(self) -> None:
+        """Make `lookup_variables` hold the rows themselves.
+
+        While an optimizer such as `SparseSGD(l2=...)` trains, they may hold something
+        from which lookups compute the rows. The methods and properties of the layer
+        call this first. In a function that is being traced, it does nothing.
+        """
+
     def owns(self, variable: keras.Variable) -> bool:
         """Return whether a Keras variable belongs to this layer."""
         return any(variable is own for own in self.variables)

@@ -6,11 +6,18 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding import bags, engines, penalties
-from tf_dlrm.embedding.engines import Engine, PlainEngine, PooledGradients, Step
+from tf_dlrm.embedding.engines import (
+    Engine,
+    PlainEngine,
+    PooledGradients,
+    Step,
+    all_rows,
+)
 from tf_dlrm.embedding.engines.engine import TrainedPart
+from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
-from tf_dlrm.runtime import huge_pages
+from tf_dlrm.runtime import huge_pages, xla
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime.types import Ids
 
@@ -130,7 +137,48 @@ class FusedTable:
                 pooled = lookup.pool(row_ops.gather(self.variable, lookup.rows))
             return table_gradient, tape.gradient(pooled, weights, upstream)
 
-        return row_ops.read_for_any_optimizer(read, self.variable, weights, gradients)
+        pooled, bad = row_ops.read_for_any_optimizer(
+            read, self.variable, weights, gradients
+        )
+        return self.scaled(pooled), bad
+
+    def _scales(self, tables):
+        """Return the scale of the stored rows of each table; `None` if all are 1."""
+        scales = {
+            name: tf.cast(part.optimizer.scale, tf.float32)
+            for part in self.parts
+            if isinstance(part.optimizer, ScaledOptimizer)
+            for name in part.first_slot_row
+        }
+        if not scales:
+            return None
+        return tf.stack([scales.get(table.name, 1.0) for table in tables])
+
+    def scaled(
+        self, pooled: tf.Tensor, columns: Sequence[int] | None = None
+    ) -> tf.Tensor:
+        """Return pooled vectors of stored rows, times the scales of the rows.
+
+        Exported models hold settled rows and no scales.
+
+        Args:
+            pooled: `(B, F, D)`.
+            columns: The columns of the ids; default: all columns of this table.
+        """
+        if xla.is_for_servers():
+            return pooled
+        owners = self.owners
+        if columns is not None:
+            owners = [owners[self.columns.index(column)] for column in columns]
+        scales = self._scales(owners)
+        return pooled if scales is None else pooled * scales[:, None]
+
+    def scale_rows(self, optimizer: ScaledOptimizer) -> None:
+        """Multiply the stored rows of an optimizer by its scale."""
+        for part in self.parts:
+            if part.optimizer is optimizer:
+                scale = tf.cast(optimizer.scale, tf.float32)
+                all_rows.multiply(part, all_rows.segments_of(part, self), scale)
 
     @property
     def is_penalized(self) -> bool:
@@ -144,11 +192,15 @@ class FusedTable:
         """
         unique, _ = tf.unique(tf.reshape(self.lookup(ids, None).rows, (-1,)))
         table = self.table_of(unique)
-        total = tf.zeros(())
+        total, scales = tf.zeros(()), self._scales(self.tables)
         for regularizer, names in self._regularizers:
             is_own = tf.constant([*(t.name in names for t in self.tables), False])
-            own = tf.boolean_mask(unique, tf.gather(is_own, table))
-            total += penalties.value(regularizer, self._read_unique(own))
+            is_own = tf.gather(is_own, table)
+            values = self._read_unique(tf.boolean_mask(unique, is_own))
+            if scales is not None:
+                own_scales = tf.gather(scales, tf.boolean_mask(table, is_own))
+                values *= own_scales[:, None]
+            total += penalties.value(regularizer, values)
         return total
 
     def _read_unique(self, rows):

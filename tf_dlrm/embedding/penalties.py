@@ -109,12 +109,16 @@ class PenalizedOptimizer(SparseOptimizer):
         self._optimizer, self._regularizer = optimizer, regularizer
         self.uses_mean_squares = optimizer.uses_mean_squares
         self.moves_other_rows = optimizer.moves_other_rows
+        self.shrinks_all_rows = optimizer.shrinks_all_rows
 
     def current_learning_rate(
         self, iterations: tf.Tensor, followed: tf.Tensor | None
     ) -> tf.Tensor:
         """Return the learning rate of the optimizer, a scalar tensor."""
         return self._optimizer.current_learning_rate(iterations, followed)
+
+    def shrinkage(self, learning_rate: tf.Tensor) -> tf.Tensor:
+        return self._optimizer.shrinkage(learning_rate)
 
     def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
         return self._optimizer.slots(embedding_dim)

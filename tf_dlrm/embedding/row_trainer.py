@@ -1,5 +1,6 @@
 """`RowTrainer`: the optimizers of tables and the step that updates their rows."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from tf_dlrm.embedding import bags, penalties
 from tf_dlrm.embedding.engines.engine import Step
 from tf_dlrm.embedding.global_batch import join, pack
 from tf_dlrm.embedding.recording import Lookup
+from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import accelerators, replicas
@@ -30,7 +32,7 @@ class RowTrainer:
     def __init__(self, store: TableStore) -> None:
         self._store = store
         self.optimizers: dict[str, SparseOptimizer] = {}
-        self._penalized: dict[str, SparseOptimizer] = {}  # those that change rows
+        self._own: dict[str, SparseOptimizer] = {}  # those of the stored rows
         self.iterations: tf.Variable | None = None
 
     def build(
@@ -58,11 +60,17 @@ class RowTrainer:
                 [t for t in self._store.tables if optimizer.get(t.name) is own]
             )
         self.optimizers = optimizer = dict(optimizer)
-        self._penalized = penalties.penalize(optimizer, self._store.tables)
+        self._store.settle()
+        penalized = penalties.penalize(optimizer, self._store.tables)
 
         def make_scalars():
             for own in distinct:
                 own.build()
+            made = {
+                id(own): ScaledOptimizer(own) if own.shrinks_all_rows else own
+                for own in penalized.values()
+            }
+            self._own = {name: made[id(own)] for name, own in penalized.items()}
             return tf.Variable(0, dtype=tf.int64, trainable=False, name="iterations")
 
         # Not one per replica: each step is made for all replicas at once.
@@ -73,7 +81,13 @@ class RowTrainer:
         for i, own in enumerate(distinct):
             for variable in own.variables:
                 setattr(held, f"learning_rate_{i}", variable)
-        self._store.build_slots(layer, self._penalized, held)
+        own_optimizers = {id(o): o for o in self._own.values()}.values()
+        self._store.scaled = [
+            own for own in own_optimizers if isinstance(own, ScaledOptimizer)
+        ]
+        if self._store.scaled:
+            held.settling = _Settling(self._store)
+        self._store.build_slots(layer, self._own, held)
 
     def apply(
         self,
@@ -139,17 +153,37 @@ class RowTrainer:
     def _apply_step(self, batches, applies=None):
         followed, iterations = batches[0].get("learning_rate"), self._counter()
         rates = {}
-        for optimizer in {id(o): o for o in self._penalized.values()}.values():
-            rate = optimizer.current_learning_rate(iterations, followed)
-            if isinstance(optimizer, penalties.PenalizedOptimizer):
-                rate = tf.stack([rate, _penalty_gradient(batches)])
-            rates[id(optimizer)] = rate
+        for key, optimizer in {id(o): o for o in self._own.values()}.items():
+            is_scaled = isinstance(optimizer, ScaledOptimizer)
+            inner = optimizer.optimizer if is_scaled else optimizer
+            rates[key] = inner.current_learning_rate(iterations, followed)
+            if isinstance(inner, penalties.PenalizedOptimizer):
+                rates[key] = tf.stack([rates[key], _penalty_gradient(batches)])
+            if is_scaled:
+                settle = functools.partial(self._store.scale_rows, optimizer)
+                rates[key] = optimizer.advance(rates[key], applies, settle)
         one = 1 if applies is None else tf.cast(applies, tf.int64)
         number = tf.identity(iterations.assign_add(one))
         if applies is not None:  # 0 if the very first batch is not applied
             number = tf.maximum(number, tf.ones_like(number))
         self._store.update(batches, Step(number, rates, applies))
         return number
+
+
+class _Settling(tf.Module):
+    """Part of a checkpoint of tables, whose rows are settled before they are saved."""
+
+    def __init__(self, store: TableStore) -> None:
+        super().__init__()
+        self._store = store
+
+    def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
+        self._store.settle()
+        return {"is_settled": tf.constant(True)}
+
+    def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> None:
+        for own in self._store.scaled:
+            own.scale.assign(tf.ones_like(own.scale))
 
 
 def _penalty_gradient(batches):

@@ -148,7 +148,23 @@ class TableLayer(EmbeddingLayer):
     @property
     def lookup_variables(self) -> list[tf.Variable]:
         """The `tf.Variable`s that `lookup` reads, without repetitions."""
+        self.settle()
         return self._store.variables
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The variables of the layer, see `settle`."""
+        self.settle()
+        return super().variables
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """The weights of the layer, see `settle`."""
+        self.settle()
+        return super().weights
+
+    def settle(self) -> None:
+        self._store.settle()
 
     def compute_output_spec(
         self, ids: Ids, weights: Any = None, training: bool | None = None
@@ -216,6 +232,7 @@ class TableLayer(EmbeddingLayer):
     # State by logical table
 
     def get_table(self, name: str) -> np.ndarray:
+        self.settle()
         return self._store.read(name)
 
     def get_rows(self, name: str, rows: npt.ArrayLike) -> np.ndarray:
@@ -226,9 +243,11 @@ class TableLayer(EmbeddingLayer):
                 f"Table '{name}' has rows 0 to {num_rows - 1:,}. Received: rows from "
                 f"{rows.min():,} to {rows.max():,}"
             )
+        self.settle()
         return self._store.read_rows(name, rows)
 
     def set_table(self, name: str, rows: npt.ArrayLike) -> None:
+        self.settle()
         table_files.write(self._store, name, None, rows)
 
     def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:

@@ -352,6 +352,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         if self._guard is not None and self._max_skipped_batches is not None:
             guard = GuardCallback(self._guard, self._max_skipped_batches)
         with contextlib.ExitStack() as stack:
+            stack.callback(self.embedding.settle)
             options["callbacks"] = fit_callbacks.add(
                 self, options.get("callbacks"), guard, stack
             )
@@ -364,6 +365,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the model, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y)
+        self.embedding.settle()
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
             return super().evaluate(x, y, *args, **kwargs)
@@ -371,6 +373,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Return predictions, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x)
+        self.embedding.settle()
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
             return super().predict(x, *args, **kwargs)

@@ -81,6 +81,27 @@ def move_by_blocks(part: TrainedPart, segments: Sequence[Segment], step: Step) -
                 row_ops.replace(variable, places, values)
 
 
+def multiply(part: TrainedPart, segments: Sequence[Segment], factor: tf.Tensor) -> None:
+    """Multiply all rows of a part by a scalar, block by block."""
+    table = part.variable
+    dtype = row_ops.row_dtype(table.shape[0])
+    block = max(1, _BLOCK_VALUES // table.shape[1])
+
+    def multiply_block(first, end):
+        rows = tf.range(first, tf.minimum(first + block, end))
+        row_ops.replace(table, rows, row_ops.gather(table, rows) * factor)
+        return first + block, end
+
+    for segment in segments:
+        ends = segment.row, segment.row + segment.num_rows
+        tf.while_loop(
+            lambda first, end: first < end,
+            multiply_block,
+            [tf.constant(row, dtype) for row in ends],
+            parallel_iterations=1,
+        )
+
+
 class AllRowsKernels:
     """XLA kernels that update all rows of a part.
 
