@@ -223,6 +223,8 @@ def test_every_reader_sees_the_rows_of_dense_sgd(run_eagerly, tmp_path):
     (scaled,) = models[0].embedding._store.scaled
     batches = itertools.cycle(dataset())
     for name, read in READERS.items():
+        if run_eagerly and name == "export":  # which takes seconds
+            continue
         features, label = next(batches)
         results = []
         for i, model in enumerate(models):

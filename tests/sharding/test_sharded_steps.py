@@ -164,8 +164,8 @@ def check_steps(num_devices, plan, form, name, widths, compiled, seed):
         for y, parts in zip(tf.nest.flatten([expected, penalties]), got, strict=True):
             if len(y.shape):
                 np.testing.assert_allclose(tf.concat(parts, 0), y, atol=1e-6)
-            else:  # each replica has the penalty of all rows
-                np.testing.assert_allclose(parts, [y] * num_devices, rtol=1e-5)
+            else:  # the penalty on the rows of all replicas
+                np.testing.assert_allclose(parts, [y] * len(parts), rtol=1e-5)
     for table in tables:
         name = table.name
         np.testing.assert_allclose(

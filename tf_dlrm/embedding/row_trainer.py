@@ -151,23 +151,28 @@ class RowTrainer:
         return [number] * len(batches)
 
     def _apply_step(self, batches, applies=None):
-        followed, iterations = batches[0].get("learning_rate"), self._counter()
-        rates = {}
-        for key, optimizer in {id(o): o for o in self._own.values()}.items():
-            is_scaled = isinstance(optimizer, ScaledOptimizer)
-            inner = optimizer.optimizer if is_scaled else optimizer
-            rates[key] = inner.current_learning_rate(iterations, followed)
-            if isinstance(inner, penalties.PenalizedOptimizer):
-                rates[key] = tf.stack([rates[key], _penalty_gradient(batches)])
-            if is_scaled:
-                settle = functools.partial(self._store.scale_rows, optimizer)
-                rates[key] = optimizer.advance(rates[key], applies, settle)
+        distinct, iterations = {id(o): o for o in self._own.values()}, self._counter()
+        rates = {
+            key: self._rate(own, batches, applies) for key, own in distinct.items()
+        }
         one = 1 if applies is None else tf.cast(applies, tf.int64)
         number = tf.identity(iterations.assign_add(one))
         if applies is not None:  # 0 if the very first batch is not applied
             number = tf.maximum(number, tf.ones_like(number))
         self._store.update(batches, Step(number, rates, applies))
         return number
+
+    def _rate(self, optimizer, batches, applies):
+        """Return the learning rate that an optimizer of stored rows expects."""
+        if isinstance(optimizer, ScaledOptimizer):
+            rate = self._rate(optimizer.optimizer, batches, applies)
+            settle = functools.partial(self._store.scale_rows, optimizer)
+            return optimizer.advance(rate, applies, settle)
+        followed = batches[0].get("learning_rate")
+        rate = optimizer.current_learning_rate(self._counter(), followed)
+        if isinstance(optimizer, penalties.PenalizedOptimizer):
+            return tf.stack([rate, _penalty_gradient(batches)])
+        return rate
 
 
 class _Settling(tf.Module):
