@@ -109,7 +109,7 @@ def rows_of(padded):
 
 
 @pytest.mark.engines
-@pytest.mark.breadth(4, 8)
+@pytest.mark.breadth(3, 5)
 @pytest.mark.parametrize("form", ["one_hot", "padded", "ragged"])
 @pytest.mark.parametrize(
     "case", ["sgd", "adagrad", "row_wise", "adam", "ftrl", "dense_adam_l2"]
@@ -296,7 +296,9 @@ def check_training(model, oracle, form, **options):
 @pytest.mark.parametrize(
     ("form", "options"),
     [
-        ("padded", {"jit_compile": False}),
+        pytest.param(
+            *("padded", {"jit_compile": False}), marks=pytest.mark.integration
+        ),
         ("ragged", {"run_eagerly": True}),
         ("sparse", {"jit_compile": False, "steps_per_execution": 2}),
         pytest.param(

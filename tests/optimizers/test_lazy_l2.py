@@ -32,7 +32,7 @@ def rate_at(rate, step):
 
 
 @pytest.mark.engines
-@pytest.mark.breadth(3, 6)
+@pytest.mark.breadth(3, 4)
 @pytest.mark.parametrize(
     ("rate", "l2"),
     # The last ones shrink rows to 0.01, to nothing, and to their negative.
