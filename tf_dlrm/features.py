@@ -33,6 +33,30 @@ def _check_count(argument: str, value: Any, table: str) -> int:
     return int(value)
 
 
+def _get_regularizer(identifier: Any, table: str) -> keras.Regularizer | None:
+    if isinstance(identifier, (str, dict)):
+        try:
+            identifier = keras.regularizers.get(identifier)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"`regularizer` of table '{table}' must be a Keras regularizer, its "
+                f"name or its config. {error}"
+            ) from None
+    if identifier is None or _can_be_saved(identifier):
+        return identifier
+    raise TypeError(
+        f"`regularizer` of table '{table}' must be a keras.Regularizer with "
+        "`get_config`, so that it can be saved with a model, or None. Received: "
+        f"{identifier!r}"
+    )
+
+
+def _can_be_saved(regularizer: Any) -> bool:
+    own = getattr(type(regularizer), "get_config", None)
+    is_regularizer = isinstance(regularizer, keras.Regularizer)
+    return is_regularizer and own is not keras.Regularizer.get_config
+
+
 @dataclasses.dataclass(frozen=True)
 class EmbeddingTable:
     """One embedding table and the sparse features that read it.
@@ -51,10 +75,20 @@ class EmbeddingTable:
         features: Names of the features that read this table. Default: one feature
             with the same name as the table.
         trainable: Whether training changes the rows.
+        regularizer: Keras regularizer (object, name or config) of the rows that a batch
+            reads. The loss, in training and evaluation, includes
+            `regularizer(rows)`, where `rows` is the matrix of the distinct rows that
+            the global batch looks up: each row counts once, whatever its number of
+            ids, their features and weights. The gradient of this penalty is added to
+            that of the rows before the optimizer's step. It must be a sum over rows or
+            values, such as `"l1"`, `"l2"`, `"l1_l2"` or a subclass of
+            `keras.Regularizer`. Rows outside the batch do not change; for decay of the
+            whole table, use a dense optimizer such as `optimizers.DenseAdam`.
 
     Raises:
         ValueError: If an argument breaks a rule above; the message names it.
-        TypeError: If the initializer cannot be saved to a file, such as a lambda.
+        TypeError: If the initializer or regularizer cannot be saved to a file, such as
+            a lambda.
 
     Example:
 
@@ -74,6 +108,7 @@ class EmbeddingTable:
     initializer: Any = None
     features: Sequence[str] = None  # type: ignore[assignment]  # its name
     trainable: bool = True
+    regularizer: Any = None
 
     def __post_init__(self) -> None:
         _check_name("`name` of an EmbeddingTable", self.name)
@@ -100,6 +135,7 @@ class EmbeddingTable:
             "features": tuple(features),
             "initializer": initializers.get(self.initializer, self.name, shape),
             "trainable": bool(self.trainable),
+            "regularizer": _get_regularizer(self.regularizer, self.name),
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
@@ -115,6 +151,10 @@ class EmbeddingTable:
         config["features"] = list(self.features)
         if self.initializer is not None:
             config["initializer"] = keras.initializers.serialize(self.initializer)
+        if self.regularizer is None:  # files are as before there were regularizers
+            del config["regularizer"]
+        else:
+            config["regularizer"] = keras.regularizers.serialize(self.regularizer)
         return config
 
     @classmethod

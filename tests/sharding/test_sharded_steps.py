@@ -5,8 +5,10 @@ combiner side by side. The full product is slow; the integration tier has a set 
 in which every two values of different factors meet.
 """
 
+import dataclasses
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,6 +16,7 @@ from helpers.devices import on_devices
 
 import tf_dlrm
 from tf_dlrm import optimizers
+from tf_dlrm.embedding.recording import recorded
 from tf_dlrm.runtime import replicas, xla
 
 COMBINERS = ("sum", "mean", "sqrtn")
@@ -98,6 +101,8 @@ def own_part(value):
 def optimizer_of(name):
     if name == "dense_sgd":  # which moves all rows only with a penalty
         return optimizers.DenseSGD(None, l2=0.5)
+    if name == "sgd_l2":
+        return optimizers.SparseSGD(None, l2=0.5)
     if name == "dense_adam":
         return optimizers.DenseAdam(None, epsilon=1e-3, l2=0.5)
     return optimizers.get(name)
@@ -115,6 +120,9 @@ def check(num_devices, plan, form, name, widths, compiled=False, seed=7):
 def check_steps(num_devices, plan, form, name, widths, compiled, seed):
     strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_devices)])
     tables = make_tables(widths)
+    if name == "sgd_l2":  # and with a penalty on the rows of the batch
+        l2 = keras.regularizers.L2(0.1)
+        tables = [dataclasses.replace(table, regularizer=l2) for table in tables]
     if plan == "mixed":
         plan = dict(zip((t.name for t in tables), itertools.cycle(PLANS[:5])))
     make = lambda: optimizer_of(name)  # noqa: E731
@@ -138,9 +146,10 @@ def check_steps(num_devices, plan, form, name, widths, compiled, seed):
 
         def in_replica():
             own_ids, own_weights = own_part(ids), own_part(weights)
-            pooled = sharded(own_ids, own_weights)
+            with recorded(sharded) as recording:
+                pooled = sharded(own_ids, own_weights)
             sharded.apply_gradients(gradients_of(pooled), own_ids, own_weights, 0.1)
-            return pooled
+            return [pooled, *recording.losses]
 
         return strategy.run(in_replica)
 
@@ -150,9 +159,13 @@ def check_steps(num_devices, plan, form, name, widths, compiled, seed):
         batch = (ids,) if weights is None else (ids, weights)
         got = map(strategy.experimental_local_results, tf.nest.flatten(step(*batch)))
         expected = plain(ids, weights)
+        penalties = [] if (penalty := plain.penalty([ids])) is None else [penalty]
         plain.apply_gradients(gradients_of(expected), ids, weights, 0.1)
-        for y, parts_of_y in zip(tf.nest.flatten(expected), got, strict=True):
-            np.testing.assert_allclose(tf.concat(parts_of_y, 0), y, atol=1e-6)
+        for y, parts in zip(tf.nest.flatten([expected, penalties]), got, strict=True):
+            if len(y.shape):
+                np.testing.assert_allclose(tf.concat(parts, 0), y, atol=1e-6)
+            else:  # the penalty on the rows of all replicas
+                np.testing.assert_allclose(parts, [y] * len(parts), rtol=1e-5)
     for table in tables:
         name = table.name
         np.testing.assert_allclose(
@@ -188,13 +201,14 @@ def test_steps_equal_those_of_one_device(num_devices, plan, form, name, widths):
     NAMES,
     [
         (2, "mixed", "ragged", "dense_adam", "different"),
+        (2, "mixed", "padded", "sgd_l2", "different"),
         pytest.param(
             *(2, "mixed", "padded", "dense_sgd", "equal"), marks=pytest.mark.integration
         ),
     ],
-    ids=["adam", "sgd"],
+    ids=["adam", "lazy", "sgd"],
 )
-def test_dense_optimizers_equal_those_of_one_device(
+def test_decay_of_all_rows_equals_that_of_one_device(
     num_devices, plan, form, name, widths
 ):
     """On every placement at once, whose shards are uneven."""

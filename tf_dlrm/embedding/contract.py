@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_dlrm.embedding.recording import Lookup, find_recording
+from tf_dlrm.embedding.recording import Lookup, find_recording, recorded_losses
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.runtime import replicas
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
 
 
@@ -69,13 +71,22 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         def call() -> Any:
             return keras.layers.Layer.__call__(self, ids, **kwargs)
 
-        recording = find_recording(self)
-        pooled = call() if recording is None else recording.look_up(call, ids, weights)
+        recording, add_loss = find_recording(self), self.add_loss
+        if isinstance(ids, keras.KerasTensor):
+            pooled, penalty = call(), None
+        elif recording is None:
+            pooled, penalty = call(), self.penalty([ids])
+            _refuse_replicas(penalty)
+        else:
+            _, _, pooled, penalty = recording.look_up(call, ids, weights)
+            add_loss = recording.losses.append
+        if penalty is not None:
+            add_loss(penalty)
         if self.pooled_regularizer is not None:  # not in `call`: it needs a gradient
             for vectors in tf.nest.flatten(pooled):
                 num_rows = tf.cast(tf.shape(vectors)[0], tf.float32)
                 penalty = self.pooled_regularizer(vectors)
-                self.add_loss(tf.math.divide_no_nan(penalty, num_rows))
+                add_loss(tf.math.divide_no_nan(penalty, num_rows))
         return pooled
 
     def lookup(
@@ -109,12 +120,39 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         return self.call(ids, weights=weights)
 
     @property
+    def losses(self) -> list[tf.Tensor]:
+        """The losses that calls of the layer have added, of this replica."""
+        return [*super().losses, *recorded_losses(self)]
+
+    def penalty(self, lookups: Sequence[Ids]) -> tf.Tensor | None:
+        """Return the penalty on the distinct rows that some lookups read together.
+
+        Each call of the layer adds it to the losses of the layer.
+
+        Args:
+            lookups: The ids of each lookup.
+
+        Returns:
+            Float scalar tensor for the global batch, equal in all replicas; `None` if
+            no trainable table has a regularizer.
+        """
+        return None
+
+    @property
     def lookup_variables(self) -> list[tf.Variable]:
         """The `tf.Variable`s that hold rows, without repetitions.
 
         A training step that reads one of them directly raises an error.
         """
         return [variable.value for variable in self.variables]
+
+    def settle(self) -> None:
+        """Make `lookup_variables` hold the rows themselves.
+
+        While an optimizer such as `SparseSGD(l2=...)` trains, they may hold something
+        from which lookups compute the rows. The methods and properties of the layer
+        call this first. In a function that is being traced, it does nothing.
+        """
 
     def owns(self, variable: keras.Variable) -> bool:
         """Return whether a Keras variable belongs to this layer."""
@@ -169,6 +207,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         gradients: Sequence[Any],
         learning_rate: tf.Tensor | None,
         applies: tf.Tensor | None,
+        penalty_gradient: tf.Tensor | None = None,
     ) -> None:
         """Update the rows of all lookups of a training step, in one optimizer step.
 
@@ -178,6 +217,8 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             learning_rate: Float scalar for optimizers that follow the learning rate of
                 the model, or `None`.
             applies: Bool scalar tensor: if `False`, nothing changes. `None` is `True`.
+            penalty_gradient: Derivative of this replica's share of the loss with
+                respect to the lookups' `penalty`; `None` without penalties.
 
         Raises:
             ValueError: If there are several lookups and the layer cannot join them.
@@ -322,3 +363,13 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             regularizer = keras.regularizers.serialize(self.pooled_regularizer)
             config["activity_regularizer"] = regularizer
         return config
+
+
+def _refuse_replicas(penalty: tf.Tensor | None) -> None:
+    """Refuse a penalty that Keras would add to the losses of all replicas at once."""
+    is_replica = not tf.distribute.in_cross_replica_context() and replicas.count() > 1
+    if penalty is not None and is_replica:
+        raise UserError(
+            "With several replicas, tables with a `regularizer` can only be looked up "
+            "by `fit`, `evaluate` and `predict` of a DLRM, not in a step of your own."
+        )

@@ -13,7 +13,8 @@ import tensorflow as tf
 from tf_dlrm.embedding import bags
 from tf_dlrm.embedding.engines import PooledGradients, Step
 from tf_dlrm.embedding.fused_table import Call, FusedTable
-from tf_dlrm.embedding.global_batch import join, unpack
+from tf_dlrm.embedding.global_batch import gather, join, unpack
+from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
@@ -145,6 +146,11 @@ class FusedStore(TableStore):
         }
         return [vectors_of[column] for column in range(self.num_features)]
 
+    def penalty(self, ids: Ids) -> tf.Tensor:
+        groups = self._groups(self.copies[replicas.number()], gather(ids), None)
+        penalized = [(fused, own) for fused, own, _ in groups if fused.is_penalized]
+        return tf.add_n([fused.penalty(own) for fused, own in penalized])
+
     def lookup(
         self,
         ids: Ids,
@@ -162,6 +168,7 @@ class FusedStore(TableStore):
                 group = bags.select_features(ids, weights, own, len(columns))
             lookup = fused.lookup(*group, [columns[i] for i in own])
             pooled = lookup.pool(read(fused.variable, lookup.rows))
+            pooled = fused.scaled(pooled, [columns[i] for i in own])
             if len(self.fused) == 1:
                 return pooled
             vectors.update({own[i]: pooled[:, i, :] for i in range(len(own))})
@@ -178,6 +185,12 @@ class FusedStore(TableStore):
                     pooled = [self._gradients(batch, fused) for batch in batches]
                     joined = pooled[0] if len(pooled) == 1 else tf.concat(pooled, 0)
                     fused.update(PooledGradients(own, factors, joined), step)
+
+    def scale_rows(self, optimizer: ScaledOptimizer) -> None:
+        for device, copy in zip(self.devices, self.copies, strict=True):
+            with tf.device(device):
+                for fused in copy:
+                    fused.scale_rows(optimizer)
 
     def _gradients(self, batch, fused):
         if len(self.fused) == 1:

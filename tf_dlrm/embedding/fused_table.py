@@ -5,12 +5,19 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags, engines
-from tf_dlrm.embedding.engines import Engine, PlainEngine, PooledGradients, Step
+from tf_dlrm.embedding import bags, engines, penalties
+from tf_dlrm.embedding.engines import (
+    Engine,
+    PlainEngine,
+    PooledGradients,
+    Step,
+    all_rows,
+)
 from tf_dlrm.embedding.engines.engine import TrainedPart
+from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
-from tf_dlrm.runtime import huge_pages
+from tf_dlrm.runtime import huge_pages, xla
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime.types import Ids
 
@@ -58,6 +65,7 @@ class FusedTable:
         self.gradient_columns = slice(None)
         self.parts: list[TrainedPart] = []
         self.slots: dict[str, tf.Variable] = {}
+        self._regularizers = penalties.by_regularizer(tables)
         self.engine: Engine = engines.choose()(self)
 
     def choose_engine(self) -> None:
@@ -129,7 +137,85 @@ class FusedTable:
                 pooled = lookup.pool(row_ops.gather(self.variable, lookup.rows))
             return table_gradient, tape.gradient(pooled, weights, upstream)
 
-        return row_ops.read_for_any_optimizer(read, self.variable, weights, gradients)
+        pooled, bad = row_ops.read_for_any_optimizer(
+            read, self.variable, weights, gradients
+        )
+        return self.scaled(pooled), bad
+
+    def _scales(self, tables):
+        """Return the scale of the stored rows of each table; `None` if all are 1."""
+        scales = {
+            name: tf.cast(part.optimizer.scale, tf.float32)
+            for part in self.parts
+            if isinstance(part.optimizer, ScaledOptimizer)
+            for name in part.first_slot_row
+        }
+        if not scales:
+            return None
+        return tf.stack([scales.get(table.name, 1.0) for table in tables])
+
+    def scaled(
+        self, pooled: tf.Tensor, columns: Sequence[int] | None = None
+    ) -> tf.Tensor:
+        """Return pooled vectors of stored rows, times the scales of the rows.
+
+        Exported models hold settled rows and no scales.
+
+        Args:
+            pooled: `(B, F, D)`.
+            columns: The columns of the ids; default: all columns of this table.
+        """
+        if xla.is_for_servers():
+            return pooled
+        owners = self.owners
+        if columns is not None:
+            owners = [owners[self.columns.index(column)] for column in columns]
+        scales = self._scales(owners)
+        return pooled if scales is None else pooled * scales[:, None]
+
+    def scale_rows(self, optimizer: ScaledOptimizer) -> None:
+        """Multiply the stored rows of an optimizer by its scale."""
+        for part in self.parts:
+            if part.optimizer is optimizer:
+                scale = tf.cast(optimizer.scale, tf.float32)
+                all_rows.multiply(part, all_rows.segments_of(part, self), scale)
+
+    @property
+    def is_penalized(self) -> bool:
+        """True if any trainable table has a regularizer."""
+        return bool(self._regularizers)
+
+    def penalty(self, ids: Ids) -> tf.Tensor:
+        """Return the penalty on the distinct rows of standardized ids, a scalar.
+
+        Its gradient is dense: slow, but correct for any optimizer.
+        """
+        unique, _ = tf.unique(tf.reshape(self.lookup(ids, None).rows, (-1,)))
+        table = self.table_of(unique)
+        total, scales = tf.zeros(()), self._scales(self.tables)
+        for regularizer, names in self._regularizers:
+            is_own = tf.constant([*(t.name in names for t in self.tables), False])
+            is_own = tf.gather(is_own, table)
+            values = self._read_unique(tf.boolean_mask(unique, is_own))
+            if scales is not None:
+                own_scales = tf.gather(scales, tf.boolean_mask(table, is_own))
+                values *= own_scales[:, None]
+            total += penalties.value(regularizer, values)
+        return total
+
+    def _read_unique(self, rows):
+        values, _ = row_ops.read_for_any_optimizer(
+            lambda handle: (row_ops.gather_from(handle, rows, self.width), rows),
+            self.variable,
+            None,
+            lambda upstream: (
+                row_ops.unique_slices(
+                    self.variable, rows, upstream, self.null_row, sparse=False
+                ),
+                None,
+            ),
+        )
+        return values
 
     # Training
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_dlrm.runtime import replicas
 from tf_dlrm.runtime.types import Ids
 
 
@@ -53,6 +54,17 @@ def join(
     else:
         joined = tf.concat(ids, 0)
     return joined, None if weights[0] is None else tf.concat(weights, 0)
+
+
+def gather(ids: Ids) -> Ids:
+    """Return the ids of all replicas, in each of them, from those of this replica."""
+
+    def gather_all(batches):
+        joined = pack(*join([unpack(batch) for batch in batches]))
+        return [joined] * len(batches)
+
+    gathered, _ = unpack(replicas.run_for_all(gather_all, pack(ids, None)))
+    return gathered
 
 
 def _pad(x, length, value):

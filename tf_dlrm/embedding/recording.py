@@ -23,11 +23,14 @@ class Lookup(NamedTuple):
         ids: The ids.
         weights: Weights of the ids, or `None`.
         pooled: The vectors that the layer returned.
+        penalty: The penalty on the rows that no earlier lookup of the step has read, a
+            scalar tensor; `None` without regularizers.
     """
 
     ids: Ids
     weights: Any
     pooled: Any
+    penalty: tf.Tensor | None = None
 
 
 class Recording:
@@ -35,29 +38,48 @@ class Recording:
 
     Args:
         layer: The `EmbeddingLayer`.
-        tape: The step's `tf.GradientTape`, which watches the pooled vectors.
-        pooled: The pooled vectors, if the lookup was made before the step. The only
-            call of the layer then returns them.
+        tape: The step's `tf.GradientTape`, which watches the pooled vectors and
+            penalties; `None` if the step needs no gradients.
+        made: The lookup, if it was made before the step. The only call of the layer
+            then returns its results.
+        penalizes: Whether to compute penalties on rows.
 
     Attributes:
         lookups: The `Lookup`s so far.
+        losses: The losses that they add. Keras would keep those of all replicas, which
+            are traced in turns, in one list.
     """
 
     def __init__(
-        self, layer: "EmbeddingLayer", tape: tf.GradientTape, pooled: Any = None
+        self,
+        layer: "EmbeddingLayer",
+        tape: tf.GradientTape | None = None,
+        made: Lookup | None = None,
+        penalizes: bool = True,
     ) -> None:
-        self.layer = layer
+        self.layer, self._penalizes = layer, penalizes
         self.lookups: list[Lookup] = []
-        self._tape, self._pooled, self._graph = tape, pooled, _current_graph()
+        self.losses: list[tf.Tensor] = []
+        self._tape, self._made, self._graph = tape, made, _current_graph()
+        self._penalty: tf.Tensor | None = None  # on the rows of all lookups so far
 
-    def look_up(self, call: Callable[[], Any], ids: Ids, weights: Any) -> Any:
+    def look_up(self, call: Callable[[], Any], ids: Ids, weights: Any) -> Lookup:
         """Call `call()`, which calls the layer, and record the lookup.
 
         Raises:
             ValueError: If the lookup is in a nested graph, or is a second one although
                 the first was made before the step.
         """
-        if self._pooled is None:
+        if self._made is not None:
+            if self.lookups:
+                raise ValueError(
+                    "With `jit_compile=True`, the step makes its only lookup before "
+                    "the compiled part. To look up more rows, use jit_compile='auto'."
+                )
+            pooled, penalty = self._made.pooled, self._made.penalty
+        elif self._tape is None:
+            pooled, penalty = call(), self._penalty_on_new_rows(ids)
+        else:
             if _current_graph() is not self._graph:
                 raise ValueError(
                     "A training step cannot record a lookup inside a tf.function, "
@@ -65,18 +87,19 @@ class Recording:
                     "outside of it."
                 )
             with self._tape.stop_recording():
-                pooled = call()
+                pooled, penalty = call(), self._penalty_on_new_rows(ids)
             pooled = self._reach_weights(pooled, ids, weights)
-        elif self.lookups:
-            raise ValueError(
-                "With `jit_compile=True`, the step makes its only lookup before the "
-                "compiled part. To look up more rows, use jit_compile='auto'."
-            )
-        else:
-            pooled = self._pooled
-        self._tape.watch(pooled)
-        self.lookups.append(Lookup(ids, weights, pooled))
-        return pooled
+        if self._tape is not None:
+            self._tape.watch([pooled, [] if penalty is None else penalty])
+        self.lookups.append(Lookup(ids, weights, pooled, penalty))
+        return self.lookups[-1]
+
+    def _penalty_on_new_rows(self, ids):
+        if not self._penalizes:
+            return None
+        before = self._penalty
+        self._penalty = self.layer.penalty([*(own.ids for own in self.lookups), ids])
+        return self._penalty if before is None else self._penalty - before
 
     def _reach_weights(self, pooled, ids, weights):
         """Return `pooled` with a gradient for weights that a model computes."""
@@ -112,13 +135,29 @@ def find_recording(layer: "EmbeddingLayer") -> Recording | None:
     return None
 
 
+def recorded_losses(layer: "EmbeddingLayer") -> list[tf.Tensor]:
+    """Return the losses that the lookups of this thread's recording have added."""
+    recording = find_recording(layer)
+    return [] if recording is None else recording.losses
+
+
 @contextlib.contextmanager
 def recorded(
-    layer: "EmbeddingLayer", tape: tf.GradientTape, pooled: Any = None
+    layer: "EmbeddingLayer",
+    tape: tf.GradientTape | None = None,
+    made: Lookup | None = None,
+    penalizes: bool = True,
 ) -> Iterator[Recording]:
-    """Record the lookups in `layer` that this thread makes in the context."""
+    """Record the lookups in `layer` that this thread makes in the context.
+
+    Args:
+        layer: As in `Recording`.
+        tape: As in `Recording`.
+        made: As in `Recording`.
+        penalizes: As in `Recording`.
+    """
     recordings = _thread.__dict__.setdefault("recordings", [])
-    recordings.append(Recording(layer, tape, pooled))
+    recordings.append(Recording(layer, tape, made, penalizes))
     try:
         yield recordings[-1]
     finally:

@@ -1,15 +1,17 @@
 """`RowTrainer`: the optimizers of tables and the step that updates their rows."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags
+from tf_dlrm.embedding import bags, penalties
 from tf_dlrm.embedding.engines.engine import Step
 from tf_dlrm.embedding.global_batch import join, pack
 from tf_dlrm.embedding.recording import Lookup
+from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import accelerators, replicas
@@ -30,6 +32,7 @@ class RowTrainer:
     def __init__(self, store: TableStore) -> None:
         self._store = store
         self.optimizers: dict[str, SparseOptimizer] = {}
+        self._own: dict[str, SparseOptimizer] = {}  # those of the stored rows
         self.iterations: tf.Variable | None = None
 
     def build(
@@ -57,10 +60,17 @@ class RowTrainer:
                 [t for t in self._store.tables if optimizer.get(t.name) is own]
             )
         self.optimizers = optimizer = dict(optimizer)
+        self._store.settle()
+        penalized = penalties.penalize(optimizer, self._store.tables)
 
         def make_scalars():
             for own in distinct:
                 own.build()
+            made = {
+                id(own): ScaledOptimizer(own) if own.shrinks_all_rows else own
+                for own in penalized.values()
+            }
+            self._own = {name: made[id(own)] for name, own in penalized.items()}
             return tf.Variable(0, dtype=tf.int64, trainable=False, name="iterations")
 
         # Not one per replica: each step is made for all replicas at once.
@@ -71,7 +81,13 @@ class RowTrainer:
         for i, own in enumerate(distinct):
             for variable in own.variables:
                 setattr(held, f"learning_rate_{i}", variable)
-        self._store.build_slots(layer, optimizer, held)
+        own_optimizers = {id(o): o for o in self._own.values()}.values()
+        self._store.scaled = [
+            own for own in own_optimizers if isinstance(own, ScaledOptimizer)
+        ]
+        if self._store.scaled:
+            held.settling = _Settling(self._store)
+        self._store.build_slots(layer, self._own, held)
 
     def apply(
         self,
@@ -80,6 +96,7 @@ class RowTrainer:
         weights: tf.Tensor | None,
         learning_rate: tf.Tensor | None = None,
         applies: tf.Tensor | None = None,
+        penalty_gradient: tf.Tensor | None = None,
     ) -> None:
         """Update the rows that a batch looked up, in O(values in the batch).
 
@@ -92,6 +109,8 @@ class RowTrainer:
             learning_rate: Float scalar for optimizers that follow the learning rate of
                 the model, or `None`.
             applies: Bool scalar tensor: if `False`, nothing changes. `None` is `True`.
+            penalty_gradient: Derivative of this replica's share of the loss with
+                respect to the penalty on the rows. Default: that of the loss is 1.
 
         Raises:
             RuntimeError: Before `build`.
@@ -104,6 +123,8 @@ class RowTrainer:
             arguments["learning_rate"] = tf.cast(learning_rate, tf.float32)
         if applies is not None:
             arguments["applies"] = applies
+        if penalty_gradient is not None:
+            arguments["penalty_gradient"] = penalty_gradient
         replicas.run_for_all(self._step, arguments)
 
     def _counter(self) -> tf.Variable:
@@ -130,11 +151,9 @@ class RowTrainer:
         return [number] * len(batches)
 
     def _apply_step(self, batches, applies=None):
-        followed, iterations = batches[0].get("learning_rate"), self._counter()
-        distinct = {id(o): o for o in self.optimizers.values()}
+        distinct, iterations = {id(o): o for o in self._own.values()}, self._counter()
         rates = {
-            key: optimizer.current_learning_rate(iterations, followed)
-            for key, optimizer in distinct.items()
+            key: self._rate(own, batches, applies) for key, own in distinct.items()
         }
         one = 1 if applies is None else tf.cast(applies, tf.int64)
         number = tf.identity(iterations.assign_add(one))
@@ -142,6 +161,41 @@ class RowTrainer:
             number = tf.maximum(number, tf.ones_like(number))
         self._store.update(batches, Step(number, rates, applies))
         return number
+
+    def _rate(self, optimizer, batches, applies):
+        """Return the learning rate that an optimizer of stored rows expects."""
+        if isinstance(optimizer, ScaledOptimizer):
+            rate = self._rate(optimizer.optimizer, batches, applies)
+            settle = functools.partial(self._store.scale_rows, optimizer)
+            return optimizer.advance(rate, applies, settle)
+        followed = batches[0].get("learning_rate")
+        rate = optimizer.current_learning_rate(self._counter(), followed)
+        if isinstance(optimizer, penalties.PenalizedOptimizer):
+            return tf.stack([rate, _penalty_gradient(batches)])
+        return rate
+
+
+class _Settling(tf.Module):
+    """Part of a checkpoint of tables, whose rows are settled before they are saved."""
+
+    def __init__(self, store: TableStore) -> None:
+        super().__init__()
+        self._store = store
+
+    def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
+        self._store.settle()
+        return {"is_settled": tf.constant(True)}
+
+    def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> None:
+        for own in self._store.scaled:
+            own.scale.assign(tf.ones_like(own.scale))
+
+
+def _penalty_gradient(batches):
+    """Return the derivative of the loss with respect to the penalty on the rows."""
+    if "penalty_gradient" not in batches[0]:
+        return 1.0
+    return tf.add_n([batch["penalty_gradient"] for batch in batches])
 
 
 def _masked(batch, applies):
@@ -166,13 +220,7 @@ def join_lookups(
     Raises:
         ValueError: If the ids are not all one-hot, all padded or all ragged.
     """
-    ids = [bags.standardize_ids(lookup.ids, num_features) for lookup in lookups]
-    forms = {(isinstance(i, tf.RaggedTensor), len(i.shape)) for i in ids}
-    if len(forms) > 1:
-        raise ValueError(
-            "The ids of all lookups of a step must have the same form: one-hot, padded "
-            f"or ragged. Received shapes: {[str(i.shape) for i in ids]}"
-        )
+    ids = same_form([lookup.ids for lookup in lookups], num_features)
     weights = [
         bags.standardize_weights(lookup.weights, i) for lookup, i in zip(lookups, ids)
     ]
@@ -181,11 +229,27 @@ def join_lookups(
             tf.ones_like(getattr(i, "values", i), tf.float32) if w is None else w
             for w, i in zip(weights, ids)
         ]
-    dtype = tf.int64 if len({i.dtype for i in ids}) > 1 else ids[0].dtype
-    joined = join([(tf.cast(i, dtype), w) for i, w in zip(ids, weights)])
+    joined = join(list(zip(ids, weights)))
     flat = [tf.nest.flatten(structure) for structure in gradients]
     vectors = [tf.concat(tensors, 0) for tensors in zip(*flat, strict=True)]
     return tf.nest.pack_sequence_as(lookups[0].pooled, vectors), *joined
+
+
+def same_form(lookups: Sequence[Ids], num_features: int) -> list[Ids]:
+    """Return the ids of lookups, standardized, with one form and dtype.
+
+    Raises:
+        ValueError: If the ids are not all one-hot, all padded or all ragged.
+    """
+    ids = [bags.standardize_ids(own, num_features) for own in lookups]
+    forms = {(isinstance(i, tf.RaggedTensor), len(i.shape)) for i in ids}
+    if len(forms) > 1:
+        raise ValueError(
+            "The ids of all lookups of a step must have the same form: one-hot, padded "
+            f"or ragged. Received shapes: {[str(i.shape) for i in ids]}"
+        )
+    dtype = tf.int64 if len({i.dtype for i in ids}) > 1 else ids[0].dtype
+    return [tf.cast(i, dtype) for i in ids]
 
 
 def _check_names(optimizers: dict, tables: Sequence[str]) -> None:

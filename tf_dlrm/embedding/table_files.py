@@ -31,6 +31,7 @@ class TableFiles:
 
     def save(self, file: MutableMapping[str, Any]) -> None:
         """Write tables and optimizer state to a mapping of names to arrays."""
+        self._store.settle()
         for name in self._store.by_name:
             file[f"table:{name}"] = self._store.read(name)
             for slot in self._store.slot_widths(name):
@@ -80,6 +81,7 @@ class TableFiles:
                 mismatches[name] = str(error)
         if mismatches:
             self._report(mismatches, keys)
+        self._store.settle()
         names = [name for name in self._store.by_name if name not in mismatches]
         for name in names:
             write(self._store, name, None, file[f"table:{name}"])

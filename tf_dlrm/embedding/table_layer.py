@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags, id_ranges, table_files
+from tf_dlrm.embedding import bags, id_ranges, penalties, table_files
 from tf_dlrm.embedding.contract import EmbeddingLayer
+from tf_dlrm.embedding.global_batch import join
 from tf_dlrm.embedding.recording import Lookup
-from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups
+from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups, same_form
 from tf_dlrm.embedding.table_files import TableFiles
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
@@ -59,6 +60,8 @@ class TableLayer(EmbeddingLayer):
         )
         if not self.tables:
             raise UserError("`tables` must hold at least one EmbeddingTable.")
+        for table in self.tables:
+            penalties.check_rows(table)
         self.seed = random.randint(1, 10**9) if seed is None else int(seed)
         self.features = [(f, table) for table in self.tables for f in table.features]
         self.num_features = len(self.features)
@@ -136,10 +139,32 @@ class TableLayer(EmbeddingLayer):
         weights = bags.standardize_weights(weights, ids)
         return self._store.lookup(ids, weights, columns, read or row_ops.gather)
 
+    def penalty(self, lookups: Sequence[Ids]) -> tf.Tensor | None:
+        if not (self.trainable and penalties.by_regularizer(self.tables)):
+            return None
+        ids = same_form(lookups, self.num_features)
+        return self._store.penalty(join([(own, None) for own in ids])[0])
+
     @property
     def lookup_variables(self) -> list[tf.Variable]:
         """The `tf.Variable`s that `lookup` reads, without repetitions."""
+        self.settle()
         return self._store.variables
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The variables of the layer, see `settle`."""
+        self.settle()
+        return super().variables
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """The weights of the layer, see `settle`."""
+        self.settle()
+        return super().weights
+
+    def settle(self) -> None:
+        self._store.settle()
 
     def compute_output_spec(
         self, ids: Ids, weights: Any = None, training: bool | None = None
@@ -181,6 +206,7 @@ class TableLayer(EmbeddingLayer):
         gradients: Sequence[Any],
         learning_rate: tf.Tensor | None,
         applies: tf.Tensor | None,
+        penalty_gradient: tf.Tensor | None = None,
     ) -> None:
         """Update the rows of all lookups of a training step, in one optimizer step.
 
@@ -192,16 +218,21 @@ class TableLayer(EmbeddingLayer):
             learning_rate: Float scalar for optimizers that follow the learning rate of
                 the model, or `None`.
             applies: Bool scalar tensor: if `False`, nothing changes. `None` is `True`.
+            penalty_gradient: Derivative of this replica's share of the loss with
+                respect to the lookups' `penalty`; `None` without penalties.
 
         Raises:
             ValueError: If the ids of several lookups have different forms.
         """
         joined, ids, weights = join_lookups(lookups, gradients, self.num_features)
-        self._trainer.apply(joined, ids, weights, learning_rate, applies)
+        self._trainer.apply(
+            joined, ids, weights, learning_rate, applies, penalty_gradient
+        )
 
     # State by logical table
 
     def get_table(self, name: str) -> np.ndarray:
+        self.settle()
         return self._store.read(name)
 
     def get_rows(self, name: str, rows: npt.ArrayLike) -> np.ndarray:
@@ -212,9 +243,11 @@ class TableLayer(EmbeddingLayer):
                 f"Table '{name}' has rows 0 to {num_rows - 1:,}. Received: rows from "
                 f"{rows.min():,} to {rows.max():,}"
             )
+        self.settle()
         return self._store.read_rows(name, rows)
 
     def set_table(self, name: str, rows: npt.ArrayLike) -> None:
+        self.settle()
         table_files.write(self._store, name, None, rows)
 
     def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding.engines.engine import Step
+from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime.errors import UserError
@@ -24,6 +25,10 @@ class TableStore(abc.ABC):
         tables: The `EmbeddingTable`s. Their features, in this order, are the columns of
             the ids.
         devices: Names of the devices; replica i is on device i.
+
+    Attributes:
+        scaled: The optimizers whose rows are stored divided by a scale. Call `settle`
+            before you read or write rows.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class TableStore(abc.ABC):
         self.by_name = {table.name: table for table in tables}
         owners = [table for table in tables for _ in table.features]
         self.num_features = len(owners)
+        self.scaled: list[ScaledOptimizer] = []
         self.has_one_width = len({table.embedding_dim for table in tables}) == 1
 
     # Variables
@@ -77,6 +83,14 @@ class TableStore(abc.ABC):
         """
 
     @abc.abstractmethod
+    def penalty(self, ids: Ids) -> tf.Tensor:
+        """Return the penalty on the distinct rows of the global batch, a scalar.
+
+        Args:
+            ids: This replica's standardized ids.
+        """
+
+    @abc.abstractmethod
     def lookup(
         self,
         ids: Ids,
@@ -106,6 +120,19 @@ class TableStore(abc.ABC):
                 the `gradient_tensors` as `gradient_0`, `gradient_1`, ...
             step: The optimizer step.
         """
+
+    def settle(self) -> None:
+        """Make the variables hold the rows themselves, see `scaled_rows`."""
+        if not tf.executing_eagerly():
+            return  # a function that is traced computes nothing yet
+        for optimizer in self.scaled:
+            if float(optimizer.scale.numpy()) != 1.0:
+                self.scale_rows(optimizer)
+                optimizer.scale.assign(tf.ones_like(optimizer.scale))
+
+    @abc.abstractmethod
+    def scale_rows(self, optimizer: ScaledOptimizer) -> None:
+        """Multiply the stored rows of an optimizer by its scale."""
 
     # Access by table
 

@@ -44,6 +44,10 @@ class SparseOptimizer:
     """Set to `True` if a step also changes rows that are not in the batch, or their
     state. `apply` then gets a scalar 0 as their gradients; set `writes_rows` too."""
 
+    shrinks_all_rows = False
+    """Set to `True` if a step first multiplies all rows of its tables by `shrinkage`.
+    The optimizer must be linear; `apply` computes the rest of the step."""
+
     def __init__(self, learning_rate: LearningRate = None) -> None:
         self._variable = None
         self._value = None
@@ -134,6 +138,14 @@ class SparseOptimizer:
     def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
         """Return the slots for rows of this width, by name: (width, initial value)."""
         return {}
+
+    def shrinkage(self, learning_rate: tf.Tensor) -> tf.Tensor:
+        """Return the factor of all rows in a step, a float64 scalar tensor.
+
+        Args:
+            learning_rate: float32 scalar tensor.
+        """
+        return tf.ones((), tf.float64)
 
     def apply(
         self,

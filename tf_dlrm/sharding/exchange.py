@@ -80,6 +80,22 @@ class Exchange:
                 )
         return results
 
+    def penalty(self, replicas: Sequence[dict[str, tf.Tensor]]) -> list[tf.Tensor]:
+        """Return the penalty on the rows of the global batch, for each replica.
+
+        Args:
+            replicas: The result of `pack` for each replica.
+        """
+        ids, _ = join([unpack(replica) for replica in replicas])
+        parts = []
+        for group in self._groups:
+            is_counted = not (group.is_copy and group.device)
+            if is_counted and group.fused.is_penalized:
+                with tf.device(self._devices[group.device]):
+                    own, _ = group.select(ids, None, self._num_features)
+                    parts.append(group.fused.penalty(own))
+        return [tf.add_n(parts)] * len(replicas)
+
     def update(self, replicas: Sequence[dict[str, tf.Tensor]], step: Step) -> None:
         """Update the rows that the global batch looked up, on their devices.
 

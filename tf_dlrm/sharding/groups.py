@@ -9,7 +9,7 @@ from collections.abc import Sequence, Set
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags
+from tf_dlrm.embedding import bags, penalties
 from tf_dlrm.embedding.engines import Step
 from tf_dlrm.embedding.fused_table import FusedTable
 from tf_dlrm.features import EmbeddingTable
@@ -83,6 +83,7 @@ class Group:
                     # Parts of a bag are summed; combiners' factors come as weights.
                     combiner="sum" if split else table.combiner,
                     features=[f"{number}_{c}" for c, _ in places[shard.table]],
+                    regularizer=table.regularizer if table.trainable else None,
                 )
             )
         self.fused = FusedTable(width, parts, parts)
@@ -114,6 +115,9 @@ class Group:
         }
         shard = self.shards[0]
         by_rows = any(o.uses_mean_squares for o in part_optimizers.values())
+        if shard.kind == "column_wise":
+            for name, optimizer in part_optimizers.items():
+                penalties.check_columns(self.fused.by_name[name], optimizer)
         self.needs_whole_rows = shard.kind == "column_wise" and by_rows
         self.fused.gradient_columns = (
             shard.columns if self.needs_whole_rows else slice(None)

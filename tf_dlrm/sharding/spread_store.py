@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_dlrm.embedding import id_ranges
 from tf_dlrm.embedding.engines import Step
 from tf_dlrm.embedding.global_batch import pack
+from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
@@ -119,6 +120,9 @@ class SpreadStore(TableStore):
         pooled = replicas.run_for_all(self._exchange.pool, pack(ids, weights))
         return self._in_feature_order(pooled), bad
 
+    def penalty(self, ids: Ids) -> tf.Tensor:
+        return replicas.run_for_all(self._exchange.penalty, pack(ids, None))
+
     def _in_feature_order(self, pooled):
         return tf.stack(pooled, axis=1) if self.has_one_width else list(pooled)
 
@@ -146,6 +150,7 @@ class SpreadStore(TableStore):
         for group in self._distinct_groups:
             lookup = group.fused.lookup(*group.select(ids, weights, self.num_features))
             pooled = lookup.pool(read(group.fused.variable, lookup.rows))
+            pooled = group.fused.scaled(pooled)
             for i, (column, shard) in enumerate(
                 zip(group.columns, group.feature_shards, strict=True)
             ):
@@ -159,6 +164,11 @@ class SpreadStore(TableStore):
 
     def update(self, batches: Sequence[dict[str, tf.Tensor]], step: Step) -> None:
         self._exchange.update(batches, step)
+
+    def scale_rows(self, optimizer: ScaledOptimizer) -> None:
+        for group in self.groups:
+            with tf.device(self.devices[group.device]):
+                group.fused.scale_rows(optimizer)
 
     # Access by table
 

@@ -16,6 +16,8 @@ import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.losses import loss as losses
 
+from tf_dlrm.embedding import EmbeddingLayer
+from tf_dlrm.embedding.recording import recorded_losses
 from tf_dlrm.runtime import accelerators
 
 _thread = threading.local()
@@ -270,9 +272,15 @@ class KerasModelAdapter(keras.Model):
     class replaces it by a loop in Python.
     """
 
+    embedding: EmbeddingLayer
     train_function: Any
     test_function: Any
     steps_per_execution: int
+
+    @property
+    def losses(self) -> list[tf.Tensor]:
+        """The losses that the layers have added."""
+        return [*super().losses, *recorded_losses(self.embedding)]
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if iterator is not None:

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm import optimizers
+from tf_dlrm.embedding.recording import recorded
 from tf_dlrm.inputs import check_arrays, standardize_labels
 from tf_dlrm.runtime import deferred_checks, replicas, xla
 from tf_dlrm.runtime.errors import UserError
@@ -208,18 +209,19 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def test_step(self, data: Any) -> dict[str, Any]:
         """Return loss and metrics of `(features, label[, sample_weight])`."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with self._checks.collecting():
-            y = standardize_labels(y, self._labels_are_probabilities)
-            y_pred = self(x, training=False)
-        loss = keras_hooks.compute_loss(
-            self, x, y, y_pred, sample_weight, training=False
-        )
+        with recorded(self.embedding):  # a penalty counts the rows of all lookups once
+            with self._checks.collecting():
+                y = standardize_labels(y, self._labels_are_probabilities)
+                y_pred = self(x, training=False)
+            loss = keras_hooks.compute_loss(
+                self, x, y, y_pred, sample_weight, training=False
+            )
         self.track_loss(loss, y)
         return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
     def predict_step(self, data: Any) -> Any:
         """Return click probabilities `(B, 1)` of features."""
-        with self._checks.collecting():
+        with recorded(self.embedding, penalizes=False), self._checks.collecting():
             return super().predict_step(data)
 
     def compute_metrics(
@@ -350,6 +352,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         if self._guard is not None and self._max_skipped_batches is not None:
             guard = GuardCallback(self._guard, self._max_skipped_batches)
         with contextlib.ExitStack() as stack:
+            stack.callback(self.embedding.settle)
             options["callbacks"] = fit_callbacks.add(
                 self, options.get("callbacks"), guard, stack
             )
@@ -362,6 +365,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the model, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y)
+        self.embedding.settle()
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
             return super().evaluate(x, y, *args, **kwargs)
@@ -369,6 +373,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Return predictions, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x)
+        self.embedding.settle()
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
             return super().predict(x, *args, **kwargs)

@@ -62,6 +62,12 @@ class Forward(NamedTuple):
         """Pooled vectors of each lookup."""
         return [lookup.pooled for lookup in self.lookups]
 
+    @property
+    def penalties(self) -> list[tf.Tensor]:
+        """Penalties on the rows of the lookups."""
+        penalties = [lookup.penalty for lookup in self.lookups]
+        return [penalty for penalty in penalties if penalty is not None]
+
 
 class Gradients(NamedTuple):
     """Gradients of the loss of the global batch, from this replica's rows.
@@ -70,11 +76,13 @@ class Gradients(NamedTuple):
         dense: Gradients of the dense variables.
         pooled: Gradients of the pooled vectors of each lookup.
         applies: Whether to apply the batch, bool scalar tensor; `None` is `True`.
+        penalty: Derivative with respect to the penalty on rows; `None` without one.
     """
 
     dense: list[tf.Tensor]
     pooled: list[Any]
     applies: tf.Tensor | None
+    penalty: tf.Tensor | None = None
 
 
 class TrainStep:
@@ -118,17 +126,17 @@ class TrainStep:
         self._probes.see_batch(data)
         return Batch(x, x, y, sample_weight, _share_of_rows(y))
 
-    def _look_up_and_score(self, batch: Batch, pooled=None) -> Forward:
+    def _look_up_and_score(self, batch: Batch, made: Lookup | None = None) -> Forward:
         """Call the model and its loss.
 
         Args:
             batch: The batch.
-            pooled: The pooled vectors, if the lookup was made before.
+            made: The lookup, if it was made before.
         """
         may_undo = self._guard is not None or accelerators.are_visible()
         statistics = Restorable(self._model.statistics if may_undo else [])
         with tf.GradientTape() as tape:
-            with recorded(self._embedding, tape, pooled) as recording:
+            with recorded(self._embedding, tape, made) as recording:
                 y_pred = self._model(batch.features, training=True)
                 loss = keras_hooks.compute_loss(
                     self._model, batch.x, batch.y, y_pred, batch.sample_weight
@@ -167,8 +175,10 @@ class TrainStep:
         variables = [variable.value for variable in self._model.dense_variables]
         # Weighted by the share, so that the sum over replicas is the gradient of the
         # mean over the global batch.
-        pooled, dense = forward.tape.gradient(
-            forward.loss, (forward.pooled, variables), output_gradients=batch.share
+        pooled, penalties, dense = forward.tape.gradient(
+            forward.loss,
+            (forward.pooled, forward.penalties, variables),
+            output_gradients=batch.share,
         )
         # A user's model may ignore some features.
         pooled = tf.nest.map_structure(
@@ -184,7 +194,7 @@ class TrainStep:
             applies = passed if applies is None else tf.logical_and(applies, passed)
         if applies is not None and forward.statistics is not None:
             forward.statistics.restore_unless(applies)
-        return Gradients(dense, pooled, applies)
+        return Gradients(dense, pooled, applies, _penalty_gradient(penalties))
 
     def _admit(self, batch, forward, pooled, dense):
         """Ask the guard whether the batch is applied."""
@@ -210,8 +220,9 @@ class TrainStep:
 
     def _update_rows(self, forward, gradients, rate):
         if forward.lookups and self._trains_tables:
+            own = () if gradients.penalty is None else (gradients.penalty,)
             self._embedding.apply_lookups(
-                forward.lookups, gradients.pooled, rate, gradients.applies
+                forward.lookups, gradients.pooled, rate, gradients.applies, *own
             )
 
     def _report(self, batch: Batch, forward: Forward, gradients: Gradients):
@@ -281,23 +292,24 @@ class CompiledTrainStep(TrainStep):
             return super().__call__(data)
         model, batch = self._model, self._open(data)
         inputs = model.standardize(batch.x)
-        pooled = self._embedding(inputs.ids, weights=inputs.weights)
-        lookup = Lookup(inputs.ids, inputs.weights, pooled)
+        with recorded(self._embedding) as recording:
+            pooled = self._embedding(inputs.ids, weights=inputs.weights)
+        (lookup,) = recording.lookups
         with tf.control_dependencies(tf.nest.flatten(pooled)):
             rate = tf.convert_to_tensor(model.optimizer.learning_rate)
         no_ids = tf.zeros((tf.shape(batch.y)[0], model.spec.num_sparse), tf.int32)
         features = {"dense_features": inputs.dense, "sparse_features": no_ids}
-        loss, y_pred, pooled_gradients, applies = self._compute(
+        loss, y_pred, gradients = self._compute(
             features,
             batch.y,
             batch.sample_weight,
             batch.x if model.has_own_loss else None,
             pooled,
+            lookup.penalty,
             self._checks.passed(),
         )
         self._probes.see_lookups([lookup])
         forward = Forward(loss, y_pred, [lookup])
-        gradients = Gradients([], pooled_gradients, applies)
         with tf.control_dependencies(tf.nest.flatten(pooled)):
             self._update_rows(forward, gradients, rate)
         return self._report(batch, forward, gradients)
@@ -315,13 +327,15 @@ class CompiledTrainStep(TrainStep):
             lambda: other(features, y, *others),
         )
 
-    def _run_program(self, update, features, y, sample_weight, x, pooled, passed):
+    def _run_program(
+        self, update, features, y, sample_weight, x, pooled, penalty, passed
+    ):
         batch = Batch(features, x, y, sample_weight)
-        forward = self._look_up_and_score(batch, pooled)
+        forward = self._look_up_and_score(batch, Lookup(None, None, pooled, penalty))
         gradients = self._differentiate(batch, forward, passed)
         with tf.control_dependencies(tf.nest.flatten(forward.pooled)):
             update.apply(gradients.dense, gradients.applies)
-        return forward.loss, forward.y_pred, gradients.pooled, gradients.applies
+        return forward.loss, forward.y_pred, gradients._replace(dense=[])
 
 
 def _share_of_rows(y) -> tf.Tensor | None:
@@ -335,6 +349,26 @@ def _share_of_rows(y) -> tf.Tensor | None:
     num_rows = tf.cast(tf.shape(y)[0], tf.float32)
     context = tf.distribute.get_replica_context()
     return num_rows / context.all_reduce(tf.distribute.ReduceOp.SUM, num_rows)
+
+
+def _penalty_gradient(gradients):
+    """Return the derivative with respect to the penalty on the rows of all lookups.
+
+    Args:
+        gradients: Derivatives with respect to the penalty of each lookup.
+    """
+    if not gradients:
+        return None
+    reached = [gradient for gradient in gradients if gradient is not None]
+    if not reached:  # a user's loss ignores the penalty
+        return tf.zeros(())
+    if len(reached) < len(gradients):
+        raise ValueError(
+            "The loss includes the penalty of the tables' `regularizer` for only some "
+            f"of the {len(gradients)} lookups of the step. Look up all rows in `call`, "
+            "and let `compute_loss` add `sum(self.losses)`."
+        )
+    return reached[0]
 
 
 def _floats(features):

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tf_dlrm.embedding.engines import xla_bags
 from tf_dlrm.embedding.engines.engine import Step, TrainedPart
+from tf_dlrm.embedding.penalties import PenalizedOptimizer
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime import xla
 
@@ -80,6 +81,27 @@ def move_by_blocks(part: TrainedPart, segments: Sequence[Segment], step: Step) -
                 row_ops.replace(variable, places, values)
 
 
+def multiply(part: TrainedPart, segments: Sequence[Segment], factor: tf.Tensor) -> None:
+    """Multiply all rows of a part by a scalar, block by block."""
+    table = part.variable
+    dtype = row_ops.row_dtype(table.shape[0])
+    block = max(1, _BLOCK_VALUES // table.shape[1])
+
+    def multiply_block(first, end):
+        rows = tf.range(first, tf.minimum(first + block, end))
+        row_ops.replace(table, rows, row_ops.gather(table, rows) * factor)
+        return first + block, end
+
+    for segment in segments:
+        ends = segment.row, segment.row + segment.num_rows
+        tf.while_loop(
+            lambda first, end: first < end,
+            multiply_block,
+            [tf.constant(row, dtype) for row in ends],
+            parallel_iterations=1,
+        )
+
+
 class AllRowsKernels:
     """XLA kernels that update all rows of a part.
 
@@ -128,7 +150,8 @@ class AllRowsKernels:
         if num_values is None:
             num_values = tf.size(packed.ids)
         is_short = num_values < self._num_rows // 4
-        if not self._is_whole or is_short is True:
+        needs_rows = isinstance(self._part.optimizer, PenalizedOptimizer)
+        if not self._is_whole or needs_rows or is_short is True:
             by_rows()
         elif is_short is False:
             densely()
