@@ -115,7 +115,7 @@ def test_soft_labels_count_as_shares():
 
 @pytest.mark.parametrize("method", calibration.METHODS)
 def test_each_slice_has_the_correction_of_its_rows(method):
-    """Values 3 and 9 differ; 5 has too few rows, 7 no clicks; 8 was never seen."""
+    """Value 5 has too few rows, 7 no clicks; 8 was never seen. They share one."""
     ids = np.random.default_rng(1).choice(
         [3, 9, -1, 5, 7], 20_000, p=[0.4, 0.3, 0.2, 0.02, 0.08]
     )
@@ -126,19 +126,31 @@ def test_each_slice_has_the_correction_of_its_rows(method):
         labels, p, method, slice_feature="C1", slice_ids=ids, min_slice_rows=1_000
     )
     assert sorted(correction.by_id) == [-1, 3, 9]
-    whole = fit_correction(labels, p, method)
+    rest = np.isin(ids, [5, 7])
+    other = fit_correction(labels[rest], p[rest], method)
     new = planted(6_000, seed=3)[1].reshape(6, 1_000)
     for value, row in zip((3, 9, -1, 5, 7, 8), new, strict=True):
         own = ids == value
         has_own = value in correction.by_id
-        expected = fit_correction(labels[own], p[own], method) if has_own else whole
+        expected = fit_correction(labels[own], p[own], method) if has_own else other
         got = correction(row, np.full(1_000, value))
         np.testing.assert_array_equal(got, expected(row))
     mixed = correction(new[:, :1], np.array([3, 9, -1, 5, 7, 8]))
     assert mixed.shape == (6, 1) and mixed[1] == correction(new[1, :1], [9])
+    # The mean prediction is that of the labels, in each part and hence in total.
+    total = correction(p, ids).mean(dtype=np.float64) / labels.mean()
+    assert total == pytest.approx(1, abs=1e-5)
     facts = correction.describe()
     assert facts["slice_feature"] == "C1" and facts["slice_ids"] == [-1, 3, 9]
     assert facts["method"] == method and facts["num_rows"] == 20_000
+
+
+def test_few_rows_of_other_values_have_the_correction_of_all_rows():
+    labels, p = planted(3_000)
+    ids = np.repeat([4, 6], [2_500, 500])
+    correction = fit_correction(labels, p, "platt", None, "C1", ids, 501)
+    assert sorted(correction.by_id) == [4]
+    assert correction.other == fit_correction(labels, p, "platt")
 
 
 def test_the_first_id_of_a_bag_is_the_same_in_each_form():

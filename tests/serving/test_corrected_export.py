@@ -7,9 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.schema_vocabulary import make_vocabulary
 
 import pipelines
 import tf_dlrm
+from pipelines.schema import Schema, Sparse
 from tf_dlrm.calibration import (
     IsotonicCorrection,
     PlattCorrection,
@@ -19,11 +21,11 @@ from tf_dlrm.calibration import (
 from tf_dlrm.serving.c_library import Request, read_recorded
 from tf_dlrm.serving.signatures import ServingModule
 
-VALUES = [[b"a%d" % i, b"b%d" % i, b"c"] for i in range(26)]
+SCHEMA = Schema("y", ["x", "z"], ["c", Sparse("d", separator="|"), "e"])
 
 
 def make_model():
-    parser = pipelines.criteo.Parser(pipelines.vocabulary.Vocabulary(VALUES))
+    parser = pipelines.Parser(make_vocabulary(SCHEMA))
     keras.utils.set_random_seed(3)
     model = tf_dlrm.DLRM(parser.spec(4), (8, 4), (8, 1), negative_sampling_rate=0.3)
     model.top_mlp.dense_layers[-1].kernel.assign(np.linspace(-9, 9, 8)[:, None])
@@ -35,20 +37,20 @@ def make_sliced(feature):
     rng = np.random.default_rng(0)
     labels, p = rng.random((2, 4_000))
     labels = (labels < p**2).astype("float32")
-    whole = fit_correction(labels, p, "isotonic")
+    other = fit_correction(labels, p, "isotonic")
     by_id = {2: fit_correction(labels, p**3, "isotonic")}
     by_id |= {-1: IsotonicCorrection([0, 1], [0.1, 0.2])}
     by_id |= {0: IsotonicCorrection([0, 1], [0.4, 0.9])}
-    return SlicedCorrection(feature, whole, by_id)
+    return SlicedCorrection(feature, other, by_id, 4_000)
 
 
 def slice_ids(request, parser, position):
     """The first id of the feature in each row, row by row in Python."""
     inputs = request.inputs
-    if request.signature in ("serving_tsv", "serving_examples"):
-        method = {"serving_tsv": "features", "serving_examples": "features_of_examples"}
-        (raw,) = inputs.values()
-        features = getattr(parser, method[request.signature])(tf.constant(raw))
+    if len(inputs) == 1:
+        ((name, raw),) = inputs.items()
+        read = parser.features if name == "lines" else parser.features_of_examples
+        features = read(tf.constant(raw))
         rows = features["sparse_features"]
         rows = rows.to_list() if isinstance(rows, tf.RaggedTensor) else rows.numpy()
         bags = [row[position] for row in rows]
@@ -68,16 +70,16 @@ def test_the_correction_is_that_of_each_row_and_feature():
     model, _ = make_model()
     rng = np.random.default_rng(1)
     inputs = {
-        "dense_features": tf.constant(rng.normal(size=(50, 13)), tf.float32),
-        "sparse_features": tf.constant(rng.integers(-1, 4, (50, 26, 2))),
+        "dense_features": tf.constant(rng.normal(size=(50, 2)), tf.float32),
+        "sparse_features": tf.constant(rng.integers(-1, 4, (50, 3, 2))),
     }
     plain = model.predict(inputs, verbose=0)
-    ids = inputs["sparse_features"].numpy()[:, 4]
+    ids = inputs["sparse_features"].numpy()[:, 1]
     first = np.where(ids[:, 0] >= 0, ids[:, 0], ids[:, 1])
     assert set(first) == {-1, 0, 1, 2, 3}
     for correction, expected in (
-        (PlattCorrection(0.5, 1.0), PlattCorrection(0.5, 1.0)(plain)),
-        (make_sliced("C5"), make_sliced("C5")(plain, first)),
+        (PlattCorrection(0.5, -1.0), PlattCorrection(0.5, -1.0)(plain)),
+        (make_sliced("d"), make_sliced("d")(plain, first)),
     ):
         module = ServingModule(model, 2, calibration=correction)
         got = module.functions["serving_default"](*inputs.values())["probabilities"]
@@ -86,19 +88,24 @@ def test_the_correction_is_that_of_each_row_and_feature():
     np.testing.assert_array_equal(model.predict(inputs, verbose=0), plain)
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("feature", ["C3", "C5"])  # of candidates, and shared
-def test_every_signature_serves_the_correction(feature, tmp_path):
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """The model, its parser, and an export without a correction."""
     model, parser = make_model()
-    options = {"candidate_features": ("C3", "I2"), "max_hotness": 2}
+    folder = tmp_path_factory.mktemp("plain")
+    options = {"candidate_features": ("c", "x"), "max_hotness": 2}
     options |= {"preprocessor": parser}
+    path = tf_dlrm.export_saved_model(model, folder, **options)
+    return model, parser, options, pathlib.Path(path)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("feature", ["c", "d"])  # of candidates, and shared
+def test_every_signature_serves_the_correction(feature, plain, tmp_path):
+    model, parser, options, plain = plain
     correction = make_sliced(feature)
-    plain, corrected = (
-        pathlib.Path(
-            tf_dlrm.export_saved_model(model, tmp_path / name, **options, **more)
-        )
-        for name, more in (("plain", {}), ("corrected", {"calibration": correction}))
-    )
+    options = {**options, "calibration": correction}
+    corrected = pathlib.Path(tf_dlrm.export_saved_model(model, tmp_path, **options))
     served = {
         path: tf.saved_model.load(str(path)).signatures for path in (plain, corrected)
     }
@@ -110,13 +117,13 @@ def test_every_signature_serves_the_correction(feature, tmp_path):
             served[path][request.signature](**inputs)["probabilities"].numpy()
             for path in (plain, corrected)
         )
-        position = int(feature[1:]) - 1
+        position = "cd".index(feature)
         if request.signature != "serving_candidates":
             ids = slice_ids(request, parser, position)
-        elif feature == "C3":
+        elif feature == "c":
             ids = request.inputs["candidate_sparse_features"][:, 0]
             ids = np.where(ids[:, 0] >= 0, ids[:, 0], ids[:, 1])
-        else:  # without C3
+        else:  # without c
             ids = np.repeat(slice_ids(request, parser, position - 1), len(before))
         expected = correction(before, ids)
         assert np.abs(expected - before).max() > 0.05
@@ -137,17 +144,15 @@ def test_every_signature_serves_the_correction(feature, tmp_path):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("table_dtype", ["float16", "int8"])
-def test_smaller_tables_are_corrected(table_dtype, tmp_path):
+def test_smaller_tables_are_corrected(tmp_path):
     """The export compared itself with what its own graph answers."""
-    model, parser = make_model()
+    model, _ = make_model()
     answers = []
     for calibration in (None, PlattCorrection(0.7, -0.5, 100)):
         path = tf_dlrm.export_saved_model(
             model,
             tmp_path,
-            preprocessor=parser,
-            table_dtype=table_dtype,
+            table_dtype="int8",
             calibration=calibration,
         )
         answers.append([request.probabilities for request in read_recorded(path)])
@@ -172,20 +177,19 @@ def test_an_export_with_a_jump_is_reproduced(tmp_path):
     """The curve jumps at the prediction of every row without features."""
     model, _ = make_model()
     rows = {
-        "dense_features": np.zeros((1, 13), "float32"),
-        "sparse_features": np.full((1, 26), -1),
+        "dense_features": np.zeros((1, 2), "float32"),
+        "sparse_features": np.full((1, 3), -1),
     }
     p = float(model.predict(rows, verbose=0)[0, 0])
     jump = IsotonicCorrection([0, p, p + 1e-9, 1], [0, 0.01, 0.99, 1])
-    path = tf_dlrm.export_saved_model(model, tmp_path, calibration=jump)
-    assert tf_dlrm.serving.verify_saved_model(path)
+    assert tf_dlrm.export_saved_model(model, tmp_path, calibration=jump)
 
 
 @pytest.mark.parametrize(
     "calibration, message",
     [
         ("isotonic", "must be the result of `tf_dlrm.calibration.fit_correction`"),
-        (SlicedCorrection("I1", PlattCorrection(1, 0), {}), "categorical feature"),
+        (SlicedCorrection("x", PlattCorrection(1, 0), {}), "categorical feature"),
     ],
 )
 def test_another_correction_is_refused(calibration, message, tmp_path):

@@ -3,6 +3,7 @@
 # n rows, U distinct predictions, K knots
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,9 +69,10 @@ def fit_correction(
             int `(n,)`.
         min_slice_rows: Rows that a value needs for a correction of its own. Values
             with fewer rows, with only one label, or whose clicks do not become more
-            frequent as the predictions rise, use the correction of all rows. A curve
-            that is fitted on n rows costs about 1/n of log loss per number fitted, so
-            10,000 rows keep the cost of Platt's two numbers at 0.0001.
+            frequent as the predictions rise, share one: that of their rows together,
+            or of all rows if these are too few as well. A number that is fitted on n
+            rows costs about 1 / (2 n) of log loss, so 10,000 rows keep the cost of
+            Platt's two numbers at 0.0001.
 
     Returns:
         A `PlattCorrection` or `IsotonicCorrection`, or with slices a
@@ -114,18 +116,30 @@ def fit_correction(
     )
     by_id: dict[int, Correction] = {}
     for value, start, count in zip(values, starts, counts):
-        if count >= min_slice_rows:
-            try:
-                by_id[int(value)] = fit(rows.take(order[start : start + count]))
-            except UserError:
-                continue  # nothing to fit on, as the docstring says
+        curve = _try(fit, rows.take(order[start : start + count]), min_slice_rows)
+        if curve is not None:
+            by_id[int(value)] = curve
     if not by_id:
         raise UserError(
             f"No value of {slice_feature} has `min_slice_rows={min_slice_rows}` rows, "
             "with clicks that become more frequent as the predictions rise; the most "
             f"frequent value has {counts.max():,} rows."
         )
-    return SlicedCorrection(slice_feature, whole, by_id)
+    rest = rows.take(~np.isin(ids, list(by_id)))
+    other = _try(fit, rest, min_slice_rows) or whole
+    return SlicedCorrection(slice_feature, other, by_id, len(ids))
+
+
+def _try(
+    fit: Callable[[_Rows], Correction], rows: _Rows, min_rows: int
+) -> Correction | None:
+    """Return the correction of some rows, or `None` if it cannot be fitted."""
+    if len(rows.labels) < min_rows:
+        return None
+    try:
+        return fit(rows)
+    except UserError:
+        return None
 
 
 def _check(labels: Any, probabilities: Any, weight: Any) -> tuple[_Rows, np.ndarray]:

@@ -20,9 +20,10 @@ class SlicedCorrection:
 
     Args:
         feature: Name of the feature.
-        whole: Curve of rows whose id has none of its own.
+        other: Curve of rows whose id has none of its own.
         by_id: Curves by id in the feature's table; -1 stands for rows without an id.
-            All have the class of `whole`.
+            All have the class of `other`.
+        num_rows: Number of rows that all curves were fitted on.
 
     Example:
 
@@ -34,13 +35,14 @@ class SlicedCorrection:
     """
 
     feature: str
-    whole: Correction
+    other: Correction
     by_id: Mapping[int, Correction]
+    num_rows: int = 0
 
     @property
     def method(self) -> str:
         """Name of the method of all curves."""
-        return self.whole.method
+        return self.other.method
 
     def __call__(self, probabilities: Any, ids: Any) -> Any:
         """Return corrected probabilities, in the shape and dtype of the input.
@@ -50,14 +52,14 @@ class SlicedCorrection:
             ids: The id of each row, as `first_ids` returns them, int64 `(B,)`.
         """
         known = np.array(sorted(self.by_id), np.int64)
-        curves = [self.whole, *(self.by_id[i] for i in known.tolist())]
+        curves = [self.other, *(self.by_id[i] for i in known.tolist())]
         ids = tf.cast(ids, tf.int64)
 
         def correct(p: tf.Tensor) -> tf.Tensor:
             places = tf.searchsorted(known, ids, side="right")
             is_own = tf.equal(tf.gather(np.append(-2, known), places), ids)
             places = tf.where(is_own, places, tf.zeros_like(places))
-            return type(self.whole).apply(curves, places, p)
+            return type(self.other).apply(curves, places, p)
 
         return like(probabilities, correct)
 
@@ -79,7 +81,9 @@ class SlicedCorrection:
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-safe facts about the curves."""
-        return self.whole.describe() | {
+        return {
+            "method": self.method,
+            "num_rows": self.num_rows,
             "slice_feature": self.feature,
             "slice_ids": sorted(map(int, self.by_id)),
         }
