@@ -137,6 +137,16 @@ def test_features_and_tables(criteo_model, tmp_path, monkeypatch, capsys):
     assert "\nC26 " in capsys.readouterr().out
 
 
+def test_corrections(criteo_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    criteo_model["model"].fit(criteo_model["train"], epochs=5, verbose=0)
+    names = guide.run_page("how_to/correct_probabilities.md", {**criteo_model})
+    labels, corrected = names["labels"], names["corrected"]
+    assert corrected.shape == (600, 1) and names["by_value"].by_id
+    assert corrected.mean() == pytest.approx(labels.mean(), rel=1e-4)
+    assert pipelines.scoring.load(names["path"])
+
+
 @pytest.mark.filterwarnings("ignore:Steps 100 to 110 were not profiled")
 def test_watching(criteo_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,8 @@ from pipelines.synthetic import Planted
 
 pytestmark = pytest.mark.integration
 
-SMALLER = {"--rows": "2500", "--hash-buckets": "1000"}  # than the pages have it
+# Smaller than on the pages.
+SMALLER = {"--rows": "2500", "--hash-buckets": "1000", "--min-slice-rows": "300"}
 FILES = ("day_0.gz", "day_1.gz", "day_2.gz", "today.gz", "day_23.gz")
 NUM_ROWS = 2_500
 
@@ -88,6 +89,11 @@ def test_serving(mine, place, run):
     assert cli.main(["verify", "saved_models/ctr"]) == 0
     header, *rows = (place / "scores.csv").read_text().splitlines()
     assert header == "file,line,label,probability" and len(rows) == NUM_ROWS
+
+
+def test_corrections(mine, run):
+    for printed in run("how_to/correct_probabilities.md", "export", "export"):
+        assert "log loss" in printed and "Correction (platt) of 2,500 rows" in printed
 
 
 def test_watching(mine, run):

@@ -9,6 +9,7 @@ if _keras.backend.backend() != "tensorflow":
     )
 
 from tf_dlrm import (
+    calibration,
     callbacks,
     embedding,
     interop,
@@ -29,6 +30,7 @@ __all__ = [
     "EmbeddingTable",
     "FeatureSpec",
     "__version__",
+    "calibration",
     "callbacks",
     "embedding",
     "export_saved_model",

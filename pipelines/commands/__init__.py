@@ -57,9 +57,9 @@ GROUPS = {
         "runs": ("demo", "Runs"),
     },
     "Serve": {
-        "export": ("model", "Export"),
+        "export": ("export", "Export"),
         "predict": ("predict", "Predict"),
-        "verify": ("model", "Verify"),
+        "verify": ("export", "Verify"),
     },
     "Data": {
         "prepare": ("prepare", "Prepare"),

@@ -1,8 +1,6 @@
-"""`tf-dlrm train`, `tf-dlrm export` and `tf-dlrm verify`."""
+"""`tf-dlrm train`: from files to a run."""
 
 import dataclasses
-import json
-import pathlib
 from typing import Annotated, ClassVar, Literal
 
 import tyro
@@ -17,7 +15,6 @@ from pipelines.runs.config import RunConfig
 from pipelines.runs.printing import describe_stalls, print_training
 from pipelines.runs.watching import Watching
 from pipelines.runtime import UserError
-from pipelines.text_tables import align
 
 
 @dataclasses.dataclass
@@ -289,94 +286,3 @@ def _advise(losses, config) -> str:
         f"--batch-size (now {config.batch_size:,}), more --epochs (now "
         f"{config.epochs}) or a larger --learning-rate (now {config.learning_rate:g})."
     )
-
-
-@dataclasses.dataclass
-class Export:
-    """Export a trained run as a SavedModel for TensorFlow Serving."""
-
-    parameters: ClassVar = {"base_dir": "output"}
-
-    model: str
-    """Folder of the run."""
-    output: str = "saved_models/ctr"
-    """Folder for the exported model; each version is a numbered folder in it."""
-    which: Literal["saved", "best", "last"] = "saved"
-    """Model to export: the one that the run saved as its model, its best or its
-    last."""
-    version: int | None = None
-    """Version number; default: the next one."""
-    max_hotness: int = 1
-    """Length of the padded bags of the signature serving_default."""
-    candidate_features: tuple[str, ...] = ()
-    """Features that differ between the items of one serving_candidates request, such as
-    C3 C7; default: the export has no such signature."""
-    table_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4"] = "float32"
-    """Data type of the stored tables; int8 and int4 store a scale and an offset for
-    each row."""
-    dry_run: bool = False
-    """Print what the command would do, without doing it."""
-
-    def plan(self) -> list[str]:
-        """Return what the command would do, one line each."""
-        from pipelines.runs.folder import RunFolder
-        from tf_dlrm.serving import choose_version
-
-        RunFolder(self.model).find_model(self.which)
-        version = choose_version(self.output, self.version)
-        return [f"export {self.model} to {self.output}/{version}"]
-
-    def run(self) -> None:
-        """Export the model."""
-        from pipelines import runs
-        from pipelines.runs.folder import RunFolder
-
-        path = runs.export(
-            RunFolder(self.model),
-            self.output,
-            self.version,
-            self.max_hotness,
-            self.candidate_features,
-            self.table_dtype,
-            self.which,
-        )
-        text = (pathlib.Path(path) / "assets.extra" / "tf_dlrm.json").read_text("utf-8")
-        described = json.loads(text)
-        megabytes = described["table_bytes"] / 1e6
-        print(
-            f"{path}: signatures {', '.join(described['signatures'])}; "
-            f"{megabytes:.1f} MB of {described['table_dtype']} tables"
-        )
-
-
-@dataclasses.dataclass
-class Verify:
-    """Replay an export's recorded requests with TensorFlow's C library, without Python.
-
-    This is the code that a server runs; the answers must equal those of the model.
-    """
-
-    saved_model: tyro.conf.Positional[str]
-    """Folder of one version, or of all versions to verify the newest."""
-    library: str | None = None
-    """Folder with the libtensorflow_cc.so.2 of another TensorFlow; default: the
-    installed one."""
-    dry_run: bool = False
-    """Print what the command would do, without doing it."""
-
-    def plan(self) -> list[str]:
-        """Return what the command would do, one line each."""
-        return [f"load {self.saved_model} and replay its recorded requests"]
-
-    def run(self) -> None:
-        """Verify the export."""
-        import tf_dlrm
-
-        results = tf_dlrm.serving.verify_saved_model(self.saved_model, self.library)
-        largest = results["largest_difference"].items()
-        rows = [[name, f"{difference:.1e}"] for name, difference in largest]
-        print(*align([["signature", "largest difference"], *rows]), sep="\n")
-        print(
-            f"{self.saved_model}: TensorFlow {results['library']} loaded it in "
-            f"{results['seconds_to_load']:.1f} s and returned the recorded answers."
-        )

@@ -7,10 +7,12 @@ import importlib
 
 _MEMBERS = {
     "FeatureImportance": "pipelines.evaluation.importance_report",
+    "FittedCorrection": "pipelines.evaluation.correction",
     "Importance": "pipelines.evaluation.importance_report",
     "SlicedEvaluation": "pipelines.evaluation.slices",
     "TableReport": "pipelines.evaluation.table_report",
     "evaluate": "pipelines.evaluation.evaluation",
+    "fit_on_rows": "pipelines.evaluation.correction",
     "importance": "pipelines.evaluation.permutation_importance",
     "inspect_tables": "pipelines.evaluation.table_inspection",
 }

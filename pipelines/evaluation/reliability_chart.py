@@ -178,6 +178,7 @@ def _draw_bins(axes, bins, limits, color, label):
         _logit([b[name] for b in bins])
         for name in ("predicted", "observed", "observed_low", "observed_high")
     )
+    predicted = np.clip(predicted, *limits)  # of rows that are all corrected to 0 or 1
     # For bins with only clicks or no clicks, draw only the interval.
     observed[~np.isfinite(observed)] = np.nan
     ends = np.clip(low, *limits), np.clip(high, *limits)

@@ -14,11 +14,13 @@ import keras
 
 import tf_dlrm
 from pipelines import vocabulary as vocabularies
+from pipelines.files import Paths, expand_paths
 from pipelines.formats.parser import Parser
+from pipelines.log_data import find_records
 from pipelines.multi_hot import MultiHot
 from pipelines.runs.config import RunConfig
 from pipelines.runs.run_files import RunFiles
-from pipelines.runtime import UserError, disk
+from pipelines.runtime import UserError, disk, remote_files
 from pipelines.schema import Schema
 from pipelines.whole_files import write_text
 from tf_dlrm.training.checkpoints import CheckpointFolder
@@ -109,6 +111,25 @@ class RunFolder(RunFiles):
     def read_data(self) -> dict[str, Any]:
         """Return the description of the run's data that was passed to `describe`."""
         return self.read().get("data") or {}
+
+    def was_trained_on(self, paths: Paths, split: str) -> bool:
+        """Return whether the run is known to be trained on some of these rows.
+
+        Files are recognized by name, or by name and content in another folder.
+
+        Args:
+            paths: Files, or one folder of records.
+            split: Name of the split, for records.
+        """
+        data, records = self.read_data(), find_records(paths)
+        if records is not None:
+            is_own = data.get("records") == os.path.abspath(records)
+            return is_own and split == "train"
+        paths, trained = expand_paths(paths), data.get("train", [])
+        if set(map(remote_files.absolute, paths)) & set(trained):
+            return True
+        known = {tuple(each) for each in data.get("content", {}).get("train", [])}
+        return any(tuple(each) in known for each in disk.fingerprints(paths))
 
     def read_vocabulary(self):
         """Return the run's vocabulary.

@@ -1,5 +1,8 @@
 """Save and export the models of a run, the best and the last."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tf_dlrm
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
@@ -86,6 +89,7 @@ def export(
     candidate_features=(),
     table_dtype: str = "float32",
     which: str = "saved",
+    fit: Callable[..., Any] | None = None,
 ) -> str:
     """Export a model of a run with its parser; return the path of the version.
 
@@ -97,6 +101,8 @@ def export(
         candidate_features: Features that differ between the items to rank.
         table_dtype: Data type of stored tables, see `tf_dlrm.export_saved_model`.
         which: `"saved"` for the run's model, `"best"` or `"last"`.
+        fit: Function of the model and its parser that returns the correction of
+            probabilities to store; default: none.
     """
     parser = folder.load_parser()
     model = folder.load_model(parser, which)
@@ -108,4 +114,5 @@ def export(
         max_hotness=max_hotness,
         candidate_features=candidate_features,
         table_dtype=table_dtype,
+        calibration=None if fit is None else fit(model, parser),
     )

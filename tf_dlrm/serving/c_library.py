@@ -30,11 +30,20 @@ class Request(NamedTuple):
         signature: Name of the signature.
         inputs: NumPy arrays by name; strings have dtype object.
         probabilities: The model's answer, float32 `(B, 1)`.
+        margins: Further difference from the answer that is allowed, `(B, 1)`, where a
+            correction of probabilities magnifies rounding errors; `None`: 0.
     """
 
     signature: str
     inputs: dict[str, np.ndarray]
     probabilities: np.ndarray
+    margins: np.ndarray | None = None
+
+    def compare(self, answer: np.ndarray) -> tuple[float, float]:
+        """Return the largest difference of an answer, without and with margins."""
+        difference = np.abs(answer - self.probabilities)
+        excess = difference - (0.0 if self.margins is None else self.margins)
+        return float(difference.max(initial=0.0)), float(excess.max(initial=0.0))
 
 
 def read_recorded(folder: str | os.PathLike[str]) -> list[Request]:
@@ -55,6 +64,7 @@ def read_recorded(folder: str | os.PathLike[str]) -> list[Request]:
                 entry["signature"],
                 {name: _from_json(value) for name, value in entry["inputs"].items()},
                 _from_json(entry["outputs"]["probabilities"]),
+                _from_json(entry["margins"]) if "margins" in entry else None,
             )
             for entry in json.loads(path.read_text(encoding="utf-8"))
         ]
@@ -308,7 +318,7 @@ def verify(
         folder: Directory of the exported version.
         library_folder: Folder of `libtensorflow_cc.so.2`. Default: that of the
             installed TensorFlow.
-        tolerance: Largest allowed difference of a probability.
+        tolerance: Largest allowed difference of a probability, beyond its margin.
 
     Returns:
         `library` (its version), `seconds_to_load`, and `largest_difference` of a
@@ -333,8 +343,8 @@ def verify(
                 f"{request.signature} returns shape {answer.shape}, not "
                 f"{request.probabilities.shape}."
             )
-        difference = float(np.abs(answer - request.probabilities).max(initial=0.0))
-        if not difference <= tolerance:
+        difference, excess = request.compare(answer)
+        if not excess <= tolerance:
             raise ValueError(
                 f"{request.signature} differs from the recorded answers by "
                 f"{difference:.2g} (allowed: {tolerance:.2g})."

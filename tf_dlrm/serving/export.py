@@ -8,9 +8,9 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.calibration import Correction, SlicedCorrection
 from tf_dlrm.embedding import EmbeddingLayer
 from tf_dlrm.features import FeatureSpec
 from tf_dlrm.model import DLRM
@@ -20,7 +20,7 @@ from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import versions, warm_up
 from tf_dlrm.serving.c_library import Request
 from tf_dlrm.serving.readme import write_readme
-from tf_dlrm.serving.requests import make_requests, record
+from tf_dlrm.serving.requests import TOLERANCE, make_requests, record
 from tf_dlrm.serving.signatures import (
     PROBABILITIES,
     ServingModule,
@@ -28,8 +28,6 @@ from tf_dlrm.serving.signatures import (
 )
 from tf_dlrm.version import __version__
 
-# Largest difference of a reloaded model: it has the same graph, but other kernels.
-_TOLERANCE = 1e-6
 _NUM_RECORDED = 16
 
 
@@ -41,6 +39,7 @@ def export_saved_model(
     max_hotness: int = 1,
     candidate_features: Sequence[str] = (),
     table_dtype: str = "float32",
+    calibration: Correction | SlicedCorrection | None = None,
 ) -> str:
     r"""Export a model to `base_dir/<version>` for TensorFlow Serving.
 
@@ -69,10 +68,16 @@ def export_saved_model(
             `"bfloat16"`, which take half the bytes; or `"int8"` or `"int4"`, integers
             with a float16 scale and offset for each row, which take 0.27 or 0.14 times
             the bytes at width 64. Lookups return float32 in any case.
+        calibration: Correction of the model's probabilities, from
+            `tf_dlrm.calibration.fit_correction`. Every signature applies it, after the
+            correction for `negative_sampling_rate`; `model.predict` does not. If it
+            differs by slice, the first id of that feature in a row decides, and a row
+            whose id has no curve of its own is corrected like all rows. Default: none.
 
     Returns:
         The path of the version directory. All signatures return `probabilities`,
-        float32 `(B, 1)`, corrected for the model's `negative_sampling_rate`:
+        float32 `(B, 1)`, corrected for the model's `negative_sampling_rate`, and by
+        `calibration`:
 
         - `serving_default` takes `dense_features`, transformed, float32
           `(B, num_dense)`; and `sparse_features`, int64
@@ -120,6 +125,11 @@ def export_saved_model(
             "weights=None)`, the forward pass without range checks (see "
             f"EmbeddingCollection). Received: {type(model.embedding).__name__}"
         )
+    if not isinstance(calibration, Correction | SlicedCorrection | None):
+        raise TypeError(
+            "`calibration` must be the result of `tf_dlrm.calibration.fit_correction`. "
+            f"Received: {calibration!r}"
+        )
     versions.choose_version(base_dir, version)  # fail early
     _check_finite(model)
     original = preprocessor
@@ -137,7 +147,12 @@ def export_saved_model(
             # Its files are large copies: remove them immediately, also after an error.
             stack.callback(getattr(preprocessor, "close", lambda: None))
         module = ServingModule(
-            model, int(max_hotness), preprocessor, candidate_features, table_dtype
+            model,
+            int(max_hotness),
+            preprocessor,
+            candidate_features,
+            table_dtype,
+            calibration,
         )
         staged = stack.enter_context(versions.staged_directory(base_dir, version))
         staging = staged.path
@@ -148,8 +163,9 @@ def export_saved_model(
             model, module, original, _NUM_RECORDED, warm_up.BATCH_SIZES
         )
         record(recorded, staging)
-        _write_texts(recorded, pathlib.Path(base_dir).name, original, staging)
-        warm_up.write(for_warm_up, pathlib.Path(base_dir).name, staging)
+        name = pathlib.Path(base_dir).name
+        _write_texts(recorded, name, original, calibration, staging)
+        warm_up.write(for_warm_up, name, staging)
         _replay(recorded + for_warm_up, staging)
     return str(pathlib.Path(base_dir) / str(staged.version))
 
@@ -218,6 +234,8 @@ def _write_description(
         "negative_sampling_rate": model.negative_sampling_rate,
         "features": model.spec.get_config(),
     }
+    if module.calibration is not None:
+        description["calibration"] = module.calibration.describe()
     if "serving_candidates" in module.functions:
         description["candidate_features"] = list(module.candidate_features)
     if "serving_examples" in module.functions:
@@ -227,11 +245,15 @@ def _write_description(
 
 
 def _write_texts(
-    requests: list[Request], name: str, preprocessor: Any, staging: pathlib.Path
+    requests: list[Request],
+    name: str,
+    preprocessor: Any,
+    calibration: Correction | SlicedCorrection | None,
+    staging: pathlib.Path,
 ) -> None:
     """Write `assets.extra/README.md` and the files of the preprocessor."""
     texts = dict(getattr(preprocessor, "export_files", dict)())
-    texts["README.md"] = write_readme(name, requests, preprocessor)
+    texts["README.md"] = write_readme(name, requests, preprocessor, calibration)
     for file, text in texts.items():
         (staging / "assets.extra" / file).write_text(text, encoding="utf-8")
 
@@ -242,16 +264,16 @@ def _replay(requests: list[Request], staging: pathlib.Path) -> None:
     for request in requests:
         inputs = {name: tf.constant(value) for name, value in request.inputs.items()}
         answer = signatures[request.signature](**inputs)
-        _compare(request.signature, answer, request.probabilities)
+        _compare(request, answer)
     del signatures, answer
     gc.collect()  # the loaded tables are part of a reference cycle
 
 
-def _compare(name: str, answer: dict[str, tf.Tensor], expected: np.ndarray) -> None:
-    difference = float(np.abs(answer[PROBABILITIES].numpy() - expected).max())
-    if not difference <= _TOLERANCE:
+def _compare(request: Request, answer: dict[str, tf.Tensor]) -> None:
+    difference, excess = request.compare(answer[PROBABILITIES].numpy())
+    if not excess <= TOLERANCE:
         raise RuntimeError(
-            f"Signature {name} of the exported model differs from the model by "
-            f"{difference:.2g} on generated rows (allowed: {_TOLERANCE}). The version "
-            "was not created."
+            f"Signature {request.signature} of the exported model differs from the "
+            f"model by {difference:.2g} on generated rows (allowed: {TOLERANCE}). The "
+            "version was not created."
         )

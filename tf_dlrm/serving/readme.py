@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.calibration import Correction, SlicedCorrection
 from tf_dlrm.serving.c_library import Request
 
 _MOST_NAMES = 60
 
 
 def write_readme(
-    model_name: str, requests: list[Request], preprocessor: Any = None
+    model_name: str,
+    requests: list[Request],
+    preprocessor: Any = None,
+    calibration: Correction | SlicedCorrection | None = None,
 ) -> str:
     """Return a Markdown page with a request to each signature that takes raw fields.
 
@@ -23,6 +27,7 @@ def write_readme(
         requests: Requests to the model's signatures, with answers.
         preprocessor: The preprocessor. With `None`, the page has a request to
             `serving_default` instead.
+        calibration: Correction of the probabilities. Default: none.
     """
     by_name = {request.signature: request for request in requests}
     parts = [
@@ -31,6 +36,8 @@ def write_readme(
         "A request may contain several instances; the answer has one probability for "
         "each of them."
     ]
+    if calibration is not None:
+        parts.append(_correction(calibration))
     others = ("serving_default", "serving_ragged", "serving_candidates")
     raw = [by_name[name] for name in by_name if name not in others]
     for request in raw:
@@ -40,6 +47,21 @@ def write_readme(
     if not raw and "serving_default" in by_name:
         parts += _default(by_name["serving_default"], model_name)
     return "\n\n".join(parts) + "\n"
+
+
+def _correction(calibration: Correction | SlicedCorrection) -> str:
+    facts = calibration.describe()
+    names = {"platt": "Platt's method", "isotonic": "isotonic regression"}
+    text = (
+        "All probabilities of this export are corrected by "
+        f"{names[calibration.method]}, fitted on {facts['num_rows']:,} rows."
+    )
+    if "slice_feature" in facts:
+        text += (
+            f" {len(facts['slice_ids']):,} values of `{facts['slice_feature']}` have "
+            "a correction of their own."
+        )
+    return text
 
 
 def _lines(request: Request, model_name: str, preprocessor: Any) -> list[str]:

@@ -11,7 +11,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,16 @@ from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving.c_library import RECORDED, Request
 from tf_dlrm.serving.candidates import Split
 from tf_dlrm.serving.signatures import ServingModule
+
+# Largest difference of a reloaded model: it has the same graph, but other kernels.
+TOLERANCE = 1e-6
+
+
+class _Answer(NamedTuple):
+    """The probabilities and margins of a `Request`."""
+
+    probabilities: np.ndarray
+    margins: np.ndarray | None = None
 
 
 def make_requests(
@@ -67,7 +77,7 @@ def make_requests(
         )
     )
 
-    def answers(features: dict[str, Any]) -> np.ndarray:
+    def answers(features: dict[str, Any]) -> _Answer:
         ids = features["sparse_features"]
         is_ragged = isinstance(ids, tf.RaggedTensor)
         predict = predict_ragged if is_ragged else predict_padded
@@ -77,7 +87,18 @@ def make_requests(
             features = {"dense_features": tf.zeros((ids.shape[0], 0)), **features}
         with xla.disabled():  # compiling does not pay off for a few rows
             probabilities: np.ndarray = predict(features).numpy()
-        return probabilities
+        slice_ids = module.slice_ids(ids)
+
+        def corrected(difference: float) -> np.ndarray:
+            near = np.clip(probabilities + np.float32(difference), 0.0, 1.0)
+            answer: np.ndarray = module.correct(near, slice_ids)
+            return answer
+
+        if module.calibration is None:
+            return _Answer(probabilities)
+        answer = corrected(0.0)
+        ends = corrected(-TOLERANCE), corrected(TOLERANCE)
+        return _Answer(answer, np.max([np.abs(end - answer) for end in ends], axis=0))
 
     recorded = _make(model.spec, module, preprocessor, num_rows, answers)
     for_warm_up = [
@@ -97,7 +118,7 @@ def _make(
     module: ServingModule,
     preprocessor: Any,
     num_rows: int,
-    answers: Callable[[dict[str, Any]], np.ndarray],
+    answers: Callable[[dict[str, Any]], "_Answer"],
     one_id_a_row: bool = False,
 ) -> list[Request]:
     length = module.max_hotness
@@ -108,7 +129,7 @@ def _make(
         [rng.integers(-1, size, (num_rows, length)) for size in sizes], axis=1
     )
 
-    def answer(dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def answer(dense: np.ndarray, ids: np.ndarray) -> _Answer:
         constants = {"dense_features": dense, "sparse_features": ids}
         return answers({name: tf.constant(value) for name, value in constants.items()})
 
@@ -117,7 +138,7 @@ def _make(
         Request(
             "serving_default",
             {"dense_features": dense, "sparse_features": ids},
-            expected,
+            *expected,
         )
     ]
     bags = ids
@@ -133,7 +154,7 @@ def _make(
                 "sparse_values": bags[bags >= 0],
                 "sparse_row_lengths": (bags >= 0).sum(axis=2),
             },
-            expected,
+            *expected,
         )
     )
     if hasattr(preprocessor, "sample_lines"):
@@ -145,7 +166,7 @@ def _make(
         if "serving_examples" in module.functions:
             raw["serving_examples"] = ("examples", preprocessor.to_examples(lines))
         requests += [
-            Request(signature, {name: np.array(texts, object)}, expected)
+            Request(signature, {name: np.array(texts, object)}, *expected)
             for signature, (name, texts) in raw.items()
         ]
     if "serving_candidates" in module.functions:
@@ -159,7 +180,7 @@ def _make(
         dense, ids = dense.copy(), ids.copy()
         dense[:, split.shared_dense] = inputs["dense_features"]
         ids[:, split.shared_sparse] = inputs["sparse_features"]
-        requests.append(Request("serving_candidates", inputs, answer(dense, ids)))
+        requests.append(Request("serving_candidates", inputs, *answer(dense, ids)))
     return requests
 
 
@@ -173,11 +194,16 @@ def record(requests: list[Request], folder: PathLike) -> None:
             "signature": request.signature,
             "inputs": {k: _to_json(v) for k, v in request.inputs.items()},
             "outputs": {"probabilities": _to_json(request.probabilities)},
+            **_margins(request),
         }
         for request in requests
     ]
     text = json.dumps(content) + "\n"
     (pathlib.Path(folder) / RECORDED).write_text(text, encoding="utf-8")
+
+
+def _margins(request: Request) -> dict[str, Any]:
+    return {} if request.margins is None else {"margins": _to_json(request.margins)}
 
 
 def _to_json(array: np.ndarray) -> dict[str, Any]:

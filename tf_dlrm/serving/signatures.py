@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_dlrm.calibration import Correction, SlicedCorrection, first_ids
 from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime import xla
@@ -38,6 +39,7 @@ class ServingModule(tf.Module):
             `serving_candidates`; empty for no such signature.
         table_dtype: Storage format of the tables, one of
             `tf_dlrm.serving.TABLE_DTYPES`.
+        calibration: Correction of the model's probabilities. Default: none.
 
     Attributes:
         functions: A `tf.function` for each signature, by name.
@@ -51,10 +53,15 @@ class ServingModule(tf.Module):
         preprocessor: Any = None,
         candidate_features: Sequence[str] = (),
         table_dtype: str = "float32",
+        calibration: Correction | SlicedCorrection | None = None,
     ) -> None:
         super().__init__(name="tf_dlrm_serving")
         self._score, self._lookup = model.score, model.embedding.lookup
         self._recalibrate = model.recalibrate
+        self.calibration = calibration
+        self._slice_column: int | None = None
+        if isinstance(calibration, SlicedCorrection):
+            self._slice_column = calibration.find_column(model.spec.sparse_features)
         self.table_dtype = table_dtype
         self.weights = weights_for_inference(model)
         self.quantized = None
@@ -103,7 +110,8 @@ class ServingModule(tf.Module):
                 dense_features,
                 sparse_features,
             )
-            return self._probabilities(dense, self._pool(self._without_length(ids)))
+            pooled = self._pool(self._without_length(ids))
+            return self._answer(dense, pooled, self.slice_ids(ids))
 
         return serving_default
 
@@ -157,7 +165,8 @@ class ServingModule(tf.Module):
             ids = tf.RaggedTensor.from_uniform_row_length(
                 bags, self._num_sparse, nrows=tf.cast(num_rows, tf.int64)
             )
-            return self._probabilities(dense_features, self._pool(ids))
+            pooled = self._pool(ids)
+            return self._answer(dense_features, pooled, self.slice_ids(ids))
 
         return serving_ragged
 
@@ -197,7 +206,10 @@ class ServingModule(tf.Module):
                 num_items,
             )
             dense = split.join_dense(dense_features, own_dense, num_items)
-            return self._probabilities(dense, pooled)
+            slice_ids = self._slice_ids_of_items(
+                split, sparse_features, candidate_sparse_features
+            )
+            return self._answer(dense, pooled, slice_ids)
 
         return serving_candidates
 
@@ -225,27 +237,57 @@ class ServingModule(tf.Module):
             return self._lookup(ids, weights, columns=columns)
 
     def predict(self, features: dict[str, Any]) -> tf.Tensor:
-        """Return the probabilities `(B, 1)` of a batch, as the signatures do."""
-        return self._score_features(features)[PROBABILITIES]
+        """Return the probabilities `(B, 1)` of a batch before `correct`."""
+        ids, weights = (features.get(k) for k in _SPARSE_KEYS)
+        dense = features.get("dense_features")
+        if dense is None:  # a model without dense features
+            dense = tf.zeros((_num_rows(ids), 0))
+        return self._probabilities(dense, self._pool(ids, weights=weights))
+
+    def slice_ids(self, ids: Any) -> tf.Tensor | None:
+        """Return the ids `(B,)` by which `correct` chooses a curve, if it does."""
+        if self._slice_column is None:
+            return None
+        return first_ids(ids, self._slice_column)
+
+    def correct(self, probabilities: Any, slice_ids: Any = None) -> Any:
+        """Apply `calibration`, if there is one, to probabilities `(B, 1)`."""
+        if self.calibration is None:
+            return probabilities
+        slices = () if slice_ids is None else (slice_ids,)
+        return self.calibration(probabilities, *slices)
+
+    def _slice_ids_of_items(
+        self, split: Split, shared_ids: tf.Tensor, own_ids: tf.Tensor
+    ) -> tf.Tensor | None:
+        if self._slice_column is None:
+            return None
+        if self._slice_column in split.own_sparse:
+            return first_ids(own_ids, split.own_sparse.index(self._slice_column))
+        column = split.shared_sparse.index(self._slice_column)
+        return tf.repeat(first_ids(shared_ids, column), tf.shape(own_ids)[0])
 
     def _score_features(self, features: dict[str, Any]) -> Outputs:
         def score() -> Outputs:
-            ids, weights = (features.get(k) for k in _SPARSE_KEYS)
-            dense = features.get("dense_features")
-            if dense is None:  # a model without dense features
-                dense = tf.zeros((_num_rows(ids), 0))
-            return self._probabilities(dense, self._pool(ids, weights=weights))
+            slice_ids = self.slice_ids(features["sparse_features"])
+            return {PROBABILITIES: self.correct(self.predict(features), slice_ids)}
 
         outputs: Outputs = tf.autograph.experimental.do_not_convert(score)()
         return outputs
 
-    def _probabilities(self, dense: tf.Tensor, pooled: Pooled) -> Outputs:
+    def _answer(
+        self, dense: tf.Tensor, pooled: Pooled, slice_ids: tf.Tensor | None
+    ) -> Outputs:
+        probabilities = self._probabilities(dense, pooled)
+        return {PROBABILITIES: self.correct(probabilities, slice_ids)}
+
+    def _probabilities(self, dense: tf.Tensor, pooled: Pooled) -> tf.Tensor:
         # Treat values that are not finite like missing ones, which the parser makes 0.
         dense = tf.where(tf.math.is_finite(dense), dense, tf.zeros_like(dense))
         with xla.for_servers():
             probabilities = self._score(dense, pooled, training=False)
             probabilities = self._recalibrate(probabilities)
-        return {PROBABILITIES: _require_numbers(probabilities)}
+        return _require_numbers(probabilities)
 
 
 def _num_rows(ids: Any) -> tf.Tensor:
