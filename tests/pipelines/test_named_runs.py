@@ -148,9 +148,9 @@ def test_the_recipe_is_that_of_the_log(name):
     build_model.compile_model(model, config, 9, schema=schema)
     tables = model.embedding_optimizer
     assert isinstance(tables, optimizers.DenseAdam) and tables.learning_rate is None
-    assert (tables.l2, tables.epsilon) == (log["penalty"], 1e-8)
-    assert tables.corrects_epsilon and model.optimizer.epsilon == 1e-8
-    assert (tables.beta_1, tables.beta_2) == (0.9, 0.999)
+    assert (tables.l2, tables.rule.epsilon) == (log["penalty"], 1e-8)
+    assert tables.rule.corrects_epsilon and model.optimizer.epsilon == 1e-8
+    assert (tables.rule.beta_1, tables.rule.beta_2) == (0.9, 0.999)
     assert float(model.optimizer.learning_rate) == pytest.approx(0.001)
 
 

@@ -139,9 +139,11 @@ def test_l2_chooses_the_dense_form_of_the_optimizer():
 @pytest.mark.parametrize("l2", [0.0, 1e-4])
 def test_the_epsilon_of_adam(l2):
     model = make(optimizer="adam", l2=l2, adam_epsilon=1e-8)
-    assert model.optimizer.epsilon == model.embedding_optimizer.epsilon == 1e-8
-    assert not l2 or model.embedding_optimizer.corrects_epsilon
-    assert make(optimizer="adam", l2=l2).embedding_optimizer.epsilon == 1e-7
+    of_tables = model.embedding_optimizer.get_config()
+    assert model.optimizer.epsilon == of_tables["epsilon"] == 1e-8
+    assert of_tables["corrects_epsilon"] == bool(l2)
+    config = make(optimizer="adam", l2=l2).embedding_optimizer.get_config()
+    assert config["epsilon"] == 1e-7
 
 
 def test_l2_is_refused_for_large_tables():

@@ -33,6 +33,9 @@ class DenseOptimizer(SparseOptimizer):
         divides_by_zero: Whether the rule may compute 0 / 0 for rows without gradient.
         moves_other_rows: Whether rows without gradient move even if `l2` is 0.
 
+    Attributes:
+        rule: The row-sparse optimizer, which has the constants, such as `rule.epsilon`.
+
     Raises:
         ValueError: If `l2` is negative or not finite, or `max_values` is not positive.
     """
@@ -55,7 +58,7 @@ class DenseOptimizer(SparseOptimizer):
             raise UserError(f"`max_values` must be at least 1. Received: {max_values}")
         self.l2, self.max_values = float(l2), int(max_values)
         self.moves_other_rows = moves_other_rows or self.l2 > 0.0
-        self._rule, self._divides_by_zero = rule, divides_by_zero
+        self.rule, self._divides_by_zero = rule, divides_by_zero
 
     def check_tables(self, tables: Iterable[EmbeddingTable]) -> None:
         sizes = {t.name: t.vocabulary_size * t.embedding_dim for t in tables}
@@ -63,7 +66,7 @@ class DenseOptimizer(SparseOptimizer):
         if not self.moves_other_rows or total <= self.max_values:
             return
         name = max(sizes, key=lambda name: sizes[name])
-        sparse = type(self._rule).__name__
+        sparse = type(self.rule).__name__
         raise UserError(
             f"{type(self).__name__} moves every row of its tables at every step, which "
             f"is slow for large ones. Its tables have {total:,} values (rows times "
@@ -74,7 +77,7 @@ class DenseOptimizer(SparseOptimizer):
         )
 
     def slots(self, embedding_dim: int) -> dict[str, tuple[int, float]]:
-        return self._rule.slots(embedding_dim)
+        return self.rule.slots(embedding_dim)
 
     def apply(
         self,
@@ -88,7 +91,7 @@ class DenseOptimizer(SparseOptimizer):
         """Compute one step; `gradients` is a scalar 0 for rows without a gradient."""
         if self.l2 and rows is not None:
             gradients = gradients + self.l2 * rows
-        change, state = self._rule.apply(gradients, slots, learning_rate, step)
+        change, state = self.rule.apply(gradients, slots, learning_rate, step)
         if self._divides_by_zero:
             is_undefined = tf.math.is_nan(change) & (gradients == 0.0)
             change = tf.where(is_undefined, 0.0, change)
@@ -96,7 +99,7 @@ class DenseOptimizer(SparseOptimizer):
 
     def get_config(self) -> dict[str, Any]:
         own = {"l2": self.l2, "max_values": self.max_values}
-        return {**self._rule.get_config(), **super().get_config(), **own}
+        return {**self.rule.get_config(), **super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
