@@ -92,8 +92,9 @@ _KERAS = {
     "adagrad": keras.optimizers.Adagrad,
     "adam": keras.optimizers.Adam,
 }
-_DENSE = {
-    "sgd": tf_dlrm.optimizers.DenseSGD,
+# With an L2 penalty on whole tables, for which SGD needs no pass over all rows.
+_PENALIZED = {
+    "sgd": tf_dlrm.optimizers.SparseSGD,
     "adagrad": tf_dlrm.optimizers.DenseAdagrad,
     "adam": tf_dlrm.optimizers.DenseAdam,
 }
@@ -136,8 +137,9 @@ def compile_model(
     optimizer = _optimizer(_KERAS, config, rate_of(config.learning_rate))
     embedding_optimizer = None
     if config.l2:
-        embedding_optimizer = _optimizer(_DENSE, config, table_rate, l2=config.l2)
-        _check_size(model, embedding_optimizer)
+        embedding_optimizer = _optimizer(_PENALIZED, config, table_rate, l2=config.l2)
+        if config.optimizer != "sgd":
+            _check_size(model, embedding_optimizer)
     elif table_rate is not None:
         embedding_optimizer = tf_dlrm.optimizers.get(
             _optimizer(_KERAS, config, table_rate)
@@ -161,7 +163,7 @@ def _optimizer(classes, config, rate, **options):
         options["epsilon"] = config.adagrad_epsilon
     if config.optimizer == "adam" and config.adam_epsilon is not None:
         options["epsilon"] = config.adam_epsilon
-        if classes is _DENSE:
+        if classes is _PENALIZED:
             options["corrects_epsilon"] = True
     return classes[config.optimizer](rate, **options)
 
@@ -172,8 +174,8 @@ def _check_size(model, optimizer):
         raise UserError(
             "`l2` moves every row at every step, so the tables may have at most "
             f"{optimizer.max_values:,} values. They have {sum(sizes):,}. Use a larger "
-            "`min_count`, a `max_vocabulary_size` or a smaller `embedding_dim`, or no "
-            "`l2`."
+            "`min_count`, a `max_vocabulary_size` or a smaller `embedding_dim`, "
+            "optimizer='sgd', or no `l2`."
         )
 
 

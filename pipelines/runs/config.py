@@ -57,8 +57,9 @@ class RunConfig:
     initial_accumulator_value: float = 1e-6
     """Initial value of Adagrad's accumulators."""
     l2: float = 0.0
-    """L2 penalty on whole tables, whose rows then all move at every step (the dense
-    form of the optimizer), for tables with up to 64 million values."""
+    """L2 penalty on whole tables. With adagrad and adam, all rows then move at every
+    step (the dense form of the optimizer), so tables may have up to 64 million values;
+    with sgd, tables of any size are possible."""
     learning_rate_decay: Literal["none", "linear", "square", "epochs", "plateau"] = (
         "none"
     )

@@ -124,7 +124,7 @@ def test_learning_rates_fall_as_said(changes, expected):
     np.testing.assert_allclose(tables, 0.25 * np.array(expected), atol=1e-6)
 
 
-def test_l2_chooses_the_dense_form_of_the_optimizer():
+def test_l2_chooses_an_optimizer_of_whole_tables():
     tables = make(optimizer="adam", l2=1e-4).embedding_optimizer
     assert isinstance(tables, optimizers.DenseAdam) and tables.l2 == 1e-4
     options = {"initial_accumulator_value": 0.5, "adagrad_epsilon": 0.25}
@@ -132,7 +132,8 @@ def test_l2_chooses_the_dense_form_of_the_optimizer():
     expected = optimizers.DenseAdagrad(0.2, 0.5, 0.25, l2=1e-4).get_config()
     assert model.embedding_optimizer.get_config() == pytest.approx(expected)
     tables = make(optimizer="sgd", l2=1e-4, learning_rate=0.3).embedding_optimizer
-    assert isinstance(tables, optimizers.DenseSGD) and tables.learning_rate is None
+    assert isinstance(tables, optimizers.SparseSGD) and tables.learning_rate is None
+    assert tables.l2 == 1e-4
     assert not make(optimizer="adam").embedding_optimizer.moves_other_rows
 
 
