@@ -138,8 +138,8 @@ class Export:
         )
         if self.calibration_slice is not None:
             print(
-                f"{len(fitted.correction.by_id):,} values of {self.calibration_slice} "
-                "have a correction of their own; all others share one."
+                f"Values of {self.calibration_slice} with a correction of their own: "
+                f"{len(fitted.correction.by_id):,}; all others share one."
             )
         return fitted.correction
 

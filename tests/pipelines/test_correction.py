@@ -66,7 +66,7 @@ def test_the_command_exports_what_it_fitted(place, capsys):
     assert not (place / "run/calibration.json").exists()
     assert cli.main(command.split()) == 0
     printed = capsys.readouterr().out
-    assert "values of C3 have a correction of their own" in printed
+    assert "Values of C3 with a correction of their own: " in printed
     assert "Warning" not in printed
     written = json.loads((place / "run/calibration.json").read_text())
     assert written["num_rows"] == 3000 and written["correction"]["method"] == "platt"
