@@ -101,15 +101,6 @@ class RunFolder(RunFiles):
         """True if the folder contains a finished run."""
         return self.model_path.exists() and self.metrics_path.exists()
 
-    @property
-    def is_described(self) -> bool:
-        """True if the folder contains a run, finished or not."""
-        return self.config_path.exists()
-
-    def read_data(self) -> dict[str, Any]:
-        """Return the description of the run's data that was passed to `describe`."""
-        return self.read().get("data") or {}
-
     def read_vocabulary(self):
         """Return the run's vocabulary.
 
@@ -146,14 +137,6 @@ class RunFolder(RunFiles):
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-
-    def read_config(self) -> RunConfig:
-        """Return the run's config."""
-        try:
-            return RunConfig.from_json(json.dumps(self.read()["config"]))
-        except ValueError as error:
-            text = str(error).removeprefix(f"{self.config_path} is damaged: ")
-            raise UserError(f"{self.config_path} is damaged: {text}") from None
 
     def check(self) -> None:
         """Check that this is the folder of a finished run, without loading it.
