@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from pipelines import pictures
 from pipelines.pictures import GRID, LINES, MUTED
 
@@ -27,24 +29,28 @@ def draw(trials: Sequence[Any], names: Sequence[str], monitor: str, path) -> Non
     axes, *others = panels.flat[: 1 + len(names)]
     _scatter(axes, trials, [trial.number + 1 for trial in trials])
     choose, best, steps = max if monitor == "auc" else min, None, []
-    for trial in trials:
-        if trial.value is not None:
-            best = trial.value if best is None else choose(best, trial.value)
-            steps.append((trial.number + 1, best))
+    for trial in filter(_is_complete, trials):
+        best = trial.value if best is None else choose(best, trial.value)
+        steps.append((trial.number + 1, best))
+    steps.append((trials[-1].number + 1, best))
     axes.step(*zip(*steps), where="post", color=LINES[0], label="best so far")
     pictures.finish(axes, "trial")
     for axes, name in zip(others, names):
         values = [trial.user_attrs["config"][name] for trial in trials]
-        if all(isinstance(value, float) and value > 0 for value in values):
+        if name.endswith("learning_rate"):
             axes.set_xscale("log")
+            ticks = np.geomspace(min(values), max(values), 3)
+            axes.set_xticks(ticks, [f"{tick:.2g}" for tick in ticks])
+            axes.minorticks_off()
         else:
-            texts = [_to_text(value) for value in values]
-            order = sorted(set(zip(values, texts)))
-            places = {text: place for place, (_, text) in enumerate(order)}
-            values = [places[text] for text in texts]
-            axes.set_xticks(range(len(places)), places)
+            choices = sorted(set(map(_plain, values)))
+            values = [choices.index(_plain(value)) for value in values]
+            axes.set_xticks(range(len(choices)), [_to_text(c) for c in choices])
+            axes.set_xlim(-0.5, len(choices) - 0.5)
         _scatter(axes, trials, values)
         pictures.finish(axes, name)
+    for axes in figure.axes:
+        axes.tick_params(axis="x", labelsize=8)
     for row in panels:
         row[0].set_ylabel(f"validation {monitor}", color=MUTED)
     pictures.put_legend_below(figure, 3, panels.flat[0].get_legend_handles_labels()[0])
@@ -59,14 +65,21 @@ def _scatter(axes, trials, places):
         points = [
             (place, trial.intermediate_values[trial.last_step])
             for trial, place in zip(trials, places)
-            if (trial.value is not None) == is_complete and trial.last_step
+            if _is_complete(trial) == is_complete
         ]
         if points:
             style = {"s": 26, "color": color, "label": label, "alpha": 0.8}
             axes.scatter(*zip(*points), **style)
     axes.grid(axis="y", color=GRID)
-    axes.tick_params(axis="x", labelsize=8)
+
+
+def _is_complete(trial):
+    return trial.state.name == "COMPLETE"
+
+
+def _plain(value):
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _to_text(value) -> str:
-    return "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return "-".join(map(str, value)) if isinstance(value, tuple) else f"{value}"

@@ -54,7 +54,7 @@ class SearchFiles:
         return shlex.join([*self._words, *words])
 
     def write(self, trials: Sequence[Any]) -> None:
-        """Write all files.
+        """Write `trials.csv` and `best.json`.
 
         Args:
             trials: The trials of the study, as Optuna's `FrozenTrial`.
@@ -80,7 +80,10 @@ class SearchFiles:
             "config": self.best.user_attrs["config"],
         }
         write_json(self._path / "best.json", content)
-        drawn = [trial for trial in self.trials if trial.last_step]
+
+    def draw(self) -> None:
+        """Draw `trials.png`."""
+        drawn = [trial for trial in self.trials if trial.state.name != "FAIL"]
         names, path = self._space.names, self._path / "trials.png"
         chart.draw(drawn, names, self._monitor, path)
 

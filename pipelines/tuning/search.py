@@ -5,7 +5,8 @@ trial depends on is in the study's file, so a killed search goes on where it was
 """
 
 import dataclasses
-import itertools
+import functools
+import json
 import math
 import pathlib
 import shutil
@@ -131,6 +132,8 @@ class Search:
         self._config, self._inputs = config, inputs
         self._space_name, self._fixed = space_name, fixed
         self.path, self._out = pathlib.Path(out), RunFolder(out)
+        self._study_path = self.path / "study.db"
+        self._facts_path = self.path / "search.json"
 
     def run(self, num_trials: int, command: list[str]) -> SearchFiles:
         """Train trials until there are `num_trials`, and write the files.
@@ -146,64 +149,74 @@ class Search:
         """
         with locks.locked(self.path):
             self._check_folder()
+            self._check_validation(self._inputs.has_validation)
             run = resuming.begin(self._out, self._config, self._inputs)
             data = self._inputs.open(self._out, run)
+            self._check_validation(data.valid_dataset() is not None)
             data.complete_config()
-            if data.valid_dataset() is None:
-                raise UserError(
-                    "A search needs validation rows: name their files in "
-                    "`valid_paths`, or prepare records with a validation split."
-                )
             space = Space.make(self._space_name, data.config, self._fixed)
+            self._describe()
+            files = SearchFiles(self.path, space, command, data.origin)
             storage = optuna.storages.RDBStorage(
                 "sqlite:///",  # a path may contain characters that are special in it
                 engine_kwargs={"creator": lambda: sqlite3.connect(self._study_path)},
             )
             try:
-                files = SearchFiles(self.path, space, command, data.origin)
                 self._run(storage, space, files, num_trials)
             finally:
                 storage.engine.dispose()
         return files
 
-    @property
-    def _study_path(self):
-        return self.path / "study.db"
+    def _check_validation(self, has_validation):
+        if not has_validation:
+            raise UserError(
+                "A search needs validation rows: name their files in `valid_paths`, or "
+                "prepare records with a validation split."
+            )
 
-    def _check_folder(self):
-        """Check that the folder has this search, or describe it in a new folder."""
-        if self._out.is_described:
-            raise UserError(f"{self.path} contains a run. Choose another `out`.")
+    @functools.cached_property
+    def _facts(self):
+        """What must be the same when the search continues, for `search.json`."""
         schema, vocabulary = self._inputs.schema, self._inputs.vocabulary
-        content = {
-            "tf_dlrm": tf_dlrm.__version__,
+        return {
             "space": self._space_name,
             "fixed": sorted(self._fixed),
             "schema": None if schema is None else schema.digest,
             "vocabulary": None if vocabulary is None else vocabulary.digest,
             "data": self._inputs.describe(),
-            "config": dataclasses.asdict(self._config),
+            "config": json.loads(self._config.to_json()),
         }
-        path = self.path / "search.json"
-        if not path.exists():
+
+    def _describe(self):
+        if not self._facts_path.exists():
             self._study_path.unlink(missing_ok=True)
-            write_json(path, content)
+            write_json(self._facts_path, {"tf_dlrm": tf_dlrm.__version__} | self._facts)
+
+    def _check_folder(self):
+        """Check that the folder contains this search, or none."""
+        if self._out.is_described:
+            raise UserError(f"{self.path} contains a run. Choose another `out`.")
+        if not self._facts_path.exists():
             return
-        stored = disk.read_json(path)
+        stored, facts = disk.read_json(self._facts_path), self._facts
         differing = [
-            f"`{name}` was {_words(stored.get(name))}, now {_words(content[name])}"
-            for name in ("space", "schema", "vocabulary", "fixed")
-            if stored.get(name) != content[name]
+            f"`{name}` was {stored.get(name)}, now {facts[name]}"
+            for name in ("space", "schema", "vocabulary")
+            if stored.get(name) != facts[name]
         ]
+        before, data = RunConfig.load(self._facts_path), stored.get("data") or {}
         differing += resuming.list_differences(
-            RunConfig.load(path), stored["data"], self._config, content["data"]
+            before, data, self._config, facts["data"]
         )
+        if not differing and stored.get("fixed") != facts["fixed"]:
+            words = (" ".join(f.get("fixed") or ["none"]) for f in (stored, facts))
+            differing.append("options that do not vary were {}, now {}".format(*words))
         if differing:
             raise UserError(
                 f"{self.path} contains a search with different options: "
                 f"{'; '.join(differing)}. Repeat its command, or choose another `out`."
             )
-        resuming.check_content(self.path, stored["data"], content["data"])
+        resuming.check_content(self.path, data, facts["data"])
 
     def _run(self, storage, space, files, num_trials):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -213,6 +226,7 @@ class Search:
             study_name=_STUDY,
             load_if_exists=True,
             direction="maximize" if monitor == "auc" else "minimize",
+            sampler=_make_sampler(0),  # suggestions replace it
             pruner=optuna.pruners.SuccessiveHalvingPruner(1, reduction_factor=3),
         )
         if not study.get_trials():
@@ -227,6 +241,7 @@ class Search:
             raise UserError(
                 f"All {len(files.trials)} trials failed. The first: {next(reasons)}"
             )
+        files.draw()
 
     def _next_trial(self, study, storage):
         """Return the trial that an interrupt stopped, or a new one."""
@@ -242,21 +257,23 @@ class Search:
 
     def _run_trial(self, study, trial, space, num_trials):
         start, state, value = time.perf_counter(), _State.FAIL, None
+        label = f"Trial {trial.number + 1} of {num_trials}"
         try:
             config = space.choose(self._make_suggest(study, trial))
             trial.set_user_attr("config", dataclasses.asdict(config))
             values = [f"{k} {v}" for k, v in space.describe(config).items()]
-            text = f"Trial {trial.number + 1} of {num_trials}: {', '.join(values)}"
-            print(f"\n{text}", flush=True)
+            print(f"\n{label}: {', '.join(values)}", flush=True)
             value, state = self._train(trial, config, space), _State.COMPLETE
+            text = f"{config.monitor} {value:.5f}"
         except optuna.TrialPruned:
-            state = _State.PRUNED
+            state, text = _State.PRUNED, "stopped, as it is behind other trials"
         except (UserError, tf.errors.ResourceExhaustedError) as error:
-            reason = getattr(error, "one_line", "") or str(error)
-            trial.set_user_attr("reason", " ".join(reason.split())[:500])
-            print(f"The trial failed: {reason}", flush=True)
+            reason = " ".join((getattr(error, "one_line", "") or str(error)).split())
+            trial.set_user_attr("reason", reason[:500])
+            text = f"failed: {reason}"
         trial.set_user_attr("seconds", time.perf_counter() - start)
         study.tell(trial, value, state)
+        print(f"{label}: {text}", flush=True)
 
     def _make_suggest(self, study, trial):
         """Return the function that chooses a parameter.
@@ -267,7 +284,7 @@ class Search:
 
         def suggest(name, choices=None, low=None, high=None):
             text = f"{self._config.seed} {trial.number} {name}"
-            study.sampler = optuna.samplers.TPESampler(seed=zlib.crc32(text.encode()))
+            study.sampler = _make_sampler(zlib.crc32(text.encode()))
             if choices is None:
                 return trial.suggest_float(name, low, high, log=True)
             return trial.suggest_categorical(name, choices)
@@ -296,8 +313,6 @@ class Search:
         return value
 
 
-def _words(value) -> str:
-    words = " ".join(
-        itertools.chain([value] if isinstance(value, str) else value or [])
-    )
-    return words or "none"
+def _make_sampler(seed):
+    # Parameters are sampled one by one, because which there are depends on others.
+    return optuna.samplers.TPESampler(seed=seed, multivariate=False)

@@ -86,7 +86,7 @@ class Space:
         names = tuple(option for option in SPACES[name] if option not in without)
         if not names:
             raise UserError(
-                f"`space`={name!r} has no option that may vary: leave some of "
+                f"`space={name}` has no option that may vary: leave some of "
                 f"{', '.join(f'`{option}`' for option in SPACES[name])} out."
             )
         if base.embedding_learning_rate is None:  # it equals the other one
