@@ -37,7 +37,6 @@ class Train:
         "run": (
             "out",
             "run_name",
-            "config_file",
             "resume",
             "warm_start",
             "devices",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import shlex
 from typing import Annotated, ClassVar, Literal
 
 import tyro
@@ -117,19 +118,20 @@ class Tune:
             schema=load_schema(self.schema),
         )
         search = Search(self.space, self.config, self._find_fixed(), inputs, self.out)
-        files = search.run(self.trials, self._train_command())
+        command = self._train_command()
+        files = search.run(self.trials, command)
         best = files.best
         print("", *files.table(), sep="\n")
         print(
             f"Best: trial {best.number + 1}, {self.config.monitor} {best.value:.5f}; "
             f"model: {self.out}/trials/{best.number + 1:03d}. To train it again:\n"
-            f"{files.command}\n"
+            f"{command}\n"
             f"All trials: {self.out}/trials.csv and trials.png; "
             f"tensorboard --logdir {self.out}/trials"
         )
 
     def _train_command(self):
-        """Return the words of a command that trains on the same files."""
+        """Return the command that trains the best config on the same files."""
         words = ["tf-dlrm", "train", "--train", *self.train]
         if self.valid:
             words += ["--valid", *self.valid]
@@ -137,4 +139,5 @@ class Tune:
             value = getattr(self, option)
             if value is not None:
                 words += [f"--{option}", value]
-        return words
+        words += ["--config", f"{self.out}/best.json", "--out", f"{self.out}/best"]
+        return shlex.join(words)

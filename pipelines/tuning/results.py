@@ -3,7 +3,6 @@
 import csv
 import io
 import pathlib
-import shlex
 import shutil
 from collections.abc import Sequence
 from typing import Any
@@ -26,8 +25,7 @@ class SearchFiles:
     Args:
         path: Folder of the search.
         space: The space.
-        command: Words of the command to train the best trial's config, without its path
-            and the output.
+        command: Command that trains the config in `best.json`.
         data: The facts that identify the data.
 
     Attributes:
@@ -39,19 +37,12 @@ class SearchFiles:
         self,
         path: pathlib.Path,
         space: Space,
-        command: Sequence[str],
+        command: str,
         data: dict[str, Any],
     ):
         self._path, self._space, self._data = path, space, data
-        self._monitor, self._words = space.base.monitor, command
+        self._monitor, self._command = space.base.monitor, command
         self.trials, self.best = [], None
-
-    @property
-    def command(self) -> str:
-        """The command that trains the best trial's config on the same files."""
-        words = ["--config", str(self._path / "best.json")]
-        words += ["--out", str(self._path / "best")]
-        return shlex.join([*self._words, *words])
 
     def write(self, trials: Sequence[Any]) -> None:
         """Write `trials.csv` and `best.json`.
@@ -75,7 +66,7 @@ class SearchFiles:
             "trial": self.best.number + 1,
             "monitor": self._monitor,
             "value": self.best.value,
-            "command": self.command,
+            "command": self._command,
             "data": self._data,
             "config": self.best.user_attrs["config"],
         }

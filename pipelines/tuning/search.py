@@ -1,7 +1,7 @@
 """`Search`: train one trial after the other, each with options that Optuna chooses.
 
 Every trial is a run of `TrainingJob` in a folder of its own. Everything that the next
-trial depends on is in the study's file, so a killed search goes on where it was.
+trial depends on is in the study's file, so a killed search continues from there.
 """
 
 import dataclasses
@@ -135,13 +135,12 @@ class Search:
         self._study_path = self.path / "study.db"
         self._facts_path = self.path / "search.json"
 
-    def run(self, num_trials: int, command: list[str]) -> SearchFiles:
+    def run(self, num_trials: int, command: str) -> SearchFiles:
         """Train trials until there are `num_trials`, and write the files.
 
         Args:
             num_trials: Number of trials, with those of an interrupted search.
-            command: Words of the command to train the best trial's config, without
-                its path and the output.
+            command: Command that trains the config in `best.json`.
 
         Raises:
             ValueError: If the folder contains another search or a run, the data do not
@@ -176,7 +175,7 @@ class Search:
 
     @functools.cached_property
     def _facts(self):
-        """What must be the same when the search continues, for `search.json`."""
+        """The facts that must be the same when the search continues."""
         schema, vocabulary = self._inputs.schema, self._inputs.vocabulary
         return {
             "space": self._space_name,
