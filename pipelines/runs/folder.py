@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -239,7 +240,11 @@ class RunFolder(RunFiles):
         return model
 
     def write_results(self, history: dict[str, list[float]], results: dict) -> None:
-        """Write `metrics.csv`, a line for each epoch, and `metrics.json`."""
+        """Write `metrics.csv`, a line for each epoch, and `metrics.json`.
+
+        A value that is not finite, such as a metric of a validation after divergence,
+        is null in `metrics.json`.
+        """
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["epoch", *history])
@@ -252,12 +257,21 @@ class RunFolder(RunFiles):
         other_path = self.other_model_path(results["saved_model"])
         if other_path.exists():
             digests["other_model_sha256"] = _sha256(other_path)
-        write_json(self.metrics_path, {**results, **digests})
+        write_json(self.metrics_path, _to_json_safe({**results, **digests}))
 
 
 def write_json(path, content) -> None:
     """Write JSON text; the file appears complete or not at all."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _to_json_safe(value):
+    """Return a value with `None` for each number that is not finite."""
+    if isinstance(value, dict):
+        return {name: _to_json_safe(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json_safe(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rows(spec) -> dict[str, int]:

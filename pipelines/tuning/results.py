@@ -88,7 +88,7 @@ class SearchFiles:
             f"{sum(t.state.name == name for t in self.trials):,} {text}"
             for name, text in _STATES.items()
         ]
-        return [*lines, f"{len(self.trials):,} trials: {', '.join(numbers)}"]
+        return [*lines, f"Trials: {', '.join(numbers)}"]
 
     def _complete(self):
         return [trial for trial in self.trials if trial.state.name == "COMPLETE"]

@@ -101,7 +101,7 @@ class _Rungs(EvaluateWithinEpochs):
         return self._due and step >= self._due[0][1]
 
     def _report(self, results):
-        value, step = float(results[self._monitor]), self._due.pop(0)[0]
+        value, step = _read(results, self._monitor), self._due.pop(0)[0]
         with warnings.catch_warnings():
             # A trial that is trained again has reported the same value before.
             warnings.filterwarnings("ignore", "The reported value is ignored")
@@ -151,8 +151,8 @@ class Search:
             self._check_validation(self._inputs.has_validation)
             run = resuming.begin(self._out, self._config, self._inputs)
             data = self._inputs.open(self._out, run)
-            self._check_validation(data.valid_dataset() is not None)
             data.complete_config()
+            self._check_validation(data.valid_dataset() is not None)
             space = Space.make(self._space_name, data.config, self._fixed)
             self._describe()
             files = SearchFiles(self.path, space, command, data.origin)
@@ -305,11 +305,18 @@ class Search:
             },
         )
         _, results = job.run()
-        value = results["metrics"][f"val_{config.monitor}"]
-        if not math.isfinite(value):
-            raise UserError(f"The validation {config.monitor} is not finite.")
+        value = _read(results["metrics"], f"val_{config.monitor}")
         trial.report(value, NINTHS[-1])
         return value
+
+
+def _read(results, monitor):
+    """Return the monitored value; without a finite loss, an AUC means nothing."""
+    for name in ("val_loss", monitor):
+        value = results.get(name)
+        if value is None or not math.isfinite(value):
+            raise UserError(f"Training diverged: {name} is not finite.")
+    return float(value)
 
 
 def _make_sampler(seed):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import pathlib
 
 import keras
 import numpy as np
@@ -49,7 +50,7 @@ def folder(tmp_path_factory):
     text = pipelines.Text(",", header=True)
     schema = pipelines.Schema("click", ["age"], ["item"], format=text)
     schema.save(folder / "schema.json")
-    config = json.loads(BASE.to_json())
+    config = json.loads(BASE.to_json()) | {"batch_size": None}  # by the rows
     (folder / "base.json").write_text(json.dumps({"config": config}))
     return folder
 
@@ -65,6 +66,23 @@ def tune(folder, monkeypatch):
         return cli.main([*words, "--out", str(out)])
 
     return run
+
+
+@pytest.mark.slow
+def test_the_best_rate_of_a_planted_log_is_found(tune, tmp_path):
+    """In 18 steps, tables learn the 20 effects only at rates of ten or more."""
+    options = f"{ONE_RATE} --l2 0 --monitor log_loss --config wide.json"
+    config = dataclasses.replace(BASE, embedding_learning_rate=2.0)
+    content = {"config": json.loads(config.to_json())}
+    pathlib.Path("wide.json").write_text(json.dumps(content))
+    assert tune(tmp_path / "out", 12, options) == 0
+    trials = read_trials(tmp_path / "out")
+    best = json.loads((tmp_path / "out/best.json").read_text())
+    assert best["config"]["embedding_learning_rate"] > 7
+    assert sum(t["state"] == "pruned" for t in trials) >= 5
+    for trial in trials:
+        is_slow = float(trial["embedding_learning_rate"]) < 1
+        assert not is_slow or float(trial["log_loss"]) > best["value"] + 0.02
 
 
 def read_trials(out):
@@ -97,7 +115,7 @@ class Judged:
                 self.trial.report(score - 0.1 / share, share)
             if self.trial.should_prune():
                 raise optuna.TrialPruned
-        return None, {"metrics": {"val_auc": score}}
+        return None, {"metrics": {"val_loss": 1.0, "val_auc": score}}
 
 
 @pytest.fixture
@@ -270,7 +288,7 @@ def test_trials_are_trained_stopped_resumed_and_repeated(
     assert tune(whole, 2, options) == 0
     printed, trials = capsys.readouterr().out, read_trials(whole)
     best = json.loads((whole / "best.json").read_text())
-    assert "2 trials: 1 complete, 1 pruned, 0 failed" in printed
+    assert "Trials: 1 complete, 1 pruned, 0 failed" in printed
     # The models of other trials are removed; what remains can be compared.
     models = [path.parent.name for path in whole.glob("trials/*/model.keras")]
     assert models == [f"{best['trial']:03d}"]
@@ -295,6 +313,12 @@ def test_trials_are_trained_stopped_resumed_and_repeated(
         assert tune(cut, 2, options) == 130
     assert tune(cut, 2, options) == 0
     assert read_trials(cut) == trials
+
+    # A loss that is not finite is a failure, also where an AUC can be computed.
+    diverging = "--space recipe --learning-rate 1e12 --embedding-learning-rate 1e12"
+    diverging += " --max-skipped-batches 99 --optimizer sgd --epochs 1"
+    assert tune(tmp_path / "failed", 1, diverging) == 2
+    assert "The first: Training diverged: val_loss is" in capsys.readouterr().err
 
     command = best["command"].split()
     assert command[:2] == ["tf-dlrm", "train"] and best["command"] in printed
