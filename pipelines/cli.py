@@ -133,6 +133,7 @@ def _parse(name, kind, options):
 
     import tyro
 
+    from pipelines.commands.starts import STARTS
     from pipelines.runtime import UserError
 
     if {"-h", "--help"} & set(options) and hasattr(kind, "common"):
@@ -146,8 +147,8 @@ def _parse(name, kind, options):
 
         tidy_help(kind)
         options = ["--help"]
-    elif name == "train":
-        default = _train_default(kind, options)
+    elif name in STARTS:
+        default = STARTS[name](kind, options)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
@@ -161,88 +162,6 @@ def _parse(name, kind, options):
         if error.code:
             raise UserError(_one_line(box.getvalue())) from None
         raise
-
-
-def _train_default(kind, options):
-    """Return the defaults of `train`, which its other options change.
-
-    They come from the named run; with --resume, from the run to resume; with
-    --warm-start, from the previous run.
-    """
-    import tyro
-
-    from pipelines import runs
-    from pipelines.runs.defaults import LEARNING_RATES
-
-    name, out = _option("run", options), _option("out", options)
-    warm_start = _option("warm-start", options)
-    if "--resume" in options and out is not None:
-        resumed = _resumed(kind, out)
-        if resumed is not None:
-            return resumed
-    if name is None and warm_start is not None:
-        return _warm_started(kind, warm_start)
-    config, optimizer = runs.get(name), _option("optimizer", options)
-    if optimizer in LEARNING_RATES and optimizer != config.optimizer:
-        config = config.with_optimizer(optimizer)
-    return kind(
-        train=tyro.MISSING,
-        out=tyro.MISSING,
-        run_name=name,
-        config=config,
-    )
-
-
-def _warm_started(kind, warm_start):
-    """Return the defaults of a warm start: the config of the previous run."""
-    import tyro
-
-    _import_tensorflow()
-    from pipelines.runs.folder import RunFolder
-
-    folder = RunFolder(warm_start)
-    return kind(
-        train=tyro.MISSING,
-        out=tyro.MISSING,
-        run_name=folder.read_data().get("run"),
-        config=folder.read_config(),
-    )
-
-
-def _resumed(kind, out):
-    """Return the options of the run in a folder, or `None` if there is none."""
-    import tyro
-
-    _import_tensorflow()
-    from pipelines.runs.folder import RunFolder
-
-    folder = RunFolder(out)
-    if not folder.is_described:
-        return None
-    data = folder.read_data()
-    return kind(
-        train=[data["records"]] if "records" in data else data["train"],
-        out=tyro.MISSING,
-        valid=data.get("valid", []),
-        vocabulary=data.get("vocabulary"),
-        progressive=data.get("progressive", False),
-        warm_start=data.get("warm_start"),
-        run_name=data.get("run"),
-        devices=data.get("devices", 1),
-        config=folder.read_config(),
-    )
-
-
-def _option(name, options):
-    """Return the value of an option as typed, or `None` if it was not typed."""
-    import itertools
-
-    value = None
-    for option, following in itertools.zip_longest(options, options[1:]):
-        typed, has_value, after = option.partition("=")
-        if typed.replace("_", "-") == f"--{name}":
-            value = after if has_value else following
-    return value
 
 
 def _one_line(text: str) -> str:

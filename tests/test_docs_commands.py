@@ -141,6 +141,7 @@ def plan(page, names):
 def test_commands_that_take_minutes_are_planned(place, monkeypatch):
     monkeypatch.chdir(place)
     plan("results/speed.md", ["benchmark"])
+    plan("how_to/tune.md", ["tune"])
 
 
 def test_examples_of_the_commands_are_planned(mine, place, monkeypatch):
@@ -151,7 +152,9 @@ def test_examples_of_the_commands_are_planned(mine, place, monkeypatch):
         shutil.copytree(mine.path, f"runs/{name}")
     shutil.move("runs/mine", "runs/not_yet")
     try:
-        plan("reference/commands.md", ["generate", "schema", "prepare", "train"])
+        plan(
+            "reference/commands.md", ["generate", "schema", "prepare", "train", "tune"]
+        )
     finally:
         shutil.move("runs/not_yet", "runs/mine")
     names = ["profile-trace", "evaluate", "importance", "tables", "report"]

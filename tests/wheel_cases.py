@@ -19,6 +19,7 @@ COMMANDS = (
     "profile-trace --input train.tsv --output profile.json",
     "prepare --input train.tsv --valid valid.tsv --out records --min-count 2",
     f"train --train train.tsv --valid valid.tsv --out run --epochs 1 {SMALL}",
+    f"tune --train records --out search --trials 1 --space tables {SMALL}",
     "evaluate --model run --input valid.tsv",
     "report run --output report",
     "tables --model run",

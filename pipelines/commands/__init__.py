@@ -50,6 +50,7 @@ GROUPS = {
     },
     "Train and measure": {
         "train": ("model", "Train"),
+        "tune": ("tune", "Tune"),
         "evaluate": ("evaluate", "Evaluate"),
         "importance": ("importance", "FeatureImportance"),
         "tables": ("importance", "InspectTables"),

@@ -13,7 +13,7 @@ import typing
 
 import tyro
 
-_NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+_NAMED = re.compile(r"`([a-z0-9_]+)(?:=([^`]*))?`")
 
 
 def translate(message: str, command: type) -> str:

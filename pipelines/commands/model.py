@@ -31,7 +31,14 @@ class Train:
     }
     common: ClassVar = {
         "data": ("train", "valid", "schema", "vocabulary", "min_count", "hash_buckets"),
-        "run": ("out", "run_name", "resume", "warm_start", "devices", "dry_run"),
+        "run": (
+            "out",
+            "run_name",
+            "resume",
+            "warm_start",
+            "devices",
+            "dry_run",
+        ),
         "model": (
             "embedding_dim",
             "bottom_mlp_dims",
@@ -80,6 +87,9 @@ class Train:
     """Named run that sets the defaults of the options below (`tf-dlrm runs` lists
     them); default: the demo's model, with values that suit the optimizer and the number
     of rows."""
+    config_file: Annotated[str | None, tyro.conf.arg(name="config")] = None
+    """JSON file that sets the defaults of the options below, instead of a named run:
+    best.json of `tf-dlrm tune`, or config.json of a run."""
     devices: int = 1
     """Number of devices to train on: GPUs, or parts of the CPU if there are no GPUs;
     each of several devices holds a part of the tables."""
@@ -177,6 +187,8 @@ class Train:
 
             check(self.config, self.train, self.valid)
         start = get(self.run_name)
+        if self.config_file:
+            start = RunConfig.load(self.config_file)
         if self.warm_start:
             from pipelines.runs.previous_run import check
 

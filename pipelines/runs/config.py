@@ -4,11 +4,12 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import reprlib
 import typing
 from typing import Literal
 
-from pipelines.runtime import UserError
+from pipelines.runtime import UserError, disk
 from pipelines.sampling import check_rate
 from pipelines.value_types import check_types
 
@@ -261,3 +262,24 @@ class RunConfig:
             if isinstance(value, list):
                 values[name] = tuple(value)
         return cls(**values)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "RunConfig":
+        """Read the config in a JSON file.
+
+        Args:
+            path: The `config.json` of a run, the `best.json` of `tf-dlrm tune`, or
+                another file with the form `{"config": {"epochs": 2, ...}}`. Options
+                that are missing have their defaults.
+
+        Raises:
+            ValueError: If the file contains no config or an option is wrong; the
+                message names it.
+        """
+        config = disk.read_json(path).get("config")
+        if not isinstance(config, dict):
+            raise UserError(f"{path} is not the config of a run: it has no `config`.")
+        try:
+            return cls.from_json(json.dumps(config))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged: {error}") from None

@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -103,15 +104,6 @@ class RunFolder(RunFiles):
         """True if the folder contains a finished run."""
         return self.model_path.exists() and self.metrics_path.exists()
 
-    @property
-    def is_described(self) -> bool:
-        """True if the folder contains a run, finished or not."""
-        return self.config_path.exists()
-
-    def read_data(self) -> dict[str, Any]:
-        """Return the description of the run's data that was passed to `describe`."""
-        return self.read().get("data") or {}
-
     def was_trained_on(self, paths: Paths, split: str) -> bool:
         """Return whether the run is known to be trained on some of these rows.
 
@@ -167,14 +159,6 @@ class RunFolder(RunFiles):
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-
-    def read_config(self) -> RunConfig:
-        """Return the run's config."""
-        try:
-            return RunConfig.from_json(json.dumps(self.read()["config"]))
-        except ValueError as error:
-            text = str(error).removeprefix(f"{self.config_path} is damaged: ")
-            raise UserError(f"{self.config_path} is damaged: {text}") from None
 
     def check(self) -> None:
         """Check that this is the folder of a finished run, without loading it.
@@ -277,7 +261,11 @@ class RunFolder(RunFiles):
         return model
 
     def write_results(self, history: dict[str, list[float]], results: dict) -> None:
-        """Write `metrics.csv`, a line for each epoch, and `metrics.json`."""
+        """Write `metrics.csv`, a line for each epoch, and `metrics.json`.
+
+        A value that is not finite, such as a metric of a validation after divergence,
+        is null in `metrics.json`.
+        """
         text = io.StringIO(newline="")
         writer = csv.writer(text)
         writer.writerow(["epoch", *history])
@@ -290,12 +278,21 @@ class RunFolder(RunFiles):
         other_path = self.other_model_path(results["saved_model"])
         if other_path.exists():
             digests["other_model_sha256"] = _sha256(other_path)
-        write_json(self.metrics_path, {**results, **digests})
+        write_json(self.metrics_path, _to_json_safe({**results, **digests}))
 
 
 def write_json(path, content) -> None:
     """Write JSON text; the file appears complete or not at all."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _to_json_safe(value):
+    """Return a value with `None` for each number that is not finite."""
+    if isinstance(value, dict):
+        return {name: _to_json_safe(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json_safe(member) for member in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _rows(spec) -> dict[str, int]:

@@ -160,18 +160,8 @@ def check_same(
     Raises:
         ValueError: If something differs; the message names each difference.
     """
-    before, now = dataclasses.asdict(folder.read_config()), dataclasses.asdict(config)
-    differing = [
-        f"`{name}` was {before[name]}, now {now[name]}"
-        for name in before
-        if before[name] != now[name] and not (name in COMPLETED and now[name] is None)
-    ]
     stored = folder.read_data()
-    for name in _PARAMETERS:
-        before, now = _names(stored.get(name)), _names(data.get(name))
-        if before != now:
-            words = [" ".join(paths) or "nothing" for paths in (before, now)]
-            differing.append(f"`{_PARAMETERS[name]}` was {words[0]}, now {words[1]}")
+    differing = list_differences(folder.read_config(), stored, config, data)
     if bool(stored.get("progressive")) != bool(data.get("progressive")):
         words = ["on" if d.get("progressive") else "off" for d in (stored, data)]
         differing.append(f"`progressive` was {words[0]}, now {words[1]}")
@@ -184,10 +174,42 @@ def check_same(
             f"{'; '.join(differing)}. Leave them out (`resume=True` uses those of "
             "the run), or choose another `out`."
         )
-    _check_content(folder, stored.get("content") or {}, data.get("content") or {})
+    check_content(folder.path, stored, data)
 
 
-def _check_content(folder, before, now):
+def list_differences(
+    config: RunConfig, data: dict, new_config: RunConfig, new_data: dict
+) -> list[str]:
+    """Return each option and each file name that differs, as text.
+
+    Options that are completed by the number of rows may be left out in `new_config`.
+    """
+    before, now = dataclasses.asdict(config), dataclasses.asdict(new_config)
+    differing = [
+        f"`{name}` was {before[name]}, now {now[name]}"
+        for name in before
+        if before[name] != now[name] and not (name in COMPLETED and now[name] is None)
+    ]
+    for name in _PARAMETERS:
+        before, now = _names(data.get(name)), _names(new_data.get(name))
+        if before != now:
+            words = [" ".join(paths) or "nothing" for paths in (before, now)]
+            differing.append(f"`{_PARAMETERS[name]}` was {words[0]}, now {words[1]}")
+    return differing
+
+
+def check_content(path, data: dict, new_data: dict) -> None:
+    """Check that the content of files is the same as before.
+
+    Args:
+        path: The folder to resume, for the message.
+        data: The data before, as `RunInputs.describe` returns it.
+        new_data: The data now.
+
+    Raises:
+        ValueError: If the content of a file has changed; the message names it.
+    """
+    before, now = (facts.get("content") or {} for facts in (data, new_data))
     changed = [
         f"{file} of `{_PARAMETERS.get(name, name)}`"
         for name in before
@@ -196,9 +218,9 @@ def _check_content(folder, before, now):
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise UserError(
-            f"{folder.path} cannot be resumed: the content of these files has changed "
-            f"since the run started: {', '.join(changed[:3])}{more}. Restore them, or "
-            "choose another `out`."
+            f"{path} cannot be resumed: the content of these files has changed since "
+            f"it was started: {', '.join(changed[:3])}{more}. Restore them, or choose "
+            "another `out`."
         )
 
 

@@ -114,6 +114,20 @@ class RunFiles:
             raise UserError(f"{self.config_path} is damaged: {error}") from None
         return content
 
+    @property
+    def is_described(self) -> bool:
+        """True if the folder contains a run, finished or not."""
+        return self.config_path.exists()
+
+    def read_data(self) -> dict[str, Any]:
+        """Return the description of the run's data."""
+        return self.read().get("data") or {}
+
+    def read_config(self) -> RunConfig:
+        """Return the run's config."""
+        self.read()
+        return RunConfig.load(self.config_path)
+
 
 def read_whole_lines(path: pathlib.Path) -> list[str]:
     """Return the complete lines of a log; an empty list if the log is missing."""

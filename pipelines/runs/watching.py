@@ -80,13 +80,14 @@ class Watching:
                 f"{', '.join(tables[:50])}"
             )
 
-    def callbacks(self, log_dir, config, vocabulary) -> list:
+    def callbacks(self, log_dir, config, vocabulary, shown=_SHOWN) -> list:
         """Return the callbacks of a run.
 
         Args:
             log_dir: Folder to write the logs to.
             config: The `RunConfig` of the run.
             vocabulary: Vocabulary of the run; its values are labels in the projector.
+            shown: Up to five options that TensorBoard's HParams page shows by default.
         """
         from tf_dlrm import callbacks
 
@@ -95,7 +96,7 @@ class Watching:
             callbacks.TensorBoardLogger(log_dir, config.batch_size),
             callbacks.RowNormLogger(log_dir),
             callbacks.PRCurveLogger(log_dir),
-            callbacks.HyperparameterLogger(log_dir, dataclasses.asdict(config), _SHOWN),
+            callbacks.HyperparameterLogger(log_dir, dataclasses.asdict(config), shown),
         ]
         if self.gradient_norms:
             loggers.append(callbacks.GradientNormLogger(log_dir))

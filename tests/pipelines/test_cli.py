@@ -292,6 +292,7 @@ def test_generate_says_what_is_possible(tmp_path, capsys):
         ["generate", "--output", "{tmp}/a.tsv"],
         ["prepare", "--input", "{data}/train.tsv", "--out", "{tmp}/p"],
         ["train", "--train", "{data}/train.tsv", "--out", "{tmp}/r"],
+        ["tune", "--train", "{data}/train.tsv", "--out", "{tmp}/t"],
         ["evaluate", "--model", "{run}", "--input", "{data}/valid.tsv"],
         ["importance", "--model", "{run}", "--input", "{data}/valid.tsv"],
         ["tables", "--model", "{run}"],

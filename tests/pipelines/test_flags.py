@@ -9,7 +9,7 @@ from pipelines import cli
 from pipelines.commands import COMMANDS
 
 TRAIN = """
-train out valid schema progressive warm-start vocabulary run devices plan resume
+train out valid schema progressive warm-start vocabulary run config devices plan resume
 checkpoint-every-steps checkpoint-every-minutes keep-checkpoints dry-run
 embedding-dim bottom-mlp-dims top-mlp-dims interaction dropout
 initial-embedding-limit min-count max-vocabulary-size hash-buckets optimizer
@@ -24,7 +24,16 @@ gradient-norms touched-rows histograms projector-tables projector-rows profile-s
 # --out is the folder of a run or of records, or a schema; --output what is made of a
 # model.
 PLACES = {
-    "out": {"prepare", "train", "benchmark", "demo", "schema", "importance", "tables"},
+    "out": {
+        "prepare",
+        "train",
+        "tune",
+        "benchmark",
+        "demo",
+        "schema",
+        "importance",
+        "tables",
+    },
     "output": {"generate", "profile-trace", "evaluate", "report", "predict", "export"},
 }
 

@@ -1,6 +1,7 @@
 """`RunConfig`: what does not fit is refused; what is set reaches the model."""
 
 import dataclasses
+import json
 import types
 
 import keras
@@ -178,3 +179,25 @@ def test_options_of_the_command(tmp_path, capsys):
     assert "hashing into 99 rows of one table" in capsys.readouterr().out
     assert cli.main([*command, *changes.split(), "--no-shared-table"]) == 0
     assert "hashing into 99 rows per table" in capsys.readouterr().out
+
+
+def test_train_starts_from_the_config_in_a_file(tmp_path, capsys):
+    """Options that are typed change it; another optimizer brings its own rates."""
+    (tmp_path / "a.tsv").write_text("0" + 39 * "\t" + "\n")
+    config = dataclasses.replace(SMALL, learning_rate=0.125, min_count=3, epochs=7)
+    content = {"config": json.loads(config.to_json()), "trial": 3}
+    (tmp_path / "best.json").write_text(json.dumps(content))
+    command = ["train", "--train", f"{tmp_path}/a.tsv", "--out", "o", "--dry-run"]
+    command += ["--config", f"{tmp_path}/best.json"]
+
+    def read(*options):
+        assert cli.main([*command, *options]) == 0
+        printed = capsys.readouterr().out
+        return RunConfig.from_json(printed[printed.index("- config: ") + 10 :])
+
+    assert read() == config
+    assert read("--epochs", "2") == dataclasses.replace(config, epochs=2)
+    assert read("--optimizer", "sgd") == config.with_optimizer("sgd")
+    assert read("--vocabulary", "v.tsv") == config  # which has a min_count of its own
+    assert cli.main([*command, "--run", "demo"]) == 2
+    assert "--config and --run both set the defaults" in capsys.readouterr().err

@@ -1,10 +1,12 @@
 """`steps.csv` and `times.jsonl`: what a killed and resumed run leaves in them."""
 
+import json
 from types import SimpleNamespace
 
 import keras
 import pytest
 
+from pipelines.runs.folder import RunFolder
 from pipelines.runs.run_files import RunFiles
 from pipelines.runs.run_log import RunLog
 
@@ -74,3 +76,15 @@ def test_saves_count_by_where_they_are(tmp_path):
     (times,) = files.read_times()
     assert times["checkpoint_seconds"] == 7.0
     assert times["checkpoint_seconds_within_epochs"] == 5.0
+
+
+def test_a_metric_that_is_not_finite_is_null_in_the_results(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.model_path.write_bytes(b"a model")
+    nan = float("nan")
+    results = {"saved_model": "last", "metrics": {"val_loss": nan, "val_auc": 0.5}}
+    results |= {"best": None, "evaluations_within_epochs": [{"val_loss": nan}]}
+    folder.write_results({"loss": [0.5], "val_loss": [nan]}, results)
+    written = json.loads(folder.metrics_path.read_text())
+    assert written["metrics"] == {"val_loss": None, "val_auc": 0.5}
+    assert written["evaluations_within_epochs"] == [{"val_loss": None}]

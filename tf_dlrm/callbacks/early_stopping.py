@@ -208,8 +208,15 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
         self._first = batch
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        if (batch + 1) // self._every_steps == self._first // self._every_steps:
-            return
+        if (batch + 1) // self._every_steps != self._first // self._every_steps:
+            self.evaluate(batch + 1)
+
+    def evaluate(self, num_batches: int) -> None:
+        """Evaluate the model now, and pass the results to the listeners.
+
+        Args:
+            num_batches: Number of batches of the epoch that the model was trained on.
+        """
         start = time.perf_counter()
         metrics = training_state.get_metrics(self.model)
         results = self.model.evaluate(
@@ -220,7 +227,7 @@ class EvaluateWithinEpochs(keras.callbacks.Callback):
         )
         training_state.set_metrics(self.model, metrics)
         values = {f"val_{name}": float(value) for name, value in results.items()}
-        self.results.append({"epoch": self._epoch, "batch": batch + 1, **values})
+        self.results.append({"epoch": self._epoch, "batch": num_batches, **values})
         for listener in self._listeners:
             getattr(listener, "on_evaluation", lambda results: None)(values)
         self.seconds += time.perf_counter() - start

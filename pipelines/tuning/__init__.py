@@ -1,0 +1,1 @@
+"""Search for good options of a run: spaces, trials, and the files of a search."""
