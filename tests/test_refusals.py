@@ -40,15 +40,23 @@ def test_saving_by_keras_function_refuses_h5(wrap, tmp_path):
         keras.saving.save_model(wrap(make_model()), tmp_path / "m.h5")
 
 
-def test_a_model_on_a_full_disk_is_one_line(tmp_path):
+@pytest.mark.parametrize("num_bytes", [0, 4096, 12_000])
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_a_full_disk_is_one_line_and_keeps_the_old_file(name, num_bytes, tmp_path):
     model, before = make_model(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    save = model.save if name == "m.keras" else model.save_weights
+    (tmp_path / name).write_text("old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
     try:
-        with pytest.raises(disk.WriteError, match="m.keras: .* cannot be written"):
-            model.save(tmp_path / "m.keras")
+        with pytest.raises(disk.WriteError, match=f"{name}: .* cannot be written") as e:
+            save(tmp_path / name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(tmp_path.iterdir())
+    assert f"The existing {name} is unchanged. Raise" in str(e.value)
+    assert (tmp_path / name).read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    save(tmp_path / name)
+    assert keras.saving.load_weights(model, tmp_path / name) is None
 
 
 @pytest.mark.parametrize("part, name", [

@@ -29,6 +29,8 @@ from tf_dlrm.runtime.types import PathLike, Shape
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.row_sparse_model import RowSparseModel
 
+_BYTES_PER_OBJECT = 2048  # of HDF5's own data
+
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
 class DLRM(RowSparseModel):
@@ -276,6 +278,35 @@ class DLRM(RowSparseModel):
         """
         with self.embedding.skipping_mismatches(skip_mismatch):
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+
+    def save_weights(
+        self, filepath: PathLike, overwrite: bool = True, **kwargs: Any
+    ) -> None:
+        """Save the weights, as `keras.Model.save_weights` does.
+
+        A local file is written completely or not at all.
+
+        Raises:
+            tf_dlrm.runtime.disk.WriteError: If the file cannot be written; an
+                `OSError`.
+        """
+        is_file = str(filepath).endswith(".weights.h5") and "://" not in str(filepath)
+        if not is_file or kwargs.get("max_shard_size") or not overwrite:
+            super().save_weights(filepath, overwrite, **kwargs)
+            return
+        with disk.replacing_file("the weights", filepath) as temporary:
+            disk.check_space(temporary, self._estimate_saved_bytes())
+            super().save_weights(temporary, overwrite)
+
+    def _estimate_saved_bytes(self):
+        variables = self._weights_but_tables
+        if self.compiled:
+            variables += self.optimizer.variables
+        num_values = sum(math.prod(v.shape) for v in variables)
+        num_objects = len(variables) + 3 * len(self.embedding.tables)
+        tables = self.embedding.count_params()
+        values = 4 * (num_values + tables) + self.embedding.slot_bytes()
+        return values + _BYTES_PER_OBJECT * num_objects
 
     def save(self, filepath: PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the whole model to a `.keras` file, as `keras.Model.save` does.

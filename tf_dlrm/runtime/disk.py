@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import socket
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -237,7 +238,8 @@ def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]
             f"{path}: {what} cannot be written, because the folder {path.parent} does "
             "not exist. Create it."
         )
-    with explaining(what, path):
+    kept = f"The existing {path.name} is unchanged." if path.exists() else ""
+    with explaining(what, path, kept, also=(RuntimeError,)):  # HDF5's
         remove_abandoned(path.parent)
         if path.is_symlink():
             path = path.resolve()
@@ -251,6 +253,30 @@ def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]
             os.replace(folder / path.name, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_space(path: str | os.PathLike, num_bytes: int) -> None:
+    """Check that a new file of some size can be written, where the system can tell.
+
+    HDF5 must not meet a full disk: it prints hundreds of lines and may end the process.
+
+    Args:
+        path: A file that does not exist.
+        num_bytes: Its size.
+
+    Raises:
+        OSError: If the disk or a quota is full, or the size exceeds a limit.
+    """
+    if sys.platform != "linux":
+        return
+    with open(path, "wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+        finally:
+            os.unlink(path)
 
 
 @contextlib.contextmanager
