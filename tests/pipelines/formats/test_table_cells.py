@@ -45,7 +45,7 @@ def test_labels_are_compared_as_numbers(tmp_path, label, cells, expected):
 def test_views_and_bytes_of_one_size_are_texts(tmp_path, kind):
     cells = pa.array([b"1", None, b"0", b"1"], pa.binary())
     kind_of_times = kind if kind != pa.binary(1) else pa.binary()
-    schema = Schema(Label("y", ("1",), ("0",)), sparse=["c"], time="t")
+    schema = Schema("y", sparse=["c"], time="t")
     rows = rows_of(
         tmp_path, schema, y=cells.cast(kind), c=cells.cast(kind),
         t=pa.array([b"5", b"6", b"7", None], pa.binary()).cast(kind_of_times),
