@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 import tf_dlrm
 from tf_dlrm.runtime import disk
@@ -74,6 +75,38 @@ def test_nested_lists_are_refused_by_name():
     features = {"dense_features": [[1.0, 2.0]], "sparse_features": [[[1, 2], [3]]]}
     with pytest.raises((TypeError, ValueError), match="features"):
         make_model()(features)
+
+
+ONE = {"dense_features": DENSE[0], "sparse_features": IDS[0]}
+COLUMNS = {"I1": [1.0], "I2": [2.0], "C1": [1], "C2": [2]}
+
+
+@pytest.mark.parametrize("features, label, match", [
+    (ONE, LABEL[:1], "'dense_features' has no batch dimension"),
+    (dict(COLUMNS, I1=np.float32(1)), LABEL[:1], "'I1' must be an array|no batch"),
+    (COLUMNS, LABEL[:1], "'I1' must be an array .* Received: list"),
+    ({"dense_features": DENSE, "sparse_features": IDS}, [1.0] * 8, "must be one array"),
+    ({"dense_features": DENSE, "sparse_features": IDS}, LABEL[0], "must be one array"),
+    ({"dense_features": DENSE, "sparse_features": IDS},
+     LABEL.astype("datetime64[s]"), "'the labels' must hold numbers"),
+], ids=["row", "scalar", "lists", "list label", "one label", "times"])  # fmt: skip
+def test_what_keras_would_not_take_is_refused_by_name(features, label, match):
+    with pytest.raises((TypeError, ValueError), match=match) as error:
+        make_model().fit(features, label, verbose=0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ids, label, match", [
+    (IDS + 90, LABEL, "Id out of range: feature C1"),
+    (IDS, 2 * LABEL - 1, "Labels must lie in"),
+], ids=["ids", "labels"])  # fmt: skip
+def test_values_out_of_range_are_one_line(ids, label, match):
+    model = make_model()
+    model.compile("sgd", jit_compile=False)
+    features = {"dense_features": DENSE, "sparse_features": ids}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=match) as error:
+        model.fit(features, label, verbose=0)
+    assert "\n" not in str(error.value)
 
 
 def test_boolean_ids_are_refused_for_what_they_are():
