@@ -1,6 +1,7 @@
 """`DLRM`, the model of Naumov et al. 2019, arXiv 1906.00091."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -28,8 +29,7 @@ from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import PathLike, Shape
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.row_sparse_model import RowSparseModel
-
-_BYTES_PER_OBJECT = 2048  # of HDF5's own data
+from tf_dlrm.training.weights_file import WeightsFile
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -291,22 +291,14 @@ class DLRM(RowSparseModel):
                 `OSError`.
         """
         is_file = str(filepath).endswith(".weights.h5") and "://" not in str(filepath)
+        is_file = is_file and isinstance(filepath, str | os.PathLike)
         if not is_file or kwargs.get("max_shard_size") or not overwrite:
             super().save_weights(filepath, overwrite, **kwargs)
             return
         with disk.replacing_file("the weights", filepath) as temporary:
-            disk.check_space(temporary, self._estimate_saved_bytes())
-            super().save_weights(temporary, overwrite)
-
-    def _estimate_saved_bytes(self):
-        variables = self._weights_but_tables
-        if self.compiled:
-            variables += self.optimizer.variables
-        num_values = sum(math.prod(v.shape) for v in variables)
-        num_objects = len(variables) + 3 * len(self.embedding.tables)
-        tables = self.embedding.count_params()
-        values = 4 * (num_values + tables) + self.embedding.slot_bytes()
-        return values + _BYTES_PER_OBJECT * num_objects
+            with WeightsFile(temporary) as file:
+                super().save_weights(file, overwrite)
+                file.check()
 
     def save(self, filepath: PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the whole model to a `.keras` file, as `keras.Model.save` does.

@@ -14,7 +14,6 @@ import pathlib
 import re
 import shutil
 import socket
-import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -239,7 +238,7 @@ def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]
             "not exist. Create it."
         )
     kept = f"The existing {path.name} is unchanged." if path.exists() else ""
-    with explaining(what, path, kept, also=(RuntimeError,)):  # HDF5's
+    with explaining(what, path, kept):
         remove_abandoned(path.parent)
         if path.is_symlink():
             path = path.resolve()
@@ -253,30 +252,6 @@ def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]
             os.replace(folder / path.name, path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_space(path: str | os.PathLike, num_bytes: int) -> None:
-    """Check that a new file of some size can be written, where the system can tell.
-
-    HDF5 must not meet a full disk: it prints hundreds of lines and may end the process.
-
-    Args:
-        path: A file that does not exist.
-        num_bytes: Its size.
-
-    Raises:
-        OSError: If the disk or a quota is full, or the size exceeds a limit.
-    """
-    if sys.platform != "linux":
-        return
-    with open(path, "wb") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-        finally:
-            os.unlink(path)
 
 
 @contextlib.contextmanager
