@@ -16,6 +16,7 @@ import tf_dlrm
 from pipelines import vocabulary as vocabularies
 from pipelines.formats.parser import Parser
 from pipelines.multi_hot import MultiHot
+from pipelines.records.layout import MANIFEST
 from pipelines.runs.config import RunConfig
 from pipelines.runs.run_files import RunFiles
 from pipelines.runtime import UserError, disk
@@ -54,6 +55,11 @@ class RunFolder(RunFiles):
             raise FileExistsError(
                 f"{self.path} already contains a run. Choose another `out`, or remove "
                 "it."
+            )
+        if (self.path / MANIFEST).exists():
+            raise FileExistsError(
+                f"{self.path} contains prepared records, whose vocabulary the run "
+                "would replace. Choose another `out`."
             )
         if CheckpointFolder(self.checkpoint_dir).names():
             raise FileExistsError(
