@@ -21,7 +21,8 @@ _WITHOUT_TENSORFLOW = (
     "schema",
 )
 EPILOG = "tf-dlrm COMMAND --help shows the options of a command."
-_INTERRUPTED = 128 + signal.SIGINT
+_INTERRUPTED, _TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+_PROCESS = os.getpid()
 _interrupted, _screen = False, 2  # Ctrl-C was pressed; descriptor of standard error
 _LONGEST_MESSAGE = 2000
 _scratch = None  # folder for temporary files
@@ -186,6 +187,7 @@ def entry() -> None:
     code = 0
     try:
         signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGTERM, _terminate)  # training handles it itself
         sys.unraisablehook = _interrupt_again
         _make_scratch()
         try:
@@ -208,7 +210,7 @@ def entry() -> None:
             _remove_scratch()
     except KeyboardInterrupt:
         code = _INTERRUPTED
-        _say_interrupted()
+        _say("interrupted")
     if code:
         os._exit(code)
     sys.exit(0)
@@ -224,11 +226,22 @@ def _interrupt(number, frame):
     _interrupted = True
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            _say_interrupted()
-            _remove_scratch()
-            os._exit(_INTERRUPTED)
+            _end("interrupted", _INTERRUPTED)
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _terminate(number, frame):
+    """Handle SIGTERM: end at once, as without a handler, but say so and clean up."""
+    if os.getpid() != _PROCESS:  # a forked child
+        os._exit(_TERMINATED)
+    _end("terminated", _TERMINATED)
+
+
+def _end(word, code):
+    _say(word)
+    _remove_scratch()
+    os._exit(code)
 
 
 def _interrupt_again(unraisable):
@@ -245,10 +258,10 @@ def _interrupt_again(unraisable):
     threading.Timer(0.01, _thread.interrupt_main).start()
 
 
-def _say_interrupted():
+def _say(word):
     words = [word for word in sys.argv[1:2] if word.replace("-", "").isalpha()]
     name = " ".join(["tf-dlrm", *words])
-    os.write(_screen, f"{name}: error: interrupted\n".encode())
+    os.write(_screen, f"{name}: error: {word}\n".encode())
 
 
 def _make_scratch():

@@ -26,6 +26,7 @@ _MAGICS = {
     b"\x5d\0\0": "xz",  # the older format, .lzma
     b"\x04\x22\x4d\x18": "lz4",
     b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",  # an empty archive
 }
 _SUFFIXES = {
     ".gz": "gzip",
@@ -128,8 +129,10 @@ def _open_compressed(path, kind):
     raw = remote_files.open_file(path)
     if kind == "zip":
         return Content(_open_member(path, raw), raw.tell)
-    open_stream = {"gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}[kind]
-    return Content(open_stream(raw, "rb"), raw.tell)
+    if kind == "gzip":
+        return Content(gzip.open(raw, "rb"), raw.tell)
+    new = bz2.BZ2Decompressor if kind == "bzip2" else lzma.LZMADecompressor
+    return Content(io.BufferedReader(_StreamsFile(raw, new), 1 << 20), raw.tell)
 
 
 def _open_member(path, raw):
@@ -229,17 +232,14 @@ def _find_encoding(start):
     return None
 
 
-class _ArrowFile(io.RawIOBase):
-    """The content of a file that Arrow decompresses; seeks only forward or to 0."""
+class _ForwardFile(io.RawIOBase):
+    """The content of a compressed file; seeks only forward or to 0."""
 
-    def __init__(self, path, codec):
-        self._path, self._codec = path, codec
-        self._start()
+    _position = 0
 
-    def _start(self):
-        self._file = to_arrow(self._path)
-        self._stream = pyarrow.CompressedInputStream(self._file, self._codec)
-        self._position = 0
+    def restart(self) -> None:
+        """Go to the first byte."""
+        raise NotImplementedError
 
     def readable(self):
         return True
@@ -250,19 +250,72 @@ class _ArrowFile(io.RawIOBase):
     def tell(self):
         return self._position
 
-    def stored_bytes(self):
-        return self._file.tell()
-
     def seek(self, offset, whence=io.SEEK_SET):
         if whence == io.SEEK_CUR:
             offset += self._position
         if offset < self._position:
-            self._start()
+            self.restart()
+            self._position = 0
         while self._position < offset and self.read(
             min(offset - self._position, 1 << 20)
         ):
             pass
         return self._position
+
+
+class _StreamsFile(_ForwardFile):
+    """The content of bzip2 or xz streams one after another, with zeros between them.
+
+    The classes of the standard library end without an error where zeros or other bytes
+    follow a stream.
+    """
+
+    def __init__(self, raw, new):
+        self._raw, self._new = raw, new
+        self.restart()
+
+    def restart(self):
+        self._raw.seek(0)
+        self._stream, self._rest = self._new(), b""
+
+    def readinto(self, buffer):
+        data = b""
+        while not data:
+            if self._stream.eof:
+                self._rest = self._stream.unused_data.lstrip(b"\0")
+                while not self._rest:
+                    more = self._raw.read(1 << 16)
+                    if not more:
+                        return 0
+                    self._rest = more.lstrip(b"\0")
+                self._stream = self._new()
+            elif self._stream.needs_input and not self._rest:
+                self._rest = self._raw.read(1 << 16)
+                if not self._rest:
+                    raise EOFError("The last stream is truncated.")
+            compressed, self._rest = self._rest, b""
+            try:
+                data = self._stream.decompress(compressed, len(buffer))
+            except OSError as error:  # from bzip2
+                raise EOFError(str(error)) from error
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+class _ArrowFile(_ForwardFile):
+    """The content of a file that Arrow decompresses."""
+
+    def __init__(self, path, codec):
+        self._path, self._codec = path, codec
+        self.restart()
+
+    def restart(self):
+        self._file = to_arrow(self._path)
+        self._stream = pyarrow.CompressedInputStream(self._file, self._codec)
+
+    def stored_bytes(self):
+        return self._file.tell()
 
     def readinto(self, buffer):
         try:

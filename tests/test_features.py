@@ -62,3 +62,12 @@ def test_tables_must_be_tables():
 def test_public_names():
     for name in tf_dlrm.__all__:
         assert hasattr(tf_dlrm, name)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "{", "[]", "{}", '{"tables": [{"nam": 1}], "dense": []}']
+)
+def test_text_that_is_not_a_spec_is_one_sentence(text):
+    with pytest.raises(ValueError, match="not a spec that `to_json` wrote") as error:
+        FeatureSpec.from_json(text)
+    assert len(str(error.value)) < 200

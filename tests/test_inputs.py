@@ -64,6 +64,9 @@ def test_sparse_tensors_are_bags():
     expected = model.predict({"d": d, **ragged}, verbose=0)
     sparse = {k: v.to_sparse() for k, v in ragged.items()}
     np.testing.assert_array_equal(model.predict_on_batch({"d": d, **sparse}), expected)
+    # As `tf.io.RaggedFeature` parses them.
+    mixed = {**sparse, "b": ragged["b"].with_row_splits_dtype(tf.int32)}
+    np.testing.assert_array_equal(model.predict_on_batch({"d": d, **mixed}), expected)
     dataset = tf.data.Dataset.from_tensors({"d": d, **sparse})
     np.testing.assert_array_equal(model.predict(dataset, verbose=0), expected)
     indices = [

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 import tf_dlrm
 from tf_dlrm.runtime import disk
@@ -40,15 +41,23 @@ def test_saving_by_keras_function_refuses_h5(wrap, tmp_path):
         keras.saving.save_model(wrap(make_model()), tmp_path / "m.h5")
 
 
-def test_a_model_on_a_full_disk_is_one_line(tmp_path):
+@pytest.mark.parametrize("num_bytes", [0, 4096, 12_000])
+@pytest.mark.parametrize("name", ["m.keras", "m.weights.h5"])
+def test_a_full_disk_is_one_line_and_keeps_the_old_file(name, num_bytes, tmp_path):
     model, before = make_model(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    save = model.save if name == "m.keras" else model.save_weights
+    (tmp_path / name).write_text("old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
     try:
-        with pytest.raises(disk.WriteError, match="m.keras: .* cannot be written"):
-            model.save(tmp_path / "m.keras")
+        with pytest.raises(disk.WriteError, match=f"{name}: .* cannot be written") as e:
+            save(tmp_path / name)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not list(tmp_path.iterdir())
+    assert f"The existing {name} is unchanged. Raise" in str(e.value)
+    assert (tmp_path / name).read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    save(tmp_path / name)
+    assert keras.saving.load_weights(model, tmp_path / name) is None
 
 
 @pytest.mark.parametrize("part, name", [
@@ -66,6 +75,38 @@ def test_nested_lists_are_refused_by_name():
     features = {"dense_features": [[1.0, 2.0]], "sparse_features": [[[1, 2], [3]]]}
     with pytest.raises((TypeError, ValueError), match="features"):
         make_model()(features)
+
+
+ONE = {"dense_features": DENSE[0], "sparse_features": IDS[0]}
+COLUMNS = {"I1": [1.0], "I2": [2.0], "C1": [1], "C2": [2]}
+
+
+@pytest.mark.parametrize("features, label, match", [
+    (ONE, LABEL[:1], "'dense_features' has no batch dimension"),
+    (dict(COLUMNS, I1=np.float32(1)), LABEL[:1], "'I1' must be an array|no batch"),
+    (COLUMNS, LABEL[:1], "'I1' must be an array .* Received: list"),
+    ({"dense_features": DENSE, "sparse_features": IDS}, [1.0] * 8, "must be one array"),
+    ({"dense_features": DENSE, "sparse_features": IDS}, LABEL[0], "must be one array"),
+    ({"dense_features": DENSE, "sparse_features": IDS},
+     LABEL.astype("datetime64[s]"), "'the labels' must hold numbers"),
+], ids=["row", "scalar", "lists", "list label", "one label", "times"])  # fmt: skip
+def test_what_keras_would_not_take_is_refused_by_name(features, label, match):
+    with pytest.raises((TypeError, ValueError), match=match) as error:
+        make_model().fit(features, label, verbose=0)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ids, label, match", [
+    (IDS + 90, LABEL, "Id out of range: feature C1"),
+    (IDS, 2 * LABEL - 1, "Labels must lie in"),
+], ids=["ids", "labels"])  # fmt: skip
+def test_values_out_of_range_are_one_line(ids, label, match):
+    model = make_model()
+    model.compile("sgd", jit_compile=False)
+    features = {"dense_features": DENSE, "sparse_features": ids}
+    with pytest.raises(tf.errors.InvalidArgumentError, match=match) as error:
+        model.fit(features, label, verbose=0)
+    assert "\n" not in str(error.value)
 
 
 def test_boolean_ids_are_refused_for_what_they_are():

@@ -300,8 +300,23 @@ class FeatureSpec:
 
     @classmethod
     def from_json(cls, text: str) -> "FeatureSpec":
-        """Create a spec from the text that `to_json()` returned."""
-        return cls.from_config(json.loads(text))
+        """Create a spec from the text that `to_json()` returned.
+
+        Raises:
+            ValueError: If it is other text.
+        """
+        problem = "its keys or values are others"
+        try:
+            return cls.from_config(json.loads(text))
+        except UserError:
+            raise
+        except RecursionError:
+            problem = "it is nested too deeply"
+        except json.JSONDecodeError as error:
+            problem = f"it is not JSON ({error})"
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise UserError(f"The text is not a spec that `to_json` wrote: {problem}.")
 
 
 def _check_unique(kind: str, names: Sequence[str]) -> None:

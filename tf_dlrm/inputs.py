@@ -166,7 +166,7 @@ def _bag_column(name: str, column: Any) -> tf.Tensor | tf.RaggedTensor:
                 f"Sparse feature '{name}' must be ragged (batch, None). Received "
                 f"shape: {column.shape}"
             )
-        return column
+        return column.with_row_splits_dtype(tf.int64)
     column = _with_rank(column)
     if column.shape.rank == 1:
         column = column[:, None]
@@ -226,17 +226,22 @@ def refuse_frame(x: Any) -> None:
 
 
 def check_arrays(x: Any, y: Any = None) -> None:
-    """Refuse DataFrame columns that Keras' `fit` does not accept.
+    """Refuse columns that Keras' `fit` does not accept.
 
     Raises:
         TypeError: For such a column; the message says what to pass instead.
+        ValueError: If a column has no batch dimension.
     """
     refuse_frame(x)
+    if y is not None:
+        _check_one_label(y)
     columns = dict(x) if isinstance(x, dict) else {}
+    for name, column in columns.items():
+        _check_rows(name, column)
     for name, column in [*columns.items(), ("the labels", y)]:
         library = type(column).__module__.partition(".")[0]
         data_type = getattr(column, "dtype", None)
-        if isinstance(data_type, np.dtype) and data_type.kind in "OSU":
+        if isinstance(data_type, np.dtype) and data_type.kind in "OSUMm":
             raise TypeError(
                 f"{name!r} must hold numbers (strings need a vocabulary, see "
                 "pipelines.from_dataframe; convert numbers stored as objects with "
@@ -250,6 +255,34 @@ def check_arrays(x: Any, y: Any = None) -> None:
                 "accept. Pass an array, column.to_numpy() (missing ids as -1: "
                 "column.fillna(-1).to_numpy()), or use pipelines.from_dataframe."
             )
+
+
+def _check_rows(name, column):
+    shape = getattr(column, "shape", None)
+    if shape is None:
+        raise TypeError(
+            f"{name!r} must be an array with one entry for each row. Received: "
+            f"{type(column).__name__}"
+        )
+    if len(shape) < (2 if name in PACKED_KEYS else 1):
+        raise ValueError(
+            f"{name!r} has no batch dimension. For one row, add it: array[None]. "
+            f"Received shape: {tuple(shape)}"
+        )
+
+
+def _check_one_label(y):
+    shape = getattr(y, "shape", None)
+    if isinstance(y, (dict, list, tuple)):
+        received = f"{type(y).__name__} of {len(y)}"
+    elif isinstance(y, (tf.SparseTensor, tf.RaggedTensor)) or shape == ():
+        received = f"{type(y).__name__} of shape {shape}"
+    else:
+        return
+    raise TypeError(
+        "The label must be one array (batch,) or (batch, 1): the model has one "
+        f"output, the click probability. Received: {received}"
+    )
 
 
 def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
@@ -270,11 +303,7 @@ def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
     """
     if y is None:
         raise ValueError("Labels are needed: data must be (features, label).")
-    if isinstance(y, (dict, list, tuple)):
-        raise TypeError(
-            "The label must be one array (batch,) or (batch, 1): the model has one "
-            f"output, the click probability. Received: {type(y).__name__} of {len(y)}"
-        )
+    _check_one_label(y)
     y = tf.convert_to_tensor(y)
     if y.shape.rank is not None and (
         y.shape.rank not in (1, 2) or y.shape[1:] not in ([], [1], [None])

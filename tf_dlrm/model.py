@@ -1,6 +1,7 @@
 """`DLRM`, the model of Naumov et al. 2019, arXiv 1906.00091."""
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -28,6 +29,7 @@ from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import PathLike, Shape
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.row_sparse_model import RowSparseModel
+from tf_dlrm.training.weights_file import WeightsFile
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -276,6 +278,27 @@ class DLRM(RowSparseModel):
         """
         with self.embedding.skipping_mismatches(skip_mismatch):
             super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+
+    def save_weights(
+        self, filepath: PathLike, overwrite: bool = True, **kwargs: Any
+    ) -> None:
+        """Save the weights, as `keras.Model.save_weights` does.
+
+        A local file is written completely or not at all.
+
+        Raises:
+            tf_dlrm.runtime.disk.WriteError: If the file cannot be written; an
+                `OSError`.
+        """
+        is_file = str(filepath).endswith(".weights.h5") and "://" not in str(filepath)
+        is_file = is_file and isinstance(filepath, str | os.PathLike)
+        if not is_file or kwargs.get("max_shard_size") or not overwrite:
+            super().save_weights(filepath, overwrite, **kwargs)
+            return
+        with disk.replacing_file("the weights", filepath) as temporary:
+            with WeightsFile(temporary) as file:
+                super().save_weights(file, overwrite)
+                file.check()
 
     def save(self, filepath: PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the whole model to a `.keras` file, as `keras.Model.save` does.

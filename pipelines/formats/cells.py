@@ -198,9 +198,7 @@ def _read_values(column, delimiter):
         special = rb"[\r\n" + re.escape(delimiter.encode()) + rb"]"
         name = "a tab" if delimiter == "\t" else repr(delimiter)
         rule = f"must not contain {name} or a line end"
-    if _is_text(column.type) or pat.is_fixed_size_binary(column.type):
-        if pat.is_fixed_size_binary(column.type):
-            column = column.cast(pa.binary())
+    if _is_text(column.type):
         texts = column.cast(pa.large_binary())
         found = pc.match_substring_regex(texts, special).fill_null(False)
         return texts, found.to_numpy(zero_copy_only=False), rule
@@ -263,6 +261,12 @@ def _decode(column):
             column = column.dictionary_decode()
         elif pat.is_run_end_encoded(column.type):
             column = pc.run_end_decode(column)
+        elif pat.is_string_view(column.type):  # many functions do not support views
+            column = column.cast(pa.large_string())
+        elif pat.is_binary_view(column.type):
+            column = column.cast(pa.large_binary())
+        elif pat.is_fixed_size_binary(column.type):
+            column = column.cast(pa.binary())
         else:
             return column
 

@@ -103,11 +103,11 @@ def prepare(
     out = pathlib.Path(out)
     kept = f"Finished work is kept in {out / WORK}."
     with disk.advising(kept, "run it again to resume"), locks.locked(out):
-        if (out / MANIFEST).exists():
-            raise FileExistsError(
-                f"{out} already contains finished records. Name another folder, or "
-                "remove it."
-            )
+        for file, what in ((MANIFEST, "finished records"), ("config.json", "a run")):
+            if (out / file).exists():
+                raise FileExistsError(
+                    f"{out} already contains {what}. Name another folder, or remove it."
+                )
         options = options or Options()
         return _Preparation(inputs, out, options, vocabulary, schema).run()
 

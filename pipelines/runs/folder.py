@@ -19,6 +19,7 @@ from pipelines.files import Paths, expand_paths
 from pipelines.formats.parser import Parser
 from pipelines.log_data import find_records
 from pipelines.multi_hot import MultiHot
+from pipelines.records.layout import MANIFEST
 from pipelines.runs.config import RunConfig
 from pipelines.runs.run_files import RunFiles
 from pipelines.runtime import UserError, disk, remote_files
@@ -57,6 +58,11 @@ class RunFolder(RunFiles):
             raise FileExistsError(
                 f"{self.path} already contains a run. Choose another `out`, or remove "
                 "it."
+            )
+        if (self.path / MANIFEST).exists():
+            raise FileExistsError(
+                f"{self.path} contains prepared records, whose vocabulary the run "
+                "would replace. Choose another `out`."
             )
         if CheckpointFolder(self.checkpoint_dir).names():
             raise FileExistsError(

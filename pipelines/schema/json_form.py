@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import reprlib
 import typing
 from collections.abc import Iterable
 from typing import Any
@@ -144,5 +145,6 @@ def _check_keys(place: str, content: dict[str, Any], known: Iterable[str]) -> No
     for name in content:
         if name not in known:
             raise UserError(
-                f"{place} has no key {name!r}. It may have: {', '.join(known)}."
+                f"{place} has no key {reprlib.repr(name)}. It may have: "
+                f"{', '.join(known)}."
             )

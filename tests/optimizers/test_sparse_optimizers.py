@@ -299,6 +299,8 @@ def test_every_optimizer_of_keras_is_exact_or_refused_by_name(name):
     if name in REFUSED:
         with pytest.raises(ValueError, match=f"{name} is not supported"):
             optimizers.check_dense_optimizer(optimizer)
+        with pytest.raises(ValueError, match=f"{name} is not supported"):
+            optimizers.get(optimizer)
         return
     optimizers.check_dense_optimizer(optimizer)  # for the MLPs it is Keras' own
     if name in EXACT:

@@ -53,6 +53,12 @@ READ = {
     "gzip of two members": gzip.compress(CONTENT[:9]) + gzip.compress(CONTENT[9:]),
     "bzip2": bz2.compress(CONTENT),
     "xz": lzma.compress(CONTENT),
+    "bzip2 of two streams": bz2.compress(CONTENT[:9]) + bz2.compress(CONTENT[9:]),
+    "xz of two padded streams": lzma.compress(CONTENT[:9])
+    + bytes(4)
+    + lzma.compress(CONTENT[9:])
+    + bytes(1 << 17),
+    "xz after an empty stream": lzma.compress(b"") + lzma.compress(CONTENT),
     "xz of the older form": lzma.compress(CONTENT, lzma.FORMAT_ALONE),
     "zstd": arrow("zstd"),
     "zstd after a frame to skip": skipped(4, arrow("zstd")),
@@ -68,6 +74,7 @@ REFUSED = {
     "zstd in xz": (lzma.compress(READ["zstd"]), "is zstd data within xz"),
     "tar": (tar("w"), "is a tar archive, not lines"),
     "tar.gz": (tar("w:gz"), "is a tar archive within gzip"),
+    "no files in a zip": (zipped(), "a zip archive .* contains 0 files"),
     "two files in a zip": (zipped("a", "b"), "a zip archive .* contains 2 files"),
     "Parquet in gzip": (gzip.compress(b"PAR1\x15\0"), "is a Parquet file within gzip"),
     "ORC": (b"ORC\x08\0\1", "is an ORC file"),
@@ -85,6 +92,8 @@ REFUSED = {
     "UTF-16 in gzip": (gzip.compress(TEXT.encode("utf-16")), "is UTF-16LE text"),
     "cut bzip2": (READ["bzip2"][:-5], "is truncated or damaged"),
     "cut xz": (READ["xz"][:-5], "is truncated or damaged"),
+    "junk after bzip2": (READ["bzip2"] + b"junk", "is truncated or damaged"),
+    "junk after xz": (READ["xz"] + b"junk" * 9, "is truncated or damaged"),
     "cut lz4": (READ["lz4"][:-5], "is truncated or damaged"),
     "cut zip": (READ["zip"][:-30], "is truncated or damaged"),
     "text.bz2": (CONTENT, "named .bz2, but does not contain bzip2 data"),

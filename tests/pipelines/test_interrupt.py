@@ -1,4 +1,4 @@
-"""Ctrl-C, whatever a command is at."""
+"""Ctrl-C and SIGTERM, whatever a command is at."""
 
 import os
 import pathlib
@@ -15,8 +15,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 3.0])
-def test_it_is_one_line_and_130(seconds, tmp_path):
+def test_it_is_one_line_and_its_code(seconds, number, tmp_path):
     """In imports, before and after them."""
     command = [sys.executable, "-m", "pipelines.cli", "generate"]
     options = ["--output", str(tmp_path / "a.tsv"), "--rows", "100000000"]
@@ -33,11 +34,15 @@ def test_it_is_one_line_and_130(seconds, tmp_path):
     while not list(tmp_path.glob(".tf-dlrm.*")) and time.monotonic() - started < 30:
         time.sleep(0.01)
     time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error == "tf-dlrm generate: error: interrupted\n"
-    assert not list(tmp_path.iterdir())
+    assert process.returncode == 128 + number
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    assert error == f"tf-dlrm generate: error: {word}\n"
+    left = [path.name for path in tmp_path.iterdir()]
+    if number == signal.SIGINT:
+        assert not left
+    assert not [name for name in left if not name.startswith(".a.tsv.")]
 
 
 def test_what_was_made_of_an_interrupt_is_one_all_the_same(monkeypatch, capsys):

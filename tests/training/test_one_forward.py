@@ -200,15 +200,19 @@ def test_lookups_of_several_forms_in_one_step_are_refused():
         model.train_on_batch(*make_data())
 
 
-def test_reading_the_tables_directly_is_refused():
+@pytest.mark.parametrize("read, match", [
+    (lambda layer: tf.gather(layer.lookup_variables[0], [0]), "no gradient would"),
+    (lambda layer: layer.get_table("C0"), "cannot send gradients"),
+], ids=["variable", "get_table"])  # fmt: skip
+def test_reading_the_tables_directly_is_refused(read, match):
     class Raw(tf_dlrm.DLRM):
         def score(self, dense, pooled, training=False):
-            row = tf.gather(self.embedding.lookup_variables[0], [0])
+            row = read(self.embedding)
             return super().score(dense, pooled, training) + 0 * tf.reduce_sum(row)
 
     model = Raw(make_spec(), (8, 4), (8, 1))
-    model.compile("sgd")
-    with pytest.raises(ValueError, match="no gradient would reach the rows"):
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match=match):
         model.train_on_batch(*make_data())
 
 

@@ -182,6 +182,20 @@ def test_sums_hidden_in_a_list_of_losses_are_refused():
 
 @pytest.mark.integration
 @on_devices(2)
+def test_a_loss_of_ones_own_by_row_is_refused():
+    class Own(tf_dlrm.DLRM):
+        def compute_loss(self, x=None, y=None, y_pred=None, **kwargs):
+            return keras.losses.binary_crossentropy(y, y_pred)
+
+    with tf.distribute.MirroredStrategy().scope(), xla.disabled():
+        model = make_model(kind=Own)
+        model.compile("sgd")
+        with pytest.raises(ValueError, match="must return a scalar, the mean over"):
+            model.fit(make_dataset(), verbose=0)
+
+
+@pytest.mark.integration
+@on_devices(2)
 def test_what_was_made_outside_of_the_scope_is_refused():
     outside = make_model()
     strategy = tf.distribute.MirroredStrategy()

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_dlrm.embedding import bags, id_ranges, penalties, table_files
 from tf_dlrm.embedding.contract import EmbeddingLayer
 from tf_dlrm.embedding.global_batch import join
-from tf_dlrm.embedding.recording import Lookup
+from tf_dlrm.embedding.recording import Lookup, find_recording
 from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups, same_form
 from tf_dlrm.embedding.table_files import TableFiles
 from tf_dlrm.embedding.table_store import TableStore
@@ -232,6 +232,12 @@ class TableLayer(EmbeddingLayer):
     # State by logical table
 
     def get_table(self, name: str) -> np.ndarray:
+        if find_recording(self) is not None:
+            raise UserError(
+                f"`get_table('{name}')` returns an array, through which a training "
+                "step cannot send gradients. Call the layer to look rows up, "
+                "`self.embedding(ids)`, as often as you need."
+            )
         self.settle()
         return self._store.read(name)
 

@@ -70,6 +70,7 @@ def get(identifier: Any) -> SparseOptimizer:
     if isinstance(identifier, dict):
         return get(keras.saving.deserialize_keras_object(identifier))
     if isinstance(identifier, keras.optimizers.Optimizer):
+        check_dense_optimizer(identifier)
         rate = identifier.get_config()["learning_rate"]
         if isinstance(rate, dict):
             rate = keras.optimizers.schedules.deserialize(rate)

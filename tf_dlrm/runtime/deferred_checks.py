@@ -47,6 +47,8 @@ class DeferredChecks:
         self._num_readers += 1
         try:
             yield
+        except tf.errors.InvalidArgumentError as error:
+            raise _without_graph(error) from None
         finally:
             self._num_readers -= 1
         self.raise_first()
@@ -104,6 +106,15 @@ class DeferredChecks:
             if values[0]:
                 record.assign(tf.zeros_like(record))
                 raise describe(values[1:])
+
+
+def _without_graph(error):
+    """Return an error of our own assertions without the trace of its graph."""
+    for line in str(error).splitlines():
+        text = line.partition("assertion failed: [")[2].replace("] [", " ")
+        if text.startswith(("Labels must", "Id out of range")):
+            return tf.errors.InvalidArgumentError(None, None, text.removesuffix("]"))
+    return error
 
 
 def _make_variable(like: tf.Tensor) -> tf.Variable:

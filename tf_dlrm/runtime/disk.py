@@ -237,7 +237,8 @@ def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]
             f"{path}: {what} cannot be written, because the folder {path.parent} does "
             "not exist. Create it."
         )
-    with explaining(what, path):
+    kept = f"The existing {path.name} is unchanged." if path.exists() else ""
+    with explaining(what, path, kept):
         remove_abandoned(path.parent)
         if path.is_symlink():
             path = path.resolve()

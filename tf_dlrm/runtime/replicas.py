@@ -41,6 +41,7 @@ def device_names() -> tuple[str, ...]:
     elsewhere = (
         tf.distribute.experimental.ParameterServerStrategy,
         tf.distribute.TPUStrategy,
+        tf.distribute.experimental.CentralStorageStrategy,
     )
     if len(devices) != count() or isinstance(strategy, elsewhere):
         raise UserError(

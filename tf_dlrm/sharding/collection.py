@@ -33,6 +33,10 @@ class ShardedEmbeddingCollection(TableLayer):
     in `EmbeddingCollection`. Files therefore load on any number of devices, and with or
     without this layer. Without a strategy, all shards are on one device.
 
+    `get_weights` of the layer and of the `DLRM` return the logical tables, which their
+    `weights` and `trainable_variables` do not include, since no Keras variable spans
+    devices.
+
     Args:
         tables: The `EmbeddingTable`s. Their features, in this order, are the columns of
             the ids.

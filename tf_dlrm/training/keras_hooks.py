@@ -18,7 +18,8 @@ from keras.src.losses import loss as losses
 
 from tf_dlrm.embedding import EmbeddingLayer
 from tf_dlrm.embedding.recording import recorded_losses
-from tf_dlrm.runtime import accelerators
+from tf_dlrm.runtime import accelerators, replicas
+from tf_dlrm.runtime.errors import UserError
 
 _thread = threading.local()
 # Types of constructor arguments of layers that take part in the computation.
@@ -73,7 +74,14 @@ def compute_loss(
             loss = model.compute_loss(*options.values())
     finally:
         _thread.keeps_means = False
-    return tf.reduce_sum(loss) if loss.shape.rank else loss
+    if not loss.shape.rank:
+        return loss
+    if replicas.count() > 1 and loss.shape != (0,):
+        raise UserError(
+            "With several replicas, `compute_loss` must return a scalar, the mean over "
+            f"the rows that it received. Received: a loss of shape {loss.shape}"
+        )
+    return tf.reduce_sum(loss)
 
 
 def _unless_means_are_kept(scale):

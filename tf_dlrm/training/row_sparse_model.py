@@ -104,6 +104,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             raise UserError(f"{rule} Received: {max_skipped_batches!r}")
         if tf.distribute.has_strategy():
             replicas.check_devices(self.embedding, "`compile`")
+        if optimizer is None:
+            raise UserError("`optimizer` must be a name or a Keras optimizer.")
         optimizer = keras.optimizers.get(optimizer)
         optimizers.check_dense_optimizer(optimizer, num_replicas)
         if jit_compile is True and type(self).call is not type(self)._own_call:

@@ -41,6 +41,19 @@ def test_labels_are_compared_as_numbers(tmp_path, label, cells, expected):
     assert rows.labels.tolist() == expected and not rows.bad
 
 
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.binary_view(), pa.binary(1)])
+def test_views_and_bytes_of_one_size_are_texts(tmp_path, kind):
+    cells = pa.array([b"1", None, b"0", b"1"], pa.binary())
+    kind_of_times = kind if kind != pa.binary(1) else pa.binary()
+    schema = Schema("y", sparse=["c"], time="t")
+    rows = rows_of(
+        tmp_path, schema, y=cells.cast(kind), c=cells.cast(kind),
+        t=pa.array([b"5", b"6", b"7", None], pa.binary()).cast(kind_of_times),
+    )  # fmt: skip
+    assert [position for position, *_ in rows.bad] == [1, 3]
+    assert rows.labels.tolist() == [1, 0] and rows.times.tolist() == [5, 7]
+
+
 @pytest.mark.parametrize("labels", [["1", None, "0", "NULL"], [1, None, 0, None]])
 def test_null_is_missing_whatever_texts_are(tmp_path, labels):
     """Also where an empty text is a value, or an empty bag."""

@@ -23,6 +23,7 @@ from pipelines import vocabulary as vocabularies
 from pipelines.formats import scanning
 from pipelines.prepare import preparation, segments
 from pipelines.quarantine import BadRowsError
+from pipelines.runs.folder import RunFolder
 from pipelines.vocabulary import Vocabulary
 
 
@@ -237,6 +238,18 @@ def test_finished_records_are_not_written_over(tmp_path, logs):
     prepare.prepare(logs, tmp_path / "out", OPTIONS)
     with pytest.raises(FileExistsError, match="already contains finished records"):
         prepare.prepare(logs, tmp_path / "out", OPTIONS)
+
+
+def test_records_and_runs_do_not_share_a_folder(tmp_path, logs):
+    """Each would replace the vocabulary of the other."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="already contains a run. Name another"):
+        prepare.prepare(logs, tmp_path / "run", OPTIONS)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="contains prepared records"):
+        RunFolder(tmp_path / "out").start()
 
 
 def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, logs, monkeypatch):
