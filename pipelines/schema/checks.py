@@ -45,10 +45,14 @@ def check_choice(name: str, parameter: str, value: Any, choices: Sequence) -> No
         refuse(name, f"has a `{parameter}` that is not one of {choices}", repr(value))
 
 
-def check_count(name: str, parameter: str, value: Any, least: int) -> None:
+def check_count(
+    name: str, parameter: str, value: Any, least: int, most: int = 2**40
+) -> None:
     is_count = isinstance(value, int) and not isinstance(value, bool)
     if value is not None and not (is_count and value >= least):
         refuse(name, f"needs an integer of at least {least} as `{parameter}`", value)
+    if value is not None and value > most:
+        refuse(name, f"needs an integer of at most {most:,} as `{parameter}`", value)
 
 
 def check_number(name: str, parameter: str, value: Any) -> None:

@@ -168,7 +168,8 @@ class Sparse:
         least = {"max_values": 1, "min_count": 1, "hash_buckets": 2}
         least |= {"embedding_dim": 1, "num_buckets": 2}
         for parameter, minimum in least.items():
-            check_count(self.name, parameter, getattr(self, parameter), minimum)
+            most = 2**20 if parameter == "num_buckets" else 2**40
+            check_count(self.name, parameter, getattr(self, parameter), minimum, most)
         for parameter in ("separator", "weight_separator"):
             text = getattr(self, parameter)
             if text is not None and (not isinstance(text, str) or not text):

@@ -70,6 +70,7 @@ def test_training_learns_and_evaluates(log):
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("log", ["criteo", "parquet", "weighted_bags"], indirect=True)
 def test_importance_and_tables(log):
     folder, _, valid, schema = log
     names = [*schema.dense_features[:2], *schema.sparse_features]

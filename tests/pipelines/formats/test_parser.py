@@ -47,7 +47,7 @@ def schema(request):
     return row_lines.SCHEMAS[request.param]
 
 
-@pytest.mark.breadth(4)
+@pytest.mark.breadth(4, 10)
 @pytest.mark.parametrize("labelled", [True, False], ids=["labelled", "unlabelled"])
 def test_parser_equals_plain_python_on_hostile_lines(schema, labelled):
     rng = np.random.default_rng(3)

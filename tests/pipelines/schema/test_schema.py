@@ -166,6 +166,11 @@ WRONG = {
         '{"label": "y", "sparse": [{"column": "a", "embedding_dim": 0}]}',
         r"sparse\[0\]: 'a' needs an integer of at least 1 as `embedding_dim`",
     ),
+    "num_buckets": (
+        '{"label": "y", "sparse": [{"column": "a", "buckets": "quantile", '
+        '"num_buckets": 10000000}]}',
+        r"sparse\[0\]: 'a' needs an integer of at most 1,048,576 as `num_buckets`",
+    ),
     "buckets": (
         '{"label": "y", "sparse": [{"column": "a", "buckets": "log"}]}',
         r"sparse\[0\]: 'a' has a `buckets` that is not one of",
