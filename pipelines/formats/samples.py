@@ -62,7 +62,7 @@ def _line(rng, rules, pools, has_bags, means):
         count = rng.integers(1, 3) if feature.is_bag and has_bags else 1
         picked = [pool[i] for i in rng.integers(0, len(pool), count)]
         if means is not None:
-            picked = list(pool[: len(picked)])
+            picked = list(pool[: 2 if feature.is_bag and has_bags else 1])
         if feature.weight_separator is not None:
             mark = feature.weight_separator.encode()
             picked = [v and v + mark + b"%d" % rng.integers(1, 4) for v in picked]
