@@ -53,6 +53,14 @@ def expand_paths(paths: Paths) -> list[str]:
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
+    elif not isinstance(paths, Sequence):
+        from pipelines.formats.frame_rows import is_frame
+
+        if is_frame(paths):
+            raise TypeError(
+                "Paths must be text. Received a data frame: read it with "
+                "`pipelines.from_dataframe`."
+            )
     expanded = []
     for path in map(os.fspath, paths):
         if not isinstance(path, str):

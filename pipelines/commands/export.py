@@ -147,6 +147,7 @@ class Export:
         """Export the model."""
         from pipelines import runs
         from pipelines.runs.folder import RunFolder
+        from tf_dlrm.runtime import format_bytes
 
         self._check()
         path = runs.export(
@@ -159,12 +160,13 @@ class Export:
             self.which,
             None if self.calibrate is None else self._fit,
         )
-        text = (pathlib.Path(path) / "assets.extra" / "tf_dlrm.json").read_text("utf-8")
-        described = json.loads(text)
-        megabytes = described["table_bytes"] / 1e6
+        extra = pathlib.Path(path) / "assets.extra"
+        described = json.loads((extra / "tf_dlrm.json").read_text("utf-8"))
+        size = format_bytes(described["table_bytes"])
         print(
             f"{path}: signatures {', '.join(described['signatures'])}; "
-            f"{megabytes:.1f} MB of {described['table_dtype']} tables"
+            f"{size} of {described['table_dtype']} tables\n"
+            f"Example requests: {extra / 'README.md'}"
         )
 
 

@@ -256,7 +256,9 @@ class Train:
             f"{results['samples_per_second']:,.0f} samples/s, "
             f"{results['num_bad_rows']:,} bad rows; "
             f"{describe_stalls(results['checkpoint_seconds'])}.\n"
-            f"View the logs: tensorboard --logdir {folder.log_dir}"
+            f"View the logs: tensorboard --logdir {folder.log_dir}\n"
+            f"Next: tf-dlrm evaluate --model {folder.path} --input NEW_ROWS, or "
+            f"tf-dlrm export --model {folder.path} --output SAVED_MODELS"
         )
 
     def _train(self, strategy, vocabulary):

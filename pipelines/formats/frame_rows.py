@@ -81,7 +81,8 @@ def read_frame(
     names = [str(column) for column in frame.columns]
     _check_index(frame, names, wanted.columns(schema), name)
     layout = Layout.of_table(schema, name, names, wanted)
-    table = _to_table(frame, names, layout, name)
+    places = sorted(set(layout.positions.values()))
+    table = _to_table(frame, names, places, name)
     check_types(name, table.schema, layout)
     for first in range(0, len(table), BATCH_ROWS):
         part = table.slice(first, BATCH_ROWS).combine_chunks()
@@ -95,6 +96,16 @@ def read_frame(
         yield rows
 
 
+def to_table(frame: Any, num_rows: int, name: str = NAME) -> pa.Table:
+    """Return the first rows of a frame, with all of its columns.
+
+    Raises:
+        ValueError: If two columns have one name or a column mixes types.
+    """
+    names = [str(column) for column in frame.columns]
+    return _to_table(frame.head(num_rows), names, range(len(names)), name)
+
+
 def _check_index(frame, names, asked, name):
     index = getattr(frame, "index", None)
     hidden = [own for own in getattr(index, "names", []) if own in asked]
@@ -106,9 +117,8 @@ def _check_index(frame, names, asked, name):
         )
 
 
-def _to_table(frame, names, layout, name):
-    """Return the columns of a layout as a table."""
-    places = sorted(set(layout.positions.values()))
+def _to_table(frame, names, places, name):
+    """Return the columns at some places as a table."""
     chosen = [names[place] for place in places]
     repeated = sorted({column for column in chosen if chosen.count(column) > 1})
     if repeated:

@@ -16,6 +16,8 @@ def sample_lines(
 ) -> list[bytes]:
     """Return lines of known and unknown values, bags, missing and negative numbers.
 
+    The first line is an ordinary one, to show to people: known values, mean numbers.
+
     Args:
         rules: The rules of the log.
         vocabulary: The vocabulary of the log.
@@ -28,10 +30,26 @@ def sample_lines(
         for feature in rules.schema.sparse
         if feature.buckets is None
     }
-    return [_line(rng, rules, pools, has_bags) for _ in range(num_lines)]
+    means = _means(rules, vocabulary)
+    return [
+        _line(rng, rules, pools, has_bags, None if number else means)
+        for number in range(num_lines)
+    ]
 
 
-def _line(rng, rules, pools, has_bags):
+def _means(rules, vocabulary):
+    """Return a whole number for each column of numbers: its mean if known, or 1."""
+    schema = rules.schema
+    bucketed = [feature for feature in schema.sparse if feature.buckets is not None]
+    means = dict.fromkeys((f.column for f in (*schema.dense, *bucketed)), b"1")
+    for feature in schema.dense:
+        learned = vocabulary.learned.get(feature.name, {})
+        if "mean" in learned:
+            means[feature.column] = b"%d" % round(learned["mean"])
+    return means
+
+
+def _line(rng, rules, pools, has_bags, means):
     schema = rules.schema
     bucketed = [feature for feature in schema.sparse if feature.buckets is not None]
     columns = dict.fromkeys(f.column for f in (*schema.dense, *bucketed))
@@ -43,12 +61,16 @@ def _line(rng, rules, pools, has_bags):
         pool = pools[feature.name]
         count = rng.integers(1, 3) if feature.is_bag and has_bags else 1
         picked = [pool[i] for i in rng.integers(0, len(pool), count)]
+        if means is not None:
+            picked = list(pool[: 2 if feature.is_bag and has_bags else 1])
         if feature.weight_separator is not None:
             mark = feature.weight_separator.encode()
             picked = [v and v + mark + b"%d" % rng.integers(1, 4) for v in picked]
         cells[feature.column] = (feature.separator or "").encode().join(picked)
     missing = schema.missing
-    if numbers and missing:
+    if means is not None:
+        cells |= means
+    elif numbers and missing:
         position = int(rng.integers(0, max(len(numbers), 2)))  # a single one: in half
         if position < len(numbers):
             cells[list(columns)[position]] = b"" if b"" in missing else missing[0]
@@ -66,16 +88,16 @@ def _line(rng, rules, pools, has_bags):
 
 
 def _pool(rules, feature, vocabulary) -> Sequence[bytes]:
-    """Return values to pick from, all of which are valid in a line."""
+    """Return values to pick from, known ones first; all are valid in a line."""
     schema = rules.schema
     marks = (feature.separator, feature.weight_separator)
     refused = [text.encode() for text in marks if text is not None]
     if not schema.text.quoted:
         refused.append(schema.text.delimiter.encode())
     known = vocabulary.values(feature.name) if hasattr(vocabulary, "values") else ()
-    values = [*_UNKNOWN, *known[:50]]
+    values = [*known[:50], *_UNKNOWN]
     values = [v for v in values if not any(text in v for text in refused)]
-    return [b"" if b"" in schema.missing else b"-", *values]
+    return [*values, b"" if b"" in schema.missing else b"-"]
 
 
 def _quote(rules, cell):

@@ -37,11 +37,15 @@ def read_parquet(path: str, num_rows: int) -> FirstRows:
                     break
         except (OSError, pa.ArrowException) as error:
             _fail(path, error)
-    table = pa.Table.from_batches(batches, schema).slice(0, num_rows)
+    return of_table(path, pa.Table.from_batches(batches, schema).slice(0, num_rows))
+
+
+def of_table(path: str, table: pa.Table) -> FirstRows:
+    """Return the rows of a table as `read_parquet` returns those of a file."""
     if not len(table):
         raise UserError(f"{path}: contains no rows.")
     columns = [_to_texts(column.combine_chunks()) for column in table.columns]
-    return FirstRows(path, Parquet(), tuple(schema.names), columns, [])
+    return FirstRows(path, Parquet(), tuple(table.column_names), columns, [])
 
 
 def read_parquet_names(path: str) -> list[str]:

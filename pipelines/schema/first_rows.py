@@ -7,7 +7,7 @@ import collections
 import csv
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from pyarrow import csv as arrow_csv
 
 from pipelines.compression import read_start
 from pipelines.files import BlockReader
+from pipelines.formats import frame_rows
 from pipelines.runtime import UserError
 from pipelines.schema.columns import Parquet, Text
 from pipelines.schema.name_hints import label_rank
@@ -59,13 +60,17 @@ def is_parquet(path: str) -> bool:
     return read_start(path, 4) == b"PAR1"
 
 
-def read(path: str, num_rows: int) -> FirstRows:
-    """Read the first rows of a file and detect its format.
+def read(path: Any, num_rows: int) -> FirstRows:
+    """Read the first rows of a file, or of a data frame, and detect its format.
 
     Raises:
         ValueError: If it contains no rows of columns; the message says what it looks
             like instead.
     """
+    if frame_rows.is_frame(path):
+        from pipelines.schema.first_parquet_rows import of_table
+
+        return of_table(frame_rows.NAME, frame_rows.to_table(path, num_rows))
     if is_parquet(path):
         from pipelines.schema.first_parquet_rows import read_parquet
 

@@ -3,13 +3,15 @@
 import dataclasses
 import re
 import textwrap
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
-from pipelines.files import Paths, expand_paths
+from pipelines.files import expand_paths
+from pipelines.formats.frame_rows import is_frame
 from pipelines.runtime import UserError
 from pipelines.schema import first_rows, label_guess, layout_match, name_hints
 from pipelines.schema.column_facts import ColumnFacts
@@ -108,11 +110,11 @@ class Guess:
         return "\n".join(lines)
 
 
-def guess(paths: Paths, num_rows: int = 100_000, label: str | None = None) -> Guess:
+def guess(paths: Any, num_rows: int = 100_000, label: str | None = None) -> Guess:
     """Guess the schema of a log; see `Schema.guess`."""
     if not isinstance(num_rows, int) or num_rows < 1:
         raise UserError(f"`num_rows` must be at least 1. Received: {num_rows!r}")
-    files = expand_paths(paths)
+    files = [paths] if is_frame(paths) else expand_paths(paths)
     rows = first_rows.read(files[0], num_rows)
     rows = rows._replace(columns=[column.slice(0, num_rows) for column in rows.columns])
     marks = _find_marks(rows)

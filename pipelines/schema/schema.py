@@ -316,7 +316,7 @@ class Schema:
 
     @classmethod
     def guess(
-        cls, paths: "Paths", num_rows: int = 100_000, label: str | None = None
+        cls, paths: "Paths | Any", num_rows: int = 100_000, label: str | None = None
     ) -> "Schema":
         """Guess the schema of a log from its first rows.
 
@@ -327,7 +327,7 @@ class Schema:
         Args:
             paths: The files: text of any delimiter and compression, or Parquet. Rows
                 are read from the first; only the column names of the others are
-                compared.
+                compared. Or a pandas or polars `DataFrame`.
             num_rows: Largest number of rows to read.
             label: Name of the label's column; default: look for it.
 

@@ -2,6 +2,7 @@ import gzip
 import os
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 
@@ -28,6 +29,8 @@ def test_expand_paths_sorts_globs_and_keeps_order(tmp_path):
 
 
 def test_expand_paths_refuses_what_cannot_be_read(tmp_path):
+    with pytest.raises(TypeError, match="data frame: read it with `pipelines.from_d"):
+        files.expand_paths(pandas.DataFrame({"click": [1]}))
     (tmp_path / "empty").write_text("")
     with pytest.raises(FileNotFoundError, match="no file .*nowhere"):
         files.expand_paths(tmp_path / "nowhere")

@@ -121,9 +121,10 @@ def fit_correction(
             by_id[int(value)] = curve
     if not by_id:
         raise UserError(
-            f"No value of {slice_feature} has `min_slice_rows={min_slice_rows}` rows, "
-            "with clicks that become more frequent as the predictions rise; the most "
-            f"frequent value has {counts.max():,} rows."
+            f"No value of {slice_feature} has `min_slice_rows={min_slice_rows}` rows "
+            "in which clicks become more frequent as the predictions rise; the most "
+            f"frequent value has {counts.max():,} rows. Pass more rows or a smaller "
+            "`min_slice_rows`, or correct all values together, without slices."
         )
     rest = rows.take(~np.isin(ids, list(by_id)))
     other = _try(fit, rest, min_slice_rows) or whole

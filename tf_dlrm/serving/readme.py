@@ -12,6 +12,10 @@ from tf_dlrm.calibration import Correction, SlicedCorrection
 from tf_dlrm.serving.c_library import Request
 
 _MOST_NAMES = 60
+_IN_PYTHON = (
+    "The same request in Python, without a server; `folder` is the folder of this "
+    "version, which contains `saved_model.pb`:"
+)
 
 
 def write_readme(
@@ -69,12 +73,12 @@ def _lines(request: Request, model_name: str, preprocessor: Any) -> list[str]:
     columns = getattr(preprocessor, "line_columns", None)
     delimiter = getattr(preprocessor, "delimiter", "\t")
     names = f" {_listed(columns)}, separated by `{delimiter!r}`" if columns else ""
+    unread = " Cells of columns that are not features may be empty." if columns else ""
     return [
         f"## `{request.signature}`: lines of a log\n\n"
-        f"A line has the columns{names or ' of the training files'}.",
+        f"A line has the columns{names or ' of the training files'}.{unread}",
         _curl(request.signature, [_text(line)], model_name),
-        "The probability of this line is "
-        f"{_probability(request)}. The same request in Python, without a server:",
+        f"The probability of this line is {_probability(request)}. {_IN_PYTHON}",
         _python(
             "import tensorflow as tf",
             "",
@@ -101,8 +105,7 @@ def _examples(request: Request, model_name: str, preprocessor: Any) -> list[str]
         "A message contains raw fields by name. Omit missing fields.",
         table,
         _curl(request.signature, [_base64(example)], model_name),
-        "The probability of this message is "
-        f"{_probability(request)}. The same request in Python, without a server:",
+        f"The probability of this message is {_probability(request)}. {_IN_PYTHON}",
         _python(
             "import tensorflow as tf",
             "",

@@ -9,6 +9,7 @@ from helpers.schema_vocabulary import make_vocabulary
 from pipelines.formats.line_rules import LineRules
 from pipelines.formats.parser import Parser
 from pipelines.schema import Dense, Schema, Sparse, Text
+from pipelines.vocabulary import Vocabulary
 
 
 def expected_of(vocabulary, rows):
@@ -146,6 +147,23 @@ def test_sample_lines_are_rows_and_examples_equal_them(schema):
             assert found.to_list() == expected.to_list()
         else:
             np.testing.assert_array_equal(found, expected)
+
+
+def test_the_first_sample_line_is_one_to_show():
+    schema = Schema(
+        "y",
+        [Dense("age", "standardize"), Dense("price", "log1p")],
+        ["country", Sparse("tags", separator="|"), Sparse("ip", hash_buckets=9)],
+    )
+    vocabulary = Vocabulary(
+        [[b"DE", b"FR"], [b"new", b"red"], []],
+        schema=schema,
+        learned={"age": {"mean": 41.6, "deviation": 9.0}},
+    )
+    first, *others = Parser(vocabulary).sample_lines(16)
+    assert first == b"42,1,DE,new|red,never seen"
+    assert any(b",," in line for line in others)
+    assert any(b"0c1e8f72" in line for line in others)
 
 
 @pytest.mark.breadth(2)

@@ -245,6 +245,29 @@ def test_parquet_types(tmp_path):
     assert [c.missing_share for c in guess.columns if c.column == "bag"] == [0.25]
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_a_frame_is_guessed_like_its_parquet_file(library, tmp_path):
+    rng = np.random.default_rng(0)
+    columns = {
+        "clicked": rng.integers(0, 2, 300),
+        "price": rng.lognormal(2, 1, 300),
+        "age": [None if n % 3 else n % 40 + 18 for n in range(300)],
+        "tags": [[f"t{n % 9}", f"t{n % 5}"][: n % 3] for n in range(300)],
+        "shop": [f"s{n % 7}" for n in range(300)],
+    }
+    frame = pytest.importorskip(library).DataFrame(columns)
+    path = tmp_path / "log.parquet"
+    frame.to_parquet(path) if library == "pandas" else frame.write_parquet(path)
+    guess, of_file = guesses.guess(frame), guesses.guess(path)
+    assert guess.schema == of_file.schema == Schema.guess(frame)
+    assert guess.columns == of_file.columns and guess.path == "the frame"
+    assert guess.schema.label.column == "clicked"
+    assert guess.schema.dense_features == ("price", "age")
+    assert guess.schema.sparse_features == ("tags", "shop")
+    with pytest.raises(ValueError, match="the frame: contains no rows"):
+        guesses.guess(frame.head(0))
+
+
 def test_other_files_are_compared(tmp_path):
     rows = "\n".join(f"{n % 2},{n}.5,s{n % 3}" for n in range(200))
     first = save(tmp_path, f"click,price,shop\n{rows}", "a.csv")
