@@ -23,8 +23,14 @@ def start_train(kind: type, options: list[str]):
         options: The words after the name of the command.
     """
     config, out = _read_config(options), typed_value("out", options)
-    if "--resume" in options and out is not None and RunFiles(out).is_described:
-        return _resume(kind, RunFiles(out), config)
+    if "--resume" in options and out is not None:
+        if RunFiles(out).is_described:
+            return _resume(kind, RunFiles(out), config)
+        if typed_value("train", options) is None:
+            raise UserError(
+                f"{out}: contains no run to resume. To start one, pass its --train "
+                "files."
+            )
     name = typed_value("run", options)
     warm_start = typed_value("warm-start", options)
     if name is None and config is None and warm_start is not None:

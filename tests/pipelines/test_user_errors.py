@@ -90,3 +90,8 @@ def test_help_is_that_of_the_classes_and_imports_none_of_them():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert done.returncode == 0 and b"  predict " in done.stdout, done.stderr
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path, capsys):
+    assert cli.main(["train", "--resume", f"--out={tmp_path}"]) == 2
+    assert "contains no run to resume. To start one, pass" in capsys.readouterr().err
