@@ -93,7 +93,7 @@ def check_against_keras(make, expected_from, l2, num_steps=20, **options):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-5)
 
 
-@pytest.mark.breadth(4, 8)
+@pytest.mark.breadth(2, 8)
 @pytest.mark.parametrize("options", [{"jit_compile": False}, {"run_eagerly": True}])
 @pytest.mark.parametrize("rate", [0.03, SCHEDULE], ids=["float", "schedule"])
 @pytest.mark.parametrize("case", PAIRS)
@@ -317,6 +317,7 @@ def test_a_callback_of_the_models_rate_moves_the_decay():
     np.testing.assert_allclose(after[1:], before[1:] * factor, rtol=1e-5)
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("form", ["keras", "weights", "checkpoint"])
 def test_saved_training_continues_as_if_not_interrupted(form, tmp_path):
     straight, model = compiled(make_adam()), compiled(make_adam())
