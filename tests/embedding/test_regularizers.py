@@ -381,6 +381,19 @@ def test_frozen_tables_have_no_penalty(whole):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("run_eagerly", [True, False], ids=["eager", "graph"])
+def test_a_batch_without_rows_changes_nothing(run_eagerly):
+    model = make_model()
+    model.compile("sgd", jit_compile=False, run_eagerly=run_eagerly)
+    features, label, _, _ = make_data()
+    before = model.get_weights()
+    empty = {name: values[:0] for name, values in features.items()}
+    assert np.isnan(float(model.train_on_batch(empty, label[:0])))
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isfinite(float(model.train_on_batch(features, label)))
+
+
 def check_replicas(plan):
     """Penalties on pooled vectors count once, too."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

@@ -131,6 +131,8 @@ def test_losses_are_scaled_by_the_functions_that_are_replaced():
         assert hasattr(getattr(losses, name), "__wrapped__"), name
     source = inspect.getsource(losses.reduce_values)
     assert "scale_loss_for_distribution(" in source
+    assert "tuple(values.shape) == (0,)" in source  # returned as it is
+    assert "reduce_values(" in inspect.getsource(losses.reduce_weighted_values)
     assert "loss_module.unscale_loss_for_distribution" in inspect.getsource(trainer)
 
 

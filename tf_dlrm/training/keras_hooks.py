@@ -57,8 +57,8 @@ def compute_loss(
 
     Under a strategy, Keras' losses divide means by the number of replicas, but a
     `compute_loss` of the user may compute losses in other ways. This function therefore
-    prevents the division. It also sums the empty result that Keras returns for a batch
-    without rows.
+    prevents the division. The loss of a batch without rows, for which Keras returns an
+    empty tensor, is 0.
     """
     parameters = inspect.signature(model.compute_loss).parameters.values()
     names = {parameter.name for parameter in parameters}
@@ -92,6 +92,21 @@ def _unless_means_are_kept(scale):
     return call
 
 
+def _without_empty_result(reduce):
+    """Return `reduce` with a scalar 0 for no values, so that losses can be added."""
+
+    @functools.wraps(reduce)
+    def call(values, *arguments, **options):
+        result = reduce(values, *arguments, **options)
+        is_empty = tuple(result.shape) == (0,)
+        if is_empty and getattr(_thread, "keeps_means", False):
+            return tf.reduce_sum(result)
+        return result
+
+    return call
+
+
+losses.reduce_values = _without_empty_result(losses.reduce_values)
 for _name in ("scale_loss_for_distribution", "unscale_loss_for_distribution"):
     setattr(losses, _name, _unless_means_are_kept(getattr(losses, _name)))
 
