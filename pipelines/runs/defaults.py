@@ -107,13 +107,18 @@ def describe(
     if not chosen:
         return None
     line = f"Chosen for {num_rows:,} rows and {config.optimizer}: {', '.join(chosen)}."
-    others = [f"--learning-rate-decay {completed.learning_rate_decay}"]
-    others += [f"--min-count {min_count}"] if min_count is not None else []
-    for name in ("embedding_dim", "bottom_mlp_dims", "top_mlp_dims", "dropout", "l2"):
-        value = getattr(completed, name)
-        text = " ".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}"
-        others.append(f"--{name.replace('_', '-')} {text}")
-    line += f"\nOther options: {' '.join(others)}"
+    bottom, top = (
+        "-".join(map(str, sizes))
+        for sizes in (completed.bottom_mlp_dims, completed.top_mlp_dims)
+    )
+    others = [
+        f"learning rate decay: {completed.learning_rate_decay}",
+        *([] if min_count is None else [f"least count of a value: {min_count}"]),
+        f"embeddings of {completed.embedding_dim} values",
+        f"bottom MLP {bottom}, top MLP {top}",
+        f"dropout {completed.dropout:g}, L2 penalty {completed.l2:g}",
+    ]
+    line += f"\nOther options: {', '.join(others)}."
     if num_rows <= _MOST_ROWS_FOR_CAT:
         line += (
             "\nSo few rows say little about pairs of features: more rows would help "

@@ -56,10 +56,11 @@ def test_the_other_options_are_printed():
     completed = defaults.complete(config, 10**5)
     printed = defaults.describe(config, completed, 10**5, min_count=7)
     assert printed.splitlines()[1] == (
-        "Other options: --learning-rate-decay linear --min-count 7 --embedding-dim 16 "
-        "--bottom-mlp-dims 128 64 16 --top-mlp-dims 128 64 1 --dropout 0.25 --l2 1e-05"
+        "Other options: learning rate decay: linear, least count of a value: 7, "
+        "embeddings of 16 values, bottom MLP 128-64-16, top MLP 128-64-1, "
+        "dropout 0.25, L2 penalty 1e-05."
     )
-    assert "min-count" not in defaults.describe(config, completed, 10**5)
+    assert "least count" not in defaults.describe(config, completed, 10**5)
 
 
 def test_the_page_has_the_defaults():
