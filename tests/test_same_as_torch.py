@@ -13,15 +13,14 @@ from tf_dlrm.interop import from_facebookresearch_dlrm
 
 NUM_STEPS, BATCH_SIZE, WIDTH = 200, 64, 16
 BOTTOM, TOP = (64, 32, WIDTH), (64, 32, 1)
-# Tables: Adagrad in torch's form, which starts at 0, an option of ours. MLPs: Keras
-# has epsilon inside the root. It is 1e-30 there and 1e-15 in torch, the same to where
-# float32 sees it; and accumulators start above 0, where rounding of a small gradient
-# is no full step.
+# Tables: Adagrad in torch's form, an option of ours. MLPs: Keras has epsilon inside the
+# root. It is 1e-30 there and 1e-15 in torch, the same to where float32 sees it.
+# Accumulators start above 0, where rounding of a small gradient is no full step.
 TORCH_OPTIONS = {
     "sgd": {"name": "sgd", "tables": {"lr": 0.1}, "mlps": {"lr": 0.1}},
     "adagrad": {
         "name": "adagrad",
-        "tables": {"lr": 0.05, "eps": 1e-8},
+        "tables": {"lr": 0.05, "eps": 1e-8, "initial_accumulator_value": 0.01},
         "mlps": {"lr": 0.02, "eps": 1e-15, "initial_accumulator_value": 0.01},
     },
     "adam": {
@@ -39,7 +38,7 @@ def make_optimizers(name):
         return keras.optimizers.SGD(0.1), None
     mlps = keras.optimizers.Adagrad(0.02, initial_accumulator_value=0.01, epsilon=1e-30)
     tables = tf_dlrm.optimizers.SparseAdagrad(
-        0.05, initial_accumulator_value=0.0, epsilon=1e-8, epsilon_outside_root=True
+        0.05, initial_accumulator_value=0.01, epsilon=1e-8, epsilon_outside_root=True
     )
     return mlps, tables
 

@@ -88,4 +88,4 @@ def test_the_registry_holds_nothing_of_ours():
     del function
     gc.collect()
     assert set(gradients.registered()) == known
-    assert not [each for each in gc.get_objects() if isinstance(each, Held)]
+    assert not [each for each in gc.get_objects() if type(each) is Held]

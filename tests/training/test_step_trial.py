@@ -52,7 +52,7 @@ def test_the_faster_kind_is_chosen(parts, program, expected):
 
 def test_a_training_that_is_short_never_compiles_the_program():
     training = Training(0.1, 0.01)
-    assert training.run(590) == PARTS  # 59 seconds, and those of compiling
+    assert training.run(190) == PARTS  # 19 seconds, and those of compiling
     assert PROGRAM not in training.kinds and not training.trial.is_over
     training.run(20)
     assert PROGRAM in training.kinds
@@ -104,7 +104,7 @@ def test_a_later_process_knows_the_choice(file, program, expected):
     else:
         assert PROGRAM not in later.kinds
     other = Training(0.1, program, rows=64)
-    other.run(400)
+    other.run(150)
     assert not other.trial.is_over and PROGRAM not in other.kinds
 
 
@@ -118,7 +118,7 @@ def test_a_broken_cache_is_ignored(file):
 def test_figures_of_another_kind_are_ignored(file):
     training = Training(0.1, 0.08)
     choices.keep({**choices.machine(), "rows": 128}, {"other": 1.0})
-    assert training.run(300) == PARTS
+    assert training.run(150) == PARTS
 
 
 def test_it_says_what_it_chose_and_why(monkeypatch, capsys):
@@ -141,11 +141,11 @@ def test_a_step_that_fails_is_not_timed():
 
     with pytest.raises(StopIteration):
         training.trial.run(fail)
-    assert training.run(300) == PARTS
+    assert training.run(150) == PARTS
 
 
 def test_it_can_be_stopped():
     training = Training(0.1, 0.08)
-    training.run(603)
+    training.run(203)
     training.trial.stop()
     assert training.trial.is_over and training.run(9) == PARTS

@@ -21,6 +21,8 @@ from tf_dlrm.runtime import disk
 from tf_dlrm.version import __version__
 
 _FORMAT = 1
+# Environment variables that change how fast TensorFlow or XLA computes.
+_SETTINGS = ("TF_ENABLE_ONEDNN_OPTS", "ONEDNN_MAX_CPU_ISA", "XLA_FLAGS")
 _MAX_CHOICES = 200  # number of newest entries to keep, a few hundred bytes each
 _LOG = logging.getLogger("tf_dlrm")
 
@@ -108,7 +110,7 @@ def machine() -> dict[str, Any]:
         "processor": _processor(),
         "cores": _num_cores(),
         "threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", ""),
+        "settings": {name: os.environ.get(name, "") for name in _SETTINGS},
         "versions": [tf.__version__, keras.__version__, __version__],
     }
 

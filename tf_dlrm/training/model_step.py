@@ -77,6 +77,11 @@ class ModelStep:
             return PARTS
         return self._trial.kind
 
+    @property
+    def choice_is_final(self) -> bool:
+        """True if no trial will change `choice`."""
+        return self._trial is None or self._has_fixed_rule() or self._trial.is_over
+
     def use_xla(self, enabled: bool) -> None:
         """Set whether XLA may compile what `jit_compile` allows."""
         self._is_xla_off = not enabled

@@ -119,13 +119,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             embedding_optimizer is None
             or embedding_optimizer is getattr(self, "embedding_optimizer", None)
         )
-        super().compile(
-            optimizer=optimizer,
-            loss=loss,
-            metrics=metrics,
-            jit_compile=False,
-            **kwargs,
-        )
+        super().compile(optimizer, loss, metrics=metrics, jit_compile=False, **kwargs)
         self._jit_compile_argument, self._is_xla_off = jit_compile, False
         self._labels_are_probabilities = is_cross_entropy(loss)
         self._max_skipped_batches, self._guard = max_skipped_batches, None
@@ -171,6 +165,11 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         With `jit_compile="auto"`, it may change during a long `fit`.
         """
         return self._step.choice if self.compiled else "none"
+
+    @property
+    def xla_choice_is_final(self) -> bool:
+        """True if `xla_choice` changes no more; during a trial in `fit`, it may."""
+        return not self.compiled or self._step.choice_is_final
 
     def xla_settings(self) -> contextlib.AbstractContextManager:
         """Return a context in which XLA compiles what `jit_compile` allows."""

@@ -1,8 +1,9 @@
 """`StepTrial`: the choice between two kinds of training step by their measured times.
 
-Compiling the dense part as one program takes seconds and saves at most a tenth of a
-step. A training run therefore begins with small compiled parts and tries the program
-only after it has run for long enough. Shorter runs pay nothing.
+Compiling the dense part as one program takes seconds and saves up to a third of a
+step, or nothing, depending on the processor. A training run therefore begins with small
+compiled parts and tries the program only after it has run for long enough. Shorter runs
+pay nothing.
 """
 
 import statistics
@@ -17,7 +18,7 @@ _WORDS = {
     PARTS: "XLA compiles small parts of the step",
     PROGRAM: "XLA compiles the dense part of the step as one program",
 }
-_SECONDS_BEFORE = 60.0  # seconds of steps before the program is tried
+_SECONDS_BEFORE = 20.0  # seconds of steps before the program is tried
 _TRIAL_SECONDS = 1.0
 _FEWEST_CALLS = 5
 _WARM_UP_CALLS = 2  # first calls of a kind, not timed: they trace and compile
