@@ -3,12 +3,14 @@
     python benchmarks/floor.py --workload kaggle --batch-size 2048
 
 Measures each matrix product of the MLPs and the interaction on its own (forward, and
-the two of the gradient), and the rates of reading and changing random rows in a table
-of this size, and adds them up. Elementwise work, biases and the optimizer of the MLPs
-are left out, so no step can reach the sum.
+the two of the gradient), and how long it takes to read and to change random rows in a
+table of this size, and adds up the times. Each part is measured with TensorFlow's
+operations and under XLA, and the faster one counts. Elementwise work, biases and the
+optimizer of the MLPs are left out, so no step can reach the sum.
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -24,14 +26,29 @@ from tf_dlrm.runtime import huge_pages
 REPEATS = 30
 
 
-def seconds(function) -> float:
-    """Median time of a compiled call, without that of calling."""
+def fastest(function, arguments) -> float:
+    """Median time of a call, by TensorFlow's operations or under XLA.
+
+    Args:
+        function: A function of tensors.
+        arguments: Lists of its arguments, taken in turn.
+    """
+    return min(
+        seconds(tf.function(function, jit_compile=jit, autograph=False), arguments)
+        for jit in (False, True)
+    )
+
+
+def seconds(function, arguments) -> float:
+    """Median time of a call."""
+    turn = itertools.cycle(arguments)
     for _ in range(5):
-        function()
+        function(*next(turn))
     times = []
     for _ in range(REPEATS):
+        inputs = next(turn)
         start = time.perf_counter()
-        function()
+        function(*inputs)
         times.append(time.perf_counter() - start)
     return float(np.median(times))
 
@@ -52,27 +69,30 @@ def products(workload, batch_size):
 
 def product_seconds(workload, batch_size, dtype) -> dict[str, float]:
     """Time of the products of each layer, those of its gradient included."""
-    idle = seconds(tf.function(lambda: tf.constant(0)))
+    idle = fastest(tf.identity, [(tf.constant(0),)])
     result = {}
     for name, (size, dim), passes_on in products(workload, batch_size):
         x = tf.cast(tf.random.normal((batch_size, size)), dtype)
         w = tf.cast(tf.random.normal((size, dim)), dtype)
         g = tf.cast(tf.random.normal((batch_size, dim)), dtype)
-        calls = [
-            tf.function(lambda x=x, w=w: tf.matmul(x, w)),
-            tf.function(lambda x=x, g=g: tf.matmul(x, g, transpose_a=True)),
-        ]
+        calls = [(tf.matmul, x, w), (_product_ta, x, g)]
         if passes_on:
-            calls.append(
-                tf.function(lambda g=g, w=w: tf.matmul(g, w, transpose_b=True))
-            )
-        result[name] = sum(max(seconds(call) - idle, 0.0) for call in calls)
+            calls.append((_product_tb, g, w))
+        times = [fastest(call, [inputs]) for call, *inputs in calls]
+        result[name] = sum(max(each - idle, 0.0) for each in times)
     vectors = (batch_size, len(workload.table_sizes) + 1, workload.embedding_dim)
     z = tf.cast(tf.random.normal(vectors), dtype)
-    gram = tf.function(lambda: tf.matmul(z, z, transpose_b=True))
     # The gradient is one product of the same size.
-    result["interaction"] = 2 * max(seconds(gram) - idle, 0.0)
+    result["interaction"] = 2 * max(fastest(_product_tb, [(z, z)]) - idle, 0.0)
     return result
+
+
+def _product_ta(a, b):
+    return tf.matmul(a, b, transpose_a=True)
+
+
+def _product_tb(a, b):
+    return tf.matmul(a, b, transpose_b=True)
 
 
 def row_seconds(workload, batch_size) -> dict[str, float]:
@@ -82,25 +102,28 @@ def row_seconds(workload, batch_size) -> dict[str, float]:
     huge_pages.use_for(table)
     mean_hotness = (workload.max_hotness + 1) / 2
     num_rows = int(batch_size * len(workload.table_sizes) * mean_hotness)
+    piece = min(num_rows, 1 << 14)
+    num_pieces = num_rows // piece
     rows = [
-        tf.random.uniform((num_rows,), 0, shape[0], tf.int32) for _ in range(REPEATS)
+        (tf.random.uniform((num_pieces, piece), 0, shape[0], tf.int32),)
+        for _ in range(REPEATS)
     ]
-    updates = tf.random.normal((min(num_rows, 1 << 16), shape[1]))
+    updates = tf.random.normal((piece, shape[1]))
 
-    @tf.function(jit_compile=True)
     def read(rows):
-        return tf.reduce_sum(tf.gather(table, rows), axis=0)
+        total = tf.zeros(())
+        for some in tf.unstack(rows):  # pieces that stay in the cache
+            total += tf.reduce_sum(tf.gather(table, some))
+        return total
 
-    @tf.function(jit_compile=True)
     def change(rows):
-        for start in range(0, num_rows, len(updates)):
-            some = rows[start : start + len(updates)]
-            table.scatter_add(tf.IndexedSlices(updates[: some.shape[0]], some))
+        for some in tf.unstack(rows):
+            table.scatter_add(tf.IndexedSlices(updates, some))
 
-    turn = iter(range(10**9))
+    whole = num_rows / (num_pieces * piece)
     return {
-        "read rows": seconds(lambda: read(rows[next(turn) % REPEATS])),
-        "change rows": seconds(lambda: change(rows[next(turn) % REPEATS])),
+        "read rows": whole * fastest(read, rows),
+        "change rows": whole * fastest(change, rows),
     }
 
 

@@ -84,7 +84,7 @@ class RunConfig:
     """Precision of the MLPs; tables and loss are float32."""
     jit_compile: Literal["auto", "on", "off"] = "auto"
     """Parts of a step that XLA compiles; auto: small parts (none for fewer than a
-    million rows), and after a minute everything between lookup and update if that
+    million rows), and after 20 s everything between lookup and update if that
     measures faster; on: all of this from the start; off: nothing."""
     steps_per_execution: int = 1
     """Steps to run in one call, between callbacks."""
