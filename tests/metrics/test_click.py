@@ -65,6 +65,16 @@ def test_counts_stay_exact_beyond_float32():
     assert float(np.sum(metric.counts.numpy())) == 2 * n + 6
 
 
+@pytest.mark.parametrize("label", [0.0, 0.4, 1.0])
+def test_auc_of_labels_of_one_class_is_undefined(label):
+    metric = metrics.ClickAUC()
+    assert np.isnan(float(metric.result()))
+    metric.update_state(np.full(9, label), np.linspace(0.1, 0.9, 9))
+    assert np.isnan(float(metric.result()))
+    metric.update_state([1.0 - round(label)], [0.95])
+    assert float(metric.result()) == 1.0 - round(label)
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])
 def test_loss_entropy_and_calibration_equal_closed_forms(weighted):
     y, p = clicks(50_000, 0.2)
