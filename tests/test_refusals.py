@@ -60,6 +60,20 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(name, num_bytes, tmp_pat
     assert keras.saving.load_weights(model, tmp_path / name) is None
 
 
+def test_logs_on_a_full_disk_are_one_line(tmp_path):
+    model, before = make_model(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    logger = tf_dlrm.callbacks.TensorBoardLogger(tmp_path / "logs", batch_size=1)
+    features = {"dense_features": DENSE, "sparse_features": IDS}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        message = f"{tmp_path}/logs/train: logs for TensorBoard cannot be written: File"
+        with pytest.raises(disk.WriteError, match=message) as error:
+            model.fit(features, LABEL, batch_size=1, callbacks=[logger], verbose=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value) and str(error.value).endswith("start again.")
+
+
 @pytest.mark.parametrize("part, name", [
     ({"label": LABEL.astype(str)}, "[Ll]abel"),
     ({"label": LABEL.astype(object)}, "[Ll]abel"),

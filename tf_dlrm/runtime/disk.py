@@ -220,6 +220,26 @@ def explaining(
 
 
 @contextlib.contextmanager
+def explaining_logs() -> Iterator[None]:
+    """Return a context that raises TensorFlow's failures to write event files.
+
+    They surface at any later operation on the file, as errors of several lines.
+
+    Raises:
+        WriteError: If an event file for TensorBoard cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        file = re.search(r"(/\S+)/[^/\s]*tfevents", str(error))
+        reason = find_reason(error)
+        if file is None or reason is None or isinstance(error, WriteError):
+            raise
+        problem = f"{file[1]}: logs for TensorBoard cannot be written: {reason[1]}."
+        raise WriteError(reason[0], problem, "", "start again") from error
+
+
+@contextlib.contextmanager
 def replacing_file(what: str, path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a temporary path; at the end, the complete file replaces `path`.
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_dlrm import optimizers
 from tf_dlrm.embedding.recording import recorded
 from tf_dlrm.inputs import check_arrays, standardize_targets
-from tf_dlrm.runtime import deferred_checks, replicas, xla
+from tf_dlrm.runtime import deferred_checks, disk, replicas, xla
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.training import fit_callbacks, keras_hooks
 from tf_dlrm.training.checkpoints.positions import weigh_classes
@@ -352,6 +352,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         if self._guard is not None and self._max_skipped_batches is not None:
             guard = GuardCallback(self._guard, self._max_skipped_batches)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(disk.explaining_logs())
             stack.callback(self.embedding.settle)
             options["callbacks"] = fit_callbacks.add(
                 self, options.get("callbacks"), guard, stack
