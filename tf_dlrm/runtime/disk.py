@@ -35,6 +35,11 @@ _FIXES = {
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
 _WRITE_ERRORS = {*_FIXES, errno.EIO}
+_SQLITE = {
+    "database or disk is full": errno.ENOSPC,
+    "disk I/O error": errno.EIO,
+    "attempt to write a readonly database": errno.EROFS,
+}
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -171,12 +176,16 @@ class WriteError(OSError):
 def find_reason(error: BaseException) -> tuple[int, str] | None:
     """Return the `errno` and text of a failed write, or `None` for other errors.
 
-    HDF5 and TensorFlow raise their own errors, which contain the system's text.
+    HDF5 and TensorFlow raise their own errors, which contain the system's text, and
+    SQLite raises errors with words of its own.
     """
     number = getattr(error, "errno", None)
     if isinstance(error, OSError) and number:
         return number, os.strerror(number)
-    text = str(error)
+    text = f"{error} {error.__cause__ or ''}"
+    for words, number in _SQLITE.items():
+        if words in text:
+            return number, os.strerror(number)
     for number in _WRITE_ERRORS:
         if os.strerror(number) in text or f"errno = {number}," in text:
             return number, os.strerror(number)
