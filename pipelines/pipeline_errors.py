@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from pipelines.quarantine import Quarantine
-from pipelines.runtime import UserError, disk
+from pipelines.runtime import UserError
 
 _KINDS = ("UserError", "FileNotFoundError", "BadRowsError", "WriteError")
 _WRONG_ID = re.compile("table .* received id")
@@ -48,20 +48,3 @@ def shorten(error: tf.errors.OpError) -> str:
     text = (error.message or str(error)).splitlines()[0]
     text = re.sub(r"^\{\{.*?\}\}\s*", "", text)
     return re.sub(r"\s*\[Op:[^\]]*\].*$", "", text)
-
-
-@contextlib.contextmanager
-def explaining_logs(log_dir) -> Iterator[None]:
-    """Raise failures to write TensorBoard logs as `WriteError`, wherever they surface.
-
-    Args:
-        log_dir: Folder of the logs.
-    """
-    try:
-        yield
-    except tf.errors.OpError as error:
-        reason = disk.find_reason(error)
-        if reason is None or not re.search("Summary|tfevents", str(error)):
-            raise
-        problem = f"{log_dir}: logs for TensorBoard cannot be written: {reason[1]}."
-        raise disk.WriteError(reason[0], problem, "", "run it again") from error

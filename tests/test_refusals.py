@@ -60,6 +60,20 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(name, num_bytes, tmp_pat
     assert keras.saving.load_weights(model, tmp_path / name) is None
 
 
+def test_logs_on_a_full_disk_are_one_line(tmp_path):
+    model, before = make_model(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    logger = tf_dlrm.callbacks.TensorBoardLogger(tmp_path / "logs", batch_size=1)
+    features = {"dense_features": DENSE, "sparse_features": IDS}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, before[1]))
+    try:
+        message = f"{tmp_path}/logs/train: logs for TensorBoard cannot be written: File"
+        with pytest.raises(disk.WriteError, match=message) as error:
+            model.fit(features, LABEL, batch_size=1, callbacks=[logger], verbose=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(error.value) and str(error.value).endswith("start again.")
+
+
 @pytest.mark.parametrize("part, name", [
     ({"label": LABEL.astype(str)}, "[Ll]abel"),
     ({"label": LABEL.astype(object)}, "[Ll]abel"),
@@ -107,6 +121,66 @@ def test_values_out_of_range_are_one_line(ids, label, match):
     with pytest.raises(tf.errors.InvalidArgumentError, match=match) as error:
         model.fit(features, label, verbose=0)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("call", ["fit", "evaluate", "train_on_batch"])
+def test_negative_weights_are_refused_where_the_loss_has_no_minimum(call, jit_compile):
+    model, weight = make_model(), np.where(LABEL > 0, 1.0, -0.5)
+    model.compile("sgd", jit_compile=jit_compile)
+    arguments = {"dense_features": DENSE, "sparse_features": IDS}, LABEL
+    before = model.get_weights()
+    message = "Sample weights must not be negative.* Received one of: -0.5"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        getattr(model, call)(*arguments, sample_weight=weight)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    getattr(model, call)(*arguments, sample_weight=np.maximum(weight, 0.0))
+    model.compile("sgd", "mse", jit_compile=jit_compile)  # the loss is the user's
+    getattr(model, call)(*arguments, sample_weight=weight)
+
+
+@pytest.mark.parametrize("name", ["sparse_features", "C1"])
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bool", "complex64"])
+def test_ids_of_other_types_are_refused_by_name_and_type(name, dtype):
+    features = {"dense_features": DENSE, "sparse_features": IDS.astype(dtype)}
+    if name == "C1":
+        features = {"I1": DENSE[:, 0], "I2": DENSE[:, 1], "C2": IDS[:, 1]}
+        features["C1"] = IDS[:, 0].astype(dtype)
+    message = f"'{name}' must hold integer ids. Received: dtype {dtype}"
+    model = make_model()
+    for call in (model.predict, lambda x: model.fit(x, LABEL)):
+        with pytest.raises(TypeError, match=message) as error:
+            call(features)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("initializer", [
+    "glorot_unifrom", {"class_name": "Nope", "config": {}}, {"x": 1}, 3, b"zeros",
+    {"class_name": "GivenRows", "config": {}},
+], ids=str)  # fmt: skip
+def test_an_unknown_initializer_names_the_table(initializer):
+    with pytest.raises(ValueError, match="`initializer` of table 'C1' must be a Keras"):
+        make_model(initializer)
+
+
+@pytest.mark.parametrize(
+    "argument", ["activation", "final_activation", "kernel_regularizer"]
+)
+def test_a_lambda_that_no_file_could_store_is_refused(argument):
+    with pytest.raises(TypeError, match=f"`{argument}` must not be a lambda"):
+        tf_dlrm.layers.MLP((4,), **{argument: lambda x: x})
+
+
+def test_an_interaction_of_equal_widths_names_those_it_gets():
+    tables = [tf_dlrm.EmbeddingTable(f"C{width}", 10, width) for width in (4, 2)]
+    spec = tf_dlrm.FeatureSpec(("I1",), tables)
+    message = r"Add, cannot take vectors of different widths: \[4, 4, 2\]. Use `feat"
+    with pytest.raises(ValueError, match=message):
+        tf_dlrm.DLRM(spec, (4,), (1,), interaction=keras.layers.Add())
+    tf_dlrm.DLRM(
+        spec, (4,), (1,), interaction=keras.layers.Add(), feature_mlp_dims={"C2": (4,)}
+    )
 
 
 def test_boolean_ids_are_refused_for_what_they_are():

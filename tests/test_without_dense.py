@@ -77,3 +77,22 @@ def test_widths_that_differ_are_named():
     tables = [EmbeddingTable("a", 9, 4), EmbeddingTable("b", 9, 5)]
     with pytest.raises(ValueError, match="4 from the first, but widths .*'b': 5"):
         tf_dlrm.DLRM(FeatureSpec((), tables), top_mlp_dims=(8, 1))
+
+
+def test_candidates_without_dense_features_are_scored_as_rows(tmp_path):
+    model = make_model()
+    path = tf_dlrm.export_saved_model(model, tmp_path, candidate_features=("item",))
+    score = tf.saved_model.load(path).signatures["serving_candidates"]
+    answer = score(
+        dense_features=tf.zeros((1, 0)),
+        sparse_features=tf.constant([[[1], [3]]], tf.int64),
+        candidate_dense_features=tf.zeros((2, 0)),
+        candidate_sparse_features=tf.constant([[[5]], [[7]]], tf.int64),
+    )
+    rows = {"sparse_features": np.array([[1, 5, 3], [1, 7, 3]])}
+    np.testing.assert_allclose(answer["probabilities"], model(rows), atol=1e-6)
+
+
+def test_no_dense_features_are_an_empty_sequence():
+    with pytest.raises(ValueError, match="`dense` must be a sequence .* for none"):
+        FeatureSpec(None, TABLES)

@@ -81,7 +81,7 @@ class EmbeddingTable:
             the global batch looks up: each row counts once, whatever its number of
             ids, their features and weights. The gradient of this penalty is added to
             that of the rows before the optimizer's step. It must be a sum over rows or
-            values, such as `"l1"`, `"l2"`, `"l1_l2"` or a subclass of
+            values, such as `"l1"`, `"l2"`, `"l1l2"` or a subclass of
             `keras.Regularizer`. Rows outside the batch do not change; for decay of the
             whole table, use a dense optimizer such as `optimizers.DenseAdam`.
 
@@ -204,9 +204,9 @@ class FeatureSpec:
     tables: Sequence[EmbeddingTable]
 
     def __post_init__(self) -> None:
-        if isinstance(self.dense, str):
+        if isinstance(self.dense, str) or self.dense is None:
             raise UserError(
-                "`dense` must be a sequence of feature names. "
+                "`dense` must be a sequence of feature names, () for none. "
                 f"Received: dense={self.dense!r}"
             )
         if isinstance(self.tables, EmbeddingTable) or not self.tables:

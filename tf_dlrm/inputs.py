@@ -225,8 +225,13 @@ def refuse_frame(x: Any) -> None:
         )
 
 
-def check_arrays(x: Any, y: Any = None) -> None:
-    """Refuse columns that Keras' `fit` does not accept.
+def check_arrays(x: Any, y: Any = None, spec: FeatureSpec | None = None) -> None:
+    """Refuse columns that Keras' `fit` does not accept, or would change.
+
+    Args:
+        x: The features.
+        y: The labels, or `None`.
+        spec: The columns of the model. Keras would convert float64 ids to float32.
 
     Raises:
         TypeError: For such a column; the message says what to pass instead.
@@ -236,8 +241,16 @@ def check_arrays(x: Any, y: Any = None) -> None:
     if y is not None:
         _check_one_label(y)
     columns = dict(x) if isinstance(x, dict) else {}
+    of_ids = () if spec is None else ("sparse_features", *spec.sparse_features)
     for name, column in columns.items():
         _check_rows(name, column)
+        kind = getattr(getattr(column, "dtype", None), "kind", None)
+        if name in of_ids and kind in ("b", "f", "c"):
+            raise TypeError(
+                f"{name!r} must hold integer ids. Received: dtype {column.dtype}. "
+                "Convert them with `.astype('int64')`, missing ids to -1, or use "
+                "pipelines.from_dataframe."
+            )
     for name, column in [*columns.items(), ("the labels", y)]:
         library = type(column).__module__.partition(".")[0]
         data_type = getattr(column, "dtype", None)
@@ -315,19 +328,52 @@ def standardize_labels(y: Any, are_probabilities: bool = False) -> tf.Tensor:
     if not are_probabilities:
         return y
     # The guard handles labels that are not finite.
-    out_of_range = tf.logical_or(y < 0.0, y > 1.0) & tf.math.is_finite(y)
-    message = "Labels must lie in [0, 1] for binary cross-entropy. Received one of:"
-    worst = tf.reduce_max(tf.where(out_of_range, tf.abs(y), 0.0))
-    bad = tf.reduce_any(out_of_range)
+    is_bad = tf.logical_or(y < 0.0, y > 1.0) & tf.math.is_finite(y)
+    return _checked("Labels must lie in [0, 1]", y, is_bad)
+
+
+def standardize_targets(
+    y: Any, sample_weight: Any, is_cross_entropy: bool
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Return labels as float32 `(B, 1)`, and sample weights or `None`.
+
+    Args:
+        y: The labels, see `standardize_labels`.
+        sample_weight: Weights of the rows, or `None`.
+        is_cross_entropy: Whether the loss is binary cross-entropy. Labels must then lie
+            in `[0, 1]`, and weights must not be negative: otherwise the loss has no
+            minimum and falls without limit.
+
+    Raises:
+        ValueError: If there are no labels, or their shape is wrong.
+        TypeError: If there are several arrays.
+        tf.errors.InvalidArgumentError: If a label or weight is out of range. Deferred
+            checks raise it when they are read.
+    """
+    y = standardize_labels(y, is_cross_entropy)
+    if sample_weight is None or not is_cross_entropy:
+        return y, sample_weight
+    weights = tf.cast(sample_weight, tf.float32)
+    is_bad = weights < 0.0
+    return y, _checked("Sample weights must not be negative", weights, is_bad)
+
+
+def _checked(rule: str, values: tf.Tensor, is_bad: tf.Tensor) -> tf.Tensor:
+    """Return values, after a check that raises an error with one where `is_bad`."""
+    message = f"{rule} for binary cross-entropy. Received one of:"
+    largest = tf.reduce_max(tf.where(is_bad, values, 0.0))
+    smallest = tf.reduce_min(tf.where(is_bad, values, 0.0))
+    worst = tf.where(largest > -smallest, largest, smallest)
+    bad = tf.reduce_any(is_bad)
     checks = deferred_checks.current()
     if checks is not None:
 
         def describe(details):
-            text = f"{message} ± {details[0]:g}"
+            text = f"{message} {details[0]:g}"
             return tf.errors.InvalidArgumentError(None, None, text)
 
-        checks.note("labels", bad, worst[None], describe)
-        return y
-    check = tf.debugging.Assert(tf.logical_not(bad), [message, "±", worst])
+        checks.note(rule, bad, worst[None], describe)
+        return values
+    check = tf.debugging.Assert(tf.logical_not(bad), [message, worst])
     with tf.control_dependencies([] if check is None else [check]):
-        return tf.identity(y)
+        return tf.identity(values)

@@ -223,8 +223,8 @@ class RunFolder(RunFiles):
         raise UserError(
             f"{self.path} contains no {which} model, only the {saved} one: "
             + (
-                "it was trained without validation rows, or by a version of tf_dlrm "
-                "that saved only the last model."
+                "no validation on the same rows, with and without a click, selected a "
+                "best one, or the version of tf_dlrm saved only the last."
                 if best is None
                 else f"{self.other_model_path(saved).name} is missing."
             )

@@ -52,10 +52,15 @@ def check(config, train_paths: Paths, valid_paths: Paths | None) -> list[str]:
             "`progressive=True` validates on the next day of `train_paths`: leave "
             "`valid_paths` out, or move its files to the end of `train_paths`."
         )
-    for name in ("target_auc", "patience"):
-        if getattr(config, name) is not None:
+    comparing = {
+        "`target_auc`": config.target_auc is not None,
+        "`patience`": config.patience is not None,
+        "`learning_rate_decay` = 'plateau'": config.learning_rate_decay == "plateau",
+    }
+    for option, is_set in comparing.items():
+        if is_set:
             raise UserError(
-                f"`{name}` compares evaluations on the same rows, but "
+                f"{option} compares evaluations on the same rows, but "
                 "`progressive=True` evaluates on different days. Leave one of them out."
             )
     paths = [train_paths] if isinstance(train_paths, str | os.PathLike) else train_paths

@@ -65,8 +65,13 @@ def describe(results: dict) -> str:
     """Return the last line of a run, on its best and its saved model."""
     if results["best"] is None:
         reason = "no validation to select the best"
+        (metric,) = results["last"].keys() - {"epoch", "step"}
         if "days" in results:
             reason = "each day is a different validation"
+        elif results["last"][metric] is not None:
+            reason = f"the validation {metric} was never finite"
+            if metric == "auc":
+                reason += ": it needs rows with and without a click"
         return f"saved model: {results['saved_model']} ({reason})"
     line = f"best: {_words(results['best'])}"
     if results["best"]["step"] != results["last"]["step"]:

@@ -11,7 +11,6 @@ import tensorflow as tf
 import tf_dlrm
 from pipelines.files import Paths
 from pipelines.formats.parser import Parser
-from pipelines.pipeline_errors import explaining_logs
 from pipelines.runs import build_model, previous_run, resuming, stopping
 from pipelines.runs.config import RunConfig
 from pipelines.runs.data import TrainingData
@@ -128,7 +127,7 @@ class TrainingJob:
         with (
             disk.advising(kept, "resume the run"),
             locks.locked(self.folder.path),
-            explaining_logs(self.folder.log_dir),
+            disk.explaining_logs(),
         ):
             if self.config.deterministic:
                 tf.config.experimental.enable_op_determinism()

@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import optuna
 import tensorflow as tf
+from sqlalchemy.exc import SQLAlchemyError
 
 import tf_dlrm
 from pipelines.runs import resuming
@@ -156,15 +157,25 @@ class Search:
             space = Space.make(self._space_name, data.config, self._fixed)
             self._describe()
             files = SearchFiles(self.path, space, command, data.origin)
-            storage = optuna.storages.RDBStorage(
-                "sqlite:///",  # a path may contain characters that are special in it
-                engine_kwargs={"creator": lambda: sqlite3.connect(self._study_path)},
-            )
-            try:
-                self._run(storage, space, files, num_trials)
-            finally:
-                storage.engine.dispose()
+            with disk.explaining(
+                "the list of trials",
+                self._study_path,
+                "Finished trials are kept.",
+                "run it again to continue the search",
+                also=(SQLAlchemyError, optuna.exceptions.StorageInternalError),
+            ):
+                self._open_and_run(space, files, num_trials)
         return files
+
+    def _open_and_run(self, space, files, num_trials):
+        storage = optuna.storages.RDBStorage(
+            "sqlite:///",  # a path may contain characters that are special in it
+            engine_kwargs={"creator": lambda: sqlite3.connect(self._study_path)},
+        )
+        try:
+            self._run(storage, space, files, num_trials)
+        finally:
+            storage.engine.dispose()
 
     def _check_validation(self, has_validation):
         if not has_validation:

@@ -308,6 +308,19 @@ def test_nothing_is_saved_of_a_diverged_training(folder):
     assert names(folder) == []
 
 
+@pytest.mark.parametrize("is_resumable", [False, True])
+@pytest.mark.parametrize("weights", [
+    {}, "balanced", [1.0, 2.0], {"0": 1.0}, {1: 1.0, 2: 3.0}, {0: -1.0}, {1: np.nan},
+    {0: "1"}, {0: None},
+], ids=str)  # fmt: skip
+def test_class_weights_of_other_forms_are_refused(folder, weights, is_resumable):
+    model, dataset = compiled(), read(folder)
+    if not is_resumable:
+        dataset = dataset.map(lambda x, y: (x, y))
+    with pytest.raises(ValueError, match="`class_weight` must be a dict such as"):
+        model.fit(dataset, class_weight=weights, verbose=0)
+
+
 @pytest.mark.slow
 def test_class_weights_go_with_a_resume(folder, tmp_path):
     """Cut and resumed, it ends bit-equal; the weights are those of Keras."""

@@ -45,7 +45,7 @@ def test_auc_of_extreme_and_tied_predictions():
     assert in_batches(metrics.ClickAUC(), y, 1 - p) == pytest.approx(
         1 - roc_auc_score(y, p), abs=1e-6
     )
-    assert in_batches(metrics.ClickAUC(), np.ones(4, "float32"), p[:4]) == 0.0
+    assert np.isnan(in_batches(metrics.ClickAUC(), np.ones(4, "float32"), p[:4]))
 
 
 def test_counts_stay_exact_beyond_float32():
@@ -63,6 +63,16 @@ def test_counts_stay_exact_beyond_float32():
         expected - 3 * n / (n + 3) ** 2 + ties, abs=1e-9
     )
     assert float(np.sum(metric.counts.numpy())) == 2 * n + 6
+
+
+@pytest.mark.parametrize("label", [0.0, 0.4, 1.0])
+def test_auc_of_labels_of_one_class_is_undefined(label):
+    metric = metrics.ClickAUC()
+    assert np.isnan(float(metric.result()))
+    metric.update_state(np.full(9, label), np.linspace(0.1, 0.9, 9))
+    assert np.isnan(float(metric.result()))
+    metric.update_state([1.0 - round(label)], [0.95])
+    assert float(metric.result()) == 1.0 - round(label)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["unweighted", "weighted"])

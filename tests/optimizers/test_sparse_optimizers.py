@@ -291,7 +291,26 @@ def make_optimizer(name):
         return kind(keras.optimizers.SGD(0.1))
     if name == "MultiOptimizer":
         return kind(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1)))
+    if name == "Adafactor":
+        return kind(0.1, epsilon_1=1e-16)
     return kind(0.1)
+
+
+@pytest.mark.parametrize("epsilon_1", [1e-30, 1e-16])
+def test_an_adafactor_that_divides_by_zero_is_refused(epsilon_1):
+    """Keras' own makes a kernel NaN if a row and a column have no gradient."""
+    gradient = np.random.default_rng(0).normal(size=(3, 4))
+    gradient[1], gradient[:, 2] = 0.0, 0.0
+    kernel = keras.Variable(np.ones((3, 4), "float32"))
+    optimizer = keras.optimizers.Adafactor(0.1, epsilon_1=epsilon_1)
+    optimizer.build([kernel])
+    optimizer.apply([gradient.astype("float32")], [kernel])
+    if np.isfinite(kernel.numpy()).all():
+        optimizers.check_dense_optimizer(optimizer)
+        return
+    assert epsilon_1 == 1e-30
+    with pytest.raises(ValueError, match=r"Adafactor\(epsilon_1=1e-16\)"):
+        optimizers.check_dense_optimizer(optimizer)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS_OF_KERAS)

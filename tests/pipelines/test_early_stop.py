@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines import cli, runs
+from pipelines.runs import saving
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
 
@@ -141,3 +142,21 @@ def test_an_l2_penalty_trains_whole_tables(data, tmp_path, optimizer):
         assert is_dense == (l2 > 0 and optimizer != "sgd")
         assert getattr(of_tables, "l2", 0.0) == l2
     assert norms[0.1] < 0.999 * norms[0.0]
+
+
+def test_a_validation_of_one_class_selects_no_best_model(data, tmp_path, capsys):
+    valid = tmp_path / "clicks.tsv"
+    with open(data) as file:
+        valid.write_text("".join(line for line in file if line[0] == "1"))
+    config = dataclasses.replace(CONFIG, patience=1)
+    folder, results = runs.train(config, data, [str(valid)], tmp_path / "run")
+    assert results["best"] is None and results["saved_model"] == "last"
+    assert "val_auc was never finite in 1 evaluations" in capsys.readouterr().out
+    assert saving.describe(results) == (
+        "saved model: last (the validation auc was never finite: it needs rows with "
+        "and without a click)"
+    )
+    written = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert written["last"]["auc"] is None and written["metrics"]["val_auc"] is None
+    with pytest.raises(ValueError, match="with and without a click, selected a best"):
+        folder.find_model("best")

@@ -119,6 +119,8 @@ def test_words_of_other_libraries_and_what_is_not_of_writing(tmp_path):
     )
     assert disk.find_reason(hdf5) == (errno.ENOSPC, "No space left on device")
     assert disk.find_reason(ValueError("of space")) is None
+    sqlite = disk.find_reason(RuntimeError("(x) database or disk is full\n[SQL: y]"))
+    assert sqlite == (errno.ENOSPC, "No space left on device")
     with pytest.raises(FileNotFoundError):  # a file that was read, elsewhere
         with disk.explaining("it", tmp_path / "a" / "b"):
             open("/proc/none/c").close()

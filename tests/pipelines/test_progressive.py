@@ -252,6 +252,10 @@ def test_mistakes_are_named(days, tmp_path, capsys):
             "--progressive makes one pass over the days",
         ),
         (["--train", *days, "--patience", "1"], "--patience compares evaluations"),
+        (
+            ["--train", *days, "--learning-rate-decay", "plateau"],
+            "--learning-rate-decay = 'plateau' compares evaluations",
+        ),
         (["--train", *days, "--target-auc", "0.8"], "--target-auc compares"),
         (["--train", *days[:2], "--valid", days[2]], "leave --valid out"),
         (["--train", tmp_path / "p"], "contains records. Name the files"),

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import resource
 
 import keras
 import numpy as np
@@ -195,6 +196,21 @@ def test_another_search_in_the_folder_is_refused(
     (out / "config.json").write_text("{}")
     assert tune(out, 2) == 2
     assert "contains a run. Choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_a_full_disk_is_one_line_and_the_search_goes_on(tune, tmp_path, capsys):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        assert tune(tmp_path / "t", 1) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capsys.readouterr().err
+    assert "t/study.db: the list of trials cannot be written: " in error
+    assert "then run it again to continue the search." in error
+    assert error.count("\n") == 1
+    assert tune(tmp_path / "t", 1) == 0
 
 
 @pytest.mark.integration

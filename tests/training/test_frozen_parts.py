@@ -65,6 +65,21 @@ def test_a_frozen_table_keeps_its_rows(tmp_path):
     np.testing.assert_array_equal(tables_of(again)[0], before[0])
 
 
+@pytest.mark.parametrize("optimizer", ["rmsprop", keras.optimizers.Adam(clipnorm=1.0)])
+def test_any_optimizer_trains_a_model_whose_tables_are_frozen(optimizer, tmp_path):
+    tables = [EmbeddingTable(f"C{i}", 31, 4, trainable=False) for i in range(3)]
+    model = tf_dlrm.DLRM(tf_dlrm.FeatureSpec(("I0", "I1"), tables), (8, 4), (8, 1))
+    with pytest.raises(ValueError, match=r"unknown or frozen tables: \['C1'\]"):
+        model.compile(optimizer, embedding_optimizer={"C1": "sgd"})
+    model.compile(optimizer)
+    before = model.get_weights()
+    model.fit(*make_data(), verbose=0)
+    moved = [(a != b).any() for a, b in zip(model.get_weights(), before, strict=True)]
+    assert all(moved[:-3]) and not any(moved[-3:])
+    model.save(tmp_path / "m.keras")
+    keras.models.load_model(tmp_path / "m.keras").train_on_batch(*make_data())
+
+
 def test_a_frozen_table_gets_no_gradient_in_a_users_model():
     tables = [EmbeddingTable("a", 5, 2, trainable=False), EmbeddingTable("b", 5, 2)]
     layer = layers.EmbeddingCollection(tables)

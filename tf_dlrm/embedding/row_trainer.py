@@ -258,6 +258,6 @@ def _check_names(optimizers: dict, tables: Sequence[str]) -> None:
     missing = sorted(set(tables) - set(optimizers))
     if unknown or missing:
         raise ValueError(
-            "A dict of optimizers must name each trainable table. Received unknown "
-            f"tables: {unknown}, no optimizer for: {missing}"
+            "A dict of optimizers must name each trainable table. Received unknown or "
+            f"frozen tables: {unknown}, no optimizer for: {missing}"
         )

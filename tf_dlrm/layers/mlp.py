@@ -49,6 +49,7 @@ class MLP(keras.layers.Layer):
         ValueError: If `dims` is empty or holds anything but positive integers, if
             `dropout` is outside `[0, 1)`, if `batch_normalization` has another value,
             or if `frozen` names a layer that does not exist.
+        TypeError: If an activation or the regularizer is a lambda.
 
     Example:
 
@@ -90,6 +91,13 @@ class MLP(keras.layers.Layer):
         self.batch_normalization = batch_normalization
         self.use_bias = bool(use_bias)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        for name in ("activation", "final_activation", "kernel_regularizer"):
+            if getattr(getattr(self, name), "__name__", None) == "<lambda>":
+                raise TypeError(
+                    f"`{name}` must not be a lambda, which cannot be saved with a "
+                    "model. Define it with `def` and decorate it with "
+                    "keras.saving.register_keras_serializable()."
+                )
         # Public: interop and users read the dense layers from here, in order.
         self.dense_layers = [
             keras.layers.Dense(

@@ -117,8 +117,19 @@ class Scorer(keras.layers.Layer):
             shapes += [(None, width) for width in widths]
         else:
             shapes.append((None, len(widths), widths[0]))
-        build_layer(self.interaction, shapes)
-        build_layer(self.top_mlp, self.interaction.compute_output_shape(shapes))
+        try:
+            build_layer(self.interaction, shapes)
+            output_shape = self.interaction.compute_output_shape(shapes)
+        except ValueError as error:
+            if len({shape[-1] for shape in shapes}) == 1:
+                raise
+            raise UserError(
+                f"The interaction, {type(self.interaction).__name__}, cannot take "
+                f"vectors of different widths: {[shape[-1] for shape in shapes]}. Use "
+                "`feature_mlp_dims` to give features of other widths an MLP, or use "
+                f"interaction='cat'. {str(error).splitlines()[0]}"
+            ) from error
+        build_layer(self.top_mlp, output_shape)
         self.built = True
 
     def _vector_widths(self):

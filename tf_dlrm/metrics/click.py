@@ -61,7 +61,9 @@ class ClickAUC(_RowMetric):
     Buckets are 0.0005 wide in the logit, so the metric is exact at any click rate.
     (Keras' AUC spaces its thresholds evenly in the probability; with 0.75 % clicks its
     error is 0.017.) Predictions in the same bucket count as ties, which only matters
-    for models whose logits spread over less than 0.01 or lie beyond ±17.
+    for models whose logits spread over less than 0.01 or lie beyond ±17. A row is a
+    click if its label is above 0.5. Without clicks or without non-clicks, the AUC is
+    NaN.
 
     Args:
         name: Name of the metric.
@@ -118,7 +120,7 @@ class ClickAUC(_RowMetric):
         below = tf.cumsum(negatives, exclusive=True)
         wins = tf.reduce_sum(positives * (below + 0.5 * negatives))
         pairs = tf.reduce_sum(positives) * tf.reduce_sum(negatives)
-        return tf.cast(tf.math.divide_no_nan(wins, pairs), tf.float32)
+        return tf.cast(wins / pairs, tf.float32)  # 0 / 0 is NaN
 
 
 class _WeightedSums(_RowMetric):

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 
 from tf_dlrm.optimizers.base import LearningRate, SparseOptimizer
 from tf_dlrm.optimizers.dense import DenseAdagrad, DenseAdam, DenseSGD
@@ -97,13 +98,14 @@ def for_tables(
         identifier: The `embedding_optimizer` argument of a model's `compile`.
         optimizer: The Keras optimizer of the model; tables without an optimizer of
             their own use its counterpart.
-        tables: Names of the tables.
+        tables: Names of the trainable tables.
 
     Returns:
         A `SparseOptimizer`, or a dict that maps table names to optimizers.
     """
-    if identifier is None:
-        return from_keras(optimizer)
+    names = list(tables)
+    if identifier is None:  # without trainable tables, `optimizer` may be any
+        return from_keras(optimizer) if names else {}
     if not isinstance(identifier, dict) or "class_name" in identifier:
         return get(identifier)
     # Tables with the same name share one object, so that one update serves them all.
@@ -112,7 +114,7 @@ def for_tables(
         table: by_name[own] if isinstance(own, str) else get(own)
         for table, own in identifier.items()
     }
-    unnamed = [name for name in tables if name not in optimizers]
+    unnamed = [name for name in names if name not in optimizers]
     if unnamed:
         optimizers |= dict.fromkeys(unnamed, from_keras(optimizer))
     return optimizers
@@ -194,9 +196,9 @@ def check_dense_optimizer(
         num_replicas: Number of replicas that train the model.
 
     Raises:
-        ValueError: For loss scaling, moving averages, gradient accumulation or a
-            combination of optimizers, and with several replicas for clipping; the
-            message names the option.
+        ValueError: For loss scaling, moving averages, gradient accumulation, a
+            combination of optimizers or an Adafactor that divides by zero, and with
+            several replicas for clipping; the message names the option.
     """
     name = type(optimizer).__name__
     if isinstance(optimizer, _REFUSED):
@@ -204,6 +206,14 @@ def check_dense_optimizer(
             f"{name} is not supported: it would treat the MLPs and the embedding "
             "tables differently. Use SGD, Adagrad, Adam or another plain optimizer."
         )
+    if isinstance(optimizer, keras.optimizers.Adafactor):
+        if np.float32(optimizer.epsilon_1) ** 2 < np.finfo(np.float32).tiny:
+            raise UserError(
+                f"`epsilon_1={optimizer.epsilon_1}` of {name} is not supported: its "
+                "square is 0 in float32, so a weight between two units without "
+                "gradients, such as two that ReLU switched off, becomes NaN. Use "
+                "keras.optimizers.Adafactor(epsilon_1=1e-16)."
+            )
     for option in _NEVER:
         value = getattr(optimizer, option, None)
         if not _is_off(option, value):

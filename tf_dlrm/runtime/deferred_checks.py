@@ -112,7 +112,7 @@ def _without_graph(error):
     """Return an error of our own assertions without the trace of its graph."""
     for line in str(error).splitlines():
         text = line.partition("assertion failed: [")[2].replace("] [", " ")
-        if text.startswith(("Labels must", "Id out of range")):
+        if text.startswith(("Labels must", "Sample weights must", "Id out of range")):
             return tf.errors.InvalidArgumentError(None, None, text.removesuffix("]"))
     return error
 

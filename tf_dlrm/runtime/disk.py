@@ -35,6 +35,11 @@ _FIXES = {
     errno.ENAMETOOLONG: "Choose a shorter name",
 }
 _WRITE_ERRORS = {*_FIXES, errno.EIO}
+_SQLITE = {
+    "database or disk is full": errno.ENOSPC,
+    "disk I/O error": errno.EIO,
+    "attempt to write a readonly database": errno.EROFS,
+}
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -171,12 +176,16 @@ class WriteError(OSError):
 def find_reason(error: BaseException) -> tuple[int, str] | None:
     """Return the `errno` and text of a failed write, or `None` for other errors.
 
-    HDF5 and TensorFlow raise their own errors, which contain the system's text.
+    HDF5 and TensorFlow raise their own errors, which contain the system's text, and
+    SQLite raises errors with words of its own.
     """
     number = getattr(error, "errno", None)
     if isinstance(error, OSError) and number:
         return number, os.strerror(number)
-    text = str(error)
+    text = f"{error} {error.__cause__ or ''}"
+    for words, number in _SQLITE.items():
+        if words in text:
+            return number, os.strerror(number)
     for number in _WRITE_ERRORS:
         if os.strerror(number) in text or f"errno = {number}," in text:
             return number, os.strerror(number)
@@ -217,6 +226,26 @@ def explaining(
         number, words = reason
         problem = f"{path}: {what} cannot be written: {words}."
         raise WriteError(number, problem, kept, then) from error
+
+
+@contextlib.contextmanager
+def explaining_logs() -> Iterator[None]:
+    """Return a context that raises TensorFlow's failures to write event files.
+
+    They surface at any later operation on the file, as errors of several lines.
+
+    Raises:
+        WriteError: If an event file for TensorBoard cannot be written.
+    """
+    try:
+        yield
+    except Exception as error:
+        file = re.search(r"(/\S+)/[^/\s]*tfevents", str(error))
+        reason = find_reason(error)
+        if file is None or reason is None or isinstance(error, WriteError):
+            raise
+        problem = f"{file[1]}: logs for TensorBoard cannot be written: {reason[1]}."
+        raise WriteError(reason[0], problem, "", "start again") from error
 
 
 @contextlib.contextmanager

@@ -65,8 +65,8 @@ def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
             raise UserError(
                 f"`initializer` of table '{table}' must be a matrix of numbers. {error}"
             ) from None
-    if isinstance(identifier, GivenRows) or _is_config_of_rows(identifier):
-        initializer = keras.initializers.get(identifier)
+    initializer = _interpret(identifier, table)
+    if isinstance(initializer, GivenRows):
         if initializer.rows.shape != shape:
             raise UserError(
                 f"`initializer` of table '{table}' must have its shape {shape}. "
@@ -86,7 +86,6 @@ def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
                 f"model.embedding.set_table('{table}', rows)"
             )
         return initializer
-    initializer = keras.initializers.get(identifier)
     name = getattr(initializer, "__qualname__", "")
     has_config = isinstance(initializer, type) or hasattr(initializer, "get_config")
     if "<" in name or not (has_config or name):
@@ -99,5 +98,13 @@ def get(identifier: Any, table: str, shape: tuple[int, int]) -> Any:
     return initializer
 
 
-def _is_config_of_rows(identifier: Any) -> bool:
-    return isinstance(identifier, dict) and identifier.get("class_name") == "GivenRows"
+def _interpret(identifier: Any, table: str) -> Any:
+    """Return the initializer for an object, a name or a config."""
+    try:
+        return keras.initializers.get(identifier)
+    except (ValueError, TypeError, KeyError) as error:
+        problem = str(error).partition("\n")[0]
+    raise UserError(
+        f"`initializer` of table '{table}' must be a Keras initializer, its name or "
+        f"its config, or an array of rows. {problem}"
+    )

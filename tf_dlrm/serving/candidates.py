@@ -57,7 +57,8 @@ class Split:
         """Return the dense features of all candidates, `(N, num_dense)`."""
         repeated = tf.repeat(shared, num_items, axis=0)
         joined = tf.concat([repeated, own], axis=1)
-        return tf.gather(joined, _places(self.shared_dense + self.own_dense), axis=1)
+        order = _places(self.shared_dense + self.own_dense)
+        return tf.gather(joined, tf.constant(order, tf.int64), axis=1)  # may be empty
 
     def join_pooled(self, shared: Pooled, own: Pooled, num_items: tf.Tensor) -> Pooled:
         """Return the pooled vectors of all candidates.

@@ -48,7 +48,7 @@ def choose_version(base_dir: PathLike, version: int | None) -> int:
     if version in versions:
         raise FileExistsError(
             f"Version {version} in {base_dir} exists, and versions are never "
-            "overwritten. Choose another version, or None for the next one."
+            "overwritten. Choose another one, or omit it to get the next one."
         )
     return version
 

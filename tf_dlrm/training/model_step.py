@@ -23,13 +23,13 @@ class StepOptions(NamedTuple):
         jit_compile: `"auto"`, `True` or `False`.
         is_eager: Whether Keras runs steps eagerly.
         guard: The guard that decides which batches to apply, or `None` to apply all.
-        labels_are_probabilities: Whether labels must lie in [0, 1].
+        is_cross_entropy: Whether the loss is binary cross-entropy.
     """
 
     jit_compile: bool | str
     is_eager: bool
     guard: StepGuard | None
-    labels_are_probabilities: bool
+    is_cross_entropy: bool
 
 
 class ModelStep:
@@ -112,7 +112,7 @@ class ModelStep:
             self._probes,
             DenseUpdate(model, is_program),
             self._checks,
-            options.labels_are_probabilities,
+            options.is_cross_entropy,
             **arguments,
         )
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tf_dlrm import optimizers
 from tf_dlrm.embedding.recording import recorded
-from tf_dlrm.inputs import check_arrays, standardize_labels
-from tf_dlrm.runtime import deferred_checks, replicas, xla
+from tf_dlrm.inputs import check_arrays, standardize_targets
+from tf_dlrm.runtime import deferred_checks, disk, replicas, xla
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.training import fit_callbacks, keras_hooks
 from tf_dlrm.training.checkpoints.positions import weigh_classes
@@ -36,7 +36,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     _guard: StepGuard | None = None
     _max_skipped_batches: int | None = None
     _num_in_a_row = 0  # batches that `train_on_batch` skipped in a row
-    _labels_are_probabilities = False
+    _is_cross_entropy = False
     _jit_compile_argument: bool | str = "auto"
     _is_xla_off = False
 
@@ -54,7 +54,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
         Args:
             optimizer: Optimizer of the dense layers: a name or a Keras optimizer.
-            loss: Loss of `(batch, 1)` probabilities.
+            loss: Loss of `(batch, 1)` probabilities. Binary cross-entropy requires
+                labels in `[0, 1]` and refuses negative sample weights.
             metrics: Keras metrics, such as `tf_dlrm.metrics.ClickAUC()`.
             embedding_optimizer: Optimizer of the tables: a `tf_dlrm.optimizers` object
                 or name, or a dict of table names to such values (other tables get the
@@ -115,13 +116,13 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 "`score(dense, pooled, training)` instead."
             )
         # Compiling again with the same optimizer continues training, as in Keras.
-        continues = optimizer is getattr(self, "optimizer", None) and (
+        continues = optimizer is self.__dict__.get("_last_optimizer") and (
             embedding_optimizer is None
             or embedding_optimizer is getattr(self, "embedding_optimizer", None)
         )
         super().compile(optimizer, loss, metrics=metrics, jit_compile=False, **kwargs)
         self._jit_compile_argument, self._is_xla_off = jit_compile, False
-        self._labels_are_probabilities = is_cross_entropy(loss)
+        self._is_cross_entropy = is_cross_entropy(loss)
         self._max_skipped_batches, self._guard = max_skipped_batches, None
         if max_skipped_batches is not None:
             with self.distribute_strategy.scope():
@@ -133,10 +134,11 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 embedding_optimizer, optimizer, names
             )
             self.embedding.build_optimizer(self.embedding_optimizer)
+        self.__dict__["_last_optimizer"] = optimizer  # `compile` did not fail
         # Build it now: at the first step, Keras would include the tables.
         self.optimizer.build(self.dense_variables)
         options = StepOptions(
-            jit_compile, self.run_eagerly, self._guard, self._labels_are_probabilities
+            jit_compile, self.run_eagerly, self._guard, self._is_cross_entropy
         )
         # Hidden from the tracking by Keras and tf.train.Checkpoint.
         self.__dict__["_step"] = ModelStep(self, options, self._probes, self._checks)
@@ -209,16 +211,14 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """Return loss and metrics of `(features, label[, sample_weight])`."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         with recorded(self.embedding):  # a penalty counts the rows of all lookups once
             with self._checks.collecting():
-                y = standardize_labels(y, self._labels_are_probabilities)
+                y, weight = standardize_targets(y, weight, self._is_cross_entropy)
                 y_pred = self(x, training=False)
-            loss = keras_hooks.compute_loss(
-                self, x, y, y_pred, sample_weight, training=False
-            )
+            loss = keras_hooks.compute_loss(self, x, y, y_pred, weight, training=False)
         self.track_loss(loss, y)
-        return self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return self.compute_metrics(x, y, y_pred, sample_weight=weight)
 
     def predict_step(self, data: Any) -> Any:
         """Return click probabilities `(B, 1)` of features."""
@@ -333,6 +333,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
         Raises:
             TypeError: If `x` is a DataFrame; the message says what to pass instead.
+            ValueError: If `class_weight` is not a dict of weights of labels 0 and 1.
             tf_dlrm.training.NotFiniteError: After `max_skipped_batches` (an argument of
                 `compile`) skipped batches in a row.
         """
@@ -340,19 +341,17 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             replicas.check_devices(self.embedding, "`fit`")
         call = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
         options = call.arguments
-        check_arrays(x, y)
-        if isinstance(options.get("validation_data"), tuple):
-            check_arrays(*options["validation_data"][:2])
+        check_arrays(x, y, self.spec)
+        if isinstance(validation := options.get("validation_data"), tuple):
+            check_arrays(validation[0], validation[1], self.spec)
         if isinstance(x, _IN_ORDER):
             options.setdefault("shuffle", False)  # Keras warns of its default
-        class_weight = options.get("class_weight")
-        if class_weight is not None and hasattr(x, "position"):
-            options["x"] = weigh_classes(x, class_weight)
-            options["class_weight"] = None
+        weigh_classes(options)
         guard = None
         if self._guard is not None and self._max_skipped_batches is not None:
             guard = GuardCallback(self._guard, self._max_skipped_batches)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(disk.explaining_logs())
             stack.callback(self.embedding.settle)
             options["callbacks"] = fit_callbacks.add(
                 self, options.get("callbacks"), guard, stack
@@ -365,7 +364,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the model, as `keras.Model.evaluate` does; refuse a DataFrame."""
-        check_arrays(x, y)
+        check_arrays(x, y, self.spec)
         self.embedding.settle()
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():
@@ -373,7 +372,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Return predictions, as `keras.Model.predict` does; refuse a DataFrame."""
-        check_arrays(x)
+        check_arrays(x, None, self.spec)
         self.embedding.settle()
         quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
         with quiet, self._checks.read_at_end():

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tf_dlrm.embedding.recording import Lookup, recorded
-from tf_dlrm.inputs import standardize_labels
+from tf_dlrm.inputs import standardize_targets
 from tf_dlrm.runtime import accelerators, replicas
 from tf_dlrm.runtime.deferred_checks import DeferredChecks
 from tf_dlrm.training import keras_hooks
@@ -94,7 +94,8 @@ class TrainStep:
         probes: The probes that observe the step.
         dense_update: The update of the dense variables.
         checks: The deferred checks of the step.
-        labels_are_probabilities: Whether labels must lie in [0, 1].
+        is_cross_entropy: Whether the loss is binary cross-entropy, which limits labels
+            and weights.
     """
 
     def __init__(
@@ -104,12 +105,12 @@ class TrainStep:
         probes: Probes,
         dense_update: DenseUpdate,
         checks: DeferredChecks,
-        labels_are_probabilities: bool,
+        is_cross_entropy: bool,
     ) -> None:
         self._model, self._embedding = model, model.embedding
         self._guard, self._probes = guard, probes
         self._dense_update, self._checks = dense_update, checks
-        self._labels_are_probabilities = labels_are_probabilities
+        self._is_cross_entropy = is_cross_entropy
 
     def __call__(self, data: Any) -> dict[str, Any]:
         """Train on `(features, label[, sample_weight])`; return loss and metrics."""
@@ -122,7 +123,7 @@ class TrainStep:
 
     def _open(self, data) -> Batch:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y = standardize_labels(y, self._labels_are_probabilities)
+        y, sample_weight = standardize_targets(y, sample_weight, self._is_cross_entropy)
         self._probes.see_batch(data)
         return Batch(x, x, y, sample_weight, _share_of_rows(y))
 

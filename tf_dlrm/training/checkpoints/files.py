@@ -96,10 +96,11 @@ class CheckpointFolder:
 
     def _check_space(self, num_bytes: int) -> None:
         free = shutil.disk_usage(self.path).free
-        if free < num_bytes + _SPARE_BYTES:
+        needed = num_bytes + _SPARE_BYTES
+        if free < needed:
             raise disk.WriteError(
                 errno.ENOSPC,
-                f"A checkpoint needs {_megabytes(num_bytes)} in {self.path}, but only "
+                f"A checkpoint needs {_megabytes(needed)} in {self.path}, but only "
                 f"{_megabytes(free)} are free.",
                 _KEPT,
                 _THEN,

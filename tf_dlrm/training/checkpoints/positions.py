@@ -1,7 +1,8 @@
 """Datasets that can begin at any batch of any epoch, for exact resumption."""
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -167,27 +168,52 @@ def resumable_input(dataset: tf.data.Dataset) -> ResumableInput | None:
     return getattr(dataset, "resumable_input", None)
 
 
-def weigh_classes(
-    dataset: tf.data.Dataset, class_weight: dict[int, float]
-) -> tf.data.Dataset:
-    """Weight the rows of a dataset by their labels and keep its position.
+def weigh_classes(options: dict[str, Any]) -> None:
+    """Check the class weights of `fit`, and apply them to a dataset with a position.
 
     Keras' `fit` weights rows by `class_weight` too, but its dataset has no position.
 
     Args:
-        dataset: Dataset of `(features, label)` with the attribute `position`.
-        class_weight: Weights of the labels 0 and 1; default: 1.0.
+        options: Arguments of `fit` by name, which are changed.
 
     Raises:
-        ValueError: If the rows already have weights.
+        ValueError: If `class_weight` is not a dict of weights of the labels 0 and 1, or
+            the rows have weights already.
     """
-    weights = [float(class_weight.get(label, 1.0)) for label in (0, 1)]
+    given = options.get("class_weight")
+    if given is None:
+        return
+    weights = [given.get(label, 1.0) for label in (0, 1)] if _is_dict(given) else []
+    if not weights or not all(map(_is_weight, weights)):
+        raise UserError(
+            "`class_weight` must be a dict such as {0: 1.0, 1: 5.0}: weights of the "
+            "labels 0 and 1 that are finite and not negative. Received: "
+            f"class_weight={given!r}"
+        )
+    options["class_weight"] = dict(enumerate(map(float, weights)))
+    dataset: Any = options.get("x")
+    if not hasattr(dataset, "position"):
+        return
+
+    by_label = tf.constant(weights, tf.float32)
 
     def weigh(features, label, sample_weight=None):
         if sample_weight is not None:
             raise UserError("Use either `class_weight` or sample weights, not both.")
-        return features, label, tf.gather(weights, tf.cast(tf.round(label), tf.int32))
+        row_weights = tf.gather(by_label, tf.cast(tf.round(label), tf.int32))
+        return features, label, row_weights
 
     weighted = dataset.map(weigh, tf.data.AUTOTUNE, deterministic=True)
     weighted.position = dataset.position
-    return weighted
+    options["x"], options["class_weight"] = weighted, None
+
+
+def _is_dict(given: Any) -> bool:
+    """Return whether class weights are a dict of some of the labels 0 and 1."""
+    return isinstance(given, Mapping) and bool(given) and set(given) <= {0, 1}
+
+
+def _is_weight(value: Any) -> bool:
+    """Return whether a value is a finite number that is not negative."""
+    is_number = isinstance(value, int | float | np.number)
+    return is_number and bool(0.0 <= value < math.inf)
