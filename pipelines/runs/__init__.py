@@ -7,7 +7,7 @@ without it.
 import importlib
 
 from pipelines.runs.config import RunConfig
-from pipelines.runs.named import EXPERIMENTS, RUNS, get
+from pipelines.runs.named_runs import EXPERIMENTS, RUNS, get
 from pipelines.runs.watching import Watching
 
 _MEMBERS = {
