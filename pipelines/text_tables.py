@@ -12,6 +12,14 @@ def align(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
     ]
 
 
+def shorten_count(number: float) -> str:
+    """Return a number as short text: 0, 250k, 1.5M."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:g}{letter}"
+    return f"{number:g}"
+
+
 def to_markdown(
     headings: Sequence[str], rows: Sequence[Sequence[str]], rule: str = "---:"
 ) -> str:
