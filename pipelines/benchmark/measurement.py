@@ -14,6 +14,7 @@ import numpy as np
 
 from pipelines.benchmark.jobs import MEGABYTE, Job, peak_rss_mb, step_statistics
 from pipelines.benchmark.workloads import make_pool
+from pipelines.records.batch import interleave, row_splits
 
 LEARNING_RATE = 0.01
 _STEPS_OF_AN_EPOCH = 10  # Keras stops only between epochs
@@ -168,7 +169,8 @@ def make_dataset(job: Job):
         features = {"dense_features": dense, "sparse_features": ids}
         dataset = tf.data.Dataset.from_tensor_slices((features, label))
         return dataset.repeat().prefetch(2)
-    values, splits = zip(*(_interleave(b) for b in bags))
+    rows = [interleave(*zip(*b), dtype=np.int64)[:2] for b in bags]
+    values, splits = zip(*((ids, row_splits(lengths)) for ids, lengths in rows))
     num_sparse = len(job.workload.table_sizes)
     values = tf.RaggedTensor.from_row_lengths(
         np.concatenate(values), [len(v) for v in values]
@@ -182,22 +184,6 @@ def make_dataset(job: Job):
     slices = (dense, values, np.stack(splits), label)
     dataset = tf.data.Dataset.from_tensor_slices(slices).map(to_batch)
     return dataset.repeat().prefetch(2)
-
-
-def _interleave(bags):
-    """Return bags by table as flat ids and splits, by row and then by table."""
-    # B batch, F features, V ids in the batch
-    lengths_BF = np.stack([lengths for _, lengths in bags], axis=1)
-    num_features = len(bags)
-    bag_V = np.concatenate(
-        [
-            np.repeat(np.arange(len(lengths)) * num_features + feature, lengths)
-            for feature, (_, lengths) in enumerate(bags)
-        ]
-    )
-    ids_V = np.concatenate([ids for ids, _ in bags])
-    ids_V = ids_V[np.argsort(bag_V, kind="stable")].astype(np.int64)
-    return ids_V, np.concatenate([[0], np.cumsum(lengths_BF)]).astype(np.int64)
 
 
 def _time_fit(model, dataset, job):

@@ -15,7 +15,7 @@ from pipelines.formats.diagnosis import no_rows
 from pipelines.log_data import find_records
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
-from pipelines.records.batch import Batch, concatenate, take
+from pipelines.records.batch import Batch, concatenate, places_of, row_splits, take
 from pipelines.runtime import UserError
 
 
@@ -39,8 +39,8 @@ class HeldRows:
         self.weights = None if weights is None else weights.astype(np.float64)
         self._starts = None
         if batch.lengths is not None:
-            counts = batch.lengths.reshape(-1).astype(np.int64)
-            self._starts = (np.cumsum(counts) - counts).reshape(batch.lengths.shape)
+            splits = row_splits(batch.lengths)
+            self._starts = splits[:-1].reshape(batch.lengths.shape)
 
     def __len__(self) -> int:
         return len(self._batch.labels)
@@ -88,10 +88,7 @@ class HeldRows:
             return Batch(labels, dense, ids, None, None, weights)
         starts = mix(self._starts, sparse_columns).reshape(-1)
         lengths = mix(batch.lengths, sparse_columns)
-        counts = lengths.reshape(-1).astype(np.int64)
-        # The place of each id: the start of its bag plus its position in the bag.
-        places = np.repeat(starts - (np.cumsum(counts) - counts), counts)
-        places += np.arange(len(places))
+        places = places_of(starts, lengths.reshape(-1).astype(np.int64))
         id_weights = batch.id_weights
         id_weights = None if id_weights is None else id_weights[places]
         ids = batch.ids[places]

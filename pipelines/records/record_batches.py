@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from pipelines.records.batch import row_splits
+from pipelines.records.features import make_features
 from pipelines.records.layout import Manifest
 from pipelines.records.order import WINDOW_ROWS, Order
 from pipelines.records.sampled import SampledStore
@@ -250,26 +252,23 @@ class _Loader:
         label.set_shape((None,))
         dense.set_shape((None, self._num_dense))
         ids = tf.cast(tf.reshape(ids, [-1]), tf.int64)
-        num_rows = tf.size(label)
+        num_rows = tf.size(label, tf.int64)
         splits = tf.cond(
             tf.size(splits) > 0,
             lambda: splits,
             lambda: tf.constant(self._splits)[: num_rows * self._num_sparse + 1],
         )
         splits.set_shape((None,))
-
-        def bags(values):
-            bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-            return tf.RaggedTensor.from_uniform_row_length(
-                bags, self._num_sparse, nrows=tf.cast(num_rows, tf.int64)
-            )
-
-        features = {"dense_features": dense} if self._num_dense else {}
-        features["sparse_features"] = bags(ids)
         for tensor in weights:
             tensor.set_shape((None,))
-        if self._has_id_weights:
-            features["sparse_weights"] = bags(weights[0])
+        features = make_features(
+            dense if self._num_dense else None,
+            ids,
+            splits,
+            weights[0] if self._has_id_weights else None,
+            self._num_sparse,
+            num_rows,
+        )
         if self._is_weighted:
             return features, label, weights[-1]
         return features, label
@@ -284,8 +283,7 @@ class _Loader:
             ids = ids[lengths]
         splits = np.zeros(0, np.int64)  # stands for one id in each bag
         if lengths is not None:
-            splits = np.zeros(lengths.size + 1, np.int64)
-            np.cumsum(lengths.reshape(-1), out=splits[1:])
+            splits = row_splits(lengths)
         weights = []
         if self._has_id_weights:
             own = batch.id_weights

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from pipelines.records.batch import interleave
 from pipelines.runtime import UserError
 from pipelines.synthetic import distributions
-from pipelines.synthetic.blocks import Block, block_ranges, interleave, rows_per_block
+from pipelines.synthetic.blocks import Block, block_ranges, rows_per_block
 from pipelines.synthetic.checks import check_click_rate, check_integer, check_sizes
 from pipelines.synthetic.distances import BIN_EDGES
 from pipelines.synthetic.lru_stack import NEW, LruStack
@@ -152,7 +153,9 @@ class Trace(BagSource):
             rng = stream(self.seed, _ROWS, index)
             labels = (rng.random(rows) < self.click_rate).astype(np.uint8)
             dense = rng.random((rows, self.num_dense), np.float32)
-            block = Block(labels, dense, interleave(ids, lengths), lengths)
+            counts = [None if (n == 1).all() else n for n in lengths.T]
+            by_row = interleave(ids, counts)[0].reshape(-1)
+            block = Block(labels, dense, by_row, lengths)
             yield block.rows(max(first, start - index * rows), end)
 
     def _arguments(self):
