@@ -8,15 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.evaluation import row_sources
-from pipelines.evaluation.evaluation import check_records
-from pipelines.files import Paths, expand_paths
-from pipelines.formats.diagnosis import no_rows
-from pipelines.log_data import find_records
+from pipelines.evaluation.evaluation import open_source, refuse_empty
+from pipelines.files import Paths
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.records.batch import Batch, concatenate, places_of, row_splits, take
-from pipelines.runtime import UserError
 
 
 class HeldRows:
@@ -111,14 +107,8 @@ def read_rows(
         ValueError: If there are no valid rows, or the records do not fit the model.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
-    folder = find_records(paths)
-    if folder is not None:
-        check_records(folder, parser, split)
-        source = row_sources.Records(folder, split, parser.vocabulary)
-        total = min(source.num_rows, num_rows)
-    else:
-        source = row_sources.Lines(expand_paths(paths), parser, quarantine)
-        total = None
+    source = open_source(parser, paths, split, quarantine)
+    total = source.num_rows and min(source.num_rows, num_rows)
     pieces, count, are_all = [], 0, True
     with bar("Reading", total) as update, contextlib.closing(iter(source)) as blocks:
         for _, batch in blocks:
@@ -130,8 +120,6 @@ def read_rows(
             if not are_all:
                 break
     quarantine.check()
-    if not count and folder is not None:
-        raise UserError(f"The split {split!r} of {folder} contains no rows.")
     if not count:
-        raise UserError(no_rows(expand_paths(paths), parser.vocabulary.schema))
+        refuse_empty(parser, paths, split)
     return HeldRows(concatenate(pieces), source.expand, are_all)

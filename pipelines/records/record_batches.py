@@ -80,19 +80,11 @@ def read(
     [2, 2, 1]
     """
     manifest = Manifest.load(folder)
-    return make_dataset(
-        open_rows(folder, manifest, split, negative_sampling),
-        (len(manifest.schema.dense), len(manifest.schema.sparse)),
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        window_rows=window_rows,
-        repeat=repeat,
-        first_batch=first_batch,
-        drop_remainder=drop_remainder,
-        worker=worker,
-        num_workers=num_workers,
-    )
+    rows = open_rows(folder, manifest, split, negative_sampling)
+    num_features = len(manifest.schema.dense), len(manifest.schema.sparse)
+    options = batch_size, shuffle, seed, window_rows, repeat, first_batch
+    others = drop_remainder, worker, num_workers
+    return make_dataset(rows, num_features, *options, *others)
 
 
 def open_rows(
@@ -124,7 +116,6 @@ def open_rows(
 def make_dataset(
     store: Store | SampledStore,
     num_features: tuple[int, int],
-    *,
     batch_size: int,
     shuffle: bool,
     seed: int | None,

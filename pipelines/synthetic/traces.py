@@ -1,7 +1,6 @@
 """Rows whose ids recur as in a measured log."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -116,26 +115,6 @@ class Trace(BagSource):
             [size for size, _ in feature.bag_sizes] == [1]
             for feature in self.profile.features
         )
-
-    def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[Block]:
-        """Generate rows `first_row` to `first_row + num_rows - 1`.
-
-        Memory does not grow with `num_rows`.
-
-        Args:
-            num_rows: Number of rows to generate, at least 1.
-            first_row: Number of the first row; the ids of all rows before it are
-                generated too. Default: 0.
-
-        Returns:
-            An iterator of `Block`s with at most 16,384 rows each.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
-        check_integer("num_rows", num_rows, 1)
-        check_integer("first_row", first_row, 0)
-        return self._blocks(first_row, first_row + num_rows)
 
     def _blocks(self, start, stop):
         features = self.profile.features
