@@ -19,6 +19,10 @@ from pipelines.records.batch import interleave, row_splits
 LEARNING_RATE = 0.01
 _STEPS_OF_AN_EPOCH = 10  # Keras stops only between epochs
 _PROFILED_STEPS = 20
+_SETTINGS = (
+    *("mode", "batch_size", "precision", "jit_compile", "steps_per_execution"),
+    *("metrics", "num_devices"),
+)
 
 
 def measure(job: Job) -> dict:
@@ -49,14 +53,8 @@ def measure(job: Job) -> dict:
     peak = peak_rss_mb()
     result = {
         "workload": job.workload.name,
-        "mode": job.mode,
-        "batch_size": job.batch_size,
+        **{name: getattr(job, name) for name in _SETTINGS},
         "optimizer": job.optimizer if job.mode == "train" else None,
-        "precision": job.precision,
-        "jit_compile": job.jit_compile,
-        "steps_per_execution": job.steps_per_execution,
-        "metrics": job.metrics,
-        "num_devices": job.num_devices,
         **_describe_plan(model, job),
         **step_statistics(seconds, job.batch_size),
         **_total(seconds, job),
@@ -218,16 +216,13 @@ def _time_steps(model, dataset, job, warmup):
     """Return the seconds of each of `job.steps` steps, in a separate `fit`."""
     import keras
 
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            times.append(time.perf_counter())
+    def note(*_, **__):
+        times.append(time.perf_counter())
 
-        def on_train_batch_end(self, batch, logs=None):
-            times.append(time.perf_counter())
-
+    clock = keras.callbacks.LambdaCallback(on_epoch_begin=note, on_train_batch_end=note)
     for steps in (warmup * job.steps_per_execution, job.steps):
         times = []
-        model.fit(dataset, steps_per_epoch=steps, verbose=0, callbacks=[Clock()])
+        model.fit(dataset, steps_per_epoch=steps, verbose=0, callbacks=[clock])
     return np.diff(times) / job.steps_per_execution
 
 

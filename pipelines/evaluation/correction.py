@@ -8,7 +8,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from pipelines.evaluation import reliability_chart, row_sources
 from pipelines.evaluation.evaluation import open_source, refuse_empty
@@ -176,7 +175,14 @@ def _score(model, parser, paths, slice_feature, split, quarantine):
     """Return labels, predictions, ids of slices and weights (or `None`), `(n,)`."""
     schema = parser.vocabulary.schema
     source = open_source(parser, paths, split, quarantine)
-    step, pieces, num_rows = _make_step(model, source, schema, slice_feature), [], 0
+    column, pieces, num_rows = 0, [], 0
+    if slice_feature is not None:
+        column = model.spec.sparse_features.index(slice_feature)
+
+    def add_ids(features, predictions):
+        return predictions, first_ids(features["sparse_features"], column)
+
+    step = row_sources.make_step(model, schema, source.expand, add_ids)
     with bar("Scoring", source.num_rows, "samples") as update:
         for _, batch in source:
             for first in range(0, len(batch.labels), _BATCH_SIZE):
@@ -190,22 +196,6 @@ def _score(model, parser, paths, slice_feature, split, quarantine):
         refuse_empty(parser, paths, split)
     labels, weights, predictions, ids = map(np.concatenate, zip(*pieces, strict=True))
     return labels, predictions, ids, None if schema.weight is None else weights
-
-
-def _make_step(model, source, schema, slice_feature):
-    """Return a function of a batch that returns predictions and ids of slices."""
-    column = 0
-    if slice_feature is not None:
-        column = model.spec.sparse_features.index(slice_feature)
-    signature = row_sources.signature(model.spec.num_dense)[:4]
-
-    @tf.function(input_signature=signature, autograph=False)
-    def step(*tensors):
-        features = row_sources.make_features(schema, source.expand, *tensors)
-        predictions = model(features, training=False)[:, 0]
-        return predictions, first_ids(features["sparse_features"], column)
-
-    return step.get_concrete_function()
 
 
 def _figures(labels, predictions, weights):

@@ -152,3 +152,22 @@ def make_features(schema, expand, dense, ids, splits, id_weights) -> dict:
         tf.shape(dense, tf.int64)[0],
     )
     return expand(features)
+
+
+def make_step(model, schema, expand, finish):
+    """Return the function of the first four tensors of `tensors` that predicts rows.
+
+    Args:
+        model: The `DLRM`.
+        schema: The columns.
+        expand: Function of the features that makes bags, `Lines.expand`.
+        finish: Function of features and predictions `(n,)` that returns the result.
+    """
+
+    @tf.function(input_signature=signature(len(schema.dense))[:4], autograph=False)
+    def step(*tensors):
+        features = make_features(schema, expand, *tensors)
+        return finish(features, model(features, training=False)[:, 0])
+
+    # A concrete one: TensorFlow warns of functions that are made several times.
+    return step.get_concrete_function()
