@@ -58,7 +58,7 @@ def draw() -> None:
     ):
         draw_machine(axes, speeds)
         pictures.finish(axes, title)
-    pictures.put_legend_below(figure, 3, figure.axes[0].containers)
+    pictures.put_legend(figure, 3, figure.axes[0].containers)
     figure.suptitle(
         "Training the Criteo Kaggle shape: thousand samples/s in float32",
         x=0.01,

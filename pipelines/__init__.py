@@ -3,7 +3,7 @@
 Names are imported at first use, so that the command starts fast.
 """
 
-import importlib
+from pipelines.lazy_names import import_lazily
 
 _MEMBERS = {
     "Dense": "pipelines.schema",
@@ -35,15 +35,4 @@ _MODULES = (
 )
 
 __all__ = [*_MEMBERS, *_MODULES]
-
-
-def __getattr__(name):
-    if name in _MEMBERS:
-        return getattr(importlib.import_module(_MEMBERS[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"pipelines.{name}")
-    raise AttributeError(f"module 'pipelines' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__ = import_lazily(__name__, _MEMBERS, _MODULES)

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipelines.whole_files import replacing
 
@@ -77,7 +78,9 @@ def stack_bars(
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
-def put_legend_below(figure, columns: int, handles=None) -> None:
+def put_legend(
+    figure, columns: int, handles=None, loc: str = "outside lower center", **style: Any
+) -> None:
     """Put a legend below the figure, with as many columns as have room.
 
     Args:
@@ -88,13 +91,17 @@ def put_legend_below(figure, columns: int, handles=None) -> None:
     figure.legend(
         **({} if handles is None else {"handles": handles}),
         ncols=columns,
+        loc=loc,
         frameon=False,
-        loc="outside lower center",
         fontsize=9,
         labelcolor=INK,
-        handlelength=1,
-        handleheight=1,
+        **{"handlelength": 1, "handleheight": 1, **style},
     )
+
+
+def put_caption(figure, text: str) -> None:
+    """Put small text below a figure."""
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=MUTED)
 
 
 def _is_dark(color):

@@ -1,15 +1,29 @@
 """Tables of text, in columns for a terminal or as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 
-def align(rows: Sequence[Sequence[str]], gap: str = "  ") -> list[str]:
-    """Return rows as lines, the first column left-aligned, the others right-aligned."""
-    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        gap.join([cells[0].ljust(first), *map(str.rjust, cells[1:], others)]).rstrip()
+def align(
+    rows: Sequence[Sequence[str]], gap: str = "  ", left: Container[int] = (0,)
+) -> list[str]:
+    """Return rows as lines; columns that are not in `left` are right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = (
+        [
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
         for cells in rows
-    ]
+    )
+    return [gap.join(cells).rstrip() for cells in padded]
+
+
+def shorten_count(number: float) -> str:
+    """Return a number as short text: 0, 250k, 1.5M."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:g}{letter}"
+    return f"{number:g}"
 
 
 def to_markdown(

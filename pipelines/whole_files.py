@@ -1,9 +1,11 @@
 """Files that appear complete or not at all: written to a temporary name and renamed."""
 
 import contextlib
+import csv
 import gzip
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,3 +67,10 @@ def write_text(path: str | os.PathLike, text: str, what: str = "the file") -> No
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, what) as file:
         file.write(text.encode())
+
+
+def write_csv(path, rows: Iterable[Sequence], what: str = "the file") -> None:
+    """Write rows as a CSV file, whose first row holds the names of the columns."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_text(path, text.getvalue(), what)

@@ -83,7 +83,8 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(wheel):
     names = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     modules = [path for name in SOURCES for path in ROOT.glob(f"{name}/**/*.py")]
     expected = {path.relative_to(ROOT).as_posix() for path in modules}
-    assert names == expected | {"tf_dlrm/py.typed"}
+    data = {"tf_dlrm/py.typed", "pipelines/runs/named_runs.toml"}
+    assert names == expected | data
 
 
 def test_the_metadata_are_those_of_the_project(described):

@@ -2,8 +2,9 @@
 
 from pipelines import pictures
 from pipelines.benchmark import breakdown, results
-from pipelines.benchmark.workloads import SCALING_ROWS, describe_rows
+from pipelines.benchmark.workloads import SCALING_ROWS
 from pipelines.pictures import GRID, INK, LINES, MUTED
+from pipelines.text_tables import shorten_count
 
 OWN, PEER = "#d9480f", "#9fb3c8"
 PARTS = {
@@ -49,7 +50,7 @@ def _draw_bars(summary, path):
 
 
 def _draw_lines(summary, path):
-    sizes = {describe_rows(rows): rows for rows in SCALING_ROWS}
+    sizes = {shorten_count(rows): rows for rows in SCALING_ROWS}
     figure, axes = _start(8, 4.2)
     highest = 0
     for color, (name, figures) in zip(LINES, summary["optimizers"].items()):
@@ -90,7 +91,7 @@ def draw_breakdown(breakdowns: dict[str, dict], job, path) -> None:
         axes.text(101, i, f"{whole:,.1f} ms", va="center", color=INK, weight="bold")
     axes.set_xlim(0, 100)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}%")
-    pictures.put_legend_below(figure, 5)
+    pictures.put_legend(figure, 5)
     pictures.finish(
         axes,
         f"Parts of a training step: {job.workload.name}, {job.optimizer}, batch "
@@ -105,7 +106,5 @@ def _start(width, height):
 
 
 def _save(figure, summary, path):
-    figure.supxlabel(
-        results.describe_run(summary), x=0.01, ha="left", fontsize=8, color=MUTED
-    )
+    pictures.put_caption(figure, results.describe_run(summary))
     pictures.save(figure, path)

@@ -95,7 +95,7 @@ class Job:
     def from_json(cls, text: str) -> "Job":
         """Return the job of a text that `to_json` returned."""
         config = json.loads(text)
-        return cls(**config | {"workload": Workload.from_config(config["workload"])})
+        return cls(**config | {"workload": Workload(**config["workload"])})
 
 
 def step_statistics(seconds: Sequence[float], batch_size: int) -> dict:

@@ -14,11 +14,16 @@ import numpy as np
 
 from pipelines.benchmark.jobs import MEGABYTE, Job, peak_rss_mb, step_statistics
 from pipelines.benchmark.workloads import make_pool
+from pipelines.records.batch import interleave, row_splits
 
 LEARNING_RATE = 0.01
 _STEPS_OF_AN_EPOCH = 10  # Keras stops only between epochs
 _PROFILED_STEPS = 20
 _MAX_WARM_UP = 5  # times the measured seconds
+_SETTINGS = (
+    *("mode", "batch_size", "precision", "jit_compile", "steps_per_execution"),
+    *("metrics", "num_devices"),
+)
 
 
 def measure(job: Job) -> dict:
@@ -49,15 +54,9 @@ def measure(job: Job) -> dict:
     peak = peak_rss_mb()
     result = {
         "workload": job.workload.name,
-        "mode": job.mode,
-        "batch_size": job.batch_size,
+        **{name: getattr(job, name) for name in _SETTINGS},
         "optimizer": job.optimizer if job.mode == "train" else None,
-        "precision": job.precision,
-        "jit_compile": job.jit_compile,
         "xla": model.xla_choice if job.mode == "train" else None,
-        "steps_per_execution": job.steps_per_execution,
-        "metrics": job.metrics,
-        "num_devices": job.num_devices,
         **_describe_plan(model, job),
         **step_statistics(seconds, job.batch_size),
         **_total(seconds, job),
@@ -170,7 +169,8 @@ def make_dataset(job: Job):
         features = {"dense_features": dense, "sparse_features": ids}
         dataset = tf.data.Dataset.from_tensor_slices((features, label))
         return dataset.repeat().prefetch(2)
-    values, splits = zip(*(_interleave(b) for b in bags))
+    rows = [interleave(*zip(*b), dtype=np.int64)[:2] for b in bags]
+    values, splits = zip(*((ids, row_splits(lengths)) for ids, lengths in rows))
     num_sparse = len(job.workload.table_sizes)
     values = tf.RaggedTensor.from_row_lengths(
         np.concatenate(values), [len(v) for v in values]
@@ -184,22 +184,6 @@ def make_dataset(job: Job):
     slices = (dense, values, np.stack(splits), label)
     dataset = tf.data.Dataset.from_tensor_slices(slices).map(to_batch)
     return dataset.repeat().prefetch(2)
-
-
-def _interleave(bags):
-    """Return bags by table as flat ids and splits, by row and then by table."""
-    # B batch, F features, V ids in the batch
-    lengths_BF = np.stack([lengths for _, lengths in bags], axis=1)
-    num_features = len(bags)
-    bag_V = np.concatenate(
-        [
-            np.repeat(np.arange(len(lengths)) * num_features + feature, lengths)
-            for feature, (_, lengths) in enumerate(bags)
-        ]
-    )
-    ids_V = np.concatenate([ids for ids, _ in bags])
-    ids_V = ids_V[np.argsort(bag_V, kind="stable")].astype(np.int64)
-    return ids_V, np.concatenate([[0], np.cumsum(lengths_BF)]).astype(np.int64)
 
 
 def _time_fit(model, dataset, job):
@@ -242,16 +226,13 @@ def _time_steps(model, dataset, job, warmup):
     """Return the seconds of each of `job.steps` steps, in a separate `fit`."""
     import keras
 
-    class Clock(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            times.append(time.perf_counter())
+    def note(*_, **__):
+        times.append(time.perf_counter())
 
-        def on_train_batch_end(self, batch, logs=None):
-            times.append(time.perf_counter())
-
+    clock = keras.callbacks.LambdaCallback(on_epoch_begin=note, on_train_batch_end=note)
     for steps in (warmup * job.steps_per_execution, job.steps):
         times = []
-        model.fit(dataset, steps_per_epoch=steps, verbose=0, callbacks=[Clock()])
+        model.fit(dataset, steps_per_epoch=steps, verbose=0, callbacks=[clock])
     return np.diff(times) / job.steps_per_execution
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from pipelines import text_tables
 from pipelines.benchmark.jobs import OPTIMIZERS, Job
-from pipelines.benchmark.workloads import SCALING_ROWS, describe_rows
+from pipelines.benchmark.workloads import SCALING_ROWS
+from pipelines.text_tables import shorten_count
 
 _COLUMNS = {
     "samples_per_s": "samples/s",
@@ -112,7 +113,7 @@ def summarize_scaling(lines: Sequence[dict], job: Job) -> dict:
         `"10M/10k"`, the median over rounds of the ratio of ms.
     """
     arms = _by_arm(lines)
-    sizes = [describe_rows(rows) for rows in SCALING_ROWS]
+    sizes = [shorten_count(rows) for rows in SCALING_ROWS]
     optimizers = {}
     for optimizer in OPTIMIZERS:
         figures = {"ms": {}, "extra_mb": {}, "ratios": {}}
@@ -179,7 +180,7 @@ def make_table(summary: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def _scaling_table(summary):
-    sizes = [describe_rows(rows) for rows in SCALING_ROWS]
+    sizes = [shorten_count(rows) for rows in SCALING_ROWS]
     pairs = [f"{large}/{small}" for small, large in zip(sizes, sizes[1:])]
     headings = ["optimizer", *(f"ms {s}" for s in sizes), *pairs]
     headings += [f"extra MB {s}" for s in sizes]

@@ -11,10 +11,10 @@ from pipelines.benchmark.arms import Arm, run_arm
 from pipelines.benchmark.jobs import MEGABYTE, OPTIMIZERS, Job
 from pipelines.benchmark.workloads import (
     SCALING_ROWS,
-    describe_rows,
     scaling_workload,
 )
 from pipelines.runtime import locks
+from pipelines.text_tables import shorten_count
 from pipelines.whole_files import write_text
 
 SPARE_BYTES = 2**30  # memory of a process in addition to tables and their state
@@ -177,7 +177,7 @@ def scaling_jobs(base: Job, free_bytes: int) -> tuple[list[tuple[str, Job]], lis
             workload = scaling_workload(rows)
             needed = workload.table_bytes + workload.state_bytes(optimizer)
             needed += SPARE_BYTES
-            name = f"tf_dlrm {optimizer} {describe_rows(rows)}"
+            name = f"tf_dlrm {optimizer} {shorten_count(rows)}"
             if rows == SCALING_ROWS[-1] and needed > free_bytes:
                 skipped.append(
                     f"{name}: skipped, as it needs {needed / MEGABYTE:,.0f} MB but "

@@ -1,8 +1,6 @@
 """Workloads: shapes of models, and random batches for them, without TensorFlow."""
 
 import dataclasses
-import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -78,15 +76,6 @@ class Workload:
     def state_bytes(self, optimizer: str) -> int:
         """Return the bytes of optimizer state that the tables need."""
         return 4 * state_width(optimizer, self.embedding_dim) * sum(self.table_sizes)
-
-    def to_config(self) -> dict:
-        """Return the workload as JSON-safe values."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_config(cls, config: Mapping) -> "Workload":
-        """Return the workload of values that `to_config` returned."""
-        return cls(**config)
 
 
 def state_width(optimizer: str, embedding_dim: int) -> int:
@@ -172,9 +161,3 @@ def make_pool(workload: Workload, batch_size: int, seed: int = 0) -> list[tuple]
             bags.append((ids, lengths))
         pool.append((dense, label, bags))
     return pool
-
-
-def describe_rows(num_rows: int) -> str:
-    """Return a number of rows as short text: 10k, 10M."""
-    power = min(int(math.log10(num_rows)) // 3, 3)
-    return f"{num_rows / 1000**power:g}{['', 'k', 'M', 'G'][power]}"

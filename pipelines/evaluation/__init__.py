@@ -3,7 +3,7 @@
 Names are imported at first use, so that reports can draw charts without TensorFlow.
 """
 
-import importlib
+from pipelines.lazy_names import import_lazily
 
 _MEMBERS = {
     "FeatureImportance": "pipelines.evaluation.importance_report",
@@ -18,13 +18,4 @@ _MEMBERS = {
 }
 
 __all__ = [*_MEMBERS]
-
-
-def __getattr__(name):
-    if name in _MEMBERS:
-        return getattr(importlib.import_module(_MEMBERS[name]), name)
-    raise AttributeError(f"module 'pipelines.evaluation' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__ = import_lazily(__name__, _MEMBERS)

@@ -8,15 +8,12 @@ import pathlib
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from pipelines.evaluation import reliability_chart, row_sources
-from pipelines.evaluation.evaluation import check_records
+from pipelines.evaluation.evaluation import open_source, refuse_empty
 from pipelines.evaluation.permutation_importance import score
 from pipelines.evaluation.reliability import NUM_BINS, Reliability, from_histogram
-from pipelines.files import Paths, expand_paths
-from pipelines.formats.diagnosis import no_rows
-from pipelines.log_data import find_records
+from pipelines.files import Paths
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
@@ -176,13 +173,16 @@ def check(schema: Schema, slice_feature: str | None) -> None:
 
 def _score(model, parser, paths, slice_feature, split, quarantine):
     """Return labels, predictions, ids of slices and weights (or `None`), `(n,)`."""
-    schema, folder = parser.vocabulary.schema, find_records(paths)
-    if folder is None:
-        source = row_sources.Lines(expand_paths(paths), parser, quarantine)
-    else:
-        check_records(folder, parser, split)
-        source = row_sources.Records(folder, split, parser.vocabulary)
-    step, pieces, num_rows = _make_step(model, source, schema, slice_feature), [], 0
+    schema = parser.vocabulary.schema
+    source = open_source(parser, paths, split, quarantine)
+    column, pieces, num_rows = 0, [], 0
+    if slice_feature is not None:
+        column = model.spec.sparse_features.index(slice_feature)
+
+    def add_ids(features, predictions):
+        return predictions, first_ids(features["sparse_features"], column)
+
+    step = row_sources.make_step(model, schema, source.expand, add_ids)
     with bar("Scoring", source.num_rows, "samples") as update:
         for _, batch in source:
             for first in range(0, len(batch.labels), _BATCH_SIZE):
@@ -192,28 +192,10 @@ def _score(model, parser, paths, slice_feature, split, quarantine):
             num_rows += len(batch.labels)
             update(num_rows)
     quarantine.check()
-    if not num_rows and folder is not None:
-        raise UserError(f"The split {split!r} of {folder} contains no rows.")
     if not num_rows:
-        raise UserError(no_rows(expand_paths(paths), schema))
+        refuse_empty(parser, paths, split)
     labels, weights, predictions, ids = map(np.concatenate, zip(*pieces, strict=True))
     return labels, predictions, ids, None if schema.weight is None else weights
-
-
-def _make_step(model, source, schema, slice_feature):
-    """Return a function of a batch that returns predictions and ids of slices."""
-    column = 0
-    if slice_feature is not None:
-        column = model.spec.sparse_features.index(slice_feature)
-    signature = row_sources.signature(model.spec.num_dense)[:4]
-
-    @tf.function(input_signature=signature, autograph=False)
-    def step(*tensors):
-        features = row_sources.make_features(schema, source.expand, *tensors)
-        predictions = model(features, training=False)[:, 0]
-        return predictions, first_ids(features["sparse_features"], column)
-
-    return step.get_concrete_function()
 
 
 def _figures(labels, predictions, weights):

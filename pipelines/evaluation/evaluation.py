@@ -1,6 +1,9 @@
 """Metrics of a run's model on labelled rows."""
 
+from typing import NoReturn
+
 from pipelines import records
+from pipelines.evaluation import row_sources
 from pipelines.evaluation.slices import SlicedEvaluation
 from pipelines.files import Paths, expand_paths
 from pipelines.formats.diagnosis import no_rows
@@ -66,14 +69,35 @@ def evaluate(
             )
     if folder is None:
         num_rows = quarantine.num_rows - quarantine.num_bad
-    if not num_rows and folder is not None:
-        raise UserError(f"The split {split!r} of {folder} contains no rows.")
     if not num_rows:
-        raise UserError(no_rows(expand_paths(paths), parser.vocabulary.schema))
+        refuse_empty(parser, paths, split)
     return {k: float(v) for k, v in results.items()} | {
         "num_rows": num_rows,
         "num_bad_rows": quarantine.num_bad,
     }
+
+
+def refuse_empty(parser, paths: Paths, split: str) -> NoReturn:
+    """Raise the error that files, or a split of records, contain no valid rows."""
+    folder = find_records(paths)
+    if folder is not None:
+        raise UserError(f"The split {split!r} of {folder} contains no rows.")
+    raise UserError(no_rows(expand_paths(paths), parser.vocabulary.schema))
+
+
+def open_source(
+    parser, paths: Paths, split: str, quarantine: Quarantine
+) -> row_sources.Lines | row_sources.Records:
+    """Return the rows of labelled files, or of a split of records.
+
+    Raises:
+        ValueError: If the records do not fit the model.
+    """
+    folder = find_records(paths)
+    if folder is None:
+        return row_sources.Lines(expand_paths(paths), parser, quarantine)
+    check_records(folder, parser, split)
+    return row_sources.Records(folder, split, parser.vocabulary)
 
 
 def check_records(folder, parser, split):

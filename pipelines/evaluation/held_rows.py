@@ -8,15 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.evaluation import row_sources
-from pipelines.evaluation.evaluation import check_records
-from pipelines.files import Paths, expand_paths
-from pipelines.formats.diagnosis import no_rows
-from pipelines.log_data import find_records
+from pipelines.evaluation.evaluation import open_source, refuse_empty
+from pipelines.files import Paths
 from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
-from pipelines.records.batch import Batch, concatenate, take
-from pipelines.runtime import UserError
+from pipelines.records.batch import Batch, concatenate, places_of, row_splits, take
 
 
 class HeldRows:
@@ -39,8 +35,8 @@ class HeldRows:
         self.weights = None if weights is None else weights.astype(np.float64)
         self._starts = None
         if batch.lengths is not None:
-            counts = batch.lengths.reshape(-1).astype(np.int64)
-            self._starts = (np.cumsum(counts) - counts).reshape(batch.lengths.shape)
+            splits = row_splits(batch.lengths)
+            self._starts = splits[:-1].reshape(batch.lengths.shape)
 
     def __len__(self) -> int:
         return len(self._batch.labels)
@@ -88,10 +84,7 @@ class HeldRows:
             return Batch(labels, dense, ids, None, None, weights)
         starts = mix(self._starts, sparse_columns).reshape(-1)
         lengths = mix(batch.lengths, sparse_columns)
-        counts = lengths.reshape(-1).astype(np.int64)
-        # The place of each id: the start of its bag plus its position in the bag.
-        places = np.repeat(starts - (np.cumsum(counts) - counts), counts)
-        places += np.arange(len(places))
+        places = places_of(starts, lengths.reshape(-1).astype(np.int64))
         id_weights = batch.id_weights
         id_weights = None if id_weights is None else id_weights[places]
         ids = batch.ids[places]
@@ -114,14 +107,8 @@ def read_rows(
         ValueError: If there are no valid rows, or the records do not fit the model.
         pipelines.quarantine.BadRowsError: If too many rows are bad.
     """
-    folder = find_records(paths)
-    if folder is not None:
-        check_records(folder, parser, split)
-        source = row_sources.Records(folder, split, parser.vocabulary)
-        total = min(source.num_rows, num_rows)
-    else:
-        source = row_sources.Lines(expand_paths(paths), parser, quarantine)
-        total = None
+    source = open_source(parser, paths, split, quarantine)
+    total = source.num_rows and min(source.num_rows, num_rows)
     pieces, count, are_all = [], 0, True
     with bar("Reading", total) as update, contextlib.closing(iter(source)) as blocks:
         for _, batch in blocks:
@@ -133,8 +120,6 @@ def read_rows(
             if not are_all:
                 break
     quarantine.check()
-    if not count and folder is not None:
-        raise UserError(f"The split {split!r} of {folder} contains no rows.")
     if not count:
-        raise UserError(no_rows(expand_paths(paths), parser.vocabulary.schema))
+        refuse_empty(parser, paths, split)
     return HeldRows(concatenate(pieces), source.expand, are_all)

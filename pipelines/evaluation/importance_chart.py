@@ -41,7 +41,7 @@ def draw(importance: Importance, path) -> None:
         axes.locator_params(axis="x", nbins=5)
     _put_legend(figure, entries)
     caption = _caption(importance, len(features))
-    figure.supxlabel(caption, x=0.01, ha="left", fontsize=8, color=MUTED)
+    pictures.put_caption(figure, caption)
     pictures.save(figure, path)
 
 
@@ -65,16 +65,7 @@ def _put_legend(figure, entries):
     kinds = [kind for kind in COLORS if any(entry.kind == kind for entry in entries)]
     if len(kinds) > 1:
         handles = [Patch(color=COLORS[kind], label=_KINDS[kind]) for kind in kinds]
-        figure.legend(
-            handles=handles,
-            ncols=len(kinds),
-            frameon=False,
-            loc="outside upper right",
-            fontsize=9,
-            labelcolor=INK,
-            handlelength=1,
-            handleheight=1,
-        )
+        pictures.put_legend(figure, len(kinds), handles, "outside upper right")
 
 
 def _caption(importance, num_shown):

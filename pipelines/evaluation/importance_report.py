@@ -1,8 +1,6 @@
 """The importance of features as a table, CSV and JSON."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.text_tables import align
-from pipelines.whole_files import write_text
+from pipelines.whole_files import write_csv
 
 _MOST_LINES = 60
 _COLUMNS = (
@@ -107,13 +105,8 @@ class Importance:
 
     def write_csv(self, path) -> None:
         """Write a line for each feature and group; an undefined AUC is empty."""
-        file = io.StringIO(newline="")
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for entry in (*self.features, *self.groups):
-            facts = _describe(entry)
-            writer.writerow([facts[name] for name in _COLUMNS])
-        write_text(path, file.getvalue())
+        facts = [_describe(entry) for entry in (*self.features, *self.groups)]
+        write_csv(path, [_COLUMNS, *([f[name] for name in _COLUMNS] for f in facts)])
 
     def table(self) -> Iterator[str]:
         """Yield the lines of a table for a terminal, the most important first."""

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from pipelines.evaluation import row_sources, taylor
 from pipelines.evaluation.held_rows import HeldRows, read_rows
@@ -261,15 +260,9 @@ def score(
 
 def _make_predict(model, schema, rows, batch_size):
     """Return a function that predicts all rows, with some columns in another order."""
-    signature = row_sources.signature(len(schema.dense_features))[:4]
-
-    @tf.function(input_signature=signature, autograph=False)
-    def step(*tensors):
-        features = row_sources.make_features(schema, rows.expand, *tensors)
-        return model(features, training=False)[:, 0]
-
-    # A concrete one: TensorFlow warns of functions that are made several times.
-    score_batch = step.get_concrete_function()
+    score_batch = row_sources.make_step(
+        model, schema, rows.expand, lambda _, predictions: predictions
+    )
 
     def predict(progress, order=None, columns=()):
         predictions = np.empty(len(rows), np.float32)

@@ -5,14 +5,12 @@ with the number of rows. Its buckets are 0.0005 wide in the logit, so a mean pre
 is exact to 0.03 %.
 """
 
-import csv
 import dataclasses
-import io
 
 import numpy as np
 
 from pipelines.runtime import UserError
-from pipelines.whole_files import write_text
+from pipelines.whole_files import write_csv
 
 NUM_BINS = 20
 _Z = 1.959964  # for a 95 % confidence interval
@@ -85,12 +83,8 @@ class Reliability:
 
     def write_csv(self, path) -> None:
         """Write a line for each bin."""
-        file = io.StringIO(newline="")
         names = [field.name for field in dataclasses.fields(Bin)]
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(each) for each in self.bins)
-        write_text(path, file.getvalue())
+        write_csv(path, [names, *map(dataclasses.astuple, self.bins)])
 
 
 def of_model(model, num_bins: int = NUM_BINS) -> Reliability:

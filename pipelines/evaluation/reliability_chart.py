@@ -52,7 +52,7 @@ def draw(reliability: Reliability, metrics: dict, path) -> None:
     upper.set_title(_TITLE, loc="left", color=INK, weight="bold", fontsize=13, pad=12)
     shown = [f"{reliability.num_rows.sum():,.0f} rows"]
     shown += [f"{t} {metrics[name]:.4f}" for name, t in _CAPTION if name in metrics]
-    _put_caption(figure, ", ".join(shown))
+    pictures.put_caption(figure, ", ".join(shown))
     pictures.save(figure, path)
 
 
@@ -87,12 +87,8 @@ def compare(models: Sequence[tuple[str, str, list[dict]]], path) -> None:
     legend.get_title().set_color(MUTED)
     rows = {f"{sum(b['num_rows'] for b in bins):,.0f}" for _, _, bins in models}
     caption = f"{' or '.join(sorted(rows))} rows in bins of equal size; bars: 95 %"
-    _put_caption(figure, f"{caption} intervals")
+    pictures.put_caption(figure, f"{caption} intervals")
     pictures.save(figure, path)
-
-
-def _put_caption(figure, text):
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=MUTED)
 
 
 def _logit(rates: npt.ArrayLike) -> np.ndarray:

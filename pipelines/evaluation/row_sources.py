@@ -9,7 +9,8 @@ from pipelines.formats.encoding import encode
 from pipelines.formats.layout import Wanted
 from pipelines.formats.scanning import scan
 from pipelines.log_data import expander_of
-from pipelines.records.batch import Batch, concatenate, cut
+from pipelines.records import features as record_features
+from pipelines.records.batch import Batch, concatenate, cut, id_ends, row_splits
 from pipelines.records.layout import Manifest
 from pipelines.records.record_batches import open_rows
 from pipelines.runtime import UserError
@@ -109,16 +110,12 @@ class Records:
 
 def tensors(batch: Batch, first, last):
     """Return rows `first` .. `last - 1` as the tensors that the step takes."""
-    id_ends = None
-    if batch.lengths is not None:
-        counts = batch.lengths.sum(1, dtype=np.int64)
-        id_ends = np.concatenate([[0], np.cumsum(counts)])
-    part = cut(batch, id_ends, first, last)
+    part = cut(batch, id_ends(batch), first, last)
     ids, lengths = part.ids, part.lengths
     if lengths is None:  # missing ids are empty bags
         lengths = ids >= 0
         ids = ids[lengths]
-    splits = np.concatenate([[0], np.cumsum(lengths.reshape(-1), dtype=np.int64)])
+    splits = row_splits(lengths)
     id_weights, weights = part.id_weights, part.weights
     if id_weights is None:
         id_weights = np.ones(len(ids), np.float32)
@@ -146,16 +143,31 @@ def make_features(schema, expand, dense, ids, splits, id_weights) -> dict:
         splits: int64 `(n * F + 1,)`, ends of the bags.
         id_weights: float32 `(V,)`.
     """
-    num_sparse = len(schema.sparse_features)
-    num_rows = tf.shape(dense, tf.int64)[0]
-
-    def bags(values):
-        bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-        return tf.RaggedTensor.from_uniform_row_length(bags, num_sparse, nrows=num_rows)
-
-    features = {"sparse_features": bags(ids)}
-    if schema.dense_features:
-        features["dense_features"] = dense
-    if schema.has_id_weights:
-        features["sparse_weights"] = bags(id_weights)
+    features = record_features.make_features(
+        dense if schema.dense else None,
+        ids,
+        splits,
+        id_weights if schema.has_id_weights else None,
+        len(schema.sparse),
+        tf.shape(dense, tf.int64)[0],
+    )
     return expand(features)
+
+
+def make_step(model, schema, expand, finish):
+    """Return the function of the first four tensors of `tensors` that predicts rows.
+
+    Args:
+        model: The `DLRM`.
+        schema: The columns.
+        expand: Function of the features that makes bags, `Lines.expand`.
+        finish: Function of features and predictions `(n,)` that returns the result.
+    """
+
+    @tf.function(input_signature=signature(len(schema.dense))[:4], autograph=False)
+    def step(*tensors):
+        features = make_features(schema, expand, *tensors)
+        return finish(features, model(features, training=False)[:, 0])
+
+    # A concrete one: TensorFlow warns of functions that are made several times.
+    return step.get_concrete_function()

@@ -34,14 +34,14 @@ def fault(data_type: pa.DataType, kind: str, is_bag: bool = False) -> str | None
     data_type = _plain_type(data_type)
     if kind == "time" and (pat.is_timestamp(data_type) or pat.is_date(data_type)):
         return None
-    if kind == "category" and _is_list(data_type):
+    if kind == "category" and is_list(data_type):
         if not is_bag:
             return (
                 "contains lists: give the feature a `separator` that occurs in none of "
                 "its values"
             )
         data_type = _plain_type(data_type.value_type)
-    if _is_number(data_type) or _is_text(data_type) or pat.is_boolean(data_type):
+    if is_number(data_type) or is_text(data_type) or pat.is_boolean(data_type):
         return None
     if kind != "category":
         advice = 'astype("Int64")' if kind == "integer" else 'astype("float64")'
@@ -70,7 +70,7 @@ class ArrowCells(Cells):
     """
 
     def __init__(self, column: pa.Array, delimiter: str | None):
-        self._column, self._delimiter = _decode(column), delimiter
+        self._column, self._delimiter = decode(column), delimiter
         self.rules: dict[int, str] = {}
 
     def pick(self, kept):
@@ -83,7 +83,7 @@ class ArrowCells(Cells):
 
     def numbers(self, missing, integer=False):
         column = self._column
-        if _is_text(column.type) and not pat.is_null(column.type):
+        if is_text(column.type) and not pat.is_null(column.type):
             texts, missing = _as_text(column, missing)
             return texts.numbers(missing, integer)
         if pat.is_null(column.type):
@@ -135,7 +135,7 @@ class ArrowCells(Cells):
 
     def _read(self, separator):
         """Return the texts, which of them no line can hold, and the rule for those."""
-        if _is_list(self._column.type):
+        if is_list(self._column.type):
             return _read_lists(self._column, self._delimiter, separator)
         return _read_values(self._column, self._delimiter)
 
@@ -143,7 +143,7 @@ class ArrowCells(Cells):
         column = self._column
         if pat.is_null(column.type):
             return column.cast(pa.large_binary())
-        if _is_text(column.type) or not is_number:
+        if is_text(column.type) or not is_number:
             return self.texts(separator)
         if pat.is_integer(column.type):
             return column.cast(pa.string()).cast(pa.large_binary())
@@ -153,7 +153,7 @@ class ArrowCells(Cells):
 
     def are_missing(self, missing):
         column = self._column
-        if _is_text(column.type) and not pat.is_null(column.type):
+        if is_text(column.type) and not pat.is_null(column.type):
             texts, missing = _as_text(column, missing)
             return texts.are_missing(missing)
         numbers, valid = self.numbers(())
@@ -161,7 +161,7 @@ class ArrowCells(Cells):
 
     def is_one_of(self, texts):
         column = self._column
-        if _is_text(column.type) and not pat.is_null(column.type):
+        if is_text(column.type) and not pat.is_null(column.type):
             return _as_text(column, (b"",))[0].is_one_of(texts)
         numbers, valid = self.numbers(())
         found = (
@@ -198,7 +198,7 @@ def _read_values(column, delimiter):
         special = rb"[\r\n" + re.escape(delimiter.encode()) + rb"]"
         name = "a tab" if delimiter == "\t" else repr(delimiter)
         rule = f"must not contain {name} or a line end"
-    if _is_text(column.type):
+    if is_text(column.type):
         texts = column.cast(pa.large_binary())
         found = pc.match_substring_regex(texts, special).fill_null(False)
         return texts, found.to_numpy(zero_copy_only=False), rule
@@ -228,7 +228,7 @@ def _read_values(column, delimiter):
 
 
 def _read_lists(column, delimiter, separator):
-    values = _decode(pc.list_flatten(column))
+    values = decode(pc.list_flatten(column))
     rows = pc.list_parent_indices(column).to_numpy()
     texts, bad_values, rule = _read_values(values, delimiter)
     holds = pc.match_substring(texts, separator).fill_null(False)
@@ -245,7 +245,7 @@ def _read_lists(column, delimiter, separator):
     return pc.if_else(column.is_valid(), joined, None), bad, rule
 
 
-def _decode(column):
+def decode(column):
     """Return the column without wrappers such as dictionaries and extension types."""
     while True:
         if isinstance(column, pa.ChunkedArray):
@@ -286,12 +286,12 @@ def _plain_type(data_type):
             return data_type
 
 
-def _is_number(data_type):
+def is_number(data_type):
     kinds = (pat.is_integer, pat.is_floating, pat.is_decimal)
     return any(is_kind(data_type) for is_kind in kinds)
 
 
-def _is_text(data_type):
+def is_text(data_type):
     kinds = (
         *(pat.is_null, pat.is_string, pat.is_large_string, pat.is_string_view),
         *(pat.is_binary, pat.is_large_binary, pat.is_binary_view),
@@ -299,6 +299,6 @@ def _is_text(data_type):
     return any(is_kind(data_type) for is_kind in kinds)
 
 
-def _is_list(data_type):
+def is_list(data_type):
     kinds = (pat.is_list, pat.is_large_list, pat.is_fixed_size_list)
     return any(is_kind(data_type) for is_kind in kinds)

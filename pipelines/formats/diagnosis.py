@@ -9,6 +9,7 @@ from pipelines.files import BlockReader
 from pipelines.formats.line_rules import rules, trim
 from pipelines.formats.tables import is_parquet
 from pipelines.schema import Schema
+from pipelines.schema.first_rows import check
 
 _BYTES, _LINES = 1 << 16, 100
 _CRITEO = Schema.criteo()
@@ -81,38 +82,20 @@ def explain(path: str | os.PathLike, schema: Schema | None = None) -> str:
         if is_parquet(path):
             return ""
         block = BlockReader(_BYTES).read(path, 0)
+        if not block.strip():
+            return ""
+        check(path, block)
     except ValueError as error:
         return str(error)
     except OSError:
-        return ""
-    if not block.strip():
         return ""
     found = _look(block)
     return f"{path} {found}" if found else ""
 
 
 def _look(block):
-    start = block[:4096]
-    controls = sum(
-        start.count(bytes([code])) for code in (*range(1, 9), *range(14, 32))
-    )
-    if start.count(b"\0") + controls - start.count(b"\x01") > len(start) / 10:
-        return f"looks like binary data, not text. {_LAYOUT}"
-    if block.count(b"\r") - block.count(b"\r\n") > block.count(b"\n"):
-        return (
-            "has lines that end in a carriage return alone. Convert the file first: "
-            r"tr '\r' '\n'."
-        )
     lines = [trim(line) for line in block.split(b"\n")[:_LINES]]
     lines = [line for line in lines if line.strip()]
-    first = lines[0].lstrip().lower()
-    if first.startswith((b"<!doctype", b"<html", b"<?xml", b"<")):
-        return "looks like HTML or XML. If a download failed, fetch it again."
-    if first.startswith((b"{", b"[")):
-        return f"looks like JSON. {_LAYOUT} {_TABLE}"
-    pairs = [line for line in lines if re.match(rb"\S+( \S*[0-9]:\S+)+", line)]
-    if len(pairs) * 2 > len(lines):
-        return f"looks like LibSVM's format. {_LAYOUT} {_TABLE}"
     num_columns = _most_common(line.count(b"\t") for line in lines) + 1
     if num_columns in (_NUM_COLUMNS, _NUM_COLUMNS - 1):
         return _look_at_fields(lines, num_columns)

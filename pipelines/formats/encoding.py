@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.formats.buckets import bucket_texts
 from pipelines.formats.fields import Values, distinct_of_texts
 from pipelines.formats.layout import Rows
-from pipelines.records.batch import Batch
+from pipelines.records.batch import Batch, interleave
 from pipelines.schema import Dense, Schema
 
 Learned = Mapping[str, Mapping[str, Any]]
@@ -108,44 +108,3 @@ def transform_feature(
         high = np.inf if feature.high is None else feature.high
         return np.minimum(np.maximum(numbers, low), high)
     return numbers
-
-
-def interleave(columns, lengths, weights=None):
-    """Reorder ids by feature to ids by row.
-
-    Args:
-        columns: F int32 arrays of ids.
-        lengths: F arrays `(n,)` of how many each row has; `None` for one each.
-        weights: F float32 arrays of the weights of ids, or `None` for 1 each; `None`
-            where no feature has any.
-
-    Returns:
-        int32 `(n, F)`, `None` and `None`; or, if a feature has lengths or weights,
-        int32 `(V,)`, int32 lengths `(n, F)` and float32 `(V,)` weights or `None`.
-    """
-    if weights is None and all(counts is None for counts in lengths):
-        ids = np.empty((len(columns[0]), len(columns)), np.int32)
-        for feature, column in enumerate(columns):
-            ids[:, feature] = column
-        return ids, None, None
-    num_rows = max(
-        len(column) if counts is None else len(counts)
-        for column, counts in zip(columns, lengths, strict=True)
-    )
-    lengths_nF = np.ones((num_rows, len(columns)), np.int32)
-    for feature, counts in enumerate(lengths):
-        if counts is not None:
-            lengths_nF[:, feature] = counts
-    ends = np.cumsum(lengths_nF.reshape(-1), dtype=np.int64)
-    starts_nF = (ends - lengths_nF.reshape(-1)).reshape(lengths_nF.shape)
-    ids = np.empty(int(lengths_nF.sum(dtype=np.int64)), np.int32)
-    all_weights = None if weights is None else np.ones(len(ids), np.float32)
-    for feature, column in enumerate(columns):
-        counts = lengths_nF[:, feature]
-        # The place of each id: the start of its bag plus its position in the bag.
-        begins = starts_nF[:, feature] - (np.cumsum(counts) - counts)
-        places = np.repeat(begins, counts) + np.arange(len(column))
-        ids[places] = column
-        if weights is not None and weights[feature] is not None:
-            all_weights[places] = weights[feature]
-    return ids, lengths_nF, all_weights

@@ -20,6 +20,7 @@ from pipelines.formats.field_rules import Block, read_rows
 from pipelines.formats.layout import Layout, Wanted
 from pipelines.formats.tables import TableBlock
 from pipelines.formats.text import Lines, find_bad
+from pipelines.schema.columns import Text
 
 _FOR_SCORING = Wanted(label=False)
 
@@ -118,14 +119,20 @@ class LineMaker:
                 cells.append(pc.fill_null(texts, missing))
             else:
                 cells.append(nothing)
-        if schema.text.quoted:
-            cells = [_quote(column, schema.text.delimiter.encode()) for column in cells]
-        delimiter = pa.scalar(schema.text.delimiter.encode(), pa.large_binary())
-        lines = pc.binary_join_element_wise(*cells, delimiter)
-        end = pa.scalar(b"\n", pa.large_binary())
-        empty = pa.scalar(b"", pa.large_binary())
-        lines = pc.binary_join_element_wise(lines, end, empty)
-        return lines.buffers()[2].to_pybytes() if len(lines) else b""
+        return join_cells(cells, schema.text)
+
+
+def join_cells(columns: Sequence[pa.LargeBinaryArray], text: Text) -> bytes:
+    """Return the lines of a text format whose cells are those of columns."""
+    delimiter = text.delimiter.encode()
+    if text.quoted:
+        columns = [_quote(column, delimiter) for column in columns]
+    mark, end, empty = (
+        pa.scalar(part, pa.large_binary()) for part in (delimiter, b"\n", b"")
+    )
+    lines = pc.binary_join_element_wise(*columns, mark)
+    lines = pc.binary_join_element_wise(lines, end, empty)
+    return lines.buffers()[2].to_pybytes() if len(lines) else b""
 
 
 def number_columns(schema) -> set:

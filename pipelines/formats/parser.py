@@ -10,6 +10,7 @@ from pipelines.formats import cell_ops, line_rules, samples
 from pipelines.formats.assembly import Assembly
 from pipelines.formats.examples import Examples
 from pipelines.formats.ops import LineOps
+from pipelines.records.features import make_features
 from pipelines.runtime import disk
 from pipelines.schema import Schema
 from tf_dlrm import EmbeddingTable, FeatureSpec
@@ -202,22 +203,14 @@ class Parser(tf.Module):
         if self._lookup is None:
             self.vocabulary.refuse()
         bags = self._assembly.bags(cells, self._lookup)
-        num_rows = tf.shape(cells.fields[0], tf.int64)[0]
-
-        def as_ragged(values):
-            ragged = tf.RaggedTensor.from_row_splits(
-                values, bags.row_splits, validate=False
-            )
-            return tf.RaggedTensor.from_uniform_row_length(
-                ragged, len(schema.sparse), nrows=num_rows
-            )
-
-        features = {}
-        if schema.dense:
-            features["dense_features"] = self._assembly.dense(cells.numbers)
-        features["sparse_features"] = as_ragged(bags.ids)
-        if bags.weights is not None:
-            features["sparse_weights"] = as_ragged(bags.weights)
+        features = make_features(
+            self._assembly.dense(cells.numbers) if schema.dense else None,
+            bags.ids,
+            bags.row_splits,
+            bags.weights,
+            len(schema.sparse),
+            tf.shape(cells.fields[0], tf.int64)[0],
+        )
         return self.expand(features)
 
     def expand(self, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.records.batch import Batch
+from pipelines.records.features import make_features
 from pipelines.schema import Schema
 
 
@@ -112,18 +113,14 @@ class RowForm:
             return ids, tf.concat([[0], splits], 0), weights
 
         ids, splits, weights = tf.cond(tf.reduce_any(has_bags), ragged, one_hot)
-
-        def bags(values):
-            bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-            return tf.RaggedTensor.from_uniform_row_length(
-                bags, num_sparse, nrows=num_rows
-            )
-
-        features = {"sparse_features": bags(ids)}
-        if self._num_dense:
-            features = {"dense_features": rows.dense, **features}
-        if self._has_weights:
-            features["sparse_weights"] = bags(weights)
+        features = make_features(
+            rows.dense if self._num_dense else None,
+            ids,
+            splits,
+            weights if self._has_weights else None,
+            num_sparse,
+            num_rows,
+        )
         features = self._expand(features)
         if not self._labelled:
             return features

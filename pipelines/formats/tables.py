@@ -34,7 +34,7 @@ def count_rows(path: str) -> int:
     Raises:
         ValueError: If the file is damaged.
     """
-    with _Open(path) as file:
+    with Opened(path) as file:
         return file.metadata.num_rows
 
 
@@ -45,7 +45,7 @@ def find_layout(path: str, schema: Schema, wanted: Wanted) -> Layout:
         ValueError: If columns are missing, repeated or of a type that cannot be read,
             or the file is damaged.
     """
-    with _Open(path) as file:
+    with Opened(path) as file:
         types = file.schema_arrow
         layout = Layout.of_table(schema, path, types.names, wanted)
         check_types(path, types, layout)
@@ -86,7 +86,7 @@ def batches(path: str, layout: Layout, first_row: int = 0) -> Iterator[pa.Record
         ValueError: If the file is damaged.
     """
     wanted = [layout.names[place] for place in layout.positions.values()]
-    with _Open(path) as file:
+    with Opened(path) as file:
         row = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
@@ -129,7 +129,7 @@ class BatchReader:
         return batch
 
 
-class _Open:
+class Opened:
     """A Parquet file as a context manager that turns its errors into `ValueError`."""
 
     def __init__(self, path):

@@ -20,6 +20,7 @@ from pipelines.frames.series import (
     read_numbers,
     read_weights,
 )
+from pipelines.records.batch import interleave, row_splits
 from tf_dlrm import FeatureSpec
 
 
@@ -148,15 +149,14 @@ def _take_raw(frame, parser, label, weight):
     labelled = has_targets(schema, label, weight)
     batch = encode_frame(frame, parser.vocabulary, labelled)
     num_sparse = len(schema.sparse)
-    row_splits = np.arange(len(batch.labels) * num_sparse + 1)
-    if batch.lengths is not None:
-        np.cumsum(batch.lengths.ravel(), out=row_splits[1:])
+    lengths = np.ones(len(batch.labels) * num_sparse, np.int64)
+    splits = row_splits(lengths if batch.lengths is None else batch.lengths)
     take = {"dense_features": _make_take(batch.dense)} if schema.dense else {}
     ids = batch.ids.reshape(-1)
-    take["sparse_features"] = _make_take_bags(ids, row_splits, num_sparse, tf.int64)
+    take["sparse_features"] = _make_take_bags(ids, splits, num_sparse, tf.int64)
     if batch.id_weights is not None:
         take["sparse_weights"] = _make_take_bags(
-            batch.id_weights, row_splits, num_sparse, tf.float32
+            batch.id_weights, splits, num_sparse, tf.float32
         )
     targets = []
     if labelled:
@@ -214,14 +214,18 @@ def _make_take_ids(frame, spec):
         columns.append(read_ids(frame[name], name, sizes[name]))
     if all(lengths is None for _, lengths in columns):
         return _make_take(np.stack([ids for ids, _ in columns], axis=1))
-    num_sparse = len(columns)
-    values, row_splits = _interleave(columns)
-    return _make_take_bags(values, row_splits, num_sparse, tf.int64)
+    counts = [
+        (ids != NO_ID).astype(np.int64) if lengths is None else lengths
+        for ids, lengths in columns
+    ]
+    present = [ids[ids != NO_ID] for ids, _ in columns]
+    values, lengths, _ = interleave(present, counts, dtype=np.int64)
+    return _make_take_bags(values, row_splits(lengths), len(columns), tf.int64)
 
 
-def _make_take_bags(values, row_splits, num_sparse, dtype):
+def _make_take_bags(values, splits, num_sparse, dtype):
     """Return the function from rows `(B,)` to their bags `(B, num_sparse, None)`."""
-    bags = tf.RaggedTensor.from_row_splits(values, row_splits, validate=False)
+    bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
 
     def take(rows):
         # Gather bags as rows of a plain ragged tensor: `tf.gather` of the ragged tensor
@@ -236,24 +240,3 @@ def _make_take_bags(values, row_splits, num_sparse, dtype):
         )
 
     return take
-
-
-def _interleave(columns):
-    """Combine F columns of bags into values and row_splits of N x F bags."""
-    lengths = np.stack(
-        [
-            (ids != NO_ID).astype(np.int64) if lengths is None else lengths
-            for ids, lengths in columns
-        ],
-        axis=1,
-    )
-    row_splits = np.zeros(lengths.size + 1, np.int64)
-    np.cumsum(lengths.ravel(), out=row_splits[1:])
-    starts = row_splits[:-1].reshape(lengths.shape)
-    values = np.empty(row_splits[-1], np.int64)
-    for feature, (ids, _) in enumerate(columns):
-        ids = ids[ids != NO_ID]
-        own = lengths[:, feature]
-        within = np.arange(len(ids)) - np.repeat(np.cumsum(own) - own, own)
-        values[np.repeat(starts[:, feature], own) + within] = ids
-    return values, row_splits

@@ -4,6 +4,7 @@ from collections import defaultdict
 
 from pipelines import pictures
 from pipelines.pictures import GRID, INK, MUTED
+from pipelines.text_tables import shorten_count
 from tf_dlrm.runtime import format_bytes
 
 COLORS = {
@@ -79,11 +80,10 @@ def draw_scaling(rows, path=None):
         axes.minorticks_off()
         axes.set_xlabel("devices", color=MUTED)
         axes.grid(color=GRID)
-        axes.yaxis.set_major_formatter(lambda value, _: _describe_count(value))
-        _clear(axes, link)
+        axes.yaxis.set_major_formatter(lambda value, _: shorten_count(value))
+        pictures.finish(axes, link)
     panels[0].set_ylabel("predicted samples/s", color=MUTED)
-    handles, labels = panels[0].get_legend_handles_labels()
-    _legend(figure, handles, labels)
+    pictures.put_legend(figure, 5, panels[0].get_legend_handles_labels()[0])
     if path is not None:
         pictures.save(figure, path)
     return figure
@@ -161,10 +161,7 @@ def _merge_small(parts, least):
 
 
 def _start(width, height, **panels):
-    from matplotlib.figure import Figure
-
-    # The object API needs no window system and has no global state.
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = pictures.start(width, height)
     return figure, figure.subplots(squeeze=False, **panels)[0]
 
 
@@ -174,15 +171,7 @@ def _finish(axes, title, note, what):
     axes.grid(axis="y", color=GRID)
     axes.set_title(note, loc="right", color=MUTED, fontsize=9, pad=10)
     axes.set_ylabel(what, color=MUTED)
-    _clear(axes, title)
-
-
-def _clear(axes, title):
-    axes.set_title(title, loc="left", color=INK, weight="bold", fontsize=13, pad=10)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(length=0, colors=INK, labelsize=9)
-    axes.set_axisbelow(True)
+    pictures.finish(axes, title)
 
 
 def _add_legend(figure, plan):
@@ -191,30 +180,12 @@ def _add_legend(figure, plan):
     counts = defaultdict(int)
     for load in plan.tables:
         counts[plan.placement(load.name)] += 1
-    handles = [Patch(color=COLORS[kind]) for kind in STACK if counts[kind]]
-    labels = [
-        f"{kind} ({counts[kind]} table{'s' * (counts[kind] > 1)})"
+    handles = [
+        Patch(
+            color=COLORS[kind],
+            label=f"{kind} ({counts[kind]} table{'s' * (counts[kind] > 1)})",
+        )
         for kind in STACK
         if counts[kind]
     ]
-    _legend(figure, handles, labels)
-
-
-def _legend(figure, handles, labels):
-    figure.legend(
-        handles,
-        labels,
-        ncols=5,
-        frameon=False,
-        loc="outside lower center",
-        fontsize=9,
-        handlelength=1,
-        handleheight=1,
-    )
-
-
-def _describe_count(value):
-    for unit in ("", "k", "M", "G"):
-        if value < 1000 or unit == "G":
-            return f"{value:g}{unit}"
-        value /= 1000
+    pictures.put_legend(figure, 5, handles)

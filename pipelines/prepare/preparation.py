@@ -46,7 +46,7 @@ from pipelines.whole_files import write_text
 WORK = "unfinished"
 VOCABULARY = "vocabulary.tsv"
 BAD_ROWS = "bad_rows.tsv"
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 
 
 def prepare(

@@ -4,11 +4,11 @@ import contextlib
 
 import numpy as np
 
-from pipelines.formats.encoding import interleave, transform_feature, values_of
+from pipelines.formats.encoding import transform_feature, values_of
 from pipelines.formats.fields import Values
 from pipelines.prepare.options import SPLITS
 from pipelines.progress import bar
-from pipelines.records.batch import Batch, take
+from pipelines.records.batch import Batch, interleave, take
 from pipelines.records.layout import Schema as RecordSchema
 from pipelines.runtime import UserError, disk
 from pipelines.vocabulary.numbering import StoredNumbering

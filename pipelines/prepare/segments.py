@@ -11,8 +11,8 @@ import math
 import pathlib
 import shutil
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -84,67 +84,64 @@ def pack_rows(schema: Schema, rows: Rows) -> bytes:
 
 
 def pack(content: Content) -> bytes:
-    """Return a block as bytes: a JSON header of types and shapes, then all arrays."""
-    rows, arrays = content.rows, [content.rows.labels, content.dense]
-    arrays += [rows.weights, rows.times, *rows.numbers, *rows.bucketed.values()]
-    arrays += [array for pair in content.counted for array in pair]
-    for values in rows.values:
-        if values is None:
-            continue
-        offsets, data = _open_texts(values.texts)
-        num_distinct = len(values.keys) + len(values.texts)
-        codes = values.codes.astype(_code_type(num_distinct))
-        lengths = values.lengths
-        lengths = None if lengths is None else lengths.astype(np.int32)
-        arrays += [codes, lengths, values.keys, offsets, data, values.weights]
-    described = [a if a is None else [a.dtype.str, a.shape] for a in arrays]
-    header = {
-        "arrays": described,
-        "bucketed": list(rows.bucketed),
-        "values": [values is not None for values in rows.values],
-        "counts": [len(rows.numbers), len(content.counted)],
-        "num_lines": rows.num_lines,
-    }
-    header = json.dumps(header).encode()
+    """Return a block as bytes: JSON, with types and shapes of arrays, then arrays."""
+    values = [each and _narrow(each) for each in content.rows.values]
+    arrays: list[np.ndarray] = []
+    rows = content.rows._replace(values=values, bad=[])
+    header = json.dumps(_describe(content._replace(rows=rows), arrays)).encode()
     size = len(header).to_bytes(8, "little")
-    parts = [array.tobytes() for array in arrays if array is not None]
-    return b"".join([size, header, *parts])
+    return b"".join([size, header, *(array.tobytes() for array in arrays)])
+
+
+def _narrow(values: Values) -> Values:
+    """Return values whose codes and lengths take fewer bytes."""
+    codes = values.codes.astype(_code_type(len(values.keys) + len(values.texts)))
+    lengths = values.lengths
+    lengths = None if lengths is None else lengths.astype(np.int32)
+    return values._replace(codes=codes, lengths=lengths)
+
+
+def _describe(value: Any, arrays: list[np.ndarray]) -> Any:
+    """Return a value as JSON, and append its arrays to `arrays`, in order."""
+    if isinstance(value, np.ndarray):
+        arrays.append(value)
+        return {"array": [value.dtype.str, value.shape]}
+    if isinstance(value, pa.Array):
+        return {"texts": _describe(_open_texts(value), arrays)}
+    if isinstance(value, Mapping):
+        return {"items": _describe(list(value.items()), arrays)}
+    if isinstance(value, list | tuple):
+        return [_describe(each, arrays) for each in value]
+    return value
 
 
 def unpack(packed: bytes) -> Content:
     """Return the block that `pack` packed; its arrays are views."""
     place = 8 + int.from_bytes(packed[:8], "little")
     header = json.loads(packed[8:place])
-    described = iter(header["arrays"])
 
-    def take():
+    def restore(value):
         nonlocal place
-        about = next(described)
-        if about is None:
-            return None
-        count = math.prod(about[1])
-        array = np.frombuffer(packed, about[0], count, place).reshape(about[1])
-        place += array.nbytes
-        return array
-
-    labels, dense, weights, times = take(), take(), take(), take()
-    numbers = [take() for _ in range(header["counts"][0])]
-    bucketed = {position: take() for position in header["bucketed"]}
-    counted = [(take(), take()) for _ in range(header["counts"][1])]
-    values = []
-    for is_there in header["values"]:
-        if not is_there:
-            values.append(None)
-            continue
-        codes, lengths, keys = take(), take(), take()
-        offsets, data = take(), take()
+        if isinstance(value, list):
+            return [restore(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        ((kind, about),) = value.items()
+        if kind == "array":
+            dtype, shape = about
+            array = np.frombuffer(packed, dtype, math.prod(shape), place)
+            place += array.nbytes
+            return array.reshape(shape)
+        if kind == "items":
+            return dict(restore(about))
+        offsets, data = restore(about)
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-        size = len(offsets) - 1
-        texts = pa.Array.from_buffers(pa.large_binary(), size, buffers)
-        values.append(Values(codes, lengths, keys, texts, take()))
-    num_lines = header["num_lines"]
-    rows = Rows(labels, numbers, values, bucketed, num_lines, [], weights, {}, times)
-    return Content(rows, dense, counted)
+        return pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
+
+    rows, dense, counted = restore(header)
+    rows = Rows(*rows)
+    values = [each and Values(*each) for each in rows.values]
+    return Content(rows._replace(values=values), dense, counted)
 
 
 def _open_texts(texts):

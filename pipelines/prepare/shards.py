@@ -4,9 +4,7 @@ import dataclasses
 import json
 import threading
 
-import numpy as np
-
-from pipelines.records.batch import Batch, cut
+from pipelines.records.batch import Batch, cut, id_ends
 from pipelines.records.layout import Shard
 from pipelines.runtime import disk
 from pipelines.whole_files import write_text
@@ -41,8 +39,5 @@ def skip(batch: Batch, num_rows: int) -> tuple[Batch, int]:
     if not num_rows:
         return batch, 0
     skipped = min(num_rows, len(batch.labels))
-    ends = None
-    if batch.lengths is not None:
-        ends = np.concatenate([[0], np.cumsum(batch.lengths.sum(1, dtype=np.int64))])
-    rest = cut(batch, ends, skipped, len(batch.labels))
+    rest = cut(batch, id_ends(batch), skipped, len(batch.labels))
     return rest, num_rows - skipped

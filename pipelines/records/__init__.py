@@ -5,7 +5,7 @@ torchrec and MLPerf, which differs only in file names, can be read too. Names ar
 imported at first use, as preparing data does not need TensorFlow.
 """
 
-import importlib
+from pipelines.lazy_names import import_lazily
 
 _MEMBERS = {
     "Manifest": "pipelines.records.layout",
@@ -17,13 +17,4 @@ _MEMBERS = {
 }
 
 __all__ = [*_MEMBERS]
-
-
-def __getattr__(name):
-    if name in _MEMBERS:
-        return getattr(importlib.import_module(_MEMBERS[name]), name)
-    raise AttributeError(f"module 'pipelines.records' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__ = import_lazily(__name__, _MEMBERS)

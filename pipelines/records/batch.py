@@ -1,4 +1,4 @@
-"""`Batch`: rows as NumPy arrays, and functions to join, cut and pick them.
+"""`Batch`: rows as NumPy arrays, and functions to make, join, cut and pick them.
 
 # n rows, F sparse features, V ids
 """
@@ -75,6 +75,31 @@ def cut(batch: Batch, id_ends: np.ndarray | None, first: int, last: int) -> Batc
     )
 
 
+def id_ends(batch: Batch) -> np.ndarray | None:
+    """Return the number of ids before each row, and the total, for `cut`."""
+    if batch.lengths is None:
+        return None
+    return row_splits(batch.lengths.sum(1, dtype=np.int64))
+
+
+def row_splits(lengths: np.ndarray) -> np.ndarray:
+    """Return the ends of bags in their concatenated ids, from 0: int64 `(size + 1,)`.
+
+    Args:
+        lengths: Lengths of the bags, of any shape.
+    """
+    splits = np.zeros(lengths.size + 1, np.int64)
+    np.cumsum(lengths.reshape(-1), out=splits[1:])
+    return splits
+
+
+def places_of(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the places `starts[i]`, `starts[i] + 1` ... of `counts[i]` ids each."""
+    places = np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    places += np.arange(len(places))
+    return places
+
+
 def take(batch: Batch, rows: np.ndarray) -> Batch:
     """Pick rows in any order.
 
@@ -87,15 +112,54 @@ def take(batch: Batch, rows: np.ndarray) -> Batch:
     if batch.lengths is None:
         ids = batch.ids.take(rows, axis=0)
         return Batch(labels, dense, ids, None, None, weights)
-    counts = batch.lengths.sum(1, dtype=np.int64)
-    ends = np.cumsum(counts)
-    starts, picked = (ends - counts)[rows], counts[rows]
-    # The position of each id: first id of its row plus its position in the row.
-    places = np.arange(int(picked.sum()))
-    places += np.repeat(starts - np.cumsum(picked) + picked, picked)
+    ends = id_ends(batch)
+    places = places_of(ends[rows], (ends[1:] - ends[:-1])[rows])
     lengths = batch.lengths.take(rows, axis=0)
     id_weights = _pick(batch.id_weights, places)
     return Batch(labels, dense, batch.ids[places], lengths, id_weights, weights)
+
+
+def interleave(
+    columns: Sequence[np.ndarray],
+    lengths: Sequence[np.ndarray | None],
+    weights: Sequence[np.ndarray | None] | None = None,
+    dtype: type = np.int32,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Reorder ids by feature to ids by row.
+
+    Args:
+        columns: F arrays of ids.
+        lengths: F arrays `(n,)` of how many each row has; `None` for one each.
+        weights: F float32 arrays of the weights of ids, or `None` for 1 each; `None`
+            where no feature has any.
+        dtype: Type of the ids to return.
+
+    Returns:
+        ids `(n, F)`, `None` and `None`; or, if a feature has lengths or weights, ids
+        `(V,)`, int32 lengths `(n, F)` and float32 `(V,)` weights or `None`.
+    """
+    if weights is None and all(counts is None for counts in lengths):
+        ids = np.empty((len(columns[0]), len(columns)), dtype)
+        for feature, column in enumerate(columns):
+            ids[:, feature] = column
+        return ids, None, None
+    num_rows = max(
+        len(column) if counts is None else len(counts)
+        for column, counts in zip(columns, lengths, strict=True)
+    )
+    lengths_nF = np.ones((num_rows, len(columns)), np.int32)
+    for feature, counts in enumerate(lengths):
+        if counts is not None:
+            lengths_nF[:, feature] = counts
+    splits = row_splits(lengths_nF)
+    starts_nF, ids = splits[:-1].reshape(lengths_nF.shape), np.empty(splits[-1], dtype)
+    all_weights = None if weights is None else np.ones(len(ids), np.float32)
+    for feature, column in enumerate(columns):
+        places = places_of(starts_nF[:, feature], lengths_nF[:, feature])
+        ids[places] = column
+        if weights is not None and weights[feature] is not None:
+            all_weights[places] = weights[feature]
+    return ids, lengths_nF, all_weights
 
 
 def _pick(array, places):

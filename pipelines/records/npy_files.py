@@ -97,16 +97,6 @@ def read_npy(
             f"`vocabulary_sizes` must have {num_features[1]} entries. "
             f"Received: {len(vocabulary_sizes)}"
         )
-    return make_dataset(
-        Store(parts, vocabulary_sizes),
-        num_features,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        window_rows=window_rows,
-        repeat=repeat,
-        first_batch=first_batch,
-        drop_remainder=drop_remainder,
-        worker=worker,
-        num_workers=num_workers,
-    )
+    options = batch_size, shuffle, seed, window_rows, repeat, first_batch
+    others = drop_remainder, worker, num_workers
+    return make_dataset(Store(parts, vocabulary_sizes), num_features, *options, *others)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from pipelines.records.batch import Batch, concatenate, cut, take
+from pipelines.records.batch import Batch, concatenate, cut, id_ends, take
 from pipelines.records.store import Store
 
 WINDOW_ROWS = 1 << 17
@@ -60,8 +60,8 @@ class Order:
         while first < last:
             window, begin = divmod(first, size)
             end = min(begin + last - first, size)
-            batch, id_ends = self._window(epoch, window).result()
-            pieces.append(cut(batch, id_ends, begin, end))
+            batch, ends = self._window(epoch, window).result()
+            pieces.append(cut(batch, ends, begin, end))
             first += end - begin
         return pieces[0] if len(pieces) == 1 else concatenate(pieces)
 
@@ -92,10 +92,7 @@ class Order:
         rows = self._generator(epoch, 1 + window)
         batch = concatenate(pieces)
         batch = take(batch, rows.permutation(len(batch.labels)))
-        if batch.lengths is None:
-            return batch, None
-        id_ends = np.cumsum(batch.lengths.sum(1, dtype=np.int64))
-        return batch, np.concatenate([[0], id_ends])
+        return batch, id_ends(batch)
 
     def _chunks(self, epoch, window):
         """Return the rows `(first, last + 1)` of each chunk of a window.

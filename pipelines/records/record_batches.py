@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
+from pipelines.records.batch import row_splits
+from pipelines.records.features import make_features
 from pipelines.records.layout import Manifest
 from pipelines.records.order import WINDOW_ROWS, Order
 from pipelines.records.sampled import SampledStore
@@ -78,19 +80,11 @@ def read(
     [2, 2, 1]
     """
     manifest = Manifest.load(folder)
-    return make_dataset(
-        open_rows(folder, manifest, split, negative_sampling),
-        (len(manifest.schema.dense), len(manifest.schema.sparse)),
-        batch_size=batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        window_rows=window_rows,
-        repeat=repeat,
-        first_batch=first_batch,
-        drop_remainder=drop_remainder,
-        worker=worker,
-        num_workers=num_workers,
-    )
+    rows = open_rows(folder, manifest, split, negative_sampling)
+    num_features = len(manifest.schema.dense), len(manifest.schema.sparse)
+    options = batch_size, shuffle, seed, window_rows, repeat, first_batch
+    others = drop_remainder, worker, num_workers
+    return make_dataset(rows, num_features, *options, *others)
 
 
 def open_rows(
@@ -122,7 +116,6 @@ def open_rows(
 def make_dataset(
     store: Store | SampledStore,
     num_features: tuple[int, int],
-    *,
     batch_size: int,
     shuffle: bool,
     seed: int | None,
@@ -250,26 +243,23 @@ class _Loader:
         label.set_shape((None,))
         dense.set_shape((None, self._num_dense))
         ids = tf.cast(tf.reshape(ids, [-1]), tf.int64)
-        num_rows = tf.size(label)
+        num_rows = tf.size(label, tf.int64)
         splits = tf.cond(
             tf.size(splits) > 0,
             lambda: splits,
             lambda: tf.constant(self._splits)[: num_rows * self._num_sparse + 1],
         )
         splits.set_shape((None,))
-
-        def bags(values):
-            bags = tf.RaggedTensor.from_row_splits(values, splits, validate=False)
-            return tf.RaggedTensor.from_uniform_row_length(
-                bags, self._num_sparse, nrows=tf.cast(num_rows, tf.int64)
-            )
-
-        features = {"dense_features": dense} if self._num_dense else {}
-        features["sparse_features"] = bags(ids)
         for tensor in weights:
             tensor.set_shape((None,))
-        if self._has_id_weights:
-            features["sparse_weights"] = bags(weights[0])
+        features = make_features(
+            dense if self._num_dense else None,
+            ids,
+            splits,
+            weights[0] if self._has_id_weights else None,
+            self._num_sparse,
+            num_rows,
+        )
         if self._is_weighted:
             return features, label, weights[-1]
         return features, label
@@ -284,8 +274,7 @@ class _Loader:
             ids = ids[lengths]
         splits = np.zeros(0, np.int64)  # stands for one id in each bag
         if lengths is not None:
-            splits = np.zeros(lengths.size + 1, np.int64)
-            np.cumsum(lengths.reshape(-1), out=splits[1:])
+            splits = row_splits(lengths)
         weights = []
         if self._has_id_weights:
             own = batch.id_weights

@@ -3,10 +3,12 @@
 # n rows
 """
 
+import itertools
+
 import numpy as np
 
 from pipelines.records.batch import Batch, take
-from pipelines.records.store import Store
+from pipelines.records.store import Store, spans
 from pipelines.sampling import NegativeSampling
 
 _BLOCK_ROWS = 4096
@@ -50,13 +52,8 @@ class SampledStore:
 
     def read(self, first: int, last: int) -> list[Batch]:
         """Read the kept rows `first` .. `last - 1`, in pieces like `Store.read`."""
-        pieces = []
-        while first < last:
-            block = int(np.searchsorted(self._ends, first, side="right")) - 1
-            start, end = int(self._ends[block]), min(last, int(self._ends[block + 1]))
-            pieces += self._read(block, first - start, end - start)
-            first = end
-        return pieces
+        found = (self._read(*span) for span in spans(self._ends, first, last))
+        return list(itertools.chain.from_iterable(found))
 
     def _read(self, block, first, last):
         """Return the rows `first` .. `last - 1` among the kept rows of a block."""

@@ -6,7 +6,7 @@
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +40,21 @@ class Part(NamedTuple):
     weights: str | None = None
 
 
+def spans(ends: np.ndarray, first: int, last: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the pieces that rows are in: its number, and the first and last + 1 in it.
+
+    Args:
+        ends: Number of rows before each piece, and of all.
+        first: The first row.
+        last: The last row + 1.
+    """
+    while first < last:
+        number = int(np.searchsorted(ends, first, side="right")) - 1
+        start, end = int(ends[number]), min(last, int(ends[number + 1]))
+        yield number, first - start, end - start
+        first = end
+
+
 class Store:
     """The rows of several parts, numbered consecutively.
 
@@ -52,7 +67,7 @@ class Store:
     def __init__(self, parts: Sequence[Part], modulo: Sequence[int] | None = None):
         self._parts = list(parts)
         self._modulo = None if modulo is None else np.asarray(modulo, np.int32)
-        self._ends = np.cumsum([part.num_rows for part in parts], dtype=np.int64)
+        self._ends = np.cumsum([0, *(part.num_rows for part in parts)], dtype=np.int64)
         self._open, self._lock = {}, threading.Lock()
 
     @property
@@ -68,31 +83,23 @@ class Store:
     @property
     def num_rows(self) -> int:
         """Total number of rows."""
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self._ends[-1])
 
     def read(self, first: int, last: int) -> list[Batch]:
         """Read rows `first` .. `last - 1` in pieces, one for each of their parts."""
         pieces = []
-        while first < last:
-            number = int(np.searchsorted(self._ends, first, side="right"))
-            begin = int(self._ends[number]) - self._parts[number].num_rows
-            end = min(last, int(self._ends[number]))
-            piece = self._part(number).rows(first - begin, end - begin)
+        for number, *rows in spans(self._ends, first, last):
+            piece = self._part(number).rows(*rows)
             if self._modulo is not None:
                 piece = piece._replace(ids=piece.ids % self._modulo)
             pieces.append(piece)
-            first = end
         return pieces
 
     def labels(self, first: int, last: int) -> np.ndarray:
         """Read only the labels of rows `first` .. `last - 1`."""
         pieces = [np.zeros(0, np.uint8)]
-        while first < last:
-            number = int(np.searchsorted(self._ends, first, side="right"))
-            begin = int(self._ends[number]) - self._parts[number].num_rows
-            end = min(last, int(self._ends[number]))
-            pieces.append(self._part(number).labels(first - begin, end - begin))
-            first = end
+        for number, *rows in spans(self._ends, first, last):
+            pieces.append(self._part(number).labels(*rows))
         return np.concatenate(pieces)
 
     def _part(self, number):

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from pipelines.records.batch import row_splits
 from pipelines.records.layout import (
     DTYPES,
     MANIFEST,
@@ -162,9 +163,7 @@ class ShardWriter:
         done = 0
         num_rows, id_ends = len(arrays["labels"]), None
         if lengths is not None:
-            id_ends = np.concatenate(
-                [[0], np.cumsum(arrays["lengths"].sum(1, dtype=np.int64))]
-            )
+            id_ends = row_splits(arrays["lengths"].sum(1, dtype=np.int64))
         while done < num_rows:
             if self._files is None:
                 self._open(list(arrays))

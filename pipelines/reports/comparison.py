@@ -13,7 +13,7 @@ from pipelines.reports.run_table import BEST, Table
 from pipelines.reports.runs import Run, read_runs
 from pipelines.reports.times import Times
 from pipelines.runtime import locks
-from pipelines.whole_files import write_text
+from pipelines.whole_files import write_csv, write_text
 
 TABLES = ("report.md", "report.csv", "report.json")
 CURVES = "learning_curves.png"
@@ -77,7 +77,7 @@ class Report:
             for name in set(PICTURES) - set(pictures):
                 (output / name).unlink(missing_ok=True)
             write_text(output / "report.md", self._markdown(pictures), "the report")
-            write_text(output / "report.csv", self.table.to_csv(), "the report")
+            write_csv(output / "report.csv", self.table.rows(), "the report")
             content = json.dumps(self._content(pictures), indent=2, allow_nan=False)
             write_text(output / "report.json", content + "\n", "the report")
         return [*TABLES, *pictures]

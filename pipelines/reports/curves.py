@@ -1,8 +1,9 @@
 """The chart of learning curves: loss and AUC against the number of samples."""
 
 from pipelines import pictures
-from pipelines.pictures import GRID, INK, LINES, MUTED
+from pipelines.pictures import GRID, LINES, MUTED
 from pipelines.reports.runs import Run
+from pipelines.text_tables import shorten_count
 
 _PANELS = (("loss", "Loss"), ("auc", "AUC"))
 _START = 0.05  # first share of the samples, whose values do not set the scale
@@ -71,7 +72,7 @@ def draw_metric(axes, runs: list[Run], metric: str) -> None:
         margin = _MARGIN * (max(scale) - min(scale)) or 0.01
         axes.set_ylim(min(scale) - margin, max(scale) + margin)
     axes.set_xlim(0, last * 1.02 or 1)
-    axes.xaxis.set_major_formatter(lambda value, _: _count(value))
+    axes.xaxis.set_major_formatter(lambda value, _: shorten_count(value))
     axes.locator_params(axis="x", nbins=6)
     axes.set_xlabel("samples", color=MUTED)
     axes.grid(axis="y", color=GRID)
@@ -94,25 +95,9 @@ def _explain(figure, runs):
         for name, color in zip(names, LINES)
     ]
     columns = max(1, _LEGEND_LETTERS // (max(map(len, names)) + 4))
-    pictures.put_legend_below(figure, min(len(runs), columns), handles)
+    pictures.put_legend(figure, min(len(runs), columns), handles)
     kinds = [
         Line2D([], [], color=MUTED, linewidth=1.1, label="training, epoch so far"),
         Line2D([], [], color=MUTED, label="validation", **_VALIDATION),
     ]
-    figure.legend(
-        handles=kinds,
-        loc="outside upper right",
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        handlelength=3.2,
-    )
-
-
-def _count(value):
-    """Return a number of samples as short text: 0, 250k, 1.5M."""
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{letter}"
-    return f"{value:g}"
+    pictures.put_legend(figure, 2, kinds, "outside upper right", handlelength=3.2)

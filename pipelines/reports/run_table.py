@@ -1,9 +1,7 @@
 """The table of a report, as text, as Markdown and as CSV."""
 
-import csv
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pipelines.reports.measures import MEASURES, QUALITY, TIME
 from pipelines.reports.runs import Run, shorten
@@ -59,20 +57,17 @@ class Table:
             blocks.append(to_markdown([title, *heads], rows))
         return "\n\n".join(blocks)
 
-    def to_csv(self) -> str:
-        """Return a CSV line for each run: differing options and all measures."""
-        file = io.StringIO(newline="")
-        writer = csv.writer(file)
+    def rows(self) -> Iterator[list]:
+        """Yield the names of columns, then the options and measures of each run."""
         options = [f"config.{name}" for name in self._differing]
         names = [each.name for each in MEASURES]
-        writer.writerow(["run", "folder", "finished", *options, *names])
+        yield ["run", "folder", "finished", *options, *names]
         for run, values in zip(self._runs, self._values):
             chosen = [run.options.get(name) for name in self._differing]
             chosen = [c if isinstance(c, str) else json.dumps(c) for c in chosen]
             known = ["" if values[name] is None else values[name] for name in names]
             finished = json.dumps(run.is_finished)
-            writer.writerow([run.name, run.files.path, finished, *chosen, *known])
-        return file.getvalue()
+            yield [run.name, run.files.path, finished, *chosen, *known]
 
     def _blocks(self, after, before):
         """Yield titles and columns; each column has two lines of title, then cells."""

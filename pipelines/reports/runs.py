@@ -5,13 +5,12 @@ import dataclasses
 import itertools
 import json
 import math
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from pipelines.runs.config import RunConfig
-from pipelines.runs.run_files import RunFiles, read_whole_lines
+from pipelines.runs.run_files import RunFiles, file_names, read_whole_lines
 from pipelines.runtime import UserError, disk
 from pipelines.value_types import check_types
 
@@ -224,22 +223,17 @@ def _options(content, data):
     options = {**json.loads(RunConfig.from_json("{}").to_json()), **content["config"]}
     if "negative_sampling_rate" in data:  # also set if `prepare` sampled
         options["negative_sampling_rate"] = data["negative_sampling_rate"]
-    options["train"] = _names(data.get("records") or data.get("train"))
-    options["valid"] = _names(data.get("records") or data.get("valid"))
+    options["train"] = file_names(data.get("records") or data.get("train"))
+    options["valid"] = file_names(data.get("records") or data.get("valid"))
     options["progressive"] = bool(data.get("progressive"))
-    options["warm_start"] = _names(data.get("warm_start"))
-    options["vocabulary"] = _names(data.get("vocabulary"))
+    options["warm_start"] = file_names(data.get("warm_start"))
+    options["vocabulary"] = file_names(data.get("vocabulary"))
     options["devices"] = data.get("devices", 1)
     for name, value in (content.get("multi_hot") or {"hotness": 1}).items():
         if name != "vocabulary_sizes":
             options[f"multi_hot_{name}"] = value
     options["tf_dlrm"] = content.get("tf_dlrm")
     return options
-
-
-def _names(paths):
-    paths = [paths] if isinstance(paths, str) else paths or []
-    return [os.path.basename(path.rstrip("/")) for path in paths]
 
 
 def _read_json(path):

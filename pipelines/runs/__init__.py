@@ -4,10 +4,9 @@ Functions that need TensorFlow are imported at first use, so `tf-dlrm runs` star
 without it.
 """
 
-import importlib
-
+from pipelines.lazy_names import import_lazily
 from pipelines.runs.config import RunConfig
-from pipelines.runs.named import EXPERIMENTS, RUNS, get
+from pipelines.runs.named_runs import EXPERIMENTS, RUNS, get
 from pipelines.runs.watching import Watching
 
 _MEMBERS = {
@@ -20,13 +19,4 @@ _MEMBERS = {
 }
 
 __all__ = ["EXPERIMENTS", "RUNS", "RunConfig", "Watching", "get", *_MEMBERS]
-
-
-def __getattr__(name):
-    if name in _MEMBERS:
-        return getattr(importlib.import_module(_MEMBERS[name]), name)
-    raise AttributeError(f"module 'pipelines.runs' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted(__all__)
+__getattr__, __dir__ = import_lazily(__name__, _MEMBERS)

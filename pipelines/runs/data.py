@@ -35,6 +35,14 @@ from pipelines.vocabulary import HashVocabulary, SharedHashVocabulary, Vocabular
 from pipelines.vocabulary.hashing import hash_vocabulary
 from pipelines.vocabulary.schema_part import schema_of
 
+COUNTS = (
+    "num_rows",
+    "num_bad_rows",
+    "num_negatives_left_out",
+    "num_valid_rows",
+    "num_bad_valid_rows",
+)
+
 
 def make_quarantines(config, folder) -> tuple[Quarantine, Quarantine]:
     """Return quarantines for the bad rows of training and of validation."""
@@ -122,7 +130,55 @@ class TrainingData(abc.ABC):
         return {}
 
 
-class LogData(TrainingData):
+class FileData(TrainingData):
+    """The data of a run in labelled files.
+
+    Args:
+        config: The `RunConfig`.
+        folder: The `RunFolder`, which also takes the bad rows.
+        vocabulary: The vocabulary, or `None`.
+        schema: The columns; default: the schema of the vocabulary, or
+            `Schema.criteo()`.
+    """
+
+    def __init__(self, config, folder, vocabulary, schema: Schema | None):
+        self.config = config
+        self.quarantines = make_quarantines(config, folder)
+        self._bad, self._bad_valid = self.quarantines
+        self.negative_sampling_rate = config.negative_sampling_rate
+        self.schema = schema_of(schema, vocabulary)
+        check_labels(config.negative_sampling_rate, self.schema.label.soft)
+
+    def _make_vocabulary(self, paths, quarantine):
+        config = self.config
+        if config.hash_buckets is not None:
+            return hash_vocabulary(
+                config.hash_buckets, config.shared_table, self.schema
+            )
+        limits = config.min_count, config.max_vocabulary_size
+        return build_vocabulary(paths, *limits, quarantine, self.schema)
+
+    def _read(self, paths, sampling):
+        """Return the training rows of files."""
+        config = self.config
+        return read(
+            paths,
+            Parser(self.vocabulary),
+            config.batch_size,
+            shuffle=config.shuffle,
+            seed=config.seed,
+            quarantine=self._bad,
+            negative_sampling=sampling,
+        )
+
+    def _count_rows(self, left_out: int) -> tuple[int, ...]:
+        """Return the numbers of rows that were read so far, as `COUNTS` names them."""
+        train, valid = (q.num_rows - q.num_bad for q in self.quarantines)
+        bad, bad_valid = (q.num_bad for q in self.quarantines)
+        return train - left_out, bad, left_out, valid, bad_valid
+
+
+class LogData(FileData):
     """The data of a run in labelled files.
 
     Args:
@@ -148,16 +204,12 @@ class LogData(TrainingData):
     ):
         self._train = expand_paths(train_paths)
         self._valid = expand_paths(valid_paths) if valid_paths else None
-        self.config = config
-        self.quarantines = make_quarantines(config, folder)
-        self._bad, self._bad_valid = self.quarantines
-        self.negative_sampling_rate = config.negative_sampling_rate
-        self.schema = schema_of(schema, vocabulary)
+        super().__init__(config, folder, vocabulary, schema)
         self._sampling = _sampling_of(config, self.schema)
         if self._valid:
             # Check every validation row before hours of training, not after.
             check_rows(self._valid, self._bad_valid, self.schema)
-        self.vocabulary = vocabulary or self._make_vocabulary()
+        self.vocabulary = vocabulary or self._make_vocabulary(self._train, self._bad)
         check_shared(config, self.vocabulary, "the vocabulary")
         self.num_rows = num_rows or getattr(self.vocabulary, "num_rows", 0)
         if num_rows:
@@ -173,20 +225,6 @@ class LogData(TrainingData):
                 nothing if self._sampling else no_rows(self._train, self.schema)
             )
 
-    def _make_vocabulary(self):
-        config = self.config
-        if config.hash_buckets is not None:
-            return hash_vocabulary(
-                config.hash_buckets, config.shared_table, self.schema
-            )
-        return build_vocabulary(
-            self._train,
-            config.min_count,
-            config.max_vocabulary_size,
-            self._bad,
-            self.schema,
-        )
-
     @property
     def origin(self) -> dict:
         """Facts that identify the files, for the run's `config.json`."""
@@ -194,16 +232,7 @@ class LogData(TrainingData):
 
     def train_dataset(self):
         """Return the training rows of an epoch."""
-        config = self.config
-        return read(
-            self._train,
-            Parser(self.vocabulary),
-            config.batch_size,
-            shuffle=config.shuffle,
-            seed=config.seed,
-            quarantine=self._bad,
-            negative_sampling=self._sampling,
-        )
+        return self._read(self._train, self._sampling)
 
     def valid_dataset(self):
         """Return the validation rows, or `None`."""
@@ -219,13 +248,7 @@ class LogData(TrainingData):
     def count(self, history) -> dict:
         """Return the numbers of rows, when all are read."""
         left_out = self._sampling.num_left_out if self._sampling else 0
-        return {
-            "num_rows": self._bad.num_rows - self._bad.num_bad - left_out,
-            "num_bad_rows": self._bad.num_bad,
-            "num_negatives_left_out": left_out,
-            "num_valid_rows": self._bad_valid.num_rows - self._bad_valid.num_bad,
-            "num_bad_valid_rows": self._bad_valid.num_bad,
-        }
+        return dict(zip(COUNTS, self._count_rows(left_out), strict=True))
 
 
 class RecordData(TrainingData):
@@ -287,13 +310,9 @@ class RecordData(TrainingData):
     def count(self, history) -> dict:
         """Return the numbers of rows."""
         num_valid = self._manifest.num_rows("valid") if self._has_valid else 0
-        return {
-            "num_rows": self.num_rows,
-            "num_bad_rows": 0,
-            "num_negatives_left_out": self._manifest.num_rows("train") - self.num_rows,
-            "num_valid_rows": num_valid,
-            "num_bad_valid_rows": 0,
-        }
+        left_out = self._manifest.num_rows("train") - self.num_rows
+        counts = self.num_rows, 0, left_out, num_valid, 0
+        return dict(zip(COUNTS, counts, strict=True))
 
 
 def check_sampled_once(config, folder, manifest: Manifest) -> None:

@@ -1,8 +1,6 @@
 """The self-contained folder of a run: config, vocabulary, model, logs and results."""
 
-import csv
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -24,7 +22,7 @@ from pipelines.runs.config import RunConfig
 from pipelines.runs.run_files import RunFiles
 from pipelines.runtime import UserError, disk, remote_files
 from pipelines.schema import Schema
-from pipelines.whole_files import write_text
+from pipelines.whole_files import write_csv, write_text
 from tf_dlrm.training.checkpoints import CheckpointFolder
 
 WHICH = ("saved", "best", "last")
@@ -272,14 +270,10 @@ class RunFolder(RunFiles):
         A value that is not finite, such as a metric of a validation after divergence,
         is null in `metrics.json`.
         """
-        text = io.StringIO(newline="")
-        writer = csv.writer(text)
-        writer.writerow(["epoch", *history])
         # Some epochs may have no validation.
         lines = itertools.zip_longest(*history.values(), fillvalue="")
-        for epoch, values in enumerate(lines, start=1):
-            writer.writerow([epoch, *values])
-        write_text(self.history_path, text.getvalue(), "the results")
+        rows = ([epoch, *values] for epoch, values in enumerate(lines, start=1))
+        write_csv(self.history_path, [["epoch", *history], *rows], "the results")
         digests = {"model_sha256": _sha256(self.model_path)}
         other_path = self.other_model_path(results["saved_model"])
         if other_path.exists():

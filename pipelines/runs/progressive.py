@@ -19,19 +19,17 @@ import keras
 from pipelines.files import Paths, expand_paths
 from pipelines.formats.parser import Parser
 from pipelines.formats.reading import read
-from pipelines.log_data import build_vocabulary, count_rows, describe_data, find_records
+from pipelines.log_data import count_rows, describe_data, find_records
 from pipelines.quarantine import Quarantine
-from pipelines.runs.data import TrainingData, make_quarantines
+from pipelines.runs.data import COUNTS, FileData
 from pipelines.runtime import UserError, remote_files
-from pipelines.sampling import NegativeSampling, check_labels
+from pipelines.sampling import NegativeSampling
 from pipelines.schema import Schema
 from pipelines.text_tables import align
-from pipelines.vocabulary.hashing import hash_vocabulary
-from pipelines.vocabulary.schema_part import schema_of
 from tf_dlrm import training
 from tf_dlrm.training.checkpoints import Position, ResumableInput
 
-_COUNTS = ("num_rows", "num_bad_rows", "num_negatives_left_out")
+_COUNTS = COUNTS[:3]
 _VALID_COUNTS = ("val_num_rows", "val_num_bad_rows")
 
 
@@ -80,7 +78,7 @@ def check(config, train_paths: Paths, valid_paths: Paths | None) -> list[str]:
     return days
 
 
-class DayData(TrainingData):
+class DayData(FileData):
     """Labelled files of lines, one for each day.
 
     The default vocabulary is built from the first day only: one built from later days
@@ -111,19 +109,15 @@ class DayData(TrainingData):
         schema: Schema | None = None,
     ):
         self.days = check(config, train_paths, valid_paths)
-        self.config = dataclasses.replace(config, epochs=1)
-        self.quarantines = make_quarantines(config, folder)
-        self._bad, self._bad_valid = self.quarantines
-        self.negative_sampling_rate = config.negative_sampling_rate
+        config = dataclasses.replace(config, epochs=1)
+        super().__init__(config, folder, vocabulary, schema)
         self._sampling = [None] * len(self.days)
         if config.negative_sampling_rate < 1:
             self._sampling = [
                 NegativeSampling(config.negative_sampling_rate, config.seed + day)
                 for day in range(len(self.days))
             ]
-        self.schema = schema_of(schema, vocabulary)
-        check_labels(config.negative_sampling_rate, self.schema.label.soft)
-        self.vocabulary = vocabulary or self._make_vocabulary()
+        self.vocabulary = vocabulary or self._vocabulary_of_first_day()
         self._rows_by_epoch = rows_by_epoch or [
             count_rows([day], self.schema, sampling)
             for day, sampling in zip(self.days, self._sampling, strict=True)
@@ -138,24 +132,16 @@ class DayData(TrainingData):
     def rows_by_epoch(self) -> list[int]:
         return self._rows_by_epoch
 
-    def _make_vocabulary(self):
-        config = self.config
-        if config.hash_buckets is not None:
-            return hash_vocabulary(
-                config.hash_buckets, config.shared_table, self.schema
+    def _vocabulary_of_first_day(self):
+        if self.config.hash_buckets is None:
+            print(
+                f"The vocabulary is built from the first day, {self.days[0]}: values "
+                "that first occur later share row 0. With hashing they have their own "
+                "rows.",
+                flush=True,
             )
-        print(
-            f"The vocabulary is built from the first day, {self.days[0]}: values that "
-            "first occur later share row 0. With hashing they have their own rows.",
-            flush=True,
-        )
-        return build_vocabulary(
-            self.days[:1],
-            config.min_count,
-            config.max_vocabulary_size,
-            Quarantine(max_bad_share=config.max_bad_share),
-            self.schema,
-        )
+        quarantine = Quarantine(max_bad_share=self.config.max_bad_share)
+        return self._make_vocabulary(self.days[:1], quarantine)
 
     @property
     def origin(self) -> dict:
@@ -164,21 +150,8 @@ class DayData(TrainingData):
 
     def train_dataset(self):
         """Return the days as one dataset: epoch d is day d, also after a resume."""
-        config = self.config
-        return _join_days(
-            [
-                read(
-                    day,
-                    Parser(self.vocabulary),
-                    config.batch_size,
-                    shuffle=config.shuffle,
-                    seed=config.seed,
-                    quarantine=self._bad,
-                    negative_sampling=sampling,
-                )
-                for day, sampling in zip(self.days, self._sampling, strict=True)
-            ]
-        )
+        days = zip(self.days, self._sampling, strict=True)
+        return _join_days([self._read(day, sampling) for day, sampling in days])
 
     def valid_dataset(self):
         """Return the rows of the day that follows the current training day."""
@@ -192,13 +165,8 @@ class DayData(TrainingData):
     def _count(self):
         """Return the number of rows that this process has read so far."""
         left_out = sum(sampling.num_left_out for sampling in self._sampling if sampling)
-        return {
-            "num_rows": self._bad.num_rows - self._bad.num_bad - left_out,
-            "num_bad_rows": self._bad.num_bad,
-            "num_negatives_left_out": left_out,
-            "val_num_rows": self._bad_valid.num_rows - self._bad_valid.num_bad,
-            "val_num_bad_rows": self._bad_valid.num_bad,
-        }
+        counts = self._count_rows(left_out)
+        return dict(zip((*_COUNTS, *_VALID_COUNTS), counts, strict=True))
 
     def count_read(self) -> int:
         """Return the number of rows of the day read so far, or slightly more."""
@@ -206,9 +174,8 @@ class DayData(TrainingData):
 
     def count(self, history: dict[str, list[float]]) -> dict:
         """Return the numbers of rows, including those before a resume."""
-        names = [*_COUNTS, "num_valid_rows", "num_bad_valid_rows"]
         columns = [history.get(name, []) for name in (*_COUNTS, *_VALID_COUNTS)]
-        return {n: int(sum(column)) for n, column in zip(names, columns, strict=True)}
+        return {n: int(sum(column)) for n, column in zip(COUNTS, columns, strict=True)}
 
     def describe_days(self, history: dict[str, list[float]]) -> dict[str, list[dict]]:
         """Return the metrics of each day before training on it, except the first day.

@@ -8,6 +8,7 @@ from typing import Any
 from pipelines.runs.config import RunConfig
 from pipelines.runs.defaults import COMPLETED
 from pipelines.runs.folder import RunFolder
+from pipelines.runs.run_files import file_names
 from pipelines.runtime import UserError
 from tf_dlrm.training.checkpoints import changed_files
 
@@ -191,7 +192,7 @@ def list_differences(
         if before[name] != now[name] and not (name in COMPLETED and now[name] is None)
     ]
     for name in _PARAMETERS:
-        before, now = _names(data.get(name)), _names(new_data.get(name))
+        before, now = file_names(data.get(name)), file_names(new_data.get(name))
         if before != now:
             words = [" ".join(paths) or "nothing" for paths in (before, now)]
             differing.append(f"`{_PARAMETERS[name]}` was {words[0]}, now {words[1]}")
@@ -222,8 +223,3 @@ def check_content(path, data: dict, new_data: dict) -> None:
             f"it was started: {', '.join(changed[:3])}{more}. Restore them, or choose "
             "another `out`."
         )
-
-
-def _names(paths) -> list[str]:
-    paths = [paths] if isinstance(paths, str) else paths or []
-    return [os.path.basename(path.rstrip("/")) for path in paths]

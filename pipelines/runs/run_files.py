@@ -1,6 +1,7 @@
 """The layout of a run's folder, without importing TensorFlow."""
 
 import json
+import os
 import pathlib
 import typing
 from typing import Any
@@ -133,3 +134,9 @@ def read_whole_lines(path: pathlib.Path) -> list[str]:
     """Return the complete lines of a log; an empty list if the log is missing."""
     text = path.read_text("utf-8") if path.exists() else ""
     return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def file_names(paths: str | list[str] | None) -> list[str]:
+    """Return the last parts of paths, which the config of a run names."""
+    paths = [paths] if isinstance(paths, str) else paths or []
+    return [os.path.basename(path.rstrip("/")) for path in paths]

@@ -2,10 +2,10 @@
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pyarrow.types as pat
 
-from pipelines.compression import to_arrow
+from pipelines.formats.cells import decode, is_list, is_number, is_text
+from pipelines.formats.tables import Opened
 from pipelines.runtime import UserError
 from pipelines.schema.columns import Parquet
 from pipelines.schema.first_rows import FirstRows
@@ -21,7 +21,7 @@ def read_parquet(path: str, num_rows: int) -> FirstRows:
     column whose type cannot be written as text stays as it is.
     """
     batches: list[pa.RecordBatch] = []
-    with _open(path) as file:
+    with Opened(path) as file:
         schema = file.schema_arrow
         for name in schema.names:
             if schema.names.count(name) > 1:
@@ -30,13 +30,10 @@ def read_parquet(path: str, num_rows: int) -> FirstRows:
                     "own name."
                 )
         num_rows = min(num_rows, max(100, _MAX_CELLS // max(1, len(schema.names))))
-        try:
-            for batch in file.iter_batches(_BATCH_ROWS):
-                batches.append(batch)
-                if sum(map(len, batches)) >= num_rows:
-                    break
-        except (OSError, pa.ArrowException) as error:
-            _fail(path, error)
+        for batch in file.iter_batches(_BATCH_ROWS):
+            batches.append(batch)
+            if sum(map(len, batches)) >= num_rows:
+                break
     return of_table(path, pa.Table.from_batches(batches, schema).slice(0, num_rows))
 
 
@@ -50,65 +47,29 @@ def of_table(path: str, table: pa.Table) -> FirstRows:
 
 def read_parquet_names(path: str) -> list[str]:
     """Return the names of the columns of a Parquet file."""
-    with _open(path) as file:
+    with Opened(path) as file:
         return list(file.schema_arrow.names)
-
-
-def _open(path: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(to_arrow(path))
-    except (OSError, pa.ArrowException) as error:
-        _fail(path, error)
-
-
-def _fail(path: str, error: Exception) -> None:
-    if isinstance(error, OSError) and error.errno is not None:
-        raise error
-    words = " ".join(str(error).split()).rstrip(".")
-    raise UserError(f"{path}: damaged Parquet file ({words}).") from error
 
 
 def _to_texts(column: pa.Array) -> pa.Array:
     """Return a column as its cells would be written in a text file."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    if pat.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if getattr(column.type, "extension_name", "") == "arrow.uuid":
-        texts = [None if cell is None else str(cell) for cell in column.to_pylist()]
-        column = pa.array(texts, pa.string())
+    column = decode(column)
     kind = column.type
-    if pat.is_list(kind) or pat.is_large_list(kind) or pat.is_fixed_size_list(kind):
+    if is_list(kind):
         lists = column.cast(pa.large_list(kind.value_type))
         values = _to_texts(lists.values)
         if not pat.is_large_binary(values.type):
             return column
-        offsets = lists.offsets
         valid = lists.is_null() if lists.null_count else None
-        return pa.LargeListArray.from_arrays(offsets, values, mask=valid)
-    if pat.is_null(kind):
-        return column.cast(pa.large_binary())
+        return pa.LargeListArray.from_arrays(lists.offsets, values, mask=valid)
     if pat.is_boolean(kind):
         column = pc.if_else(column, "True", "False")
     elif pat.is_floating(kind):
         column = _floats_to_texts(column)
-    elif pat.is_fixed_size_binary(kind):
-        column = column.cast(pa.binary())
-    elif pat.is_date(kind) or pat.is_timestamp(kind):
-        column = column.cast(pa.string())
-    elif not (
-        pat.is_integer(kind)
-        or pat.is_decimal(kind)
-        or pat.is_string(kind)
-        or pat.is_large_string(kind)
-        or pat.is_string_view(kind)
-        or pat.is_binary_view(kind)
-        or pat.is_binary(kind)
-        or pat.is_large_binary(kind)
-    ):
-        return column
-    if pat.is_integer(kind) or pat.is_decimal(kind):
+    elif is_number(kind) or pat.is_date(kind) or pat.is_timestamp(kind):
         column = column.cast(pa.large_string())
+    elif not is_text(kind):
+        return column
     return column.cast(pa.large_binary())
 
 

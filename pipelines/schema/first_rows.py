@@ -98,7 +98,7 @@ def read_names(path: str, text_format: Text) -> list[str] | None:
 
 def _read_text(path: str, num_rows: int) -> FirstRows:
     data, is_all = _read_bytes(path, num_rows)
-    _check(path, data)
+    check(path, data)
     first_line = data.split(b"\n")[0]
     # Arrow passes bad rows on as text, so invalid UTF-8 is escaped, as in \xff.
     data = data.decode("utf-8", "backslashreplace").encode()
@@ -164,7 +164,7 @@ def _read_bytes(path: str, num_rows: int) -> tuple[bytes, bool]:
     return data, False
 
 
-def _check(path: str, data: bytes) -> None:
+def check(path: str, data: bytes) -> None:
     """Raise an error unless the data look like lines of columns."""
     start = data[:4096]
     if not data.strip():

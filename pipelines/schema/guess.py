@@ -19,6 +19,7 @@ from pipelines.schema.columns import Dense, Label, Sparse, Text
 from pipelines.schema.feature_guess import guess_feature
 from pipelines.schema.first_rows import FirstRows
 from pipelines.schema.schema import Schema
+from pipelines.text_tables import align
 
 _FEW_ROWS = 100
 _MAX_OTHER_FILES = 200
@@ -95,16 +96,7 @@ class Guess:
                     examples,
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            "  ".join(
-                cell.rjust(width) if i in (3, 4) else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=False))
-            )
-            + f"  {row[5]}".rstrip()
-            for row in rows
-        ]
-        lines = [line.rstrip() for line in lines]
+        lines = align(rows, left=(0, 1, 2, 5))
         for note in self.notes:
             lines += ["", *textwrap.wrap(f"Note: {note}", 100)]
         return "\n".join(lines)

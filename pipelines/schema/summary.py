@@ -3,6 +3,7 @@
 from typing import Any
 
 from pipelines.schema.columns import FALSE_TEXTS, TRUE_TEXTS, Dense, Label, Sparse, Text
+from pipelines.text_tables import align
 
 _DELIMITERS = {
     ",": "CSV",
@@ -28,11 +29,7 @@ def summarize(schema: Any) -> str:
     ):
         if getattr(schema, name) is not None:
             rows.append((name, str(getattr(schema, name)), kind, ""))
-    widths = [max(len(row[place]) for row in rows) for place in range(3)]
-    lines = [
-        "  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows
-    ]
-    return "\n".join([*lines, _format(schema.format)])
+    return "\n".join([*align(rows, left=range(4)), _format(schema.format)])
 
 
 def _label(label: Label) -> str:

@@ -55,26 +55,3 @@ def block_ranges(
     for index in range(start // block_rows, -(-stop // block_rows)):
         base = index * block_rows
         yield index, max(start - base, 0), min(stop - base, block_rows)
-
-
-def interleave(values: list[np.ndarray], lengths: np.ndarray) -> np.ndarray:
-    """Combine the ids of features, each in the order of the rows, into one array.
-
-    Args:
-        values: The ids of each feature in all rows.
-        lengths: Lengths `(n, F)` of the bags.
-
-    Returns:
-        int32 `(V,)` in the order of `Block.ids`.
-    """
-    if (lengths == 1).all():
-        return np.stack(values, axis=1).astype(np.int32).reshape(-1)
-    ends = np.cumsum(lengths.reshape(-1), dtype=np.int64).reshape(lengths.shape)
-    starts = ends - lengths
-    result = np.empty(int(lengths.sum()), np.int32)
-    for feature, ids in enumerate(values):
-        counts = lengths[:, feature]
-        own_starts = np.cumsum(counts, dtype=np.int64) - counts
-        places = np.repeat(starts[:, feature] - own_starts, counts)
-        result[places + np.arange(len(ids))] = ids
-    return result

@@ -37,7 +37,7 @@ class PlantedBlock(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Planted(Source):
+class Planted(Source[PlantedBlock]):
     """An endless click log in Criteo's format with known click probabilities.
 
     Labels are drawn from probabilities that a DLRM can express: effects of integers and
@@ -159,25 +159,6 @@ class Planted(Source):
                 f"Received: a rank of {categories.min()}."
             )
         return sigmoid(self._truth.logits(integers, categories))
-
-    def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[PlantedBlock]:
-        """Generate rows `first_row` to `first_row + num_rows - 1`.
-
-        Memory does not grow with `num_rows`.
-
-        Args:
-            num_rows: Number of rows to generate, at least 1.
-            first_row: Number of the first row. Default: 0.
-
-        Returns:
-            An iterator of `PlantedBlock`s with at most 16,384 rows each.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
-        check_integer("num_rows", num_rows, 1)
-        check_integer("first_row", first_row, 0)
-        return self._blocks(first_row, first_row + num_rows)
 
     def _blocks(self, start: int, stop: int) -> Iterator[PlantedBlock]:
         for index, first, end in block_ranges(start, stop, BLOCK_ROWS):

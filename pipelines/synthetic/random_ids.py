@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -100,25 +99,6 @@ class Random(BagSource):
     def is_one_hot(self) -> bool:
         """True if every bag has one id."""
         return max(self.hotness) == 1
-
-    def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[Block]:
-        """Generate rows `first_row` to `first_row + num_rows - 1`.
-
-        Memory does not grow with `num_rows`.
-
-        Args:
-            num_rows: Number of rows to generate, at least 1.
-            first_row: Number of the first row. Default: 0.
-
-        Returns:
-            An iterator of `Block`s with at most 16,384 rows each.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
-        check_integer("num_rows", num_rows, 1)
-        check_integer("first_row", first_row, 0)
-        return self._blocks(first_row, first_row + num_rows)
 
     @functools.cached_property
     def _block_rows(self) -> int:

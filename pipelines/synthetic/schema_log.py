@@ -5,7 +5,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.formats.lines import join_cells
 from pipelines.runtime import UserError
 from pipelines.schema import Parquet, Schema
 from pipelines.schema.checks import Column
@@ -44,7 +44,7 @@ class SchemaBlock(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class SchemaLog(Source):
+class SchemaLog(Source[SchemaBlock]):
     """An endless click log with the columns of a schema and known click probabilities.
 
     The labels are drawn from effects of the numbers and of the most frequent values,
@@ -103,20 +103,6 @@ class SchemaLog(Source):
             place if place in positions else next(free, f"unused_{place}")
             for place in range(size)
         )
-
-    def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[SchemaBlock]:
-        """Generate rows `first_row` to `first_row + num_rows`.
-
-        Args:
-            num_rows: Number of rows, at least 1.
-            first_row: Number of the first row.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
-        check_integer("num_rows", num_rows, 1)
-        check_integer("first_row", first_row, 0)
-        return self._blocks(first_row, first_row + num_rows)
 
     def _blocks(self, start, stop):
         for index, first, end in block_ranges(start, stop, BLOCK_ROWS):
@@ -361,26 +347,17 @@ class _TextWriter:
         self._mark = "" if "" in missing or not missing else missing[0]
         if self._text.header:
             names = [f"column_{c}" if isinstance(c, int) else c for c in log.columns]
-            self._write_lines([pa.array([name]) for name in names])
+            self._write_lines([pa.array([name], pa.large_string()) for name in names])
 
     def write(self, block):
-        self._write_lines(
-            [
-                pc.fill_null(column.combine_chunks().cast(pa.string()), self._mark)
-                for column in block.cells.columns
-            ]
-        )
+        columns = [
+            c.combine_chunks().cast(pa.large_string()) for c in block.cells.columns
+        ]
+        self._write_lines([pc.fill_null(column, self._mark) for column in columns])
 
     def _write_lines(self, columns):
-        if self._text.quoted:
-            columns = [self._quote(column) for column in columns]
-        lines = pc.binary_join_element_wise(*columns, self._text.delimiter)
-        self._file.write("".join(f"{line}\n" for line in lines.to_pylist()).encode())
-
-    def _quote(self, column):
-        needs = pc.match_substring(column, self._text.delimiter)
-        quoted = pc.binary_join_element_wise('"', column, '"', "")
-        return pc.if_else(needs, quoted, column)
+        columns = [column.cast(pa.large_binary()) for column in columns]
+        self._file.write(join_cells(columns, self._text))
 
     def close(self):
         pass

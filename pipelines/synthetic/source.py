@@ -1,18 +1,20 @@
 """The base of all generators, which writes their rows as text or as records."""
 
+import abc
 import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from pipelines.runtime import UserError, locks
 from pipelines.synthetic import distributions, tsv
 from pipelines.synthetic.blocks import Block
-from pipelines.synthetic.checks import check_directory
+from pipelines.synthetic.checks import check_directory, check_integer
 from pipelines.synthetic.score import Score
 from pipelines.whole_files import replacing
 
@@ -51,15 +53,42 @@ class Report:
         return json.dumps(dataclasses.asdict(self), indent=2)
 
 
-class Source:
+_Block = TypeVar("_Block")
+
+
+class Source(abc.ABC, Generic[_Block]):
     """An endless log with labels drawn from known probabilities.
 
     A subclass has `seed`, `blocks(num_rows, first_row)` and the methods that this class
     lacks: `_probabilities`, `_text`, `_records`, `_schema`, `_arguments`.
     """
 
-    def check_text(self) -> None:
+    def check_text(self) -> None:  # noqa: B027
         """Raise a `ValueError` if Criteo's text cannot represent the rows."""
+
+    def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[_Block]:
+        """Generate rows `first_row` to `first_row + num_rows - 1`.
+
+        Memory does not grow with `num_rows`.
+
+        Args:
+            num_rows: Number of rows to generate, at least 1.
+            first_row: Number of the first row; a trace generates the ids of all rows
+                before it, too. Default: 0.
+
+        Returns:
+            An iterator of blocks with at most 16,384 rows each.
+
+        Raises:
+            ValueError: If an argument is out of range.
+        """
+        check_integer("num_rows", num_rows, 1)
+        check_integer("first_row", first_row, 0)
+        return self._blocks(first_row, first_row + num_rows)
+
+    @abc.abstractmethod
+    def _blocks(self, start: int, stop: int) -> Iterator[_Block]:
+        """Yield the blocks of rows `start` to `stop - 1`."""
 
     def write(
         self,
@@ -207,7 +236,7 @@ class _TextWriter:
         pass
 
 
-class BagSource(Source):
+class BagSource(Source[Block]):
     """A source of `Block`s, whose labels do not depend on the features.
 
     A subclass also has `num_dense`, `vocabulary_sizes`, `click_rate` and `is_one_hot`;

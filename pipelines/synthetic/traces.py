@@ -1,13 +1,13 @@
 """Rows whose ids recur as in a measured log."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
+from pipelines.records.batch import interleave
 from pipelines.runtime import UserError
 from pipelines.synthetic import distributions
-from pipelines.synthetic.blocks import Block, block_ranges, interleave, rows_per_block
+from pipelines.synthetic.blocks import Block, block_ranges, rows_per_block
 from pipelines.synthetic.checks import check_click_rate, check_integer, check_sizes
 from pipelines.synthetic.distances import BIN_EDGES
 from pipelines.synthetic.lru_stack import NEW, LruStack
@@ -116,26 +116,6 @@ class Trace(BagSource):
             for feature in self.profile.features
         )
 
-    def blocks(self, num_rows: int, first_row: int = 0) -> Iterator[Block]:
-        """Generate rows `first_row` to `first_row + num_rows - 1`.
-
-        Memory does not grow with `num_rows`.
-
-        Args:
-            num_rows: Number of rows to generate, at least 1.
-            first_row: Number of the first row; the ids of all rows before it are
-                generated too. Default: 0.
-
-        Returns:
-            An iterator of `Block`s with at most 16,384 rows each.
-
-        Raises:
-            ValueError: If an argument is out of range.
-        """
-        check_integer("num_rows", num_rows, 1)
-        check_integer("first_row", first_row, 0)
-        return self._blocks(first_row, first_row + num_rows)
-
     def _blocks(self, start, stop):
         features = self.profile.features
         rows = rows_per_block(sum(f.num_accesses / f.num_rows for f in features))
@@ -152,7 +132,9 @@ class Trace(BagSource):
             rng = stream(self.seed, _ROWS, index)
             labels = (rng.random(rows) < self.click_rate).astype(np.uint8)
             dense = rng.random((rows, self.num_dense), np.float32)
-            block = Block(labels, dense, interleave(ids, lengths), lengths)
+            counts = [None if (n == 1).all() else n for n in lengths.T]
+            by_row = interleave(ids, counts)[0].reshape(-1)
+            block = Block(labels, dense, by_row, lengths)
             yield block.rows(max(first, start - index * rows), end)
 
     def _arguments(self):

@@ -53,7 +53,7 @@ def draw(trials: Sequence[Any], names: Sequence[str], monitor: str, path) -> Non
         axes.tick_params(axis="x", labelsize=8)
     for row in panels:
         row[0].set_ylabel(f"validation {monitor}", color=MUTED)
-    pictures.put_legend_below(figure, 3, panels.flat[0].get_legend_handles_labels()[0])
+    pictures.put_legend(figure, 3, panels.flat[0].get_legend_handles_labels()[0])
     pictures.save(figure, path)
 
 

@@ -1,7 +1,5 @@
 """The files and the table of a search."""
 
-import csv
-import io
 import pathlib
 import shutil
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from pipelines.runs.folder import RunFolder, write_json
 from pipelines.text_tables import align
 from pipelines.tuning import chart
 from pipelines.tuning.space import Space
-from pipelines.whole_files import write_text
+from pipelines.whole_files import write_csv
 
 _MOST_ROWS = 10
 _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
@@ -53,9 +51,7 @@ class SearchFiles:
         self.trials = [trial for trial in trials if trial.state.name in _STATES]
         self.best = min(self._complete(), key=self._rank, default=None)
         rows = [self._row(trial) for trial in self.trials]
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([self._head(), *rows])
-        write_text(self._path / "trials.csv", text.getvalue(), "the trials")
+        write_csv(self._path / "trials.csv", [self._head(), *rows], "the trials")
         for trial in self.trials:
             if trial is not self.best:
                 self._drop_models(trial)

@@ -7,12 +7,12 @@ and merged range by range at the end. There are no sketches and no sampling.
 # K distinct values
 """
 
+import glob
 import itertools
 import os
-import pathlib
 import tempfile
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,8 +42,7 @@ class Counted(NamedTuple):
     text_counts: np.ndarray
 
 
-_NO_KEYS = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-_NO_TEXTS = pa.array([], pa.large_binary()), np.zeros(0, np.int64)
+_NO_COUNTS = np.zeros(0, np.int64)
 
 
 class Counter:
@@ -55,10 +54,9 @@ class Counter:
     """
 
     def __init__(self, folder, name: str):
-        self._folder, self._name = pathlib.Path(folder), name
-        self._keys, self._pending_keys, self._num_pending_keys = _NO_KEYS, [], 0
-        self._texts, self._pending_texts, self._num_pending_texts = _NO_TEXTS, [], 0
-        self._key_runs, self._text_runs = [], []
+        stem = os.path.join(folder, name)
+        self._keys = _Sorted(f"{stem}-keys", _KEYS)
+        self._texts = _Sorted(f"{stem}-texts", _TEXTS)
 
     def add(self, values: Values, counts: np.ndarray) -> None:
         """Add counts of distinct values; the empty value is not counted.
@@ -68,76 +66,40 @@ class Counter:
             counts: int64, counts of the keys and then of the texts.
         """
         num_keys = len(values.keys)
-        seen = counts[:num_keys] != 0
+        seen = counts != 0
         if num_keys and values.keys[0] == 0:
             seen[0] = False
-        if seen.any():
-            self._pending_keys.append((values.keys[seen], counts[:num_keys][seen]))
-            self._num_pending_keys += len(self._pending_keys[-1][0])
-            if self._num_pending_keys > max(_MIN_MERGE, len(self._keys[0])):
-                self._merge_keys()
-        seen = counts[num_keys:] != 0
-        if seen.any():
-            texts = values.texts.filter(pa.array(seen))
-            self._pending_texts.append((texts, counts[num_keys:][seen]))
-            self._num_pending_texts += len(texts)
-            if self._num_pending_texts > max(_MIN_MERGE, len(self._texts[0])):
-                self._merge_texts()
+        self._keys.add(values.keys[seen[:num_keys]], counts[:num_keys][seen[:num_keys]])
+        if seen[num_keys:].any():
+            texts = values.texts.filter(pa.array(seen[num_keys:]))
+            self._texts.add(texts, counts[num_keys:][seen[num_keys:]])
 
     @property
     def num_bytes(self) -> int:
         """Approximate memory of the counts, in bytes."""
-        keys = len(self._keys[0]) + self._num_pending_keys
-        texts = [self._texts[0], *(texts for texts, _ in self._pending_texts)]
-        size = sum(t.nbytes + len(t) * _TEXT_OVERHEAD for t in texts)
-        return keys * 16 + size
+        return self._keys.num_bytes + self._texts.num_bytes
 
     def spill(self) -> None:
         """Move the counts to files."""
-        self._merge_keys()
-        if len(self._keys[0]):
-            path = self._folder / f"{self._name}-keys-{len(self._key_runs):04d}"
-            self._key_runs.append(_KeyRun.write(path, *self._keys))
-            self._keys = _NO_KEYS
-        self._merge_texts()
-        if len(self._texts[0]):
-            path = self._folder / f"{self._name}-texts-{len(self._text_runs):04d}"
-            self._text_runs.append(_TextRun.write(path, *self._texts))
-            self._texts = _NO_TEXTS
+        self._keys.spill()
+        self._texts.spill()
 
     def forget(self) -> None:
         """Drop all counts and remove their files."""
-        self._keys, self._texts = _NO_KEYS, _NO_TEXTS
-        self._pending_keys, self._num_pending_keys = [], 0
-        self._pending_texts, self._num_pending_texts = [], 0
-        for path in self._folder.glob(f"{self._name}-*"):
-            path.unlink()
-        self._key_runs, self._text_runs = [], []
+        self._keys.forget()
+        self._texts.forget()
 
     def ranges(self) -> Iterator[Counted]:
         """Yield all counts in increasing order of values, some values at a time."""
-        self._merge_keys()
-        self._merge_texts()
-        keys = [*self._key_runs, _KeyRun(*self._keys)]
-        texts = [*self._text_runs, _TextRun(*self._texts)]
-        cuts = _choose_cuts(keys, texts)
-        key_positions = [run.positions(cuts) for run in keys]
-        text_positions = [run.positions(cuts) for run in texts]
+        halves = [self._keys.all_runs(), self._texts.all_runs()]
+        cuts = _choose_cuts([run for runs in halves for run in runs])
+        places = [[run.positions(cuts) for run in runs] for runs in halves]
         for i in range(len(cuts) + 1):
-            parts = [run.read(p[i], p[i + 1]) for run, p in zip(keys, key_positions)]
-            merged_keys = _sum_keys(parts)
-            parts = [run.read(p[i], p[i + 1]) for run, p in zip(texts, text_positions)]
-            yield Counted(*merged_keys, *_sum_texts(parts))
-
-    def _merge_keys(self):
-        if self._pending_keys:
-            self._keys = _sum_keys([self._keys, *self._pending_keys])
-            self._pending_keys, self._num_pending_keys = [], 0
-
-    def _merge_texts(self):
-        if self._pending_texts:
-            self._texts = _sum_texts([self._texts, *self._pending_texts])
-            self._pending_texts, self._num_pending_texts = [], 0
+            merged = [
+                kind.merge([run.read(p[i], p[i + 1]) for run, p in zip(runs, own)])
+                for kind, runs, own in zip((_KEYS, _TEXTS), halves, places)
+            ]
+            yield Counted(*merged[0], *merged[1])
 
 
 class Counters:
@@ -175,7 +137,7 @@ def _sum_keys(parts):
     """Merge parts of (keys, counts) into increasing distinct keys and their counts."""
     parts = [part for part in parts if len(part[0])]
     if not parts:
-        return _NO_KEYS
+        return np.zeros(0, np.uint64), _NO_COUNTS
     keys, counts = (np.concatenate(column) for column in zip(*parts, strict=True))
     if len(parts) > 1:
         order = np.argsort(keys)
@@ -188,101 +150,13 @@ def _sum_keys(parts):
 def _sum_texts(parts):
     parts = [part for part in parts if len(part[0])]
     if not parts:
-        return _NO_TEXTS
+        return pa.array([], pa.large_binary()), _NO_COUNTS
     texts = pa.chunked_array([texts for texts, _ in parts], pa.large_binary())
     counts = np.concatenate([counts for _, counts in parts])
     table = pa.table({"text": texts, "count": pa.array(counts)})
     table = table.group_by("text", use_threads=False).aggregate([("count", "sum")])
     table = table.sort_by("text")
     return table["text"].combine_chunks(), table["count_sum"].to_numpy()
-
-
-class _KeyRun:
-    """Increasing keys and their counts, in memory or in a file."""
-
-    def __init__(self, keys, counts, path=None):
-        self._keys, self._counts, self._path = keys, counts, path
-        self.size = len(keys)
-
-    @classmethod
-    def write(cls, path, keys, counts):
-        with disk.explaining("counts of values", path), open(path, "wb") as file:
-            file.write(np.ascontiguousarray(keys).data)
-            file.write(np.ascontiguousarray(counts).data)
-        run = cls(keys[::_SAMPLE_STEP].copy(), None, path)
-        run.size = len(keys)
-        return run
-
-    def samples(self):
-        return texts_of_keys(
-            self._keys if self._path else self._keys[::_SAMPLE_STEP]
-        ).to_pylist()
-
-    def positions(self, cuts):
-        keys = self._keys
-        if self._path is not None and self.size:
-            keys = np.memmap(self._path, np.uint64, "r", shape=(self.size,))
-        bounds = np.array([key_of_text(cut) for cut in cuts], np.uint64)
-        return [0, *np.searchsorted(keys, bounds).tolist(), self.size]
-
-    def read(self, first, last):
-        if self._path is None:
-            return self._keys[first:last], self._counts[first:last]
-        count, start = last - first, first * 8
-        keys = np.fromfile(self._path, np.uint64, count, offset=start)
-        start += self.size * 8
-        return keys, np.fromfile(self._path, np.int64, count, offset=start)
-
-
-class _TextRun:
-    """Increasing texts and their counts, in memory or in a file."""
-
-    def __init__(self, texts, counts, path=None):
-        self._texts, self._counts, self._path = texts, counts, path
-        self.size = len(texts)
-
-    @classmethod
-    def write(cls, path, texts, counts):
-        table = pa.table({"text": texts, "count": pa.array(counts)})
-        with disk.explaining("counts of values", path):
-            with pa.OSFile(os.fspath(path), "wb") as file:
-                with pa.ipc.new_file(file, table.schema) as writer:
-                    writer.write_table(table, max_chunksize=_SAMPLE_STEP)
-        run = cls(texts.take(pa.array(np.arange(0, len(texts), _SAMPLE_STEP))), None)
-        run._path, run.size = path, len(texts)
-        return run
-
-    def samples(self):
-        if self._path is not None:
-            return self._texts.to_pylist()
-        return self._texts[::_SAMPLE_STEP].to_pylist()
-
-    def positions(self, cuts):
-        texts = self._texts
-        if self._path is None:
-            return [0, *(_bisect(texts, cut) for cut in cuts), self.size]
-        found = []
-        for cut in cuts:
-            # The block before the first sample that is at or above the cut.
-            block = max(_bisect(texts, cut) - 1, 0)
-            inside = self._block(block)["text"].combine_chunks()
-            found.append(block * _SAMPLE_STEP + _bisect(inside, cut))
-        return [0, *found, self.size]
-
-    def read(self, first, last):
-        if self._path is None:
-            return self._texts[first:last], self._counts[first:last]
-        if first >= last:
-            return _NO_TEXTS
-        begin, end = first // _SAMPLE_STEP, -(-last // _SAMPLE_STEP)
-        table = pa.concat_tables([self._block(i) for i in range(begin, end)])
-        table = table.slice(first - begin * _SAMPLE_STEP, last - first)
-        return table["text"].combine_chunks(), table["count"].to_numpy()
-
-    def _block(self, number):
-        with pa.OSFile(os.fspath(self._path), "rb") as file:
-            batch = pa.ipc.open_file(file).get_batch(number)
-        return pa.Table.from_batches([batch])
 
 
 def _bisect(texts, text):
@@ -297,19 +171,152 @@ def _bisect(texts, text):
     return low
 
 
-def _choose_cuts(key_runs, text_runs):
+class _Kind(NamedTuple):
+    """A kind of values: keys as a NumPy array, or texts as an Arrow array.
+
+    Attributes:
+        nothing: No values.
+        overhead: Bytes of memory that a value takes in addition to its own.
+        merge: Function that merges parts of values and counts.
+        bisect: Function from increasing values and a text to the number below it.
+        to_texts: Function from values to an Arrow array of texts.
+        from_arrow: Function from an Arrow array to values.
+    """
+
+    nothing: Any
+    overhead: int
+    merge: Callable[[list], tuple]
+    bisect: Callable[[Any, bytes], int]
+    to_texts: Callable[[Any], pa.LargeBinaryArray]
+    from_arrow: Callable[[pa.Array], Any]
+
+
+_KEYS = _Kind(
+    np.zeros(0, np.uint64),
+    8,  # of its count
+    _sum_keys,
+    lambda keys, text: int(np.searchsorted(keys, np.uint64(key_of_text(text)))),
+    texts_of_keys,
+    lambda array: array.to_numpy(),
+)
+_TEXTS = _Kind(
+    pa.array([], pa.large_binary()),
+    _TEXT_OVERHEAD,
+    _sum_texts,
+    _bisect,
+    lambda texts: texts,
+    lambda array: array,
+)
+
+
+class _Sorted:
+    """Distinct increasing values and their counts, and runs of them in files."""
+
+    def __init__(self, stem: str, kind: _Kind):
+        self._stem, self._kind, self._runs = stem, kind, []
+        self._keep(kind.nothing, _NO_COUNTS)
+
+    def _keep(self, values, counts):
+        self._values, self._counts = values, counts
+        self._pending, self._num_pending = [], 0
+
+    def add(self, values, counts) -> None:
+        if len(values):
+            self._pending.append((values, counts))
+            self._num_pending += len(values)
+        if self._num_pending > max(_MIN_MERGE, len(self._values)):
+            self._merge()
+
+    def _merge(self):
+        if self._pending:
+            parts = [(self._values, self._counts), *self._pending]
+            self._keep(*self._kind.merge(parts))
+
+    @property
+    def num_bytes(self) -> int:
+        parts = [self._values, *(values for values, _ in self._pending)]
+        return sum(v.nbytes + len(v) * self._kind.overhead for v in parts)
+
+    def spill(self) -> None:
+        self._merge()
+        if len(self._values):
+            path = f"{self._stem}-{len(self._runs):04d}"
+            self._runs.append(_Run.write(path, self._kind, self._values, self._counts))
+            self._keep(self._kind.nothing, _NO_COUNTS)
+
+    def forget(self) -> None:
+        self._keep(self._kind.nothing, _NO_COUNTS)
+        for path in glob.glob(
+            f"{glob.escape(self._stem)}-*"
+        ):  # of killed processes, too
+            os.unlink(path)
+        self._runs = []
+
+    def all_runs(self) -> list["_Run"]:
+        self._merge()
+        return [*self._runs, _Run(self._kind, self._values, self._counts)]
+
+
+class _Run:
+    """Increasing values and their counts, in memory or in a file.
+
+    Of those in a file, each 4,096th value is in memory, the first of each block.
+    """
+
+    def __init__(self, kind: _Kind, values, counts, path: str | None = None):
+        self._kind, self._values, self._counts = kind, values, counts
+        self.path, self.size = path, len(values)
+
+    @classmethod
+    def write(cls, path: str, kind: _Kind, values, counts) -> "_Run":
+        table = pa.table({"value": values, "count": counts})
+        with disk.explaining("counts of values", path), pa.OSFile(path, "wb") as file:
+            with pa.ipc.new_file(file, table.schema) as writer:
+                writer.write_table(table, max_chunksize=_SAMPLE_STEP)
+        firsts = table["value"].take(pa.array(np.arange(0, len(values), _SAMPLE_STEP)))
+        run = cls(kind, kind.from_arrow(firsts.combine_chunks()), None, path)
+        run.size = len(values)
+        return run
+
+    def samples(self) -> list[bytes]:
+        values = self._values if self.path else self._values[::_SAMPLE_STEP]
+        return self._kind.to_texts(values).to_pylist()
+
+    def positions(self, cuts: list[bytes]) -> list[int]:
+        return [0, *map(self._find, cuts), self.size]
+
+    def _find(self, cut):
+        place = self._kind.bisect(self._values, cut)
+        if self.path is None:
+            return place
+        # The block before the first sample that is at or above the cut.
+        first = max(place - 1, 0) * _SAMPLE_STEP
+        values, _ = self.read(first, min(first + _SAMPLE_STEP, self.size))
+        return first + self._kind.bisect(values, cut)
+
+    def read(self, first: int, last: int) -> tuple:
+        if self.path is None:
+            return self._values[first:last], self._counts[first:last]
+        if first >= last:
+            return self._kind.nothing, _NO_COUNTS
+        begin, end = first // _SAMPLE_STEP, -(-last // _SAMPLE_STEP)
+        with pa.OSFile(self.path, "rb") as file:
+            blocks = pa.ipc.open_file(file)
+            batches = [blocks.get_batch(i) for i in range(begin, end)]
+        table = pa.Table.from_batches(batches)
+        table = table.slice(first - begin * _SAMPLE_STEP, last - first)
+        values = table["value"].combine_chunks()
+        return self._kind.from_arrow(values), table["count"].to_numpy()
+
+
+def _choose_cuts(runs):
     """Return values that divide all runs into ranges of bounded size.
 
     Every run contributes each 4,096th of its values, so that fewer than 4,096 values of
     each run lie between two neighbors among them.
     """
-    total = sum(run.size for run in itertools.chain(key_runs, text_runs))
-    if total <= _RANGE_VALUES:
+    if sum(run.size for run in runs) <= _RANGE_VALUES:
         return []
-    samples = sorted(
-        itertools.chain.from_iterable(
-            run.samples() for run in itertools.chain(key_runs, text_runs)
-        )
-    )
+    samples = sorted(itertools.chain.from_iterable(run.samples() for run in runs))
     step = max(1, _RANGE_VALUES // _SAMPLE_STEP)
     return sorted(set(samples[step::step]))

@@ -13,6 +13,7 @@ from pipelines.formats.fields import Values
 from pipelines.runtime import UserError
 from pipelines.schema import Schema
 from pipelines.vocabulary import checked_file, schema_part
+from pipelines.vocabulary.base import TableVocabulary
 from pipelines.vocabulary.siphash import hash_values
 
 # The key of the hash has two words: the number of the table (from 1), then "dlrm" in
@@ -58,7 +59,7 @@ class HashNumbering:
         return np.zeros(0, np.int64)
 
 
-class HashVocabulary:
+class HashVocabulary(TableVocabulary):
     """Ids by hashing, without a pass over the data; several values may share an id.
 
     The id of a value of table number k (1 for the first, C1) is `1 + h % (size - 1)`,
@@ -88,8 +89,6 @@ class HashVocabulary:
         `tf.strings.to_hash_bucket_strong(value, size - 1, [k, 0x646C726D])`.
     """
 
-    is_shared = False
-    learned: dict[str, Any] = {}
     _kind = "hash"
 
     def __init__(self, num_buckets: int | Sequence[int], schema: Schema | None = None):
@@ -133,22 +132,6 @@ class HashVocabulary:
         features = schema_part.features_digest(self.schema, {})
         return hashlib.sha256(features + content.encode()).hexdigest()
 
-    def make_lookup(self, asset_dir: str | None = None) -> Any:
-        """Return the `tf.Module` that hashes values; it needs no files."""
-        from pipelines.vocabulary.lookups import Lookup
-
-        return Lookup(self, asset_dir)
-
-    @functools.cached_property
-    def by_feature(self) -> list[HashNumbering]:
-        """The numbering of each feature."""
-        numberings = self.numberings
-        return [numberings[table] for table in self.schema.table_of]
-
-    def find(self, feature: int, values: Values) -> np.ndarray:
-        """Return the int32 ids of distinct values of one feature."""
-        return self.by_feature[feature].find(values)
-
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary sizes to one small file."""
         header = {"kind": self._kind, "sizes": self._sizes}
@@ -156,27 +139,10 @@ class HashVocabulary:
         checked_file.write(path, header, [])
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "HashVocabulary":
-        """Read a file written by `save`.
-
-        Raises:
-            ValueError: If the file is of another kind, truncated or damaged.
-        """
-        return checked_file.load(path, (cls,))
-
-    @classmethod
     def _from_file(cls, header: dict[str, Any], lines: memoryview):
         del lines
         schema, _ = schema_part.take(header)
         return cls(header["sizes"], schema)
-
-    def __eq__(self, other):
-        if not isinstance(other, HashVocabulary):
-            return NotImplemented
-        return self.digest == other.digest
-
-    def __hash__(self):
-        return hash(self.digest)
 
     def __repr__(self):
         return f"<HashVocabulary of {sum(self._sizes):,} ids>"

@@ -11,14 +11,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from pipelines.files import Paths
-from pipelines.formats.fields import Values
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
 from pipelines.schema import Schema
 from pipelines.vocabulary import checked_file, schema_part
+from pipelines.vocabulary.base import TableVocabulary
 from pipelines.vocabulary.hashing import (
     HashNumbering,
     HashVocabulary,
@@ -29,7 +27,7 @@ from pipelines.vocabulary.numbering_file import read_numbering
 from pipelines.vocabulary.record_ids import RecordIds
 
 
-class Vocabulary:
+class Vocabulary(TableVocabulary):
     """The values of each table that have their own id.
 
     Id 0 stands for a missing value and for all values that are not in the vocabulary.
@@ -60,7 +58,6 @@ class Vocabulary:
     ([3, 1], [b'0c1e8f72', b'93ab5d10'])
     """
 
-    is_shared = False  # tables are those of the schema
     _kind = "values"
 
     def __init__(
@@ -184,11 +181,6 @@ class Vocabulary:
         """The numbering of each table."""
         return list(self._numberings)
 
-    @functools.cached_property
-    def by_feature(self) -> list[Any]:
-        """The numbering of the table that each feature reads."""
-        return [self._numberings[table] for table in self.schema.table_of]
-
     @property
     def sizes(self) -> list[int]:
         """Numbers of ids of the tables, 0 included: their vocabulary sizes."""
@@ -233,24 +225,6 @@ class Vocabulary:
             digest.update(b"\n")
         return digest.hexdigest()
 
-    def find(self, feature: int, values: Values) -> np.ndarray:
-        """Return the ids of distinct values of one feature.
-
-        Args:
-            feature: Position of the feature in `schema.sparse`.
-            values: The values; their `keys` and `texts` are used.
-
-        Returns:
-            int32 ids of the keys and then of the texts; 0 for unknown values.
-        """
-        return self.by_feature[feature].find(values)
-
-    def make_lookup(self, asset_dir: str | None = None) -> Any:
-        """Return the `tf.Module` that looks up values, a `lookups.Lookup`."""
-        from pipelines.vocabulary.lookups import Lookup
-
-        return Lookup(self, asset_dir)
-
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary to one file; an existing file is replaced.
 
@@ -267,15 +241,6 @@ class Vocabulary:
             **schema_part.describe(self.schema, self.learned),
         }
         checked_file.write(path, header, self._lines())
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "Vocabulary":
-        """Read a file written by `save`.
-
-        Raises:
-            ValueError: If the file is of another kind, truncated or damaged.
-        """
-        return checked_file.load(path, (cls,))
 
     @classmethod
     def _from_file(cls, header: dict[str, Any], lines: memoryview):
@@ -310,14 +275,6 @@ class Vocabulary:
                     for value, count in zip(chunk.to_pylist(), counts, strict=True)
                 ]
                 yield b"".join(lines)
-
-    def __eq__(self, other):
-        if not isinstance(other, Vocabulary):
-            return NotImplemented
-        return self.digest == other.digest
-
-    def __hash__(self):
-        return hash(self.digest)
 
     def __repr__(self):
         return (

@@ -15,10 +15,10 @@ from pipelines.benchmark.jobs import Job, step_statistics
 from pipelines.benchmark.workloads import (
     WORKLOADS,
     Workload,
-    describe_rows,
     make_pool,
     scaling_workload,
 )
+from pipelines.text_tables import shorten_count
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +39,7 @@ def peers_common():
 @pytest.mark.parametrize("workload", [TINY, BAGS], ids=lambda w: w.name)
 def test_peers_get_the_same_batches(workload, peers_common):
     own = make_pool(workload, 2000, seed=3)
-    theirs = peers_common.make_pool(workload.to_config(), 2000, seed=3)
+    theirs = peers_common.make_pool(dataclasses.asdict(workload), 2000, seed=3)
     assert len(own) == len(theirs) >= 8
     for (dense, label, bags), (dense_2, label_2, bags_2) in zip(own, theirs):
         np.testing.assert_array_equal(dense, dense_2)
@@ -93,7 +93,7 @@ def test_sizes_of_the_workloads():
     assert WORKLOADS["paper_single_socket"].table_bytes == 8 * 10**6 * 64 * 4
     assert TINY.state_bytes("adam") == 2 * TINY.table_bytes
     assert TINY.state_bytes("rowwise_adagrad") == 4 * 1057
-    assert [describe_rows(n) for n in (10_000, 10**7, 10**8)] == ["10k", "10M", "100M"]
+    assert [shorten_count(n) for n in (10_000, 10**7, 10**8)] == ["10k", "10M", "100M"]
 
 
 @pytest.mark.breadth(0, 1)

@@ -35,7 +35,7 @@ FILES = {
     "thousands": (text(integers=["1,234"] * 13), "thousands separators"),
     "other order": (text(integers=VALUES[:13]), "columns in another order"),
     "labels": (text("1.0"), "labels other than 0 and 1 .* such as '1.0'"),
-    "returns": (text(end="\r"), "lines that end in a carriage return alone"),
+    "returns": (text(end="\r"), "must not end in a carriage return alone"),
     "HTML": ("<!DOCTYPE html>\n<html>\n", "looks like HTML"),
     "JSON": ('{"label": 1}\n' * 5, "looks like JSON"),
     "LibSVM": ("1 3:0.5 7:1\n" * 5, "looks like LibSVM"),

@@ -13,7 +13,7 @@ import pytest
 from pipelines import cli, prepare, runs
 from pipelines.commands import COMMANDS
 from pipelines.runs import build_model
-from pipelines.runs.named import NamedRun, to_markdown
+from pipelines.runs.named_runs import NamedRun, to_markdown
 from pipelines.schema import layouts
 from pipelines.synthetic import Planted, SchemaLog
 from tf_dlrm import optimizers
@@ -213,7 +213,7 @@ def test_descriptions_name_what_exists(run):
             if "--run" in words:
                 assert words[words.index("--run") + 1] == run.name
     for each in run.published:
-        assert each.result and re.search(r"github\.com|arXiv|script", each.source)
+        assert re.fullmatch(r"(?s).+ \(.*(github\.com|arXiv|script).*\)", each)
     text = run.describe()
     assert all(command in text for command in run.command)
     wrapped = [line for line in text.splitlines() if line[13:] not in run.command]
