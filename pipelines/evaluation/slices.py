@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.evaluation import row_sources, slice_columns
-from pipelines.evaluation.slice_columns import FILE, check_name
+from pipelines.evaluation.slice_columns import FILE, check_name, period_of
 from pipelines.evaluation.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.files import expand_paths
 from pipelines.log_data import find_records
@@ -29,7 +29,8 @@ class SlicedEvaluation:
     """An evaluation by slices: the columns, and the results.
 
     Args:
-        columns: Names of columns.
+        columns: Names of columns; for the event time, also `time:day`, `time:hour` and
+            `time:hour_of_day`, in UTC.
         group: Column whose values are the groups of GAUC, or `None`.
         min_rows: Rows that a value needs to get its own slice; all other values share
             one.
@@ -93,7 +94,11 @@ class SlicedEvaluation:
         if folder is None:
             asked = dict.fromkeys([*self.columns, *([self.group] * bool(self.group))])
             features = {FILE, *schema.dense_features, *schema.sparse_features}
-            others = tuple(name for name in asked if name not in features)
+            others = tuple(
+                name
+                for name in asked
+                if name not in features and not period_of(name, schema)
+            )
             source = row_sources.Lines(expand_paths(paths), parser, quarantine, others)
         else:
             source = row_sources.Records(folder, split, parser.vocabulary)
@@ -103,7 +108,7 @@ class SlicedEvaluation:
         model.reset_metrics()
         training.build_metrics(model)
         step, losses, num_rows = _make_step(model, source, schema), 0.0, 0
-        with bar("Evaluating", source.num_rows, "samples") as update:
+        with bar("Evaluating", source.num_rows) as update:
             for block, batch in source:
                 predictions = []
                 for first in range(0, len(batch.labels), batch_size):
