@@ -75,7 +75,8 @@ class Train:
     vocabulary or of prepared records, otherwise criteo."""
     progressive: bool = False
     """Treat each file of --train as a day: evaluate on each new day before training on
-    it."""
+    it. Days follow the schema's time column if it has one, otherwise the order of the
+    files."""
     warm_start: str | None = None
     """Folder of a finished run to start from, with another vocabulary. Values in both
     vocabularies keep their rows and optimizer state; options default to those of that
@@ -253,7 +254,7 @@ class Train:
         print(saving.describe(results))
         print(
             f"{folder.path}: {results['num_rows']:,} rows at "
-            f"{results['samples_per_second']:,.0f} samples/s, "
+            f"{results['samples_per_second']:,.0f} rows/s, "
             f"{results['num_bad_rows']:,} bad rows; "
             f"{describe_stalls(results['checkpoint_seconds'])}.\n"
             f"View the logs: tensorboard --logdir {folder.log_dir}\n"
