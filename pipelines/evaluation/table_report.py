@@ -8,6 +8,7 @@ from pipelines.text_tables import align
 from tf_dlrm.runtime import format_bytes
 
 _MOST_LINES = 40
+_LEAST_SHARE, _LEAST_BYTES = 0.01, 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,8 @@ class TableReport:
             singular directions hold.
         sampled_rows: Number of rows among which near duplicates were counted.
         near_duplicates: Number of sampled rows within 1 % of an earlier one.
-        advice: Ways of making the table smaller, the largest saving first.
+        advice: Ways of making the table smaller, the largest saving first; each saves
+            at least a megabyte and 1 % of all tables.
 
     Reference:
         Guo et al. 2024, On the embedding collapse when scaling up recommendation
@@ -79,6 +81,11 @@ class TableReport:
         return facts
 
 
+def least_saving(total_bytes: int) -> float:
+    """Return the bytes that advice must save, given the size of all tables in bytes."""
+    return max(_LEAST_BYTES, _LEAST_SHARE * total_bytes)
+
+
 def lines(reports: Sequence[TableReport]) -> Iterator[str]:
     """Yield the lines of a table for a terminal, the largest first, and advice."""
     total = sum(report.row_bytes + report.slot_bytes for report in reports)
@@ -97,7 +104,8 @@ def lines(reports: Sequence[TableReport]) -> Iterator[str]:
         yield f"and {len(ordered) - _MOST_LINES:,} smaller tables"
     advice = [(report.name, each) for report in ordered for each in report.advice]
     if not advice:
-        yield "Nothing to save: no table has many rare rows or unused width."
+        size = format_bytes(least_saving(total))
+        yield f"No advice: no change would save {size} or more."
         return
     yield ""
     yield "To save memory (check the metrics of the smaller model):"
