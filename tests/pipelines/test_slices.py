@@ -96,12 +96,12 @@ def bin_of(text):
     return f"{low}-{2 * low - 1}"
 
 
-def check(found, labels, predictions, values_of_rows):
+def check(found, labels, predictions, values_of_rows, by_time=False):
     """Slices against scikit-learn; `values_of_rows` has a set of names for each row."""
     names = set().union(*values_of_rows)
     assert {row["value"] for row in found} == names
-    sizes = [row["num_rows"] for row in found]
-    assert sizes == sorted(sizes, reverse=True)
+    order = [row["value"] if by_time else -row["num_rows"] for row in found]
+    assert order == sorted(order)
     for row in found:
         own = np.array([row["value"] in values for values in values_of_rows])
         y, p = labels[own], np.clip(predictions[own], 1e-7, 1 - 1e-7)
@@ -128,7 +128,7 @@ TIMED = pipelines.Schema(
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_slices_by_time_are_those_of_pandas_and_scikit_learn(ending, tmp_path):
+def test_slices_by_time_are_those_of_pandas_and_scikit_learn(ending, tmp_path, capsys):
     """Seconds, milliseconds, ISO 8601 with offsets; three days around midnight UTC."""
     rng, num_rows = np.random.default_rng(0), 400
     times = pd.Timestamp("2026-02-27 21:00", tz="UTC") + pd.to_timedelta(
@@ -162,6 +162,10 @@ def test_slices_by_time_are_those_of_pandas_and_scikit_learn(ending, tmp_path):
     names = ("ts:day", "ts:hour", "ts:hour_of_day")
     slices = SlicedEvaluation(names)
     evaluate(model, parser, [str(path)], quarantine=Quarantine(), slices=slices)
+    slices.print()
+    printed = capsys.readouterr().out
+    assert "ts:day: 4 values, in order of time. " in printed
+    assert "\n(other) " in printed and "\n2026-03-02 02:00 " in printed  # of 54 hours
     slices.write_csv(tmp_path / "slices.csv")
     found = read_csv(tmp_path / "slices.csv")
     rows = pipelines.read(path, parser, batch_size=num_rows)
@@ -172,7 +176,7 @@ def test_slices_by_time_are_those_of_pandas_and_scikit_learn(ending, tmp_path):
         sizes = frame.groupby(np.asarray(key)).size()
         assert {row["value"]: row["num_rows"] for row in own} == sizes.to_dict()
         labels = frame["click"].to_numpy()
-        check(own, labels, predictions, [{value} for value in key])
+        check(own, labels, predictions, [{value} for value in key], by_time=True)
     assert len([row for row in found if row["column"] == "ts:day"]) == 4
 
 
