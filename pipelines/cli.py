@@ -54,7 +54,7 @@ def main(arguments=None) -> int:
         return _fail(name, f"there is no command '{name}'. Commands: {known}")
     try:
         command = _parse(name, COMMANDS[name], options)
-        if name not in _WITHOUT_TENSORFLOW:
+        if name not in _WITHOUT_TENSORFLOW or getattr(command, "needs_tensorflow", 0):
             _import_tensorflow()
         if getattr(command, "dry_run", False):
             print("Dry run: nothing is written. The command would:")
