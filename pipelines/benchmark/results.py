@@ -8,7 +8,7 @@ from pipelines.benchmark.jobs import OPTIMIZERS, Job
 from pipelines.benchmark.workloads import SCALING_ROWS, describe_rows
 
 _COLUMNS = {
-    "samples_per_s": "samples/s",
+    "samples_per_s": "rows/s",
     "ms_per_step_p50": "ms p50",
     "ms_per_step_p90": "ms p90",
     "peak_rss_mb": "peak MB",
@@ -31,7 +31,7 @@ def summarize(lines: Sequence[dict], job: Job) -> dict:
     Returns:
         `arms`: for each arm the median of the rounds, or its `failed` or `absent`;
         `ratios`: for each comparison of an arm of tf_dlrm with peers of one precision,
-        the ratio of its samples/s to those of the fastest peer, in each round
+        the ratio of its rows/s to those of the fastest peer, in each round
         (`rounds`) and as the median of rounds (`median`).
     """
     ratios = [

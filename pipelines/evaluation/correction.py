@@ -183,7 +183,7 @@ def _score(model, parser, paths, slice_feature, split, quarantine):
         check_records(folder, parser, split)
         source = row_sources.Records(folder, split, parser.vocabulary)
     step, pieces, num_rows = _make_step(model, source, schema, slice_feature), [], 0
-    with bar("Scoring", source.num_rows, "samples") as update:
+    with bar("Scoring", source.num_rows) as update:
         for _, batch in source:
             for first in range(0, len(batch.labels), _BATCH_SIZE):
                 tensors = row_sources.tensors(batch, first, first + _BATCH_SIZE)
