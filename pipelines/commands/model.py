@@ -107,8 +107,8 @@ class Train:
     checkpoint_every_minutes: float | None = 10.0
     """Minutes between two checkpoints; None: by steps and at the end of each epoch."""
     keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep, and with --valid also the best one. They
-    are removed when the run is finished."""
+    """Number of newest checkpoints to keep; the best one is kept, too, if there are
+    validation rows. They are removed when the run is finished."""
     dry_run: bool = False
     """Print what the command would do, without doing it."""
     config: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(
