@@ -47,9 +47,9 @@ def period_of(name: str, schema: Schema) -> str | None:
 
     >>> from pipelines import Schema
     >>> from pipelines.evaluation import slice_columns
-    >>> schema = Schema.load("avazu")
-    >>> schema.time, slice_columns.period_of("hour:day", schema)
-    ('hour', 'day')
+    >>> schema = Schema.load("movielens_ratings")
+    >>> schema.time, slice_columns.period_of("timestamp:day", schema)
+    ('timestamp', 'day')
     """
     column, _, period = name.rpartition(":")
     is_time = schema.time is not None and column == str(schema.time)
