@@ -128,7 +128,8 @@ def test_kept_columns_are_unchanged(ending, tmp_path):
             "day": ["2026-01-31", "", "x", "a;b", "2", "-", "1"],
         }
     )
-    path = tmp_path / f"rows.{ending}"
+    path = tmp_path / "hour=10" / f"rows.{ending}"  # a column in a folder's name
+    path.parent.mkdir()
     if ending == "csv":
         frame.to_csv(path, index=False)
     else:
@@ -137,7 +138,7 @@ def test_kept_columns_are_unchanged(ending, tmp_path):
     parser = pipelines.Parser(pipelines.vocabulary.HashVocabulary(50, schema=schema))
     model = tf_dlrm.DLRM(parser.spec(4), (4,), (1,))
     model = scoring.of_keras(model, parser, scoring.Source("run", []))
-    keep = ["id", "user, or guest", "price", "score", "day"]
+    keep = ["id", "user, or guest", "price", "score", "day", "hour"]
     options = {"max_bad_share": 1, "batch_size": 3, "keep": keep}
     counts, rows = score(model, path, tmp_path / "scores.csv", **options)
     assert counts == {"num_rows": 7, "num_bad_rows": 1}
@@ -146,6 +147,7 @@ def test_kept_columns_are_unchanged(ending, tmp_path):
     for name in keep[:3]:
         assert [row[name] for row in rows] == frame[name].astype(str).tolist()
     assert [float(row["score"]) for row in rows] == frame["score"].tolist()
+    assert {row["hour"] for row in rows} == {"10"}
     if ending == "csv":
         assert [row["day"] for row in rows] == frame["day"].tolist()
     else:
