@@ -185,7 +185,7 @@ class _Facts:
 
 
 def _near_duplicates(rows: np.ndarray) -> int:
-    """Return how many of the rows `(S, W)` are within 1 % of an earlier row."""
+    """Return how many of the rows `(S, W)` are within 1% of an earlier row."""
     rows = rows.astype(np.float64)
     squares = (rows * rows).sum(1)
     distances = squares[:, None] + squares - 2 * rows @ rows.T

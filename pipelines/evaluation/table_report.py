@@ -41,7 +41,7 @@ class TableReport:
         dead_by: How `dead_rows` was found: `"initial values"`, `"counts"` or `None`.
         rare_rows: Number of rows whose value occurs fewer than 20 times in the rows
             that the vocabulary was built from; `None`: unknown.
-        norms: 5 %, 50 % and 95 % quantiles of the rows' Euclidean norms.
+        norms: 5%, 50% and 95% quantiles of the rows' Euclidean norms.
         stable_rank: Squared Frobenius norm divided by the squared spectral norm, from 1
             to the width.
         information_abundance: Sum of the singular values divided by the largest, from 1
@@ -49,9 +49,9 @@ class TableReport:
         energy: Share of the squared Frobenius norm that the first 1, 2, ... width
             singular directions hold.
         sampled_rows: Number of rows among which near duplicates were counted.
-        near_duplicates: Number of sampled rows within 1 % of an earlier one.
+        near_duplicates: Number of sampled rows within 1% of an earlier one.
         advice: Ways of making the table smaller, the largest saving first; each saves
-            at least a megabyte and 1 % of all tables.
+            at least a megabyte and 1% of all tables.
 
     Reference:
         Guo et al. 2024, On the embedding collapse when scaling up recommendation
@@ -94,7 +94,7 @@ def lines(reports: Sequence[TableReport]) -> Iterator[str]:
         f"{_say_dead(reports)}"
     )
     rows = [
-        ["table", "rows", "width", "size", "slots", "dead", "norms 5/50/95 %"]
+        ["table", "rows", "width", "size", "slots", "dead", "norms 5/50/95%"]
         + ["stable rank", "abundance", "duplicates"]
     ]
     ordered = sorted(reports, key=lambda report: -report.row_bytes - report.slot_bytes)
