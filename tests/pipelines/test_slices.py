@@ -175,8 +175,7 @@ def test_slices_by_time_are_those_of_pandas_and_scikit_learn(ending, tmp_path, c
         own = [row for row in found if row["column"] == name]
         sizes = frame.groupby(np.asarray(key)).size()
         assert {row["value"]: row["num_rows"] for row in own} == sizes.to_dict()
-        labels = frame["click"].to_numpy()
-        check(own, labels, predictions, [{value} for value in key], by_time=True)
+        check(own, frame["click"].to_numpy(), predictions, [{k} for k in key], True)
     assert len([row for row in found if row["column"] == "ts:day"]) == 4
 
 
