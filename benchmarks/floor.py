@@ -138,7 +138,7 @@ def main():
         parts = product_seconds(workload, options.batch_size, dtype) | rows
         total = sum(parts.values())
         print(f"{dtype.name}: {total * 1e3:.2f} ms, ", end="")
-        print(f"{options.batch_size / total:,.0f} samples/s")
+        print(f"{options.batch_size / total:,.0f} rows/s")
         print(json.dumps({k: round(v * 1e3, 3) for k, v in parts.items()}))
 
 

@@ -26,7 +26,7 @@ HEIGHT = 0.26  # of a bar; a group of three has the height 1
 
 
 def read_amx() -> dict[str, dict[str, float]]:
-    """Return thousand samples/s by workload and arm, measured with AMX."""
+    """Return thousand rows/s by workload and arm, measured with AMX."""
     speeds = {}
     for workload, folder in FOLDERS.items():
         summary = json.loads(
@@ -39,7 +39,7 @@ def read_amx() -> dict[str, dict[str, float]]:
 
 
 def read_avx2() -> dict[str, dict[str, float]]:
-    """Return thousand samples/s by workload and arm, measured with AVX2."""
+    """Return thousand rows/s by workload and arm, measured with AVX2."""
     return json.loads((RESULTS / "kaggle_avx2.json").read_text())[
         "thousand_samples_per_s"
     ]
@@ -60,7 +60,7 @@ def draw() -> None:
         pictures.finish(axes, title)
     pictures.put_legend(figure, 3, figure.axes[0].containers)
     figure.suptitle(
-        "Training the Criteo Kaggle shape: thousand samples/s in float32",
+        "Training the Criteo Kaggle shape: thousand rows/s in float32",
         x=0.01,
         ha="left",
         fontsize=11,

@@ -20,7 +20,7 @@ frame = pd.DataFrame(
         "item": [f"item-{n}" for n in rng.integers(0, 100, num_rows)],
     }
 )
-# Each country likes one item in four; a click follows with 60 %, otherwise with 10 %.
+# Each country likes one item in four; a click follows with 60%, otherwise with 10%.
 taste = frame["item"].str[5:].astype(int) % 4
 likes = frame["country"].factorize(sort=True)[0] == taste
 frame["click"] = (rng.random(num_rows) < np.where(likes, 0.6, 0.1)).astype(int)

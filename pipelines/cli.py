@@ -54,7 +54,7 @@ def main(arguments=None) -> int:
         return _fail(name, f"there is no command '{name}'. Commands: {known}")
     try:
         command = _parse(name, COMMANDS[name], options)
-        if name not in _WITHOUT_TENSORFLOW:
+        if name not in _WITHOUT_TENSORFLOW or getattr(command, "needs_tensorflow", 0):
             _import_tensorflow()
         if getattr(command, "dry_run", False):
             print("Dry run: nothing is written. The command would:")
@@ -95,10 +95,11 @@ def _run(command):
 
 
 def _import_tensorflow():
-    """Import TensorFlow; show its start-up lines only if the import fails.
+    """Import TensorFlow, which takes seconds, and say so.
 
-    C++ code writes them before any setting is read, so they can be hidden only by
-    redirecting the file descriptor of standard error.
+    Its start-up lines are shown only if the import fails. C++ code writes them before
+    any setting is read, so they can be hidden only by redirecting the file descriptor
+    of standard error.
     """
     import tempfile
 
@@ -106,7 +107,9 @@ def _import_tensorflow():
     sys.stderr.flush()
     screen = os.dup(2)
     shown, erased = (b"Loading TensorFlow ...", b"\r\x1b[K")
-    if "tensorflow" in sys.modules or not os.isatty(screen):
+    if not os.isatty(screen):  # a line in a log stays
+        shown, erased = (shown + b"\n", b"")
+    if "tensorflow" in sys.modules:
         shown = erased = b""
     os.write(screen, shown)
     with tempfile.TemporaryFile() as start_up_lines:

@@ -151,7 +151,7 @@ def _print_summary(out, folder, exported, metrics, best, results, start):
         f"""
 Done in {seconds:.0f} s: test AUC {metrics["auc"]:.4f}, {gap:.4f} below the best \
 possible {best["best_auc"]:.4f};
-trained at {results["samples_per_second"]:,.0f} samples/s.
+trained at {results["samples_per_second"]:,.0f} rows/s.
 
   picture       {out / "demo.png"}  (learning curve, calibration)
   data          {out / "data"}

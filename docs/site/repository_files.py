@@ -1,5 +1,7 @@
 """Hooks of MkDocs: links to files outside docs/, as on GitHub, and marked short names.
 
+The site links to the repository if `[project.urls]` in pyproject.toml has its address.
+
 A link such as `../../benchmarks/results/kaggle_sgd/chart.png` works in the repository
 and in the site, which gets a copy of the file.
 """
@@ -8,17 +10,26 @@ import os
 import pathlib
 import posixpath
 import re
+import tomllib
 
 from mkdocs.structure.files import File
 
 _LINK = re.compile(r"(?<=\]\()(\.\./[^)\s#]+)")
-_NAME = re.compile(r"<code>([^\s<>&]{1,24})</code>")
+_NAME = re.compile(r"<code>([^\s<>&]{1,28})</code>")
 
 
 def _target(page: str, link: str) -> str | None:
     """Return the path of a linked file from the root, if it lies outside of docs/."""
     path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), link))
     return None if path.startswith(("docs/", "..")) else path
+
+
+def on_config(config):
+    text = pathlib.Path(config.config_file_path).with_name("pyproject.toml").read_text()
+    address = tomllib.loads(text)["project"]["urls"].get("Repository")
+    if address:
+        config.repo_url, config.repo_name = address, config.site_name
+    return config
 
 
 def on_files(files, config):

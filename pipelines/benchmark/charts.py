@@ -21,7 +21,7 @@ PARTS = {
 
 
 def draw_summary(summary: dict, path) -> None:
-    """Draw samples/s by arm, or for the scaling workload, ms by number of rows."""
+    """Draw rows/s by arm, or for the scaling workload, ms by number of rows."""
     draw = _draw_lines if "optimizers" in summary else _draw_bars
     draw(summary, path)
 
@@ -42,7 +42,7 @@ def _draw_bars(summary, path):
             label.set_weight("bold")
     axes.set_xlim(0, max(speeds) * 1.15)
     axes.set_ylim(-0.6, len(arms) - 0.4)
-    axes.set_xlabel("samples/s, median of rounds (longer is better)", color=MUTED)
+    axes.set_xlabel("rows/s, median of rounds (longer is better)", color=MUTED)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.grid(axis="x", color=GRID)
     pictures.finish(axes, "Training" if summary["mode"] == "train" else "Inference")

@@ -9,7 +9,7 @@ from pipelines.benchmark.workloads import SCALING_ROWS
 from pipelines.text_tables import shorten_count
 
 _COLUMNS = {
-    "samples_per_s": "samples/s",
+    "samples_per_s": "rows/s",
     "ms_per_step_p50": "ms p50",
     "ms_per_step_p90": "ms p90",
     "peak_rss_mb": "peak MB",
@@ -32,7 +32,7 @@ def summarize(lines: Sequence[dict], job: Job) -> dict:
     Returns:
         `arms`: for each arm the median of the rounds, or its `failed` or `absent`;
         `ratios`: for each comparison of an arm of tf_dlrm with peers of one precision,
-        the ratio of its samples/s to those of the fastest peer, in each round
+        the ratio of its rows/s to those of the fastest peer, in each round
         (`rounds`) and as the median of rounds (`median`).
     """
     ratios = [

@@ -91,7 +91,7 @@ def describe(line: dict) -> str:
     """Return the result of an arm in a few words."""
     if "failed" in line:
         return f"failed: {line['failed']}"
-    speed = f"{line['samples_per_s']:>11,.0f} samples/s"
+    speed = f"{line['samples_per_s']:>11,.0f} rows/s"
     text = f"{speed}  {line['ms_per_step_p50']:>9,.3f} ms"
     if "total_seconds" in line:
         text += f"  {line['total_seconds']:,.1f} s in total"

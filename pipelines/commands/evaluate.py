@@ -42,7 +42,8 @@ class Evaluate:
         dataclasses.field(default_factory=list)
     )
     """Columns to compute metrics by, for each value (dense features: for each bin);
-    'file' stands for the input file. Written to *_slices.csv."""
+    'file' stands for the input file. If the schema's time column is t: t:day, t:hour
+    and t:hour_of_day, in UTC. Written to *_slices.csv."""
     group: str | None = None
     """Column of users, sessions or queries, to compute GAUC: the mean AUC within its
     values."""

@@ -67,13 +67,14 @@ def describe_common(name: str, command: type) -> str:
                 80,
                 initial_indent=f"  --{flags[field]:<{width}}",
                 subsequent_indent=" " * (width + 4),
+                break_on_hyphens=False,
             )
     lines.append(f"\ntf-dlrm {name} --help-all shows all options, with their values.")
     return "\n".join(lines)
 
 
 def tidy_help(command: type) -> None:
-    """Set the help texts of a command: without line breaks or a default of `None`.
+    """Set the help texts of a command: without line breaks, `None` or its default.
 
     The text of an option whose default is `None` names the effective default.
 
@@ -89,13 +90,26 @@ def tidy_help(command: type) -> None:
             tidy_help(kind)
             continue
         option = tyro.conf.arg(
-            help=texts.get(field.name), help_behavior_hint=_describe_default
+            help=texts.get(field.name),
+            help_behavior_hint=_describe_default,
+            **_name_value(hint),
         )
         command.__annotations__[field.name] = typing.Annotated[hint, option]
 
 
 def _describe_default(default: str) -> str:
     return "" if default in ("", "None") else f"(default: {default})"
+
+
+def _name_value(hint) -> dict[str, str]:
+    """Return the name of the value of a type such as `int | None`: INT."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    kinds = set(typing.get_args(hint))
+    for kind in (str, int, float):
+        if kinds == {kind, type(None)}:
+            return {"metavar": kind.__name__.upper()}
+    return {}
 
 
 def _docstrings(command) -> dict[str, str]:

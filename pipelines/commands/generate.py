@@ -208,8 +208,7 @@ class ProfileTrace:
     parameters: ClassVar = {"paths": "input"}
 
     input: Files
-    """Labelled files (plain or .gz) in order of time, or quoted patterns such as
-    'day_*.gz'."""
+    """Labelled files in order of time, or quoted patterns such as 'day_*.gz'."""
     output: str
     """JSON file to write; it contains counts of distances, but no ids and no rows."""
     schema: str | None = None

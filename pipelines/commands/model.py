@@ -75,7 +75,8 @@ class Train:
     vocabulary or of prepared records, otherwise criteo."""
     progressive: bool = False
     """Treat each file of --train as a day: evaluate on each new day before training on
-    it."""
+    it. Days follow the schema's time column if it has one, otherwise the order of the
+    files."""
     warm_start: str | None = None
     """Folder of a finished run to start from, with another vocabulary. Values in both
     vocabularies keep their rows and optimizer state; options default to those of that
@@ -106,8 +107,8 @@ class Train:
     checkpoint_every_minutes: float | None = 10.0
     """Minutes between two checkpoints; None: by steps and at the end of each epoch."""
     keep_checkpoints: int = 2
-    """Number of newest checkpoints to keep, and with --valid also the best one. They
-    are removed when the run is finished."""
+    """Number of newest checkpoints to keep; the best one is kept, too, if there are
+    validation rows. They are removed when the run is finished."""
     dry_run: bool = False
     """Print what the command would do, without doing it."""
     config: tyro.conf.OmitArgPrefixes[RunConfig] = dataclasses.field(
@@ -253,7 +254,7 @@ class Train:
         print(saving.describe(results))
         print(
             f"{folder.path}: {results['num_rows']:,} rows at "
-            f"{results['samples_per_second']:,.0f} samples/s, "
+            f"{results['samples_per_second']:,.0f} rows/s, "
             f"{results['num_bad_rows']:,} bad rows; "
             f"{describe_stalls(results['checkpoint_seconds'])}.\n"
             f"View the logs: tensorboard --logdir {folder.log_dir}\n"

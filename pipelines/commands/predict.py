@@ -1,7 +1,9 @@
 """`tf-dlrm predict`: from files of raw lines to a CSV file of click probabilities."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+import tyro
 
 from pipelines.commands.shared import Files, check_output, describe_files
 from pipelines.runtime import UserError
@@ -9,7 +11,7 @@ from pipelines.runtime import UserError
 
 @dataclasses.dataclass
 class Predict:
-    """Write the click probability of each line of click logs.
+    """Write the click probability of each row of click logs.
 
     It needs only a SavedModel that was exported with its parser. Memory does not grow
     with the input. After an interruption, run it again with the same options to resume
@@ -27,13 +29,18 @@ class Predict:
     """Files with or without labels (text, plain or compressed, or Parquet), or quoted
     patterns such as 'day_*.gz'."""
     output: str
-    """CSV file to write: file, line, label and probability of each line, in order;
+    """CSV file to write: file, line, label and probability of each row, in order;
     compressed if its name ends in .gz."""
+    keep: Annotated[list[str], tyro.conf.arg(metavar="COLUMN [COLUMN ...]")] = (
+        dataclasses.field(default_factory=list)
+    )
+    """Columns of the input, such as the id of a user, to write after the
+    probability."""
     which: Literal["saved", "best", "last"] = "saved"
     """Model of a run to use: the one that it saved as its model, its best or its
     last."""
     batch_size: int = 4096
-    """Lines to score at a time."""
+    """Rows to score at a time."""
     max_bad_share: float = 1e-4
     """Largest share of bad rows; with more, the command stops."""
     overwrite: bool = False
@@ -75,7 +82,7 @@ class Predict:
                     f"{self.model} is an exported model: leave --which out."
                 )
         done = scoring.check(
-            source, paths, self.output, self.batch_size, self.overwrite
+            source, paths, self.output, self.batch_size, self.overwrite, self.keep
         )
         return source, paths, done
 
@@ -101,6 +108,7 @@ class Predict:
             self.max_bad_share,
             self.batch_size,
             self.overwrite,
+            self.keep,
         )
         print(
             f"{self.output}: {counts['num_rows']:,} rows, {counts['num_bad_rows']:,} "

@@ -21,8 +21,8 @@ class Prepare:
     parameters: ClassVar = {"paths": "input"}
 
     input: Files
-    """Labelled files in order of time (text, plain or compressed, or Parquet), or
-    quoted patterns such as 'day_*.gz'."""
+    """Labelled files (text, plain or compressed, or Parquet), or quoted patterns such
+    as 'day_*.gz'; in order of time, unless the schema has a time column."""
     out: str
     """Folder for records, vocabulary.tsv, report.html, report.json and bad_rows.tsv."""
     valid: Files = dataclasses.field(default_factory=list)
@@ -40,6 +40,11 @@ class Prepare:
     options: tyro.conf.OmitArgPrefixes[Options] = dataclasses.field(
         default_factory=Options
     )
+
+    @property
+    def needs_tensorflow(self) -> bool:
+        """True if the options need TensorFlow."""
+        return self.options.multi_hot != "no"
 
     def plan(self) -> list[str]:
         """Return what the command would do, one line each."""

@@ -92,7 +92,7 @@ class Tune:
             raise UserError(f"--trials must be at least 1. Received: {self.trials}")
         if importlib.util.find_spec("optuna") is None:
             raise UserError(
-                "tune needs Optuna, which is not installed: pip install 'tf-dlrm[tune]'"
+                "tune needs Optuna, which is not installed: pip install optuna"
             )
 
     def _find_fixed(self):

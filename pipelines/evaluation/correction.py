@@ -183,7 +183,7 @@ def _score(model, parser, paths, slice_feature, split, quarantine):
         return predictions, first_ids(features["sparse_features"], column)
 
     step = row_sources.make_step(model, schema, source.expand, add_ids)
-    with bar("Scoring", source.num_rows, "samples") as update:
+    with bar("Scoring", source.num_rows) as update:
         for _, batch in source:
             for first in range(0, len(batch.labels), _BATCH_SIZE):
                 tensors = row_sources.tensors(batch, first, first + _BATCH_SIZE)

@@ -2,7 +2,7 @@
 
 They are computed from the histogram of logits in `ClickAUC`, so memory does not grow
 with the number of rows. Its buckets are 0.0005 wide in the logit, so a mean prediction
-is exact to 0.03 %.
+is exact to 0.03%.
 """
 
 import dataclasses

@@ -86,7 +86,7 @@ def compare(models: Sequence[tuple[str, str, list[dict]]], path) -> None:
     )
     legend.get_title().set_color(MUTED)
     rows = {f"{sum(b['num_rows'] for b in bins):,.0f}" for _, _, bins in models}
-    caption = f"{' or '.join(sorted(rows))} rows in bins of equal size; bars: 95 %"
+    caption = f"{' or '.join(sorted(rows))} rows in bins of equal size; bars: 95%"
     pictures.put_caption(figure, f"{caption} intervals")
     pictures.save(figure, path)
 

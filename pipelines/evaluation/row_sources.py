@@ -44,6 +44,8 @@ class Lines:
         schema = vocabulary.schema
         if name == FILE:
             return slice_columns.Files(self._paths)
+        if period := slice_columns.period_of(name, schema):
+            return slice_columns.Times(period)
         if name in schema.dense_features:
             return slice_columns.NumberBins(name, schema, is_transformed=False)
         return slice_columns.TextValues(name, schema, vocabulary.learned)

@@ -19,9 +19,13 @@ from pipelines.vocabulary.numbering import Numbering
 from pipelines.vocabulary.siphash import hash_texts
 
 FILE = "file"
+# Seconds of the periods that event times are sliced by, as in `time:day`.
+PERIODS = {"day": 86_400, "hour": 3_600, "hour_of_day": 3_600}
 MISSING, NEGATIVE, ZERO = range(3)  # first bins of integers; powers of 2 follow
 _TEXT_KEY = (0, 1)
 _NUM_POWERS = 64
+# Numbers from 1e8 (1973) are seconds, from 1e11 milliseconds, and so on.
+_TIME_UNITS = np.array([1e8, 1e11, 1e14, 1e17, 1e20])
 
 
 class Coded(NamedTuple):
@@ -36,6 +40,22 @@ class Coded(NamedTuple):
     lengths: np.ndarray | None
 
 
+def period_of(name: str, schema: Schema) -> str | None:
+    """Return the period of a name such as `time:day`, where `time` is the event time.
+
+    Example:
+
+    >>> from pipelines import Schema
+    >>> from pipelines.evaluation import slice_columns
+    >>> schema = Schema.load("movielens_ratings")
+    >>> schema.time, slice_columns.period_of("timestamp:day", schema)
+    ('timestamp', 'day')
+    """
+    column, _, period = name.rpartition(":")
+    is_time = schema.time is not None and column == str(schema.time)
+    return period if is_time and period in PERIODS else None
+
+
 def check_name(parameter: str, name: str, schema: Schema) -> None:
     """Check that records, or files without a header, have a column of this name.
 
@@ -43,6 +63,15 @@ def check_name(parameter: str, name: str, schema: Schema) -> None:
         ValueError: If they do not; the message names the columns.
     """
     names = [*schema.sparse_features, *schema.dense_features, FILE]
+    if period_of(name, schema):
+        return
+    known = (*names, *schema.columns, *schema.text.columns)
+    if name.rpartition(":")[2] in PERIODS and name not in known:
+        time = "which it does not name" if schema.time is None else repr(schema.time)
+        raise UserError(
+            f"`{parameter}` has days and hours only of the schema's `time` column, "
+            f"{time}. Received: {name}"
+        )
     if schema.text.header or name in (*schema.text.columns, schema.group):
         return  # any column of the files: a missing one is reported when they open
     if name not in names:
@@ -244,6 +273,46 @@ class NumberBins:
     def _bounds_of(self, code):
         low, end = 1 << (code - ZERO - 1), 1 << (code - ZERO)
         return f"{low}-{end - 1}" if self._is_integer else f"{low} to below {end}"
+
+
+class Times:
+    """The event time of a row, in UTC, sliced by `PERIODS`.
+
+    Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970, told
+    apart by their size; others, such as 26013110 for 10 o'clock, have no date.
+    """
+
+    def __init__(self, period: str):
+        self._period = period
+        self._codes, self._periods = Codes(), np.zeros(0, np.int64)
+
+    def read(self, block: Block, batch: Batch) -> Coded:
+        """Return the codes of a block's rows."""
+        times = block.rows.times
+        unit = np.searchsorted(_TIME_UNITS, times, side="right")
+        is_date = (unit > 0) & (unit < len(_TIME_UNITS))
+        seconds = times / 1000.0 ** np.maximum(unit - 1, 0)
+        periods = np.floor(seconds / PERIODS[self._period])
+        if self._period == "hour_of_day":
+            periods %= 24
+        periods, places = np.unique(np.where(is_date, periods, -1), return_inverse=True)
+        periods = periods.astype(np.int64)
+        codes, new = self._codes.find(periods.astype(np.uint64), len(self._periods))
+        self._periods = np.append(self._periods, periods[new])
+        return Coded(codes[places], None)
+
+    def names(self, codes: np.ndarray) -> list[str]:
+        """Return the days, or the beginnings of the hours."""
+        return [self._name(int(period)) for period in self._periods[codes]]
+
+    def _name(self, period):
+        if period < 0:
+            return "(no date)"
+        if self._period == "hour_of_day":
+            return f"{period:02}:00"
+        if self._period == "hour":
+            return f"{np.datetime64(period, 'h')}:00".replace("T", " ")
+        return str(np.datetime64(period, "D"))
 
 
 class Files:

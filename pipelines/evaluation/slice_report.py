@@ -9,7 +9,7 @@ from pipelines.text_tables import align
 from tf_dlrm.metrics import Slices
 
 OTHER = "(other)"
-_NUM_SHOWN, _NUM_WORST = 12, 3
+_NUM_SHOWN, _NUM_PERIODS, _NUM_WORST = 12, 31, 3
 _WORST_SHARE = 0.01
 METRICS = (
     "num_rows",
@@ -37,23 +37,33 @@ def sum_up(slices: Slices) -> tuple[int, int, float, float, float, float]:
     return num_rows, num_clicks, math.nan, loss, prediction, calibration
 
 
-def table(name: str, slices: Slices) -> Iterator[str]:
-    """Yield the lines of the table: the largest slices, and the lowest AUCs."""
+def table(name: str, slices: Slices, by_time: bool = False) -> Iterator[str]:
+    """Yield the lines of the table: the largest slices, and the lowest AUCs.
+
+    Args:
+        name: Name of the column.
+        slices: The slices, the largest first.
+        by_time: Whether they are periods in order of time, of which to show the last.
+    """
     own = slices.groups != OTHER
     no_click = int((own & (slices.num_clicks == 0)).sum())
     clicks_alone = int((own & (slices.num_clicks == slices.num_rows)).sum())
+    order = "in order of time" if by_time else "the largest first"
+    values = "1 value" if own.sum() == 1 else f"{int(own.sum()):,} values"
     yield (
-        f"{name}: {int(own.sum()):,} values, the largest first. AUC is undefined for "
+        f"{name}: {values}, {order}. AUC is undefined for "
         f"{no_click:,} without clicks and {clicks_alone:,} with only clicks."
     )
     rows = [["value", "rows", "clicks", "auc", "log_loss", "calibration"]]
     places = np.arange(len(slices))
-    shown = places if len(places) <= _NUM_SHOWN + 1 else places[:_NUM_SHOWN]
+    shown, limit = places, _NUM_PERIODS if by_time else _NUM_SHOWN
+    if len(places) > limit + 1:
+        shown = np.flatnonzero(own)[-limit:] if by_time else places[:limit]
     for i in shown:
         values = (getattr(slices, metric)[i] for metric in METRICS)
         rows.append(_row(slices.groups[i], *values))
     if len(shown) < len(places):
-        rest = slices.take(places[len(shown) :])
+        rest = slices.take(np.setdiff1d(places, shown))
         rows.append(_row(OTHER, *sum_up(rest)))
     yield from align(rows)
     large = own & (slices.num_rows >= _WORST_SHARE * slices.num_rows.sum())

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipelines.evaluation import row_sources, slice_columns
-from pipelines.evaluation.slice_columns import FILE, check_name
+from pipelines.evaluation.slice_columns import FILE, check_name, period_of
 from pipelines.evaluation.slice_report import METRICS, OTHER, sum_up, table
 from pipelines.files import expand_paths
 from pipelines.log_data import find_records
@@ -29,13 +29,15 @@ class SlicedEvaluation:
     """An evaluation by slices: the columns, and the results.
 
     Args:
-        columns: Names of columns.
+        columns: Names of columns; for the event time, also `time:day`, `time:hour` and
+            `time:hour_of_day`, in UTC.
         group: Column whose values are the groups of GAUC, or `None`.
         min_rows: Rows that a value needs to get its own slice; all other values share
             one.
 
     Attributes:
-        slices: The `Slices` of each column, the largest first.
+        slices: The `Slices` of each column, the largest first; of days and hours, in
+            order of time.
         gauc: The `GroupAUC`, or `None`.
 
     Raises:
@@ -53,6 +55,7 @@ class SlicedEvaluation:
             raise UserError(f"`min_rows` must be at least 1. Received: {min_rows}")
         self.columns, self.group, self._min_rows = tuple(columns), group, min_rows
         self.slices: dict[str, Slices] = {}
+        self._periods: set[str] = set()
         self.gauc: GroupAUC | None = None
 
     def check(self, schema: Schema) -> None:
@@ -89,11 +92,16 @@ class SlicedEvaluation:
         """
         schema = parser.vocabulary.schema
         self.check(schema)
+        self._periods = {name for name in self.columns if period_of(name, schema)}
         folder = find_records(paths)
         if folder is None:
             asked = dict.fromkeys([*self.columns, *([self.group] * bool(self.group))])
             features = {FILE, *schema.dense_features, *schema.sparse_features}
-            others = tuple(name for name in asked if name not in features)
+            others = tuple(
+                name
+                for name in asked
+                if name not in features and not period_of(name, schema)
+            )
             source = row_sources.Lines(expand_paths(paths), parser, quarantine, others)
         else:
             source = row_sources.Records(folder, split, parser.vocabulary)
@@ -103,7 +111,7 @@ class SlicedEvaluation:
         model.reset_metrics()
         training.build_metrics(model)
         step, losses, num_rows = _make_step(model, source, schema), 0.0, 0
-        with bar("Evaluating", source.num_rows, "samples") as update:
+        with bar("Evaluating", source.num_rows) as update:
             for block, batch in source:
                 predictions = []
                 for first in range(0, len(batch.labels), batch_size):
@@ -120,17 +128,21 @@ class SlicedEvaluation:
                 update(num_rows)
         quarantine.check()
         for name in self.columns:
-            self.slices[name] = self._largest_first(rows[name].slices(), columns[name])
+            self.slices[name] = self._in_order(rows[name].slices(), columns[name])
         if self.group:
             self.gauc = rows[self.group].gauc()
         metrics = {k: float(v) for k, v in model.get_metrics_result().items()}
         return {**metrics, "loss": losses / max(num_rows, 1), **self._describe_gauc()}
 
-    def _largest_first(self, slices, column):
+    def _in_order(self, slices, column):
+        """Return slices with names: the largest first, or periods in order of time."""
         order = np.argsort(-slices.num_rows, kind="stable")
         large = order[slices.num_rows[order] >= self._min_rows]
         other = slices.take(order[len(large) :])
         names = np.array(column.names(large), object)
+        if isinstance(column, slice_columns.Times):
+            by_time = np.argsort(names)
+            large, names = large[by_time], names[by_time]
         large = slices.take(large)
         columns = [names, *(getattr(large, name) for name in METRICS)]
         if other.num_rows.any():
@@ -171,7 +183,7 @@ class SlicedEvaluation:
     def print(self) -> None:
         """Print the largest slices of each column, the worst ones, and GAUC."""
         for name, slices in self.slices.items():
-            print("\n".join(["", *table(name, slices)]))
+            print("\n".join(["", *table(name, slices, name in self._periods)]))
         if self.gauc is not None:
             print(f"\n{self._say_gauc()}")
 

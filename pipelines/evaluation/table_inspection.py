@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.evaluation.table_report import Advice, TableReport
+from pipelines.evaluation.table_report import Advice, TableReport, least_saving
 from pipelines.progress import bar
 from pipelines.runtime import UserError
 from pipelines.vocabulary import Vocabulary
@@ -22,7 +22,6 @@ _UNCHANGED = 1e-6  # share of the initial range
 _NEAR = 0.01  # distance of near duplicates, as a share of the norm
 _RARE = 20
 _MIN_COUNTS = (2, 5, 10, 20, 50, 100)
-_WORTH_SAYING = 0.01  # share of all bytes that advice must save
 _MANY = 0.25  # share of the rows of a table
 
 
@@ -77,7 +76,7 @@ def inspect_tables(
             counts = _counts_of(vocabulary, table.name)
             report = facts.report(slot_bytes, counts)
             advice = _advise(report, counts, vocabulary)
-            worth = [a for a in advice if a.saved_bytes >= _WORTH_SAYING * total]
+            worth = [a for a in advice if a.saved_bytes >= least_saving(total)]
             worth.sort(key=lambda each: -each.saved_bytes)
             reports.append(dataclasses.replace(report, advice=tuple(worth)))
     return reports
@@ -186,7 +185,7 @@ class _Facts:
 
 
 def _near_duplicates(rows: np.ndarray) -> int:
-    """Return how many of the rows `(S, W)` are within 1 % of an earlier row."""
+    """Return how many of the rows `(S, W)` are within 1% of an earlier row."""
     rows = rows.astype(np.float64)
     squares = (rows * rows).sum(1)
     distances = squares[:, None] + squares - 2 * rows @ rows.T

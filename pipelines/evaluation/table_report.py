@@ -8,6 +8,7 @@ from pipelines.text_tables import align
 from tf_dlrm.runtime import format_bytes
 
 _MOST_LINES = 40
+_LEAST_SHARE, _LEAST_BYTES = 0.01, 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TableReport:
         dead_by: How `dead_rows` was found: `"initial values"`, `"counts"` or `None`.
         rare_rows: Number of rows whose value occurs fewer than 20 times in the rows
             that the vocabulary was built from; `None`: unknown.
-        norms: 5 %, 50 % and 95 % quantiles of the rows' Euclidean norms.
+        norms: 5%, 50% and 95% quantiles of the rows' Euclidean norms.
         stable_rank: Squared Frobenius norm divided by the squared spectral norm, from 1
             to the width.
         information_abundance: Sum of the singular values divided by the largest, from 1
@@ -48,8 +49,9 @@ class TableReport:
         energy: Share of the squared Frobenius norm that the first 1, 2, ... width
             singular directions hold.
         sampled_rows: Number of rows among which near duplicates were counted.
-        near_duplicates: Number of sampled rows within 1 % of an earlier one.
-        advice: Ways of making the table smaller, the largest saving first.
+        near_duplicates: Number of sampled rows within 1% of an earlier one.
+        advice: Ways of making the table smaller, the largest saving first; each saves
+            at least a megabyte and 1% of all tables.
 
     Reference:
         Guo et al. 2024, On the embedding collapse when scaling up recommendation
@@ -79,6 +81,11 @@ class TableReport:
         return facts
 
 
+def least_saving(total_bytes: int) -> float:
+    """Return the bytes that advice must save, given the size of all tables in bytes."""
+    return max(_LEAST_BYTES, _LEAST_SHARE * total_bytes)
+
+
 def lines(reports: Sequence[TableReport]) -> Iterator[str]:
     """Yield the lines of a table for a terminal, the largest first, and advice."""
     total = sum(report.row_bytes + report.slot_bytes for report in reports)
@@ -87,7 +94,7 @@ def lines(reports: Sequence[TableReport]) -> Iterator[str]:
         f"{_say_dead(reports)}"
     )
     rows = [
-        ["table", "rows", "width", "size", "slots", "dead", "norms 5/50/95 %"]
+        ["table", "rows", "width", "size", "slots", "dead", "norms 5/50/95%"]
         + ["stable rank", "abundance", "duplicates"]
     ]
     ordered = sorted(reports, key=lambda report: -report.row_bytes - report.slot_bytes)
@@ -97,7 +104,8 @@ def lines(reports: Sequence[TableReport]) -> Iterator[str]:
         yield f"and {len(ordered) - _MOST_LINES:,} smaller tables"
     advice = [(report.name, each) for report in ordered for each in report.advice]
     if not advice:
-        yield "Nothing to save: no table has many rare rows or unused width."
+        size = format_bytes(least_saving(total))
+        yield f"No advice: no change would save {size} or more."
         return
     yield ""
     yield "To save memory (check the metrics of the smaller model):"

@@ -28,10 +28,14 @@ def fault(data_type: pa.DataType, kind: str, is_bag: bool = False) -> str | None
 
     Args:
         data_type: Type of the column.
-        kind: `"integer"`, `"number"`, `"time"`, or `"category"`.
+        kind: `"integer"`, `"number"`, `"time"`, `"category"`, or `"text"` for any type
+            whose cells are single values.
         is_bag: Whether a category may have several values in a cell.
     """
     data_type = _plain_type(data_type)
+    if kind == "text":
+        is_nested = pat.is_nested(data_type)
+        return "contains several values in a cell" if is_nested else None
     if kind == "time" and (pat.is_timestamp(data_type) or pat.is_date(data_type)):
         return None
     if kind == "category" and is_list(data_type):
@@ -182,6 +186,16 @@ class ArrowCells(Cells):
         valid = micros.is_valid().to_numpy(zero_copy_only=False)
         seconds = micros.fill_null(0).to_numpy() / 1e6
         return np.where(valid, seconds, np.nan), valid
+
+
+def plain_texts(column: pa.Array) -> pa.LargeBinaryArray:
+    """Return the cells of a column of single values as texts, null where missing."""
+    column = decode(column)
+    if pat.is_boolean(column.type):
+        column = pc.if_else(column, "True", "False")
+    if not is_text(column.type):
+        column = column.cast(pa.string())
+    return column.cast(pa.large_binary())
 
 
 def _as_text(texts, missing):

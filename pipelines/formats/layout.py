@@ -62,10 +62,12 @@ class Wanted:
         label: Whether rows must have a label, and the weight and event time of the
             schema, if any.
         others: Further columns, read as categories.
+        kept: Further columns of any type, of which only the texts are needed.
     """
 
     label: bool = True
     others: tuple[Column, ...] = ()
+    kept: tuple[Column, ...] = ()
 
     def columns(self, schema: Schema) -> list[Column]:
         """Return the columns of a schema to read, each once."""
@@ -73,7 +75,7 @@ class Wanted:
         if self.label:
             columns.insert(0, schema.label.column)
             columns += [c for c in (schema.weight, schema.time) if c is not None]
-        return list(dict.fromkeys([*columns, *self.others]))
+        return list(dict.fromkeys([*columns, *self.others, *self.kept]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from pipelines.formats.field_rules import Block, read_rows
 from pipelines.formats.layout import Layout, Wanted
 from pipelines.formats.tables import TableBlock
 from pipelines.formats.text import Lines, find_bad
+from pipelines.schema.checks import Column
 from pipelines.schema.columns import Text
 
 _FOR_SCORING = Wanted(label=False)
@@ -33,12 +34,14 @@ class ScoredLines(NamedTuple):
         labels: Texts `(n,)` of the labels of all rows, null for rows without a label.
         is_line: Mask `(n,)` of the rows that have a line in `text`; `None`: all.
         bad: `(position, row, reason)` of each other row.
+        kept: Texts `(n,)` of further columns of all rows, null where there is none.
     """
 
     text: bytes
     labels: pa.Array
     is_line: np.ndarray | None
     bad: Sequence[tuple[int, bytes, str]]
+    kept: Sequence[pa.Array] = ()
 
 
 class LineMaker:
@@ -47,33 +50,35 @@ class LineMaker:
     Args:
         layout: Layout of the file.
         is_table: Whether it is a Parquet file.
+        kept: Further columns whose texts to return.
     """
 
-    def __init__(self, layout: Layout, is_table: bool):
-        self._layout, text = layout, layout.schema.text
+    def __init__(self, layout: Layout, is_table: bool, kept: Sequence[Column] = ()):
+        self._layout, self._kept, text = layout, kept, layout.schema.text
         self.is_as_it_is = not (is_table or text.header or text.quoted)
-        # For lines that are used unchanged, only the labels are read here.
-        column = layout.schema.label.column
-        labels = {c: p for c, p in layout.positions.items() if c == column}
-        self._labels_only = dataclasses.replace(layout, positions=labels)
+        # For lines that are used unchanged, only these columns are read here.
+        few = {layout.schema.label.column, *kept}
+        positions = {c: p for c, p in layout.positions.items() if c in few}
+        self._few_columns = dataclasses.replace(layout, positions=positions)
 
     def __call__(self, content: bytes | pa.RecordBatch) -> ScoredLines:
         """Return the lines of some rows."""
         if isinstance(content, bytes):
-            layout = self._labels_only if self.is_as_it_is else self._layout
+            layout = self._few_columns if self.is_as_it_is else self._layout
             block = Lines(content, layout)
             num_rows, candidates = block.count, block.is_row
         else:
             block = TableBlock(content, self._layout)
             num_rows, candidates = len(content), np.ones(len(content), bool)
         labels = self._labels(block, num_rows)
+        kept = [self._texts(block, column, num_rows) for column in self._kept]
         if self.is_as_it_is:
-            return ScoredLines(content, labels, None, [])
+            return ScoredLines(content, labels, None, [], kept)
         _, good = read_rows(block, self._layout, _FOR_SCORING, candidates)
         bad = block.describe_bad(good, labelled=False)
         is_line = np.ones(num_rows, bool)
         is_line[[position for position, *_ in bad]] = False
-        return ScoredLines(self._write(block, good), labels, is_line, bad)
+        return ScoredLines(self._write(block, good), labels, is_line, bad, kept)
 
     def find_bad(self, content: bytes) -> list[tuple[int, bytes, str]]:
         """Return the invalid lines of a file whose lines are used unchanged."""
@@ -87,12 +92,15 @@ class LineMaker:
         if block.lacks_label is not None:
             texts = pc.if_else(pa.array(block.lacks_label), None, texts)
         texts = pc.if_else(pc.equal(texts, b""), None, texts)
-        lines = block.line_of_candidates
-        if lines is None:
-            return texts
-        places = np.full(num_rows, -1)
-        places[lines] = np.arange(len(lines))
-        return texts.take(pa.array(places, mask=places < 0))
+        return _spread(texts, block, num_rows)
+
+    def _texts(self, block: Block, column: Column, num_rows: int):
+        if column in self._layout.constants:
+            constant = self._layout.constants[column]
+            return pa.array([constant] * num_rows, pa.large_binary())
+        if isinstance(block, TableBlock):
+            return block.plain_texts(column)
+        return _spread(block.cells(column).raw(False), block, num_rows)
 
     def _write(self, block: Block, good: np.ndarray) -> bytes:
         layout, schema = self._layout, self._layout.schema
@@ -133,6 +141,16 @@ def join_cells(columns: Sequence[pa.LargeBinaryArray], text: Text) -> bytes:
     lines = pc.binary_join_element_wise(*columns, mark)
     lines = pc.binary_join_element_wise(lines, end, empty)
     return lines.buffers()[2].to_pybytes() if len(lines) else b""
+
+
+def _spread(texts, block, num_rows):
+    """Return the texts of candidates for all rows, null for other rows."""
+    lines = block.line_of_candidates
+    if lines is None:
+        return texts
+    places = np.full(num_rows, -1)
+    places[lines] = np.arange(len(lines))
+    return texts.take(pa.array(places, mask=places < 0))
 
 
 def number_columns(schema) -> set:

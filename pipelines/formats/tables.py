@@ -4,14 +4,14 @@
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.compression import read_start, to_arrow
-from pipelines.formats.cells import ArrowCells, fault
+from pipelines.formats.cells import ArrowCells, fault, plain_texts
 from pipelines.formats.field_rules import CATEGORY_RULE, Block, read_rows
 from pipelines.formats.layout import Layout, Rows, Wanted
 from pipelines.runtime import UserError
@@ -48,22 +48,27 @@ def find_layout(path: str, schema: Schema, wanted: Wanted) -> Layout:
     with Opened(path) as file:
         types = file.schema_arrow
         layout = Layout.of_table(schema, path, types.names, wanted)
-        check_types(path, types, layout)
+        check_types(path, types, layout, wanted.kept)
         return layout
 
 
-def check_types(path: str, types: pa.Schema, layout: Layout) -> None:
+def check_types(
+    path: str, types: pa.Schema, layout: Layout, kept: Sequence[Column] = ()
+) -> None:
     """Check that the types of columns can be read.
 
     Args:
         path: Name of the file, for the error.
         types: Types of the columns, by their names in the layout.
         layout: The columns to read.
+        kept: Columns of which only the texts are needed.
 
     Raises:
         ValueError: If a type cannot be read; the message names the column.
     """
     kinds = _kinds(layout.schema)
+    for column in kept:
+        kinds[column] = [*kinds.get(column, []), ("text", False)]
     for column, place in layout.positions.items():
         for kind, is_bag in kinds.get(column, [("category", False)]):
             data_type = types.field(layout.names[place]).type
@@ -212,6 +217,10 @@ class TableBlock(Block):
             cells = ArrowCells(self._column(column), self._delimiter)
             self._cells[column] = cells
         return self._cells[column]
+
+    def plain_texts(self, column: Column) -> pa.LargeBinaryArray:
+        """Return the cells of a column of any type as texts, null where missing."""
+        return plain_texts(self._column(column))
 
     def describe_bad(self, good, labelled):
         """Return `(position, row, reason)` of each bad row."""

@@ -52,7 +52,7 @@ def draw_plan(plan, path=None):
 
 
 def draw_scaling(rows, path=None):
-    """Draw the result of `costs.scaling`: samples/s by devices, a panel for each link.
+    """Draw the result of `costs.scaling`: rows/s by devices, a panel for each link.
 
     Args:
         rows: The list of dicts that `costs.scaling` returned.
@@ -82,7 +82,7 @@ def draw_scaling(rows, path=None):
         axes.grid(color=GRID)
         axes.yaxis.set_major_formatter(lambda value, _: shorten_count(value))
         pictures.finish(axes, link)
-    panels[0].set_ylabel("predicted samples/s", color=MUTED)
+    panels[0].set_ylabel("predicted rows/s", color=MUTED)
     pictures.put_legend(figure, 5, panels[0].get_legend_handles_labels()[0])
     if path is not None:
         pictures.save(figure, path)

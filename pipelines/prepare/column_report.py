@@ -185,8 +185,8 @@ _PAGE = """<!doctype html>
 <table><tr><th>split</th><th>rows</th><th>clicks</th></tr>{splits}</table>
 <p>{rows} rows read, {bad} of them bad.</p><ul>{reasons}</ul>{sampling}
 <h2>Numbers in all rows</h2>
-<table><tr><th>column</th><th>missing</th><th>distinct</th><th>smallest</th><th>5 %</th>
-<th>25 %</th><th>median</th><th>75 %</th><th>95 %</th><th>largest</th></tr>{integers}
+<table><tr><th>column</th><th>missing</th><th>distinct</th><th>smallest</th><th>5%</th>
+<th>25%</th><th>median</th><th>75%</th><th>95%</th><th>largest</th></tr>{integers}
 </table>
 <h2>Categories in the training rows</h2>
 <p>Values seen fewer than {threshold} times, or beyond the maximum number of ids, share

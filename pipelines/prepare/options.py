@@ -30,8 +30,9 @@ class Options:
     shared_table: bool = False
     """Let all features share one table of `hash_buckets` rows."""
     split_by: Literal["time", "random"] = "time"
-    """Rows that `valid_share` and `test_share` take; time: the last rows of the input;
-    random: random rows."""
+    """Rows that `valid_share` and `test_share` take; time: the latest rows by the
+    schema's time column, or without one, the last rows of the input; random: random
+    rows."""
     valid_share: float = 0.0
     """Share of the input rows to use for validation."""
     test_share: float = 0.0

@@ -28,7 +28,7 @@ class _Progress(keras.callbacks.Callback):
 
     def _open(self, label, total, first=0, note=""):
         self._update = self._stack.enter_context(
-            bar(label, total, "samples", first, note)
+            bar(label, total, first=first, note=note)
         )
 
     def _close(self):
@@ -37,7 +37,7 @@ class _Progress(keras.callbacks.Callback):
 
 
 class FitProgress(_Progress):
-    """Progress of `fit` in samples/s and remaining time, with loss and AUC.
+    """Progress of `fit` in rows/s and remaining time, with loss and AUC.
 
     Args:
         batch_size: Rows in a batch.
@@ -113,7 +113,7 @@ class FitProgress(_Progress):
 
 
 class EvaluateProgress(_Progress):
-    """Progress of `evaluate` in samples/s.
+    """Progress of `evaluate` in rows/s.
 
     Args:
         batch_size: Rows in a batch.

@@ -1,4 +1,4 @@
-"""The chart of learning curves: loss and AUC against the number of samples."""
+"""The chart of learning curves: loss and AUC against the number of rows."""
 
 from pipelines import pictures
 from pipelines.pictures import GRID, LINES, MUTED
@@ -6,7 +6,7 @@ from pipelines.reports.runs import Run
 from pipelines.text_tables import shorten_count
 
 _PANELS = (("loss", "Loss"), ("auc", "AUC"))
-_START = 0.05  # first share of the samples, whose values do not set the scale
+_START = 0.05  # first share of the rows, whose values do not set the scale
 _MARGIN = 0.06  # relative to the scale
 _LEGEND_LETTERS = 120
 _VALIDATION = {
@@ -45,7 +45,7 @@ def draw(runs: list[Run], path) -> None:
 
 
 def draw_metric(axes, runs: list[Run], metric: str) -> None:
-    """Draw one metric of runs against the samples they were trained on.
+    """Draw one metric of runs against the rows they were trained on.
 
     Args:
         axes: Where to draw.
@@ -55,8 +55,8 @@ def draw_metric(axes, runs: list[Run], metric: str) -> None:
     last = max((run.last_step - run.first_step) * run.batch_size for run in runs)
     scale = []
     for run, color in zip(runs, LINES):
-        training = _in_samples(run, "train", metric)
-        validation = _in_samples(run, "validation", metric)
+        training = _in_rows(run, "train", metric)
+        validation = _in_rows(run, "validation", metric)
         marker = "." if len(training[0]) == 1 else ""  # a line needs two points
         axes.plot(*training, marker + "-", color=color, linewidth=1.1, alpha=0.75)
         axes.plot(
@@ -74,15 +74,15 @@ def draw_metric(axes, runs: list[Run], metric: str) -> None:
     axes.set_xlim(0, last * 1.02 or 1)
     axes.xaxis.set_major_formatter(lambda value, _: shorten_count(value))
     axes.locator_params(axis="x", nbins=6)
-    axes.set_xlabel("samples", color=MUTED)
+    axes.set_xlabel("rows trained on", color=MUTED)
     axes.grid(axis="y", color=GRID)
 
 
-def _in_samples(run, part, metric):
+def _in_rows(run, part, metric):
     curve = run.scalars(part, metric)
     steps = sorted(curve)
-    samples = [(step - run.first_step) * run.batch_size for step in steps]
-    return samples, [curve[step] for step in steps]
+    rows = [(step - run.first_step) * run.batch_size for step in steps]
+    return rows, [curve[step] for step in steps]
 
 
 def _explain(figure, runs):

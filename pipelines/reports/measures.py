@@ -68,7 +68,7 @@ TIME = (
     Measure("rows", ("", "rows"), _number(0)),
     Measure("epochs", ("", "epochs"), lambda value: f"{value:.3g}"),
     Measure("minutes", ("", "minutes"), _number(1)),
-    Measure("samples_per_second", ("", "samples/s"), _number(0), _highest),
+    Measure("samples_per_second", ("", "rows/s"), _number(0), _highest),
     Measure("input_wait_share", ("waiting", "for input"), _percent),
     Measure("checkpoint_seconds", ("writing", "checkpoints"), lambda x: f"{x:.1f} s"),
 )

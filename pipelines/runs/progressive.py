@@ -12,13 +12,16 @@ Reference:
 
 import dataclasses
 import functools
+import math
 import os
 
 import keras
+import numpy as np
 
 from pipelines.files import Paths, expand_paths
 from pipelines.formats.parser import Parser
 from pipelines.formats.reading import read
+from pipelines.formats.scanning import ChunkReader
 from pipelines.log_data import count_rows, describe_data, find_records
 from pipelines.quarantine import Quarantine
 from pipelines.runs.data import COUNTS, FileData
@@ -78,6 +81,22 @@ def check(config, train_paths: Paths, valid_paths: Paths | None) -> list[str]:
     return days
 
 
+def in_order_of_time(days: list[str], schema: Schema) -> list[str]:
+    """Return files in the order of their event times, if the schema names any.
+
+    The time of a file is the median of those in its first block of rows.
+    """
+    if schema.time is None:
+        return days
+    reader, times = ChunkReader(schema), {}
+    for day in days:
+        chunk = reader.read(day, 0)
+        rows = reader.take_apart(day, chunk.content) if chunk.size else None
+        is_known = rows is not None and len(rows.times)
+        times[day] = float(np.median(rows.times)) if is_known else math.inf
+    return sorted(days, key=times.__getitem__)
+
+
 class DayData(FileData):
     """Labelled files of lines, one for each day.
 
@@ -87,7 +106,8 @@ class DayData(FileData):
 
     Args:
         config: The `RunConfig`.
-        train_paths: The files in the order of the days.
+        train_paths: The files of the days: in their order, or if the schema has a
+            `time`, in any order.
         valid_paths: Must be `None`: each day is validated on the next one.
         folder: The `RunFolder`, which also takes the bad rows.
         vocabulary: `Vocabulary` or `HashVocabulary`; `None`: build one.
@@ -108,9 +128,13 @@ class DayData(FileData):
         rows_by_epoch: list[int] | None = None,
         schema: Schema | None = None,
     ):
-        self.days = check(config, train_paths, valid_paths)
+        self._listed = check(config, train_paths, valid_paths)
         config = dataclasses.replace(config, epochs=1)
         super().__init__(config, folder, vocabulary, schema)
+        self.days = in_order_of_time(self._listed, self.schema)
+        if self.days != self._listed:
+            names = ", ".join(map(remote_files.name_of, self.days))
+            print(f"Days, in the order of {self.schema.time}: {names}", flush=True)
         self._sampling = [None] * len(self.days)
         if config.negative_sampling_rate < 1:
             self._sampling = [
@@ -146,7 +170,7 @@ class DayData(FileData):
     @property
     def origin(self) -> dict:
         """Facts that identify the files, for the run's `config.json`."""
-        return {**describe_data(self.days, None), "progressive": True}
+        return {**describe_data(self._listed, None), "progressive": True}
 
     def train_dataset(self):
         """Return the days as one dataset: epoch d is day d, also after a resume."""

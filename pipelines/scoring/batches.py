@@ -110,9 +110,14 @@ def read_batches(
         stored_before += stamps[file][0]
 
 
-def make_reader(schema: Schema) -> ChunkReader:
-    """Return a reader for files of a schema, with or without labels."""
-    return ChunkReader(schema, Wanted(label=False), _BLOCK_BYTES)
+def make_reader(schema: Schema, keep: Sequence[str] = ()) -> ChunkReader:
+    """Return a reader for files of a schema, with or without labels.
+
+    Args:
+        schema: The columns.
+        keep: Further columns to read.
+    """
+    return ChunkReader(schema, Wanted(label=False, kept=tuple(keep)), _BLOCK_BYTES)
 
 
 def _cut_table(reader, path, start, batch_size):

@@ -5,16 +5,28 @@
 
 import csv
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-HEADER = b"file,line,label,probability\n"
+COLUMNS = ("file", "line", "label", "probability")
 
 
-def to_csv(path: str, first_line: int, labels, probabilities) -> bytes:
-    r"""Return lines of CSV: file, line number from 1, label, probability.
+def header(keep: Sequence[str] = ()) -> bytes:
+    """Return the first line of the output, with the names of further columns."""
+    return b",".join(map(_quote, [*COLUMNS, *keep])) + b"\n"
+
+
+def to_csv(
+    path: str,
+    first_line: int,
+    labels: pa.Array,
+    probabilities: np.ma.MaskedArray,
+    kept: Sequence[pa.Array] = (),
+) -> bytes:
+    r"""Return lines of CSV: file, line number from 1, label, probability, other texts.
 
     Args:
         path: File of the lines.
@@ -22,6 +34,7 @@ def to_csv(path: str, first_line: int, labels, probabilities) -> bytes:
         labels: `(n,)` texts, null for lines without a label.
         probabilities: Masked float32 `(n,)`, written with enough digits to recover the
             same float32. Masked values are written as empty fields.
+        kept: Texts `(n,)` of further columns; null is written as an empty field.
 
     Example:
 
@@ -38,11 +51,13 @@ def to_csv(path: str, first_line: int, labels, probabilities) -> bytes:
         for column in map(_masked, (numbers, probabilities))
     ]
     line, probability = columns
-    label = _quote_cells(labels.cast(pa.binary()))
+    texts = [_quote_cells(column.cast(pa.binary())) for column in (labels, *kept)]
     comma, end, nothing = (pa.scalar(text, pa.binary()) for text in (b",", b"\n", b""))
     rows = pc.binary_join_element_wise(
         pa.scalar(_quote(path) + b",", pa.binary()),
-        *(line, comma, label, comma, probability, end),
+        *(line, comma, texts[0], comma, probability),
+        *(piece for column in texts[1:] for piece in (comma, column)),
+        end,
         nothing,
         null_handling="replace",
         null_replacement="",

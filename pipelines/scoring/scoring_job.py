@@ -1,6 +1,7 @@
 """`score_files`: read, score and write lines, all three in parallel."""
 
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from pipelines.runtime import UserError, disk
 from pipelines.scoring import unfinished
 from pipelines.scoring.batches import Batch, Position, make_reader, read_batches
 from pipelines.scoring.models import Model, Source
-from pipelines.scoring.score_file import HEADER, to_csv
+from pipelines.scoring.score_file import COLUMNS, header, to_csv
 
 BATCH_SIZE = 4096
 _MAX_WORKERS = 16
@@ -38,6 +39,7 @@ def score_files(
     max_bad_share: float = 1e-4,
     batch_size: int = BATCH_SIZE,
     overwrite: bool = False,
+    keep: Sequence[str] = (),
 ) -> dict[str, int]:
     """Write `file,line,label,probability` for each row of files, in order.
 
@@ -54,6 +56,9 @@ def score_files(
         batch_size: Number of lines to score at a time.
         overwrite: Whether to replace an existing output, and to discard unfinished
             output of another call.
+        keep: Columns of the files, such as the id of a user, to write after the
+            probability. Their texts are unchanged, also those of bad rows, if these
+            have the right number of columns.
 
     Returns:
         `{"num_rows", "num_bad_rows"}`.
@@ -72,7 +77,7 @@ def score_files(
     ```
     """
     paths = expand_paths(paths)
-    job = _describe(model.source, paths, batch_size)
+    job = _describe(model.source, paths, batch_size, keep)
     bad_rows = f"{output}.bad_rows.tsv"
     kept = "Scored rows are kept, except those of the last seconds."
     with (
@@ -82,7 +87,7 @@ def score_files(
         state = file.state
         if state is None:
             quarantine, position = Quarantine(bad_rows, max_bad_share), Position()
-            file.write(file.pack(HEADER))
+            file.write(file.pack(header(keep)))
         else:
             quarantine = Quarantine.resume(bad_rows, max_bad_share, state["bad_rows"])
             position = Position(*state["position"])
@@ -91,7 +96,7 @@ def score_files(
             )
         if not file.was_finished:
             stamps = [job["files"][path] for path in paths]
-            reader = make_reader(model.schema)
+            reader = make_reader(model.schema, keep)
             quarantine.schema = model.schema
             batches = read_batches(reader, paths, stamps, batch_size, position)
             scorer = _Scorer(model, reader, file.pack)
@@ -102,7 +107,12 @@ def score_files(
 
 
 def check(
-    source: Source, paths, output, batch_size: int = BATCH_SIZE, overwrite=False
+    source: Source,
+    paths,
+    output,
+    batch_size: int = BATCH_SIZE,
+    overwrite=False,
+    keep: Sequence[str] = (),
 ) -> int:
     """Check the arguments of `score_files` before the model is loaded.
 
@@ -112,6 +122,7 @@ def check(
         output: CSV file to write.
         batch_size: Number of lines to score at a time.
         overwrite: Whether to replace an existing output.
+        keep: Columns of the files to write after the probability.
 
     Returns:
         Number of rows that an earlier call has scored.
@@ -121,15 +132,20 @@ def check(
         ValueError: If an argument is wrong, or the output is unfinished output of
             another call.
     """
-    job = _describe(source, expand_paths(paths), batch_size)
+    job = _describe(source, expand_paths(paths), batch_size, keep)
     state = unfinished.check(output, job, overwrite)
     return 0 if state is None else state["bad_rows"]["num_rows"]
 
 
-def _describe(source, paths, batch_size):
+def _describe(source, paths, batch_size, keep):
     """Return the inputs and settings of an output: the `job` of an `Unfinished`."""
     if not hasattr(batch_size, "__index__") or batch_size < 1:
         raise UserError(f"`batch_size` must be at least 1. Received: {batch_size!r}")
+    if len({*COLUMNS, *keep}) < len(COLUMNS) + len(keep):
+        raise UserError(
+            f"`keep` must name each column once, and none of {', '.join(COLUMNS)}, "
+            f"which the output has. Received: {' '.join(keep)}"
+        )
     files = {path: stamp(path) for path in paths}
     for name, *about in source.files:
         files[os.path.join(source.path, name)] = about
@@ -137,7 +153,7 @@ def _describe(source, paths, batch_size):
         "model": os.path.abspath(source.path),
         "paths": paths,
         "batch_size": int(batch_size),
-    }
+    } | ({"keep": list(keep)} if keep else {})
     return {"settings": settings, "files": files}
 
 
@@ -179,8 +195,9 @@ class _Scorer:
     def _score(self, batch):
         path = batch.path
         is_table = self._reader.is_table(path)
-        maker = LineMaker(self._reader.layout(path, with_label=True), is_table)
-        text, labels, is_line, bad = maker(batch.content)
+        layout = self._reader.layout(path, with_label=True)
+        maker = LineMaker(layout, is_table, self._reader.wanted.kept)
+        text, labels, is_line, bad, kept = maker(batch.content)
         lines = tf.raw_ops.StringSplitV2(
             input=[text.removesuffix(b"\n")], sep="\n"
         ).values
@@ -206,8 +223,7 @@ class _Scorer:
         first_line = batch.first_line
         if not is_table:
             first_line += int(self._model.schema.text.header)
-        written = to_csv(
-            path, first_line, labels, np.ma.MaskedArray(probabilities, ~good)
-        )
+        scores = np.ma.MaskedArray(probabilities, ~good)
+        written = to_csv(path, first_line, labels, scores, kept)
         bad = [(batch.first_line + at, line, reason) for at, line, reason in bad]
         return _Scored(batch, self._pack(written), bad)

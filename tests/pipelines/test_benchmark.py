@@ -179,7 +179,7 @@ def test_ratios_are_to_the_best_peer_of_each_round():
 def test_the_table_says_all():
     summary = results.summarize(LINES, QUICK) | {"machine": machine.describe()}
     headings, rows = results.make_table(summary)
-    assert headings[:5] == ["arm", "samples/s", "ms p50", "ms p90", "peak MB"]
+    assert headings[:5] == ["arm", "rows/s", "ms p50", "ms p90", "peak MB"]
     cells = {row[0]: row for row in rows}
     assert all(len(row) == len(headings) for row in rows)
     assert cells["tf_dlrm"][1] == "90" and cells["tf_dlrm"][-2:] == ["1.20", ""]

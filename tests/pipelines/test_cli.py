@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import gzip
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -458,17 +459,24 @@ def test_a_damaged_export_is_one_line(trained, data, tmp_path, capsys):
     assert "variables" in fails([*command, "--output", tmp_path / "s.csv"], capsys)
 
 
-def test_failing_commands_end():
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["evaluate", "--model", "nowhere", "--input", __file__], "folder of a run"),
+        (["prepare", "--multi-hot", "uniform", "--input", "x", "--out", "y"], "x"),
+    ],
+    ids=["evaluate", "prepare"],
+)
+def test_failing_commands_end(words, message, tmp_path):
     """Threads of a cut-off input pipeline once kept the process from ending."""
-    folder = pathlib.Path(__file__).parent
-    code = (
-        "import sys, pipelines.cli as c; sys.argv = ['tf-dlrm', 'evaluate', '--model',"
-        f" 'nowhere', '--input', {str(folder / 'test_cli.py')!r}]; c.entry()"
-    )
+    command = [sys.executable, "-m", "pipelines.cli", *words]
+    env = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+        command, capture_output=True, text=True, timeout=60, cwd=tmp_path, env=env
     )
-    assert done.returncode == 2 and "not the folder of a run" in done.stderr
+    assert done.returncode == 2
+    loading, error = done.stderr.splitlines()  # and no start-up lines of TensorFlow
+    assert loading == "Loading TensorFlow ..." and message in error
 
 
 def test_a_vocabulary_that_is_not_the_models_is_refused(

@@ -31,14 +31,14 @@ def test_what_was_done_before_does_not_count_for_the_rate(clock, capsys):
 
 def test_the_time_until_the_first_units_does_not_count_for_the_time_left(clock, capsys):
     """A first batch takes seconds to compile; the next ones take milliseconds."""
-    with bar("Training", 1_000_000, "samples") as update:
+    with bar("Training", 1_000_000) as update:
         clock[0] += 13
         update(1_000)
         clock[0] += 10
         update(101_000)
     first, second, _ = capsys.readouterr().out.splitlines()
-    assert first == "Training: 1,000 of 1,000,000 samples, 77 samples/s"
-    assert second.endswith("4,391 samples/s, 90 s left")
+    assert first == "Training: 1,000 of 1,000,000 rows, 77 rows/s"
+    assert second.endswith("4,391 rows/s, 90 s left")
 
 
 def test_a_terminal_shows_rate_and_share(clock, capsys, monkeypatch):
@@ -57,7 +57,7 @@ def test_a_terminal_shows_rate_and_share(clock, capsys, monkeypatch):
 def test_the_line_fits_into_the_terminal(columns, clock, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", str(columns))
-    with bar("Training", 1_000_000, "samples") as update:
+    with bar("Training", 1_000_000) as update:
         clock[0] += 10
         update(678_912, "loss 0.4674  auc 0.7742  2 saved, last in 0.31 s")
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().out)
@@ -91,7 +91,7 @@ def test_no_more_samples_are_counted_than_there_are(
         steps(progress, 3)
         progress.on_epoch_end(0, {"loss": 0.5})
     assert progress.num_trained == expected
-    assert f"Training: {expected} samples," in capsys.readouterr().out
+    assert f"Training: {expected} rows," in capsys.readouterr().out
 
 
 def test_an_evaluation_counts_no_more_than_was_read(clock, capsys):
@@ -104,7 +104,7 @@ def test_an_evaluation_counts_no_more_than_was_read(clock, capsys):
         progress.on_test_batch_end(0)
         progress.on_test_end()
     assert counts == [7, 7]
-    assert "Evaluating: 7 samples," in capsys.readouterr().out
+    assert "Evaluating: 7 rows," in capsys.readouterr().out
 
 
 @pytest.mark.integration
@@ -127,8 +127,8 @@ def test_a_run_counts_its_rows(tmp_path, capsys):
     capsys.readouterr()
     _, results = runs.train(config, str(path), None, tmp_path / "run")
     printed = capsys.readouterr().out
-    assert "Epoch 1/2: 230 samples," in printed
-    assert "Epoch 2/2: 230 samples," in printed
+    assert "Epoch 1/2: 230 rows," in printed
+    assert "Epoch 2/2: 230 rows," in printed
     assert results["num_rows"] == 230 and results["num_bad_rows"] == 20
     seconds = results["training_seconds"]
     assert results["samples_per_second"] * seconds == pytest.approx(460)

@@ -14,7 +14,8 @@ from pipelines.criteo import read
 from pipelines.quarantine import Quarantine
 from pipelines.runs.config import RunConfig
 from pipelines.runs.folder import RunFolder
-from pipelines.runs.progressive import DayData
+from pipelines.runs.progressive import DayData, in_order_of_time
+from pipelines.schema import Schema
 from pipelines.synthetic import Planted
 
 pytestmark = pytest.mark.integration
@@ -81,6 +82,31 @@ def whole(days, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "whole"
     folder, results = train(days, out)
     return folder, results
+
+
+def test_days_follow_the_event_times(tmp_path, capsys):
+    """Sorted by name, day 10 would come before day 9."""
+    rng, start = np.random.default_rng(0), np.datetime64("2026-03-01")
+    for day in (10, 8, 9):
+        seconds = np.sort(rng.integers(0, 86_400, 300))
+        times = start + day * 86_400 + seconds.astype("timedelta64[s]")
+        rows = [f"{t},{rng.integers(2)},i{rng.integers(9)},{t!s:.4}" for t in times]
+        path = tmp_path / f"day_{day}.csv"
+        path.write_text("\n".join(["ts,click,item,x", *rows]) + "\n")
+    schema = Schema("click", ["x"], ["item"], time="ts")
+    schema.save(tmp_path / "schema.json")
+    paths = sorted(tmp_path.glob("day_*.csv"))
+    command = ["train", "--train", *paths, "--schema", tmp_path / "schema.json",
+               "--progressive", "--out", tmp_path / "r", *OPTIONS]  # fmt: skip
+    run(*command, "--hash-buckets", "50")
+    printed = capsys.readouterr().out
+    assert "Days, in the order of ts: day_8.csv, day_9.csv, day_10.csv" in printed
+    days = json.loads((tmp_path / "r" / "metrics.json").read_text())["days"]
+    assert [day["day"] for day in days] == ["day_9.csv", "day_10.csv"]
+    # So that the same command resumes the run.
+    assert RunFolder(tmp_path / "r").read_data()["train"] == list(map(str, paths))
+    untimed = Schema("click", ["x"], ["item"])
+    assert in_order_of_time(list(map(str, paths)), untimed) == list(map(str, paths))
 
 
 @pytest.mark.slow

@@ -2,13 +2,19 @@
 
 import csv
 import json
+import types
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
+import pipelines
+import tf_dlrm
 from pipelines import cli
-from pipelines.evaluation import slice_columns
+from pipelines.evaluation import evaluate, slice_columns
+from pipelines.evaluation.slices import SlicedEvaluation
+from pipelines.quarantine import Quarantine
 from pipelines.runs.folder import RunFolder
 from pipelines.schema import Schema
 from pipelines.vocabulary import HashVocabulary
@@ -90,12 +96,12 @@ def bin_of(text):
     return f"{low}-{2 * low - 1}"
 
 
-def check(found, labels, predictions, values_of_rows):
+def check(found, labels, predictions, values_of_rows, by_time=False):
     """Slices against scikit-learn; `values_of_rows` has a set of names for each row."""
     names = set().union(*values_of_rows)
     assert {row["value"] for row in found} == names
-    sizes = [row["num_rows"] for row in found]
-    assert sizes == sorted(sizes, reverse=True)
+    order = [row["value"] if by_time else -row["num_rows"] for row in found]
+    assert order == sorted(order)
     for row in found:
         own = np.array([row["value"] in values for values in values_of_rows])
         y, p = labels[own], np.clip(predictions[own], 1e-7, 1 - 1e-7)
@@ -110,6 +116,84 @@ def check(found, labels, predictions, values_of_rows):
             assert row["auc"] == pytest.approx(roc_auc_score(y, p), abs=2e-3)
         else:
             assert np.isnan(row["auc"])
+
+
+TIMED = pipelines.Schema(
+    label="click",
+    dense=["price"],
+    sparse=["item"],
+    time="ts",
+    format=pipelines.Text(),
+)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_slices_by_time_are_those_of_pandas_and_scikit_learn(ending, tmp_path, capsys):
+    """Seconds, milliseconds, ISO 8601 with offsets; three days around midnight UTC."""
+    rng, num_rows = np.random.default_rng(0), 400
+    times = pd.Timestamp("2026-02-27 21:00", tz="UTC") + pd.to_timedelta(
+        rng.integers(0, 54 * 3600, num_rows), "s"
+    )
+    times = times.where(np.arange(num_rows) > 1, pd.Timestamp("2026-02-28", tz="UTC"))
+    frame = pd.DataFrame(
+        {
+            "click": rng.integers(0, 2, num_rows),
+            "price": rng.random(num_rows).round(3),
+            "item": [f"i{n}" for n in rng.integers(0, 9, num_rows)],
+            "ts": times.tz_convert("Asia/Kolkata"),
+        }
+    )
+    path = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        forms = [
+            lambda time: str(int(time.timestamp())),
+            lambda time: str(int(time.timestamp()) * 1000),
+            lambda time: str(time.tz_convert("UTC").value),  # nanoseconds
+            lambda time: time.isoformat(),  # ends in +05:30
+            lambda time: time.tz_convert("UTC").strftime("%Y-%m-%d %H:%M:%S"),
+        ]
+        texts = [forms[i % len(forms)](time) for i, time in enumerate(frame["ts"])]
+        frame.assign(ts=texts).to_csv(path, index=False)
+    parser = pipelines.Parser(HashVocabulary(50, schema=TIMED))
+    model = tf_dlrm.DLRM(parser.spec(4), (4,), (1,))
+    model.compile("sgd", metrics=tf_dlrm.metrics.click_metrics())
+    names = ("ts:day", "ts:hour", "ts:hour_of_day")
+    slices = SlicedEvaluation(names)
+    evaluate(model, parser, [str(path)], quarantine=Quarantine(), slices=slices)
+    slices.print()
+    printed = capsys.readouterr().out
+    assert "ts:day: 4 values, in order of time. " in printed
+    assert "\n(other) " in printed and "\n2026-03-02 02:00 " in printed  # of 54 hours
+    slices.write_csv(tmp_path / "slices.csv")
+    found = read_csv(tmp_path / "slices.csv")
+    rows = pipelines.read(path, parser, batch_size=num_rows)
+    predictions = model.predict(rows, verbose=0)[:, 0].astype(np.float64)
+    keys = [times.strftime("%Y-%m-%d"), times.strftime("%Y-%m-%d %H:00")]
+    for name, key in zip(names, [*keys, times.strftime("%H:00")], strict=True):
+        own = [row for row in found if row["column"] == name]
+        sizes = frame.groupby(np.asarray(key)).size()
+        assert {row["value"]: row["num_rows"] for row in own} == sizes.to_dict()
+        check(own, frame["click"].to_numpy(), predictions, [{k} for k in key], True)
+    assert len([row for row in found if row["column"] == "ts:day"]) == 4
+
+
+def test_times_that_are_no_dates_are_one_slice():
+    times = slice_columns.Times("day")
+    rows = types.SimpleNamespace(times=np.array([14102100.0, 1.7e9, -5.0, 1e30]))
+    coded = times.read(types.SimpleNamespace(rows=rows), None)
+    names = [times.names(np.array([code]))[0] for code in coded.codes]
+    assert names == ["(no date)", "2023-11-14", "(no date)", "(no date)"]
+
+
+@pytest.mark.parametrize(
+    "schema, message",
+    [(TIMED, "column, 'ts'. Received: item:day"), (SCHEMA, "it does not name")],
+)
+def test_only_the_event_time_has_days(schema, message):
+    with pytest.raises(ValueError, match=message):
+        SlicedEvaluation(["item:day"]).check(schema)
 
 
 @pytest.mark.integration

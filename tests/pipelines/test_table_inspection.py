@@ -128,7 +128,8 @@ def test_near_duplicates_are_counted_on_a_sample():
     assert again == item
 
 
-def test_advice_says_the_bytes_that_it_saves():
+def test_advice_says_the_bytes_that_it_saves(monkeypatch):
+    monkeypatch.setattr(table_report, "_LEAST_BYTES", 1000)
     model = make_model(sizes=(1000, 1000))
     rng = np.random.default_rng(0)
     # Two directions of the same size: a stable rank of two.
@@ -156,6 +157,12 @@ def test_advice_says_the_bytes_that_it_saves():
         line.startswith("- shop: 400 rows") and line.endswith("saves 25.6 kB")
         for line in lines
     )
+    monkeypatch.undo()  # 25.6 kB are not worth a line
+    reports = inspect_tables(dead)
+    assert not reports[1].advice
+    expected = "No advice: no change would save 1.0 MB or more."
+    assert list(table_report.lines(reports))[-1] == expected
+    assert table_report.least_saving(10**9) == 10**7
 
 
 def test_a_model_without_waste_gets_no_advice():
@@ -165,7 +172,7 @@ def test_a_model_without_waste_gets_no_advice():
         set_rows(model, name, np.arange(size), rng.normal(size=(size, 8)))
     reports = inspect_tables(model)
     assert all(report.advice == () for report in reports)
-    assert list(table_report.lines(reports))[-1].startswith("Nothing to save")
+    assert list(table_report.lines(reports))[-1].startswith("No advice")
     json.dumps([report.describe() for report in reports], allow_nan=False)
 
 

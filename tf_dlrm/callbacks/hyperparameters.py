@@ -18,7 +18,7 @@ class HyperparameterLogger(Watcher):
     """Write a run's hyperparameters for TensorBoard's HParams page.
 
     The page has a row for each run with logs in TensorBoard's folder. It shows results
-    that `TensorBoardLogger` writes: samples/s and validation metrics, or training
+    that `TensorBoardLogger` writes: rows/s and validation metrics, or training
     metrics if there is no validation.
 
     Args:
@@ -64,7 +64,7 @@ class HyperparameterLogger(Watcher):
             for name in _METRICS
             if name in (logs or {})
         ]
-        metrics.append(api.Metric("speed/samples_per_second", TRAIN, "samples/s"))
+        metrics.append(api.Metric("speed/samples_per_second", TRAIN, "rows/s"))
         names = [api.HParam(name) for name in self._values]
         config = api.hparams_config_pb(names, metrics)
         # The page first shows hyperparameters that are marked as different.

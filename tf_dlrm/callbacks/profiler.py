@@ -15,9 +15,9 @@ _MOST_STEPS = 1000
 class StepProfiler(Watcher):
     """Write a trace of some steps for TensorBoard's profiler.
 
-    To view it, run `pip install 'tf-dlrm[profile]'` and open TensorBoard's Profile
-    page. Choose a few steps, but not the first ones, in which TensorFlow traces and
-    compiles. Profiled steps are slower, and a trace of ten steps has several megabytes.
+    To view it, run `pip install xprof` and open TensorBoard's Profile page. Choose a
+    few steps, but not the first ones, in which TensorFlow traces and compiles. Profiled
+    steps are slower, and a trace of ten steps has several megabytes.
 
     Args:
         log_dir: Folder of the run's logs.

@@ -12,7 +12,7 @@ from tf_dlrm.training.probes import InputClock
 
 
 class TensorBoardLogger(Watcher):
-    """Write loss, metrics, learning rate, samples/s and the wait for input.
+    """Write loss, metrics, learning rate, rows/s and the wait for input.
 
     `<log_dir>/train` gets the running values of the epoch every `every_steps` steps and
     after the epoch. `<log_dir>/validation` gets the values of each validation under the
@@ -27,7 +27,7 @@ class TensorBoardLogger(Watcher):
 
     Args:
         log_dir: Folder of the run's logs.
-        batch_size: Number of rows in a batch. It is only used to compute samples/s for
+        batch_size: Number of rows in a batch. It is only used to compute rows/s for
             models with their own train step, which may not count rows.
         every_steps: Number of steps between two entries.
 

@@ -58,23 +58,26 @@ def options(**more):
     return {"batch_size": 16, "max_bad_share": 1, **more}
 
 
+@pytest.mark.parametrize("keep", [(), ("C2", "I1")])
 @pytest.mark.parametrize("name", ["scores.csv", "scores.csv.gz"])
 def test_a_cut_run_goes_on_to_the_same_bytes(
-    exported, log, tmp_path, always_noted, capsys, name
+    exported, log, tmp_path, always_noted, capsys, name, keep
 ):
     whole, output = tmp_path / f"whole.{name}", tmp_path / name
-    scoring.score_files(exported, log, whole, **options())
+    scoring.score_files(exported, log, whole, **options(keep=keep))
     for num_pieces in (0, 1, 5, 6, 1):
         with cut_after(num_pieces):
-            scoring.score_files(exported, log, output, **options())
+            scoring.score_files(exported, log, output, **options(keep=keep))
         assert not output.exists()
     # What was written after the last note is not there for a run that goes on.
     with open(f"{output}.unfinished", "ab") as file:
         file.write(b"half a li")
     with open(f"{output}.bad_rows.tsv", "ab") as file:
         file.write(b"half a li")
+    with pytest.raises(ValueError, match="other options. It was started with `keep="):
+        scoring.score_files(exported, log, output, **options(keep=["C3"]))
     capsys.readouterr()
-    counts = scoring.score_files(exported, log, output, **options())
+    counts = scoring.score_files(exported, log, output, **options(keep=keep))
     assert counts == {"num_rows": 301, "num_bad_rows": 1}
     shown = capsys.readouterr().out
     assert "Resuming after " in shown

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -90,7 +91,7 @@ def test_odd_rows_are_scored_and_bad_rows_line_up(trained, exported, lines, tmp_
     path = tmp_path / "a, b.tsv"  # a comma in the name
     path.write_bytes(b"\n".join(mixed))
     output = tmp_path / "scores.csv"
-    options = {"max_bad_share": 1, "batch_size": 3}
+    options = {"max_bad_share": 1, "batch_size": 3, "keep": ["C1", "I13"]}
     counts, rows = score(exported, path, output, **options)
     assert counts == {"num_rows": 11, "num_bad_rows": 5}
     assert {row["file"] for row in rows} == {str(path)}
@@ -105,6 +106,70 @@ def test_odd_rows_are_scored_and_bad_rows_line_up(trained, exported, lines, tmp_
     assert [row["label"] for row in rows] == expected
     listed = (tmp_path / "scores.csv.bad_rows.tsv").read_text().splitlines()[1:]
     assert [int(line.split("\t")[1]) for line in listed] == [i + 1 for i in bad]
+    for i, (row, line) in enumerate(zip(rows, mixed, strict=True)):
+        cells = line.removesuffix(b"\r").decode("utf-8", "surrogateescape").split("\t")
+        cells = {40: cells, 39: ["", *cells]}.get(len(cells), [""] * 40)
+        assert [row["C1"], row["I13"]] == [cells[14], cells[13]], i
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_kept_columns_are_unchanged(ending, tmp_path):
+    """Texts with quotes, delimiters and line ends; large ids, times; a bad row."""
+    text = pipelines.Text(quoted=True)
+    schema = pipelines.Schema("click", ["price"], ["item"], format=text)
+    users = ["a,b", 'say "hi"', "two\nlines", "", "ü", "NA", " x "]
+    frame = pd.DataFrame(
+        {
+            "user, or guest": users,
+            "price": ["1", "2", "free", "4", "", "6.50", "7"],
+            "id": np.arange(7) + 2**60,
+            "item": [f"i{n}" for n in range(7)],
+            "score": [0.1, 2.0, -3.5, 1e-9, 5e20, 6.25, 7.75],
+            "day": ["2026-01-31", "", "x", "a;b", "2", "-", "1"],
+        }
+    )
+    path = tmp_path / "hour=10" / f"rows.{ending}"  # a column in a folder's name
+    path.parent.mkdir()
+    if ending == "csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame["day"] = pd.to_datetime(["2026-01-31 10:30"] * 6 + [None])
+        frame.to_parquet(path)
+    parser = pipelines.Parser(pipelines.vocabulary.HashVocabulary(50, schema=schema))
+    model = tf_dlrm.DLRM(parser.spec(4), (4,), (1,))
+    model = scoring.of_keras(model, parser, scoring.Source("run", []))
+    keep = ["id", "user, or guest", "price", "score", "day", "hour"]
+    options = {"max_bad_share": 1, "batch_size": 3, "keep": keep}
+    counts, rows = score(model, path, tmp_path / "scores.csv", **options)
+    assert counts == {"num_rows": 7, "num_bad_rows": 1}
+    assert [i for i, row in enumerate(rows) if not row["probability"]] == [2]
+    assert list(rows[0]) == ["file", "line", "label", "probability", *keep]
+    for name in keep[:3]:
+        assert [row[name] for row in rows] == frame[name].astype(str).tolist()
+    assert [float(row["score"]) for row in rows] == frame["score"].tolist()
+    assert {row["hour"] for row in rows} == {"10"}
+    if ending == "csv":
+        assert [row["day"] for row in rows] == frame["day"].tolist()
+    else:
+        times = pd.to_datetime([row["day"] or None for row in rows])
+        assert times.equals(pd.DatetimeIndex(frame["day"])) and rows[6]["day"] == ""
+
+
+def test_columns_that_cannot_be_kept(exported, lines, tmp_path):
+    (tmp_path / "log").write_bytes(lines[0])
+    for keep, message in (
+        (["C1", "C1"], "`keep` must name each column once"),
+        (["label"], "and none of file, line, label, probability"),
+        (["user"], r"log: lacks the columns \['user'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            scoring.score_files(exported, tmp_path / "log", tmp_path / "s", keep=keep)
+    names = exported.schema.text.columns
+    cells = {name: ["0", "1"] for name in names} | {"bag": [["a"], ["b", "c"]]}
+    pq.write_table(pa.table(cells), tmp_path / "log.parquet")
+    with pytest.raises(ValueError, match="'bag' contains several values in a cell"):
+        path = tmp_path / "log.parquet"
+        scoring.score_files(exported, path, tmp_path / "s", keep=["bag"])
 
 
 def test_batches_of_bad_rows_alone(exported, lines, tmp_path):
