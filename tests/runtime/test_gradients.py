@@ -14,7 +14,7 @@ from tf_dlrm.runtime import gradients
 
 def tables_alive():
     gc.collect()
-    return sum(isinstance(each, FusedTable) for each in gc.get_objects())
+    return sum(type(each) is FusedTable for each in gc.get_objects())
 
 
 @pytest.mark.breadth(0)
