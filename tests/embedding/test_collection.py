@@ -237,7 +237,8 @@ def test_state_round_trip_and_errors():
         EmbeddingCollection([EmbeddingTable("a", 7, 2)]).apply_gradients(
             tf.ones((1, 1, 2)), tf.constant([[3]])
         )
-    with pytest.raises(ValueError, match=r"unknown or frozen tables: \['z'\], .* \['b'\]"):
+    message = r"unknown or frozen tables: \['z'\], .* \['b'\]"
+    with pytest.raises(ValueError, match=message):
         other.build_optimizer(dict.fromkeys("az", optimizers.SparseSGD(0.1)))
 
 
