@@ -66,7 +66,8 @@ def check_name(parameter: str, name: str, schema: Schema) -> None:
     if period_of(name, schema):
         return
     known = (*names, *schema.columns, *schema.text.columns)
-    if name.rpartition(":")[2] in PERIODS and name not in known:
+    _, colon, period = name.rpartition(":")
+    if colon and period in PERIODS and name not in known:
         time = "which it does not name" if schema.time is None else repr(schema.time)
         raise UserError(
             f"`{parameter}` has days and hours only of the schema's `time` column, "
@@ -279,7 +280,8 @@ class Times:
     """The event time of a row, in UTC, sliced by `PERIODS`.
 
     Numbers are seconds, milliseconds, microseconds or nanoseconds since 1970, told
-    apart by their size; others, such as 26013110 for 10 o'clock, have no date.
+    apart by their size; others have no date, nor have those whose digits are a date,
+    such as 26013110 or 2026013110 for 10 o'clock.
     """
 
     def __init__(self, period: str):
@@ -291,6 +293,7 @@ class Times:
         times = block.rows.times
         unit = np.searchsorted(_TIME_UNITS, times, side="right")
         is_date = (unit > 0) & (unit < len(_TIME_UNITS))
+        is_date &= ~_are_digits_of_dates(np.where(is_date, times, 0))
         seconds = times / 1000.0 ** np.maximum(unit - 1, 0)
         periods = np.floor(seconds / PERIODS[self._period])
         if self._period == "hour_of_day":
@@ -313,6 +316,21 @@ class Times:
         if self._period == "hour":
             return f"{np.datetime64(period, 'h')}:00".replace("T", " ")
         return str(np.datetime64(period, "D"))
+
+
+def _are_digits_of_dates(times):
+    """Return which numbers read as YYYYMMDDHH, or go on with minutes and seconds."""
+    found = np.zeros(len(times), bool)
+    for num_parts in (1, 2, 3):  # hours, minutes, seconds
+        rest, is_valid = times, np.ones(len(times), bool)
+        for limit in (60, 60, 24)[3 - num_parts :]:
+            rest, part = np.divmod(rest, 100)
+            is_valid &= part < limit
+        rest, day = np.divmod(rest, 100)
+        year, month = np.divmod(rest, 100)
+        is_valid &= (day >= 1) & (day <= 31) & (month >= 1) & (month <= 12)
+        found |= is_valid & (year >= 1990) & (year < 2100)
+    return found
 
 
 class Files:

@@ -32,17 +32,16 @@ class RunConfig:
     bottom_mlp_dims: tuple[int, ...] = (512, 256, 64, 16)
     """Widths of the bottom MLP's layers; for dot interaction, the last one must equal
     the embedding dim, as by default."""
-    top_mlp_dims: tuple[int, ...] | None = (512, 256, 1)
-    """Widths of the top MLP's layers; the last one must be 1. None: 1 for up to 20,000
-    training rows with cat interaction, otherwise 128 64 1."""
+    top_mlp_dims: tuple[int, ...] = (512, 256, 1)
+    """Widths of the top MLP's layers; the last one must be 1."""
     interaction: Literal["dot", "cat", "cross"] | None = "dot"
     """Interaction of the dense vector and the embeddings; None: cat (concatenation) for
-    up to 40,000 training rows, otherwise dot."""
+    up to 20,000 training rows, otherwise dot."""
     dropout: float = 0.0
     """Dropout rate of the hidden layers of both MLPs."""
     initial_embedding_limit: float | None = None
     """Initial embeddings are uniform between -limit and limit; default: 1 / sqrt(rows),
-    as in the paper, but 0.001 if `top_mlp_dims` is chosen to be 1."""
+    as in the paper."""
     min_count: int = 10
     """Number of times a value must occur in the training rows to get its own row."""
     max_vocabulary_size: int | None = None
@@ -70,10 +69,10 @@ class RunConfig:
     to a tenth after each of `reduce_after_epochs`; plateau: to a tenth whenever a
     validation does not improve the monitored metric."""
     batch_size: int | None = None
-    """Rows in a batch; default: 64 to 1,024, depending on the number of rows."""
+    """Rows in a batch; default: 128 to 1,024, depending on the number of rows."""
     epochs: int | None = None
-    """Passes over the training rows; default: four for up to 4,000 rows, two for up to
-    100,000, otherwise one."""
+    """Passes over the training rows; default: two for up to 100,000 rows, otherwise
+    one."""
     shuffle: bool = True
     """Shuffle the rows, differently in each epoch."""
     negative_sampling_rate: float = 1.0
@@ -182,10 +181,9 @@ class RunConfig:
         if not 0 <= self.max_bad_share <= 1:
             self._refuse("max_bad_share", "must be a share from 0 to 1")
         for name in ("bottom_mlp_dims", "top_mlp_dims"):
-            sizes = getattr(self, name)
-            if sizes is not None and (not sizes or min(sizes) < 1):
+            if not getattr(self, name) or min(getattr(self, name)) < 1:
                 self._refuse(name, "must be positive integers")
-        if self.top_mlp_dims is not None and self.top_mlp_dims[-1] != 1:
+        if self.top_mlp_dims[-1] != 1:
             self._refuse("top_mlp_dims", "must end in 1, the click logit")
         may_be_dot = self.interaction in ("dot", None)
         if may_be_dot and self.bottom_mlp_dims == RunConfig.bottom_mlp_dims:

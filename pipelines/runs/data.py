@@ -80,12 +80,18 @@ class TrainingData(abc.ABC):
         schema, config = self.vocabulary.schema, self.config
         if config.interaction is None and len(schema.dense) + len(schema.sparse) == 1:
             config = dataclasses.replace(config, interaction="cat")  # no pairs for dot
-        config = defaults.complete(config, self.num_rows)
+        num_rows = self.rows_to_choose_by
+        config = defaults.complete(config, num_rows)
         min_count = getattr(self.vocabulary, "min_count", None)
-        line = defaults.describe(self.config, config, self.num_rows, min_count)
+        line = defaults.describe(self.config, config, num_rows, min_count)
         if line:
             print(line, flush=True)
         self.config = config
+
+    @property
+    def rows_to_choose_by(self) -> int:
+        """Number of different training rows, by which defaults are chosen."""
+        return self.num_rows
 
     @property
     def rows_by_epoch(self) -> list[int]:

@@ -265,11 +265,7 @@ class RunFolder(RunFiles):
         return model
 
     def write_results(self, history: dict[str, list[float]], results: dict) -> None:
-        """Write `metrics.csv`, a line for each epoch, and `metrics.json`.
-
-        A value that is not finite, such as a metric of a validation after divergence,
-        is null in `metrics.json`.
-        """
+        """Write `metrics.csv`, a line for each epoch, and `metrics.json`."""
         # Some epochs may have no validation.
         lines = itertools.zip_longest(*history.values(), fillvalue="")
         rows = ([epoch, *values] for epoch, values in enumerate(lines, start=1))
@@ -278,12 +274,16 @@ class RunFolder(RunFiles):
         other_path = self.other_model_path(results["saved_model"])
         if other_path.exists():
             digests["other_model_sha256"] = _sha256(other_path)
-        write_json(self.metrics_path, _to_json_safe({**results, **digests}))
+        write_json(self.metrics_path, {**results, **digests})
 
 
 def write_json(path, content) -> None:
-    """Write JSON text; the file appears complete or not at all."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write JSON text; the file appears complete or not at all.
+
+    A number that is not finite, such as the AUC of rows without a click, is null.
+    """
+    text = json.dumps(_to_json_safe(content), indent=2, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def _to_json_safe(value):

@@ -191,13 +191,11 @@ class PreviousRun:
         self.first_step = first_step
 
     def complete(self, config: RunConfig) -> RunConfig:
-        """Return the config with this run's interaction and top MLP for `None`."""
-        own = self._folder.read_config()
-        names = ("interaction", "top_mlp_dims")
-        missing = [name for name in names if getattr(config, name) is None]
-        return dataclasses.replace(
-            config, **{name: getattr(own, name) for name in missing}
-        )
+        """Return the config with this run's interaction if its own is `None`."""
+        if config.interaction is not None:
+            return config
+        interaction = self._folder.read_config().interaction
+        return dataclasses.replace(config, interaction=interaction)
 
     def _load(self):
         self._model = self._folder.load_model(self._folder.load_parser())

@@ -153,6 +153,11 @@ class DayData(FileData):
         self.validation_freq = list(range(1, len(self.days)))
 
     @property
+    def rows_to_choose_by(self) -> int:
+        """Number of rows of all days."""
+        return sum(self._rows_by_epoch)
+
+    @property
     def rows_by_epoch(self) -> list[int]:
         return self._rows_by_epoch
 

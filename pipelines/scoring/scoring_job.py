@@ -141,6 +141,8 @@ def _describe(source, paths, batch_size, keep):
     """Return the inputs and settings of an output: the `job` of an `Unfinished`."""
     if not hasattr(batch_size, "__index__") or batch_size < 1:
         raise UserError(f"`batch_size` must be at least 1. Received: {batch_size!r}")
+    if isinstance(keep, str):
+        raise UserError(f"`keep` must be a list of columns. Received: {keep!r}")
     if len({*COLUMNS, *keep}) < len(COLUMNS) + len(keep):
         raise UserError(
             f"`keep` must name each column once, and none of {', '.join(COLUMNS)}, "

@@ -325,8 +325,14 @@ def _read(results, monitor):
     """Return the monitored value; without a finite loss, an AUC means nothing."""
     for name in ("val_loss", monitor):
         value = results.get(name)
-        if value is None or not math.isfinite(value):
-            raise UserError(f"Training diverged: {name} is not finite.")
+        if value is not None and math.isfinite(value):
+            continue
+        if name == "val_auc":
+            raise UserError(
+                "The validation rows have no AUC: it takes rows with and without a "
+                "click."
+            )
+        raise UserError(f"Training diverged: {name} is not finite.")
     return float(value)
 
 

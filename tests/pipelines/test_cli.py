@@ -148,6 +148,18 @@ def test_evaluate_repeats_the_validation(trained, data, tmp_path, capsys):
     assert got["num_rows"] == 700
 
 
+def test_evaluate_on_rows_without_clicks_has_no_auc(trained, data, tmp_path, capsys):
+    lines = (data / "valid.tsv").read_bytes().splitlines(keepends=True)
+    negatives = [line for line in lines if line.startswith(b"0")]
+    (tmp_path / "v.tsv").write_bytes(b"".join(negatives))
+    output = tmp_path / "e.json"
+    command = ["evaluate", "--model", trained, "--input", tmp_path / "v.tsv"]
+    assert cli.main([*map(str, command), "--output", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert found["auc"] is None and found["num_rows"] == len(negatives)
+    assert found["log_loss"] > 0 and "nan" in capsys.readouterr().out
+
+
 def test_predict_from_the_run_and_from_the_export_agree(trained, data, tmp_path):
     exported = tmp_path / "saved_model"
     assert cli.main(["export", "--model", str(trained), "--output", str(exported)]) == 0

@@ -260,6 +260,7 @@ def test_a_run_that_ended_early_tells_of_the_days_that_it_came_to(
     num_days, days, tmp_path
 ):
     data = DayData(CONFIG, days, None, RunFolder(tmp_path), rows_by_epoch=[9] * 3)
+    assert data.rows_to_choose_by == 27  # defaults go by the rows of all days
     names = ("num_rows", "auc", "log_loss", "normalized_entropy", "calibration")
     history = {f"val_{name}": [0.5] for name in names} if num_days else {"loss": [1.0]}
     results = data.describe_days(history)["days"]

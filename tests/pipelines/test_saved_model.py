@@ -174,7 +174,7 @@ def test_without_validation_there_is_no_best_model(data, tmp_path):
     assert results["best"] is None and results["saved_model"] == "last"
     assert "saved model: last (no validation" in saving.describe(results)
     assert folder.find_model("last") == folder.model_path
-    with pytest.raises(ValueError, match="no best model, only the last one: it was"):
+    with pytest.raises(ValueError, match="no best model, only the last one: no"):
         folder.find_model("best")
 
 

@@ -179,12 +179,18 @@ def test_slices_by_time_are_those_of_pandas_and_scikit_learn(ending, tmp_path, c
     assert len([row for row in found if row["column"] == "ts:day"]) == 4
 
 
+def test_a_column_may_have_the_name_of_a_period():
+    slice_columns.check_name("slices", "day", TIMED)  # a missing one is reported later
+
+
 def test_times_that_are_no_dates_are_one_slice():
     times = slice_columns.Times("day")
-    rows = types.SimpleNamespace(times=np.array([14102100.0, 1.7e9, -5.0, 1e30]))
+    rows = types.SimpleNamespace(
+        times=np.array([14102100.0, 1.7e9, 2026013110.0, -5.0, 1e30])
+    )
     coded = times.read(types.SimpleNamespace(rows=rows), None)
     names = [times.names(np.array([code]))[0] for code in coded.codes]
-    assert names == ["(no date)", "2023-11-14", "(no date)", "(no date)"]
+    assert names == ["(no date)", "2023-11-14", *3 * ["(no date)"]]
 
 
 @pytest.mark.parametrize(

@@ -240,7 +240,7 @@ def explaining_logs() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        file = re.search(r"(/\S+)/[^/\s]*tfevents", str(error))
+        file = re.search(r"([^\s'\"`]+)/[^/\s]*tfevents", str(error))
         reason = find_reason(error)
         if file is None or reason is None or isinstance(error, WriteError):
             raise

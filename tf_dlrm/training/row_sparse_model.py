@@ -72,7 +72,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
                 rounding, except for dropout, and ids are always checked.
                 `"auto"` on CPUs: small parts (lookup and update of rows, the triangle
                 of the dot interaction, the update of the dense variables), while oneDNN
-                computes the MLPs. After a minute of training, some steps time an
+                computes the MLPs. After 20 s of steps, some steps time an
                 alternative, in which everything between lookup and update is one
                 program, and the rest of the training uses the faster one (see
                 `docs/how_to/speed_up.md`).
@@ -343,7 +343,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         options = call.arguments
         check_arrays(x, y, self.spec)
         if isinstance(validation := options.get("validation_data"), tuple):
-            check_arrays(validation[0], validation[1], self.spec)
+            check_arrays(*validation[:2], spec=self.spec)
         if isinstance(x, _IN_ORDER):
             options.setdefault("shuffle", False)  # Keras warns of its default
         weigh_classes(options)
