@@ -4,10 +4,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.devices import on_devices
 from helpers.small_model import compiled, make_data, make_model, make_spec
 
 import tf_dlrm
-from tf_dlrm.runtime import choices, compiled_code, xla
+from tf_dlrm.runtime import choices, xla
 from tf_dlrm.training import step_trial
 from tf_dlrm.training.step_trial import PARTS, PROGRAM
 
@@ -113,16 +114,19 @@ def test_determinism_that_is_enabled_during_a_training_ends_the_trial(monkeypatc
     assert model._step._trial.is_over and model.xla_choice == PARTS
 
 
-@pytest.mark.xla
 @pytest.mark.breadth(0, 1)
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
-def test_results_agree_whatever_is_chosen(steps_per_execution, monkeypatch):
-    """Also while both are tried, and where a batch is smaller or is not applied."""
-    monkeypatch.setattr(step_trial, "_SECONDS_BEFORE", 0.0)
-    monkeypatch.setattr(step_trial, "_TRIAL_SECONDS", 0.0)
-    monkeypatch.setattr(step_trial, "_MARGIN", np.inf)  # the program is chosen
-    # Earlier tests of this process may have brought it near the limit of mappings.
-    monkeypatch.setattr(xla, "code", compiled_code.CompiledCode())
+def test_results_agree_whatever_is_chosen(steps_per_execution):
+    """Also while both are tried, and where a batch is smaller or is not applied.
+
+    Earlier tests of this process may have brought it near the limit of mappings.
+    """
+    on_devices(1)(check_choices)(steps_per_execution)
+
+
+def check_choices(steps_per_execution):
+    step_trial._SECONDS_BEFORE = step_trial._TRIAL_SECONDS = 0.0
+    step_trial._MARGIN = np.inf  # the program is chosen
     x, y = make_data()
     x = {name: values.copy() for name, values in x.items()}
     x["dense_features"][40] = np.inf

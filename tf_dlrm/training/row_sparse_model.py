@@ -343,7 +343,8 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
         options = call.arguments
         check_arrays(x, y, self.spec)
         if isinstance(validation := options.get("validation_data"), tuple):
-            check_arrays(*validation[:2], spec=self.spec)
+            validation_x, validation_y = (*validation, None)[:2]
+            check_arrays(validation_x, validation_y, self.spec)
         if isinstance(x, _IN_ORDER):
             options.setdefault("shuffle", False)  # Keras warns of its default
         weigh_classes(options)
