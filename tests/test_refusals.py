@@ -172,6 +172,11 @@ def test_a_lambda_that_no_file_could_store_is_refused(argument):
         tf_dlrm.layers.MLP((4,), **{argument: lambda x: x})
 
 
+def test_a_lambda_of_an_interaction_is_refused():
+    with pytest.raises(TypeError, match="`kernel_regularizer` must not be a lambda"):
+        tf_dlrm.layers.CrossInteraction(kernel_regularizer=lambda x: x)
+
+
 def test_an_interaction_of_equal_widths_names_those_it_gets():
     tables = [tf_dlrm.EmbeddingTable(f"C{width}", 10, width) for width in (4, 2)]
     spec = tf_dlrm.FeatureSpec(("I1",), tables)

@@ -7,7 +7,7 @@ import tyro
 
 from pipelines import runs
 from pipelines.runs.config import RunConfig
-from pipelines.runs.defaults import LEARNING_RATES
+from pipelines.runs.defaults import CHOSEN, LEARNING_RATES
 from pipelines.runs.run_files import RunFiles
 from pipelines.runtime import UserError
 
@@ -37,7 +37,10 @@ def start_train(kind: type, options: list[str]):
         previous = RunFiles(warm_start)
         name, config = previous.read_data().get("run"), previous.read_config()
         return _start(kind, name, config)
-    return _start(kind, name, _choose_optimizer(config or runs.get(name), options))
+    config = _choose_optimizer(config or runs.get(name), options)
+    if any(typed_value(option, options) is not None for option in CHOSEN):
+        config = dataclasses.replace(config, compare_models=False)
+    return _start(kind, name, config)
 
 
 def start_tune(kind: type, options: list[str]):

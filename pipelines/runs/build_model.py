@@ -110,6 +110,7 @@ def compile_model(
     num_steps: int,
     first_step: int = 0,
     schema: Schema | None = None,
+    with_metrics: bool = True,
 ) -> None:
     """Compile the model of a run.
 
@@ -120,9 +121,10 @@ def compile_model(
         first_step: Number of the first step: 0, or larger after a warm start.
         schema: Schema of the rows. Metrics use its sample weights; soft labels have no
             accuracy. Default: `Schema.criteo()`.
+        with_metrics: Whether to compute click metrics beside the loss.
     """
     schema = Schema.criteo() if schema is None else schema
-    metrics = tf_dlrm.metrics.click_metrics()
+    metrics = tf_dlrm.metrics.click_metrics() if with_metrics else []
     if schema.label.soft:
         metrics = [metric for metric in metrics if metric.name != "accuracy"]
     kind = "metrics" if schema.weight is None else "weighted_metrics"

@@ -37,6 +37,11 @@ class RunConfig:
     interaction: Literal["dot", "cat", "cross"] | None = "dot"
     """Interaction of the dense vector and the embeddings; None: cat (concatenation) for
     up to 20,000 training rows, otherwise dot."""
+    compare_models: bool = False
+    """For up to 40,000 training rows, without an interaction: train an additive model
+    (interaction cat, top MLP 1, initial embeddings within 0.001, an L2 penalty) and one
+    with interaction dot for up to four epochs, compare them on the validation rows or
+    else on the last fifth of the training rows, and keep one."""
     dropout: float = 0.0
     """Dropout rate of the hidden layers of both MLPs."""
     initial_embedding_limit: float | None = None

@@ -3,7 +3,8 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -24,10 +25,12 @@ from pipelines.log_data import (
 )
 from pipelines.multi_hot import MultiHot
 from pipelines.quarantine import Quarantine
+from pipelines.records.batch import concatenate
 from pipelines.records.layout import Manifest
 from pipelines.records.record_batches import open_rows
 from pipelines.runs import defaults
 from pipelines.runs.config import RunConfig
+from pipelines.runs.rows_in_memory import Rows, read_files
 from pipelines.runtime import UserError
 from pipelines.sampling import NegativeSampling, check_labels
 from pipelines.schema import Schema
@@ -62,6 +65,7 @@ class TrainingData(abc.ABC):
         rows_by_epoch: Number of training rows in each epoch.
         negative_sampling_rate: Share of the negatives that the model is trained on.
         quarantines: The `Quarantine` objects that collect bad rows.
+        comparison: Facts about the models that were compared, or `None`.
         callbacks: Keras callbacks that `fit` needs.
         validation_freq: Argument of `fit`: the epochs that end with a validation.
     """
@@ -72,21 +76,34 @@ class TrainingData(abc.ABC):
     num_rows: int
     negative_sampling_rate: float
     quarantines: Sequence[Quarantine] = ()
+    comparison: dict[str, Any] | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     validation_freq: int | list[int] = 1
 
-    def complete_config(self) -> None:
-        """Choose the options that were left out by the number of rows; print them."""
+    def complete_config(self, choose: Callable[..., Any] | None = None) -> None:
+        """Choose the options that were left out by the number of rows; print them.
+
+        Args:
+            choose: Function of candidates and data that compares models, such as
+                `model_choice.choose`; default: do not compare.
+        """
         schema, config = self.vocabulary.schema, self.config
-        if config.interaction is None and len(schema.dense) + len(schema.sparse) == 1:
-            config = dataclasses.replace(config, interaction="cat")  # no pairs for dot
-        num_rows = self.rows_to_choose_by
-        config = defaults.complete(config, num_rows)
+        num_rows, num_features = self.rows_to_choose_by, len(schema.dense)
+        num_features += len(schema.sparse)
+        num_values = sum(self.vocabulary.sizes) * config.embedding_dim
+        candidates = defaults.make_candidates(
+            config, num_rows, num_features, num_values
+        )
+        self.config = [*candidates.values()][-1]
+        if choose is not None and len(candidates) > 1:
+            choice = choose(candidates, self)
+            self.config = candidates[choice.chosen]
+            self.comparison = dataclasses.asdict(choice)
+            print(choice.describe(), flush=True)
         min_count = getattr(self.vocabulary, "min_count", None)
-        line = defaults.describe(self.config, config, num_rows, min_count)
+        line = defaults.describe(config, self.config, num_rows, min_count)
         if line:
             print(line, flush=True)
-        self.config = config
 
     @property
     def rows_to_choose_by(self) -> int:
@@ -119,6 +136,14 @@ class TrainingData(abc.ABC):
     @abc.abstractmethod
     def valid_dataset(self) -> tf.data.Dataset | None:
         """Return the validation rows, or `None`."""
+
+    @abc.abstractmethod
+    def load_rows(self) -> Rows:
+        """Return the rows to train models on that are compared, in memory."""
+
+    def dataset_to_compare(self) -> tf.data.Dataset | None:
+        """Return the validation rows to compare models on, or `None`."""
+        return self.valid_dataset()
 
     @abc.abstractmethod
     def count_read(self) -> int:
@@ -176,6 +201,10 @@ class FileData(TrainingData):
             quarantine=self._bad,
             negative_sampling=sampling,
         )
+
+    def _load(self, paths, sampling):
+        share = self.config.max_bad_share
+        return read_files(paths, self.vocabulary, sampling, share)
 
     def _count_rows(self, left_out: int) -> tuple[int, ...]:
         """Return the numbers of rows that were read so far, as `COUNTS` names them."""
@@ -247,6 +276,10 @@ class LogData(FileData):
         parser, size = Parser(self.vocabulary), self.config.batch_size
         return read(self._valid, parser, size, quarantine=self._bad_valid)
 
+    def load_rows(self):
+        """Return the training rows, in memory."""
+        return self._load(self._train, self._sampling)
+
     def count_read(self) -> int:
         """Return how many rows of the epoch were read so far, or more."""
         return self.count({})["num_rows"]
@@ -308,6 +341,11 @@ class RecordData(TrainingData):
         if not self._has_valid:
             return None
         return records.read(self._folder, self.config.batch_size, split="valid")
+
+    def load_rows(self):
+        """Return the training rows, in memory."""
+        rows = open_rows(self._folder, self._manifest, "train", self._sampling)
+        return Rows(concatenate(rows.read(0, rows.num_rows)))
 
     def count_read(self) -> int:
         """Return the number of rows of the epoch."""

@@ -116,7 +116,8 @@ def get(name: str | None) -> RunConfig:
         ValueError: If there is no such run.
     """
     if name is None:
-        return dataclasses.replace(RUNS["demo"](), **dict.fromkeys(COMPLETED))
+        left_out = dict.fromkeys(COMPLETED)
+        return dataclasses.replace(RUNS["demo"](), compare_models=True, **left_out)
     if name not in RUNS:
         raise UserError(
             f"There is no named run '{name}'. Named runs: {', '.join(RUNS)}"

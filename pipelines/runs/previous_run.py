@@ -12,7 +12,7 @@ import tf_dlrm
 from pipelines.formats.fields import Values
 from pipelines.formats.parser import Parser
 from pipelines.runs.config import RunConfig
-from pipelines.runs.defaults import COMPLETED
+from pipelines.runs.defaults import CHOSEN, is_open
 from pipelines.runs.folder import RunFolder
 from pipelines.runtime import UserError
 from pipelines.vocabulary import HashVocabulary, Vocabulary
@@ -191,11 +191,16 @@ class PreviousRun:
         self.first_step = first_step
 
     def complete(self, config: RunConfig) -> RunConfig:
-        """Return the config with this run's interaction if its own is `None`."""
+        """Return the config with the model that this run chose, if it left it open."""
         if config.interaction is not None:
             return config
-        interaction = self._folder.read_config().interaction
-        return dataclasses.replace(config, interaction=interaction)
+        before = self._folder.read_config()
+        chosen = [
+            name
+            for name in CHOSEN
+            if name == "interaction" or is_open(name, config, getattr(before, name))
+        ]
+        return dataclasses.replace(config, **{n: getattr(before, n) for n in chosen})
 
     def _load(self):
         self._model = self._folder.load_model(self._folder.load_parser())
@@ -266,7 +271,7 @@ def check(path, config: RunConfig) -> RunFolder:
         f"{_format(getattr(config, name))}"
         for name in _SAME
         if getattr(before, name) != getattr(config, name)
-        and not (name in COMPLETED and getattr(config, name) is None)
+        and not is_open(name, config, getattr(before, name))
     ]
     if differing:
         raise UserError(

@@ -191,6 +191,14 @@ class DayData(FileData):
         ]
         return _join_days(days).resumable_input.make(self._evaluated, 0)
 
+    def load_rows(self):
+        """Return the rows of the first day, in memory."""
+        return self._load(self.days[:1], self._sampling[0])
+
+    def dataset_to_compare(self):
+        """Return `None`: models are compared on a part of the first day."""
+        return None
+
     def _count(self):
         """Return the number of rows that this process has read so far."""
         left_out = sum(sampling.num_left_out for sampling in self._sampling if sampling)

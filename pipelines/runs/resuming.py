@@ -6,7 +6,7 @@ import warnings
 from typing import Any
 
 from pipelines.runs.config import RunConfig
-from pipelines.runs.defaults import COMPLETED
+from pipelines.runs.defaults import is_open
 from pipelines.runs.folder import RunFolder
 from pipelines.runs.run_files import file_names
 from pipelines.runtime import UserError
@@ -71,6 +71,7 @@ class NewRun:
         content = {
             **data.origin,
             "negative_sampling_rate": data.negative_sampling_rate,
+            "comparison": data.comparison,
             **origin,
             **self._options,
             **start,
@@ -183,13 +184,13 @@ def list_differences(
 ) -> list[str]:
     """Return each option and each file name that differs, as text.
 
-    Options that are completed by the number of rows may be left out in `new_config`.
+    Options that a run chooses itself may be left out in `new_config`.
     """
     before, now = dataclasses.asdict(config), dataclasses.asdict(new_config)
     differing = [
         f"`{name}` was {before[name]}, now {now[name]}"
         for name in before
-        if before[name] != now[name] and not (name in COMPLETED and now[name] is None)
+        if before[name] != now[name] and not is_open(name, new_config, before[name])
     ]
     for name in _PARAMETERS:
         before, now = file_names(data.get(name)), file_names(new_data.get(name))

@@ -31,6 +31,7 @@ _DATA = {
     "first_step": int | None,
     "negative_sampling_rate": float,
     "content": dict,
+    "comparison": dict | None,
 }
 _TIMES = {
     "began": float,

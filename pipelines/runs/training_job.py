@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_dlrm
 from pipelines.files import Paths
 from pipelines.formats.parser import Parser
-from pipelines.runs import build_model, previous_run, resuming, stopping
+from pipelines.runs import build_model, model_choice, previous_run, resuming, stopping
 from pipelines.runs.config import RunConfig
 from pipelines.runs.data import TrainingData
 from pipelines.runs.fitting import Fitting, History
@@ -152,7 +152,7 @@ class TrainingJob:
     def _open_data(self, run: NewRun, start) -> TrainingData:
         data = self.inputs.open(self.folder, run)
         self.watching.check_tables(data.vocabulary.schema)
-        data.complete_config()
+        data.complete_config(model_choice.choose)
         run.check_start(start, data.vocabulary)
         return data
 

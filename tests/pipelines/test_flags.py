@@ -11,7 +11,7 @@ from pipelines.commands import COMMANDS
 TRAIN = """
 train out valid schema progressive warm-start vocabulary run config devices plan resume
 checkpoint-every-steps checkpoint-every-minutes keep-checkpoints dry-run
-embedding-dim bottom-mlp-dims top-mlp-dims interaction dropout
+embedding-dim bottom-mlp-dims top-mlp-dims interaction compare-models dropout
 initial-embedding-limit min-count max-vocabulary-size hash-buckets optimizer
 learning-rate embedding-learning-rate initial-accumulator-value l2 learning-rate-decay
 batch-size epochs shuffle negative-sampling-rate seed dtype-policy jit-compile

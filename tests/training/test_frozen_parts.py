@@ -126,3 +126,42 @@ def test_regularizers_of_kernels_add_their_penalty(tmp_path):
     assert model.train_on_batch(x, y) == pytest.approx(cross_entropy + penalty, 1e-5)
     again = layers.MLP.from_config(mlp.get_config())
     assert again.kernel_regularizer.l2 == pytest.approx(0.01)
+
+
+@pytest.mark.engines
+@EAGER
+@pytest.mark.parametrize("rank", [None, 2])
+def test_regularizers_of_cross_kernels_decay_them(rank, run_eagerly):
+    """SGD on the loss plus 0.1 w^2 ends at the plain step minus rate * 0.2 w."""
+    x, y = make_data()
+    after = []
+    for regularizer in (None, keras.regularizers.L2(0.1)):
+        keras.utils.set_random_seed(3)
+        cross = layers.CrossInteraction(2, rank, kernel_regularizer=regularizer)
+        model = tf_dlrm.DLRM(make_spec(), (8, 4), (8, 1), interaction=cross)
+        model.compile(keras.optimizers.SGD(0.5), run_eagerly=run_eagerly)
+        model(x)
+        before = [w.numpy() for w in cross.weights]
+        loss = model.train_on_batch(x, y)
+        after.append((float(loss), [w.numpy() for w in cross.weights]))
+    (plain_loss, plain), (loss, decayed) = after
+    is_kernel = ["bias" not in w.name for w in cross.weights]
+    assert sum(is_kernel) == (2 if rank is None else 4)
+    penalty = 0.0
+    for w, a, b, regular in zip(before, plain, decayed, is_kernel, strict=True):
+        w = w.astype(np.float64)
+        penalty += 0.1 * (w**2).sum() * regular
+        np.testing.assert_allclose(b, a - 0.5 * 0.2 * w * regular, atol=1e-6)
+    assert loss == pytest.approx(plain_loss + penalty, 1e-5)
+
+
+def test_the_regularizer_of_an_interaction_is_saved(tmp_path):
+    cross = layers.CrossInteraction(1, kernel_regularizer=keras.regularizers.L1(0.25))
+    model = tf_dlrm.DLRM(make_spec(), (8, 4), (8, 1), interaction=cross)
+    model.compile("adagrad")
+    x, y = make_data()
+    model.train_on_batch(x, y)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.interaction.kernel_regularizer.get_config() == {"l1": 0.25}
+    assert again.train_on_batch(x, y) == pytest.approx(model.train_on_batch(x, y), 1e-6)

@@ -125,6 +125,17 @@ def test_regularizers_and_added_losses_count_once():
 @pytest.mark.integration
 @PLANS
 @on_devices(2)
+def test_penalties_of_cross_kernels_on_two_devices(plan):
+    def make():
+        cross = tf_dlrm.layers.CrossInteraction(2, 3, kernel_regularizer="l2")
+        return make_model(plan, interaction=cross)
+
+    train_on_both(make)
+
+
+@pytest.mark.integration
+@PLANS
+@on_devices(2)
 def test_frozen_tables_and_steps_on_two_devices(plan):
     def make():
         model = make_model(plan)

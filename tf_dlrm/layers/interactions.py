@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tf_dlrm.layers.mlp import check_savable
 from tf_dlrm.layers.triangle import Triangle
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Shape
@@ -121,6 +122,8 @@ class CrossInteraction(keras.layers.Layer):
         num_layers: Number of cross layers.
         rank: Rank of the kernels; default: full matrices.
         use_bias: Whether each layer has a bias b_l.
+        kernel_regularizer: Keras regularizer of every kernel, such as `"l2"`; with
+            `rank`, of U_l and V_l each.
 
     Call arguments:
         inputs: A list of `(batch, D)` and `(batch, n, D)` float tensors (widths may
@@ -131,6 +134,7 @@ class CrossInteraction(keras.layers.Layer):
 
     Raises:
         ValueError: If `num_layers` or `rank` is not a positive integer.
+        TypeError: If the regularizer is a lambda.
 
     Reference:
         Wang et al. 2021, arXiv 2008.13535, equations 1 and 2 (the low-rank form
@@ -143,6 +147,7 @@ class CrossInteraction(keras.layers.Layer):
         num_layers: int = 3,
         rank: int | None = None,
         use_bias: bool = True,
+        kernel_regularizer: Any = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -153,6 +158,8 @@ class CrossInteraction(keras.layers.Layer):
             )
         self.num_layers, self.rank = int(num_layers), rank and int(rank)
         self.use_bias = bool(use_bias)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        check_savable("kernel_regularizer", self.kernel_regularizer)
 
     def build(self, input_shape: Shapes) -> None:
         width = _flat_shape(input_shape)[-1]
@@ -163,6 +170,7 @@ class CrossInteraction(keras.layers.Layer):
                     self.add_weight(
                         shape=(width, self.rank),
                         initializer="glorot_normal",
+                        regularizer=self.kernel_regularizer,
                         name=f"projection_{i}",
                     )
                 )
@@ -170,6 +178,7 @@ class CrossInteraction(keras.layers.Layer):
                 self.add_weight(
                     shape=(self.rank or width, width),
                     initializer="glorot_normal",
+                    regularizer=self.kernel_regularizer,
                     name=f"kernel_{i}",
                 )
             )
@@ -204,6 +213,7 @@ class CrossInteraction(keras.layers.Layer):
             "num_layers": self.num_layers,
             "rank": self.rank,
             "use_bias": self.use_bias,
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
 
 

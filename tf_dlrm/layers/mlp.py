@@ -92,12 +92,7 @@ class MLP(keras.layers.Layer):
         self.use_bias = bool(use_bias)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         for name in ("activation", "final_activation", "kernel_regularizer"):
-            if getattr(getattr(self, name), "__name__", None) == "<lambda>":
-                raise TypeError(
-                    f"`{name}` must not be a lambda, which cannot be saved with a "
-                    "model. Define it with `def` and decorate it with "
-                    "keras.saving.register_keras_serializable()."
-                )
+            check_savable(name, getattr(self, name))
         # Public: interop and users read the dense layers from here, in order.
         self.dense_layers = [
             keras.layers.Dense(
@@ -216,3 +211,21 @@ def check_dims(argument: str, dims: Iterable[int]) -> tuple[int, ...]:
             f"Received: {argument}={dims!r}"
         )
     return values
+
+
+def check_savable(name: str, function: Any) -> None:
+    """Check that an argument can be saved with a model.
+
+    Args:
+        name: Name of the argument.
+        function: Its value.
+
+    Raises:
+        TypeError: If it is a lambda.
+    """
+    if getattr(function, "__name__", None) == "<lambda>":
+        raise TypeError(
+            f"`{name}` must not be a lambda, which cannot be saved with a model. "
+            "Define it with `def` and decorate it with "
+            "keras.saving.register_keras_serializable()."
+        )
