@@ -72,7 +72,7 @@ class Gate(NamedTuple):
 
     Attributes:
         window: Held-out rows: batches of `(features, label)` or `(features, label,
-            weight)`, such as a `tf.data.Dataset`, read anew for each publication.
+            weight)`, such as a `tf.data.Dataset`, which each publication iterates over.
         bounds: The bounds.
         patience: Number of publications in a row out of bounds after which the training
             model counts as bad; before that, it is suspect.

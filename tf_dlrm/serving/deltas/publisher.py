@@ -15,6 +15,7 @@ from tf_dlrm.serving.deltas import files, trained_rows
 from tf_dlrm.serving.deltas import gate as gates
 from tf_dlrm.serving.deltas.chain import Base
 from tf_dlrm.serving.deltas.channel import Channel
+from tf_dlrm.serving.deltas.difference import find_changes
 from tf_dlrm.serving.deltas.format import Position
 from tf_dlrm.serving.deltas.gate import Gate
 from tf_dlrm.serving.deltas.operations import HISTORY, PINNED, history_with
@@ -100,6 +101,7 @@ class Publisher:
         self.base: Base | None = None
         self.sequence, self.state, self.step = 0, "", 0
         self._num_faults = 0
+        self._identity: dict[str, Any] = {}
 
     # Where a publisher begins
 
@@ -183,6 +185,29 @@ class Publisher:
             reason=reason,
         )
 
+    def publish_difference(
+        self, model: DLRM, identity: Mapping[str, Any]
+    ) -> Publication:
+        """Publish the rows in which a model differs from the last state.
+
+        Args:
+            model: The model.
+            identity: JSON-safe values that determine the graph of an export, such as
+                its vocabulary. If they are not those of the newest base, or shapes
+                differ, a base is published.
+        """
+        self._identity = dict(identity)
+        last, changed = self.find_last(), None
+        if last is not None:
+            base = self.channel.read_base(last.base)
+            layout = trained_rows.layout_of(model, self._dtype)
+            if base.facts.get("identity") == self._identity and base.layout == layout:
+                self.adopt(last.base)
+                state = ModelState.load(self.channel, last.base)
+                state.move_to(self.channel, last.sequence)
+                changed = find_changes(model, state)
+        return self.publish(model, changed)
+
     def _is_full(self) -> bool:
         return self._full_every is not None and self.sequence >= self._full_every
 
@@ -199,7 +224,7 @@ class Publisher:
         else:
             path = self._export_remotely(model, options)
         layout = trained_rows.layout_of(model, self._dtype)
-        facts = {"step": step, "event_time": event_time}
+        facts = {"step": step, "event_time": event_time, "identity": self._identity}
         version = int(path.rpartition("/")[2])
         self.base = self.channel.write_base(version, layout, facts)
         self.sequence, self.state = 0, self.base.identity

@@ -318,6 +318,7 @@ class Replica:
         every_seconds: float = 1.0,
         output_dir: PathLike | None = None,
         until: Callable[[], bool] = lambda: False,
+        keep: int = 2,
         say: Callable[[str], None] = print,
     ) -> None:
         """Follow `HEAD.json` until `until()` is true.
@@ -329,12 +330,13 @@ class Replica:
             every_seconds: Time between two looks at `HEAD.json`.
             output_dir: Folder for `materialize`. Default: `in_place`.
             until: Function that ends the call.
+            keep: Number of newest materialized versions to keep.
             say: Function that is called with a line about each move and problem.
         """
         last, problem = self.position, ""
         while not until():
             try:
-                line = self._follow_once(output_dir, last)
+                line = self._follow_once(output_dir, last, keep)
                 last, problem = self.position, ""
                 if line:
                     say(line)
@@ -344,13 +346,15 @@ class Replica:
                     say(f"Stays at {last or 'nothing'}: {problem}")
             time.sleep(every_seconds)
 
-    def _follow_once(self, output_dir: PathLike | None, last: Position | None) -> str:
+    def _follow_once(
+        self, output_dir: PathLike | None, last: Position | None, keep: int
+    ) -> str:
         start = time.perf_counter()
         if output_dir is None:
             position = self.in_place()
             seconds = time.perf_counter() - start
             return "" if position == last else f"At {position} after {seconds:.3f} s."
-        path = self.materialize(output_dir)
+        path = self.materialize(output_dir, keep)
         seconds = time.perf_counter() - start
         return "" if path is None else f"Wrote {path} in {seconds:.2f} s."
 
