@@ -14,6 +14,7 @@ from tf_dlrm.serving.deltas.replica import Replica
 from tf_dlrm.serving.export import export_saved_model
 from tf_dlrm.serving.preprocessor import Preprocessor
 from tf_dlrm.serving.quantization import TABLE_DTYPES
+from tf_dlrm.serving.split import export_split
 from tf_dlrm.serving.verification import verify_saved_model
 from tf_dlrm.serving.versions import choose_version, existing_versions
 
@@ -31,6 +32,7 @@ __all__ = [
     "compact",
     "existing_versions",
     "export_saved_model",
+    "export_split",
     "release",
     "remove_old_bases",
     "rollback",
