@@ -18,6 +18,7 @@ _MEMBERS = {
     "Sparse": "pipelines.schema",
     "Text": "pipelines.schema",
     "Vocabulary": "pipelines.vocabulary",
+    "follow": "pipelines.following",
     "from_dataframe": "pipelines.frames",
     "read": "pipelines.formats.reading",
     "to_dataframe": "pipelines.frames",
@@ -25,6 +26,7 @@ _MEMBERS = {
 _MODULES = (
     "criteo",
     "evaluation",
+    "following",
     "placement",
     "prepare",
     "records",

@@ -187,6 +187,17 @@ class DLRM(RowSparseModel):
         """
         return self._scorer(dense, pooled, training=training)
 
+    def score_vectors(
+        self, bottom: tf.Tensor | None, pooled: tf.Tensor | Sequence[tf.Tensor]
+    ) -> tf.Tensor:
+        """Return click probabilities, as `score`, from the output of the bottom MLP.
+
+        Args:
+            bottom: The output `(B, D)`, or `None` without dense features.
+            pooled: As in `score`.
+        """
+        return self._scorer.score_vectors(bottom, pooled)
+
     def recalibrate(self, probabilities: tf.Tensor) -> tf.Tensor:
         """Correct the probabilities from `score` for `negative_sampling_rate`."""
         return calibration.recalibrate(probabilities, self.negative_sampling_rate)

@@ -61,6 +61,10 @@ GROUPS = {
         "export": ("export", "Export"),
         "predict": ("predict", "Predict"),
         "verify": ("export", "Verify"),
+        "publish": ("fresh", "Publish"),
+        "follow-deltas": ("fresh", "FollowDeltas"),
+        "rollback": ("fresh", "Rollback"),
+        "release": ("fresh", "Release"),
     },
     "Data": {
         "prepare": ("prepare", "Prepare"),

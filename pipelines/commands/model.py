@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from pipelines.commands.following import Following
 from pipelines.commands.shared import (
     Files,
     describe_files,
@@ -117,12 +118,17 @@ class Train:
     watching: tyro.conf.OmitArgPrefixes[Watching] = dataclasses.field(
         default_factory=Watching
     )
+    following: tyro.conf.OmitArgPrefixes[Following] = dataclasses.field(
+        default_factory=Following
+    )
 
     def plan(self) -> list[str]:
         """Return what the command would do, one line each."""
         from pipelines.files import expand_paths
 
         self._check()
+        if self.following.follow is not None:
+            return [*self.following.describe(), f"config: {self.config.to_json()}"]
         vocabulary = self.vocabulary or (
             f"hashing into {self.config.hash_buckets:,} rows "
             + ("of one table" if self.config.shared_table else "per table")
@@ -169,6 +175,7 @@ class Train:
         from pipelines.runs import get
         from pipelines.runs.data import check_sampled_once
 
+        self.following.check(self)
         records = find_records(self.train)
         schema = load_schema(self.schema)
         if not (self.vocabulary or self.resume or self.warm_start or records):
@@ -227,11 +234,15 @@ class Train:
         from pipelines.runs.folder import RunFolder
 
         self._check()
-        if self.resume and RunFolder(self.out).is_finished:
+        is_following = self.following.follow is not None
+        if (self.resume or is_following) and RunFolder(self.out).is_finished:
             print(f"{self.out}: this run is already finished; nothing to resume.")
             return
         strategy = make_strategy(self.devices)
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
+        if is_following:
+            self.following.run(self, strategy, vocabulary, self._schema())
+            return
         folder, results = self._train(strategy, vocabulary)
         print_training(results["metrics"])
         if self.progressive:

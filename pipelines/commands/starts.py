@@ -6,6 +6,7 @@ import itertools
 import tyro
 
 from pipelines import runs
+from pipelines.commands.following import Following
 from pipelines.runs.config import RunConfig
 from pipelines.runs.defaults import CHOSEN, LEARNING_RATES
 from pipelines.runs.run_files import RunFiles
@@ -26,11 +27,12 @@ def start_train(kind: type, options: list[str]):
     if "--resume" in options and out is not None:
         if RunFiles(out).is_described:
             return _resume(kind, RunFiles(out), config)
-        if typed_value("train", options) is None:
+        if typed_value("train", options) is None and not _follows(options):
             raise UserError(
                 f"{out}: contains no run to resume. To start one, pass its --train "
                 "files."
             )
+    others = {"train": []} if _follows(options) else {}
     name = typed_value("run", options)
     warm_start = typed_value("warm-start", options)
     if name is None and config is None and warm_start is not None:
@@ -40,7 +42,16 @@ def start_train(kind: type, options: list[str]):
     config = _choose_optimizer(config or runs.get(name), options)
     if any(typed_value(option, options) is not None for option in CHOSEN):
         config = dataclasses.replace(config, compare_models=False)
-    return _start(kind, name, config)
+    if _follows(options):  # a run without an end; what is typed still counts
+        config = dataclasses.replace(
+            config, learning_rate_decay="none", epochs=None, compare_models=False
+        )
+    return _start(kind, name, config, **others)
+
+
+def _follows(options):
+    """Return whether the training takes the files of a growing folder."""
+    return typed_value("follow", options) is not None
 
 
 def start_tune(kind: type, options: list[str]):
@@ -62,11 +73,10 @@ STARTS = {"train": start_train, "tune": start_tune}
 
 def _start(kind, name, config, **others):
     return kind(
-        train=tyro.MISSING,
         out=tyro.MISSING,
         run_name=name,
         config=config,
-        **others,
+        **{"train": tyro.MISSING, **others},
     )
 
 
@@ -90,6 +100,16 @@ def _choose_optimizer(config, options):
 def _resume(kind, files, config):
     """Return the options of the run in a folder."""
     data = files.read_data()
+    if "follow" in data:
+        following = Following(follow=data["follow"])
+        return kind(
+            train=[],
+            out=tyro.MISSING,
+            run_name=data.get("run"),
+            devices=data.get("devices", 1),
+            config=files.read_config() if config is None else config,
+            following=following,
+        )
     return kind(
         train=[data["records"]] if "records" in data else data["train"],
         out=tyro.MISSING,

@@ -20,6 +20,9 @@ patience max-minutes evaluate-every-steps max-bad-share bottom-dropout
 batch-normalization cross-layers cross-rank shared-table adagrad-epsilon adam-epsilon
 warmup-steps decay-start-step decay-steps reduce-after-epochs
 gradient-norms touched-rows histograms projector-tables projector-rows profile-steps
+follow follow-order follow-marker follow-settle-seconds follow-late follow-idle-seconds
+publish publish-every-seconds publish-dtype publish-share publish-full-every
+publish-max-hotness
 """
 # --out is the folder of a run or of records, or a schema; --output what is made of a
 # model.
@@ -34,7 +37,16 @@ PLACES = {
         "importance",
         "tables",
     },
-    "output": {"generate", "profile-trace", "evaluate", "report", "predict", "export"},
+    "output": {
+        "generate",
+        "profile-trace",
+        "evaluate",
+        "report",
+        "predict",
+        "export",
+        "publish",
+        "follow-deltas",
+    },
 }
 
 

@@ -8,10 +8,12 @@ from tf_dlrm.callbacks.plateau import ReduceLROnPlateau
 from tf_dlrm.callbacks.pr_curve import PRCurveLogger
 from tf_dlrm.callbacks.profiler import StepProfiler
 from tf_dlrm.callbacks.projector import EmbeddingProjector
+from tf_dlrm.callbacks.publish_deltas import PublishDeltas
 from tf_dlrm.callbacks.resumable_training import ResumableTraining
 from tf_dlrm.callbacks.row_norms import RowNormLogger
 from tf_dlrm.callbacks.tensorboard import TensorBoardLogger
 from tf_dlrm.callbacks.touched_rows import TouchedRowLogger
+from tf_dlrm.serving.deltas.top_share import TopShare
 
 __all__ = [
     "EarlyStopping",
@@ -21,10 +23,12 @@ __all__ = [
     "HistogramLogger",
     "HyperparameterLogger",
     "PRCurveLogger",
+    "PublishDeltas",
     "ReduceLROnPlateau",
     "ResumableTraining",
     "RowNormLogger",
     "StepProfiler",
     "TensorBoardLogger",
+    "TopShare",
     "TouchedRowLogger",
 ]

@@ -254,9 +254,8 @@ class ResumableTraining(keras.callbacks.Callback):
         if self._termination.requested:
             self._stop(logs, training_state.get_metrics)
         elif self._position is not None and (self._is_due(before) or self._is_best()):
-            self._save(
-                self._epoch, self._batch, training_state.get_metrics(self.model), logs
-            )
+            metrics = training_state.get_metrics(self.model)
+            self._save(self._epoch, self._batch, metrics, logs)
 
     def _is_due(self, before: int) -> bool:
         if self._every_steps:
@@ -304,15 +303,19 @@ class ResumableTraining(keras.callbacks.Callback):
         if self._position is not None:
             self._position.epoch = self._position.batch = 0
 
+    def exit_if_requested(self) -> None:
+        """Exit with code 143 if SIGTERM came; call it when everything is saved."""
+        if self._termination.requested:
+            self._exit()
+
     def clear(self, keep_best: bool = True) -> None:
         """Remove the checkpoints of a finished run.
 
         Args:
             keep_best: Whether to keep the best checkpoint if a later one was worse.
         """
-        names, best = self._folder.names(), self.best
-        is_wanted = keep_best and best is not None and best.name != names[-1]
-        self._folder.clear(best.name if best is not None and is_wanted else None)
+        names, best = self._folder.names(), self.best if keep_best else None
+        self._folder.clear(best.name if best and best.name != names[-1] else None)
 
     # Saving
 
@@ -359,20 +362,18 @@ class ResumableTraining(keras.callbacks.Callback):
         best = self.best
         self._folder.prune(self._keep, None if best is None else best.name)
         self._last_save = time.monotonic()
-        seconds = time.perf_counter() - start
+        self.seconds.append(time.perf_counter() - start)
         self.num_saved += 1
-        self.seconds.append(seconds)
-        self._show(path, step, seconds)
+        self._show(path, step, self.seconds[-1])
 
     def _show(self, path: pathlib.Path, step: int, seconds: float) -> None:
         if self._verbose:
-            num_bytes = sum(file.stat().st_size for file in path.iterdir())
-            say(f"Checkpoint {path}: {num_bytes / 1e6:.1f} MB in {seconds:.2f} s")
+            size = sum(file.stat().st_size for file in path.iterdir()) / 1e6
+            say(f"Checkpoint {path}: {size:.1f} MB in {seconds:.2f} s")
         if self._log_dir is not None:
             if self._writer is None:
-                self._writer = events.writer_of(
-                    pathlib.Path(self._log_dir) / events.TRAIN
-                )
+                folder = pathlib.Path(self._log_dir) / events.TRAIN
+                self._writer = events.writer_of(folder)
             with self._writer.as_default(step=step):
                 tf.summary.scalar("speed/checkpoint_seconds", seconds)
 
@@ -382,7 +383,7 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def _can(description: dict[str, Any] | None) -> str:
+def _can(description: Any) -> str:
     return "cannot" if description is None else "can"
 
 

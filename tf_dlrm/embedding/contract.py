@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from tf_dlrm.embedding.recording import Lookup, find_recording, recorded_losses
+from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import replicas
@@ -42,10 +43,12 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         tables: The `EmbeddingTable`s, in the order of the features. If they are empty,
             the model does not check them against its spec.
         devices: Names of the devices that the layer was created for; `None` for any.
+        num_overwrites: Number of times that tables were set or loaded, not trained.
     """
 
     tables: Sequence[EmbeddingTable] = ()
     devices: tuple[str, ...] | None = None
+    num_overwrites = 0
 
     def __init__(self, *, activity_regularizer: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -145,6 +148,18 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         A training step that reads one of them directly raises an error.
         """
         return [variable.value for variable in self.variables]
+
+    def row_places(self) -> list[RowPlace]:
+        """Return where `lookup_variables` hold each row of each table, once.
+
+        Raises:
+            NotImplementedError: If the layer does not say; its exports then have no
+                deltas.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `row_places` before changes of its "
+            "tables can be published."
+        )
 
     def settle(self) -> None:
         """Make `lookup_variables` hold the rows themselves.

@@ -14,6 +14,7 @@ from tf_dlrm.embedding import bags
 from tf_dlrm.embedding.engines import PooledGradients, Step
 from tf_dlrm.embedding.fused_table import Call, FusedTable
 from tf_dlrm.embedding.global_batch import gather, join, unpack
+from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
@@ -70,6 +71,15 @@ class FusedStore(TableStore):
     @property
     def variables(self) -> list[tf.Variable]:
         return [fused.variable for fused in self.fused]
+
+    def row_places(self) -> list[RowPlace]:
+        return [
+            RowPlace(
+                i, t.name, 0, t.vocabulary_size, 0, fused.width, fused.first_row[t.name]
+            )
+            for i, fused in enumerate(self.fused)
+            for t in fused.tables
+        ]
 
     def build_slots(
         self,

@@ -16,6 +16,7 @@ from tf_dlrm.embedding import bags, id_ranges, penalties, table_files
 from tf_dlrm.embedding.contract import EmbeddingLayer
 from tf_dlrm.embedding.global_batch import join
 from tf_dlrm.embedding.recording import Lookup, find_recording
+from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups, same_form
 from tf_dlrm.embedding.table_files import TableFiles
 from tf_dlrm.embedding.table_store import TableStore
@@ -151,6 +152,10 @@ class TableLayer(EmbeddingLayer):
         self.settle()
         return self._store.variables
 
+    def row_places(self) -> list[RowPlace]:
+        """Return where `lookup_variables` hold each row of each table, once."""
+        return self._store.row_places()
+
     @property
     def variables(self) -> list[keras.Variable]:
         """The variables of the layer, see `settle`."""
@@ -254,6 +259,7 @@ class TableLayer(EmbeddingLayer):
 
     def set_table(self, name: str, rows: npt.ArrayLike) -> None:
         self.settle()
+        self.num_overwrites += 1
         table_files.write(self._store, name, None, rows)
 
     def get_state(self, tables: Sequence[str] | None = None) -> dict[str, Any]:
@@ -307,6 +313,7 @@ class TableLayer(EmbeddingLayer):
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
         """Load tables and optimizer state that `save_own_variables` wrote."""
+        self.num_overwrites += 1
         self._files.load(store)
 
     @contextlib.contextmanager

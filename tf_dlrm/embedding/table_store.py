@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.embedding.engines.engine import Step
+from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
@@ -51,6 +52,10 @@ class TableStore(abc.ABC):
     @abc.abstractmethod
     def variables(self) -> list[tf.Variable]:
         """The `tf.Variable`s that hold rows, without repetitions."""
+
+    @abc.abstractmethod
+    def row_places(self) -> list[RowPlace]:
+        """Return where `variables` hold each row of each table, once."""
 
     @abc.abstractmethod
     def build_slots(

@@ -75,9 +75,27 @@ class Scorer(keras.layers.Layer):
         training: bool = False,
     ) -> tf.Tensor:
         """Return click probabilities, float32 `(B, 1)`."""
-        vectors = self._embedding_vectors(pooled, training)
+        bottom = None
         if self.bottom_mlp is not None:
-            vectors = [self.bottom_mlp(dense, training=training), *vectors]
+            bottom = self.bottom_mlp(dense, training=training)
+        return self.score_vectors(bottom, pooled, training)
+
+    def score_vectors(
+        self,
+        bottom: tf.Tensor | None,
+        pooled: tf.Tensor | Sequence[tf.Tensor],
+        training: bool = False,
+    ) -> tf.Tensor:
+        """Return click probabilities from the output of the bottom MLP.
+
+        Args:
+            bottom: The output `(B, D)`, or `None` without dense features.
+            pooled: `(B, F, D)`, or a list of F tensors `(B, width)`.
+            training: Whether dropout and batch statistics are active.
+        """
+        vectors = self._embedding_vectors(pooled, training)
+        if bottom is not None:
+            vectors = [bottom, *vectors]
         vectors = [ops.cast(v, self.compute_dtype) for v in vectors]
         logit = self.top_mlp(self.interaction(vectors), training=training)
         # The sigmoid is the last operation and in float32, so that Keras recovers the

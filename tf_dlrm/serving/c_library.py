@@ -19,7 +19,7 @@ import numpy as np
 
 Signature = tuple[dict[str, str], dict[str, str]]  # inputs, outputs
 RECORDED = "assets.extra/tf_dlrm_requests.json"
-_DTYPES = {"float32": 1, "int64": 9, "string": 7}
+_DTYPES = {"float32": 1, "uint8": 4, "int64": 9, "string": 7}
 _STRING_BYTES = 24  # size of a TF_TString
 
 
@@ -125,8 +125,8 @@ class SavedModel:
 
         Args:
             signature: Name of the signature.
-            inputs: Arrays of dtype float32, int64 or object, by name.
-            output: Name of the float32 output to return.
+            inputs: Arrays of dtype float32, int64, uint8 or object, by name.
+            output: Name of the output to return, float32 or int64.
 
         Raises:
             ValueError: If the library refuses the request; with the library's message.
@@ -166,7 +166,7 @@ class SavedModel:
 
     def _to_tensor(self, array: np.ndarray) -> Any:
         is_text = array.dtype == object
-        array = array if is_text else np.ascontiguousarray(array)
+        array = array if is_text else np.asarray(array, order="C")
         dims = (ctypes.c_int64 * array.ndim)(*array.shape)
         num_bytes = array.size * _STRING_BYTES if is_text else array.nbytes
         kind = _DTYPES["string" if is_text else array.dtype.name]
@@ -185,8 +185,10 @@ class SavedModel:
         num_dims = self._library.TF_NumDims(tensor)
         shape = [self._library.TF_Dim(tensor, i) for i in range(num_dims)]
         data = self._library.TF_TensorData(tensor)
-        size = int(np.prod(shape))
-        values = np.frombuffer(ctypes.string_at(data, 4 * size), np.float32)
+        kind = self._library.TF_TensorType(tensor)
+        dtype = np.dtype(np.float32 if kind == _DTYPES["float32"] else np.int64)
+        num_bytes = int(np.prod(shape)) * dtype.itemsize
+        values = np.frombuffer(ctypes.string_at(data, num_bytes), dtype)
         self._library.TF_DeleteTensor(tensor)
         return values.reshape(shape)
 
@@ -238,6 +240,7 @@ def _load_library(folder: str | os.PathLike[str] | None) -> ctypes.CDLL:
         ),
         "TensorData": (pointer, [pointer]),
         "NumDims": (number, [pointer]),
+        "TensorType": (number, [pointer]),
         "Dim": (ctypes.c_int64, [pointer, number]),
         "DeleteTensor": (None, [pointer]),
         "StringInit": (None, [pointer]),
@@ -302,7 +305,7 @@ def _read_signatures(meta_graph: bytes) -> dict[str, Signature]:
              .items()}
             for n in (1, 2)
         ]  # fmt: skip
-        if "probabilities" in parts[1]:
+        if parts[1]:
             signatures[name] = parts[0], parts[1]
     return signatures
 
@@ -332,7 +335,10 @@ def verify(
     start = time.perf_counter()
     model = SavedModel(folder, library_folder)
     seconds = time.perf_counter() - start
-    without = set(model.signatures) - {request.signature for request in requests}
+    predicting = {
+        n for n, (_, out) in model.signatures.items() if "probabilities" in out
+    }
+    without = predicting - {request.signature for request in requests}
     if without:
         raise ValueError(f"No request is recorded for {', '.join(sorted(without))}.")
     differences = {}

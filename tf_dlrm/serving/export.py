@@ -40,6 +40,7 @@ def export_saved_model(
     candidate_features: Sequence[str] = (),
     table_dtype: str = "float32",
     calibration: Correction | SlicedCorrection | None = None,
+    updatable: bool = False,
 ) -> str:
     r"""Export a model to `base_dir/<version>` for TensorFlow Serving.
 
@@ -73,6 +74,9 @@ def export_saved_model(
             correction for `negative_sampling_rate`; `model.predict` does not. If it
             differs by slice, the first id of that feature in a row decides, and a row
             whose id has no curve of its own is corrected like all rows. Default: none.
+        updatable: Whether to add the signature `apply_delta`, with which a server
+            changes rows of the loaded model, see `tf_dlrm.serving.Replica`. The bases
+            of `tf_dlrm.callbacks.PublishDeltas` have it.
 
     Returns:
         The path of the version directory. All signatures return `probabilities`,
@@ -153,6 +157,7 @@ def export_saved_model(
             candidate_features,
             table_dtype,
             calibration,
+            updatable,
         )
         staged = stack.enter_context(versions.staged_directory(base_dir, version))
         staging = staged.path

@@ -90,12 +90,45 @@ class QuantizedTables:
 
     def _check_range(self, variable: tf.Variable, block: np.ndarray) -> None:
         largest = float(np.abs(block).max(initial=0))
-        if self.dtype != "bfloat16" and largest > float(np.finfo(_HALF).max):
+        if largest > largest_value(self.dtype):
             raise UserError(
                 f"Weight '{variable.name}' contains {largest:.4g}, which exceeds "
                 f"float16 ({self.dtype} tables store values or scales as float16). "
                 "Export with table_dtype='bfloat16' or 'float32'."
             )
+
+
+def stored_type(width: int, dtype: str) -> tuple[int, str]:
+    """Return the width and NumPy dtype in which rows of a width are stored.
+
+    Args:
+        width: Number of columns of the rows.
+        dtype: One of `TABLE_DTYPES`.
+    """
+    if dtype in _BITS:
+        return row_bytes(width, _BITS[dtype]), "uint8"
+    return width, dtype
+
+
+def largest_value(dtype: str) -> float:
+    """Return the largest magnitude that tables of a dtype store."""
+    is_wide = dtype in ("float32", "bfloat16")
+    return float(np.finfo(np.float32 if is_wide else _HALF).max)
+
+
+def to_stored(rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Convert rows, float32 `(n, D)`, to the format in which an export stores them.
+
+    Args:
+        rows: Finite values.
+        dtype: One of `TABLE_DTYPES`.
+    """
+    if dtype == "float32":
+        return rows
+    if dtype in _BITS:
+        return quantize(rows, _BITS[dtype])
+    stored: np.ndarray = tf.cast(rows, dtype).numpy()
+    return stored
 
 
 def _reader(block: np.ndarray) -> Callable[[int, int], np.ndarray]:

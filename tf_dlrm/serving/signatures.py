@@ -16,6 +16,7 @@ from tf_dlrm.runtime import xla
 from tf_dlrm.serving.candidates import Pooled, Split
 from tf_dlrm.serving.preprocessor import lines_signature
 from tf_dlrm.serving.quantization import QuantizedTables
+from tf_dlrm.serving.updates import APPLY_DELTA, Updates
 
 Outputs = dict[str, tf.Tensor]
 PROBABILITIES = "probabilities"
@@ -40,6 +41,7 @@ class ServingModule(tf.Module):
         table_dtype: Storage format of the tables, one of
             `tf_dlrm.serving.TABLE_DTYPES`.
         calibration: Correction of the model's probabilities. Default: none.
+        updatable: Whether to add the signature `apply_delta`, see `Updates`.
 
     Attributes:
         functions: A `tf.function` for each signature, by name.
@@ -54,6 +56,7 @@ class ServingModule(tf.Module):
         candidate_features: Sequence[str] = (),
         table_dtype: str = "float32",
         calibration: Correction | SlicedCorrection | None = None,
+        updatable: bool = False,
     ) -> None:
         super().__init__(name="tf_dlrm_serving")
         self._score, self._lookup = model.score, model.embedding.lookup
@@ -96,6 +99,10 @@ class ServingModule(tf.Module):
         if candidate_features:
             split = Split(model.spec, candidate_features)
             self.functions["serving_candidates"] = self._make_candidates(split)
+        if updatable:
+            num_tables = len(model.embedding.lookup_variables)
+            self.updates = Updates(self.weights[:num_tables], self.weights[num_tables:])
+            self.functions[APPLY_DELTA] = self.updates.function
 
     def _make_default(self) -> Callable[..., Any]:
         @_signature(

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_dlrm.embedding import id_ranges
 from tf_dlrm.embedding.engines import Step
 from tf_dlrm.embedding.global_batch import pack
+from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.features import EmbeddingTable
@@ -95,6 +96,21 @@ class SpreadStore(TableStore):
     @property
     def variables(self) -> list[tf.Variable]:
         return [group.fused.variable for group in self._distinct_groups]
+
+    def row_places(self) -> list[RowPlace]:
+        return [
+            RowPlace(
+                i,
+                shard.table,
+                shard.first_row,
+                shard.num_rows,
+                shard.first_column,
+                shard.num_columns,
+                group.place(shard),
+            )
+            for i, group in enumerate(self._distinct_groups)
+            for shard in group.shards
+        ]
 
     def build_slots(
         self,

@@ -224,7 +224,7 @@ class RowMarks(Probe):
         owners = [table for table in self._tables for _ in table.features]
         self._first = np.array([first[table.name] for table in owners])
         self._sizes = np.array([table.vocabulary_size for table in owners])
-        self._marks: np.ndarray | None = None
+        self._marks: Any = None  # an array while the probe is in use
         self._epoch = 0
 
     def begin_epoch(self) -> None:
@@ -275,7 +275,7 @@ class RowMarks(Probe):
         shape = (1, -1) + (1,) * (ids.ndim - 2)
         rows = ids + self._first.reshape(shape)
         in_range = (ids >= 0) & (ids < self._sizes.reshape(shape))
-        self._marks[np.where(in_range, rows, len(self._marks) - 1)] = self._epoch
+        self._note(np.where(in_range, rows, len(self._marks) - 1).reshape(-1))
 
     def _mark_bags(self, values, splits):
         if self._marks is None:
@@ -284,4 +284,8 @@ class RowMarks(Probe):
         first = np.tile(self._first, len(lengths) // len(self._first))
         # Ids out of range raise an error elsewhere, so all ids are in range here.
         rows = values + np.repeat(first, lengths)
-        np.put(self._marks, rows, self._epoch, mode="clip")
+        self._note(np.minimum(rows, len(self._marks) - 1))
+
+    def _note(self, rows: np.ndarray) -> None:
+        """Mark rows `(V,)`."""
+        self._marks[rows] = self._epoch

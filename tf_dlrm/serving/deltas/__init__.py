@@ -1,0 +1,1 @@
+"""Deltas: the changes of a published model, as a verified chain of files."""
