@@ -68,14 +68,15 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         if weights is not None:
             kwargs["weights"] = weights
 
-        def call() -> Any:
+        def call(ids: Ids) -> Any:
             return keras.layers.Layer.__call__(self, ids, **kwargs)
 
         recording, add_loss = find_recording(self), self.add_loss
         if isinstance(ids, keras.KerasTensor):
-            pooled, penalty = call(), None
+            pooled, penalty = call(ids), None
         elif recording is None:
-            pooled, penalty = call(), self.penalty([ids])
+            ids = self.translate(ids)
+            pooled, penalty = call(ids), self.penalty([ids])
             _refuse_replicas(penalty)
         else:
             _, _, pooled, penalty = recording.look_up(call, ids, weights)
@@ -119,6 +120,25 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             )
         return self.call(ids, weights=weights)
 
+    def translate(
+        self, ids: Ids, claims_rows: bool = False, starts_step: bool = False
+    ) -> Ids:
+        """Return ids with rows in the place of ids of growing tables.
+
+        Each call of the layer, `penalty` and `apply_lookups` get the result. Without
+        growing tables, it is `ids`.
+
+        Args:
+            ids: The ids of a lookup.
+            claims_rows: Whether new ids claim rows.
+            starts_step: Whether this is the first lookup of a training step.
+        """
+        return ids
+
+    def lookup_rows(self, ids: Ids, weights: Any = None) -> Any:
+        """Look rows up and pool them, like `lookup`, for the result of `translate`."""
+        return self.lookup(ids, weights)
+
     @property
     def losses(self) -> list[tf.Tensor]:
         """The losses that calls of the layer have added, of this replica."""
@@ -145,6 +165,11 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         A training step that reads one of them directly raises an error.
         """
         return [variable.value for variable in self.variables]
+
+    @property
+    def id_variables(self) -> list[tf.Variable]:
+        """The other `tf.Variable`s that `lookup` reads: the ids of growing tables."""
+        return []
 
     def settle(self) -> None:
         """Make `lookup_variables` hold the rows themselves.
@@ -311,6 +336,11 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         if not self.tables:
             return list(super().get_weights())
         return [self.get_table(table.name) for table in self.tables]
+
+    @property
+    def num_arrays(self) -> int:
+        """Number of the arrays that `get_weights` returns."""
+        return len(self.tables) or len(self.weights)
 
     def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
         """Overwrite all tables.
