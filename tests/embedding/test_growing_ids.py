@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers.growing_oracle import Simulator, initial_row
 
 import tf_dlrm
-from tests.helpers.growing_oracle import Simulator, initial_row
 from tf_dlrm import EmbeddingTable, GrowingIds
 from tf_dlrm.layers import EmbeddingCollection
 

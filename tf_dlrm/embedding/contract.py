@@ -16,11 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_dlrm.embedding.recording import Lookup, find_recording, recorded_losses
+from tf_dlrm.embedding.recording import (
+    Lookup,
+    find_recording,
+    recorded_losses,
+    refuse_replicas,
+)
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
-from tf_dlrm.runtime import replicas
-from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
 
 
@@ -77,7 +80,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         elif recording is None:
             ids = self.translate(ids)
             pooled, penalty = call(ids), self.penalty([ids])
-            _refuse_replicas(penalty)
+            refuse_replicas(penalty)
         else:
             _, _, pooled, penalty = recording.look_up(call, ids, weights)
             add_loss = recording.losses.append
@@ -393,13 +396,3 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             regularizer = keras.regularizers.serialize(self.pooled_regularizer)
             config["activity_regularizer"] = regularizer
         return config
-
-
-def _refuse_replicas(penalty: tf.Tensor | None) -> None:
-    """Refuse a penalty that Keras would add to the losses of all replicas at once."""
-    is_replica = not tf.distribute.in_cross_replica_context() and replicas.count() > 1
-    if penalty is not None and is_replica:
-        raise UserError(
-            "With several replicas, tables with a `regularizer` can only be looked up "
-            "by `fit`, `evaluate` and `predict` of a DLRM, not in a step of your own."
-        )

@@ -15,7 +15,7 @@ from tf_dlrm.embedding.engines import PooledGradients, Step
 from tf_dlrm.embedding.fused_table import Call, FusedTable
 from tf_dlrm.embedding.global_batch import gather, join, unpack
 from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
-from tf_dlrm.embedding.table_store import TableStore
+from tf_dlrm.embedding.table_store import Piece, TableStore
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import huge_pages, replicas
@@ -227,6 +227,19 @@ class FusedStore(TableStore):
         if slot is None:
             return fused.variable, fused.first_row[name]
         return fused.find_slot(name, slot)
+
+    def pieces(self) -> list[Piece]:
+        return [
+            Piece(
+                fused.variable,
+                table.name,
+                fused.first_row[table.name],
+                slice(0, table.vocabulary_size),
+                slice(0, fused.width),
+            )
+            for fused in self.fused
+            for table in fused.tables
+        ]
 
     def slot_widths(self, name: str) -> dict[str, int]:
         self.find(name)

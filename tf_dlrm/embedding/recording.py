@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_dlrm.runtime import gradients
+from tf_dlrm.runtime import gradients, replicas
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
 
 if TYPE_CHECKING:
@@ -174,3 +175,13 @@ def recorded(
         yield recordings[-1]
     finally:
         recordings.pop()
+
+
+def refuse_replicas(penalty: tf.Tensor | None) -> None:
+    """Refuse a penalty that Keras would add to the losses of all replicas at once."""
+    is_replica = not tf.distribute.in_cross_replica_context() and replicas.count() > 1
+    if penalty is not None and is_replica:
+        raise UserError(
+            "With several replicas, tables with a `regularizer` can only be looked up "
+            "by `fit`, `evaluate` and `predict` of a DLRM, not in a step of your own."
+        )

@@ -20,7 +20,7 @@ from tf_dlrm.embedding.growing.layer_methods import GrowingMethods, standardized
 from tf_dlrm.embedding.recording import Lookup, find_recording
 from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups, same_form
 from tf_dlrm.embedding.table_files import TableFiles
-from tf_dlrm.embedding.table_store import TableStore
+from tf_dlrm.embedding.table_store import Piece, TableStore
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import rows as row_ops
@@ -160,13 +160,24 @@ class TableLayer(GrowingMethods, EmbeddingLayer):
         weights: Any = None,
         columns: Sequence[int] | None = None,
         read: Callable[[tf.Variable, tf.Tensor], tf.Tensor] | None = None,
+        find: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     ) -> Any:
+        """Look rows up and pool them, ignoring ids out of range.
+
+        Args:
+            ids: As in `EmbeddingLayer.lookup`.
+            weights: As in `EmbeddingLayer.lookup`.
+            columns: As in `EmbeddingLayer.lookup`.
+            read: As in `EmbeddingLayer.lookup`.
+            find: Function of ids of growing tables and the numbers of their tables that
+                returns their slots, to find ids in another form.
+        """
         if columns is None:
             columns = range(self.num_features)
         ids = bags.standardize_ids(ids, len(columns))
         weights = bags.standardize_weights(weights, ids)
         if self._growing_tables is not None:
-            ids = self._growing_tables.read(ids, columns)
+            ids = self._growing_tables.read(ids, columns, find)
         return self._store.lookup(ids, weights, columns, read or row_ops.gather)
 
     def lookup_rows(self, ids: Ids, weights: Any = None) -> Any:
@@ -186,6 +197,10 @@ class TableLayer(GrowingMethods, EmbeddingLayer):
         """The `tf.Variable`s that `lookup` reads, without repetitions."""
         self.settle()
         return self._store.variables
+
+    def pieces(self) -> list[Piece]:
+        """Return where the tables are in the `lookup_variables`."""
+        return self._store.pieces()
 
     @property
     def id_variables(self) -> list[tf.Variable]:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,6 +14,24 @@ from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
+
+
+class Piece(NamedTuple):
+    """A part of a table in a variable.
+
+    Attributes:
+        variable: The variable.
+        table: Name of the table.
+        place: First row in the variable.
+        rows: Rows of the table.
+        columns: Columns of the table.
+    """
+
+    variable: tf.Variable
+    table: str
+    place: int
+    rows: slice
+    columns: slice
 
 
 class TableStore(abc.ABC):
@@ -174,6 +192,10 @@ class TableStore(abc.ABC):
                 f"There is no table '{name}'. Tables: {', '.join(self.by_name)}"
             )
         return self.by_name[name]
+
+    @abc.abstractmethod
+    def pieces(self) -> list[Piece]:
+        """Return where the tables are in the `variables`."""
 
     @abc.abstractmethod
     def slot_widths(self, name: str) -> dict[str, int]:

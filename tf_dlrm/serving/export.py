@@ -40,6 +40,7 @@ def export_saved_model(
     candidate_features: Sequence[str] = (),
     table_dtype: str = "float32",
     calibration: Correction | SlicedCorrection | None = None,
+    compact: bool = False,
 ) -> str:
     r"""Export a model to `base_dir/<version>` for TensorFlow Serving.
 
@@ -73,6 +74,9 @@ def export_saved_model(
             correction for `negative_sampling_rate`; `model.predict` does not. If it
             differs by slice, the first id of that feature in a row decides, and a row
             whose id has no curve of its own is corrected like all rows. Default: none.
+        compact: Whether growing tables are exported as sorted ids and their rows
+            instead of all slots. The answers are equal. Choose it for a smaller export;
+            finding an id then takes a bisection instead of a few probes.
 
     Returns:
         The path of the version directory. All signatures return `probabilities`,
@@ -81,7 +85,8 @@ def export_saved_model(
 
         - `serving_default` takes `dense_features`, transformed, float32
           `(B, num_dense)`; and `sparse_features`, int64
-          `(B, num_sparse, max_hotness)`. Ids that are -1 or out of range are ignored. A
+          `(B, num_sparse, max_hotness)`. Ids that are -1 or out of range are ignored;
+          ids of growing tables without a row read the `fallback` of their table. A
           dense value that is not finite counts as missing, which is 0.
         - `serving_ragged` takes `dense_features`; `sparse_values`, all ids in the order
           of rows and features, int64 `(V,)`; and `sparse_row_lengths`, the number of
@@ -153,6 +158,7 @@ def export_saved_model(
             candidate_features,
             table_dtype,
             calibration,
+            compact,
         )
         staged = stack.enter_context(versions.staged_directory(base_dir, version))
         staging = staged.path
@@ -201,8 +207,12 @@ def _check_vocabulary(spec: FeatureSpec, preprocessor: Any) -> None:
     widths = {table.embedding_dim for table in spec.tables}
     own_spec = preprocessor.spec(embedding_dim=max(widths))
 
-    def sizes(spec: FeatureSpec) -> dict[str, int]:
-        return {f: t.vocabulary_size for t in spec.tables for f in t.features}
+    def sizes(spec: FeatureSpec) -> dict[str, Any]:
+        return {
+            f: t.vocabulary_size if t.growing is None else "growing"
+            for t in spec.tables
+            for f in t.features
+        }
 
     received, expected = sizes(own_spec), sizes(spec)
     wrong = [name for name in expected if received.get(name) != expected[name]]

@@ -12,7 +12,7 @@ from tf_dlrm.embedding import id_ranges
 from tf_dlrm.embedding.engines import Step
 from tf_dlrm.embedding.global_batch import pack
 from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
-from tf_dlrm.embedding.table_store import TableStore
+from tf_dlrm.embedding.table_store import Piece, TableStore
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
 from tf_dlrm.runtime import huge_pages, replicas
@@ -201,6 +201,19 @@ class SpreadStore(TableStore):
         if slot is None:
             return group.fused.variable, group.place(shard)
         return group.fused.find_slot(group.name_of(shard), slot)
+
+    def pieces(self) -> list[Piece]:
+        return [
+            Piece(
+                group.fused.variable,
+                shard.table,
+                group.place(shard),
+                shard.rows,
+                shard.columns,
+            )
+            for group in self._distinct_groups
+            for shard in group.shards
+        ]
 
     def slot_widths(self, name: str) -> dict[str, int]:
         table = self.find(name)

@@ -6,7 +6,7 @@ sees rows only.
 # V values of the global batch, n distinct new ids, T growing tables
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -185,16 +185,27 @@ class GrowingTables:
 
         return put_back(replicas.run_for_all(run, {"values": values, "tables": tables}))
 
-    def read(self, ids: Ids, columns: Sequence[int]) -> Ids:
+    def read(
+        self,
+        ids: Ids,
+        columns: Sequence[int],
+        find: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    ) -> Ids:
         """Return standardized ids with rows in place of ids, for exports.
 
         Ids out of range become -1.
+
+        Args:
+            ids: The ids of the features at `columns`.
+            columns: Positions of features.
+            find: Function of ids and tables that returns slots; default: `slots.find`.
         """
         values, tables, put_back = self._translation.select(ids, columns)
-        return put_back(self._read(values, tables, raises=False))
+        slots = (find or self.slots.find)(values, tables)
+        return put_back(self._rows(values, tables, slots, raises=False)[0])
 
-    def _read(self, values, tables, raises=True):
-        return self._rows(values, tables, self.slots.find(values, tables), raises)[0]
+    def _read(self, values, tables):
+        return self._rows(values, tables, self.slots.find(values, tables))[0]
 
     def _rows(self, values, tables, slots, raises=True):
         """Return rows, and which values read the fallback, as places `(m,)`."""
