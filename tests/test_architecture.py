@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # From the bottom up; a module may import its own rank and what is below.
 RANKS = [
     {"version", "calibration", "runtime"},
-    {"features"},
+    {"features", "growing_ids"},
     {"optimizers"},
     {"embedding"},
     {"inputs", "layers", "sharding"},

@@ -21,6 +21,7 @@ from tf_dlrm import (
     training,
 )
 from tf_dlrm.features import EmbeddingTable, FeatureSpec
+from tf_dlrm.growing_ids import GrowingIds
 from tf_dlrm.model import DLRM
 from tf_dlrm.serving import export_saved_model
 from tf_dlrm.version import __version__
@@ -29,6 +30,7 @@ __all__ = [
     "DLRM",
     "EmbeddingTable",
     "FeatureSpec",
+    "GrowingIds",
     "__version__",
     "calibration",
     "callbacks",

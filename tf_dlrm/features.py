@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from tf_dlrm import growing_ids
+from tf_dlrm.growing_ids import GrowingIds
 from tf_dlrm.runtime import initializers
 from tf_dlrm.runtime.errors import UserError
 
@@ -84,6 +86,9 @@ class EmbeddingTable:
             values, such as `"l1"`, `"l2"`, `"l1l2"` or a subclass of
             `keras.Regularizer`. Rows outside the batch do not change; for decay of the
             whole table, use a dense optimizer such as `optimizers.DenseAdam`.
+        growing: `tf_dlrm.GrowingIds`, by which ids claim rows while the table is
+            trained. Ids are then any int64 from 0 to 2^63 - 1, and `vocabulary_size` is
+            the number of rows. Default: id i reads row i.
 
     Raises:
         ValueError: If an argument breaks a rule above; the message names it.
@@ -109,6 +114,7 @@ class EmbeddingTable:
     features: Sequence[str] = None  # type: ignore[assignment]  # its name
     trainable: bool = True
     regularizer: Any = None
+    growing: GrowingIds | None = None
 
     def __post_init__(self) -> None:
         _check_name("`name` of an EmbeddingTable", self.name)
@@ -139,6 +145,9 @@ class EmbeddingTable:
         }
         for field, value in values.items():
             object.__setattr__(self, field, value)
+        object.__setattr__(self, "growing", growing_ids.get(self.growing, self))
+        if self.growing is not None:
+            growing_ids.check_initializer(self.initializer, self.name)
 
     @property
     def num_parameters(self) -> int:
@@ -155,6 +164,10 @@ class EmbeddingTable:
             del config["regularizer"]
         else:
             config["regularizer"] = keras.regularizers.serialize(self.regularizer)
+        if self.growing is None:  # as above
+            del config["growing"]
+        else:
+            config["growing"] = self.growing.get_config()
         return config
 
     @classmethod

@@ -260,7 +260,7 @@ class DLRM(RowSparseModel):
             ValueError: If the number of arrays or a shape differs.
         """
         variables = self._weights_but_tables
-        num_tables = len(self.embedding.tables) or len(self.embedding.weights)
+        num_tables = self.embedding.num_arrays
         if len(weights) != len(variables) + num_tables:
             raise UserError(
                 f"The model has {len(variables)} dense weights and {num_tables} "

@@ -186,6 +186,15 @@ def _standardize_ragged(ids, num_features):
     return ids.values.with_values(values)
 
 
+def nest(ids: Ids, num_features: int) -> Ids:
+    """Return standardized ids in the form that `standardize_ids` accepts."""
+    if not isinstance(ids, tf.RaggedTensor):
+        return ids
+    return tf.RaggedTensor.from_uniform_row_length(
+        ids, num_features, nrows=ids.nrows() // num_features, validate=False
+    )
+
+
 def standardize_weights(weights: Any, ids: Ids) -> tf.Tensor | None:
     """Return float32 weights with the shape of the standardized `ids`, flat if ragged.
 

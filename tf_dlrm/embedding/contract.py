@@ -6,9 +6,8 @@ the layer, which updates the rows.
 """
 
 import abc
-import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
@@ -16,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_dlrm.embedding.recording import Lookup, find_recording, recorded_losses
+from tf_dlrm.embedding.recording import (
+    Lookup,
+    find_recording,
+    recorded_losses,
+    refuse_replicas,
+)
 from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
-from tf_dlrm.runtime import replicas
-from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
 
 
@@ -29,8 +31,8 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
     """Base class of layers that hold embedding tables.
 
     `tf_dlrm.DLRM` calls the layer to look rows up and passes the gradients to
-    `apply_lookups`, which by default calls `apply_gradients` for the single lookup of a
-    step. The model does not know where the tables are stored or how they are trained.
+    `apply_lookups`, which by default calls `apply_gradients` for the only lookup of a
+    step. The model knows neither where the tables are nor how they are trained.
     A subclass defines `call(ids, weights=None)` and the abstract methods. The other
     methods serve exports, checkpoints and callbacks; their defaults work for any layer.
 
@@ -71,15 +73,16 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         if weights is not None:
             kwargs["weights"] = weights
 
-        def call() -> Any:
+        def call(ids: Ids) -> Any:
             return keras.layers.Layer.__call__(self, ids, **kwargs)
 
         recording, add_loss = find_recording(self), self.add_loss
         if isinstance(ids, keras.KerasTensor):
-            pooled, penalty = call(), None
+            pooled, penalty = call(ids), None
         elif recording is None:
-            pooled, penalty = call(), self.penalty([ids])
-            _refuse_replicas(penalty)
+            ids = self.translate(ids)
+            pooled, penalty = call(ids), self.penalty([ids])
+            refuse_replicas(penalty)
         else:
             _, _, pooled, penalty = recording.look_up(call, ids, weights)
             add_loss = recording.losses.append
@@ -122,6 +125,25 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             )
         return self.call(ids, weights=weights)
 
+    def translate(
+        self, ids: Ids, claims_rows: bool = False, starts_step: bool = False
+    ) -> Ids:
+        """Return ids with rows in the place of ids of growing tables.
+
+        Each call of the layer, `penalty` and `apply_lookups` get the result. Without
+        growing tables, it is `ids`.
+
+        Args:
+            ids: The ids of a lookup.
+            claims_rows: Whether new ids claim rows.
+            starts_step: Whether this is the first lookup of a training step.
+        """
+        return ids
+
+    def lookup_rows(self, ids: Ids, weights: Any = None) -> Any:
+        """Look rows up and pool them, like `lookup`, for the result of `translate`."""
+        return self.lookup(ids, weights)
+
     @property
     def losses(self) -> list[tf.Tensor]:
         """The losses that calls of the layer have added, of this replica."""
@@ -143,23 +165,20 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
 
     @property
     def lookup_variables(self) -> list[tf.Variable]:
-        """The `tf.Variable`s that hold rows, without repetitions.
-
-        A training step that reads one of them directly raises an error.
-        """
+        """The `tf.Variable`s that hold rows, which no training step reads directly."""
         return [variable.value for variable in self.variables]
 
     def row_places(self) -> list[RowPlace]:
         """Return where `lookup_variables` hold each row of each table, once.
 
-        Raises:
-            NotImplementedError: If the layer does not say; its exports then have no
-                deltas.
+        `tf_dlrm.callbacks.PublishDeltas` needs it.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__} must define `row_places` before changes of its "
-            "tables can be published."
-        )
+        raise NotImplementedError(f"{type(self).__name__} must define `row_places`.")
+
+    @property
+    def id_variables(self) -> list[tf.Variable]:
+        """The other `tf.Variable`s that `lookup` reads: the ids of growing tables."""
+        return []
 
     def settle(self) -> None:
         """Make `lookup_variables` hold the rows themselves.
@@ -236,13 +255,12 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
                 respect to the lookups' `penalty`; `None` without penalties.
 
         Raises:
-            ValueError: If there are several lookups and the layer cannot join them.
+            ValueError: If there are several lookups and it cannot join them.
         """
         if len(lookups) > 1:
             raise ValueError(
-                f"A step called {type(self).__name__} {len(lookups)} times, but the "
-                "layer can update the rows of only one call. Look up all ids in one "
-                "call."
+                f"A step called {type(self).__name__} {len(lookups)} times, but it can "
+                "update the rows of only one call. Look up all ids in one call."
             )
         (lookup,), (gradient,) = lookups, gradients
         self.apply_gradients(
@@ -253,7 +271,7 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             applies=applies,
         )
 
-    # State by logical table, independent of fusion and placement.
+    # State by logical table
 
     @abc.abstractmethod
     def get_table(self, name: str) -> np.ndarray:
@@ -327,6 +345,11 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             return list(super().get_weights())
         return [self.get_table(table.name) for table in self.tables]
 
+    @property
+    def num_arrays(self) -> int:
+        """Number of the arrays that `get_weights` returns."""
+        return len(self.tables) or len(self.weights)
+
     def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
         """Overwrite all tables.
 
@@ -339,11 +362,9 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         if not self.tables:
             super().set_weights(weights)
             return
-        arrays = [np.asarray(array) for array in weights]
-        if len(arrays) != len(self.tables):
-            raise ValueError(
-                f"There are {len(self.tables)} tables. Received: {len(arrays)} arrays"
-            )
+        arrays, num_tables = [np.asarray(array) for array in weights], len(self.tables)
+        if len(arrays) != num_tables:
+            raise ValueError(f"There are {num_tables} tables. Received: {len(arrays)}")
         for table, rows in zip(self.tables, arrays):
             shape = table.vocabulary_size, table.embedding_dim
             if rows.shape != shape:
@@ -358,18 +379,15 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
         """Return the number of parameters in all tables."""
         if not self.tables:
             return int(super().count_params())
-        shapes = [(t.vocabulary_size, t.embedding_dim) for t in self.tables]
-        return sum(map(math.prod, shapes))
+        return sum(table.num_parameters for table in self.tables)
 
-    def skipping_mismatches(
-        self, skips: bool
-    ) -> contextlib.AbstractContextManager[None]:
+    def skipping_mismatches(self, skips: bool) -> AbstractContextManager[None]:
         """Return a context in which loading a file skips tables that do not match it.
 
         Args:
             skips: Whether to skip such tables instead of raising an error.
         """
-        return contextlib.nullcontext()
+        return nullcontext()
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments as JSON-safe values."""
@@ -378,13 +396,3 @@ class EmbeddingLayer(keras.layers.Layer, abc.ABC):
             regularizer = keras.regularizers.serialize(self.pooled_regularizer)
             config["activity_regularizer"] = regularizer
         return config
-
-
-def _refuse_replicas(penalty: tf.Tensor | None) -> None:
-    """Refuse a penalty that Keras would add to the losses of all replicas at once."""
-    is_replica = not tf.distribute.in_cross_replica_context() and replicas.count() > 1
-    if penalty is not None and is_replica:
-        raise UserError(
-            "With several replicas, tables with a `regularizer` can only be looked up "
-            "by `fit`, `evaluate` and `predict` of a DLRM, not in a step of your own."
-        )

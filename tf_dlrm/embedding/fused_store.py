@@ -202,6 +202,25 @@ class FusedStore(TableStore):
                 for fused in copy:
                     fused.scale_rows(optimizer)
 
+    def start_rows(
+        self,
+        tables: tf.Tensor,
+        rows: tf.Tensor,
+        initial: Callable[..., tf.Tensor],
+    ) -> None:
+        for number, fused in enumerate(self.fused):
+            first = np.array([fused.first_row.get(t.name, -1) for t in self.tables])
+            first_row = tf.gather(tf.constant(first), tables)
+            own = None
+            if len(self.fused) > 1:
+                own = tf.where(first_row >= 0)[:, 0]
+                first_row = tf.gather(first_row, own)
+            values = initial(range(fused.width), own)
+            places = first_row + (rows if own is None else tf.gather(rows, own))
+            for device, copy in zip(self.devices, self.copies, strict=True):
+                with tf.device(device):
+                    copy[number].start_rows(places, values)
+
     def _gradients(self, batch, fused):
         if len(self.fused) == 1:
             return batch["gradient_0"]

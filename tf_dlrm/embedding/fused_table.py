@@ -273,6 +273,23 @@ class FusedTable:
         """
         PlainEngine(self).update_rows(self.parts, rows, gradients, step)
 
+    def start_rows(self, rows: tf.Tensor, values: tf.Tensor) -> None:
+        """Overwrite distinct rows `(n,)`; their slots get their initial values."""
+        rows = tf.cast(rows, self.row_dtype)
+        scales = self._scales(self.tables)
+        if scales is not None:
+            values /= tf.gather(scales, self.table_of(rows))[:, None]
+        row_ops.replace(self.variable, rows, values)
+        for part in self.parts:
+            own = rows
+            if len(part.first_slot_row) < len(self.tables):
+                belongs = tf.gather(self.belongs_to(part), self.table_of(rows))
+                own = tf.boolean_mask(rows, belongs)
+            own = self.slot_rows(part, own)
+            for name, (width, value) in part.optimizer.slots(self.width).items():
+                state = tf.fill((tf.size(own), width), tf.constant(value, tf.float32))
+                row_ops.replace(part.slots[name], own, state)
+
     def slot_names(self, name: str) -> list[str]:
         """Return the names of a table's slots, which exist after `build_optimizer`."""
         return [s for p in self.parts if name in p.first_slot_row for s in p.slots]

@@ -7,14 +7,29 @@ import tensorflow as tf
 
 from tf_dlrm.embedding import bags
 from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.growing_ids import LARGEST_ID
 from tf_dlrm.runtime import deferred_checks
 from tf_dlrm.runtime.types import Ids
 
-# Feature, table, id, vocabulary size, number of ids.
+# Feature, table, id, rule, number of ids.
 _MESSAGE = (
     "Id out of range: feature {} of table {} received id {}, but ids must be at least "
-    "0 and below its vocabulary_size {} (ids out of range in this batch: {})."
+    "0 and {} (ids out of range in this batch: {})."
 )
+
+
+def sizes_of(tables: Sequence[EmbeddingTable]) -> list[int]:
+    """Return the number of valid ids of each table, at most the largest int64."""
+    return [
+        table.vocabulary_size if table.growing is None else LARGEST_ID
+        for table in tables
+    ]
+
+
+def _rule(table: EmbeddingTable) -> str:
+    if table.growing is not None:
+        return "below 2^63, in a growing table"
+    return f"below its vocabulary_size {table.vocabulary_size}"
 
 
 def any_out_of_range(ids: Ids, sizes: Sequence[int] | np.ndarray) -> tf.Tensor:
@@ -28,8 +43,10 @@ def _find_outside(ids, sizes):
     values, segments, lowest = bags.values_of(ids, sizes), None, -1
     if isinstance(ids, tf.RaggedTensor):
         segments, lowest = bags.segments_of(ids), 0
-    (size,) = bags.per_value(ids, segments, tf.constant(sizes, values.dtype))
-    return values, tf.logical_or(values < lowest, values >= size), segments
+    # The largest int64 is a valid id of a growing table.
+    last = [size - (size < LARGEST_ID) for size in sizes]
+    (last,) = bags.per_value(ids, segments, tf.constant(last, values.dtype))
+    return values, tf.logical_or(values < lowest, values > last), segments
 
 
 def refuse_if(
@@ -57,16 +74,17 @@ def refuse_if(
     def refuse():
         _refuse(
             ids,
-            [table.vocabulary_size for _, table in features],
+            sizes_of([table for _, table in features]),
             [feature for feature, _ in features],
             [table.name for _, table in features],
+            [_rule(table) for _, table in features],
         )
         return tf.constant(True)
 
     return tf.cond(bad, refuse, lambda: tf.constant(False))
 
 
-def _refuse(ids, sizes, feature_names, table_names):
+def _refuse(ids, sizes, feature_names, table_names, rules):
     values, outside, segments = _find_outside(ids, sizes)
     (feature,) = bags.per_value(ids, segments, tf.range(len(sizes)))
     feature = tf.broadcast_to(feature, tf.shape(values))
@@ -76,7 +94,7 @@ def _refuse(ids, sizes, feature_names, table_names):
         tf.gather(tf.constant(feature_names), place),
         tf.gather(tf.constant(table_names), place),
         tf.strings.as_string(value),
-        tf.strings.as_string(tf.gather(tf.constant(sizes, tf.int64), place)),
+        tf.gather(tf.constant(rules), place),
         tf.strings.as_string(tf.math.count_nonzero(outside)),
         "",
     ]
@@ -88,7 +106,7 @@ def _refuse(ids, sizes, feature_names, table_names):
 def _defer(checks, bad, ids, features):
     """Record the first id out of range without waiting for the device."""
     values, outside, segments = _find_outside(
-        ids, [t.vocabulary_size for _, t in features]
+        ids, sizes_of([table for _, table in features])
     )
     columns = tf.constant(np.arange(len(features)))
     (column,) = bags.per_value(ids, segments, columns)
@@ -112,7 +130,7 @@ def _defer(checks, bad, ids, features):
         return tf.errors.InvalidArgumentError(
             None,
             None,
-            _MESSAGE.format(feature, table.name, value, table.vocabulary_size, count),
+            _MESSAGE.format(feature, table.name, value, _rule(table), count),
         )
 
     name = f"ids of {', '.join(feature for feature, _ in features)}"

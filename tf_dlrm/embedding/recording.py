@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_dlrm.runtime import gradients
+from tf_dlrm.runtime import gradients, replicas
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class Lookup(NamedTuple):
     """One call of an embedding layer.
 
     Attributes:
-        ids: The ids.
+        ids: The ids; rows in the place of ids of growing tables.
         weights: Weights of the ids, or `None`.
         pooled: The vectors that the layer returned.
         penalty: The penalty on the rows that no earlier lookup of the step has read, a
@@ -43,6 +44,7 @@ class Recording:
         made: The lookup, if it was made before the step. The only call of the layer
             then returns its results.
         penalizes: Whether to compute penalties on rows.
+        trains: Whether ids may claim rows of growing tables.
 
     Attributes:
         lookups: The `Lookup`s so far.
@@ -56,15 +58,18 @@ class Recording:
         tape: tf.GradientTape | None = None,
         made: Lookup | None = None,
         penalizes: bool = True,
+        trains: bool = False,
     ) -> None:
-        self.layer, self._penalizes = layer, penalizes
+        self.layer, self._penalizes, self._trains = layer, penalizes, trains
         self.lookups: list[Lookup] = []
         self.losses: list[tf.Tensor] = []
         self._tape, self._made, self._graph = tape, made, _current_graph()
         self._penalty: tf.Tensor | None = None  # on the rows of all lookups so far
 
-    def look_up(self, call: Callable[[], Any], ids: Ids, weights: Any) -> Lookup:
-        """Call `call()`, which calls the layer, and record the lookup.
+    def look_up(self, call: Callable[[Ids], Any], ids: Ids, weights: Any) -> Lookup:
+        """Call `call(rows)`, which calls the layer, and record the lookup.
+
+        The rows are the ids, or the rows that ids of growing tables read.
 
         Raises:
             ValueError: If the lookup is in a nested graph, or is a second one although
@@ -78,7 +83,8 @@ class Recording:
                 )
             pooled, penalty = self._made.pooled, self._made.penalty
         elif self._tape is None:
-            pooled, penalty = call(), self._penalty_on_new_rows(ids)
+            ids = self._translate(ids)
+            pooled, penalty = call(ids), self._penalty_on_new_rows(ids)
         else:
             if _current_graph() is not self._graph:
                 raise ValueError(
@@ -87,12 +93,17 @@ class Recording:
                     "outside of it."
                 )
             with self._tape.stop_recording():
-                pooled, penalty = call(), self._penalty_on_new_rows(ids)
+                ids = self._translate(ids)
+                pooled, penalty = call(ids), self._penalty_on_new_rows(ids)
             pooled = self._reach_weights(pooled, ids, weights)
         if self._tape is not None:
             self._tape.watch([pooled, [] if penalty is None else penalty])
         self.lookups.append(Lookup(ids, weights, pooled, penalty))
         return self.lookups[-1]
+
+    def _translate(self, ids):
+        is_first = not self.lookups
+        return self.layer.translate(ids, self._trains, is_first and self._trains)
 
     def _penalty_on_new_rows(self, ids):
         if not self._penalizes:
@@ -114,7 +125,7 @@ class Recording:
                 with tf.GradientTape() as tape:
                     tape.watch(values)
                     own = weights.with_flat_values(values) if ragged else values
-                    again = self.layer.lookup(ids, own)
+                    again = self.layer.lookup_rows(ids, own)
                 upstream = tf.nest.pack_sequence_as(again, upstream)
                 return tape.gradient(again, values, upstream)
 
@@ -147,6 +158,7 @@ def recorded(
     tape: tf.GradientTape | None = None,
     made: Lookup | None = None,
     penalizes: bool = True,
+    trains: bool = False,
 ) -> Iterator[Recording]:
     """Record the lookups in `layer` that this thread makes in the context.
 
@@ -155,10 +167,21 @@ def recorded(
         tape: As in `Recording`.
         made: As in `Recording`.
         penalizes: As in `Recording`.
+        trains: As in `Recording`.
     """
     recordings = _thread.__dict__.setdefault("recordings", [])
-    recordings.append(Recording(layer, tape, made, penalizes))
+    recordings.append(Recording(layer, tape, made, penalizes, trains))
     try:
         yield recordings[-1]
     finally:
         recordings.pop()
+
+
+def refuse_replicas(penalty: tf.Tensor | None) -> None:
+    """Refuse a penalty that Keras would add to the losses of all replicas at once."""
+    is_replica = not tf.distribute.in_cross_replica_context() and replicas.count() > 1
+    if penalty is not None and is_replica:
+        raise UserError(
+            "With several replicas, tables with a `regularizer` can only be looked up "
+            "by `fit`, `evaluate` and `predict` of a DLRM, not in a step of your own."
+        )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tf_dlrm.embedding.growing import GrowingTables, growing_files
 from tf_dlrm.embedding.row_trainer import RowTrainer
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.runtime import rows as row_ops
@@ -18,14 +19,20 @@ class TableFiles:
     Args:
         store: The tables.
         trainer: The optimizers of the tables.
+        growing: The growing tables, if there are any.
 
     Attributes:
         skips_mismatches: Whether to skip tables that are missing in a file or have
             another shape there.
     """
 
-    def __init__(self, store: TableStore, trainer: RowTrainer) -> None:
-        self._store, self._trainer = store, trainer
+    def __init__(
+        self,
+        store: TableStore,
+        trainer: RowTrainer,
+        growing: GrowingTables | None = None,
+    ) -> None:
+        self._store, self._trainer, self._growing = store, trainer, growing
         self._load_error: ValueError | None = None
         self.skips_mismatches = False
 
@@ -36,6 +43,8 @@ class TableFiles:
             file[f"table:{name}"] = self._store.read(name)
             for slot in self._store.slot_widths(name):
                 file[self._slot_key(name, slot)] = self._store.read(name, slot)
+        if self._growing is not None:
+            growing_files.save(self._growing, file)
         if self._trainer.iterations is not None:
             file["iterations"] = np.asarray(self._trainer.iterations.numpy())
         for name, optimizer in self._trainer.optimizers.items():
@@ -70,8 +79,12 @@ class TableFiles:
         self._load_error = None
 
     def _load(self, file, keys: Set[str]):
-        mismatches = {}
+        mismatches: dict[str, str] = {}
+        moved = growing_files.Moves(self._store, self._growing, file, keys)
         for name in self._store.by_name:
+            if name in moved.names:
+                mismatches |= moved.find_mismatch(name)
+                continue
             if f"table:{name}" not in keys:
                 mismatches[name] = f"'{name}' is not in the file"
                 continue
@@ -83,11 +96,12 @@ class TableFiles:
             self._report(mismatches, keys)
         self._store.settle()
         names = [name for name in self._store.by_name if name not in mismatches]
+        moved.load_ids(names)
         for name in names:
-            write(self._store, name, None, file[f"table:{name}"])
-        self._load_state(file, keys, names, complete=not mismatches)
+            self._write(moved, name, None, file[f"table:{name}"])
+        self._load_state(file, keys, names, moved, complete=not mismatches)
 
-    def _load_state(self, file, keys, names, complete: bool):
+    def _load_state(self, file, keys, names, moved, complete: bool):
         iterations = self._trainer.iterations
         if iterations is None or "iterations" not in keys:
             return
@@ -103,12 +117,18 @@ class TableFiles:
             )
             return
         for name, slot in slots:
-            write(self._store, name, slot, file[self._slot_key(name, slot)])
+            self._write(moved, name, slot, file[self._slot_key(name, slot)])
         iterations.assign(int(np.asarray(file["iterations"])))
         for name, optimizer in self._trainer.optimizers.items():
             key = f"learning_rate:{name}"
             if key in keys and isinstance(optimizer.learning_rate, float):
                 optimizer.learning_rate = float(np.asarray(file[key]))
+
+    def _write(self, moved, name, slot, values):
+        if name in moved.placements:
+            moved.write(name, slot, values)
+        else:
+            write(self._store, name, slot, values)
 
     def _report(self, mismatches, keys):
         held = sorted(key.partition(":")[2] for key in keys if key.startswith("table:"))

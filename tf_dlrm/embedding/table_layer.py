@@ -15,6 +15,8 @@ import tensorflow as tf
 from tf_dlrm.embedding import bags, id_ranges, penalties, table_files
 from tf_dlrm.embedding.contract import EmbeddingLayer
 from tf_dlrm.embedding.global_batch import join
+from tf_dlrm.embedding.growing import GrowingTables
+from tf_dlrm.embedding.growing.layer_methods import GrowingMethods, standardized
 from tf_dlrm.embedding.recording import Lookup, find_recording
 from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups, same_form
@@ -28,7 +30,7 @@ from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids, Shape
 
 
-class TableLayer(EmbeddingLayer):
+class TableLayer(GrowingMethods, EmbeddingLayer):
     """Embedding layer whose tables are in a `TableStore` and are trained by rows.
 
     Args:
@@ -69,7 +71,10 @@ class TableLayer(EmbeddingLayer):
         self._store = make_store(self.tables)
         self.devices = self._store.devices
         self._trainer = RowTrainer(self._store)
-        self._files = TableFiles(self._store, self._trainer)
+        self._growing_tables: GrowingTables | None = None
+        if any(table.growing is not None for table in self.tables):
+            self._growing_tables = GrowingTables(self._store)
+        self._files = TableFiles(self._store, self._trainer, self._growing_tables)
         # Build now: every size is known, and Keras makes the first call in a scratch
         # graph, where such large variables should not be created.
         self.build()
@@ -82,7 +87,10 @@ class TableLayer(EmbeddingLayer):
             return
         self._store.build(self)
         for table in self.tables:
-            self._initialize(table)
+            if table.growing is None:
+                self._initialize(table)
+        if self._growing_tables is not None:
+            self._growing_tables.build(self)
         self.built = True
 
     def _initialize(self, table):
@@ -112,8 +120,26 @@ class TableLayer(EmbeddingLayer):
 
     # Forward
 
+    def translate(
+        self, ids: Ids, claims_rows: bool = False, starts_step: bool = False
+    ) -> Ids:
+        growing = self._growing_tables
+        if growing is None:
+            return ids
+        ids = standardized(ids, self.num_features)
+        sizes = id_ranges.sizes_of([table for _, table in self.features])
+        bad = id_ranges.any_out_of_range(ids, sizes)
+        with tf.control_dependencies([id_ranges.refuse_if(bad, ids, self.features)]):
+            ids = tf.nest.map_structure(tf.identity, ids)
+        rows = growing.translate(ids, claims_rows, starts_step)
+        return bags.nest(rows, self.num_features)
+
     def call(self, ids: Ids, weights: Any = None) -> Any:
         """Look up and pool the features of a batch.
+
+        Args:
+            ids: The ids, or the result of `translate`.
+            weights: Factors with the shape of the ids, or `None`.
 
         Raises:
             tf.errors.InvalidArgumentError: If an id is out of range.
@@ -121,6 +147,8 @@ class TableLayer(EmbeddingLayer):
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
         pooled, bad = self._store.pool(ids, weights)
+        if self._growing_tables is not None:  # `translate` has checked the ids
+            return pooled
         # The range check runs in parallel to the lookup, which is safe with any id. The
         # result waits for the check, so that a bad batch updates nothing.
         check = id_ranges.refuse_if(bad, ids, self.features)
@@ -133,12 +161,31 @@ class TableLayer(EmbeddingLayer):
         weights: Any = None,
         columns: Sequence[int] | None = None,
         read: Callable[[tf.Variable, tf.Tensor], tf.Tensor] | None = None,
+        find: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
     ) -> Any:
+        """Look rows up and pool them, ignoring ids out of range.
+
+        Args:
+            ids: As in `EmbeddingLayer.lookup`.
+            weights: As in `EmbeddingLayer.lookup`.
+            columns: As in `EmbeddingLayer.lookup`.
+            read: As in `EmbeddingLayer.lookup`.
+            find: Function of ids of growing tables and the numbers of their tables that
+                returns their slots, to find ids in another form.
+        """
         if columns is None:
             columns = range(self.num_features)
         ids = bags.standardize_ids(ids, len(columns))
         weights = bags.standardize_weights(weights, ids)
+        if self._growing_tables is not None:
+            ids = self._growing_tables.read(ids, columns, find)
         return self._store.lookup(ids, weights, columns, read or row_ops.gather)
+
+    def lookup_rows(self, ids: Ids, weights: Any = None) -> Any:
+        ids = bags.standardize_ids(ids, self.num_features)
+        weights = bags.standardize_weights(weights, ids)
+        columns = range(self.num_features)
+        return self._store.lookup(ids, weights, columns, row_ops.gather)
 
     def penalty(self, lookups: Sequence[Ids]) -> tf.Tensor | None:
         if not (self.trainable and penalties.by_regularizer(self.tables)):
@@ -155,6 +202,12 @@ class TableLayer(EmbeddingLayer):
     def row_places(self) -> list[RowPlace]:
         """Return where `lookup_variables` hold each row of each table, once."""
         return self._store.row_places()
+
+    @property
+    def id_variables(self) -> list[tf.Variable]:
+        """The ids of the rows of growing tables, int64, which `lookup` reads."""
+        growing = self._growing_tables
+        return [] if growing is None else [growing.slots.ids]
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -201,6 +254,7 @@ class TableLayer(EmbeddingLayer):
         learning_rate: tf.Tensor | None = None,
         applies: tf.Tensor | None = None,
     ) -> None:
+        ids = self.translate(ids)
         ids = bags.standardize_ids(ids, self.num_features)
         weights = bags.standardize_weights(weights, ids)
         self._trainer.apply(gradients, ids, weights, learning_rate, applies)
@@ -293,7 +347,7 @@ class TableLayer(EmbeddingLayer):
             ValueError: If there is no such table.
         """
         table = self._store.find(name)
-        if table.initializer is None:
+        if table.initializer is None and table.growing is None:
             for first_row, block in self._uniform_blocks(table):
                 yield first_row, block.numpy()
 

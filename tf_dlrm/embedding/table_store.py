@@ -139,6 +139,22 @@ class TableStore(abc.ABC):
     def scale_rows(self, optimizer: ScaledOptimizer) -> None:
         """Multiply the stored rows of an optimizer by its scale."""
 
+    @abc.abstractmethod
+    def start_rows(
+        self,
+        tables: tf.Tensor,
+        rows: tf.Tensor,
+        initial: Callable[..., tf.Tensor],
+    ) -> None:
+        """Give rows new initial values and their slots the optimizers' initial state.
+
+        Args:
+            tables: Number of the table of each row, int32 `(n,)`.
+            rows: Distinct rows of the tables, int64 `(n,)`.
+            initial: Function of a `range` of columns, and optionally of the places
+                `(m,)` of some of the rows, that returns their values.
+        """
+
     # Access by table
 
     def shape(self, name: str, slot: str | None = None) -> tuple[int, int]:

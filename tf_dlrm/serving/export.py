@@ -41,6 +41,7 @@ def export_saved_model(
     table_dtype: str = "float32",
     calibration: Correction | SlicedCorrection | None = None,
     updatable: bool = False,
+    compact: bool = False,
 ) -> str:
     r"""Export a model to `base_dir/<version>` for TensorFlow Serving.
 
@@ -77,6 +78,9 @@ def export_saved_model(
         updatable: Whether to add the signature `apply_delta`, with which a server
             changes rows of the loaded model, see `tf_dlrm.serving.Replica`. The bases
             of `tf_dlrm.callbacks.PublishDeltas` have it.
+        compact: Whether growing tables are exported as sorted ids and their rows
+            instead of all slots. The answers are equal. Choose it for a smaller export;
+            finding an id then takes a bisection instead of a few probes.
 
     Returns:
         The path of the version directory. All signatures return `probabilities`,
@@ -85,7 +89,8 @@ def export_saved_model(
 
         - `serving_default` takes `dense_features`, transformed, float32
           `(B, num_dense)`; and `sparse_features`, int64
-          `(B, num_sparse, max_hotness)`. Ids that are -1 or out of range are ignored. A
+          `(B, num_sparse, max_hotness)`. Ids that are -1 or out of range are ignored;
+          ids of growing tables without a row read the `fallback` of their table. A
           dense value that is not finite counts as missing, which is 0.
         - `serving_ragged` takes `dense_features`; `sparse_values`, all ids in the order
           of rows and features, int64 `(V,)`; and `sparse_row_lengths`, the number of
@@ -158,6 +163,7 @@ def export_saved_model(
             table_dtype,
             calibration,
             updatable,
+            compact,
         )
         staged = stack.enter_context(versions.staged_directory(base_dir, version))
         staging = staged.path
@@ -206,8 +212,12 @@ def _check_vocabulary(spec: FeatureSpec, preprocessor: Any) -> None:
     widths = {table.embedding_dim for table in spec.tables}
     own_spec = preprocessor.spec(embedding_dim=max(widths))
 
-    def sizes(spec: FeatureSpec) -> dict[str, int]:
-        return {f: t.vocabulary_size for t in spec.tables for f in t.features}
+    def sizes(spec: FeatureSpec) -> dict[str, Any]:
+        return {
+            f: t.vocabulary_size if t.growing is None else "growing"
+            for t in spec.tables
+            for f in t.features
+        }
 
     received, expected = sizes(own_spec), sizes(spec)
     wrong = [name for name in expected if received.get(name) != expected[name]]

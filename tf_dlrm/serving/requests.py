@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_dlrm.features import FeatureSpec
+from tf_dlrm.features import EmbeddingTable
+from tf_dlrm.growing_ids import LARGEST_ID
 from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import xla
 from tf_dlrm.runtime.types import PathLike
@@ -60,7 +61,11 @@ def make_requests(
     # Use a graph of the model, as `predict` does, because eager kernels round
     # differently. With quantized tables, use the module before it is saved.
     model_predict = functools.partial(model, training=False)
-    predict = model_predict if module.quantized is None else module.predict
+    # Unknown ids in a table with fallback="error" are errors of the model only.
+    rules = [table.growing for table in model.spec.tables]
+    has_errors = any(own is not None and own.fallback == "error" for own in rules)
+    is_own = module.quantized is None and not has_errors
+    predict = model_predict if is_own else module.predict
     # One graph for each form of the ids, for any number of rows.
     dense = tf.TensorSpec((None, model.spec.num_dense), tf.float32)
     num_sparse = model.spec.num_sparse
@@ -100,11 +105,11 @@ def make_requests(
         ends = corrected(-TOLERANCE), corrected(TOLERANCE)
         return _Answer(answer, np.max([np.abs(end - answer) for end in ends], axis=0))
 
-    recorded = _make(model.spec, module, preprocessor, num_rows, answers)
+    recorded = _make(model, module, preprocessor, num_rows, answers)
     for_warm_up = [
         request
         for size in batch_sizes
-        for request in _make(model.spec, module, preprocessor, size, answers, True)
+        for request in _make(model, module, preprocessor, size, answers, True)
     ]
     return recorded, [request for request in for_warm_up if _has_equal_rows(request)]
 
@@ -113,20 +118,38 @@ def _has_equal_rows(request: Request) -> bool:
     return len({len(value) for value in request.inputs.values()}) == 1
 
 
+def _sample_ids(
+    embedding: Any,
+    table: EmbeddingTable,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return ids of a table, and -1; for a growing table, also ids without a row."""
+    if table.growing is None:
+        return rng.integers(-1, table.vocabulary_size, shape)
+    known = embedding.get_ids(table.name)
+    known = np.concatenate([known[known >= 0], [-1]])
+    ids: np.ndarray = rng.choice(known, shape)
+    if table.growing.fallback == "error":
+        return ids
+    return np.where(rng.random(shape) < 0.25, rng.integers(0, LARGEST_ID, shape), ids)
+
+
 def _make(
-    spec: FeatureSpec,
+    model: DLRM,
     module: ServingModule,
     preprocessor: Any,
     num_rows: int,
     answers: Callable[[dict[str, Any]], "_Answer"],
     one_id_a_row: bool = False,
 ) -> list[Request]:
-    length = module.max_hotness
+    spec, length = model.spec, module.max_hotness
     rng = np.random.default_rng(0)
     dense = rng.exponential(size=(num_rows, spec.num_dense)).astype("float32")
-    sizes = [table.vocabulary_size for table in spec.tables for _ in table.features]
+    tables = [table for table in spec.tables for _ in table.features]
+    shape = num_rows, length
     ids = np.stack(
-        [rng.integers(-1, size, (num_rows, length)) for size in sizes], axis=1
+        [_sample_ids(model.embedding, table, shape, rng) for table in tables], axis=1
     )
 
     def answer(dense: np.ndarray, ids: np.ndarray) -> _Answer:

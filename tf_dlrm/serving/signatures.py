@@ -14,6 +14,7 @@ from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime import xla
 from tf_dlrm.serving.candidates import Pooled, Split
+from tf_dlrm.serving.compaction import CompactTables
 from tf_dlrm.serving.preprocessor import lines_signature
 from tf_dlrm.serving.quantization import QuantizedTables
 from tf_dlrm.serving.updates import APPLY_DELTA, Updates
@@ -42,6 +43,7 @@ class ServingModule(tf.Module):
             `tf_dlrm.serving.TABLE_DTYPES`.
         calibration: Correction of the model's probabilities. Default: none.
         updatable: Whether to add the signature `apply_delta`, see `Updates`.
+        compact: Whether growing tables hold only the rows of their ids.
 
     Attributes:
         functions: A `tf.function` for each signature, by name.
@@ -57,9 +59,11 @@ class ServingModule(tf.Module):
         table_dtype: str = "float32",
         calibration: Correction | SlicedCorrection | None = None,
         updatable: bool = False,
+        compact: bool = False,
     ) -> None:
         super().__init__(name="tf_dlrm_serving")
-        self._score, self._lookup = model.score, model.embedding.lookup
+        self._score = model.score
+        self._lookup: Callable[..., Any] = model.embedding.lookup
         self._recalibrate = model.recalibrate
         self.calibration = calibration
         self._slice_column: int | None = None
@@ -67,15 +71,23 @@ class ServingModule(tf.Module):
             self._slice_column = calibration.find_column(model.spec.sparse_features)
         self.table_dtype = table_dtype
         self.weights = weights_for_inference(model)
+        tables = model.embedding.lookup_variables
+        others = self.weights[len(tables) :]
+        self.compact = CompactTables(model.embedding) if compact else None
+        if self.compact is not None:
+            others = others[: len(others) - len(model.embedding.id_variables)]
+            others = [*others, self.compact.ids]
+            tables = self.compact.variables_of_tables
+            options: dict[str, Any] = {"find": self.compact.find}
+            self._lookup = functools.partial(
+                model.embedding.lookup, read=self.compact.read, **options
+            )
         self.quantized = None
         if table_dtype != "float32":
-            tables = model.embedding.lookup_variables
             self.quantized = QuantizedTables(tables, table_dtype)
-            self.weights = [
-                *self.quantized.variables_of_tables,
-                *self.weights[len(tables) :],
-            ]
-            self._lookup = functools.partial(self._lookup, read=self.quantized.read)
+            tables = self.quantized.variables_of_tables
+            self._lookup = functools.partial(self._lookup, read=self._read_quantized)
+        self.weights = [*tables, *others]
         self.preprocessor = preprocessor
         self.lines_signature: str | None = None
         self.candidate_features = tuple(candidate_features)
@@ -103,6 +115,14 @@ class ServingModule(tf.Module):
             num_tables = len(model.embedding.lookup_variables)
             self.updates = Updates(self.weights[:num_tables], self.weights[num_tables:])
             self.functions[APPLY_DELTA] = self.updates.function
+
+    def _read_quantized(self, variable: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
+        if self.quantized is None:
+            raise RuntimeError("The tables are not quantized.")
+        if self.compact is not None:
+            rows = self.compact.places(variable, rows)
+            variable = self.compact.copy_of(variable)
+        return self.quantized.read(variable, rows)
 
     def _make_default(self) -> Callable[..., Any]:
         @_signature(
@@ -311,6 +331,7 @@ def weights_for_inference(model: DLRM) -> list[tf.Variable]:
             if not model.embedding.owns(variable)
             and "seed_generator" not in variable.path
         ),
+        *model.embedding.id_variables,
     ]
 
 

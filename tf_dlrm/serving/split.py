@@ -254,7 +254,7 @@ def export_split(
         raise UserError(f"`max_hotness` must be at least 1. Received: {max_hotness!r}")
     module = SplitModel(model, edge_features, int(max_hotness), int(max_table_bytes))
     with versions.staged_directory(path, version) as staged:
-        functions = module.functions
+        functions: dict[str, Any] = module.functions
         tf.saved_model.save(module, str(staged.path), signatures=functions)
         concrete = functions["edge"].get_concrete_function()
         converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], module)

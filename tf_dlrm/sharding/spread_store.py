@@ -186,6 +186,30 @@ class SpreadStore(TableStore):
             with tf.device(self.devices[group.device]):
                 group.fused.scale_rows(optimizer)
 
+    def start_rows(
+        self,
+        tables: tf.Tensor,
+        rows: tf.Tensor,
+        initial: Callable[..., tf.Tensor],
+    ) -> None:
+        number = {table.name: i for i, table in enumerate(self.tables)}
+        for group in self.groups:
+            # By table: first row of its shard, the end, and the place in the variable
+            ranges = np.zeros((3, len(self.tables)), np.int64)
+            for shard in group.shards:
+                end = shard.first_row + shard.num_rows
+                column = (shard.first_row, end, group.place(shard))
+                ranges[:, number[shard.table]] = column
+            first, end, place = tf.unstack(
+                tf.gather(tf.constant(ranges), tables, axis=1)
+            )
+            own = tf.where((rows >= first) & (rows < end))[:, 0]
+            columns = group.shards[0].columns
+            values = initial(range(columns.start, columns.stop), own)
+            with tf.device(self.devices[group.device]):
+                places = tf.gather(rows - first + place, own)
+                group.fused.start_rows(places, values)
+
     # Access by table
 
     def _place(self, group, shard, slot):

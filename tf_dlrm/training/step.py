@@ -137,7 +137,9 @@ class TrainStep:
         may_undo = self._guard is not None or accelerators.are_visible()
         statistics = Restorable(self._model.statistics if may_undo else [])
         with tf.GradientTape() as tape:
-            with recorded(self._embedding, tape, made) as recording:
+            with recorded(
+                self._embedding, tape, made, trains=self._trains_tables
+            ) as recording:
                 y_pred = self._model(batch.features, training=True)
                 loss = keras_hooks.compute_loss(
                     self._model, batch.x, batch.y, y_pred, batch.sample_weight
@@ -293,7 +295,7 @@ class CompiledTrainStep(TrainStep):
             return super().__call__(data)
         model, batch = self._model, self._open(data)
         inputs = model.standardize(batch.x)
-        with recorded(self._embedding) as recording:
+        with recorded(self._embedding, trains=self._trains_tables) as recording:
             pooled = self._embedding(inputs.ids, weights=inputs.weights)
         (lookup,) = recording.lookups
         with tf.control_dependencies(tf.nest.flatten(pooled)):
