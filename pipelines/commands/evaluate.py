@@ -1,4 +1,4 @@
-"""`tf-dlrm evaluate`: metrics of a run, overall and by slice."""
+"""`tf-dlrm evaluate`: metrics of a run or an export, overall and by slice."""
 
 import dataclasses
 import pathlib
@@ -9,11 +9,13 @@ import tyro
 from pipelines.commands.shared import Files, check_output, describe_input, read_truth
 from pipelines.runs.printing import print_metrics
 from pipelines.runs.run_files import RunFiles
+from pipelines.runtime import UserError
 
 
 @dataclasses.dataclass
 class Evaluate:
-    """Evaluate a trained run on labelled click logs, with a reliability diagram.
+    """Evaluate a trained run or an export on labelled click logs, with a reliability
+    diagram.
 
     If the run was trained on a sample of the negatives, its predictions are corrected
     for it; evaluate it on all rows, not on a sample.
@@ -26,9 +28,10 @@ class Evaluate:
     }
 
     model: str
-    """Folder of the run."""
+    """Folder of the run, or of an exported model (the version's, or that of all
+    versions for the newest), whose correction of probabilities then takes part."""
     input: Files
-    """Labelled files, or the folder that `tf-dlrm prepare` wrote."""
+    """Labelled files, or for a run, the folder that `tf-dlrm prepare` wrote."""
     which: Literal["saved", "best", "last"] = "saved"
     """Model to evaluate: the one that the run saved as its model, its best or its
     last."""
@@ -56,6 +59,8 @@ class Evaluate:
 
     def _output(self):
         default = RunFiles(self.model).evaluation_path
+        if (default.parent / "saved_model.pb").exists():
+            default = default.parent.parent / default.name  # not among its files
         if self.which != "saved":
             default = default.with_stem(f"{default.stem}_{self.which}")
         return self.output or str(default)
@@ -76,12 +81,17 @@ class Evaluate:
             lines.append(f"compute GAUC, the mean AUC within values of {self.group}")
         return lines
 
+    @property
+    def _is_run(self):
+        return RunFiles(self.model).is_described
+
     def _make_slices(self):
         from pipelines.evaluation.slices import SlicedEvaluation
         from pipelines.runs.folder import RunFolder
 
         evaluation = SlicedEvaluation(self.slices, self.group, self.min_slice_rows)
-        evaluation.check(RunFolder(self.model).read_schema())
+        if self._is_run:
+            evaluation.check(RunFolder(self.model).read_schema())
         return evaluation if self.slices or self.group else None
 
     def _check(self):
@@ -89,7 +99,17 @@ class Evaluate:
         from pipelines.log_data import find_records
         from pipelines.runs.folder import RunFolder
 
-        RunFolder(self.model).find_model(self.which)
+        if self._is_run:
+            RunFolder(self.model).find_model(self.which)
+        else:
+            from pipelines import scoring
+
+            scoring.find(self.model)
+            if self.which != "saved":
+                raise UserError(
+                    f"--which {self.which} needs the folder of a run, but "
+                    f"{self.model} is an exported model: leave --which out."
+                )
         self._make_slices()
         folder = find_records(self.input)
         paths = expand_paths(self.input) if folder is None else [folder]
@@ -107,30 +127,17 @@ class Evaluate:
             self._run(paths)
 
     def _run(self, paths):
-        from pipelines.evaluation import evaluate, reliability
-        from pipelines.log_data import are_worth_compiling_for
         from pipelines.quarantine import Quarantine
-        from pipelines.runs.folder import RunFolder, write_json
+        from pipelines.runs.folder import write_json
 
         truth = read_truth(paths)
-        folder = RunFolder(self.model)
-        parser = folder.load_parser()
-        model = folder.load_model(parser, self.which)
-        model.use_xla(are_worth_compiling_for(paths, self.split))
         bad_rows = f"{self._output()}.bad_rows.tsv"
         quarantine = Quarantine(bad_rows, self.max_bad_share)
         slices = self._make_slices()
-        results = evaluate(
-            model,
-            parser,
-            paths,
-            quarantine=quarantine,
-            split=self.split,
-            slices=slices,
-        )
+        evaluate = self._evaluate_run if self._is_run else self._evaluate_export
+        results, diagram = evaluate(paths, quarantine, slices)
         if truth and truth["num_rows"] != results["num_rows"]:
             truth = None
-        diagram = reliability.of_model(model)
         results |= diagram.describe()
         facts = {"best_possible": truth, "input": paths, "which": self.which}
         facts |= slices.describe() if slices else {}
@@ -142,6 +149,31 @@ class Evaluate:
         if self.slices:
             slices.write_csv(self._beside("_slices.csv"))
             print(f"All slices: {self._beside('_slices.csv')}")
+
+    def _evaluate_run(self, paths, quarantine, slices):
+        from pipelines.evaluation import evaluate, reliability
+        from pipelines.log_data import are_worth_compiling_for
+        from pipelines.runs.folder import RunFolder
+
+        folder = RunFolder(self.model)
+        parser = folder.load_parser()
+        model = folder.load_model(parser, self.which)
+        model.use_xla(are_worth_compiling_for(paths, self.split))
+        results = evaluate(
+            model,
+            parser,
+            paths,
+            quarantine=quarantine,
+            split=self.split,
+            slices=slices,
+        )
+        return results, reliability.of_model(model)
+
+    def _evaluate_export(self, paths, quarantine, slices):
+        from pipelines import scoring
+        from pipelines.evaluation import evaluate_export
+
+        return evaluate_export(scoring.load(self.model), paths, quarantine, slices)
 
     def _write_reliability(self, diagram, results):
         from pipelines.evaluation import reliability_chart

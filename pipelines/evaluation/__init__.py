@@ -12,6 +12,7 @@ _MEMBERS = {
     "SlicedEvaluation": "pipelines.evaluation.slices",
     "TableReport": "pipelines.evaluation.table_report",
     "evaluate": "pipelines.evaluation.evaluation",
+    "evaluate_export": "pipelines.evaluation.exported",
     "fit_on_rows": "pipelines.evaluation.correction",
     "importance": "pipelines.evaluation.permutation_importance",
     "inspect_tables": "pipelines.evaluation.table_inspection",

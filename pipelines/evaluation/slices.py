@@ -56,6 +56,8 @@ class SlicedEvaluation:
         self.columns, self.group, self._min_rows = tuple(columns), group, min_rows
         self.slices: dict[str, Slices] = {}
         self._periods: set[str] = set()
+        self._values: dict[str, Any] = {}
+        self._rows: dict[str, GroupedRows] = {}
         self.gauc: GroupAUC | None = None
 
     def check(self, schema: Schema) -> None:
@@ -91,23 +93,13 @@ class SlicedEvaluation:
             The metrics of the model, as `model.evaluate` returns them.
         """
         schema = parser.vocabulary.schema
-        self.check(schema)
-        self._periods = {name for name in self.columns if period_of(name, schema)}
         folder = find_records(paths)
         if folder is None:
-            asked = dict.fromkeys([*self.columns, *([self.group] * bool(self.group))])
-            features = {FILE, *schema.dense_features, *schema.sparse_features}
-            others = tuple(
-                name
-                for name in asked
-                if name not in features and not period_of(name, schema)
-            )
+            others = self.other_columns(schema)
             source = row_sources.Lines(expand_paths(paths), parser, quarantine, others)
         else:
             source = row_sources.Records(folder, split, parser.vocabulary)
-        names = dict.fromkeys([*self.columns, *([self.group] if self.group else [])])
-        columns = {name: source.column(name) for name in names}
-        rows = {name: GroupedRows() for name in names}
+        self.open(source, schema)
         model.reset_metrics()
         training.build_metrics(model)
         step, losses, num_rows = _make_step(model, source, schema), 0.0, 0
@@ -120,19 +112,63 @@ class SlicedEvaluation:
                     predictions.append(batch_predictions.numpy())
                     losses += float(loss) * len(predictions[-1])
                 predictions = np.concatenate([np.zeros(0, np.float32), *predictions])
-                for name, column in columns.items():
-                    of_rows, codes = slice_columns.once_a_row(column.read(block, batch))
-                    labels = batch.labels[of_rows]
-                    rows[name].add(labels, predictions[of_rows], codes)
+                self.add(block, batch, batch.labels, predictions)
                 num_rows += len(predictions)
                 update(num_rows)
         quarantine.check()
-        for name in self.columns:
-            self.slices[name] = self._in_order(rows[name].slices(), columns[name])
-        if self.group:
-            self.gauc = rows[self.group].gauc()
+        gauc = self.close()
         metrics = {k: float(v) for k, v in model.get_metrics_result().items()}
-        return {**metrics, "loss": losses / max(num_rows, 1), **self._describe_gauc()}
+        return {**metrics, "loss": losses / max(num_rows, 1), **gauc}
+
+    @property
+    def _names(self):
+        return list(dict.fromkeys([*self.columns, *([self.group] * bool(self.group))]))
+
+    def other_columns(self, schema: Schema) -> tuple[str, ...]:
+        """Return the columns of files that are not features or periods."""
+        features = {FILE, *schema.dense_features, *schema.sparse_features}
+        return tuple(
+            name
+            for name in self._names
+            if name not in features and not period_of(name, schema)
+        )
+
+    def open(self, source, schema: Schema) -> None:
+        """Start to collect predictions.
+
+        Args:
+            source: The `row_sources.Lines` or `Records` of the rows.
+            schema: The columns.
+
+        Raises:
+            ValueError: If there is no such column.
+        """
+        self.check(schema)
+        self._periods = {name for name in self.columns if period_of(name, schema)}
+        self._values = {name: source.column(name) for name in self._names}
+        self._rows = {name: GroupedRows() for name in self._names}
+
+    def add(self, block, batch, labels: np.ndarray, predictions: np.ndarray) -> None:
+        """Add rows.
+
+        Args:
+            block: The `Block` of the rows, if they come from files.
+            batch: The `Batch` of the rows, if they come from records.
+            labels: Labels `(n,)`.
+            predictions: Predictions `(n,)`.
+        """
+        for name, column in self._values.items():
+            of_rows, codes = slice_columns.once_a_row(column.read(block, batch))
+            self._rows[name].add(labels[of_rows], predictions[of_rows], codes)
+
+    def close(self) -> dict[str, float]:
+        """Compute the slices; return GAUC as a metric, if there is one."""
+        for name in self.columns:
+            slices = self._rows[name].slices()
+            self.slices[name] = self._in_order(slices, self._values[name])
+        if self.group:
+            self.gauc = self._rows[self.group].gauc()
+        return self._describe_gauc()
 
     def _in_order(self, slices, column):
         """Return slices with names: the largest first, or periods in order of time."""

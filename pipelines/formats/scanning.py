@@ -55,6 +55,20 @@ class Chunk(NamedTuple):
     num_rows: int
 
 
+class LineSource(NamedTuple):
+    """The content of a block, to make lines of.
+
+    Attributes:
+        layout: Layout of its file.
+        is_table: Whether it is a Parquet file.
+        content: Lines of text, or rows of a table.
+    """
+
+    layout: Layout
+    is_table: bool
+    content: bytes | pa.RecordBatch
+
+
 class ChunkReader:
     """Read text or Parquet files chunk by chunk, from any position.
 
@@ -195,6 +209,7 @@ def scan(
     wanted: Wanted = Wanted(),  # noqa: B008
     start: tuple[int, int, int] = (0, 0, 0),
     make: Callable[[Rows], Any] = lambda rows: None,
+    make_lines: Callable[[Rows, LineSource], Any] | None = None,
 ) -> Iterator[Block]:
     """Yield the rows of files in order; blocks are decoded in parallel.
 
@@ -206,6 +221,7 @@ def scan(
         start: File, position and line to start at: the end of a block of an earlier
             scan.
         make: Function of the rows that returns `Block.made`; called in parallel.
+        make_lines: The same, of the rows and their content; default: `make`.
 
     Raises:
         ValueError: If a file is damaged, lacks a column, or changes while it is read.
@@ -215,8 +231,12 @@ def scan(
     quarantine.schema = schema
 
     def work(file, line, offset, content):
-        rows = reader.take_apart(paths[file], content)
-        return Block(file, line, offset, rows, make(rows))
+        path = paths[file]
+        rows = reader.take_apart(path, content)
+        if make_lines is None:
+            return Block(file, line, offset, rows, make(rows))
+        source = LineSource(reader.layout(path), reader.is_table(path), content)
+        return Block(file, line, offset, rows, make_lines(rows, source))
 
     for block in map_in_order(work, _blocks(paths, reader, start), "scan"):
         line, rows = block.first_line, block.rows

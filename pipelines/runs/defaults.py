@@ -19,7 +19,7 @@ COMPLETED = (
     "embedding_learning_rate",
 )
 # Each feature adds its own term to the logit, as in a logistic regression. It also has
-# a penalty, `l2`, by the number of rows.
+# a penalty, `l2`, if there are very few rows.
 ADDITIVE = {
     "interaction": "cat",
     "top_mlp_dims": (1,),
@@ -111,11 +111,11 @@ def make_candidates(
     if not may_compare:
         return {interaction: complete(own, num_rows)}
     additive: dict[str, Any] = dict(ADDITIVE)
-    if num_values <= _MOST_VALUES_FOR_L2:  # relative to the sum of losses, a constant
-        additive["l2"] = float(f"{_TOTAL_L2 / max(num_rows, 1):.1g}")
     if num_rows <= _MOST_ROWS_FOR_FOUR_EPOCHS:
         left_out = {n: v for n, v in _FEW_ROWS.items() if getattr(config, n) is None}
         additive |= left_out
+        if num_values <= _MOST_VALUES_FOR_L2:  # a constant of the sum of losses
+            additive["l2"] = float(f"{_TOTAL_L2 / max(num_rows, 1):.1g}")
     rich = "cat" if num_features == 1 else "dot"
     candidates = {
         "additive": dataclasses.replace(config, **additive),

@@ -1,22 +1,14 @@
-"""Choose the model of a run with few rows: train each candidate, keep the best one.
-
-A comparison on few rows is noisy, and the simplest model is right more often than not,
-so a model with more parameters must be better by more than one standard error.
-
-Reference:
-    Breiman et al. 1984, Classification and regression trees, section 3.4.3 (the rule of
-    one standard error); DeLong et al. 1988, Comparing the areas under two or more
-    correlated ROC curves.
-"""
+"""Choose the model of a run with few rows: train each candidate, keep the best one."""
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from pipelines.evaluation.permutation_importance import score
 from pipelines.formats.parser import Parser
 from pipelines.progress import bar
 from pipelines.records.memory_store import MemoryStore
@@ -30,7 +22,6 @@ from pipelines.runs.data import TrainingData
 _MOST_VALID_ROWS = 100_000
 # Passes that tell the models apart, whatever early stopping would allow a run.
 _MOST_EPOCHS = 4
-_EPSILON = 1e-7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +29,7 @@ class Choice:
     """The result of a comparison of models.
 
     Attributes:
-        chosen: Name of the model that was chosen.
+        chosen: Name of the best model.
         monitor: The metric that they were compared by.
         values: Its value for each name; `None` if it is not finite.
         num_rows: Number of rows that the models were trained on.
@@ -66,20 +57,18 @@ class Choice:
         )
         return (
             f"Compared models of {self.num_rows:,} rows by the {self.monitor} of "
-            f"{rows}: {values}. Chosen, as the simplest within a standard error of the "
-            f"best: {self.chosen}."
+            f"{rows}: {values}. Chosen: {self.chosen}."
         )
 
 
 def choose(candidates: Mapping[str, RunConfig], data: TrainingData) -> Choice:
-    """Train each candidate, and choose the simplest one that is as good as the best.
+    """Train each candidate, and choose the best one.
 
     Without validation rows, the candidates are trained on the first four fifths of the
     training rows and compared on the others.
 
     Args:
-        candidates: Complete configs by name, the simplest first, all with the same
-            monitored metric.
+        candidates: Complete configs by name, all with the same monitored metric.
         data: The data of the run.
     """
     rows, valid_dataset = data.load_rows(), data.dataset_to_compare()
@@ -88,7 +77,8 @@ def choose(candidates: Mapping[str, RunConfig], data: TrainingData) -> Choice:
         train, held_out = rows.split()
         rate = 1.0  # both parts are sampled alike
     schema = data.vocabulary.schema
-    num_rows, scores = len(train.labels), {}
+    num_rows = len(train.labels)
+    values: dict[str, float | None] = {}
     total = num_rows * sum(min(c.epochs, _MOST_EPOCHS) for c in candidates.values())
     with bar("Comparing models", total) as update:
         progress = _Progress(update, num_rows)
@@ -115,12 +105,14 @@ def choose(candidates: Mapping[str, RunConfig], data: TrainingData) -> Choice:
                 verbose=0,
                 callbacks=[progress],
             )
-            scores[name] = Score.of(*_predict(model, valid_batches), config.monitor)
+            log_loss, auc = score(*_predict(model, valid_batches))
+            value = auc if config.monitor == "auc" else log_loss
+            values[name] = value if math.isfinite(log_loss + value) else None
     monitor = next(iter(candidates.values())).monitor
     return Choice(
-        _simplest(scores),
+        _best(values, monitor),
         monitor,
-        {name: score.value for name, score in scores.items()},
+        values,
         num_rows,
         0 if held_out is None else len(held_out.labels),
         held_out is not None and rows.times is not None,
@@ -160,84 +152,11 @@ def _predict(model, dataset):
     return [np.concatenate(column).astype(np.float64) for column in columns]
 
 
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """A metric of predictions, and what each row contributes to it.
-
-    Attributes:
-        value: The metric; `None` if it is not finite.
-        parts: Pairs of contributions and weights of some rows, larger for better
-            predictions. For log loss, all rows; for the AUC, the clicks (each with the
-            share of other rows below it) and the other rows.
-    """
-
-    value: float | None
-    parts: Sequence[tuple[np.ndarray, np.ndarray]]
-
-    @classmethod
-    def of(cls, labels, predictions, weights, monitor: str) -> "Score":
-        """Return the score of float64 labels, predictions and weights `(n,)`."""
-        if not np.isfinite(predictions).all():
-            return cls(None, ())  # training diverged
-        if monitor == "log_loss":
-            p = np.clip(predictions, _EPSILON, 1 - _EPSILON)
-            gains = labels * np.log(p) + (1 - labels) * np.log1p(-p)
-            loss = -np.average(gains, weights=weights)
-            return cls(float(loss), [(gains, weights)])
-        is_click = labels > 0.5
-        clicks, others = (
-            (predictions[rows], weights[rows]) for rows in (is_click, ~is_click)
-        )
-        if not (clicks[1].sum() and others[1].sum()):
-            return cls(None, ())
-        below, above = _shares_below(*clicks, *others), _shares_below(*others, *clicks)
-        parts = [(below, clicks[1]), (1.0 - above, others[1])]
-        return cls(float(np.average(below, weights=clicks[1])), parts)
-
-    def loss_against(self, other: "Score") -> tuple[float, float]:
-        """Return how much better another model is on the same rows, and the error.
-
-        Returns:
-            The difference of the metrics, positive if the other model is better, and
-            its standard error (for the AUC, that of DeLong et al. 1988).
-        """
-        difference, variance = 0.0, 0.0
-        for (own, weights), (others, _) in zip(self.parts, other.parts, strict=True):
-            share = weights / weights.sum()
-            gains = others - own
-            difference = float(share @ gains)  # the same for both parts of an AUC
-            variance += float(share**2 @ (gains - difference) ** 2)
-        return difference, math.sqrt(variance)
-
-
-def _shares_below(values, weights, others, weights_of_others):
-    """Return the share of other values below each value, ties counting half."""
-    order = np.argsort(others)
-    sums = np.append(0.0, np.cumsum(weights_of_others[order]))
-    first, last = (
-        sums[np.searchsorted(others[order], values, side)] for side in ("left", "right")
-    )
-    return (first + last) / (2.0 * sums[-1])
-
-
-def _simplest(scores: Mapping[str, Score]) -> str:
-    """Return the first model that is within one standard error of the best one.
-
-    If no value is finite, it is the last one.
-    """
-    finite = {n: score for n, score in scores.items() if score.value is not None}
-    if not finite:
-        return [*scores][-1]
-    best = next(iter(finite.values()))
-    for score in finite.values():
-        if best.loss_against(score)[0] > 0:
-            best = score
-
-    def is_as_good(score):
-        difference, error = score.loss_against(best)
-        return difference <= error
-
-    return next(name for name, score in finite.items() if is_as_good(score))
+def _best(values: Mapping[str, float | None], monitor: str) -> str:
+    """Return the name of the best value; the last one if none is finite."""
+    sign = 1 if monitor == "auc" else -1
+    finite = {name: sign * v for name, v in values.items() if v is not None}
+    return max(finite, key=lambda name: finite[name]) if finite else [*values][-1]
 
 
 class _Progress(keras.callbacks.Callback):

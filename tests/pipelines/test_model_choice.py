@@ -7,7 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import log_loss
 
 import pipelines
 from pipelines import cli, runs
@@ -16,7 +16,6 @@ from pipelines.runs import defaults, model_choice, previous_run
 from pipelines.runs.config import RunConfig
 from pipelines.runs.data import LogData, RecordData
 from pipelines.runs.folder import RunFolder
-from pipelines.runs.model_choice import Score
 from pipelines.runs.progressive import DayData
 from pipelines.runs.resuming import check_same
 from pipelines.runs.rows_in_memory import Rows
@@ -69,7 +68,7 @@ def test_the_better_model_is_chosen(tmp_path, capsys, pairs, name):
     line = "Compared models of 3,201 rows by the auc of the last 800 of the training"
     assert line in printed
     assert f"additive {values['additive']:.4f}, dot {values['dot']:.4f}" in printed
-    assert f"a standard error of the best: {name}." in printed
+    assert f"Chosen: {name}." in printed
 
 
 @pytest.mark.integration
@@ -95,6 +94,7 @@ def test_validation_rows_decide_if_there_are_any(tmp_path):
         return choice
 
     data.complete_config(predict)
+    assert data.comparison["chosen"] == min(scores, key=scores.get)
     assert data.comparison["monitor"] == "log_loss"
     assert data.comparison["num_held_out"] == 0
     assert data.comparison["num_rows"] == 600
@@ -169,71 +169,10 @@ def test_options_that_were_passed_stay(tmp_path):
     assert [c.interaction for c in single.values()] == ["cat", "cat"]
 
 
-def draw(num_rows, seed):
-    random = np.random.default_rng(seed)
-    labels = (random.random(num_rows) < 0.3).astype(float)
-    rough = np.round(labels * 0.4 + random.random((2, num_rows)), 2) / 1.5  # ties
-    return labels, *np.clip(rough, 0.01, 0.99), random.integers(1, 4, num_rows) * 1.0
-
-
-def placements(labels, predictions):
-    """Share of (click, other) pairs in the right order, by click and by other row."""
-    below = predictions[labels == 1][:, None] - predictions[labels == 0][None, :]
-    right = (below > 0) + 0.5 * (below == 0)
-    return right.mean(1), right.mean(0)
-
-
-def test_scores_are_those_of_scikit_learn_and_delong():
-    labels, first, second, weights = draw(300, 0)
-    ones = np.ones(300)
-    one, two = (Score.of(labels, p, ones, "auc") for p in (first, second))
-    assert one.value == pytest.approx(roc_auc_score(labels, first), abs=1e-12)
-    gain, error = one.loss_against(two)
-    assert gain == pytest.approx(two.value - one.value, abs=1e-12)
-    pairs = zip(placements(labels, first), placements(labels, second), strict=True)
-    variance = sum(np.var(b - a) / len(a) for a, b in pairs)
-    assert error == pytest.approx(variance**0.5, rel=1e-9)
-    weighted = Score.of(labels, first, weights, "auc").value
-    expected = roc_auc_score(labels, first, sample_weight=weights)
-    assert weighted == pytest.approx(expected, abs=1e-12)
-
-
-def test_the_log_loss_and_its_paired_error():
-    labels, first, second, weights = draw(300, 1)
-    one, two = (Score.of(labels, p, weights, "log_loss") for p in (first, second))
-    expected = log_loss(labels, first, sample_weight=weights)
-    assert one.value == pytest.approx(expected, abs=1e-12)
-    gain, _ = one.loss_against(two)
-    assert gain == pytest.approx(one.value - two.value, abs=1e-12)
-    ones = np.ones(300)
-    one, two = (Score.of(labels, p, ones, "log_loss") for p in (first, second))
-    losses = [
-        -np.log(np.where(labels == 1, p, 1 - p)).astype(float) for p in (first, second)
-    ]
-    expected = np.std(losses[0] - losses[1]) / 300**0.5
-    assert one.loss_against(two)[1] == pytest.approx(expected, rel=1e-9)
-
-
-def test_the_simplest_model_within_an_error_is_chosen():
-    labels, rough, _, ones = draw(4000, 2)
-    ones = np.ones_like(ones)
-    random = np.random.default_rng(3)
-    near = rough + random.normal(size=4000) * 1e-3  # as good, up to noise
-    better = rough + 0.1 * labels
-
-    def choose(*predictions):
-        scores = {
-            str(i): Score.of(labels, p, ones, "auc") for i, p in enumerate(predictions)
-        }
-        return model_choice._simplest(scores)
-
-    assert choose(rough, near) == choose(near, rough) == "0"
-    assert choose(rough, better) == "1"
-    assert choose(better, rough) == choose(better, rough, near) == "0"
-    assert choose(rough * np.nan, rough) == "1"
-    assert choose(rough * np.nan, rough * np.nan) == "1"
-    labels[:] = 0  # no AUC
-    assert choose(better, rough) == "1"
+@pytest.mark.parametrize("monitor, best", [("auc", "b"), ("log_loss", "a")])
+def test_a_value_that_is_not_finite_is_never_the_best(monitor, best):
+    assert model_choice._best({"a": 0.5, "b": 0.6, "c": None}, monitor) == best
+    assert model_choice._best({"a": None, "b": None}, monitor) == "b"
 
 
 def parse(tmp_path, capsys, options):

@@ -141,21 +141,16 @@ class IsotonicCorrection(Correction):
         cls, curves: Sequence["IsotonicCorrection"], places: tf.Tensor, p: tf.Tensor
     ) -> tf.Tensor:
         places = tf.cast(places, tf.int32)
-        sizes = np.array([len(curve.predicted) for curve in curves])
-        ends = np.cumsum(sizes)
+        sizes = np.array([len(curve.predicted) for curve in curves], np.int32)
+        ends = np.cumsum(sizes, dtype=np.int32)
         x = np.concatenate([curve.predicted for curve in curves])
         y = np.concatenate([curve.corrected for curve in curves])
-        # One search finds the knot at or below p in the curve of each row: it compares
-        # pairs of curve and rank, and a rank is exact, unlike a sum of curve and p.
-        all_knots = np.unique(x)
-        base = len(all_knots) + 1
-        ranks = np.searchsorted(all_knots, x, side="right")
-        pairs = np.repeat(np.arange(len(curves)), sizes) * base + ranks
-        rank = tf.searchsorted(all_knots, p, side="right", out_type=tf.int64)
-        own = tf.cast(places, tf.int64) * base + rank
-        found = tf.searchsorted(pairs, own, side="right") - 1
-        first, last = tf.gather(ends - sizes, places), tf.gather(ends - 1, places)
-        left = tf.maximum(tf.cast(found, tf.int64), first)
+        # Find the last knot of its curve at or below p by bisection: other runtimes of
+        # SavedModels have no `tf.searchsorted`.
+        left, last = tf.gather(ends - sizes, places), tf.gather(ends - 1, places)
+        for power in reversed(range(int(sizes.max() - 1).bit_length())):
+            knot = tf.minimum(left + 2**power, last)
+            left = tf.where(tf.gather(x, knot) <= p, knot, left)
         right = tf.minimum(left + 1, last)
         low, high = tf.gather(x, left), tf.gather(x, right)
         share = tf.math.divide_no_nan(p - low, high - low)
