@@ -161,12 +161,15 @@ class _Job:
         vocabulary, config, source, first = self._begin()
         parser = Parser(vocabulary)
         model = self._build(config, parser)
-        # One that ends a wait, too: see `Stream._wait`.
         checkpoint = self._make_checkpoint()
-        stream = Stream(
-            source, parser, config, self._record, checkpoint.exit_if_requested
-        )
         publisher = self._make_publisher(parser)
+
+        def while_waiting():
+            if publisher is not None:
+                publisher.publish_if_due()
+            checkpoint.exit_if_requested()
+
+        stream = Stream(source, parser, config, self._record, while_waiting)
         saved = {"stream": stream}
         if publisher is not None:
             saved["publish"] = publisher

@@ -47,7 +47,8 @@ class Stream(keras.callbacks.Callback):
         parser: The parser.
         config: Config of the run.
         record: Function that is called with the facts of each file.
-        check_stop: Function that is called while it waits, and raises to end the run.
+        while_waiting: Function that is called while it waits in a `fit`; it may raise
+            to end the run.
 
     Attributes:
         current: The file that the model is trained on, or `None`.
@@ -59,15 +60,15 @@ class Stream(keras.callbacks.Callback):
         parser: Parser,
         config: RunConfig,
         record: Callable[[dict[str, Any]], None],
-        check_stop: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] = lambda: None,
     ):
         super().__init__()
         self._source, self._parser, self._config = source, parser, config
-        self._record, self._check_stop = record, check_stop
+        self._record, self._while_waiting = record, while_waiting
         self.current: Arrival | None = None
         self.quarantine = self._new_quarantine()
         self._facts: dict[str, Any] = {}
-        self._start = 0.0
+        self._start, self._is_fitting = 0.0, False
 
     # State in checkpoints
 
@@ -150,7 +151,8 @@ class Stream(keras.callbacks.Callback):
     def _wait(self) -> Arrival | None:
         start, limit = time.monotonic(), self._source.arrivals.idle_seconds
         while True:
-            self._check_stop()
+            if self._is_fitting:
+                self._while_waiting()
             arrival = self._source.next()
             if arrival is not None:
                 return arrival
@@ -173,7 +175,7 @@ class Stream(keras.callbacks.Callback):
         return ""
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._start = time.monotonic()
+        self._start, self._is_fitting = time.monotonic(), True
 
     def finish(self, logs: Mapping[str, float] | None) -> None:
         """Note that the current file is done with, before a checkpoint is saved."""

@@ -81,7 +81,11 @@ class Transport:
         self.random = random.Random(seed)
 
     def carry(self, is_reliable=False):
-        paths = [p for p in self.source.rglob("*") if p.is_file()]
+        paths = [
+            pathlib.Path(root, name)  # `rglob` fails if a folder is renamed meanwhile
+            for root, _, names in os.walk(self.source)
+            for name in names
+        ]
         self.random.shuffle(paths)
         for path in paths:
             name = path.relative_to(self.source)

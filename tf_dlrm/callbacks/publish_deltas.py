@@ -185,7 +185,14 @@ class PublishDeltas(keras.callbacks.Callback):
         self._rows.mark(own.changed_since(carried["sequence"]))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        if self._is_due():
+        self.publish_if_due()
+
+    def publish_if_due(self) -> None:
+        """Publish if it is time to, and steps were made since the last publication.
+
+        `fit` calls it after each step; call it too while a `fit` waits for data.
+        """
+        if self._step() > self._last_step and self._is_due():
             self.publish()
 
     def _is_due(self) -> bool:

@@ -5,7 +5,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ class SplitModel(tf.Module):
         shape = (None, num_features, self._length)
         return tf.TensorSpec(shape, tf.int64, "sparse_features")
 
-    def _make_edge(self) -> Callable[..., Any]:
+    def _make_edge(self) -> Any:
         model = self._model
         dense = tf.TensorSpec((None, model.spec.num_dense), tf.float32)
 
@@ -107,12 +107,9 @@ class SplitModel(tf.Module):
             first = rest.pop(0) if model.bottom_mlp is not None else None
             return compute(first, rest[0] if rest else None)
 
-        function: Callable[..., Any] = tf.function(
-            edge, input_signature=inputs, autograph=False
-        )
-        return function
+        return tf.function(edge, input_signature=inputs, autograph=False)
 
-    def _make_cloud(self) -> Callable[..., Any]:
+    def _make_cloud(self) -> Any:
         model = self._model
         vectors_spec = tf.TensorSpec((None, self.width), tf.float32, _VECTORS)
 
@@ -132,12 +129,8 @@ class SplitModel(tf.Module):
                 probabilities = model.recalibrate(probabilities)
             return {PROBABILITIES: probabilities}
 
-        function: Callable[..., Any] = tf.function(
-            serving_edge,
-            input_signature=[vectors_spec, self._specs(len(self._others))],
-            autograph=False,
-        )
-        return function
+        inputs = [vectors_spec, self._specs(len(self._others))]
+        return tf.function(serving_edge, input_signature=inputs, autograph=False)
 
 
 def _check_features(model: DLRM, edge_features: Sequence[str]) -> set[str]:

@@ -123,6 +123,7 @@ def publish_now(model, publish):
     return publish.publish()
 
 
+@pytest.mark.integration
 def test_a_rollback_pins_until_it_is_released(tmp_path):
     model = small_model.compiled()
     publish = tf_dlrm.callbacks.PublishDeltas(tmp_path, every_steps=1, verbose=0)

@@ -149,6 +149,7 @@ CASES = {
 }
 
 
+@pytest.mark.breadth(6)
 @pytest.mark.parametrize("spoil", CASES, ids=lambda case: case.__name__)
 def test_a_bad_delta_is_refused(spoil, base_dir, answers):
     kind, message = CASES[spoil]

@@ -162,6 +162,7 @@ def test_following_says_what_it_does(base_dir, answers):
     assert lines[2].startswith("At 1.3 after")
 
 
+@pytest.mark.breadth(1)
 @pytest.mark.parametrize("keep", [True, False])
 def test_several_deltas_in_one_have_an_equal_result(keep, base_dir, original, answers):
     rollback(base_dir, 1)
