@@ -75,8 +75,8 @@ def test_quantized_tables(compact, tmp_path):
 def export_sharded(folder, plan):
     with strategy_of(2).scope():
         model = make_trained(plan=plan)
-        for compact in (False, True):
-            check(model, f"{folder}/{compact}", compact)
+    for compact in (False, True):
+        check(model, f"{folder}/{compact}", compact)
 
 
 @pytest.mark.integration
