@@ -12,6 +12,8 @@ from helpers.sharded_model import strategy_of
 
 import tf_dlrm
 
+pytestmark = pytest.mark.filterwarnings("ignore:Growing table .* full")
+
 
 def make_trained(**options):
     model = make_model(**options)
