@@ -102,8 +102,13 @@ class Prepare:
         rows = ", ".join(f"{s} {manifest.num_rows(s):,}" for s in manifest.splits)
         sizes = manifest.schema.vocabulary_sizes
         out = pathlib.Path(self.out)
-        num_ids = sizes[0] if self.options.shared_table else sum(sizes)
-        print(f"{out}: {rows} rows; {num_ids:,} ids of {len(sizes)} features")
+        from pipelines.vocabulary.hashing import NUM_FINGERPRINTS
+
+        listed = [size for size in sizes if size < NUM_FINGERPRINTS]
+        num_ids = sizes[0] if self.options.shared_table else sum(listed)
+        growing = len(sizes) - len(listed)
+        note = f", {growing} of them with growing ids" if growing else ""
+        print(f"{out}: {rows} rows; {num_ids:,} ids of {len(sizes)} features{note}")
         if self.options.negative_sampling_rate < 1:
             print(
                 f"Left out {manifest.origin['num_negatives_left_out']:,} training rows "

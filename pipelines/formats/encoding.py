@@ -38,6 +38,7 @@ def encode(rows: Rows, vocabulary: Any) -> Batch:
         columns,
         [values.lengths for values in all_values],
         [values.weights for values in all_values] if schema.has_id_weights else None,
+        np.int64 if schema.has_growing else np.int32,
     )
     dense = transform(rows.numbers, schema, vocabulary.learned, len(rows.labels))
     return Batch(rows.labels, dense, ids, lengths, id_weights, rows.weights)

@@ -261,7 +261,7 @@ class _Source:
             return state, (block, first_line, num_lines)
 
         def decode(block, first_line, num_lines):
-            types = (*row_form.TYPES, tf.int64, tf.string, tf.string)
+            types = (*self.form.types, tf.int64, tf.string, tf.string)
             *row, bad, lines, reasons = tf.numpy_function(
                 self._decode, [file, first_line, block], types
             )

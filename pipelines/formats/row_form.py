@@ -21,8 +21,9 @@ class RowTensors(NamedTuple):
     Attributes:
         label: float32 `(n,)`.
         dense: float32 `(n, num_dense)`.
-        ids: int32 `(n, F)`; for a row with bags, their lengths.
-        bags: string `(n,)`: empty, or the int32 ids of a row's bags and their float32
+        ids: int32 `(n, F)`, int64 with growing tables; for a row with bags, their
+            lengths.
+        bags: string `(n,)`: empty, or the ids of a row's bags and their float32
             weights, if the schema has weights.
         weight: float32 `(n,)`, the sample weight; 1 if the schema has none.
     """
@@ -34,7 +35,10 @@ class RowTensors(NamedTuple):
     weight: Any
 
 
-TYPES = (tf.float32, tf.float32, tf.int32, tf.string, tf.float32)
+def types_of(schema: Schema) -> tuple[tf.DType, ...]:
+    """Return the types of `RowTensors`; ids of growing tables are int64."""
+    ids = tf.int64 if schema.has_growing else tf.int32
+    return tf.float32, tf.float32, ids, tf.string, tf.float32
 
 
 class RowForm:
@@ -44,11 +48,16 @@ class RowForm:
         schema: The columns.
         labelled: Whether batches have a label, and a weight if the schema has one.
         expand: Function to apply to the features.
+
+    Attributes:
+        types: The types of `RowTensors`.
     """
 
     def __init__(self, schema: Schema, labelled: bool, expand: Callable):
         self._num_dense, self._num_sparse = len(schema.dense), len(schema.sparse)
+        self.types = types_of(schema)
         self._has_weights = schema.has_id_weights
+        self._id_type = np.int64 if schema.has_growing else np.int32
         self._is_weighted = schema.weight is not None
         self._labelled, self._expand = labelled, expand
 
@@ -61,7 +70,7 @@ class RowForm:
         weights = np.ones(num_rows, np.float32) if weights is None else weights
         if batch.lengths is None:
             return label, batch.dense, batch.ids, bags, weights
-        ids = np.empty((num_rows, self._num_sparse), np.int32)
+        ids = np.empty((num_rows, self._num_sparse), self._id_type)
         lengths = batch.lengths.sum(1, dtype=np.int64)
         ends = np.cumsum(lengths)
         has_bags = (batch.lengths != 1).any(1)
@@ -127,6 +136,11 @@ class RowForm:
         targets = (rows.label, rows.weight) if self._is_weighted else (rows.label,)
         return (features, *targets)
 
+    def _end(self, text):
+        """Return where the ids end in a text of ids and float32 weights."""
+        size = np.dtype(self._id_type).itemsize
+        return len(text) * size // (size + 4)
+
     def _join(self, ids, bags):
         """Return the concatenated ids of all rows, and their weights if any."""
         texts = [
@@ -134,13 +148,13 @@ class RowForm:
             for row, bag in zip(ids, bags, strict=True)
         ]
         if not self._has_weights:
-            joined = np.frombuffer(b"".join(texts), np.int32).astype(np.int64)
-            return joined, np.zeros(0, np.float32)
+            joined = np.frombuffer(b"".join(texts), self._id_type)
+            return joined.astype(np.int64), np.zeros(0, np.float32)
         ones = np.ones(self._num_sparse, np.float32).tobytes()
         halves = [
-            (text[: len(text) // 2], text[len(text) // 2 :]) if bag else (text, ones)
+            (text[: self._end(text)], text[self._end(text) :]) if bag else (text, ones)
             for text, bag in zip(texts, bags, strict=True)
         ]
-        all_ids = np.frombuffer(b"".join(ids for ids, _ in halves), np.int32)
+        all_ids = np.frombuffer(b"".join(ids for ids, _ in halves), self._id_type)
         weights = np.frombuffer(b"".join(weights for _, weights in halves), np.float32)
         return all_ids.astype(np.int64), weights

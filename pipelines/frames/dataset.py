@@ -208,7 +208,9 @@ def _make_take_ids(frame, spec):
     """Return the function from rows `(B,)` to ids."""
     columns = []
     sizes = {
-        name: table.vocabulary_size for table in spec.tables for name in table.features
+        name: table.vocabulary_size if table.growing is None else 1 << 63
+        for table in spec.tables
+        for name in table.features
     }
     for name in spec.sparse_features:
         columns.append(read_ids(frame[name], name, sizes[name]))

@@ -143,7 +143,7 @@ class _Preparation:
         )
         column_report.write(report, self._out)
         schema = record_schema(vocabulary)
-        expander = make_expander(vocabulary.sizes, self._options)
+        expander = make_expander(vocabulary, self._options)
         origin = self._origin(expander, statistics.num_left_out)
         manifest = Manifest(schema, tuple(shards), vocabulary.digest, origin)
         manifest.save(self._out)

@@ -11,6 +11,7 @@ from pipelines.progress import bar
 from pipelines.records.batch import Batch, interleave, take
 from pipelines.records.layout import Schema as RecordSchema
 from pipelines.runtime import UserError, disk
+from pipelines.vocabulary.hashing import GrowingNumbering
 from pipelines.vocabulary.numbering import StoredNumbering
 
 _ONE_EACH = Values(None, None, None, None)  # stands for numbers in buckets
@@ -42,6 +43,7 @@ class Assembler:
             columns,
             [column.lengths for column in values],
             [column.weights for column in values] if schema.has_id_weights else None,
+            np.int64 if schema.has_growing else np.int32,
         )
         if self._expander is not None:
             if lengths is not None:
@@ -66,10 +68,16 @@ class Assembler:
         return [(split, take(batch, places)) for split, places in rows if len(places)]
 
 
-def make_expander(vocabulary_sizes, options):
+def make_expander(vocabulary, options):
     """Return the `MultiHot` that the options ask for, or `None`."""
     if options.multi_hot == "no":
         return None
+    if vocabulary.schema.has_growing:
+        raise UserError(
+            "`multi_hot` makes bags of ids of a vocabulary, which growing tables do "
+            "not have. Leave `multi_hot` out."
+        )
+    vocabulary_sizes = vocabulary.sizes
     from pipelines.multi_hot import MultiHot
 
     return MultiHot(vocabulary_sizes, distribution=options.multi_hot, seed=options.seed)
@@ -122,7 +130,7 @@ class IdFiles:
             with disk.explaining("ids", path):
                 if feature not in self._writing:
                     self._writing[feature] = open(path, "wb")
-                self._writing[feature].write(ids.astype(np.int32).data)
+                self._writing[feature].write(ids.astype(np.int64).data)
 
     def read(self, values) -> list[np.ndarray]:
         """Return the ids of the next block, given its values."""
@@ -132,7 +140,7 @@ class IdFiles:
                     file.close()
             self._reading = [open(path, "rb") for path in self._paths]
         return [
-            np.fromfile(file, np.int32, len(of_feature.codes))
+            np.fromfile(file, np.int64, len(of_feature.codes))
             for file, of_feature in zip(self._reading, values, strict=True)
         ]
 
@@ -141,6 +149,9 @@ def record_schema(vocabulary) -> RecordSchema:
     """Return the schema of records whose ids come from a vocabulary."""
     schema = vocabulary.schema
     sizes = dict(zip(schema.tables, vocabulary.sizes, strict=False))
+    for table, numbering in zip(schema.tables, vocabulary.numberings, strict=False):
+        if isinstance(numbering, GrowingNumbering):
+            sizes[table] = numbering.num_buckets
     if vocabulary.is_shared:
         sizes = dict.fromkeys(schema.tables, vocabulary.sizes[0])
     return RecordSchema(
@@ -162,7 +173,7 @@ def encode_blocks(blocks, vocabulary, options, folder, num_rows):
         num_rows: Number of rows of all blocks, for the progress bar.
     """
     schema, learned = vocabulary.schema, vocabulary.learned
-    expander = make_expander(vocabulary.sizes, options)
+    expander = make_expander(vocabulary, options)
     assemble = Assembler(schema, learned, expander)
     stored = any(isinstance(n, StoredNumbering) for n in numberings_of(vocabulary))
     if not stored:

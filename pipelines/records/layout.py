@@ -4,7 +4,8 @@ r"""The layout of a folder of records.
 data/
   manifest.json                     written last: without it, the folder is unfinished
   train/part-00000_dense.npy        float32 (rows, num_dense), transformed
-  train/part-00000_sparse.npy       int32 (rows, num_sparse) ids, -1 where missing
+  train/part-00000_sparse.npy       int32 (rows, num_sparse) ids, -1 where missing;
+                                    int64 with growing tables
   train/part-00000_labels.npy       uint8 (rows,), or float32 where labels are soft
 ```
 
@@ -38,6 +39,7 @@ DTYPES = {
     "weights": "<f4",
 }
 SOFT_LABELS = "<f4"
+FINGERPRINTS = "<i8"  # ids that do not fit into int32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,12 @@ class Schema:
                 "`vocabulary_sizes` must be a positive integer for each of the "
                 f"{len(self.sparse)} sparse features. Received: {sizes}"
             )
+
+    @property
+    def id_dtype(self) -> str:
+        """NumPy type of the ids: int64 for those of growing tables, else int32."""
+        is_wide = max(self.vocabulary_sizes, default=0) > 1 << 31
+        return FINGERPRINTS if is_wide else DTYPES["sparse"]
 
     @classmethod
     def criteo(cls, vocabulary_sizes) -> "Schema":

@@ -163,7 +163,7 @@ def make_dataset(
 
     def batches(numbers, seed):
         order = Order(store, shuffle, seed, window_rows, worker, num_workers)
-        load = _Loader(order, batch_size, num_features, store.parts)
+        load = _Loader(order, batch_size, num_features, store)
         return numbers.map(
             load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
@@ -225,7 +225,9 @@ def _finish(batches):
 class _Loader:
     """Load the batch of an `(epoch, number)` as tensors."""
 
-    def __init__(self, order, batch_size, num_features, parts):
+    def __init__(self, order, batch_size, num_features, store):
+        parts = store.parts
+        self._id_type = tf.as_dtype(store.id_dtype)
         self._order, self._batch_size = order, batch_size
         self._num_dense, self._num_sparse = num_features
         self._has_id_weights = "id_weights" in parts
@@ -235,7 +237,7 @@ class _Loader:
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, epoch, number):
-        types = [tf.float32, tf.float32, tf.int32, tf.int64]
+        types = [tf.float32, tf.float32, self._id_type, tf.int64]
         types += [tf.float32] * (self._has_id_weights + self._is_weighted)
         label, dense, ids, splits, *weights = tf.numpy_function(
             self._load, [epoch, number], types

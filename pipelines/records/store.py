@@ -81,6 +81,12 @@ class Store:
         return {n for part in self._parts for n in part._fields[1:] if getattr(part, n)}
 
     @property
+    def id_dtype(self) -> np.dtype:
+        """Type of the ids: int32, or int64 if any part has int64."""
+        types = [read_header(part.sparse)[2] for part in self._parts[:1]]
+        return np.dtype(np.int64 if np.dtype(np.int64) in types else np.int32)
+
+    @property
     def num_rows(self) -> int:
         """Total number of rows."""
         return int(self._ends[-1])

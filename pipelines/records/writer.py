@@ -138,6 +138,7 @@ class ShardWriter:
         self._files, self._num_rows = None, 0
         self._soft_labels = soft_labels
         self._dtypes = DTYPES | ({"labels": SOFT_LABELS} if soft_labels else {})
+        self._dtypes["sparse"] = schema.id_dtype
         # Files are hashed and synced to disk while the next ones are written.
         self._closer, self._closing = ThreadPoolExecutor(1), []
         os.makedirs(os.path.join(folder, split), exist_ok=True)

@@ -186,6 +186,9 @@ class FileData(TrainingData):
             return hash_vocabulary(
                 config.hash_buckets, config.shared_table, self.schema
             )
+        vocabulary = Vocabulary.without_values(self.schema)
+        if vocabulary is not None:  # no pass over the rows
+            return vocabulary
         limits = config.min_count, config.max_vocabulary_size
         return build_vocabulary(paths, *limits, quarantine, self.schema)
 

@@ -16,7 +16,7 @@ from pipelines.runs.defaults import CHOSEN, is_open
 from pipelines.runs.folder import RunFolder
 from pipelines.runtime import UserError
 from pipelines.vocabulary import HashVocabulary, Vocabulary
-from pipelines.vocabulary.hashing import HashNumbering
+from pipelines.vocabulary.hashing import GrowingNumbering, HashNumbering
 from pipelines.vocabulary.record_ids import RecordIds
 from tf_dlrm.training import warm_start
 
@@ -95,13 +95,22 @@ def row_maps(
         return {
             table.name: np.arange(table.vocabulary_size)
             for table in Parser(old).spec(embedding_dim=1).tables
+            if table.growing is None  # its ids are copied
         }
     _check_buckets(old.schema, new.schema)
     maps = {}
     for name, before, now in zip(
         new.schema.tables, old.numberings, new.numberings, strict=True
     ):
-        if isinstance(before, HashNumbering) != isinstance(now, HashNumbering):
+        is_growing = [isinstance(n, GrowingNumbering) for n in (before, now)]
+        if all(is_growing) or (is_growing[0] and not isinstance(now, HashNumbering)):
+            continue  # by ids, see `warm_up`
+        if is_growing[1] and not isinstance(before, HashNumbering):
+            maps[name] = _values_by_id(before.load(), now)
+            continue
+        if isinstance(before, HashNumbering) != isinstance(now, HashNumbering) or any(
+            is_growing
+        ):
             kinds = "listed", "hashes"
             if isinstance(before, HashNumbering):
                 kinds = "hashed", "lists"
@@ -124,6 +133,28 @@ def row_maps(
         ids = np.concatenate([before.key_ids, before.text_ids])
         moved[ids] = np.where(new_ids > 0, new_ids, -1)
         maps[name] = moved
+    return maps
+
+
+def _values_by_id(listed, hashed) -> np.ndarray:
+    """Return the hashed id of each id of a listed vocabulary; 0 stays 0."""
+    found = hashed.find(Values(None, None, listed.keys, listed.texts))
+    ids = np.zeros(1 + len(listed), np.int64)
+    ids[np.concatenate([listed.key_ids, listed.text_ids])] = found
+    return ids
+
+
+def _maps_of_growing(model, old, new) -> dict[str, np.ndarray]:
+    """Return the new ids of rows of growing tables that are listed from now on."""
+    maps = {}
+    numberings = zip(old.schema.tables, old.numberings, new.numberings, strict=True)
+    for name, before, now in numberings:
+        is_growing = [isinstance(n, GrowingNumbering) for n in (before, now)]
+        if not is_growing[0] or is_growing[1]:
+            continue
+        rows = model.embedding.find(name, _values_by_id(now.load(), before))
+        maps[name] = np.full(before.rows, -1, np.int64)
+        maps[name][rows[rows >= 0]] = np.flatnonzero(rows >= 0)
     return maps
 
 
@@ -229,6 +260,10 @@ class PreviousRun:
             self._load()
         if self._maps is None:
             self.map_rows(vocabulary)
+        old = self._folder.read_vocabulary()
+        if old.schema.has_growing:
+            own = _maps_of_growing(self._model, old, vocabulary)
+            self._maps = {**self._maps, **own}
         report, self._model = warm_start(model, self._model, self._maps), None
         gc.collect()  # models are reference cycles; free the tables before training
         print(

@@ -29,6 +29,7 @@ from pipelines.runtime import UserError, remote_files
 from pipelines.sampling import NegativeSampling
 from pipelines.schema import Schema
 from pipelines.text_tables import align
+from pipelines.vocabulary import Vocabulary
 from tf_dlrm import training
 from tf_dlrm.training.checkpoints import Position, ResumableInput
 
@@ -162,11 +163,12 @@ class DayData(FileData):
         return self._rows_by_epoch
 
     def _vocabulary_of_first_day(self):
-        if self.config.hash_buckets is None:
+        is_listed = Vocabulary.without_values(self.schema) is None
+        if self.config.hash_buckets is None and is_listed:
             print(
                 f"The vocabulary is built from the first day, {self.days[0]}: values "
-                "that first occur later share row 0. With hashing they have their own "
-                "rows.",
+                "that first occur later share row 0. With hashing, or `growing` in the "
+                "schema, they have their own rows.",
                 flush=True,
             )
         quarantine = Quarantine(max_bad_share=self.config.max_bad_share)

@@ -22,6 +22,7 @@ from pipelines.runs.run_inputs import RunInputs
 from pipelines.runs.watching import Watching
 from pipelines.runtime import disk, locks
 from pipelines.schema import Schema
+from pipelines.text_tables import align
 from pipelines.whole_files import write_text
 
 
@@ -190,6 +191,32 @@ class TrainingJob:
     def _finish(self, fitting: Fitting, history: History) -> dict[str, Any]:
         results = fitting.save(history, self.folder)
         results |= fitting.data.describe_days(history)
+        results |= _describe_growing(fitting.model)
         self.folder.write_results(history, results)
         fitting.checkpoint.clear(keep_best=False)
         return results
+
+
+def _describe_growing(model: tf_dlrm.DLRM) -> dict[str, Any]:
+    """Print how full the growing tables are, and return it for the results."""
+    tables = [table.name for table in model.spec.tables if table.growing is not None]
+    if not tables:
+        return {}
+    seen = [model.embedding.occupancy(name) for name in tables]
+    header = ["growing table", "ids", "slots", "load", "claims", "evictions", "shared"]
+    lines = [
+        [
+            own.table,
+            f"{own.num_ids:,}",
+            f"{own.num_slots:,}",
+            f"{own.load:.1%}",
+            f"{own.claims:,}",
+            f"{own.evictions:,}",
+            f"{own.fallback_share:.2%}",
+        ]
+        for own in seen
+    ]
+    print(*align([header, *lines]), sep="\n", flush=True)
+    facts = ("num_ids", "num_slots", "load", "claims", "evictions", "not_admitted")
+    facts += ("fallback_share", "mean_probes")
+    return {"growing": {o.table: {f: getattr(o, f) for f in facts} for o in seen}}

@@ -98,6 +98,8 @@ class Watching:
             callbacks.PRCurveLogger(log_dir),
             callbacks.HyperparameterLogger(log_dir, dataclasses.asdict(config), shown),
         ]
+        if vocabulary.schema.has_growing:
+            loggers.append(callbacks.GrowingTableLogger(log_dir))
         if self.gradient_norms:
             loggers.append(callbacks.GradientNormLogger(log_dir))
         if self.touched_rows:

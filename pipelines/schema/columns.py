@@ -14,6 +14,8 @@ from pipelines.schema.checks import (
     set_name,
     texts,
 )
+from pipelines.schema.growing import Growing
+from pipelines.schema.growing import read as read_growing
 
 TRANSFORMS = ("identity", "log1p", "signed_log1p", "standardize", "clip")
 BUCKETS = ("log2", "quantile", "width")
@@ -137,6 +139,9 @@ class Sparse:
         min_count: How often a value must occur in the training rows to have its own
             row; default: the value of the run.
         hash_buckets: Number of rows, to hash values instead of counting them.
+        growing: `True`, or an object with `rows` and the fields of
+            `tf_dlrm.GrowingIds`: the table takes new values while it is trained, and
+            no pass counts them. Default: a vocabulary.
         embedding_dim: Width of the table; default: the value of the run.
         buckets: Use a number as a category: `"log2"`, floor(ln(x)²) for x > 2, as in
             the winning solution of Criteo's contest; `"quantile"`, by
@@ -158,6 +163,7 @@ class Sparse:
     buckets: str | None = None
     num_buckets: int | None = None
     width: float | None = None
+    growing: Growing | dict | bool | None = None
 
     def __post_init__(self) -> None:
         set_name(self)
@@ -190,6 +196,10 @@ class Sparse:
                 f"{self.separator!r} and {self.weight_separator!r}",
             )
         self._check_buckets()
+        growing = read_growing(self.name, self.growing, self.min_count)
+        object.__setattr__(self, "growing", growing)
+        if growing is not None and self.hash_buckets is not None:
+            refuse(self.name, "takes `growing` or `hash_buckets`, not both")
 
     def _check_buckets(self) -> None:
         if self.buckets is not None:

@@ -16,6 +16,7 @@ from pipelines.schema.columns import (
     Sparse,
     Text,
 )
+from pipelines.schema.growing import Growing
 from pipelines.value_types import check_types
 
 _OTHERS = ("weight", "time", "group")
@@ -85,7 +86,9 @@ def _differences(value: Any) -> dict[str, Any]:
             continue
         if field.name == "table" and own == value.name:
             continue
-        if own != field.default:
+        if isinstance(own, Growing):
+            content[field.name] = _differences(own) or True
+        elif own != field.default:
             content[field.name] = list(own) if isinstance(own, tuple) else own
     if content.get("num_buckets") == DEFAULT_NUM_BUCKETS:
         del content["num_buckets"]

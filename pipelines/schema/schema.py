@@ -197,6 +197,11 @@ class Schema:
         """True if the values of some bag have weights."""
         return any(feature.weight_separator is not None for feature in self.sparse)
 
+    @property
+    def has_growing(self) -> bool:
+        """True if a table has growing ids, which are 63-bit fingerprints of values."""
+        return any(feature.growing is not None for feature in self.sparse)
+
     def spec(self, sizes: Sequence[int], embedding_dim: int = 16) -> Any:
         """Return the `tf_dlrm.FeatureSpec` of a model.
 
@@ -210,6 +215,7 @@ class Schema:
         for (name, positions), size in zip(self.tables.items(), sizes, strict=True):
             features = [self.sparse[position] for position in positions]
             combiners = [f.combiner for f in features if f.is_bag]
+            growing = self.option(name, "growing")
             tables.append(
                 EmbeddingTable(
                     name,
@@ -217,6 +223,7 @@ class Schema:
                     self.option(name, "embedding_dim") or embedding_dim,
                     combiner=combiners[0] if combiners else features[0].combiner,
                     features=[feature.name for feature in features],
+                    growing=growing and growing.rules(),
                 )
             )
         return FeatureSpec(dense=self.dense_features, tables=tables)
@@ -370,7 +377,7 @@ class Schema:
 
 def _check_table(table: str, features: Sequence[Sparse]) -> None:
     """Raise an error if features that share a table have different settings for it."""
-    for parameter in ("embedding_dim", "min_count", "hash_buckets"):
+    for parameter in ("embedding_dim", "min_count", "hash_buckets", "growing"):
         values = {getattr(feature, parameter) for feature in features} - {None}
         if len(values) > 1:
             names = ", ".join(feature.name for feature in features)

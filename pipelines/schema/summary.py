@@ -3,6 +3,7 @@
 from typing import Any
 
 from pipelines.schema.columns import FALSE_TEXTS, TRUE_TEXTS, Dense, Label, Sparse, Text
+from pipelines.schema.growing import Growing
 from pipelines.text_tables import align
 
 _DELIMITERS = {
@@ -82,6 +83,8 @@ def _sparse(feature: Sparse) -> str:
         words.append(f"seen {feature.min_count} times")
     if feature.hash_buckets is not None:
         words.append(f"hashed to {feature.hash_buckets:,} rows")
+    if isinstance(feature.growing, Growing):
+        words.append(f"growing ids in {feature.growing.rows:,} rows")
     if feature.embedding_dim is not None:
         words.append(f"dim {feature.embedding_dim}")
     return ", ".join(words)

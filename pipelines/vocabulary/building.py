@@ -17,7 +17,7 @@ from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError
 from pipelines.schema import Schema
 from pipelines.vocabulary.counting import Counters
-from pipelines.vocabulary.hashing import HashNumbering
+from pipelines.vocabulary.hashing import HashNumbering, numbering_of
 from pipelines.vocabulary.learning import Learning, count_numbers
 from pipelines.vocabulary.numbering import number
 
@@ -126,9 +126,7 @@ class ValueCounts:
 
     def hashed(self, table: int) -> HashNumbering | None:
         """Return the `HashNumbering` of a table, or `None` if it has a vocabulary."""
-        name = list(self._schema.tables)[table]
-        buckets = self._schema.option(name, "hash_buckets")
-        return None if buckets is None else HashNumbering(buckets, table + 1)
+        return numbering_of(self._schema, table)
 
     def min_count(self, table: int, default: int) -> int:
         """Return how many times a value of a table must occur to get an id."""

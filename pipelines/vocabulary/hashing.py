@@ -19,6 +19,7 @@ from pipelines.vocabulary.siphash import hash_values
 # The key of the hash has two words: the number of the table (from 1), then "dlrm" in
 # ASCII.
 HASH_KEY = 0x646C726D
+NUM_FINGERPRINTS = (1 << 63) - 1  # ids of growing tables, 0 included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,12 +43,15 @@ class HashNumbering:
         return self
 
     def find(self, values: Values) -> np.ndarray:
-        """Return int32 ids of distinct values, of `values.keys` and `values.texts`."""
+        """Return ids of distinct values, of `values.keys` and `values.texts`.
+
+        They are int32 if all ids fit, and int64 otherwise.
+        """
         hashes = hash_values(values, (self.key, HASH_KEY))
         ids = 1 + (hashes % np.uint64(self.num_buckets - 1)).astype(np.int64)
         if len(values.keys) and values.keys[0] == 0:
             ids[0] = 0
-        return ids.astype(np.int32)
+        return ids if self.num_buckets > 1 << 31 else ids.astype(np.int32)
 
     def values(self) -> list[bytes]:
         """Return an empty list: hashing accepts any value and stores none."""
@@ -57,6 +61,38 @@ class HashNumbering:
     def counts(self) -> np.ndarray:
         """An empty array: hashing stores no counts."""
         return np.zeros(0, np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowingNumbering(HashNumbering):
+    """The ids of a growing table: fingerprints of values, 63 bits.
+
+    The id is that of `HashNumbering` with 2^63 - 1 buckets: `1 + h % (2^63 - 2)`.
+
+    Args:
+        num_buckets: Number of ids, `NUM_FINGERPRINTS`.
+        key: First word of the key of the hash.
+        rows: Number of rows of the table.
+    """
+
+    rows: int = 2
+
+    def __len__(self) -> int:
+        return self.rows - 1
+
+
+def numbering_of(schema: Schema, number: int) -> HashNumbering | None:
+    """Return the numbering of a table that needs no values; `None` for others.
+
+    Args:
+        schema: The columns.
+        number: Position of the table in `schema.tables`.
+    """
+    table = list(schema.tables)[number]
+    growing, buckets = (schema.option(table, n) for n in ("growing", "hash_buckets"))
+    if growing is not None:
+        return GrowingNumbering(NUM_FINGERPRINTS, number + 1, growing.rows)
+    return None if buckets is None else HashNumbering(buckets, number + 1)
 
 
 class HashVocabulary(TableVocabulary):
@@ -98,6 +134,11 @@ class HashVocabulary(TableVocabulary):
         if hasattr(num_buckets, "__index__"):
             own = [self.schema.option(table, "hash_buckets") for table in tables]
             num_buckets = [num_buckets if size is None else size for size in own]
+            growing = [self.schema.option(table, "growing") for table in tables]
+            num_buckets = [
+                size if rules is None else rules.rows
+                for size, rules in zip(num_buckets, growing, strict=True)
+            ]
         sizes = [int(size) for size in num_buckets]
         if len(sizes) != len(tables) or min(sizes) < 2:
             raise UserError(
@@ -116,7 +157,13 @@ class HashVocabulary(TableVocabulary):
     @property
     def numberings(self) -> list[HashNumbering]:
         """The numbering of each table."""
-        return [HashNumbering(size, k + 1) for k, size in enumerate(self._sizes)]
+        numberings: list[HashNumbering] = []
+        for k, size in enumerate(self._sizes):
+            own = numbering_of(self.schema, k) if self.schema.has_growing else None
+            is_growing = isinstance(own, GrowingNumbering)
+            hashed = HashNumbering(size, k + 1)
+            numberings.append(own if own is not None and is_growing else hashed)
+        return numberings
 
     @property
     def sizes(self) -> list[int]:
@@ -185,6 +232,11 @@ class SharedHashVocabulary(HashVocabulary):
                 f"fields). Received: num_rows={num_rows!r}"
             )
         schema = Schema.criteo() if schema is None else schema
+        if schema.has_growing:
+            raise UserError(
+                "A table that all features share cannot grow: leave `growing` or "
+                "`shared_table` out."
+            )
         num_features = len(schema.sparse)
         super().__init__([num_rows] * len(schema.tables), schema)
         self._sizes = [num_rows] * num_features

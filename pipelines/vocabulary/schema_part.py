@@ -31,7 +31,9 @@ def features_digest(schema: Schema, learned: Learned) -> bytes:
     criteo = Schema.criteo()
     if (schema.dense, schema.sparse) == (criteo.dense, criteo.sparse):
         return b""
-    features = [*map(repr, schema.dense), *map(repr, schema.sparse)]
+    # The bytes are as before there were growing tables.
+    sparse = [repr(f).replace(", growing=None)", ")") for f in schema.sparse]
+    features = [*map(repr, schema.dense), *sparse]
     return json.dumps([features, learned], sort_keys=True).encode() + b"\n"
 
 

@@ -18,9 +18,11 @@ from pipelines.schema import Schema
 from pipelines.vocabulary import checked_file, schema_part
 from pipelines.vocabulary.base import TableVocabulary
 from pipelines.vocabulary.hashing import (
+    GrowingNumbering,
     HashNumbering,
     HashVocabulary,
     SharedHashVocabulary,
+    numbering_of,
 )
 from pipelines.vocabulary.numbering import Numbering
 from pipelines.vocabulary.numbering_file import read_numbering
@@ -84,9 +86,9 @@ class Vocabulary(TableVocabulary):
             )
         numberings: list[Any] = []
         for number, table in enumerate(schema.tables):
-            buckets = schema.option(table, "hash_buckets")
-            if buckets is not None:
-                numberings.append(HashNumbering(buckets, number + 1))
+            hashed = numbering_of(schema, number)
+            if hashed is not None:
+                numberings.append(hashed)
                 continue
             _check_values(schema, table, values[number])
             numberings.append(Numbering.of_values(values[number], counts[number]))
@@ -176,6 +178,23 @@ class Vocabulary(TableVocabulary):
         schema = Schema.criteo() if schema is None else schema
         return build(paths, schema, min_count, max_size, progress, quarantine)
 
+    @classmethod
+    def without_values(cls, schema: Schema) -> "Vocabulary | None":
+        """Return the vocabulary of a schema whose tables all hash or grow.
+
+        Args:
+            schema: The columns.
+
+        Returns:
+            The vocabulary, which needs no pass over the rows; `None` if some table
+            lists its values, or a transform learns numbers.
+        """
+        numbers = range(len(schema.tables))
+        numberings = [numbering_of(schema, number) for number in numbers]
+        if schema.is_learned or None in numberings:
+            return None
+        return cls.of_numberings(numberings, schema=schema)
+
     @property
     def numberings(self) -> list[Any]:
         """The numbering of each table."""
@@ -214,6 +233,9 @@ class Vocabulary(TableVocabulary):
         digest = hashlib.sha256(b"vocabulary\n")
         digest.update(schema_part.features_digest(self.schema, self.learned))
         for table, numbering in zip(self.schema.tables, self._numberings, strict=True):
+            if isinstance(numbering, GrowingNumbering):
+                digest.update(f"{table}\tgrowing {numbering.rows}\n".encode())
+                continue
             if isinstance(numbering, HashNumbering):
                 digest.update(f"{table}\thash {numbering.num_buckets}\n".encode())
                 continue
@@ -249,9 +271,9 @@ class Vocabulary(TableVocabulary):
         numberings: list[Any] = []
         place = 0
         for number, (table, size) in enumerate(zip(schema.tables, sizes, strict=True)):
-            buckets = schema.option(table, "hash_buckets")
-            if buckets is not None:
-                numberings.append(HashNumbering(buckets, number + 1))
+            hashed = numbering_of(schema, number)
+            if hashed is not None:
+                numberings.append(hashed)
                 continue
             numbering, place = read_numbering(lines, place, table, size - 1)
             numberings.append(numbering)

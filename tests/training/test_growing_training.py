@@ -17,6 +17,8 @@ from helpers.growing_oracle import Simulator, initial_row
 import tf_dlrm
 from tf_dlrm import EmbeddingTable, GrowingIds
 
+pytestmark = pytest.mark.filterwarnings("ignore:Growing table .* full")
+
 OPTIMIZERS = {
     "sgd": "sgd",
     "adagrad": "adagrad",

@@ -2,6 +2,7 @@
 
 from tf_dlrm.callbacks.early_stopping import EarlyStopping, EvaluateWithinEpochs
 from tf_dlrm.callbacks.gradient_norms import GradientNormLogger
+from tf_dlrm.callbacks.growing_tables import GrowingTableLogger
 from tf_dlrm.callbacks.histograms import HistogramLogger
 from tf_dlrm.callbacks.hyperparameters import HyperparameterLogger
 from tf_dlrm.callbacks.plateau import ReduceLROnPlateau
@@ -20,6 +21,7 @@ __all__ = [
     "EmbeddingProjector",
     "EvaluateWithinEpochs",
     "GradientNormLogger",
+    "GrowingTableLogger",
     "HistogramLogger",
     "HyperparameterLogger",
     "PRCurveLogger",

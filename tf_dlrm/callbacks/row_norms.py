@@ -37,9 +37,16 @@ def row_norms(embedding: EmbeddingLayer, table: EmbeddingTable) -> tuple[float, 
         table: The `EmbeddingTable`.
     """
     total, largest = 0.0, 0.0
-    for a, b in row_ops.block_ranges(table.vocabulary_size, table.embedding_dim):
-        rows = embedding.get_rows(table.name, np.arange(a, b))
+    own = None
+    if table.growing is not None:  # not its empty rows
+        own = np.flatnonzero(embedding.get_ids(table.name) >= 0)
+        if not len(own):
+            return 0.0, 0.0
+    num_rows = table.vocabulary_size if own is None else len(own)
+    for a, b in row_ops.block_ranges(num_rows, table.embedding_dim):
+        places = np.arange(a, b) if own is None else own[a:b]
+        rows = embedding.get_rows(table.name, places)
         norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
         total += float(norms.sum())
         largest = np.maximum(largest, norms.max())  # keeps NaN
-    return total / table.vocabulary_size, float(largest)
+    return total / num_rows, float(largest)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_dlrm.runtime import accelerators, deferred_checks
 from tf_dlrm.runtime.types import Logs
 from tf_dlrm.training import keras_hooks
+from tf_dlrm.training.full_tables import FullTables, grows
 from tf_dlrm.training.guard import GuardCallback
 from tf_dlrm.training.table_rates import TableRates
 
@@ -58,6 +59,9 @@ def add(
         callbacks = keras_hooks.with_each(callbacks, rates, stack)
     if guard is not None:
         callbacks = keras_hooks.with_callback(callbacks, guard, stack)
+    if grows(model):
+        full = FullTables()
+        callbacks = keras_hooks.with_callback(callbacks, full, stack)
     if accelerators.are_visible():
         callbacks = keras_hooks.with_callback(callbacks, DeferredReader(), stack)
     return callbacks

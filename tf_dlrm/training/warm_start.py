@@ -97,7 +97,9 @@ def warm_start(
             example from `keras.saving.load_model`. It is not changed.
         row_maps: Dict of table names to integer arrays `(rows of the older model,)`
             with the row in the new model, or -1 for none. Tables without a map keep
-            their rows, so their size must be the same in both models.
+            their rows, so their size must be the same in both models. A growing table
+            of the new model takes ids: pass the id of each row of the older model. If
+            the table grows in both models, pass no map: ids, rows and state are copied.
 
     Returns:
         The numbers of copied, new and dropped rows, by table.
@@ -142,6 +144,8 @@ def _move_table(
     iterations: int,
 ) -> WarmTable:
     old, new = old_model.embedding, model.embedding
+    if _grows(model, name):
+        return _move_growing(new, old, name, row_map, iterations)
     rows = new.get_table(name)
     num_rows, num_bytes = len(rows), _move(old.get_table(name), rows, row_map)
     new.set_table(name, rows)
@@ -155,6 +159,32 @@ def _move_table(
     return WarmTable(
         name, num_kept, num_rows - num_kept, len(row_map) - num_kept, num_bytes
     )
+
+
+def _grows(model: keras.Model, name: str) -> bool:
+    return any(t.growing is not None for t in model.spec.tables if t.name == name)
+
+
+def _move_growing(
+    new: Any, old: Any, name: str, ids: np.ndarray, iterations: int
+) -> WarmTable:
+    """Copy a table to a growing one: by its own ids, or those of its rows."""
+    if len(ids):
+        own = np.flatnonzero(ids >= 0)
+        slots = old.get_state([name])["slots"][name]
+        state = {slot: values[own] for slot, values in slots.items()}
+        num_lost = new.set_rows(name, ids[own], old.get_table(name)[own], state)
+        num_old = len(ids)
+    else:
+        num_old = old.occupancy(name).num_ids
+        placement = new.copy_growing(name, old)
+        num_lost = 0 if placement is None else placement.num_lost
+        own = np.arange(num_old)
+    new.set_state({"iterations": iterations, "slots": {}})
+    num_kept = len(own) - num_lost
+    num_rows = new.occupancy(name).num_slots
+    num_bytes = 4 * num_kept * new.live_rows(name).rows.shape[1]
+    return WarmTable(name, num_kept, num_rows - num_kept, num_old - num_kept, num_bytes)
 
 
 def _move(source: np.ndarray, target: np.ndarray, row_map: np.ndarray) -> int:
@@ -196,6 +226,9 @@ def _check_maps(
     checked = {}
     for table in model.spec.tables:
         name, size = table.name, table.vocabulary_size
+        if table.growing is not None:
+            checked[name] = _check_ids(old_model, name, row_maps.get(name))
+            continue
         if name not in row_maps:
             if size != old_sizes[name]:
                 raise UserError(
@@ -225,6 +258,33 @@ def _check_maps(
                 f"`row_maps` of '{name}' contains row {repeated:,} more than once."
             )
     return checked
+
+
+def _check_ids(old_model: keras.Model, name: str, ids: Any) -> np.ndarray:
+    """Return the ids of the rows of the older model; empty if its table grows, too."""
+    num_rows = {t.name: t.vocabulary_size for t in old_model.spec.tables}[name]
+    if _grows(old_model, name):
+        if ids is not None:
+            raise UserError(
+                f"Table '{name}' grows in both models, so its ids are copied. Leave it "
+                "out of `row_maps`."
+            )
+        return np.zeros(0, np.int64)
+    if ids is None:
+        raise UserError(
+            f"Table '{name}' takes new ids in the new model only: `row_maps` must "
+            f"contain the id of each of its {num_rows:,} rows in the older model."
+        )
+    ids = np.asarray(ids)
+    if ids.shape != (num_rows,) or ids.dtype.kind not in "iu":
+        raise UserError(
+            f"`row_maps` of '{name}' must have {num_rows:,} integers, the id of each "
+            f"row of the older model. Received: {ids.dtype} of shape {ids.shape}"
+        )
+    own = ids[ids >= 0]
+    if len(np.unique(own)) < len(own):
+        raise UserError(f"`row_maps` of '{name}' contains an id more than once.")
+    return ids.astype(np.int64)
 
 
 def _check_same(model: keras.Model, old_model: keras.Model) -> None:

@@ -80,7 +80,7 @@ class Moves:
             placement = table_state.put(growing, name, state)
             if placement is None:
                 if self._file[f"table:{name}"].shape != self._store.shape(name):
-                    placement = _all_slots(growing, name)
+                    placement = table_state.all_slots(growing, name)
                 else:
                     continue
             self.placements[name] = placement
@@ -98,9 +98,3 @@ class Moves:
         """Write the rows of moved ids to a table or slot."""
         placement = self.placements[name]
         table_state.move_rows(self._store, name, slot, np.asarray(values), placement)
-
-
-def _all_slots(growing, name):
-    ids = growing.read_slots(name, growing.slots.ids)
-    own = np.flatnonzero(ids >= 0)
-    return Placement(own, own, 0)

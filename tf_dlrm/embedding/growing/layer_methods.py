@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags
+from tf_dlrm.embedding import bags, table_files
 from tf_dlrm.embedding.growing import event_time, occupancy, table_state
 from tf_dlrm.embedding.growing.growing_tables import GrowingTables
 from tf_dlrm.embedding.growing.occupancy import Occupancy
 from tf_dlrm.embedding.growing.slots import EMPTY
+from tf_dlrm.embedding.growing.table_state import Placement
 from tf_dlrm.embedding.table_store import TableStore
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
@@ -208,6 +209,41 @@ class GrowingMethods:
                 self._store, name, slot, np.asarray(values), placement
             )
         return placement.num_lost
+
+    def copy_growing(self, name: str, source: "GrowingMethods") -> Placement | None:
+        """Copy a growing table of another layer: ids, rows and optimizer state.
+
+        Args:
+            name: Name of the table in both layers.
+            source: The other layer, whose table may have another number of rows.
+
+        Returns:
+            Where ids moved to, or `None` if all keep their rows.
+
+        Raises:
+            ValueError: If either layer has no such growing table, or the optimizers of
+                the tables differ.
+        """
+        growing, other = self._find_growing(name), source._find_growing(name)
+        if self._store.slot_widths(name) != source._store.slot_widths(name):
+            raise UserError(f"The optimizers of the tables '{name}' differ.")
+        self._store.settle()
+        source._store.settle()
+        growing.clock.assign(tf.maximum(growing.clock, other.clock))
+        if len(other.moments.numpy()):
+            growing.moments.assign(other.moments.read_value())
+        placement = table_state.put(growing, name, table_state.get(other, name))
+        is_same = self._store.shape(name) == source._store.shape(name)
+        if placement is not None or not is_same:
+            growing.start_shared_rows([name])
+        for slot in (None, *self._store.slot_widths(name)):
+            values = source._store.read(name, slot)
+            if placement is None and is_same:
+                table_files.write(self._store, name, slot, values)
+                continue
+            moved = placement or table_state.all_slots(growing, name)
+            table_state.move_rows(self._store, name, slot, values, moved)
+        return placement
 
     def occupancy(self, name: str) -> Occupancy:
         """Return how full a growing table is, and what happened in it.

@@ -72,7 +72,9 @@ class Slots:
         """The variables by name."""
         return {"ids": self.ids, "last_seen": self.last_seen, "hits": self.hits}
 
-    def by_table(self, values: Sequence[int] | np.ndarray, tables: tf.Tensor):
+    def by_table(
+        self, values: Sequence[int] | np.ndarray, tables: tf.Tensor
+    ) -> tf.Tensor:
         """Return a table's value, int64, for each entry of `tables`."""
         values = np.asarray(values, np.int64)
         if (values == values[0]).all():

@@ -175,6 +175,12 @@ def place(
     return Placement(order[got], slots[got] - first, int((~got).sum()))
 
 
+def all_slots(growing: GrowingTables, name: str) -> Placement:
+    """Return the placement in which all ids of a table keep their slots."""
+    own = np.flatnonzero(growing.read_slots(name, growing.slots.ids) != EMPTY)
+    return Placement(own, own, 0)
+
+
 def choose_empty(
     slots: Slots, ids: np.ndarray, tables: tf.Tensor, now: tf.Tensor
 ) -> np.ndarray:
