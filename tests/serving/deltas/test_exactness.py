@@ -1,5 +1,7 @@
 """State k of a published model equals the full export at that step, bit for bit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers import delta_oracle, published, small_model
@@ -8,7 +10,7 @@ from helpers.devices import on_devices
 import tf_dlrm
 from tf_dlrm.optimizers import DenseAdam, RowWiseAdagrad, SparseAdam, SparseSGD
 from tf_dlrm.serving.deltas.channel import Channel
-from tf_dlrm.serving.deltas.state import ModelState
+from tf_dlrm.serving.deltas.state import ModelState, check_layout
 
 
 def check_states(base_dir, callback):
@@ -117,3 +119,16 @@ def test_a_skipped_batch_and_set_tables(tmp_path):
         delta_oracle.apply_chain(base_dir, 2, 1),
         delta_oracle.weights_of(callback.exports[-1]),
     )
+
+
+def test_an_export_of_another_form_is_no_base(original):
+    base_dir, callback = original
+    layout = Channel(base_dir).read_base(1).layout
+    prefix = str(base_dir / "1" / "variables" / "variables")
+    check_layout(prefix, layout, [49])
+    with pytest.raises(ValueError, match="stores its weights in another form"):
+        check_layout(prefix, layout, [48])
+    fewer = dataclasses.replace(layout, dense=layout.dense[:-1])
+    with pytest.raises(ValueError, match="stores its weights in another form"):
+        check_layout(prefix, fewer, [49])
+    assert callback.publications

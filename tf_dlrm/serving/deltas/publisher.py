@@ -19,7 +19,7 @@ from tf_dlrm.serving.deltas.difference import find_changes
 from tf_dlrm.serving.deltas.format import Position
 from tf_dlrm.serving.deltas.gate import Gate
 from tf_dlrm.serving.deltas.operations import HISTORY, PINNED, history_with
-from tf_dlrm.serving.deltas.state import ModelState
+from tf_dlrm.serving.deltas.state import ModelState, check_layout
 from tf_dlrm.serving.deltas.top_share import Selection, TopShare
 from tf_dlrm.serving.export import export_saved_model
 from tf_dlrm.serving.quantization import TABLE_DTYPES, dequantize
@@ -224,6 +224,9 @@ class Publisher:
         else:
             path = self._export_remotely(model, options)
         layout = trained_rows.layout_of(model, self._dtype)
+        prefix = files.join(path, "variables", "variables")
+        variables = model.embedding.lookup_variables
+        check_layout(prefix, layout, [int(v.shape[0]) for v in variables])
         facts = {"step": step, "event_time": event_time, "identity": self._identity}
         version = int(path.rpartition("/")[2])
         self.base = self.channel.write_base(version, layout, facts)

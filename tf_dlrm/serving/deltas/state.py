@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.serving.deltas import files
 from tf_dlrm.serving.deltas.chain import Base, Delta, check_follows
 from tf_dlrm.serving.deltas.channel import Channel
@@ -161,4 +162,29 @@ class ModelState:
             tensor_names=names,
             shape_and_slices=[""] * len(names),
             tensors=[tf.convert_to_tensor(tensors[name]) for name in names],
+        )
+
+
+def check_layout(prefix: str, layout: Layout, num_rows: list[int]) -> None:
+    """Check that an export stores its weights as a layout says, before it is a base.
+
+    Args:
+        prefix: Prefix of the files of its variables.
+        layout: The layout.
+        num_rows: Number of rows of each variable that holds rows.
+
+    Raises:
+        ValueError: If a weight is missing, or has another shape.
+    """
+    reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+    shapes = reader.get_variable_to_shape_map()
+    widths = {place.variable: place.num_columns for place in layout.places}
+    expected = [[rows, widths[i]] for i, rows in enumerate(num_rows)]
+    expected += [list(shape) for shape, _ in layout.dense]
+    stored = [shapes.get(_KEY.format(i)) for i in range(len(expected))]
+    if stored != expected or _KEY.format(len(expected)) in shapes:
+        raise UserError(
+            "The export stores its weights in another form than the model, so changes "
+            "of the model cannot be applied to it: leave out the options of `export` "
+            "that change the form of tables."
         )
