@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.backend.tensorflow import trainer
 from keras.src.losses import loss as losses
 
 from tf_dlrm.embedding import EmbeddingLayer
@@ -106,6 +107,26 @@ def _without_empty_result(reduce):
     return call
 
 
+def _of_workers(reduce):
+    """Return `reduce`, with which Keras reports results, for several workers too.
+
+    Keras averages over the first axis, which scalars lack. Metrics are sums over all
+    workers, so that each worker has the result. (keras#20585)
+    """
+
+    @functools.wraps(reduce)
+    def call(values, strategy, reduction):
+        of_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        if reduction == "concat" or not of_workers:
+            return reduce(values, strategy, reduction)
+        return tf.nest.map_structure(
+            lambda value: strategy.experimental_local_results(value)[0], values
+        )
+
+    return call
+
+
+trainer.reduce_per_replica = _of_workers(trainer.reduce_per_replica)
 losses.reduce_values = _without_empty_result(losses.reduce_values)
 for _name in ("scale_loss_for_distribution", "unscale_loss_for_distribution"):
     setattr(losses, _name, _unless_means_are_kept(getattr(losses, _name)))
