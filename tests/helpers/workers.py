@@ -51,7 +51,8 @@ class Workers:
         for index in range(num_workers):
             pipe, end = _context.Pipe()
             process = _context.Process(
-                target=_serve, args=(end, tf_config(ports, index), num_devices, sys.path)
+                target=_serve,
+                args=(end, tf_config(ports, index), num_devices, sys.path),
             )
             process.start()
             end.close()

@@ -4,22 +4,23 @@ The collective operations of `tf.distribute` in the forms that tables need: tens
 different sizes in each replica, several in one operation.
 
 An operation takes part in an exchange if its instance key is the same in all replicas.
-Each replica counts its operations as it runs them, so that the keys agree as long as all
-replicas run the same operations in the same order, however often each was traced.
+Each replica counts its operations as it runs them, so that the keys agree as long as
+all replicas run the same operations in the same order, however often each was traced.
 """
 
 import functools
 import itertools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tf_dlrm.runtime.place import Place
 
-# Seconds after which a wait for another worker fails. A worker that died is noticed much
-# sooner, by the health check of tf.distribute; the limit ends a wait for one that hangs.
+# Seconds after which a wait for another worker fails. A worker that died is noticed
+# much sooner, by the health check of tf.distribute; this ends a wait for a hanging one.
 LIMIT = 1800.0
 _REPLICAS, _WORKERS = 780_001, 780_002  # group keys, unlike those of tf.distribute
 _eager_keys = itertools.count(1)
@@ -115,13 +116,7 @@ def gather_arrays(place: Place, array: np.ndarray) -> list[np.ndarray]:
     def gather(x):
         with tf.device(place.devices[0]):
             return tf.raw_ops.CollectiveGatherV2(
-                input=x,
-                group_size=place.num_workers,
-                group_key=_WORKERS,
-                instance_key=next(_eager_keys),
-                ordering_token=[],
-                communication_hint="auto",
-                timeout_seconds=LIMIT,
+                input=x, ordering_token=[], **_of_workers(place)
             ).numpy()
 
     sizes = gather(tf.constant([len(array)], tf.int64))
@@ -129,6 +124,51 @@ def gather_arrays(place: Place, array: np.ndarray) -> list[np.ndarray]:
     padded[: len(array)] = array
     rows = gather(tf.constant(padded)).reshape(place.num_workers, -1)
     return [row[:size] for row, size in zip(rows, sizes, strict=True)]
+
+
+def broadcast_array(
+    place: Place, sender: int, array: np.ndarray | None, dtype: Any = np.float32
+) -> np.ndarray:
+    """Return the one-dimensional array of one worker, in all workers.
+
+    All workers must call this function, outside of functions that are traced.
+
+    Args:
+        place: The place of this worker.
+        sender: Number of the worker whose array is sent.
+        array: In this worker, the array; in all others, it is ignored.
+        dtype: Type of the array.
+    """
+    if place.num_workers == 1:
+        if array is None:
+            raise ValueError("The sender must pass an array.")
+        return array
+
+    def send(x, shape, dtype):
+        with tf.device(place.devices[0]):
+            options = _of_workers(place)
+            if place.worker == sender:
+                return tf.raw_ops.CollectiveBcastSendV2(input=x, **options).numpy()
+            return tf.raw_ops.CollectiveBcastRecvV2(
+                T=dtype, shape=shape, **options
+            ).numpy()
+
+    size = np.array([0 if array is None else len(array)], np.int64)
+    (num_values,) = send(tf.constant(size), [1], tf.int64)
+    if not num_values:
+        return np.zeros(0, dtype)
+    own = tf.zeros(0) if array is None else tf.constant(np.asarray(array, dtype))
+    return send(own, [int(num_values)], tf.as_dtype(dtype))
+
+
+def _of_workers(place):
+    return {
+        "group_size": place.num_workers,
+        "group_key": _WORKERS,
+        "instance_key": next(_eager_keys),
+        "communication_hint": "auto",
+        "timeout_seconds": LIMIT,
+    }
 
 
 def _pack(tensors):
@@ -161,5 +201,3 @@ def _unpack(header, payload, like: Mapping[str, tf.Tensor]) -> dict[str, tf.Tens
         tensor.set_shape([None, *own.shape[1:]] if rank else [])
         tensors[name], first = tensor, end
     return tensors
-
-

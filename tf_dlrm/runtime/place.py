@@ -7,6 +7,7 @@ import tensorflow as tf
 from tf_dlrm.runtime.errors import UserError
 
 _JOBS = ("chief", "worker")  # in the order in which tf.distribute numbers replicas
+_ALONE: tuple[str, ...] = ("the only worker",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def place_of(strategy: tf.distribute.Strategy) -> Place:
         tf.distribute.TPUStrategy,
         tf.distribute.experimental.CentralStorageStrategy,
     )
-    worker, workers = 0, ("the only worker",)
+    worker, workers = 0, _ALONE
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         worker, workers = _find_workers(strategy.cluster_resolver)
     num_replicas = strategy.num_replicas_in_sync
@@ -86,14 +87,15 @@ def place_of(strategy: tf.distribute.Strategy) -> Place:
 def _find_workers(resolver) -> tuple[int, tuple[str, ...]]:
     """Return the number of this worker and a text for each worker."""
     addresses = resolver.cluster_spec().as_dict()
-    workers, own = [], None
+    workers: list[str] = []
+    own = None
     for job in _JOBS:
         for index, address in enumerate(addresses.get(job, ())):
             if (job, index) == (resolver.task_type, resolver.task_id):
                 own = len(workers)
             workers.append(f"worker {len(workers)} ({job} {index}, {address})")
     if not workers:  # without TF_CONFIG, there is one worker
-        return 0, ("the only worker",)
+        return 0, _ALONE
     if own is None:
         raise UserError(
             f"This process is {resolver.task_type} {resolver.task_id}, which is not a "

@@ -109,7 +109,9 @@ def run_for_all(
         return function([arguments])[0]
     own = place_of(context.strategy)
     if own.num_workers > 1:
-        return _run_for_all_workers(function, arguments, own)
+        gathered = Group(own, number()).gather(arguments)
+        anything = next(iter(arguments.values()))
+        return run_for_worker(lambda _: function(gathered), anything)
     names = list(arguments)
     settings = xla.settings()  # local to the thread; `merged` runs in another one
 
@@ -125,17 +127,30 @@ def run_for_all(
     return context.merge_call(merged, args=tuple(arguments.values()))[number()]
 
 
-def _run_for_all_workers(function, arguments, own):
-    """Call `function` once in this worker, with the arguments of all workers."""
-    gathered = Group(own, number()).gather(arguments)
-    if len(own.devices) == 1:
-        return function(gathered)[number()]
-    settings = xla.settings()
+@tf.autograph.experimental.do_not_convert
+def run_for_worker(
+    function: Callable[[list[tuple[tf.Tensor, ...]]], list], *tensors: tf.Tensor
+) -> Any:
+    """Call `function` once in this worker, with the tensors of its replicas.
 
-    def merged(strategy, *_):
+    Each replica of the worker must call this function.
+
+    Args:
+        function: Function that takes the tensors of each replica of the worker, and
+            returns a list with a result for each replica of all workers.
+        *tensors: Tensors of this replica, at least one.
+
+    Returns:
+        The result for this replica.
+    """
+    if len(place().devices) == 1:
+        return function([tensors])[number()]
+    settings = xla.settings()  # local to the thread; `merged` runs in another one
+
+    def merged(strategy, *values):
+        columns = [strategy.experimental_local_results(value) for value in values]
         with settings:
-            return tuple(function(gathered))
+            return tuple(function(list(zip(*columns, strict=True))))
 
-    anything = next(iter(arguments.values()))
     context = tf.distribute.get_replica_context()
-    return context.merge_call(merged, args=(anything,))[number()]
+    return context.merge_call(merged, args=tensors)[number()]
