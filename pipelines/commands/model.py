@@ -1,6 +1,8 @@
 """`tf-dlrm train`: from files to a run."""
 
+import contextlib
 import dataclasses
+import io
 from typing import Annotated, ClassVar, Literal
 
 import tyro
@@ -176,9 +178,11 @@ class Train:
             self.watching.check_tables(schema or load_schema("criteo"))
         if records is not None:
             check_sampled_once(self.config, records, Manifest.load(records))
+        from pipelines.runs.devices import count_workers
+
         if self.devices < 1:
             raise UserError(f"--devices must be at least 1. Received: {self.devices}")
-        if self.devices == 1 and self.placement != "auto":
+        if count_workers() == self.devices == 1 and self.placement != "auto":
             raise UserError(
                 f"--plan {self.placement} has no effect on one device: leave it out, "
                 "or set --devices to 2 or more."
@@ -221,8 +225,7 @@ class Train:
 
     def run(self) -> None:
         """Train the model."""
-        from pipelines import vocabulary as vocabularies
-        from pipelines.runs import saving
+        from pipelines.runs import workers
         from pipelines.runs.devices import make_strategy
         from pipelines.runs.folder import RunFolder
 
@@ -231,6 +234,16 @@ class Train:
             print(f"{self.out}: this run is already finished; nothing to resume.")
             return
         strategy = make_strategy(self.devices)
+        if not workers.place_of(strategy).is_chief:
+            with contextlib.redirect_stdout(io.StringIO()):  # the chief prints
+                self._train_and_print(strategy)
+        else:
+            self._train_and_print(strategy)
+
+    def _train_and_print(self, strategy) -> None:
+        from pipelines import vocabulary as vocabularies
+        from pipelines.runs import saving
+
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
         folder, results = self._train(strategy, vocabulary)
         print_training(results["metrics"])

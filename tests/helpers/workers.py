@@ -37,7 +37,7 @@ def tf_config(ports, index):
     return json.dumps({"cluster": {"worker": workers}, "task": task})
 
 
-class Workers:
+class Group:
     """Worker processes that call functions of test modules, all at the same time.
 
     Args:
@@ -46,8 +46,12 @@ class Workers:
     """
 
     def __init__(self, num_workers=2, num_devices=1):
-        ports = free_ports(num_workers)
+        self._size = num_workers, num_devices
         self._pipes, self.processes = [], []
+
+    def _start(self):
+        num_workers, num_devices = self._size
+        ports = free_ports(num_workers)
         for index in range(num_workers):
             pipe, end = _context.Pipe()
             process = _context.Process(
@@ -67,6 +71,7 @@ class Workers:
             process.kill()
         for process in self.processes:
             process.join()
+        self._pipes, self.processes = [], []  # the next case starts others
 
     def run(self, function, *arguments, **options):
         """Call a module's function in each worker; return the results of all.
@@ -74,6 +79,8 @@ class Workers:
         The function gets the worker's `MultiWorkerMirroredStrategy` first. A result
         must be picklable.
         """
+        if not self.processes:
+            self._start()
         place = inspect.getfile(function), function.__name__
         for pipe in self._pipes:
             pipe.send((place, arguments, options))
@@ -99,6 +106,7 @@ def _serve(pipe, config, num_devices, path):
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices
     )

@@ -126,6 +126,11 @@ def gather_arrays(place: Place, array: np.ndarray) -> list[np.ndarray]:
     return [row[:size] for row, size in zip(rows, sizes, strict=True)]
 
 
+def wait_for_all(place: Place) -> None:
+    """Wait until all workers have called this function."""
+    gather_arrays(place, np.zeros(1, np.int64))
+
+
 def broadcast_array(
     place: Place, sender: int, array: np.ndarray | None, dtype: Any = np.float32
 ) -> np.ndarray:

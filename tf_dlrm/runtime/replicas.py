@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_dlrm.runtime import xla
 from tf_dlrm.runtime.collectives import Group
 from tf_dlrm.runtime.errors import UserError
-from tf_dlrm.runtime.place import Place, place_of
+from tf_dlrm.runtime.place import ALONE, Place, place_of
 
 Result = TypeVar("Result")
 
@@ -37,7 +37,7 @@ def local_number() -> int:
 def place() -> Place:
     """Return the place of this process under the current strategy."""
     if not tf.distribute.has_strategy():
-        return Place(0, ("the only worker",), ("",))  # TensorFlow's default device
+        return ALONE
     return place_of(tf.distribute.get_strategy())
 
 

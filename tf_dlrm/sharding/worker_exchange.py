@@ -88,7 +88,7 @@ class WorkerExchange:
             pooled, _ = group.fused.pool(*join(selections), Call())
             flat.append(tf.reshape(pooled, (-1, pooled.shape[1] * pooled.shape[2])))
         columns = _joined(flat, tf.add_n(num_rows), max(widths))
-        most = tf.reduce_max(num_rows)
+        most = tf.maximum(tf.reduce_max(num_rows), 1)  # no block is empty
         blocks = [_padded(x, most) for x in tf.split(columns, num_rows)]
         arrived = exchange.swap(tf.stack(blocks))  # (N, B, W)
         own_rows = bags.num_examples(ids, self._num_features)
@@ -157,8 +157,10 @@ class WorkerExchange:
             sum(sum(group.gradient_widths) for group in self._trained(device))
             for device in range(len(self._groups))
         ]
+        if not any(widths):
+            return tf.zeros((len(self._groups), 0, 0))
         counts = exchange.gather({"rows": num_rows})
-        most = tf.reduce_max([count["rows"] for count in counts])
+        most = tf.maximum(tf.reduce_max([count["rows"] for count in counts]), 1)
         blocks = []
         for device in range(len(self._groups)):
             flat = [

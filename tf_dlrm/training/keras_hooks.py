@@ -108,20 +108,25 @@ def _without_empty_result(reduce):
 
 
 def _of_workers(reduce):
-    """Return `reduce`, with which Keras reports results, for several workers too.
+    """Return `reduce`, with which Keras reports a step, for several workers too.
 
-    Keras averages over the first axis, which scalars lack. Metrics are sums over all
-    workers, so that each worker has the result. (keras#20585)
+    Keras averages over the first axis, which scalars lack (keras#20585). All results
+    are averaged over the replicas in one operation.
     """
 
     @functools.wraps(reduce)
     def call(values, strategy, reduction):
         of_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        if reduction == "concat" or not of_workers:
+        results = tf.nest.flatten(values)
+        if reduction == "concat" or not of_workers or not results:
             return reduce(values, strategy, reduction)
-        return tf.nest.map_structure(
-            lambda value: strategy.experimental_local_results(value)[0], values
-        )
+        local = [strategy.experimental_local_results(value) for value in results]
+        own = [tf.stack([tf.cast(x, tf.float32) for x in row]) for row in zip(*local)]
+        total = strategy.reduce("MEAN", tf.add_n(own) / len(own), axis=None)
+        means = [
+            tf.cast(mean, row[0].dtype) for mean, row in zip(tf.unstack(total), local)
+        ]
+        return tf.nest.pack_sequence_as(values, means)
 
     return call
 
