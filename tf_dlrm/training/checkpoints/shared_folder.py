@@ -98,8 +98,9 @@ class SharedFolder(CheckpointFolder):
     def clear(self, but: str | None = None) -> None:
         """Remove checkpoints, in the chief."""
         if self._place.is_chief:
-            super().clear(but)
-        self._wait()
+            super().clear(but)  # which calls `prune`, and thereby waits
+        else:
+            self._wait()
 
 
 def folder_of(path: PathLike, place: Place) -> CheckpointFolder:
