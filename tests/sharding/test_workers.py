@@ -7,6 +7,7 @@ import tensorflow as tf
 from helpers import sharded_model
 from helpers.workers import Group
 
+import tf_dlrm
 from tf_dlrm import optimizers
 
 pytestmark = pytest.mark.integration
@@ -119,3 +120,85 @@ def test_a_worker_whose_data_end_first(pair, plan):
     history = {"loss": results[-1][:1]}
     expected = state_of(model), history, model.predict(uneven(0), verbose=0)
     assert_equal(pair.run(train_uneven, plan), expected)
+
+
+def save(strategy, plan, folder):
+    model = make(strategy, plan, "adagrad")
+    data = sharded_model.make_data("ragged", 20, 10)
+    model.fit(data, verbose=0)
+    model.save(f"{folder}/model.keras")
+    model.save_weights(f"{folder}/model.weights.h5")
+    rows = model.embedding.get_rows("C3", [100, 0, 7])
+    again = make(strategy, plan, "adagrad")
+    again.load_weights(f"{folder}/model.weights.h5")
+    return state_of(model), state_of(again), rows, model.predict(data, verbose=0)
+
+
+@pytest.mark.parametrize("plan", [sharded_model.COPIES, sharded_model.MIXED], ids=str)
+def test_files_of_two_workers_load_anywhere(pair, plan, tmp_path):
+    results = pair.run(save, plan, str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model.keras",
+        "model.weights.h5",
+    }
+    one = keras.saving.load_model(tmp_path / "model.keras")
+    data = sharded_model.make_data("ragged", 20, 10)
+    predictions, state = one.predict(data, verbose=0), state_of(one)
+    for saved, loaded, rows, own_predictions in results:
+        np.testing.assert_allclose(own_predictions, predictions, atol=1e-6)
+        np.testing.assert_array_equal(rows, state[0]["C3"][[100, 0, 7]])
+        for own, steps in (saved, loaded):
+            assert steps == state[1]
+            for name, value in state[0].items():
+                np.testing.assert_array_equal(own[name], value, err_msg=name)
+
+
+def refuse(strategy, folder):
+    """Return the messages of what one worker cannot do alone."""
+    with strategy.scope():
+        model = make(strategy, "row_wise", "adagrad")
+    ids = np.zeros((2, 5), int)
+    calls = [
+        lambda: model.embedding(ids),
+        lambda: model.embedding.lookup(ids),
+        lambda: tf_dlrm.export_saved_model(model, folder),
+        lambda: tf.train.Checkpoint(model=model).save(f"{folder}/checkpoint"),
+    ]
+    messages = []
+    for call in calls:
+        try:
+            call()
+            messages.append("it was not refused")
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
+
+
+def test_what_one_worker_cannot_do_alone_is_refused(pair, tmp_path):
+    expected = ("by all workers at once", "on one device", "exported", "one worker")
+    for messages in pair.run(refuse, str(tmp_path)):
+        for message, part in zip(messages, expected, strict=True):
+            assert part in message
+
+
+def skip_a_batch(strategy):
+    """Only the part of one worker has a value that is not finite."""
+    model = make(strategy, "auto", "adagrad")
+    features, label, weight = next(iter(sharded_model.make_data("one_hot", 8, 8)))
+    before, _ = state_of(model)
+    features["dense_features"] = features["dense_features"].numpy()
+    features["dense_features"][0] = np.nan
+    data = tf.data.Dataset.from_tensors((features, label, weight)).unbatch().batch(8)
+    try:
+        model.fit(data, verbose=0)
+    except tf_dlrm.training.NotFiniteError as error:
+        message = str(error)
+    after, _ = state_of(model)
+    same = all(np.array_equal(after[name], before[name]) for name in before)
+    return model.num_skipped_batches, same, message
+
+
+def test_a_batch_that_one_worker_cannot_apply_is_skipped_by_all(pair):
+    for number, same, message in pair.run(skip_a_batch):
+        assert (number, same) == (1, True)
+        assert "dense features" in message

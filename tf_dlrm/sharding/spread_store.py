@@ -55,7 +55,7 @@ class SpreadStore(TableStore):
         own = range(first_device, first_device + len(devices))
         self.groups = [group for group in self.all_groups if group.device in own]
         self._exchange = Exchange(self.groups, devices, self.num_features)
-        self._state = CheckpointState(plan)
+        self._state = CheckpointState(plan, plan.num_devices > len(devices))
         # The shards of each table: pairs `(shard, group)`.
         self._places = collections.defaultdict(list)
         for group in self.groups:

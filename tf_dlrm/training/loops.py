@@ -1,10 +1,14 @@
-"""What surrounds the loops of Keras' `fit`, `evaluate` and `predict`."""
+"""Contexts around what all workers of a model do: its loops, and saving it."""
 
 import contextlib
+import os
+import pathlib
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from tf_dlrm.runtime import place
+from tf_dlrm.runtime.collectives import wait_for_all
 from tf_dlrm.training import keras_hooks
 
 
@@ -25,3 +29,26 @@ def running(model: Any, steps: int | None) -> Iterator[None]:
     quiet = keras_hooks.without_end_of_data_warnings(steps)
     with quiet, explaining_lost_workers(model):
         yield
+
+
+@contextlib.contextmanager
+def written_by_chief(model: Any, path: Any) -> Iterator[Any]:
+    """Return a context in which all workers write a file, and the chief's is kept.
+
+    All workers must take part, because each table is on one of them. The others write
+    temporary files, and wait until the chief has written its own.
+
+    Args:
+        model: The model.
+        path: The path to write. A file object is returned unchanged.
+    """
+    own = place.place_of(model.distribute_strategy)
+    if own.num_workers == 1 or not isinstance(path, str | os.PathLike):
+        yield path
+        return
+    if own.is_chief:
+        yield path
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield str(pathlib.Path(folder) / pathlib.Path(path).name)
+    wait_for_all(own)
