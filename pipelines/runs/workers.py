@@ -9,12 +9,10 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from pipelines.runs.folder import RunFolder
-from tf_dlrm.runtime import place
-from tf_dlrm.runtime.collectives import wait_for_all
-from tf_dlrm.runtime.place import Place
+from tf_dlrm.runtime import collectives, place
 
 
-def place_of(strategy: tf.distribute.Strategy | None) -> Place:
+def place_of(strategy: tf.distribute.Strategy | None) -> place.Place:
     """Return the place of this process under the strategy of a run."""
     return place.ALONE if strategy is None else place.place_of(strategy)
 
@@ -27,7 +25,7 @@ def explaining_lost(
 
 
 @contextlib.contextmanager
-def folder_of(folder: RunFolder, own: Place) -> Iterator[RunFolder]:
+def folder_of(folder: RunFolder, own: place.Place) -> Iterator[RunFolder]:
     """Return the folder that this worker writes: a temporary one except in the chief.
 
     It begins as a copy of the run's description and shares its checkpoints, so that all
@@ -38,7 +36,7 @@ def folder_of(folder: RunFolder, own: Place) -> Iterator[RunFolder]:
         own: The place of this worker.
     """
     if own.num_workers == 1 or own.is_chief:
-        wait_for_all(own)  # the others copy first
+        collectives.wait_for_all(own)  # the others copy first
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="worker-") as scratch:
@@ -47,7 +45,7 @@ def folder_of(folder: RunFolder, own: Place) -> Iterator[RunFolder]:
         copy.checkpoint_dir = folder.checkpoint_dir
         for path in _described(folder):
             shutil.copy(path, copy.path)
-        wait_for_all(own)
+        collectives.wait_for_all(own)
         yield copy
 
 

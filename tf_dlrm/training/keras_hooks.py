@@ -21,6 +21,7 @@ from tf_dlrm.embedding import EmbeddingLayer
 from tf_dlrm.embedding.recording import recorded_losses
 from tf_dlrm.runtime import accelerators, replicas
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.training.epoch_sizes import agree_on_size
 
 _thread = threading.local()
 # Types of constructor arguments of layers that take part in the computation.
@@ -333,6 +334,7 @@ class KerasModelAdapter(keras.Model):
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if iterator is not None:
+            agree_on_size(iterator)
             expect_end_of_data(iterator)
             begin_at_position(iterator)
             device = accelerators.first()
