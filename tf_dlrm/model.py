@@ -27,7 +27,7 @@ from tf_dlrm.layers.mlp import build as build_layer
 from tf_dlrm.runtime import disk
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import PathLike, Shape
-from tf_dlrm.training import keras_hooks
+from tf_dlrm.training import keras_hooks, loops
 from tf_dlrm.training.row_sparse_model import RowSparseModel
 from tf_dlrm.training.weights_file import WeightsFile
 
@@ -295,12 +295,17 @@ class DLRM(RowSparseModel):
     ) -> None:
         """Save the weights, as `keras.Model.save_weights` does.
 
-        A local file is written completely or not at all.
+        A local file is written completely or not at all. Of several workers, all must
+        call this method, and the first writes.
 
         Raises:
             tf_dlrm.runtime.disk.WriteError: If the file cannot be written; an
                 `OSError`.
         """
+        with loops.written_by_chief(self, filepath) as path:
+            self._save_weights(path, overwrite, **kwargs)
+
+    def _save_weights(self, filepath, overwrite, **kwargs):
         is_file = str(filepath).endswith(".weights.h5") and "://" not in str(filepath)
         is_file = is_file and isinstance(filepath, str | os.PathLike)
         if not is_file or kwargs.get("max_shard_size") or not overwrite:
@@ -314,7 +319,8 @@ class DLRM(RowSparseModel):
     def save(self, filepath: PathLike, overwrite: bool = True, **kwargs: Any) -> None:
         """Save the whole model to a `.keras` file, as `keras.Model.save` does.
 
-        A local file is written completely or not at all.
+        A local file is written completely or not at all. Of several workers, all must
+        call this method, and the first writes.
 
         Raises:
             ValueError: For the legacy `.h5` format, which would lose tables.
@@ -322,9 +328,12 @@ class DLRM(RowSparseModel):
                 `OSError`.
         """
         _refuse_legacy_h5(str(filepath).lower().endswith((".h5", ".hdf5")), filepath)
-        options = {"overwrite": overwrite, **kwargs}
+        with loops.written_by_chief(self, filepath) as path:
+            self._save(path, {"overwrite": overwrite, **kwargs})
+
+    def _save(self, filepath, options):
         is_file = str(filepath).endswith(".keras") and "://" not in str(filepath)
-        if not is_file or options.get("zipped") is False or not overwrite:
+        if not is_file or options.get("zipped") is False or not options["overwrite"]:
             super().save(filepath, **options)
             return
         with disk.replacing_file("the model", filepath) as temporary:

@@ -1,6 +1,8 @@
 """`tf-dlrm train`: from files to a run."""
 
+import contextlib
 import dataclasses
+import io
 from typing import Annotated, ClassVar, Literal
 
 import tyro
@@ -183,9 +185,11 @@ class Train:
             self.watching.check_tables(schema or load_schema("criteo"))
         if records is not None:
             check_sampled_once(self.config, records, Manifest.load(records))
+        from pipelines.runs.devices import count_workers
+
         if self.devices < 1:
             raise UserError(f"--devices must be at least 1. Received: {self.devices}")
-        if self.devices == 1 and self.placement != "auto":
+        if count_workers() == self.devices == 1 and self.placement != "auto":
             raise UserError(
                 f"--plan {self.placement} has no effect on one device: leave it out, "
                 "or set --devices to 2 or more."
@@ -228,8 +232,7 @@ class Train:
 
     def run(self) -> None:
         """Train the model."""
-        from pipelines import vocabulary as vocabularies
-        from pipelines.runs import saving
+        from pipelines.runs import workers
         from pipelines.runs.devices import make_strategy
         from pipelines.runs.folder import RunFolder
 
@@ -239,8 +242,23 @@ class Train:
             print(f"{self.out}: this run is already finished; nothing to resume.")
             return
         strategy = make_strategy(self.devices)
+        place = workers.place_of(strategy)
+        if is_following and place.num_workers > 1:
+            raise UserError("--follow trains in one process. Remove TF_CONFIG.")
+        if place.num_workers > 1:  # their measurements could differ
+            self.config = dataclasses.replace(self.config, compare_models=False)
+        if not place.is_chief:
+            with contextlib.redirect_stdout(io.StringIO()):  # the chief prints
+                self._train_and_print(strategy)
+        else:
+            self._train_and_print(strategy)
+
+    def _train_and_print(self, strategy) -> None:
+        from pipelines import vocabulary as vocabularies
+        from pipelines.runs import saving
+
         vocabulary = vocabularies.load(self.vocabulary) if self.vocabulary else None
-        if is_following:
+        if self.following.follow is not None:
             self.following.run(self, strategy, vocabulary, self._schema())
             return
         folder, results = self._train(strategy, vocabulary)

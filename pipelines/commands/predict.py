@@ -1,6 +1,7 @@
 """`tf-dlrm predict`: from files of raw lines to a CSV file of click probabilities."""
 
 import dataclasses
+import re
 from typing import Annotated, ClassVar, Literal
 
 import tyro
@@ -43,6 +44,10 @@ class Predict:
     """Rows to score at a time."""
     max_bad_share: float = 1e-4
     """Largest share of bad rows; with more, the command stops."""
+    part: str = "1/1"
+    """Part of the rows to score, such as 3/16: the third of 16 parts, for a job on
+    several machines. The outputs of all parts, one after another, equal that of one
+    command; only the first has a header."""
     overwrite: bool = False
     """Replace an existing output, and discard unfinished output of a command with other
     options."""
@@ -59,6 +64,16 @@ class Predict:
         if done:
             lines.append(f"resume after {done:,} rows that are already scored")
         return lines
+
+    def _part(self) -> tuple[int, int]:
+        """Return the number of the part to score, from 1, and the number of parts."""
+        match = re.fullmatch(r"(\d+)/(\d+)", self.part)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UserError(
+                "--part must be the number of a part and the number of parts, such as "
+                f"3/16. Received: {self.part}"
+            )
+        return int(match[1]), int(match[2])
 
     def _check(self):
         """Return the files of the model, the input files and the rows scored so far."""
@@ -82,7 +97,13 @@ class Predict:
                     f"{self.model} is an exported model: leave --which out."
                 )
         done = scoring.check(
-            source, paths, self.output, self.batch_size, self.overwrite, self.keep
+            source,
+            paths,
+            self.output,
+            self.batch_size,
+            self.overwrite,
+            self.keep,
+            self._part(),
         )
         return source, paths, done
 
@@ -109,6 +130,7 @@ class Predict:
             self.batch_size,
             self.overwrite,
             self.keep,
+            self._part(),
         )
         print(
             f"{self.output}: {counts['num_rows']:,} rows, {counts['num_bad_rows']:,} "

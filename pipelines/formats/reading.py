@@ -170,6 +170,10 @@ def read(
         options.experimental_external_state_policy = (
             tf.data.experimental.ExternalStatePolicy.IGNORE
         )
+        # Workers of `tf.distribute` train on parts of each batch.
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
         return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
 
     files = tf.data.Dataset.range(num_files)

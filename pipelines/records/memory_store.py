@@ -12,6 +12,7 @@ class MemoryStore:
     Attributes:
         files: Its files: none.
         num_rows: Number of rows.
+        id_dtype: NumPy dtype of the ids.
         parts: Names of the parts of the rows, such as `"weights"`.
     """
 
@@ -19,7 +20,7 @@ class MemoryStore:
 
     def __init__(self, batch: Batch):
         self._batch, self._id_ends = batch, id_ends(batch)
-        self.num_rows = len(batch.labels)
+        self.num_rows, self.id_dtype = len(batch.labels), batch.ids.dtype
         self.parts = {n for n, part in batch._asdict().items() if part is not None}
 
     def read(self, first: int, last: int) -> list[Batch]:

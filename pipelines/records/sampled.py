@@ -46,6 +46,11 @@ class SampledStore:
         return self._store.parts
 
     @property
+    def id_dtype(self) -> np.dtype:
+        """NumPy dtype of the ids."""
+        return self._store.id_dtype
+
+    @property
     def num_rows(self) -> int:
         """Number of rows that are kept."""
         return int(self._ends[-1])

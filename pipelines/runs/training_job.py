@@ -11,7 +11,14 @@ import tensorflow as tf
 import tf_dlrm
 from pipelines.files import Paths
 from pipelines.formats.parser import Parser
-from pipelines.runs import build_model, model_choice, previous_run, resuming, stopping
+from pipelines.runs import (
+    build_model,
+    model_choice,
+    previous_run,
+    resuming,
+    stopping,
+    workers,
+)
 from pipelines.runs.config import RunConfig
 from pipelines.runs.data import TrainingData
 from pipelines.runs.fitting import Fitting, History
@@ -58,8 +65,9 @@ def train(
             training files with the options of the config.
         callbacks: Further Keras callbacks.
         origin: Further facts to record in the run's `config.json`.
-        strategy: A `tf.distribute.MirroredStrategy` to train under, or `None`. With a
-            strategy, tables are sharded over its devices and the plan is printed.
+        strategy: A `tf.distribute.MirroredStrategy` or `MultiWorkerMirroredStrategy` to
+            train under, or `None`. With a strategy, tables are sharded over its devices
+            and the plan is printed. Of several workers, the first writes the folder.
         placement: Strategy for sharding, as `strategy` of `tf_dlrm.sharding.plan`.
         resume: Whether to resume an interrupted run. If `out` contains none, a new run
             starts.
@@ -124,8 +132,16 @@ class TrainingJob:
 
     def run(self) -> tuple[RunFolder, dict[str, Any]]:
         """Train, and return the folder and the results."""
+        place = workers.place_of(self.strategy)
+        with workers.folder_of(self.folder, place) as folder:
+            if folder is not self.folder:
+                return dataclasses.replace(self, folder=folder)._run()
+            return self._run()
+
+    def _run(self):
         kept = "Existing checkpoints are unchanged."
         with (
+            workers.explaining_lost(self.strategy),
             disk.advising(kept, "resume the run"),
             locks.locked(self.folder.path),
             disk.explaining_logs(),

@@ -110,6 +110,42 @@ def read_batches(
         stored_before += stamps[file][0]
 
 
+def find_part(
+    reader: ChunkReader,
+    paths: Sequence[str],
+    stamps: Sequence[Sequence[int]],
+    batch_size: int,
+    part: tuple[int, int],
+) -> tuple[Position, Position]:
+    """Return the positions where one of several equal parts of the batches lies.
+
+    Text is read once to find where its batches end; of Parquet, the rows are known.
+
+    Args:
+        reader: The result of `make_reader`.
+        paths: The files.
+        stamps: The `files.stamp` of each file.
+        batch_size: Rows in a batch.
+        part: Number of the part, from 1, and number of parts.
+
+    Returns:
+        The position where the part begins, and the one where it ends.
+    """
+    ends = [Position()]
+    for file, path in enumerate(paths):
+        if reader.is_table(path):
+            total = count_rows(path)
+            rows = range(batch_size, total + batch_size, batch_size)
+            ends += [Position(file, 0, min(row, total)) for row in rows]
+            continue
+        batches_of_file = read_batches(reader, [path], [stamps[file]], batch_size)
+        ends += [batch.end._replace(file=file) for batch in batches_of_file]
+    number, num_parts = part
+    num_batches = len(ends) - 1
+    first, last = (num_batches * n // num_parts for n in (number - 1, number))
+    return ends[first], ends[last]
+
+
 def make_reader(schema: Schema, keep: Sequence[str] = ()) -> ChunkReader:
     """Return a reader for files of a schema, with or without labels.
 

@@ -16,7 +16,13 @@ from pipelines.progress import bar
 from pipelines.quarantine import Quarantine
 from pipelines.runtime import UserError, disk
 from pipelines.scoring import unfinished
-from pipelines.scoring.batches import Batch, Position, make_reader, read_batches
+from pipelines.scoring.batches import (
+    Batch,
+    Position,
+    find_part,
+    make_reader,
+    read_batches,
+)
 from pipelines.scoring.models import Model, Source
 from pipelines.scoring.score_file import COLUMNS, header, to_csv
 
@@ -40,6 +46,7 @@ def score_files(
     batch_size: int = BATCH_SIZE,
     overwrite: bool = False,
     keep: Sequence[str] = (),
+    part: tuple[int, int] = (1, 1),
 ) -> dict[str, int]:
     """Write `file,line,label,probability` for each row of files, in order.
 
@@ -59,6 +66,10 @@ def score_files(
         keep: Columns of the files, such as the id of a user, to write after the
             probability. Their texts are unchanged, also those of bad rows, if these
             have the right number of columns.
+        part: Number of the part of the rows to score, from 1, and number of parts, for
+            several processes or machines. Each finds its part by reading all text
+            once. The outputs of all parts, one after another, are the output of one
+            call: only the first part has the header. `max_bad_share` holds for each.
 
     Returns:
         `{"num_rows", "num_bad_rows"}`.
@@ -77,7 +88,7 @@ def score_files(
     ```
     """
     paths = expand_paths(paths)
-    job = _describe(model.source, paths, batch_size, keep)
+    job = _describe(model.source, paths, batch_size, keep, part)
     bad_rows = f"{output}.bad_rows.tsv"
     kept = "Scored rows are kept, except those of the last seconds."
     with (
@@ -86,8 +97,9 @@ def score_files(
     ):
         state = file.state
         if state is None:
-            quarantine, position = Quarantine(bad_rows, max_bad_share), Position()
-            file.write(file.pack(header(keep)))
+            quarantine, position = Quarantine(bad_rows, max_bad_share), None
+            if part[0] == 1:
+                file.write(file.pack(header(keep)))
         else:
             quarantine = Quarantine.resume(bad_rows, max_bad_share, state["bad_rows"])
             position = Position(*state["position"])
@@ -98,12 +110,28 @@ def score_files(
             stamps = [job["files"][path] for path in paths]
             reader = make_reader(model.schema, keep)
             quarantine.schema = model.schema
-            batches = read_batches(reader, paths, stamps, batch_size, position)
+            start, end = Position(), None
+            if part[1] > 1:
+                start, end = find_part(reader, paths, stamps, batch_size, part)
+            position = position or start
+            batches = _until(
+                end, position, read_batches(reader, paths, stamps, batch_size, position)
+            )
             scorer = _Scorer(model, reader, file.pack)
             position = _write(scorer, batches, file, quarantine, position, stamps)
             file.note(_state(position, quarantine))
         quarantine.check()
     return {"num_rows": quarantine.num_rows, "num_bad_rows": quarantine.num_bad}
+
+
+def _until(end, position, batches):
+    """Yield batches up to the position of an end; `None`: all of them."""
+    if position == end:
+        return
+    for batch in batches:
+        yield batch
+        if batch.end == end:
+            return
 
 
 def check(
@@ -113,6 +141,7 @@ def check(
     batch_size: int = BATCH_SIZE,
     overwrite=False,
     keep: Sequence[str] = (),
+    part: tuple[int, int] = (1, 1),
 ) -> int:
     """Check the arguments of `score_files` before the model is loaded.
 
@@ -123,6 +152,7 @@ def check(
         batch_size: Number of lines to score at a time.
         overwrite: Whether to replace an existing output.
         keep: Columns of the files to write after the probability.
+        part: Number of the part to score, from 1, and number of parts.
 
     Returns:
         Number of rows that an earlier call has scored.
@@ -132,15 +162,21 @@ def check(
         ValueError: If an argument is wrong, or the output is unfinished output of
             another call.
     """
-    job = _describe(source, expand_paths(paths), batch_size, keep)
+    job = _describe(source, expand_paths(paths), batch_size, keep, part)
     state = unfinished.check(output, job, overwrite)
     return 0 if state is None else state["bad_rows"]["num_rows"]
 
 
-def _describe(source, paths, batch_size, keep):
+def _describe(source, paths, batch_size, keep, part):
     """Return the inputs and settings of an output: the `job` of an `Unfinished`."""
     if not hasattr(batch_size, "__index__") or batch_size < 1:
         raise UserError(f"`batch_size` must be at least 1. Received: {batch_size!r}")
+    number, num_parts = part
+    if not 1 <= number <= num_parts:
+        raise UserError(
+            "`part` must be the number of a part, from 1, and the number of parts. "
+            f"Received: part={part!r}"
+        )
     if isinstance(keep, str):
         raise UserError(f"`keep` must be a list of columns. Received: {keep!r}")
     if len({*COLUMNS, *keep}) < len(COLUMNS) + len(keep):
@@ -156,6 +192,8 @@ def _describe(source, paths, batch_size, keep):
         "paths": paths,
         "batch_size": int(batch_size),
     } | ({"keep": list(keep)} if keep else {})
+    if num_parts > 1:
+        settings["part"] = [number, num_parts]
     return {"settings": settings, "files": files}
 
 

@@ -14,11 +14,13 @@ from tf_dlrm.callbacks import best_checkpoint
 from tf_dlrm.callbacks import watcher as events
 from tf_dlrm.callbacks.best_checkpoint import BestCheckpoint
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.place import ALONE, place_of
 from tf_dlrm.runtime.types import Logs, PathLike
 from tf_dlrm.training import keras_hooks
 from tf_dlrm.training.checkpoints import positions
 from tf_dlrm.training.checkpoints import state as training_state
 from tf_dlrm.training.checkpoints.files import CheckpointFolder
+from tf_dlrm.training.checkpoints.shared_folder import agree, folder_of
 from tf_dlrm.training.checkpoints.termination import SIGTERM_EXIT_CODE, Termination
 from tf_dlrm.version import __version__
 
@@ -99,6 +101,7 @@ class ResumableTraining(keras.callbacks.Callback):
             rule = "`every_minutes` must be positive."
             raise UserError(f"{rule} Received: {every_minutes!r}")
         self._folder = CheckpointFolder(directory)
+        self._place = ALONE
         self._every_steps, self._every_minutes = every_steps, every_minutes
         self._keep, self._monitor, self._verbose = keep, monitor, verbose
         self._log_dir, self._resumed, self._is_within_step = log_dir, None, False
@@ -150,6 +153,8 @@ class ResumableTraining(keras.callbacks.Callback):
                 dataset.
             OSError: If no checkpoint can be written.
         """
+        self._place = place_of(model.distribute_strategy)
+        self._folder = folder_of(self._folder.path, self._place)
         self._folder.check_writable(training_state.count_bytes(model))
         newest = self._folder.find_newest(say)
         facts = {} if newest is None else newest[1]
@@ -157,7 +162,10 @@ class ResumableTraining(keras.callbacks.Callback):
         if not isinstance(model, keras_hooks.KerasModelAdapter):
             resumable = None
         self._description = None if resumable is None else resumable.describe()
-        self._check_input(facts)
+        if facts:
+            positions.check_same(
+                self._folder.path, facts.get("input"), self._description
+            )
         self.initial_epoch, self.initial_batch = facts.get("epoch", 0), 0
         self._history = facts.get("history", {"epoch": [], "logs": []})
         self._steps_per_epoch = facts.get("steps_per_epoch")
@@ -182,23 +190,6 @@ class ResumableTraining(keras.callbacks.Callback):
             )
         self._resumed = model
         return dataset
-
-    def _check_input(self, facts: dict[str, Any]) -> None:
-        before = facts.get("input")
-        if not facts or before == self._description:
-            return
-        if before is None or self._description is None:
-            raise UserError(
-                f"The checkpoints in {self._folder.path} were written with a dataset "
-                f"that {_can(before)} start in the middle of an epoch, but this one "
-                f"{_can(self._description)}."
-            )
-        differing = positions.find_differences(before, self._description)
-        if differing:
-            raise UserError(
-                f"The checkpoints in {self._folder.path} were written with another "
-                f"dataset: {'; '.join(differing)}."
-            )
 
     # Methods that Keras calls
 
@@ -251,18 +242,30 @@ class ResumableTraining(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         before, self._batch, self._is_within_step = self._batch, batch + 1, False
-        if self._termination.requested:
+        must_stop, is_time = self._agree(batch)
+        if must_stop:
             self._stop(logs, training_state.get_metrics)
-        elif self._position is not None and (self._is_due(before) or self._is_best()):
+        elif self._position is not None and (
+            is_time or self._is_due(before) or self._is_best()
+        ):
             metrics = training_state.get_metrics(self.model)
             self._save(self._epoch, self._batch, metrics, logs)
 
-    def _is_due(self, before: int) -> bool:
-        if self._every_steps:
-            if self._batch // self._every_steps > before // self._every_steps:
-                return True
+    def _agree(self, batch: int | None) -> tuple[bool, bool]:
+        """Return whether SIGTERM was received, and whether a save is due by time.
+
+        Args:
+            batch: Number of the batch; `None` at the end of an epoch.
+        """
         since = time.monotonic() - self._last_save
-        return self._every_minutes is not None and since > 60 * self._every_minutes
+        is_time = self._every_minutes is not None and since > 60 * self._every_minutes
+        stop, due = agree(self._place, batch, self._termination.requested, is_time)
+        return stop, due
+
+    def _is_due(self, before: int) -> bool:
+        if not self._every_steps:
+            return False
+        return self._batch // self._every_steps > before // self._every_steps
 
     def _is_best(self) -> bool:
         if self._monitor is None or self._evaluation is None:
@@ -277,7 +280,7 @@ class ResumableTraining(keras.callbacks.Callback):
             self._metrics_before_test = training_state.get_metrics(self.model)
 
     def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
-        if self._termination.requested and not self._is_within_step:
+        if not self._is_within_step and self._agree(batch)[0]:
             self._stop(None, lambda model: self._metrics_before_test)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -285,7 +288,7 @@ class ResumableTraining(keras.callbacks.Callback):
         values = {name: float(value) for name, value in (logs or {}).items()}
         self._history["logs"].append(values)
         self._save(epoch + 1, 0, {}, logs)
-        if self._termination.requested:
+        if self._agree(None)[0]:
             self._exit()
 
     def on_train_end(self, logs: Logs = None) -> None:
@@ -381,10 +384,6 @@ class ResumableTraining(keras.callbacks.Callback):
 def say(line: str) -> None:
     """Print a line immediately."""
     print(line, flush=True)
-
-
-def _can(description: Any) -> str:
-    return "cannot" if description is None else "can"
 
 
 def _put_before(history: keras.callbacks.History, earlier: dict[str, list]) -> None:

@@ -103,7 +103,7 @@ class FusedStore(TableStore):
 
     def pool(self, ids: Ids, weights: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
         call = self._new_call()
-        copy = self.copies[replicas.number()]
+        copy = self.copies[replicas.local_number()]
         pooled, bad = zip(
             *[
                 fused.pool(own, factors, call)
@@ -157,7 +157,7 @@ class FusedStore(TableStore):
         return [vectors_of[column] for column in range(self.num_features)]
 
     def penalty(self, ids: Ids) -> tf.Tensor:
-        groups = self._groups(self.copies[replicas.number()], gather(ids), None)
+        groups = self._groups(self.copies[replicas.local_number()], gather(ids), None)
         penalized = [(fused, own) for fused, own, _ in groups if fused.is_penalized]
         return tf.add_n([fused.penalty(own) for fused, own in penalized])
 

@@ -125,7 +125,7 @@ class RowTrainer:
             arguments["applies"] = applies
         if penalty_gradient is not None:
             arguments["penalty_gradient"] = penalty_gradient
-        replicas.run_for_all(self._step, arguments)
+        self._store.run_for_all(self._step, arguments)
 
     def _counter(self) -> tf.Variable:
         """Return `iterations`; raise an error before `build`."""

@@ -13,6 +13,7 @@ from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.embedding.scaled_rows import ScaledOptimizer
 from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.optimizers.base import SparseOptimizer
+from tf_dlrm.runtime import replicas
 from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
 
@@ -125,6 +126,17 @@ class TableStore(abc.ABC):
                 the `gradient_tensors` as `gradient_0`, `gradient_1`, ...
             step: The optimizer step.
         """
+
+    def run_for_all(
+        self, function: Callable[[list[dict[str, Any]]], list], arguments: dict
+    ) -> None:
+        """Call `function` once, with the arguments of all replicas, for `update`.
+
+        Args:
+            function: As in `replicas.run_for_all`.
+            arguments: The arguments of this replica, as `update` describes them.
+        """
+        replicas.run_for_all(function, arguments)
 
     def settle(self) -> None:
         """Make the variables hold the rows themselves, see `scaled_rows`."""

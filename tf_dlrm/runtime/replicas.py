@@ -8,7 +8,9 @@ import keras
 import tensorflow as tf
 
 from tf_dlrm.runtime import xla
+from tf_dlrm.runtime.collectives import Group
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.place import ALONE, Place, place_of
 
 Result = TypeVar("Result")
 
@@ -27,29 +29,28 @@ def number() -> int:
     return number if isinstance(number, int) else int(tf.get_static_value(number))
 
 
+def local_number() -> int:
+    """Return the number of the current replica among those of this process."""
+    return number() - place().first_replica if count() > 1 else 0
+
+
+def place() -> Place:
+    """Return the place of this process under the current strategy."""
+    if not tf.distribute.has_strategy():
+        return ALONE
+    return place_of(tf.distribute.get_strategy())
+
+
 def device_names() -> tuple[str, ...]:
-    """Return the device name of each replica; `("",)` without a strategy.
+    """Return the names of the replicas' devices in this process.
+
+    Without a strategy, the result is `("",)`.
 
     Raises:
-        ValueError: If the strategy has replicas in other processes, because the tables
-            of its workers would diverge.
+        ValueError: If the strategy has replicas that are not workers' devices, because
+            its tables would diverge.
     """
-    if not tf.distribute.has_strategy():
-        return ("",)  # TensorFlow's default device
-    strategy = tf.distribute.get_strategy()
-    devices = tuple(strategy.extended.worker_devices)
-    elsewhere = (
-        tf.distribute.experimental.ParameterServerStrategy,
-        tf.distribute.TPUStrategy,
-        tf.distribute.experimental.CentralStorageStrategy,
-    )
-    if len(devices) != count() or isinstance(strategy, elsewhere):
-        raise UserError(
-            "Embedding tables can only be trained on the devices of one process, under "
-            f"tf.distribute.MirroredStrategy. Received: {type(strategy).__name__} with "
-            f"{count()} replicas, {len(devices)} of them in this process"
-        )
-    return devices
+    return place().devices
 
 
 def check_devices(layer: keras.layers.Layer, what: str) -> None:
@@ -93,7 +94,7 @@ def run_for_all(
     """Call `function` once, with the arguments of all replicas.
 
     Each replica must call `run_for_all`. Outside of replicas, there is one set of
-    arguments.
+    arguments. With several workers, each of them calls `function` once.
 
     Args:
         function: Function that takes a list with the arguments of each replica, and
@@ -106,6 +107,11 @@ def run_for_all(
     context = tf.distribute.get_replica_context()
     if context is None or count() == 1:
         return function([arguments])[0]
+    own = place_of(context.strategy)
+    if own.num_workers > 1:
+        gathered = Group(own, number()).gather(arguments)
+        anything = next(iter(arguments.values()))
+        return run_for_worker(lambda _: function(gathered), anything)
     names = list(arguments)
     settings = xla.settings()  # local to the thread; `merged` runs in another one
 
@@ -119,3 +125,32 @@ def run_for_all(
             return tuple(function([dict(zip(names, r, strict=True)) for r in rows]))
 
     return context.merge_call(merged, args=tuple(arguments.values()))[number()]
+
+
+@tf.autograph.experimental.do_not_convert
+def run_for_worker(
+    function: Callable[[list[tuple[tf.Tensor, ...]]], list], *tensors: tf.Tensor
+) -> Any:
+    """Call `function` once in this worker, with the tensors of its replicas.
+
+    Each replica of the worker must call this function.
+
+    Args:
+        function: Function that takes the tensors of each replica of the worker, and
+            returns a list with a result for each replica of all workers.
+        *tensors: Tensors of this replica, at least one.
+
+    Returns:
+        The result for this replica.
+    """
+    if len(place().devices) == 1:
+        return function([tensors])[number()]
+    settings = xla.settings()  # local to the thread; `merged` runs in another one
+
+    def merged(strategy, *values):
+        columns = [strategy.experimental_local_results(value) for value in values]
+        with settings:
+            return tuple(function(list(zip(*columns, strict=True))))
+
+    context = tf.distribute.get_replica_context()
+    return context.merge_call(merged, args=tensors)[number()]

@@ -16,6 +16,7 @@ from tf_dlrm.features import FeatureSpec
 from tf_dlrm.model import DLRM
 from tf_dlrm.runtime import rows as row_ops
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.place import place_of
 from tf_dlrm.runtime.types import PathLike
 from tf_dlrm.serving import versions, warm_up
 from tf_dlrm.serving.c_library import Request
@@ -127,6 +128,12 @@ def export_saved_model(
     if not is_count or int(max_hotness) < 1:
         raise UserError(
             f"`max_hotness` must be a positive integer. Received: {max_hotness!r}"
+        )
+    if place_of(model.distribute_strategy).num_workers > 1:
+        raise UserError(
+            "A model of several workers cannot be exported, because each of them has "
+            "a part of the tables. Save it with `model.save`, load it in one process, "
+            "and export that."
         )
     if type(model.embedding).lookup is EmbeddingLayer.lookup:
         raise TypeError(

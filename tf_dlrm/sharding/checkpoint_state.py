@@ -20,22 +20,28 @@ class CheckpointState(tf.Module):
 
     Args:
         plan: The `Plan`.
+        is_part: Whether the variables are only those of one of several workers.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, is_part: bool = False) -> None:
         super().__init__()
         layout = json.dumps([dataclasses.astuple(shard) for shard in plan])
-        self.layout = _Layout(layout)
+        self.layout = _Layout(layout, is_part)
 
 
 class _Layout(tf.Module):
     """A line of text that is compared when a checkpoint is restored."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, is_part: bool) -> None:
         super().__init__()
-        self._text = text
+        self._text, self._is_part = text, is_part
 
     def _serialize_to_tensors(self) -> dict[str, tf.Tensor]:
+        if self._is_part:
+            raise UserError(
+                "tf.train.Checkpoint would write only the shards of one worker. Use "
+                "`model.save_weights`, or `tf_dlrm.callbacks.ResumableTraining`."
+            )
         return {_KEY: tf.constant(self._text)}
 
     def _restore_from_tensors(self, restored_tensors: dict[str, tf.Tensor]) -> None:

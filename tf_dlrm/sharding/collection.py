@@ -14,6 +14,7 @@ from tf_dlrm.runtime.types import Ids
 from tf_dlrm.sharding.planning.planner import plan as make_plan
 from tf_dlrm.sharding.planning.plans import Plan
 from tf_dlrm.sharding.spread_store import SpreadStore
+from tf_dlrm.sharding.worker_store import WorkerStore
 
 
 @keras.saving.register_keras_serializable(package="tf_dlrm")
@@ -89,19 +90,22 @@ class ShardedEmbeddingCollection(TableLayer):
         super().__init__(tables, seed, self._make_store, **kwargs)
 
     def _make_store(self, tables: tuple[EmbeddingTable, ...]) -> SpreadStore:
-        devices = replicas.device_names()
+        place = replicas.place()
+        num_devices = place.num_replicas
         plan = self._requested_plan
         if not isinstance(plan, Plan):
-            plan = make_plan(tables, len(devices), strategy=plan, **self._plan_options)
-            return SpreadStore(tables, devices, plan)
-        plan.validate(tables)
-        if plan.num_devices != len(devices):
+            plan = make_plan(tables, num_devices, strategy=plan, **self._plan_options)
+        else:
+            plan.validate(tables)
+        if plan.num_devices != num_devices:
             raise UserError(
                 f"The plan is for {plan.num_devices} devices, but the strategy has "
-                f"{len(devices)}. Pass plan='auto', or another planning strategy, to "
+                f"{num_devices}. Pass plan='auto', or another planning strategy, to "
                 "create a plan for these devices."
             )
-        return SpreadStore(tables, devices, plan)
+        if place.num_workers > 1:
+            return WorkerStore(tables, place, plan)
+        return SpreadStore(tables, place.devices, plan)
 
     @property
     def plan(self) -> Plan:

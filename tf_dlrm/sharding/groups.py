@@ -98,31 +98,43 @@ class Group:
             split and combiners[s.table] != "sum"
             for split, s in zip(self._is_split, self.feature_shards)
         )
+        self._table_widths = {t.name: t.embedding_dim for _, t in features}
         self._sizes = [sizes[s.table] for s in self.feature_shards]
         self._combiners = [combiners[s.table] for s in self.feature_shards]
 
-    def build_optimizer(self, optimizers: dict[str, SparseOptimizer]) -> None:
-        """Create the slots.
+    def choose_optimizers(self, optimizers: dict[str, SparseOptimizer]) -> None:
+        """Set the optimizers, on which the gradients that the group needs depend.
 
         Args:
             optimizers: Names of the trainable logical tables to their optimizers.
         """
         self._optimizers = optimizers
-        part_optimizers = {
+        self._part_optimizers = {
             name: optimizers[shard.table]
             for name, shard in zip(self.names, self.shards, strict=True)
             if shard.table in optimizers  # other tables are not trained
         }
         shard = self.shards[0]
-        by_rows = any(o.uses_mean_squares for o in part_optimizers.values())
+        by_rows = any(o.uses_mean_squares for o in self._part_optimizers.values())
         if shard.kind == "column_wise":
-            for name, optimizer in part_optimizers.items():
+            for name, optimizer in self._part_optimizers.items():
                 penalties.check_columns(self.fused.by_name[name], optimizer)
         self.needs_whole_rows = shard.kind == "column_wise" and by_rows
         self.fused.gradient_columns = (
             shard.columns if self.needs_whole_rows else slice(None)
         )
-        self.fused.build_optimizer(part_optimizers)
+
+    def build_optimizer(self, optimizers: dict[str, SparseOptimizer]) -> None:
+        """Choose the optimizers, see `choose_optimizers`, and create the slots."""
+        self.choose_optimizers(optimizers)
+        self.fused.build_optimizer(self._part_optimizers)
+
+    @property
+    def gradient_widths(self) -> list[int]:
+        """Widths of the gradients of the group's features, see `gradients`."""
+        if not self.needs_whole_rows:
+            return [shard.num_columns for shard in self.feature_shards]
+        return [self._table_widths[shard.table] for shard in self.feature_shards]
 
     def optimizer_of(self, name: str) -> SparseOptimizer:
         """Return the optimizer of a trainable logical table."""
@@ -139,11 +151,24 @@ class Group:
             `(B, F, D)`, the group's columns, or whole rows if an optimizer needs their
             mean squares.
         """
+        return tf.stack(self.gradient_parts(feature_gradients), axis=1)
+
+    def gradient_parts(self, feature_gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Return what `gradients` stacks: `(B, D)` of each of the group's features."""
         gradients = []
         for column, shard in zip(self.columns, self.feature_shards, strict=True):
             columns = slice(None) if self.needs_whole_rows else shard.columns
             gradients.append(feature_gradients[column][:, columns])
-        return tf.stack(gradients, axis=1)
+        return gradients
+
+    @property
+    def tables(self) -> set[str]:
+        """Names of the logical tables of the shards."""
+        return {shard.table for shard in self.shards}
+
+    def trains(self, name: str) -> bool:
+        """Return whether a logical table has an optimizer."""
+        return name in self._optimizers
 
     def dense_sums(
         self, ids: Ids, weights: tf.Tensor | None, gradients: tf.Tensor

@@ -35,6 +35,11 @@ class SpreadStore(TableStore):
             the ids.
         devices: Names of the devices; replica i is on device i.
         plan: The `Plan`, which assigns shards to devices.
+        first_device: Number of the first device of this process in the plan.
+
+    Attributes:
+        all_groups: The `Group`s of all devices of the plan.
+        groups: Those of this process's devices, the only ones with variables.
     """
 
     def __init__(
@@ -42,12 +47,16 @@ class SpreadStore(TableStore):
         tables: Sequence[EmbeddingTable],
         devices: tuple[str, ...],
         plan: Plan,
+        first_device: int = 0,
     ) -> None:
         super().__init__(tables, devices)
         self.plan = plan
-        self.groups = self._make_groups()
+        self._first_device = first_device
+        self.all_groups = self._make_groups()
+        own = range(first_device, first_device + len(devices))
+        self.groups = [group for group in self.all_groups if group.device in own]
         self._exchange = Exchange(self.groups, devices, self.num_features)
-        self._state = CheckpointState(plan)
+        self._state = CheckpointState(plan, plan.num_devices > len(devices))
         # The shards of each table: pairs `(shard, group)`.
         self._places = collections.defaultdict(list)
         for group in self.groups:
@@ -55,7 +64,7 @@ class SpreadStore(TableStore):
                 self._places[shard.table].append((shard, group))
 
     def _make_groups(self):
-        num_devices = len(self.devices)
+        num_devices = self.plan.num_devices
         summed_densely = {
             load.name
             for load in self.plan.tables
@@ -73,7 +82,10 @@ class SpreadStore(TableStore):
         return groups
 
     def _on_device(self, device, make):
-        return replicas.on_device(self.devices[device], make)
+        return replicas.on_device(self._device_name(device), make)
+
+    def _device_name(self, device):
+        return self.devices[device - self._first_device]
 
     def build(self, layer: keras.layers.Layer) -> None:
         for group in self.groups:
@@ -91,7 +103,9 @@ class SpreadStore(TableStore):
     @property
     def _distinct_groups(self):
         """All groups but those that are copies of others."""
-        return [g for g in self.groups if not (g.is_copy and g.device)]
+        return [
+            g for g in self.groups if not (g.is_copy and g.device != self._first_device)
+        ]
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -183,7 +197,7 @@ class SpreadStore(TableStore):
 
     def scale_rows(self, optimizer: ScaledOptimizer) -> None:
         for group in self.groups:
-            with tf.device(self.devices[group.device]):
+            with tf.device(self._device_name(group.device)):
                 group.fused.scale_rows(optimizer)
 
     def start_rows(

@@ -179,7 +179,7 @@ class Restorable:
     """
 
     def __init__(self, variables: Iterable[keras.Variable]) -> None:
-        number = replicas.number()
+        number = replicas.local_number()
         self._variables = []
         for variable in variables:
             local = row_ops.local_variables(variable.value)

@@ -14,12 +14,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.backend.tensorflow import trainer
 from keras.src.losses import loss as losses
 
 from tf_dlrm.embedding import EmbeddingLayer
 from tf_dlrm.embedding.recording import recorded_losses
 from tf_dlrm.runtime import accelerators, replicas
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.training.epoch_sizes import agree_on_size
 
 _thread = threading.local()
 # Types of constructor arguments of layers that take part in the computation.
@@ -106,6 +108,31 @@ def _without_empty_result(reduce):
     return call
 
 
+def _of_workers(reduce):
+    """Return `reduce`, with which Keras reports a step, for several workers too.
+
+    Keras averages over the first axis, which scalars lack (keras#20585). All results
+    are averaged over the replicas in one operation.
+    """
+
+    @functools.wraps(reduce)
+    def call(values, strategy, reduction):
+        of_workers = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        results = tf.nest.flatten(values)
+        if reduction == "concat" or not of_workers or not results:
+            return reduce(values, strategy, reduction)
+        local = [strategy.experimental_local_results(value) for value in results]
+        own = [tf.stack([tf.cast(x, tf.float32) for x in row]) for row in zip(*local)]
+        total = strategy.reduce("MEAN", tf.add_n(own) / len(own), axis=None)
+        means = [
+            tf.cast(mean, row[0].dtype) for mean, row in zip(tf.unstack(total), local)
+        ]
+        return tf.nest.pack_sequence_as(values, means)
+
+    return call
+
+
+trainer.reduce_per_replica = _of_workers(trainer.reduce_per_replica)
 losses.reduce_values = _without_empty_result(losses.reduce_values)
 for _name in ("scale_loss_for_distribution", "unscale_loss_for_distribution"):
     setattr(losses, _name, _unless_means_are_kept(getattr(losses, _name)))
@@ -307,6 +334,7 @@ class KerasModelAdapter(keras.Model):
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         if iterator is not None:
+            agree_on_size(iterator)
             expect_end_of_data(iterator)
             begin_at_position(iterator)
             device = accelerators.first()

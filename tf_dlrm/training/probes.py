@@ -168,7 +168,7 @@ class GradientNorms(Probe):
             context = tf.distribute.get_replica_context()
             dense, pooled = context.all_reduce(total, [dense, pooled])
         norms = tf.sqrt(tf.stack([_sum_of_squares(dense), pooled]))
-        if replicas.number():
+        if replicas.local_number():
             return  # all replicas have the same norms
         state = self._state.read_value()
         self._state.assign(

@@ -14,7 +14,7 @@ from tf_dlrm.embedding.recording import recorded
 from tf_dlrm.inputs import check_arrays, standardize_targets
 from tf_dlrm.runtime import deferred_checks, disk, replicas, xla
 from tf_dlrm.runtime.errors import UserError
-from tf_dlrm.training import fit_callbacks, keras_hooks
+from tf_dlrm.training import fit_callbacks, keras_hooks, loops
 from tf_dlrm.training.checkpoints.positions import weigh_classes
 from tf_dlrm.training.guard import GuardCallback, NotFiniteError, StepGuard
 from tf_dlrm.training.losses import check_reduction, is_cross_entropy
@@ -353,6 +353,7 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
             guard = GuardCallback(self._guard, self._max_skipped_batches)
         with contextlib.ExitStack() as stack:
             stack.enter_context(disk.explaining_logs())
+            stack.enter_context(loops.explaining_lost_workers(self))
             stack.callback(self.embedding.settle)
             options["callbacks"] = fit_callbacks.add(
                 self, options.get("callbacks"), guard, stack
@@ -366,17 +367,13 @@ class RowSparseModel(keras_hooks.KerasModelAdapter):
     def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the model, as `keras.Model.evaluate` does; refuse a DataFrame."""
         check_arrays(x, y, self.spec)
-        self.embedding.settle()
-        quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
-        with quiet, self._checks.read_at_end():
+        with loops.running(self, kwargs.get("steps")), self._checks.read_at_end():
             return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> np.ndarray:
         """Return predictions, as `keras.Model.predict` does; refuse a DataFrame."""
         check_arrays(x, None, self.spec)
-        self.embedding.settle()
-        quiet = keras_hooks.without_end_of_data_warnings(kwargs.get("steps"))
-        with quiet, self._checks.read_at_end():
+        with loops.running(self, kwargs.get("steps")), self._checks.read_at_end():
             return super().predict(x, *args, **kwargs)
 
     # Arguments of `compile` are saved with the model, including the tables' optimizer.

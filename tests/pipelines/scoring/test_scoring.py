@@ -320,3 +320,54 @@ def test_memory_does_not_grow_with_the_input(trained, lines, tmp_path):
     command = [sys.executable, "-c", MEMORY, str(trained[2]), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout.splitlines()[-1]) < 10
+
+
+def write_parts(exported, paths, folder, num_parts):
+    """Score each part; return the joined bytes of the outputs, and the rows of each."""
+    joined, counts = b"", []
+    for number in range(1, num_parts + 1):
+        output = folder / f"{number}_of_{num_parts}.csv"
+        options = {"batch_size": 16, "max_bad_share": 1.0}
+        count = scoring.score_files(
+            exported, paths, output, **options, part=(number, num_parts)
+        )
+        joined, counts = joined + output.read_bytes(), [*counts, count["num_rows"]]
+    return joined, counts
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_outputs_of_parts_joined_equal_one_run(exported, lines, tmp_path, suffix):
+    """Bytes included: batches are the same, whichever part they are in."""
+    paths = []
+    for number, own in enumerate((lines[:170], [b"bad", *lines[170:]])):
+        paths.append(str(tmp_path / f"log_{number}{suffix}"))
+        with OPENERS[suffix](paths[-1], "wb") as file:
+            file.write(b"\n".join(own) + b"\n")
+    whole, _ = write_parts(exported, paths, tmp_path, 1)
+    assert whole.count(b"\n") == 302
+    for num_parts in (2, 3, 30):  # there are 20 batches: of 30 parts, some are empty
+        joined, counts = write_parts(exported, paths, tmp_path, num_parts)
+        assert joined == whole
+        assert sum(counts) == 301
+        assert max(counts) <= 16 * -(-20 // num_parts)
+
+
+def test_outputs_of_parts_of_parquet_joined_equal_one_run(exported, lines, tmp_path):
+    names = ["label"]
+    names += [f"I{i}" for i in range(1, 14)] + [f"C{i}" for i in range(1, 27)]
+    rows = [line.decode().split("\t") for line in lines]
+    columns = zip(*([cell or None for cell in row] for row in rows), strict=True)
+    path = tmp_path / "log.parquet"
+    table = pa.table(dict(zip(names, columns, strict=True)))
+    pq.write_table(table, path, row_group_size=25)
+    whole, _ = write_parts(exported, path, tmp_path, 1)
+    joined, counts = write_parts(exported, path, tmp_path, 3)
+    assert joined == whole
+    assert sum(counts) == 300 and min(counts) > 0
+
+
+@pytest.mark.parametrize("part", [(0, 3), (4, 3)])
+def test_a_part_that_does_not_exist(exported, lines, tmp_path, part):
+    (tmp_path / "log").write_bytes(lines[0])
+    with pytest.raises(ValueError, match="`part` must be the number of a part"):
+        scoring.score_files(exported, tmp_path / "log", tmp_path / "out", part=part)

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from helpers import delta_oracle, published, small_model
+from helpers import delta_oracle, growing_model, published, small_model
 from helpers.devices import on_devices
 
 import tf_dlrm
@@ -132,3 +132,17 @@ def test_an_export_of_another_form_is_no_base(original):
     with pytest.raises(ValueError, match="stores its weights in another form"):
         check_layout(prefix, fewer, [49])
     assert callback.publications
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore:Growing table")
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_growing_tables(dtype, tmp_path):
+    """Rows that new ids take over travel with the ids."""
+    model = growing_model.make_model()
+    base_dir = tmp_path / "published"
+    callback = published.FullExports(base_dir, tmp_path / "full", dtype, every_steps=1)
+    model.fit(growing_model.make_data(96, 16), callbacks=[callback], verbose=0)
+    published.assert_states(base_dir, callback.exports)
+    names = growing_model.growing_names(model)
+    assert sum(model.embedding.occupancy(name).evictions for name in names) > 0

@@ -137,6 +137,37 @@ class ResumableInput:
         return dataset, position
 
 
+def check_same(
+    folder: Any, before: dict[str, Any] | None, now: dict[str, Any] | None
+) -> None:
+    """Check that checkpoints were written with the same dataset.
+
+    Args:
+        folder: The folder of the checkpoints, for the message.
+        before: Description of their dataset; `None` if it cannot begin at any batch.
+        now: Description of the dataset now.
+
+    Raises:
+        ValueError: If the datasets differ; the message says how.
+    """
+    if before == now:
+        return
+    if before is None or now is None:
+        raise UserError(
+            f"The checkpoints in {folder} were written with a dataset that "
+            f"{_can(before)} start in the middle of an epoch, but this one {_can(now)}."
+        )
+    if differing := find_differences(before, now):
+        raise UserError(
+            f"The checkpoints in {folder} were written with another dataset: "
+            f"{'; '.join(differing)}."
+        )
+
+
+def _can(description: dict[str, Any] | None) -> str:
+    return "cannot" if description is None else "can"
+
+
 def find_differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return the differences between two descriptions, each as a phrase.
 

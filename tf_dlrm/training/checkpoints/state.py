@@ -14,7 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_dlrm.runtime.collectives import gather_arrays
 from tf_dlrm.runtime.errors import UserError
+from tf_dlrm.runtime.place import place_of
 from tf_dlrm.training import table_rates
 from tf_dlrm.training.weights_file import WeightsFile
 
@@ -125,11 +127,32 @@ def _metric_variables(model: keras.Model) -> Iterator[list[tf.Variable]]:
 
 
 def get_metrics(model: keras.Model) -> dict[str, np.ndarray]:
-    """Return the state of all metrics in each replica."""
+    """Return the state of all metrics in each replica.
+
+    With several workers, all of them must call this function.
+    """
+    own = [[v.numpy() for v in replicas] for replicas in _metric_variables(model)]
+    place = place_of(model.distribute_strategy)
+    if place.num_workers == 1:
+        return _named(own)
+    flat = [np.ravel(value) for values in own for value in values]
+    parts = gather_arrays(place, np.concatenate([np.zeros(1), *flat], dtype=np.float64))
+    gathered: list[list[np.ndarray]] = [[] for _ in own]
+    for part in parts:
+        first = 1
+        for values, into in zip(own, gathered, strict=True):
+            for like in values:
+                value = part[first : first + like.size].reshape(like.shape)
+                into.append(value.astype(like.dtype))
+                first += like.size
+    return _named(gathered)
+
+
+def _named(states):
     return {
-        f"metric:{i}:{j}": variable.numpy()
-        for i, replicas in enumerate(_metric_variables(model))
-        for j, variable in enumerate(replicas)
+        f"metric:{i}:{j}": value
+        for i, values in enumerate(states)
+        for j, value in enumerate(values)
     }
 
 
@@ -139,15 +162,19 @@ def set_metrics(model: keras.Model, state: dict[str, np.ndarray]) -> None:
     Raises:
         ValueError: If the model has other metrics.
     """
+    place = place_of(model.distribute_strategy)
     for i, replicas in enumerate(_metric_variables(model)):
         count = sum(key.startswith(f"metric:{i}:") for key in state)
         if not count:
             raise UserError("The checkpoint was written with other metrics.")
         values = [state[f"metric:{i}:{j}"] for j in range(count)]
-        if count != len(replicas):  # the number of devices changed: keep the sum
+        num_all = len(replicas) * place.num_workers
+        if count != num_all:  # the number of devices changed: keep the sum
             total = np.sum(values, axis=0)
-            values = [total] + [np.zeros_like(total)] * (len(replicas) - 1)
-        for variable, value in zip(replicas, values, strict=True):
+            values = [total] + [np.zeros_like(total)] * (num_all - 1)
+        first = len(replicas) * place.worker
+        own = values[first : first + len(replicas)]
+        for variable, value in zip(replicas, own, strict=True):
             if variable.shape != value.shape:
                 raise UserError("The checkpoint was written with other metrics.")
             variable.assign(value)
