@@ -13,7 +13,7 @@ from tf_dlrm.embedding.growing import hashes
 from tf_dlrm.runtime import rows as row_ops
 
 EMPTY = -1
-_FIRST_WINDOW, _WINDOW = 4, 16
+_FIRST_WINDOW, _WINDOW = 7, 40  # a round costs as much as many slots
 
 
 class SlotRules(NamedTuple):
@@ -120,25 +120,35 @@ class Slots:
             tables: Number of the table of each id, int32 `(V,)`.
         """
         start = self.start(ids, tables)
-        slots, ended = self._search(ids, tables, start, 0, _FIRST_WINDOW)
+        size, probes, offset = (
+            self.by_table(values, tables)
+            for values in (self.sizes, self.probes, self.offsets[:-1])
+        )
+        # Most ids are in their first slot.
+        first = start + offset
+        held = row_ops.gather(self.ids, first)
+        none = tf.constant(-1, tf.int64)
+        slots = tf.where(tf.equal(held, ids) & (ids >= 0), first, none)
         most = int(self.probes.max())
-        if most <= _FIRST_WINDOW:
+        if most == 1:
             return slots
         # No id is behind an empty slot of its range.
-        waiting = tf.where((slots < 0) & ~ended & (ids >= 0))[:, 0]
+        is_waiting = (slots < 0) & tf.not_equal(held, EMPTY) & (ids >= 0)
+        waiting = tf.where(is_waiting)[:, 0]
 
-        def search(first, waiting, slots):
-            own_ids, own_tables = tf.gather(ids, waiting), tf.gather(tables, waiting)
-            own_start = tf.gather(start, waiting)
-            places, ended = self._search(own_ids, own_tables, own_start, first, _WINDOW)
+        def search(step, waiting, slots, width=_WINDOW):
+            own = (ids, start, size, probes, offset)
+            own = [tf.gather(x, waiting) if x.shape.rank else x for x in own]
+            places, ended = self._search(step, width, *own)
             slots = tf.tensor_scatter_nd_update(slots, waiting[:, None], places)
             waiting = tf.boolean_mask(waiting, (places < 0) & ~ended)
-            return first + _WINDOW, waiting, slots
+            return step + width, waiting, slots
 
+        state = search(tf.constant(1, tf.int64), waiting, slots, _FIRST_WINDOW)
         *_, slots = tf.while_loop(
-            lambda first, waiting, _: (tf.size(waiting) > 0) & (first < most),
+            lambda step, waiting, _: (tf.size(waiting) > 0) & (step < most),
             search,
-            (tf.constant(_FIRST_WINDOW), waiting, slots),
+            state,
             shape_invariants=(
                 tf.TensorShape([]),
                 tf.TensorShape([None]),
@@ -148,16 +158,24 @@ class Slots:
         )
         return slots
 
-    def _search(self, ids, tables, start, first, width):
-        """Return the slots in a window, and whether the window has an empty slot."""
-        places, is_own = self.window(start, tables, first, width)
-        held = row_ops.gather(self.ids, places)
-        is_it = tf.equal(held, ids[:, None]) & is_own & (ids >= 0)[:, None]
-        column = tf.argmax(tf.cast(is_it, tf.int8), axis=1)
-        slot = tf.gather(places, column, batch_dims=1)
-        found = tf.reduce_any(is_it, axis=1)
-        ended = tf.reduce_any(tf.equal(held, EMPTY) & is_own, axis=1)
-        return tf.where(found, slot, tf.constant(-1, tf.int64)), ended
+    def _search(self, first, width, ids, start, size, probes, offset):
+        """Return the slots in a window, and whether the window has an empty slot.
+
+        The windows are columns, whose reductions are fast: `(W, n)`.
+        """
+        step = first + tf.range(width, dtype=tf.int64)[:, None]
+        places = start + step
+        # Beyond the range, any slot will do.
+        places = tf.where(places >= size, places - size, places)
+        places = tf.where(step < probes, places, tf.zeros_like(places))
+        held = row_ops.gather(self.ids, places + offset)
+        held = tf.where(step < probes, held, tf.constant(EMPTY, tf.int64))
+        is_it = tf.equal(held, ids)
+        number = tf.reduce_sum(tf.where(is_it, step, tf.zeros_like(step)), axis=0)
+        place = start + number
+        place = tf.where(place >= size, place - size, place) + offset
+        ended = tf.reduce_any(tf.equal(held, EMPTY), axis=0)
+        return tf.where(number > 0, place, tf.constant(-1, tf.int64)), ended
 
     def touch(self, slots: tf.Tensor, now: tf.Tensor) -> None:
         """Note that ids were looked up.

@@ -157,6 +157,13 @@ def place(
             empty = np.full(b - a, EMPTY if part == "ids" else 0, np.int64)
             _write(variable, first + a, empty)
     order = np.lexsort((ids, -hits, -last_seen))
+    slots = _probe_at_once(growing, name, ids)
+    if slots is not None:
+        values = dict(zip(_PARTS, (ids, last_seen, hits), strict=True))
+        for part, variable in growing.slots.variables.items():
+            for a, b in row_ops.block_ranges(len(ids), 1):
+                row_ops.replace(variable, first + slots[a:b], values[part][a:b])
+        return Placement(np.arange(len(ids)), slots, 0)
     now = growing.clock.read_value()
     found: list[np.ndarray] = []
     # Later blocks see the slots of earlier ones.
@@ -173,6 +180,39 @@ def place(
     slots = np.concatenate(found) if found else np.zeros(0, np.int64)
     got = slots >= 0
     return Placement(order[got], slots[got] - first, int((~got).sum()))
+
+
+def _probe_at_once(growing, name, ids) -> np.ndarray | None:
+    """Return slots of ids in an empty table; `None` if not all find one like this.
+
+    Sorted by the start of their range, each id gets the first slot behind the one
+    before: there is no empty slot between its start and its slot.
+    """
+    number = growing.number[name]
+    size, probes = int(growing.slots.sizes[number]), growing.slots.probes[number]
+    if not 0 < len(ids) < size:
+        return None
+    start = np.empty(len(ids), np.int64)
+    for a, b in row_ops.block_ranges(len(ids), 1):
+        tables = np.full(b - a, number, np.int32)
+        start[a:b] = growing.slots.start(ids[a:b], tables).numpy()
+    # Count from behind an empty slot, so that no chain goes around the end.
+    origin = 0
+    for _ in range(2):
+        turned = (start - origin) % size
+        order = np.argsort(turned, kind="stable")
+        counts = np.arange(len(ids))
+        slots = np.maximum.accumulate(turned[order] - counts) + counts
+        if slots[-1] < size:
+            break
+        is_empty = np.ones(size, bool)
+        is_empty[slots[slots < size]] = False
+        origin = int(np.flatnonzero(is_empty)[-1]) + 1
+    if slots[-1] >= size or (slots - turned[order]).max() >= probes:
+        return None
+    result = np.empty(len(ids), np.int64)
+    result[order] = (slots + origin) % size
+    return result
 
 
 def all_slots(growing: GrowingTables, name: str) -> Placement:
