@@ -109,7 +109,7 @@ def run_for_all(
         return function([arguments])[0]
     own = place_of(context.strategy)
     if own.num_workers > 1:
-        gathered = Group(own, number()).gather(arguments)
+        gathered = Group(own, number()).gather(arguments, function.__name__)
         anything = next(iter(arguments.values()))
         return run_for_worker(lambda _: function(gathered), anything)
     names = list(arguments)

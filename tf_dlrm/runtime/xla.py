@@ -155,7 +155,7 @@ def _classes() -> list[int]:
     return sizes
 
 
-_CLASSES = _classes()
+SIZE_CLASSES = _classes()
 
 
 def capacity(size: int | tf.Tensor) -> Any:
@@ -170,11 +170,11 @@ def capacity(size: int | tf.Tensor) -> Any:
         The rounded size, int or int32 scalar tensor.
     """
     if isinstance(size, int):
-        return _CLASSES[bisect.bisect_left(_CLASSES, size)]
+        return SIZE_CLASSES[bisect.bisect_left(SIZE_CLASSES, size)]
     static = tf.get_static_value(size)
     if static is not None:
         return capacity(int(static))
-    classes = tf.constant(_CLASSES, tf.int32)
+    classes = tf.constant(SIZE_CLASSES, tf.int32)
     return tf.gather(classes, tf.searchsorted(classes, size[None])[0])
 
 

@@ -80,7 +80,7 @@ class WorkerExchange:
         if not any(widths):  # every table has a copy on each device
             return [assemble(parts[c]) for c in range(self._num_features)]
         exchange = self._replicas()
-        batches = [unpack(b) for b in exchange.gather(pack(ids, weights))]
+        batches = [unpack(b) for b in exchange.gather(pack(ids, weights), "pooled ids")]
         num_rows = [bags.num_examples(b[0], self._num_features) for b in batches]
         flat = []
         for group in self._sent(own):
@@ -90,7 +90,7 @@ class WorkerExchange:
         columns = _joined(flat, tf.add_n(num_rows), max(widths))
         most = tf.maximum(tf.reduce_max(num_rows), 1)  # no block is empty
         blocks = [_padded(x, most) for x in tf.split(columns, num_rows)]
-        arrived = exchange.swap(tf.stack(blocks))  # (N, B, W)
+        arrived = exchange.swap(tf.stack(blocks), "vectors")  # (N, B, W)
         own_rows = bags.num_examples(ids, self._num_features)
         for device, block in enumerate(tf.unstack(arrived[:, :own_rows], axis=0)):
             first = 0
@@ -105,13 +105,15 @@ class WorkerExchange:
     def penalty(self, ids: Ids) -> tf.Tensor:
         """Return the penalty on the rows of the global batch, from all workers."""
         exchange, own = self._replicas(), replicas.number()
-        joined, _ = join([unpack(b) for b in exchange.gather(pack(ids, None))])
+        joined, _ = join(
+            [unpack(b) for b in exchange.gather(pack(ids, None), "penalized ids")]
+        )
         parts = [tf.zeros(())]
         for group in self._groups[own]:
             if group.fused.is_penalized and not (group.is_copy and own):
                 rows, _ = group.select(joined, None, self._num_features)
                 parts.append(group.fused.penalty(rows))
-        return exchange.sum(tf.add_n(parts))
+        return exchange.sum(tf.add_n(parts), "penalty")
 
     # Gradients
 
@@ -128,13 +130,13 @@ class WorkerExchange:
         gradients = [arguments[name] for name in names]
         others = {k: v for k, v in arguments.items() if k not in names}
         exchange = self._replicas()
-        batches = exchange.gather(others)
+        batches = exchange.gather(others, "updated ids")
         own_batch = unpack(arguments)
         tensors = [self._swap_gradients(exchange, gradients)]
         for group in self._summed(replicas.number()):
             selected = group.select(*own_batch, self._num_features)
             sums = group.dense_sums(*selected, group.gradients(gradients))
-            tensors.append(exchange.sum(sums))
+            tensors.append(exchange.sum(sums, "dense sums"))
 
         def call(of_replicas):
             own = self._place.own_replicas
@@ -159,7 +161,7 @@ class WorkerExchange:
         ]
         if not any(widths):
             return tf.zeros((len(self._groups), 0, 0))
-        counts = exchange.gather({"rows": num_rows})
+        counts = exchange.gather({"rows": num_rows}, "rows")
         most = tf.maximum(tf.reduce_max([count["rows"] for count in counts]), 1)
         blocks = []
         for device in range(len(self._groups)):
@@ -169,7 +171,7 @@ class WorkerExchange:
             ]
             joined = _joined(flat, num_rows, max(widths))
             blocks.append(_padded(joined, most))
-        return exchange.swap(tf.stack(blocks))
+        return exchange.swap(tf.stack(blocks), "gradients")
 
     def update(self, batches: Sequence[dict[str, Any]], step: Step) -> None:
         """Update the rows of this worker that the global batch looked up.

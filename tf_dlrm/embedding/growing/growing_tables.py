@@ -22,6 +22,7 @@ from tf_dlrm.features import EmbeddingTable
 from tf_dlrm.growing_ids import GrowingIds
 from tf_dlrm.runtime import replicas
 from tf_dlrm.runtime import rows as row_ops
+from tf_dlrm.runtime.errors import UserError
 from tf_dlrm.runtime.types import Ids
 
 COUNTERS = ("lookups", "claims", "evictions", "not_admitted", "fallbacks")
@@ -80,6 +81,11 @@ class GrowingTables:
 
     def build(self, layer: keras.layers.Layer) -> None:
         """Create the variables and attach them to `layer` for checkpoints."""
+        if replicas.place().num_workers > 1:
+            raise UserError(
+                "Growing tables cannot be trained by several workers yet. Train them "
+                "in one process, or give the tables a fixed vocabulary."
+            )
         replicas.on_device(self._store.devices[0], self._make_variables)
         layer._growing = state = tf.Module()
         for name, variable in self.variables.items():
