@@ -131,10 +131,26 @@ def test_a_killed_worker_stops_the_others_and_the_job_resumes(rows, uninterrupte
     ]
     assert code != 0 and "Missing: worker 1 (worker 1, 127.0.0.1:" in line
     train(rows, out, *OPTIONS, "--resume")
+    for name in ("metrics.csv", "steps.csv"):
+        assert (out / name).read_text() == (uninterrupted / name).read_text()
     expected, resumed = weights_of(uninterrupted), weights_of(out)
     assert expected.keys() == resumed.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+
+
+@pytest.mark.integration
+def test_sigterm_at_one_worker_stops_all(rows):
+    out = rows / "stopped"
+    processes = start(rows, out, *OPTIONS, "--epochs", "50")
+    until = time.monotonic() + 200
+    while not list(out.glob("checkpoints/step-*")) and time.monotonic() < until:
+        time.sleep(0.1)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    (code, text), (other_code, _) = finish(processes)
+    assert (code, other_code) == (143, 143), text
+    assert "SIGTERM: training is saved in" in text
+    assert not list(out.glob("model*"))
 
 
 BAD = {

@@ -116,8 +116,10 @@ def test_a_worker_whose_data_end_first(pair, plan):
     joined = tf.nest.map_structure(
         lambda *parts: tf.concat(parts, 0), first, last, expand_composites=False
     )
-    results = [model.train_on_batch(*batch) for batch in (joined, *others)]
-    history = {"loss": results[-1][:1]}
+    batches = tf.data.Dataset.from_generator(
+        lambda: iter((joined, *others)), output_signature=uneven(0).element_spec
+    )
+    history = model.fit(batches, verbose=0).history
     expected = state_of(model), history, model.predict(uneven(0), verbose=0)
     assert_equal(pair.run(train_uneven, plan), expected)
 
@@ -134,7 +136,9 @@ def save(strategy, plan, folder):
     return state_of(model), state_of(again), rows, model.predict(data, verbose=0)
 
 
-@pytest.mark.parametrize("plan", [sharded_model.COPIES, sharded_model.MIXED], ids=str)
+@pytest.mark.parametrize(
+    "plan", [sharded_model.COPIES, sharded_model.MIXED], ids=["copies", "mixed"]
+)
 def test_files_of_two_workers_load_anywhere(pair, plan, tmp_path):
     results = pair.run(save, plan, str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -179,6 +183,52 @@ def test_what_one_worker_cannot_do_alone_is_refused(pair, tmp_path):
     for messages in pair.run(refuse, str(tmp_path)):
         for message, part in zip(messages, expected, strict=True):
             assert part in message
+
+
+def start_at_random(strategy, plan, seed):
+    """Return the initial tables; each worker draws other random numbers."""
+    keras.utils.set_random_seed(seed + strategy.cluster_resolver.task_id)
+    own = keras.initializers.RandomNormal()
+    tables = [
+        tf_dlrm.EmbeddingTable("a", 30, 4),
+        tf_dlrm.EmbeddingTable("b", 20, 4, initializer=own),
+    ]
+    with strategy.scope():
+        if plan == sharded_model.COPIES:
+            layer = tf_dlrm.layers.EmbeddingCollection(tables)
+        else:
+            layer = tf_dlrm.sharding.ShardedEmbeddingCollection(tables, plan)
+    variables = [v.numpy() for v in layer.lookup_variables]
+    return layer.seed, [layer.get_table("a"), layer.get_table("b")], variables
+
+
+@pytest.mark.parametrize("plan", [sharded_model.COPIES, "data_parallel", "row_wise"])
+def test_workers_agree_on_initial_values(pair, plan):
+    (seed, tables, variables), (other_seed, others, other_variables) = pair.run(
+        start_at_random, plan, 5
+    )
+    assert seed == other_seed
+    for table, other in zip(tables, others, strict=True):
+        np.testing.assert_array_equal(table, other)
+        assert table.std() > 0.01
+    if plan != "row_wise":  # each worker has a copy of everything
+        for value, other in zip(variables, other_variables, strict=True):
+            np.testing.assert_array_equal(value, other)
+
+
+def differ(strategy):
+    size = 10 + strategy.cluster_resolver.task_id
+    with strategy.scope():
+        try:
+            tf_dlrm.layers.EmbeddingCollection([tf_dlrm.EmbeddingTable("a", size, 4)])
+        except ValueError as error:
+            return str(error)
+
+
+def test_other_tables_in_a_worker_are_refused(pair):
+    for message in pair.run(differ):
+        assert "All workers must create the same tables" in message
+        assert "worker 1 (worker 1, 127.0.0.1:" in message
 
 
 def skip_a_batch(strategy):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags, id_ranges, penalties, table_files
+from tf_dlrm.embedding import agreement, bags, id_ranges, penalties, table_files
 from tf_dlrm.embedding.contract import EmbeddingLayer
 from tf_dlrm.embedding.global_batch import join
 from tf_dlrm.embedding.growing import GrowingTables
@@ -65,7 +65,8 @@ class TableLayer(GrowingMethods, EmbeddingLayer):
             raise UserError("`tables` must hold at least one EmbeddingTable.")
         for table in self.tables:
             penalties.check_rows(table)
-        self.seed = random.randint(1, 10**9) if seed is None else int(seed)
+        seed = random.randint(1, 10**9) if seed is None else int(seed)
+        self.seed = agreement.agree_on_seed(seed, self.tables)
         self.features = [(f, table) for table in self.tables for f in table.features]
         self.num_features = len(self.features)
         self._store = make_store(self.tables)
@@ -98,7 +99,9 @@ class TableLayer(GrowingMethods, EmbeddingLayer):
             blocks = self._uniform_blocks(table)
         else:
             size, width = table.vocabulary_size, table.embedding_dim
-            values = table.initializer((size, width), dtype="float32")
+            values = agreement.of_chief(
+                table.initializer((size, width), dtype="float32")
+            )
             ranges = row_ops.block_ranges(size, width)
             blocks = ((a, values[a:b]) for a, b in ranges)
         for first_row, block in blocks:
@@ -200,12 +203,10 @@ class TableLayer(GrowingMethods, EmbeddingLayer):
         return self._store.variables
 
     def row_places(self) -> list[RowPlace]:
-        """Return where `lookup_variables` hold each row of each table, once."""
         return self._store.row_places()
 
     @property
     def id_variables(self) -> list[tf.Variable]:
-        """The ids of the rows of growing tables, int64, which `lookup` reads."""
         growing = self._growing_tables
         return [] if growing is None else [growing.slots.ids]
 
