@@ -23,6 +23,7 @@ from pipelines.runs.run_files import RunFiles
 from pipelines.runtime import UserError, disk, remote_files
 from pipelines.schema import Schema
 from pipelines.whole_files import write_csv, write_text
+from tf_dlrm.runtime import place
 from tf_dlrm.training.checkpoints import CheckpointFolder
 
 WHICH = ("saved", "best", "last")
@@ -159,6 +160,8 @@ class RunFolder(RunFiles):
         with disk.explaining("the model", path, also=(RuntimeError,)):
             try:
                 model.save(temporary)
+                if not place.place_of(model.distribute_strategy).is_chief:
+                    return  # only the chief has written a file
                 disk.sync(temporary)
                 os.replace(temporary, path)
             finally:

@@ -134,11 +134,12 @@ class TrainingJob:
         """Train, and return the folder and the results."""
         place = workers.place_of(self.strategy)
         with workers.folder_of(self.folder, place) as folder:
+            job = self
             if folder is not self.folder:
-                return dataclasses.replace(self, folder=folder)._run()
-            return self._run()
+                job = dataclasses.replace(self, folder=folder)
+            return self.folder, job._run()
 
-    def _run(self):
+    def _run(self) -> dict[str, Any]:
         kept = "Existing checkpoints are unchanged."
         with (
             workers.explaining_lost(self.strategy),
@@ -153,7 +154,7 @@ class TrainingJob:
             model = self._build(data, start.first_step)
             fitting = Fitting(model, data, self.folder, self.watching, self.checkpoints)
             history = self._fit(fitting, run, start)
-            return self.folder, self._finish(fitting, history)
+            return self._finish(fitting, history)
 
     def _begin(self) -> tuple[NewRun, ColdStart | PreviousRun]:
         """Return the new or resumed run, and its cold or warm start."""
@@ -208,7 +209,8 @@ class TrainingJob:
         results = fitting.save(history, self.folder)
         results |= fitting.data.describe_days(history)
         results |= _describe_growing(fitting.model)
-        self.folder.write_results(history, results)
+        if workers.place_of(self.strategy).is_chief:
+            self.folder.write_results(history, results)
         fitting.checkpoint.clear(keep_best=False)
         return results
 
