@@ -57,6 +57,11 @@ def test_data_frames():
     assert features["sparse_features"].to_list() == [[[1], [1, 2]], [[2], [0]]]
 
 
+def test_growing_ids():
+    names = guide.run_page("how_to/growing_ids.md", {})
+    assert len(names["ids"]) == names["layer"].occupancy("item").num_ids > 500
+
+
 def test_multi_hot(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     Planted().write(tmp_path / "data/train.tsv", 600)

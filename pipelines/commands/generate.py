@@ -32,7 +32,11 @@ class Generate:
     possible scores on the rows are written to OUTPUT.json.
     """
 
-    parameters: ClassVar = {"num_rows": "rows", "path": "output"}
+    parameters: ClassVar = {
+        "num_rows": "rows",
+        "num_days": "days",
+        "path": "output",
+    }
 
     output: str
     """File to write, compressed if its name ends in .gz; for --format binary, a
@@ -69,6 +73,12 @@ class Generate:
     """random: every bag has exactly that many ids; otherwise, from 1 to that many."""
     profile: str | None = None
     """trace: file that `tf-dlrm profile-trace` wrote."""
+    days: int | None = None
+    """planted: number of days in which ids come and go; OUTPUT is then a folder for
+    their CSV files, a schema with growing tables, and the best possible scores.
+    --rows are those of a day. Default: no days."""
+    drift: float | None = None
+    """Share of the ids that are replaced each day; needs --days; default: 0.02."""
     rows_per_shard: int | None = None
     """binary: rows in a shard; default: 1,048,576."""
     dry_run: bool = False
@@ -76,6 +86,12 @@ class Generate:
 
     def plan(self) -> list[str]:
         """Return what the command would do, one line each."""
+        if self.days is not None:
+            self._drifting()
+            return [
+                f"write {self.days:,} days of {self.rows:,} rows each, a schema and "
+                f"the best possible scores to {self.output}"
+            ]
         source = self._checked_source()
         last = self.first_row + self.rows
         numbers = f"rows {self.first_row:,} to {last:,} of seed {self.seed}"
@@ -98,6 +114,9 @@ class Generate:
         from pipelines.runtime import locks
         from pipelines.whole_files import write_text
 
+        if self.days is not None:
+            self._run_days()
+            return
         source = self._checked_source()
         write, options = source.write, {}
         if self.format == "binary":
@@ -121,7 +140,46 @@ class Generate:
             f"best possible AUC {auc}, log loss {report.best_log_loss:.4f}"
         )
 
+    def _drifting(self):
+        """Return the source of days; refuse options that would have no effect."""
+        from pipelines.synthetic import Drifting
+
+        for field in dataclasses.fields(self):
+            used = ("output", "rows", "seed", "click_rate", "days", "drift", "dry_run")
+            if field.name not in used and getattr(self, field.name) != field.default:
+                raise UserError(
+                    f"--{field.name.replace('_', '-')} has no effect with --days: "
+                    "leave it out."
+                )
+        if pathlib.Path(self.output).exists():
+            raise UserError(
+                f"--output {self.output} exists; --days needs a new folder."
+            )
+        given = {"drift": self.drift, "click_rate": self.click_rate}
+        options = {name: value for name, value in given.items() if value is not None}
+        return Drifting(seed=self.seed, **options)
+
+    def _run_days(self):
+        from pipelines.progress import bar
+
+        source = self._drifting()
+        with bar("Generating", self.days * self.rows) as update:
+            reports = source.write_days(
+                self.output, self.days, self.rows, lambda done, total: update(done)
+            )
+        first, last = reports[0].best_auc, reports[-1].best_auc
+        print(
+            f"{self.output}: {self.days:,} days of {self.rows:,} rows; best possible "
+            f"AUC {first:.4f} on the first and {last:.4f} on the last day"
+        )
+        print(
+            f"Next: tf-dlrm train --train '{self.output}/day_*.csv' --progressive "
+            f"--schema {self.output}/schema.json --out runs/days"
+        )
+
     def _checked_source(self):
+        if self.drift is not None:
+            raise UserError("--drift needs --days.")
         source = self._source()
         source.blocks(self.rows, self.first_row)  # which generates nothing yet
         if self.format == "tsv":

@@ -28,7 +28,7 @@ from pipelines.quarantine import Quarantine
 from pipelines.records.batch import concatenate
 from pipelines.records.layout import Manifest
 from pipelines.records.record_batches import open_rows
-from pipelines.runs import defaults
+from pipelines.runs import defaults, growing_time
 from pipelines.runs.config import RunConfig
 from pipelines.runs.rows_in_memory import Rows, read_files
 from pipelines.runtime import UserError
@@ -241,6 +241,8 @@ class LogData(FileData):
         schema: Schema | None = None,
     ):
         self._train = expand_paths(train_paths)
+        if schema is not None:
+            growing_time.check(schema, is_progressive=False)
         self._valid = expand_paths(valid_paths) if valid_paths else None
         super().__init__(config, folder, vocabulary, schema)
         self._sampling = _sampling_of(config, self.schema)
@@ -311,6 +313,7 @@ class RecordData(TrainingData):
         self._manifest = Manifest.load(records_folder)
         check_sampled_once(config, records_folder, self._manifest)
         self.vocabulary = load_vocabulary(records_folder, self._manifest)
+        growing_time.check(self.vocabulary.schema, is_progressive=False)
         check_shared(config, self.vocabulary, records_folder)
         self.num_rows = self._manifest.num_rows("train")
         self.negative_sampling_rate = rate_of(self._manifest)

@@ -24,6 +24,7 @@ from pipelines.formats.reading import read
 from pipelines.formats.scanning import ChunkReader
 from pipelines.log_data import count_rows, describe_data, find_records
 from pipelines.quarantine import Quarantine
+from pipelines.runs import growing_time
 from pipelines.runs.data import COUNTS, FileData
 from pipelines.runtime import UserError, remote_files
 from pipelines.sampling import NegativeSampling
@@ -89,13 +90,18 @@ def in_order_of_time(days: list[str], schema: Schema) -> list[str]:
     """
     if schema.time is None:
         return days
+    return sorted(days, key=times_of(days, schema).__getitem__)
+
+
+def times_of(days: list[str], schema: Schema) -> dict[str, float]:
+    """Return the median event time in the first block of rows of each file."""
     reader, times = ChunkReader(schema), {}
     for day in days:
         chunk = reader.read(day, 0)
         rows = reader.take_apart(day, chunk.content) if chunk.size else None
         is_known = rows is not None and len(rows.times)
         times[day] = float(np.median(rows.times)) if is_known else math.inf
-    return sorted(days, key=times.__getitem__)
+    return times
 
 
 class DayData(FileData):
@@ -149,7 +155,12 @@ class DayData(FileData):
         ]
         self.num_rows = self._rows_by_epoch[0]
         self._evaluated = Position()
-        self.callbacks = (_Days(self._evaluated, self._count),)
+        times = None
+        if growing_time.is_used(self.schema):
+            growing_time.check(self.schema, is_progressive=True)
+            by_day = times_of(self.days, self.schema)
+            times = [by_day[day] for day in self.days]
+        self.callbacks = (_Days(self._evaluated, self._count, times),)
         # No day follows the last one to evaluate on.
         self.validation_freq = list(range(1, len(self.days)))
 
@@ -241,8 +252,9 @@ class _Days(keras.callbacks.Callback):
     does not read earlier days again.
     """
 
-    def __init__(self, evaluated: Position, count):
+    def __init__(self, evaluated: Position, count, times: list[float] | None = None):
         super().__init__()
+        self._times = times
         self._evaluated, self._count = evaluated, count
         self._before = count()
 
@@ -254,6 +266,8 @@ class _Days(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self._evaluated.epoch, self._before = epoch + 1, self._count()
         training.forget_validation_size(self.model)
+        if self._times is not None and math.isfinite(self._times[epoch]):
+            self.model.embedding.advance_clock(int(self._times[epoch]))
 
     def on_epoch_end(self, epoch, logs=None):
         now = self._count()

@@ -21,7 +21,8 @@ class Growing:
         admission: `None`, `"sketch"` or a probability.
         evict: `"lru"`, `"lfu"` or `None`.
         expire_after_steps: Number of steps after which an id expires; default: never.
-        expire_after_seconds: The same in event time, the schema's `time`.
+        expire_after_seconds: The same in event time, in units of the schema's `time`;
+            for runs that are progressive.
         fallback: `"shared"`, `"none"` or `"error"`.
         seed: Seed of initial rows and of admission by probability.
     """

@@ -1,8 +1,12 @@
 """Growing ids against a simulator in plain Python, and the rules of `GrowingIds`."""
 
+import pathlib
+import subprocess
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from helpers import torch_python
 from helpers.growing_oracle import Simulator, initial_row
 
 import tf_dlrm
@@ -260,3 +264,48 @@ def test_initializers(initializer, mean, deviation):
     rows = layer.live_rows("a").rows
     assert abs(rows.mean() - mean) < 0.03 * (deviation or 1e-9) + 1e-9
     assert abs(rows.std() - deviation) < 0.03 * deviation + 1e-9
+
+
+@pytest.mark.integration
+def test_lookups_equal_those_of_fbgemm(tmp_path):
+    """On the same slots, read-only, at a load of 1: known and unknown ids."""
+    rules = GrowingIds(max_probes=16, fallback="none")
+    layer = EmbeddingCollection([EmbeddingTable("a", 1009, 2, growing=rules)])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        layer.claim(rng.integers(0, LARGEST, (100, 1)))
+    slots = layer.get_ids("a")
+    assert layer.occupancy("a").load > 0.95
+    ids = np.concatenate([slots[slots >= 0], rng.integers(0, LARGEST, 2000)])
+    np.save(tmp_path / "ids.npy", ids)
+    np.save(tmp_path / "slots.npy", slots)
+    python = torch_python.find()
+    script = pathlib.Path(torch_python.__file__).parent / "fbgemm_lookup.py"
+    done = None
+    if python is not None:
+        command = [python, str(script), str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done is None or done.returncode:
+        pytest.skip("no fbgemm-gpu here: TF_DLRM_TORCH_PYTHON names a Python with it")
+    expected = np.load(tmp_path / "rows.npy")
+    np.testing.assert_array_equal(layer.find("a", ids), expected)
+    assert (expected >= 0).sum() == (slots >= 0).sum()
+
+
+def test_a_table_that_is_filled_at_once_finds_all_ids():
+    """`set_rows` places ids of a vocabulary in one pass, around the end, too."""
+    rng = np.random.default_rng(0)
+    for size, count in ((1000, 700), (1000, 930), (50, 49), (3, 1)):
+        rules = GrowingIds(fallback="none")
+        layer = EmbeddingCollection([EmbeddingTable("a", size, 2, growing=rules)])
+        ids = rng.choice(1 << 40, count, replace=False)
+        rows = rng.normal(size=(count, 2)).astype("float32")
+        assert layer.set_rows("a", ids, rows) == 0
+        np.testing.assert_array_equal(layer.get_table("a")[layer.find("a", ids)], rows)
+        simulator = Simulator("a", size, rules)
+        for slot, item in enumerate(layer.get_ids("a").tolist()):
+            if item == -1:
+                continue
+            probed = simulator.range_of(item)
+            before = probed[: probed.index(slot)]
+            assert (layer.get_ids("a")[before] != -1).all()

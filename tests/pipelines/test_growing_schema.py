@@ -207,6 +207,25 @@ def test_a_run_on_days(tmp_path):
 
 
 @pytest.mark.integration
+def test_ids_expire_by_event_time(tmp_path):
+    """Nothing else lets ids go here; a run without event time refuses the rule."""
+    source = pipelines.synthetic.Drifting(num_ids=30, drift=0.9)
+    source.write_days(tmp_path / "days", 5, 400)
+    rules = {"rows": 80, "evict": None, "expire_after_seconds": 130_000}
+    schema = source.schema({**rules, "fallback": "none"})
+    days = sorted(map(str, (tmp_path / "days").glob("*.csv")))
+    folder, results = train(
+        config(), days, None, tmp_path / "run", schema=schema, progressive=True
+    )
+    model = folder.load_model(folder.load_parser())
+    for table, seen in results["growing"].items():
+        assert seen["evictions"] > 20 and seen["fallback_share"] < 0.05, table
+        assert model.embedding.occupancy(table).num_ids <= 80
+    with pytest.raises(ValueError, match="needs event time"):
+        train(config(), days, None, tmp_path / "other", schema=schema)
+
+
+@pytest.mark.integration
 def test_warm_starts(tmp_path):
     """From growing to growing, to a vocabulary, and back: rows follow their values."""
     path = write_log(tmp_path)

@@ -65,8 +65,8 @@ def finish(processes, seconds=300):
 
 
 def train(rows, out, *options, **more):
-    for code, text in finish(start(rows, out, *options, **more)):
-        assert code == 0, text
+    results = finish(start(rows, out, *options, **more))
+    assert [code for code, _ in results] == [0] * len(results), results
 
 
 def weights_of(out):

@@ -262,35 +262,59 @@ class GrowingTables:
             now = tf.identity(now)
             for variable in self.evicted:
                 variable.assign(tf.zeros((0,), tf.int64))
-        slots = self.slots.find(values, tables)
-        self.slots.touch(tf.boolean_mask(slots, slots >= 0), now)
-        is_new = (slots < 0) & (values >= 0)
+        ids, tables, place, counts = self._distinct(values, tables)
+        slots = self.slots.find(ids, tables)
+        found = tf.where(slots >= 0)[:, 0]
+        held, repeats = tf.gather(slots, found), tf.gather(counts, found)
+        self.slots.touch(held, now, repeats)
+        is_new = (slots < 0) & (ids >= 0)
         if not self._grows.all():
             is_new &= tf.gather(tf.constant(self._grows), tables)
         new = tf.where(is_new)[:, 0]
 
         def claim():
-            own = self._claim_new(tf.gather(values, new), tf.gather(tables, new), now)
-            return tf.tensor_scatter_nd_update(slots, new[:, None], own)
+            # Only the new ones
+            own = [tf.gather(x, new) for x in (ids, tables, counts)]
+            got = self._claim_new(own[0], own[1], own[2], now)
+            return tf.tensor_scatter_nd_update(slots, new[:, None], got)
 
         slots = tf.cond(tf.size(new) > 0, claim, lambda: tf.identity(slots))
-        rows, missing = self._rows(values, tables, slots)
-        self._count("lookups", tf.boolean_mask(tables, values >= 0))
-        self._count("fallbacks", tf.gather(tables, missing))
-        return rows
+        rows, missing = self._rows(ids, tables, slots)
+        is_id = tf.cast(ids >= 0, tf.int64)
+        self._count("lookups", tables, counts * is_id)
+        self._count("fallbacks", tf.gather(tables, missing), tf.gather(counts, missing))
+        return tf.gather(rows, place)
 
-    def _claim_new(self, values, tables, now):
-        """Let new ids claim slots; return the slot of each value, -1 for none."""
-        # Distinct pairs of id and table, in the order of their first positions
-        _, place = tf.unique(values, out_idx=tf.int64)
-        pair = place * len(self.tables) + tf.cast(tables, tf.int64)
-        distinct, place = tf.unique(pair)
-        num_ids = tf.size(distinct)
-        first = tf.math.unsorted_segment_min(tf.range(tf.size(values)), place, num_ids)
-        ids, tables = tf.gather(values, first), tf.gather(tables, first)
+    def _distinct(self, values, tables):
+        """Return distinct pairs of id and table, in the order of their first positions.
+
+        Returns:
+            The ids and tables of n pairs, the pair of each value `(V,)`, and the number
+            of values of each pair.
+        """
+        num_tables = len(self.tables)
+        ids, place = tf.unique(values, out_idx=tf.int64)
+        if num_tables == 1:
+            tables = tf.zeros_like(ids, tf.int32)
+        else:
+            pairs, place = tf.unique(
+                place * num_tables + tf.cast(tables, tf.int64), out_idx=tf.int64
+            )
+            ids = tf.gather(ids, pairs // num_tables)
+            tables = tf.cast(pairs % num_tables, tf.int32)
         ones = tf.ones_like(values)
-        counts = tf.math.unsorted_segment_sum(ones, place, num_ids)
+        counts = tf.math.unsorted_segment_sum(ones, place, tf.size(ids))
+        return ids, tables, place, counts
 
+    def _claim_new(self, ids, tables, counts, now):
+        """Let new ids claim slots; return the slot of each, -1 for none.
+
+        Args:
+            ids: Distinct ids in the order of their first positions, int64 `(n,)`.
+            tables: Number of the table of each id, int32 `(n,)`.
+            counts: Number of occurrences of each id, int64 `(n,)`.
+            now: Number of the step.
+        """
         admitted = self.admission.admit(ids, tables, counts, now)
         self._count("not_admitted", tf.boolean_mask(tables, ~admitted))
         own = tf.where(admitted)[:, 0]
@@ -310,9 +334,8 @@ class GrowingTables:
         offsets = tf.gather(tf.constant(self.slots.offsets[:-1]), of_table)
         self.start_rows(claimed, of_table, slots - offsets)
         self.admission.restart(claimed, of_table)
-        by_id = tf.fill((num_ids,), tf.constant(-1, tf.int64))
-        by_id = tf.tensor_scatter_nd_update(by_id, own[:, None], slots)
-        return tf.gather(by_id, place)
+        result = tf.fill(tf.shape(ids), tf.constant(-1, tf.int64))
+        return tf.tensor_scatter_nd_update(result, own[:, None], slots)
 
     def _note_evicted(self, replaced, tables):
         lost = tf.not_equal(replaced, EMPTY)
@@ -322,17 +345,17 @@ class GrowingTables:
         for variable, new in zip(self.evicted, (lost_ids, tf.cast(own, tf.int64))):
             variable.assign(tf.concat([variable.read_value(), new], 0))
 
-    def _count(self, name, tables):
-        """Add the number of entries of each table to a counter."""
+    def _count(self, name, tables, counts=None):
+        """Add the number of entries of each table, or `counts`, to a counter."""
         num_tables = len(self.tables)
-        column = COUNTERS.index(name)
+        if counts is None:
+            counts = tf.ones_like(tables, tf.int64)
         if num_tables == 1:
-            added = tf.reshape(tf.size(tables, tf.int64), (1,))
+            added = tf.reshape(tf.reduce_sum(counts), (1,))
         else:
-            ones = tf.ones_like(tables, tf.int64)
-            added = tf.math.unsorted_segment_sum(ones, tables, num_tables)
+            added = tf.math.unsorted_segment_sum(counts, tables, num_tables)
         unit = np.zeros((1, len(COUNTERS)), np.int64)
-        unit[0, column] = 1
+        unit[0, COUNTERS.index(name)] = 1
         self.counters.assign_add(added[:, None] * tf.constant(unit))
 
     # State by table

@@ -137,8 +137,10 @@ class Slots:
         waiting = tf.where(is_waiting)[:, 0]
 
         def search(step, waiting, slots, width=_WINDOW):
-            own = (ids, start, size, probes, offset)
-            own = [tf.gather(x, waiting) if x.shape.rank else x for x in own]
+            own = [
+                tf.gather(x, waiting) if x.shape.rank else x
+                for x in (ids, start, size, probes, offset)
+            ]
             places, ended = self._search(step, width, *own)
             slots = tf.tensor_scatter_nd_update(slots, waiting[:, None], places)
             waiting = tf.boolean_mask(waiting, (places < 0) & ~ended)
@@ -177,25 +179,19 @@ class Slots:
         ended = tf.reduce_any(tf.equal(held, EMPTY), axis=0)
         return tf.where(number > 0, place, tf.constant(-1, tf.int64)), ended
 
-    def touch(self, slots: tf.Tensor, now: tf.Tensor) -> None:
+    def touch(self, slots: tf.Tensor, now: tf.Tensor, counts: tf.Tensor) -> None:
         """Note that ids were looked up.
 
         Args:
-            slots: The slot of each occurrence, int64 `(V,)`, with repetitions.
+            slots: The distinct slots of ids, int64 `(n,)`.
             now: Number of the step, int64 scalar.
+            counts: Number of occurrences of each id, int64 `(n,)`.
         """
         seen = tf.fill(tf.shape(slots), now)
-        ones = tf.ones_like(slots)
-        for variable, add, values in (
-            (self.last_seen, False, seen),
-            (self.hits, True, ones),
-        ):
-            scatter = (
-                tf.raw_ops.ResourceScatterAdd
-                if add
-                else tf.raw_ops.ResourceScatterUpdate
-            )
-            scatter(resource=variable.handle, indices=slots, updates=values)
+        row_ops.replace(self.last_seen, slots, seen)
+        tf.raw_ops.ResourceScatterAdd(
+            resource=self.hits.handle, indices=slots, updates=counts
+        )
 
     def take(
         self, slots: tf.Tensor, ids: tf.Tensor, now: tf.Tensor, hits: tf.Tensor

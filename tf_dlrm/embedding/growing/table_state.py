@@ -157,13 +157,13 @@ def place(
             empty = np.full(b - a, EMPTY if part == "ids" else 0, np.int64)
             _write(variable, first + a, empty)
     order = np.lexsort((ids, -hits, -last_seen))
-    slots = _probe_at_once(growing, name, ids)
-    if slots is not None:
-        values = dict(zip(_PARTS, (ids, last_seen, hits), strict=True))
+    at_once = _probe_at_once(growing, name, ids)
+    if at_once is not None:
+        arrays = dict(zip(_PARTS, (ids, last_seen, hits), strict=True))
         for part, variable in growing.slots.variables.items():
             for a, b in row_ops.block_ranges(len(ids), 1):
-                row_ops.replace(variable, first + slots[a:b], values[part][a:b])
-        return Placement(np.arange(len(ids)), slots, 0)
+                row_ops.replace(variable, first + at_once[a:b], arrays[part][a:b])
+        return Placement(np.arange(len(ids)), at_once, 0)
     now = growing.clock.read_value()
     found: list[np.ndarray] = []
     # Later blocks see the slots of earlier ones.
