@@ -41,7 +41,7 @@ def measure(source, num_days, num_rows, rows, folder):
         bottom_mlp_dims=(8,),
         top_mlp_dims=(1,),
         interaction="cat",
-        batch_size=512,
+        batch_size=256,
         learning_rate=0.01,
         embedding_learning_rate=0.1,
         initial_embedding_limit=0.001,
@@ -71,8 +71,8 @@ def draw(results, path):
     for name, label, color in (
         ("best", "best possible", GREY),
         ("growing", "growing ids", GREEN),
-        ("hashed", "hashing, same memory", BLUE),
-        ("first day", "vocabulary of day 1", ORANGE),
+        ("hashed", "hashed, same memory", BLUE),
+        ("first day", "first day's vocabulary", ORANGE),
     ):
         style = "--" if name == "best" else "-"
         axes.plot(days, results[name], style, color=color, label=label, lw=1.8)
@@ -80,7 +80,8 @@ def draw(results, path):
     axes.set_ylabel("AUC before training on the day")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False, ncols=2, loc="lower left")
+    look = {"frameon": False, "ncols": 4, "columnspacing": 1.2, "fontsize": 9}
+    figure.legend(loc="outside upper left", **look)
     figure.savefig(path, dpi=150)
 
 

@@ -59,7 +59,7 @@ def test_data_frames():
 
 def test_growing_ids():
     names = guide.run_page("how_to/growing_ids.md", {})
-    assert len(names["ids"]) == names["layer"].occupancy("item").num_ids > 500
+    assert len(names["ids"]) == names["layer"].occupancy("item").num_ids > 200
 
 
 def test_multi_hot(tmp_path, monkeypatch):

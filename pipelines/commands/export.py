@@ -39,6 +39,9 @@ class Export:
     table_dtype: Literal["float32", "float16", "bfloat16", "int8", "int4"] = "float32"
     """Data type of the stored tables; int8 and int4 store a scale and an offset for
     each row."""
+    compact: bool = False
+    """Export only the live rows of growing tables, sorted by id; the answers are
+    equal."""
     calibrate: Literal["isotonic", "platt"] | None = None
     """Correct the probabilities of the export by isotonic regression or by Platt's
     method, fitted on --calibration-input; default: no correction."""
@@ -159,6 +162,7 @@ class Export:
             self.table_dtype,
             self.which,
             None if self.calibrate is None else self._fit,
+            self.compact,
         )
         extra = pathlib.Path(path) / "assets.extra"
         described = json.loads((extra / "tf_dlrm.json").read_text("utf-8"))

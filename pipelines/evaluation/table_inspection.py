@@ -102,6 +102,15 @@ def _blocks(layer, table) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     if is_known:
         return
     step = max(1, _BLOCK_VALUES // table.embedding_dim)
+    if table.growing is not None:
+        # Rows without an id are dead. (Shared rows have none, and are not.)
+        is_empty = layer.get_ids(table.name) < 0
+        is_empty[table.growing.num_slots(table.vocabulary_size) :] = False
+        for first in range(0, table.vocabulary_size, step):
+            rows = np.arange(first, min(first + step, table.vocabulary_size))
+            block = layer.get_rows(table.name, rows)
+            yield block, np.where(is_empty[rows, None], block, np.inf)
+        return
     for first in range(0, table.vocabulary_size, step):
         rows = np.arange(first, min(first + step, table.vocabulary_size))
         yield layer.get_rows(table.name, rows), None
@@ -212,8 +221,8 @@ def _advise(report, counts, vocabulary) -> Iterator[Advice]:
                 break
     elif report.dead_rows and report.dead_rows >= _MANY * report.num_rows:
         text = (
-            f"{report.dead_rows:,} rows were never trained: a smaller vocabulary or "
-            "fewer `hash_buckets`"
+            f"{report.dead_rows:,} rows were never trained: a smaller vocabulary, or "
+            "fewer `hash_buckets` or `rows` of a growing table"
         )
         yield Advice(text, round(report.dead_rows * row_bytes))
     num_live = report.num_rows - (report.dead_rows or 0)

@@ -39,19 +39,16 @@ from pipelines.vocabulary.hashing import hash_vocabulary
 from pipelines.vocabulary.schema_part import schema_of
 
 COUNTS = (
-    "num_rows",
-    "num_bad_rows",
-    "num_negatives_left_out",
-    "num_valid_rows",
-    "num_bad_valid_rows",
+    *("num_rows", "num_bad_rows", "num_negatives_left_out"),
+    *("num_valid_rows", "num_bad_valid_rows"),
 )
 
 
 def make_quarantines(config, folder) -> tuple[Quarantine, Quarantine]:
     """Return quarantines for the bad rows of training and of validation."""
-    paths = (folder.bad_rows_path, folder.bad_valid_rows_path)
-    train, valid = (Quarantine(path, config.max_bad_share) for path in paths)
-    return train, valid
+    share = config.max_bad_share
+    paths = folder.bad_rows_path, folder.bad_valid_rows_path
+    return Quarantine(paths[0], share), Quarantine(paths[1], share)
 
 
 class TrainingData(abc.ABC):

@@ -95,6 +95,7 @@ def export(
     table_dtype: str = "float32",
     which: str = "saved",
     fit: Callable[..., Any] | None = None,
+    compact: bool = False,
 ) -> str:
     """Export a model of a run with its parser; return the path of the version.
 
@@ -108,6 +109,7 @@ def export(
         which: `"saved"` for the run's model, `"best"` or `"last"`.
         fit: Function of the model and its parser that returns the correction of
             probabilities to store; default: none.
+        compact: Whether growing tables hold only the rows of their ids.
     """
     parser = folder.load_parser()
     model = folder.load_model(parser, which)
@@ -120,4 +122,5 @@ def export(
         candidate_features=candidate_features,
         table_dtype=table_dtype,
         calibration=None if fit is None else fit(model, parser),
+        compact=compact,
     )

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import keras
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -223,6 +224,36 @@ def test_ids_expire_by_event_time(tmp_path):
         assert model.embedding.occupancy(table).num_ids <= 80
     with pytest.raises(ValueError, match="needs event time"):
         train(config(), days, None, tmp_path / "other", schema=schema)
+
+
+class Stop(keras.callbacks.Callback):
+    """Interrupt a run after some batches."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 7:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.integration
+def test_a_resumed_run_equals_one_without_interruption(tmp_path):
+    """Bit for bit: ids, evictions, counts, rows."""
+    path = write_log(tmp_path, first=5)
+    rules = {"rows": 40, "min_count": 2, "fallback": "none"}
+    schema = make_schema()
+    sparse = [pipelines.Sparse("item", growing=rules), *schema.sparse[2:]]
+    schema = pipelines.Schema("click", dense=schema.dense, sparse=sparse)
+    whole, _ = train(config(epochs=2), path, None, tmp_path / "whole", schema=schema)
+    options = {"schema": schema, "checkpoints": {"every_steps": 3}}
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        train(config(epochs=2), path, None, cut, callbacks=[Stop()], **options)
+    resumed, _ = train(config(epochs=2), path, None, cut, resume=True, **options)
+    layers = [f.load_model(f.load_parser()).embedding for f in (whole, resumed)]
+    assert layers[0].occupancy("item").evictions > 0
+    assert layers[0].occupancy("item") == layers[1].occupancy("item")
+    for name in ("get_ids", "get_table"):
+        one, other = (getattr(layer, name)("item") for layer in layers)
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.integration
