@@ -474,7 +474,7 @@ def test_a_damaged_export_is_one_line(trained, data, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["evaluate", "--model", "nowhere", "--input", __file__], "folder of a run"),
+        (["evaluate", "--model", "nowhere", "--input", __file__], "no folder nowhere"),
         (["prepare", "--multi-hot", "uniform", "--input", "x", "--out", "y"], "x"),
     ],
     ids=["evaluate", "prepare"],
