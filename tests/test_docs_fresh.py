@@ -24,6 +24,7 @@ def test_the_commands_of_the_page(tmp_path, monkeypatch, capsys):
     assert names == ["train", "follow-deltas", "rollback", "release"]
     train = commands[0]
     train[train.index("--hash-buckets") + 1] = "500"
+    train[train.index("--publish-every-seconds") + 1] = "0.05"  # several, soon
     smaller = ["--embedding-dim", "4", "--bottom-mlp-dims", "8", "4", "--jit-compile"]
     train += [*smaller, "off", "--follow-settle-seconds", "0"]
     for command in commands:

@@ -27,6 +27,10 @@ COMMANDS = (
     "export --model run --output saved_models/ctr",
     "verify saved_models/ctr",
     "predict --model saved_models/ctr --input valid.tsv --output scores.csv",
+    "publish --model run --output published/ctr",
+    "follow-deltas published/ctr --output serving/ctr --once",
+    "rollback published/ctr --to 0",
+    "release published/ctr",
 )
 
 
