@@ -18,7 +18,12 @@ from pipelines.synthetic import Planted
 pytestmark = pytest.mark.integration
 
 # Smaller than on the pages.
-SMALLER = {"--rows": "2500", "--hash-buckets": "1000", "--min-slice-rows": "300"}
+SMALLER = {
+    "--days": "2",
+    "--rows": "2500",
+    "--hash-buckets": "1000",
+    "--min-slice-rows": "300",
+}
 FILES = ("day_0.gz", "day_1.gz", "day_2.gz", "today.gz", "day_23.gz")
 NUM_ROWS = 2_500
 
@@ -120,7 +125,8 @@ def test_data(place, run):
     run("how_to/prepare.md", "prepare", "train", "evaluate")
     run("how_to/sample_negatives.md", "prepare", "train")
     pipelines.Schema("click", ["price"], ["country"]).save("clicks.json")
-    run("how_to/generate_logs.md", "generate", "profile-trace", "generate")
+    names = ["generate", "generate", "profile-trace", "generate"]
+    run("how_to/generate_logs.md", *names)
     pathlib.Path("clicks.json").unlink()  # another page writes it
     assert json.loads((place / "data/clicks.csv.gz.json").read_text())["best_auc"] > 0.6
     written = json.loads((place / "runs/mine/metrics.json").read_text())
