@@ -156,9 +156,29 @@ def test_edges_of_ids():
     assert (layer.find("a", [LARGEST, 0, -1, 5]) >= 0).tolist() == [1, 1, 0, 0]
     with pytest.raises(tf.errors.InvalidArgumentError, match="received id -2.*2\\^63"):
         layer.claim(np.array([[-2]]))
-    with pytest.raises(TypeError, match="uint64"):
-        layer(np.array([[1]], np.uint64))
     assert layer.occupancy("a").claims == 2
+
+
+@pytest.mark.parametrize("form", ["packed", "columns"])
+def test_ids_beyond_int64_claim_no_row(form):
+    """As int64 they would be negative, or merge into one id."""
+    table = EmbeddingTable("a", 10, 2, growing=GrowingIds())
+    model = tf_dlrm.DLRM(tf_dlrm.FeatureSpec(("x",), [table]), (2,), (2, 1))
+    model.compile("sgd")
+    label, ids = np.zeros(2, np.float32), np.array([[7], [LARGEST]], np.uint64)
+
+    def train(ids):
+        x = {"dense_features": np.zeros((2, 1)), "sparse_features": ids}
+        if form == "columns":
+            x = {"x": np.zeros(2), "a": ids[:, 0]}
+        model.train_on_batch(x, label)
+
+    train(ids)
+    assert list(model.embedding.live_rows("a").ids) == [7, LARGEST]
+    for value in (2**63, 2**64 - 1):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="out of range|2\\^63"):
+            train(np.array([[7], [value]], np.uint64))
+    assert list(model.embedding.live_rows("a").ids) == [7, LARGEST]
 
 
 def test_an_error_as_the_fallback():

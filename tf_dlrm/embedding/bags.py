@@ -141,13 +141,20 @@ def _with_rank(ids, num_features, rule):
 
 
 def to_signed(ids: Ids) -> Ids:
-    """Return ids as int32 or int64; larger uint64 ids become the largest int64."""
+    """Return ids as int32 or int64; larger uint64 ids become the smallest int64.
+
+    No table has this id, not even a growing one.
+    """
     if ids.dtype in (tf.int32, tf.int64):
         return ids
-    if ids.dtype == tf.uint64:
-        # A plain cast would wrap to negative values, including the padding value -1.
-        ids = tf.minimum(ids, tf.constant(tf.int64.max, tf.uint64))
-    return tf.cast(ids, tf.int64)
+    signed = tf.cast(ids, tf.int64)
+    if ids.dtype == tf.uint64:  # a plain cast may wrap to the padding value -1
+        lowest = tf.constant(tf.int64.min, tf.int64)
+        if isinstance(signed, tf.RaggedTensor):
+            values = signed.flat_values
+            return signed.with_flat_values(tf.where(values < 0, lowest, values))
+        return tf.where(signed < 0, lowest, signed)
+    return signed
 
 
 def _checked(tensor, condition, data):

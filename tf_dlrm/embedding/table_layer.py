@@ -16,7 +16,7 @@ from tf_dlrm.embedding import agreement, bags, id_ranges, penalties, table_files
 from tf_dlrm.embedding.contract import EmbeddingLayer
 from tf_dlrm.embedding.global_batch import join
 from tf_dlrm.embedding.growing import GrowingTables
-from tf_dlrm.embedding.growing.layer_methods import GrowingMethods, standardized
+from tf_dlrm.embedding.growing.layer_methods import GrowingMethods
 from tf_dlrm.embedding.recording import Lookup, find_recording
 from tf_dlrm.embedding.row_places import RowPlace
 from tf_dlrm.embedding.row_trainer import RowTrainer, join_lookups, same_form
@@ -129,7 +129,7 @@ class TableLayer(GrowingMethods, EmbeddingLayer):
         growing = self._growing_tables
         if growing is None:
             return ids
-        ids = standardized(ids, self.num_features)
+        ids = bags.standardize_ids(ids, self.num_features)
         sizes = id_ranges.sizes_of([table for _, table in self.features])
         bad = id_ranges.any_out_of_range(ids, sizes)
         with tf.control_dependencies([id_ranges.refuse_if(bad, ids, self.features)]):

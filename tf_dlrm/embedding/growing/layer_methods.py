@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from tf_dlrm.embedding import bags, table_files
+from tf_dlrm.embedding import table_files
 from tf_dlrm.embedding.growing import event_time, occupancy, table_state
 from tf_dlrm.embedding.growing.growing_tables import GrowingTables
 from tf_dlrm.embedding.growing.occupancy import Occupancy
@@ -297,13 +297,3 @@ class GrowingMethods:
         if growing is None:
             raise UserError("The layer has no growing tables.")
         return event_time.advance(growing, seconds)
-
-
-def standardized(ids: Ids, num_features: int) -> Ids:
-    """Return standardized ids; refuse uint64, whose largest values no int64 holds."""
-    if getattr(ids, "dtype", None) in (tf.uint64, np.uint64):
-        raise TypeError(
-            "Ids of growing tables must be int64, from 0 to 2^63 - 1. Received: "
-            "uint64. Clear the highest bit and cast them."
-        )
-    return bags.standardize_ids(ids, num_features)
