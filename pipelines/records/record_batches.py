@@ -49,8 +49,8 @@ def read(
             the epochs.
         drop_remainder: Whether to leave out a last batch that is not full.
         worker: Number of this worker, from 0.
-        num_workers: Number of workers that share each epoch in equal parts; all must
-            use the same seed.
+        num_workers: Number of workers that share each epoch in equal parts, without up
+            to `num_workers - 1` rows that are left over; all must use the same seed.
         negative_sampling: The `NegativeSampling` of rows without a click, the same in
             each epoch and for all workers; default: no sampling. With sampling, the
             labels of the split are read once before the first batch.

@@ -1,5 +1,6 @@
 """Growing tables in schemas: fingerprints, records, and runs from logs to exports."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tensorflow as tf
+from helpers.criteo_oracle import siphash
 
 import pipelines
 import tf_dlrm
@@ -19,47 +21,21 @@ from pipelines.schema.growing import Growing
 from pipelines.vocabulary import Vocabulary
 from pipelines.vocabulary.hashing import GrowingNumbering
 
-MASK = (1 << 64) - 1
 pytestmark = pytest.mark.filterwarnings("ignore:Growing table .* full")
-
-
-def siphash(data, k0, k1):
-    """SipHash-2-4 of Aumasson and Bernstein, in plain Python."""
-    v = [k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D]
-    v += [k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573]
-
-    def rotl(x, bits):
-        return ((x << bits) | (x >> (64 - bits))) & MASK
-
-    def rounds(count):
-        for _ in range(count):
-            v[0] = (v[0] + v[1]) & MASK
-            v[1] = rotl(v[1], 13) ^ v[0]
-            v[0] = rotl(v[0], 32)
-            v[2] = (v[2] + v[3]) & MASK
-            v[3] = rotl(v[3], 16) ^ v[2]
-            v[0] = (v[0] + v[3]) & MASK
-            v[3] = rotl(v[3], 21) ^ v[0]
-            v[2] = (v[2] + v[1]) & MASK
-            v[1] = rotl(v[1], 17) ^ v[2]
-            v[2] = rotl(v[2], 32)
-
-    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) & 255])
-    for place in range(0, len(padded), 8):
-        word = int.from_bytes(padded[place : place + 8], "little")
-        v[3] ^= word
-        rounds(2)
-        v[0] ^= word
-    v[2] ^= 0xFF
-    rounds(4)
-    return v[0] ^ v[1] ^ v[2] ^ v[3]
 
 
 def fingerprint(value, table):
     """The documented id: of table number k, from 1."""
     if not value:
         return 0
-    return 1 + siphash(value, table, 0x646C726D) % (2**63 - 2)
+    return 1 + siphash((table, 0x646C726D), value) % (2**63 - 2)
+
+
+def test_a_schema_has_the_rules_of_the_library():
+    own, rules = Growing(), tf_dlrm.GrowingIds()
+    names = [field.name for field in dataclasses.fields(rules)]
+    assert [field.name for field in dataclasses.fields(own)] == ["rows", *names]
+    assert own.rules() == rules
 
 
 def make_schema(growing=True, **options):
@@ -88,7 +64,7 @@ def write_log(folder, num_rows=600, name="log.csv", first=0):
 
 def test_fingerprints_are_as_documented():
     """Test vectors, by an implementation of the hash in plain Python."""
-    assert siphash(bytes(range(15)), 0x0706050403020100, 0x0F0E0D0C0B0A0908) == (
+    assert siphash((0x0706050403020100, 0x0F0E0D0C0B0A0908), bytes(range(15))) == (
         0xA129CA6149BE45E5  # of the paper
     )
     values = [b"", b"a", b"item7", b"0c1e8f72", b"longer than a word", b"\xff\x00"]
@@ -137,7 +113,7 @@ def expected_ids(lines):
         _, _, item, history, country = line.split(",")
         bags = [[item], [v for v in history.split("|") if v] or [""]]
         ids = [[fingerprint(v.encode(), 1) for v in bag] for bag in bags]
-        rows.append([*ids, [1 + siphash(country.encode(), 2, 0x646C726D) % 49]])
+        rows.append([*ids, [1 + siphash((2, 0x646C726D), country.encode()) % 49]])
     return rows
 
 
